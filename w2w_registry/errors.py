@@ -1,0 +1,170 @@
+"""The one error tree.
+
+Errors carry fields (what, where, which value); the sentence a person reads is written once, at the
+boundary (``cli/messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
+the process exit status documented in the README. Everything that is *not* a ``RegistryError`` is a bug.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class RegistryError(Exception):
+    """Base of every error a user can cause or meet. ``fields`` hold the data of the message."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(fields)
+        self.fields: dict[str, Any] = fields
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __str__(self) -> str:
+        return f"{self.code}: " + ", ".join(f"{k}={v!r}" for k, v in self.fields.items())
+
+
+# -- exit 2: what was asked makes no sense ------------------------------------------------------
+class UsageError(RegistryError):
+    """A request that cannot be carried out as written. Fields: reason[, hint]."""
+
+    code, exit_code = "usage", 2
+
+
+class WhereError(UsageError):
+    """A ``--where`` expression that does not parse. Fields: expression, position, reason."""
+
+    code = "where"
+
+
+class NameError_(UsageError):
+    """A name, reference or id that breaks the naming rules. Fields: name, what, reason."""
+
+    code = "name"
+
+
+# -- exit 3: not there --------------------------------------------------------------------------
+class NotFound(RegistryError):
+    """Fields: what (identity, space, version, alias, subject…), name[, near: tuple of suggestions]."""
+
+    code, exit_code = "not-found", 3
+
+
+class NotInitialised(NotFound):
+    """No registry at this home. Fields: home."""
+
+    code = "not-initialised"
+
+
+# -- exit 4: policy says no ---------------------------------------------------------------------
+class ConsentDenied(RegistryError):
+    """Policy refuses. Fields: operation, purpose, reasons (tuple of str), subjects (tuple of ids)."""
+
+    code, exit_code = "consent-denied", 4
+
+
+class LikenessRefused(RegistryError):
+    """The guard at the door: too near a withdrawn or protected subject. Fields: path, subject, score, threshold."""
+
+    code, exit_code = "likeness-refused", 4
+
+
+# -- exit 5: a file that cannot be used ---------------------------------------------------------
+class BadFile(RegistryError):
+    """A file that is not what it should be. Fields: path, reason[, hint]."""
+
+    code, exit_code = "bad-file", 5
+
+
+class BadLora(BadFile):
+    """Not a usable LoRA. Fields: path, reason[, hint]."""
+
+    code = "bad-lora"
+
+
+class BadImage(BadFile):
+    """Not a usable picture. Fields: path, reason[, hint]."""
+
+    code = "bad-image"
+
+
+class SpaceMismatch(BadFile):
+    """A LoRA that does not fit the space. Fields: path, space, differences (tuple of str)[, hint]."""
+
+    code = "space-mismatch"
+
+
+# -- exit 6: what is stored is not what was recorded --------------------------------------------
+class IntegrityError(RegistryError):
+    """A digest, signature or chain that does not hold. Fields: what, name, expected, found[, seq]."""
+
+    code, exit_code = "integrity", 6
+
+
+# -- exit 7: something else is in the way -------------------------------------------------------
+class Conflict(RegistryError):
+    """A name or state already taken. Fields: what, name, reason."""
+
+    code, exit_code = "conflict", 7
+
+
+class Busy(RegistryError):
+    """Another process holds what is needed. Fields: what, name."""
+
+    code, exit_code = "busy", 7
+
+
+class SchemaOutOfDate(RegistryError):
+    """The database schema is not this release's. Fields: current, head."""
+
+    code, exit_code = "schema", 7
+
+
+# -- exit 8: a package, device or setting is missing --------------------------------------------
+class MissingExtra(RegistryError):
+    """An optional package is not installed. Fields: package, extra, feature."""
+
+    code, exit_code = "missing-extra", 8
+
+
+class DeviceError(RegistryError):
+    """No such device, or not enough memory on it. Fields: device, reason, hint."""
+
+    code, exit_code = "device", 8
+
+
+class SettingError(RegistryError):
+    """A setting or registry.toml entry that cannot be used. Fields: setting, value, reason."""
+
+    code, exit_code = "setting", 8
+
+
+# -- exit 9: the outside world failed -----------------------------------------------------------
+class StorageError(RegistryError):
+    """Disk or object store failed. Fields: path, reason."""
+
+    code, exit_code = "storage", 9
+
+
+class DatabaseError(RegistryError):
+    """The database cannot be reached or used. Fields: url (without password), reason."""
+
+    code, exit_code = "database", 9
+
+
+class HubError(RegistryError):
+    """The Hub refused or could not be reached. Fields: repo, reason, status (int | None)[, hint]."""
+
+    code, exit_code = "hub", 9
+
+
+class UnsafeRepo(HubError):
+    """A Hub repo with content that is refused unread. Fields: repo, reason, path."""
+
+    code, exit_code = "unsafe-repo", 5

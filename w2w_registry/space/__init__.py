@@ -1,0 +1,1 @@
+"""Weight-space mathematics: pure functions over arrays; no I/O, no sibling package."""
