@@ -1,0 +1,135 @@
+"""Content-addressed store of opaque bytes (LoRA files, space arrays, previews), written atomically.
+
+An artifact's name is the SHA-256 of its content, so writing twice is writing once and a reader can
+always check what it got. fsspec gives the same store on a local folder or on object storage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from w2w_registry.errors import IntegrityError, NotFound, StorageError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 (hex) of a file, read in chunks."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class ArtifactStore:
+    """``put`` bytes or a file, ``get`` them back checked, ``remove`` them for good."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._local = Path(url.removeprefix("file://")) if "://" not in url or url.startswith("file://") else None
+        self._fs: AbstractFileSystem | None = None
+        if self._local is None:
+            import fsspec
+
+            self._fs, self._root = fsspec.core.url_to_fs(url)
+
+    def path(self, digest: str) -> Path | None:
+        """Local path of an artifact, or None when the store is not a local folder."""
+        return None if self._local is None else self._local / digest[:2] / digest
+
+    def exists(self, digest: str) -> bool:
+        local = self.path(digest)
+        return local.exists() if local is not None else bool(self._remote().exists(self._key(digest)))
+
+    def put(self, data: bytes) -> str:
+        """Store ``data``; returns its digest. Raises StorageError when the medium fails."""
+        digest = hashlib.sha256(data).hexdigest()
+        if self.exists(digest):
+            return digest
+        try:
+            local = self.path(digest)
+            if local is not None:
+                write_atomic(local, data)
+            else:
+                fs = self._remote()
+                key, temporary = self._key(digest), self._key(f"tmp-{uuid.uuid4().hex}")
+                fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
+                fs.pipe_file(temporary, data)
+                fs.mv(temporary, key)
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+        return digest
+
+    def put_file(self, path: str | os.PathLike[str]) -> str:
+        """Store the content of a file."""
+        return self.put(Path(path).read_bytes())
+
+    def get(self, digest: str) -> bytes:
+        """The content, checked against its name.
+
+        Raises:
+            NotFound: no such artifact. IntegrityError: the bytes are not the ones that were stored.
+        """
+        local = self.path(digest)
+        try:
+            data = local.read_bytes() if local is not None else self._remote().cat_file(self._key(digest))
+        except FileNotFoundError:
+            raise NotFound(what="artifact", name=digest) from None
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+        found = hashlib.sha256(data).hexdigest()
+        if found != digest:
+            raise IntegrityError(what="artifact", name=digest, expected=digest, found=found)
+        return bytes(data)
+
+    def remove(self, digest: str) -> bool:
+        """Delete an artifact; False when it was not there."""
+        local = self.path(digest)
+        try:
+            if local is not None:
+                local.unlink()
+            else:
+                self._remote().rm_file(self._key(digest))
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+        return True
+
+    def digests(self) -> Iterator[str]:
+        """Every artifact in the store."""
+        if self._local is not None:
+            for folder in sorted(self._local.glob("??")):
+                yield from sorted(p.name for p in folder.iterdir() if len(p.name) == 64)
+        else:
+            for key in self._remote().find(self._root):
+                name = str(key).rsplit("/", 1)[-1]
+                if len(name) == 64:
+                    yield name
+
+    def _remote(self) -> AbstractFileSystem:
+        assert self._fs is not None
+        return self._fs
+
+    def _key(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name[:2]}/{name}"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a crash leaves the old file, the new one or none, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
+    try:
+        with open(temporary, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

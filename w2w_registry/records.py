@@ -1,0 +1,169 @@
+"""Values that cross module borders: references, kinds, states, canonical JSON. Standard library only.
+
+Rows persist, these values reason: services turn rows into records at the edge of a transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from w2w_registry.errors import NameError_
+
+
+class Kind(StrEnum):
+    """What an identity depicts. Only ``person`` carries likeness rules by default."""
+
+    PERSON = "person"
+    PRODUCT = "product"
+    STYLE = "style"
+    ANIMAL = "animal"
+    CHARACTER = "character"
+    OTHER = "other"
+
+
+class OperationKind(StrEnum):
+    """What made a version (PROV activity)."""
+
+    IMPORT = "import"
+    TRAIN = "train"
+    INVERT = "invert"
+    EDIT = "edit"
+    MIX = "mix"
+    SAMPLE = "sample"
+    PULL = "pull"
+
+
+class VersionState(StrEnum):
+    """``active`` is served; ``blocked`` is kept but not served (consent); ``removed`` left the registry;
+    ``erased`` has lost its coordinates and files for good."""
+
+    ACTIVE = "active"
+    BLOCKED = "blocked"
+    REMOVED = "removed"
+    ERASED = "erased"
+
+
+class ConsentState(StrEnum):
+    """Consent of everyone upstream of a version, at one instant."""
+
+    GRANTED = "granted"
+    UNKNOWN = "unknown"
+    REQUESTED = "requested"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+    INVALIDATED = "invalidated"
+    NOT_NEEDED = "not-needed"
+
+
+_NAME = re.compile(r"[^\W_](?:[\w.+-]*\w)?(?:/[^\W_](?:[\w.+-]*\w)?)*", re.UNICODE)
+_ALIAS = re.compile(r"[^\W\d_][\w.-]*", re.UNICODE)
+MAX_NAME = 200
+
+
+def check_name(name: str, what: str = "identity") -> str:
+    """``name`` if it obeys the rules: letters, digits, ``. _ + -``, parts joined by ``/``, at most 200 long.
+
+    Raises:
+        NameError_: naming the rule that is broken.
+    """
+    if len(name) > MAX_NAME:
+        raise NameError_(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
+    if not _NAME.fullmatch(name):
+        raise NameError_(
+            name=name, what=what, reason="use letters, digits, '.', '_', '+', '-' and '/' between parts, as in acme/alice"
+        )
+    return name
+
+
+def check_alias(alias: str) -> str:
+    """``alias`` if it starts with a letter and could not be taken for a version number."""
+    if len(alias) > MAX_NAME or not _ALIAS.fullmatch(alias):
+        raise NameError_(name=alias[:40], what="alias", reason="start with a letter; letters, digits, '.', '_', '-'")
+    return alias
+
+
+@dataclass(frozen=True)
+class IdentityRef:
+    """``acme/alice``, ``acme/alice@3`` or ``acme/alice@production``; neither number nor alias = newest version."""
+
+    name: str
+    number: int | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> IdentityRef:
+        name, at, rest = text.partition("@")
+        check_name(name)
+        if not at:
+            return cls(name)
+        if rest.isascii() and rest.isdigit() and int(rest) > 0:
+            return cls(name, number=int(rest))
+        return cls(name, alias=check_alias(rest))
+
+    def __str__(self) -> str:
+        tail = self.number if self.number is not None else self.alias
+        return self.name if tail is None else f"{self.name}@{tail}"
+
+
+@dataclass(frozen=True)
+class SpaceRef:
+    """``faces`` (newest) or ``faces@2``."""
+
+    name: str
+    number: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> SpaceRef:
+        name, at, rest = text.partition("@")
+        check_name(name, "space")
+        if not at:
+            return cls(name)
+        if not (rest.isascii() and rest.isdigit() and int(rest) > 0):
+            raise NameError_(name=text, what="space", reason="a space version is a number, as in faces@1")
+        return cls(name, int(rest))
+
+    def __str__(self) -> str:
+        return self.name if self.number is None else f"{self.name}@{self.number}"
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, UTF-8 kept, no NaN. What every digest is taken over."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest()}
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, tuple):
+        return list(value)
+    raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def now() -> datetime:
+    """The present, UTC, whole microseconds."""
+    return datetime.now(UTC)
+
+
+def iso(moment: datetime) -> str:
+    """RFC 3339 in UTC with microseconds: ``2026-01-31T12:00:00.000000Z``; a naive moment is taken as UTC."""
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,76 @@
+"""Where things are: home folder, database, registry.toml. Read once, passed on as a frozen value."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from w2w_registry.errors import SettingError
+
+POLICY_FILE = "registry.toml"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a service needs to know about its surroundings.
+
+    ``home`` holds the default SQLite file, the artifact store, the index cache and ``registry.toml``.
+    ``policy`` is the parsed ``[policy]`` table of registry.toml (see ``consent``), ``actor`` who acts.
+    """
+
+    home: Path
+    database_url: str
+    actor: str
+    artifacts_url: str
+    policy: Mapping[str, Any] = field(default_factory=dict)
+    hub: Mapping[str, Any] = field(default_factory=dict)
+    index: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def index_dir(self) -> Path:
+        return self.home / "index"
+
+
+def load_settings(
+    home: str | Path | None = None,
+    database: str | None = None,
+    *,
+    actor: str | None = None,
+    env: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Arguments first, then ``W2W_HOME``, ``W2W_DATABASE_URL``, ``W2W_ACTOR``, then registry.toml, then defaults.
+
+    Raises:
+        SettingError: when registry.toml does not parse or holds a table of the wrong shape.
+    """
+    root = Path(home or env.get("W2W_HOME") or Path.home() / ".w2w-registry").expanduser().absolute()
+    data = _read_toml(root / POLICY_FILE)
+    url = database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
+    artifacts = env.get("W2W_ARTIFACTS") or data.get("artifacts", {}).get("url") or str(root / "artifacts")
+    who = actor or env.get("W2W_ACTOR") or env.get("USER") or env.get("LOGNAME") or "unknown"
+    return Settings(
+        home=root,
+        database_url=url,
+        actor=who,
+        artifacts_url=artifacts,
+        policy=data.get("policy", {}),
+        hub=data.get("hub", {}),
+        index=data.get("index", {}),
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(setting=str(path), value="", reason=str(error)) from None
+    for key, value in data.items():
+        if not isinstance(value, dict):
+            raise SettingError(setting=f"{path}: {key}", value=value, reason="expected a table, as in [policy]")
+    return data
