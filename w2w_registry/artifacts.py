@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 
-
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 (hex) of a file, read in chunks."""
     with open(path, "rb") as stream:

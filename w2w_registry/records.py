@@ -77,7 +77,9 @@ def check_name(name: str, what: str = "identity") -> str:
         raise NameError_(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
     if not _NAME.fullmatch(name):
         raise NameError_(
-            name=name, what=what, reason="use letters, digits, '.', '_', '+', '-' and '/' between parts, as in acme/alice"
+            name=name,
+            what=what,
+            reason="use letters, digits, '.', '_', '+', '-' and '/' between parts, as in acme/alice",
         )
     return name
 

@@ -49,7 +49,9 @@ def load_settings(
     """
     root = Path(home or env.get("W2W_HOME") or Path.home() / ".w2w-registry").expanduser().absolute()
     data = _read_toml(root / POLICY_FILE)
-    url = database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
+    url = (
+        database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
+    )
     artifacts = env.get("W2W_ARTIFACTS") or data.get("artifacts", {}).get("url") or str(root / "artifacts")
     who = actor or env.get("W2W_ACTOR") or env.get("USER") or env.get("LOGNAME") or "unknown"
     return Settings(

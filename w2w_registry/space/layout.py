@@ -133,9 +133,7 @@ _PART_ORDER = {"to_q": "to_0", "to_k": "to_1", "to_v": "to_2", "to_out": "to_3"}
 def layout_of(shapes: Mapping[TensorKey, tuple[int, ...]], alpha: float) -> Layout:
     """Canonical layout of a LoRA: modules in ``module_order``, A then B per module."""
     modules = sorted({m for m, _ in shapes}, key=lambda m: (module_order(m), m))
-    tensors = tuple(
-        LayoutTensor(m, f, tuple(shapes[(m, f)])) for m in modules for f in ("A", "B") if (m, f) in shapes
-    )
+    tensors = tuple(LayoutTensor(m, f, tuple(shapes[(m, f)])) for m in modules for f in ("A", "B") if (m, f) in shapes)
     return Layout(tensors, alpha)
 
 

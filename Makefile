@@ -1,0 +1,55 @@
+# Two commands do all the set-up on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -q
+OUT    ?= demo-out
+
+# One thread per process: two-thread CPU torch collapses as soon as another process is busy.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+export HF_HUB_OFFLINE ?=
+
+.PHONY: demo test check soak bench clean help
+
+help:
+	@echo "make demo   install, unpack the mini world, fit a space, add 1,000 LoRAs, search (no torch needed)"
+	@echo "make test   everything that must hold, in under 15 minutes on 2 cores"
+	@echo "make check  ruff, mypy and the import rules only"
+	@echo "make soak   long campaigns: kill -9 loops, random operations, fuzzing"
+	@echo "make bench  speed and quality figures, as ratios measured side by side"
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+# torch first and alone, pinned: any other order lets a dependency choose its CUDA build.
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) install -c constraints.txt 'torch==2.13.0'
+	$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/python -m examples.demo $(OUT)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy w2w_registry
+	$(BIN)/mypy cli
+
+test: check
+	$(BIN)/python -m pytest -m 'not soak and not live'
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m soak
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .build build dist *.egg-info demo-out

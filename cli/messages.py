@@ -1,0 +1,109 @@
+"""What each error says to a person: one line, what is wrong, what to do next. The only place with such prose."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from w2w_registry import errors as e
+
+
+def message(error: e.RegistryError) -> str:
+    """The line for ``error``: the most specific writer in its class tree, control characters made harmless."""
+    for kind in type(error).__mro__:
+        writer = _WRITERS.get(kind)
+        if writer is not None:
+            return _one_line(writer(_Fields(error.fields)))
+    return _one_line(str(error))
+
+
+class _Fields(dict[str, Any]):
+    """Missing fields read as empty, so that a message never fails while reporting a failure."""
+
+    def __missing__(self, key: str) -> str:
+        return ""
+
+    @property
+    def hint(self) -> str:
+        return f"; {self['hint']}" if self["hint"] else ""
+
+
+def _one_line(text: str) -> str:
+    text = re.sub(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]+", " ", text)
+    return text if len(text) <= 1000 else text[:996] + " …"
+
+
+def _short(value: Any, limit: int = 160) -> str:
+    text = str(value)
+    return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
+
+
+def _not_found(f: _Fields) -> str:
+    text = f"no {f['what']} named {_short(f['name'])!r}"
+    if f["near"]:
+        return f"{text}; did you mean {', '.join(f['near'])}?"
+    return text + _FIND.get(str(f["what"]), "")
+
+
+_FIND = {
+    "identity": "; `w2w-reg list` shows what there is",
+    "space": "; `w2w-reg space list` shows what there is, `w2w-reg space fit` makes one",
+    "subject": "; `w2w-reg subject list` shows what there is",
+    "artifact": ": the file was erased or the artifact store is not the one the catalog was made with",
+}
+
+
+def _denied(f: _Fields) -> str:
+    who = f" (subjects: {', '.join(map(str, f['subjects']))})" if f["subjects"] else ""
+    purpose = f" for {f['purpose']}" if f["purpose"] else ""
+    return f"not allowed to {f['operation']}{purpose}: {'; '.join(map(str, f['reasons']))}{who}"
+
+
+def _schema(f: _Fields) -> str:
+    if not f["current"]:
+        return "the database has no registry schema; run `w2w-reg init`"
+    return f"the catalog's schema is {f['current']}, this release needs {f['head']}; run `w2w-reg db upgrade`"
+
+
+_WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
+    e.UsageError: lambda f: f"{f['reason']}{f.hint}",
+    e.WhereError: lambda f: (
+        f"--where does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
+    ),
+    e.NameError_: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
+    e.NotFound: _not_found,
+    e.NotInitialised: lambda f: f"no registry at {f['home']}; run `w2w-reg init` (or set W2W_HOME)",
+    e.ConsentDenied: _denied,
+    e.LikenessRefused: lambda f: (
+        f"{_short(f['path'])}: too near a protected or withdrawn subject "
+        f"({f['subject']}, score {_number(f['score'])} ≥ {_number(f['threshold'])}); not added"
+    ),
+    e.BadFile: lambda f: f"{_short(f['path'])}: {f['reason']}{f.hint}",
+    e.SpaceMismatch: lambda f: (
+        f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
+    ),
+    e.IntegrityError: lambda f: (
+        f"{f['what']} {_short(f['name'])} is not what was recorded: expected {_short(f['expected'], 24)}, "
+        f"found {_short(f['found'], 24)}"
+    ),
+    e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
+    e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",
+    e.SchemaOutOfDate: _schema,
+    e.MissingExtra: lambda f: (
+        f"{f['feature'] or 'this'} needs the package {f['package']}: pip install 'w2w-registry[{f['extra']}]'"
+    ),
+    e.DeviceError: lambda f: f"device {f['device']}: {f['reason']}{f.hint}",
+    e.SettingError: lambda f: f"setting {f['setting']}{_value(f['value'])}: {f['reason']}",
+    e.StorageError: lambda f: f"cannot write or read {f['path']}: {f['reason']}",
+    e.DatabaseError: lambda f: f"database {f['url']}: {f['reason']}",
+    e.HubError: lambda f: f"{f['repo']}: {f['reason']}{f.hint}",
+}
+
+
+def _value(value: Any) -> str:
+    return "" if value == "" else f" = {_short(value, 40)!r}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
