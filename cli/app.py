@@ -63,9 +63,10 @@ class LazyGroup(click.Group):
             import difflib
 
             near = difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
-            if near:
-                error.message += f" Did you mean {' or '.join(repr(n) for n in near)}?"
-            raise
+            if not near:
+                raise
+            hint = f"{error.format_message()} Did you mean {' or '.join(repr(n) for n in near)}?"
+            raise click.UsageError(hint, ctx) from None
 
 
 @click.group(
@@ -103,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # The reader (head, less) left early: not an error, but Python must not flush into the closed pipe.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         sys.exit(0)
     except Exception as error:  # the last boundary: say it is a bug, keep the traceback for the report
         report_bug(error)

@@ -71,7 +71,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.WhereError: lambda f: (
         f"--where does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
     ),
-    e.NameError_: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
+    e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
     e.NotInitialised: lambda f: f"no registry at {f['home']}; run `w2w-reg init` (or set W2W_HOME)",
     e.ConsentDenied: _denied,

@@ -43,7 +43,7 @@ class WhereError(UsageError):
     code = "where"
 
 
-class NameError_(UsageError):
+class BadName(UsageError):
     """A name, reference or id that breaks the naming rules. Fields: name, what, reason."""
 
     code = "name"

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from w2w_registry.errors import NameError_
+from w2w_registry.errors import BadName
 
 
 class Kind(StrEnum):
@@ -71,12 +71,12 @@ def check_name(name: str, what: str = "identity") -> str:
     """``name`` if it obeys the rules: letters, digits, ``. _ + -``, parts joined by ``/``, at most 200 long.
 
     Raises:
-        NameError_: naming the rule that is broken.
+        BadName: naming the rule that is broken.
     """
     if len(name) > MAX_NAME:
-        raise NameError_(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
+        raise BadName(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
     if not _NAME.fullmatch(name):
-        raise NameError_(
+        raise BadName(
             name=name,
             what=what,
             reason="use letters, digits, '.', '_', '+', '-' and '/' between parts, as in acme/alice",
@@ -87,7 +87,7 @@ def check_name(name: str, what: str = "identity") -> str:
 def check_alias(alias: str) -> str:
     """``alias`` if it starts with a letter and could not be taken for a version number."""
     if len(alias) > MAX_NAME or not _ALIAS.fullmatch(alias):
-        raise NameError_(name=alias[:40], what="alias", reason="start with a letter; letters, digits, '.', '_', '-'")
+        raise BadName(name=alias[:40], what="alias", reason="start with a letter; letters, digits, '.', '_', '-'")
     return alias
 
 
@@ -128,7 +128,7 @@ class SpaceRef:
         if not at:
             return cls(name)
         if not (rest.isascii() and rest.isdigit() and int(rest) > 0):
-            raise NameError_(name=text, what="space", reason="a space version is a number, as in faces@1")
+            raise BadName(name=text, what="space", reason="a space version is a number, as in faces@1")
         return cls(name, int(rest))
 
     def __str__(self) -> str:
