@@ -1,0 +1,67 @@
+"""``init`` and ``db``: making and migrating the catalog."""
+
+from __future__ import annotations
+
+import click
+
+from .output import Frame, emit, pairs, takes_frame
+
+
+@click.command()
+@takes_frame
+def init(frame: Frame) -> None:
+    """Create the registry: home folder, catalog at the newest schema, registry.toml with the policy.
+
+    Run again on an existing registry it changes nothing.
+    """
+    from w2w_registry.services import registry
+
+    value = registry.init_registry(frame.settings())
+
+    def human() -> None:
+        click.echo("registry ready" if value["created"] else "registry already there, nothing changed")
+        pairs((k, value[k]) for k in ("home", "database", "schema"))
+
+    emit(frame, value, human)
+
+
+@click.group()
+def db() -> None:
+    """Upgrade, inspect and check the catalog's schema."""
+
+
+@db.command()
+@takes_frame
+def upgrade(frame: Frame) -> None:
+    """Bring the schema to this release's."""
+    from w2w_registry.services import registry
+
+    value = registry.upgrade_schema(frame.settings())
+    emit(frame, value, lambda: pairs(value.items()))
+
+
+@db.command()
+@takes_frame
+def current(frame: Frame) -> None:
+    """Show the schema's revision and this release's."""
+    from w2w_registry.services import registry
+
+    value = registry.current_schema(frame.settings())
+    emit(frame, value, lambda: pairs(value.items()))
+
+
+@db.command()
+@takes_frame
+def check(frame: Frame) -> int:
+    """Check that the schema is what this release expects: revision, tables, columns, triggers. Exit 6 if not."""
+    from w2w_registry.services import registry
+
+    value = registry.check_schema(frame.settings())
+
+    def human() -> None:
+        click.echo("schema is as it should be" if not value["differences"] else "schema differs:")
+        for text in value["differences"]:
+            click.echo(f"  {text}")
+
+    emit(frame, value, human)
+    return 6 if value["differences"] else 0

@@ -1,0 +1,48 @@
+"""``w2w-reg search``."""
+
+from __future__ import annotations
+
+import click
+
+from .output import Frame, emit, note, table, takes_frame, warn
+
+
+@click.command()
+@click.argument("query", metavar="QUERY")
+@click.option("-k", "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many results.")
+@click.option("--space", metavar="NAME[@V]", help="Weight space to search in (default: the query's, or the newest).")
+@click.option("--where", metavar="EXPR", help='Only identities for which this holds, as in "kind = person".')
+@click.option("--include-blocked", is_flag=True, help="Also versions blocked by consent.")
+@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
+@takes_frame
+def search(
+    frame: Frame, query: str, limit: int, space: str | None, where: str | None, include_blocked: bool, sheet: str | None
+) -> None:
+    """Find the identities nearest to QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
+    file or folder, or a Hub repo (hf://owner/repo).
+
+    "same" says whether the score means the same identity, by a threshold calibrated on the space's own data.
+    """
+    from w2w_registry.services.registry import open_registry
+
+    from w2w_registry.services import search as service
+
+    with open_registry(frame.settings()) as registry:
+        found = service.search(registry, query, limit=limit, space=space, where=where, include_blocked=include_blocked)
+        if sheet is not None:
+            service.write_sheet(registry, found, sheet)
+
+    def human() -> None:
+        for text in found.warnings:
+            warn(text)
+        rows = [{**r, "same": r["same_identity"]} for r in found.to_json()["results"]]
+        table(
+            rows, ["rank", "identity", "version", "score", "same", "kind", "consent"], empty="nothing in this space yet"
+        )
+        if found.threshold is not None:
+            note(
+                f"space {found.space}, metric {found.metric}; same identity from {found.threshold:.3f} up "
+                f"(false matches: {found.false_match_rate:.2g} of pairs)"
+            )
+
+    emit(frame, found.to_json(), human)
