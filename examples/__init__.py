@@ -1,0 +1,1 @@
+"""Short, runnable examples; the tests run them."""

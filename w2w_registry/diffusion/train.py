@@ -1,0 +1,279 @@
+"""Batched DreamBooth: LoRAs of many identities trained in one batch, from latents that are already there.
+
+Pure library: the model, the latents, the text embedding, the noise and the callback are injected; files, prompts and
+commands live elsewhere.  The identities of a batch never influence each other: their losses are summed, and every
+statistic of the optimiser is kept per identity.  Training with one identity or with sixteen gives the same LoRAs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.space.layout import Layout
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; the defaults are plain DreamBooth with Adam.
+
+    steps: optimiser steps.  samples: noisy photos per identity and step.  lr falls to zero by ``schedule``; ``a_lr``
+    multiplies it for the A factors.  betas, eps: Adam's.  ``moment`` says over what Adam's second moment is shared:
+    every "parameter" has its own, or all of a "tensor" (so that entries with next to no gradient do not random-walk).
+    timesteps: the range [low, high) that is stratified over every step's samples.  antithetic: samples come in pairs of
+    the same photo and timestep with opposite noise.  average_from: share of the steps after which weights are averaged;
+    1 keeps the last.  clip: bound on each identity's gradient norm.  prior_weight: weight of the prior-preservation
+    loss, if prior latents are given.  bf16: forward and backward under bfloat16 autocast.  seed: of noise, timesteps
+    and the order of photos.
+    """
+
+    steps: int = 800
+    samples: int = 4
+    lr: float = 1e-3
+    a_lr: float = 1.0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    warmup: int = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    moment: Literal["parameter", "tensor"] = "parameter"
+    timesteps: tuple[int, int] = (0, 1000)
+    antithetic: bool = False
+    average_from: float = 1.0
+    clip: float | None = None
+    prior_weight: float = 1.0
+    bf16: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The chance of one step, shared by all identities: noise (S, C, h, w), timesteps (S,), photo numbers (S,)."""
+
+    noise: Tensor
+    timesteps: Tensor
+    photos: Tensor
+
+
+@dataclass
+class TrainState:
+    """Everything a resumed run needs: step, θ, Adam's moments and the running average, each (G, D) float32."""
+
+    step: int
+    theta: Tensor
+    first: Tensor
+    second: Tensor
+    average: Tensor
+    losses: list[Tensor] = field(default_factory=list)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Plain tensors, for safetensors or torch.save."""
+        losses = torch.stack(self.losses) if self.losses else torch.zeros(0, len(self.theta))
+        step = torch.tensor(self.step)
+        return {
+            "step": step,
+            "theta": self.theta,
+            "first": self.first,
+            "second": self.second,
+            "average": self.average,
+            "losses": losses,
+        }
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> TrainState:
+        """The inverse of ``to_tensors``."""
+        moved = {k: tensors[k].clone() for k in ("theta", "first", "second", "average")}
+        return cls(step=int(tensors["step"]), losses=list(tensors["losses"].clone()), **moved)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """θ (G, D) float32 and the loss of every step and identity (steps, G)."""
+
+    theta: Tensor
+    losses: Tensor
+
+
+def initial_theta(layout: Layout, seed: int) -> Tensor:
+    """θ₀ (D,) float32: A uniform as a Linear of its width is initialised, B zero.
+
+    Every identity of one space starts here: a shared initialisation is what makes their LoRAs comparable as they are.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    theta = torch.zeros(layout.dim)
+    for tensor, part in layout.slices():
+        if tensor.factor == "A":
+            bound = 1.0 / math.sqrt(math.prod(tensor.shape[1:]))
+            theta[part] = (2.0 * torch.rand(tensor.size, generator=generator) - 1.0) * bound
+    return theta
+
+
+def draw(config: TrainConfig, step: int, photos: int, shape: tuple[int, ...]) -> Draw:
+    """The chance of ``step``, from the seed and the step alone: a resumed run sees what it would have seen.
+
+    Timesteps are stratified over the range, photos are dealt like cards: none comes twice before all have come once.
+    """
+    generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) & 0x7FFF_FFFF_FFFF)
+    pairs = 2 if config.antithetic else 1
+    count = -(-config.samples // pairs)
+    low, high = config.timesteps
+    strata = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    timesteps = (low + strata * (high - low)).long().clamp(low, high - 1)
+    noise = torch.randn((count, *shape), generator=generator)
+    dealt = []
+    for n in range(step * count, (step + 1) * count):
+        deck = torch.Generator().manual_seed(config.seed * 7_919 + 104_729 * (n // photos + 1))
+        dealt.append(torch.randperm(photos, generator=deck)[n % photos])
+    chosen = torch.stack(dealt)
+    # Dealt photos and sorted strata must not go together step after step.
+    chosen = chosen[torch.randperm(count, generator=generator)]
+    if config.antithetic:
+        noise = torch.cat([noise, -noise])[: config.samples]
+        timesteps = timesteps.repeat(2)[: config.samples]
+        chosen = chosen.repeat(2)[: config.samples]
+    return Draw(noise, timesteps, chosen)
+
+
+def rate(config: TrainConfig, step: int) -> float:
+    """The learning rate of ``step``."""
+    warm = min(1.0, (step + 1) / config.warmup) if config.warmup else 1.0
+    done = step / config.steps
+    if config.schedule == "linear":
+        return config.lr * warm * (1.0 - done)
+    if config.schedule == "cosine":
+        return config.lr * warm * 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.lr * warm
+
+
+def denoising_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """(noisy latents, what the model should predict), each (N, C, h, w), for an epsilon, v or sample scheduler."""
+    alphas = scheduler.alphas_cumprod.to(device=latents.device, dtype=latents.dtype)[timesteps]
+    a = alphas.sqrt()[:, None, None, None]
+    s = (1.0 - alphas).sqrt()[:, None, None, None]
+    noisy = a * latents + s * noise
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noisy, noise
+    if kind == "v_prediction":
+        return noisy, a * noise - s * latents
+    if kind == "sample":
+        return noisy, latents
+    raise ValueError(f"unknown prediction type {kind!r}")
+
+
+def start_state(theta0: Tensor, identities: int) -> TrainState:
+    """Step 0 for ``identities`` LoRAs that all begin at ``theta0`` (D,)."""
+    theta = theta0.detach().float()[None].repeat(identities, 1)
+    zeros = torch.zeros_like(theta)
+    return TrainState(0, theta, zeros, zeros.clone(), zeros.clone())
+
+
+def _share(second: Tensor, layout: Layout) -> Tensor:
+    """The mean of (G, D) over every tensor of the layout, spread back to (G, D)."""
+    sizes = torch.tensor([t.size for t in layout.tensors], device=second.device)
+    means = [part.mean(dim=1, keepdim=True) for part in second.split(sizes.tolist(), dim=1)]
+    return torch.cat(means, dim=1).repeat_interleave(sizes, dim=1)
+
+
+def train(
+    unet: nn.Module,
+    scheduler: Any,
+    layout: Layout,
+    theta0: Tensor,
+    latents: Tensor,
+    text: Tensor,
+    config: TrainConfig,
+    *,
+    prior_latents: Tensor | None = None,
+    prior_text: Tensor | None = None,
+    state: TrainState | None = None,
+    draws: Callable[[int], Draw] | None = None,
+    callback: Callable[[TrainState], None] | None = None,
+) -> Trained:
+    """Train one LoRA per identity, all in one batch.
+
+    theta0 (D,); latents (G, P, C, h, w) of P photos per identity, scaled as the UNet wants them; text (L, E), the
+    embedding of the prompt, or (G, L, E).  Prior preservation: prior_latents (Q, C, h, w) of pictures of the class
+    and prior_text (L, E).  ``state`` resumes; ``callback`` sees the state after every step and may save it (it must not
+    keep it: the tensors are reused).  ``draws`` replaces the default chance.  The UNet's own weights get no gradient.
+    """
+    device = latents.device
+    groups, photos = latents.shape[:2]
+    shape = tuple(latents.shape[2:])
+    bank = LoraBank(unet, layout)
+    state = state or start_state(theta0.to(device), groups)
+    chance = draws or (lambda step: draw(config, step, photos, shape))
+    text = text.expand(groups, *text.shape[-2:])
+    prior = prior_latents is not None and prior_text is not None and config.prior_weight > 0
+    pace = torch.ones(layout.dim, device=device)
+    for tensor, part in layout.slices():
+        if tensor.factor == "A":
+            pace[part] = config.a_lr
+    frozen = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        while state.step < config.steps:
+            now = chance(state.step)
+            count = len(now.timesteps)
+            x = latents[:, now.photos.to(device)]
+            words = text[:, None].expand(groups, count, *text.shape[1:])
+            noise = now.noise.to(device).expand(groups, count, *shape)
+            if prior and prior_latents is not None and prior_text is not None:
+                # The same pictures of the class, with the same noise, for every identity.
+                other = prior_latents[(now.photos.to(device) + state.step * count) % len(prior_latents)]
+                x = torch.cat([x, other.expand(groups, count, *shape)], dim=1)
+                words = torch.cat([words, prior_text.expand(groups, count, *prior_text.shape[-2:])], dim=1)
+                noise = torch.cat([noise, noise], dim=1)
+            each = x.shape[1]
+            t = now.timesteps.to(device).repeat(each // count).repeat(groups)
+            noisy, target = denoising_target(scheduler, x.reshape(-1, *shape), noise.reshape(-1, *shape), t)
+            theta = state.theta.requires_grad_()
+            cast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
+            with cast, bank.apply(theta):
+                dtype = next(unet.parameters()).dtype
+                out = unet(noisy.to(dtype), t, words.reshape(-1, *words.shape[2:]).to(dtype)).sample
+            error = (out.float() - target).square().flatten(1).mean(dim=1).reshape(groups, each)
+            loss = error[:, :count].mean(dim=1)
+            if each > count:
+                loss = loss + config.prior_weight * error[:, count:].mean(dim=1)
+            (gradient,) = torch.autograd.grad(loss.sum(), theta)
+            with torch.no_grad():
+                _adam(state, gradient, pace, layout, config)
+            state.losses.append(loss.detach().cpu())
+            if callback is not None:
+                callback(state)
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+    averaged = config.steps - _average_start(config)
+    theta = state.average / averaged if averaged else state.theta
+    return Trained(theta.detach().clone(), torch.stack(state.losses))
+
+
+def _average_start(config: TrainConfig) -> int:
+    return min(config.steps, round(config.average_from * config.steps))
+
+
+def _adam(state: TrainState, gradient: Tensor, pace: Tensor, layout: Layout, config: TrainConfig) -> None:
+    """One step of Adam on (G, D), every identity for itself; moves ``state`` to the next step."""
+    if config.clip is not None:
+        norm = gradient.norm(dim=1, keepdim=True)
+        gradient = gradient * (config.clip / norm.clamp_min(config.clip))
+    beta1, beta2 = config.betas
+    state.theta = state.theta.detach()
+    state.first.lerp_(gradient, 1.0 - beta1)
+    state.second.mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+    second = _share(state.second, layout) if config.moment == "tensor" else state.second
+    lr = rate(config, state.step) / (1.0 - beta1 ** (state.step + 1))
+    scale = second.div(1.0 - beta2 ** (state.step + 1)).sqrt_().add_(config.eps)
+    state.theta = state.theta - lr * pace * state.first / scale
+    if state.step >= _average_start(config):
+        state.average += state.theta
+    state.step += 1
