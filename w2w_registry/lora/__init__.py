@@ -1,1 +1,34 @@
-"""TODO"""
+"""LoRA files: PEFT, diffusers and kohya, read and written without torch.
+
+- ``read_lora(path) -> LoraFile``: a file or folder in any of the three formats; ``BadLora`` with one reason otherwise.
+  ``LoraFile.tensors`` maps (diffusers module name, "A" | "B") to float32 arrays; ``.alphas`` by module;
+  ``.layout()`` and ``.theta()`` flatten it canonically; ``.ignored`` lists text-encoder modules left out.
+- ``find_loras(paths) -> list[Candidate]``: files, folders of folders and globs → (path, suggested name).
+- ``write_lora(out, lora_or_tensors, alpha, fmt="peft" | "diffusers" | "kohya", dtype="fp32" | "fp16" | "bf16")``.
+- ``model_digests(theta, layout)`` (exact, and as fp16 and bf16 files hold it) and
+  ``same_model(theta_a, theta_b, layout, dtype_a, dtype_b)``: is this the same model under another file?
+"""
+
+from w2w_registry.lora.find import Candidate, find_loras, suggest_name
+from w2w_registry.lora.names import Format
+from w2w_registry.lora.read import AlphaSource, LoraFile, read_lora
+from w2w_registry.lora.same import ModelDigests, Sameness, model_digest, model_digests, same_model
+from w2w_registry.lora.tensorfile import DType
+from w2w_registry.lora.write import write_lora
+
+__all__ = [
+    "AlphaSource",
+    "Candidate",
+    "DType",
+    "Format",
+    "LoraFile",
+    "ModelDigests",
+    "Sameness",
+    "find_loras",
+    "model_digest",
+    "model_digests",
+    "read_lora",
+    "same_model",
+    "suggest_name",
+    "write_lora",
+]

@@ -1,0 +1,299 @@
+"""The safetensors container, read and written without torch: strict header checks, bf16 through integers.
+
+Source: the safetensors format (8-byte little-endian header length, JSON header, then the data; offsets are
+relative to the data, without holes or overlaps). Nothing is allocated on the word of a header: every claim is
+held against the size of the file first.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.errors import BadLora
+
+DType = Literal["fp32", "fp16", "bf16"]
+
+MAX_HEADER = 100_000_000  # the limit the safetensors library itself sets
+_ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_TAGS: dict[DType, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+DTYPE_NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor of a header: dtype tag, shape and its bytes ``[start, end)`` in the data part."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """A checked safetensors header. ``data_size`` is the length of the data part in bytes."""
+
+    entries: Mapping[str, TensorEntry]
+    metadata: Mapping[str, str]
+    data_size: int
+
+
+@dataclass(frozen=True)
+class TensorData:
+    """A whole file: its header, float32 arrays by tensor name and the SHA-256 (hex) of its bytes."""
+
+    header: Header
+    arrays: Mapping[str, NDArray[np.float32]]
+    sha256: str
+
+
+def is_pickle_name(path: Path) -> bool:
+    """Whether the file name says pickle; such files are refused unread."""
+    return path.suffix.lower() in _PICKLES
+
+
+def stat_path(path: Path) -> os.stat_result:
+    """``os.stat`` with every failure told as BadLora."""
+    try:
+        return os.stat(path)
+    except (OSError, ValueError) as error:
+        raise BadLora(path=str(path), reason=why(error)) from None
+
+
+def why(error: Exception) -> str:
+    """One plain phrase for a failed file operation."""
+    if isinstance(error, OSError):
+        known = {
+            errno.ENOENT: "no such file or folder",
+            errno.ENOTDIR: "no such file or folder",
+            errno.ELOOP: "its symbolic links form a loop",
+            errno.EACCES: "no permission to read it",
+            errno.EPERM: "no permission to read it",
+            errno.ENAMETOOLONG: "its name is too long for the file system",
+        }
+        return known.get(error.errno or 0, error.strerror or str(error))
+    return str(error)
+
+
+def read_header(path: Path) -> Header:
+    """The checked header alone; the data is not read.
+
+    Raises:
+        BadLora: with one reason.
+    """
+    with _open(path) as (stream, size):
+        return _header(path, stream, size, hashlib.sha256())
+
+
+def read_tensors(path: Path, check: Callable[[Header], None]) -> TensorData:
+    """Every tensor as float32, plus the digest of the file.
+
+    ``check`` sees the header before any data is read and refuses what is not wanted.
+
+    Raises:
+        BadLora: unreadable, not safetensors, broken header, unknown dtype, NaN or Inf.
+    """
+    digest = hashlib.sha256()
+    with _open(path) as (stream, size):
+        header = _header(path, stream, size, digest)
+        check(header)
+        try:
+            data = stream.read(header.data_size)
+        except OSError as error:
+            raise BadLora(path=str(path), reason=why(error)) from None
+        if len(data) != header.data_size:
+            raise BadLora(path=str(path), reason="truncated while it was read")
+    digest.update(data)
+    arrays = {name: _decode(path, name, entry, data) for name, entry in header.entries.items()}
+    return TensorData(header, arrays, digest.hexdigest())
+
+
+def encode(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], dtypes: Mapping[str, DType]) -> bytes:
+    """The bytes of a safetensors file; the same input gives the same bytes.
+
+    Tensors keep the order of ``arrays``; ``dtypes`` names each one's dtype on disk.
+
+    Raises:
+        OverflowError: naming a tensor whose values do not fit the dtype.
+    """
+    table: dict[str, Any] = {}
+    if metadata:
+        table["__metadata__"] = {k: metadata[k] for k in sorted(metadata)}
+    blobs = []
+    offset = 0
+    for name, array in arrays.items():
+        blob = _encode(name, np.asarray(array), dtypes[name])
+        table[name] = {
+            "dtype": _TAGS[dtypes[name]],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + len(blob)],
+        }
+        blobs.append(blob)
+        offset += len(blob)
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the format wants the data aligned
+    return b"".join([len(text).to_bytes(8, "little"), text, *blobs])
+
+
+def round_to(array: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
+    """float32 values as they come back from a file of ``dtype`` (round to nearest, ties to even)."""
+    values = np.ascontiguousarray(array, np.float32)
+    if dtype == "fp16":
+        with np.errstate(over="ignore"):
+            return values.astype(np.float16).astype(np.float32)
+    if dtype == "bf16":
+        return _from_bf16(_to_bf16(values)).reshape(values.shape)
+    return values
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file opened for reading, and its size; anything else is BadLora."""
+    # stat first: opening a pipe would wait for a writer.
+    info = stat_path(path)
+    if stat.S_ISDIR(info.st_mode):
+        raise BadLora(path=str(path), reason="a folder, not a file")
+    if not stat.S_ISREG(info.st_mode):
+        raise BadLora(path=str(path), reason="not a regular file")
+    try:
+        stream = open(path, "rb")  # noqa: SIM115: its own errors are told apart from the reader's
+    except OSError as error:
+        raise BadLora(path=str(path), reason=why(error)) from None
+    with stream:
+        yield stream, os.fstat(stream.fileno()).st_size
+
+
+def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
+    def bad(reason: str, hint: str | None = None) -> BadLora:
+        return BadLora(path=str(path), reason=reason, **({"hint": hint} if hint else {}))
+
+    if size == 0:
+        raise bad("the file is empty")
+    try:
+        prefix = stream.read(8)
+        if (
+            is_pickle_name(path)
+            or prefix[:2] == b"PK"
+            or (prefix[:1] == b"\x80" and prefix[1:2] in b"\x02\x03\x04\x05")
+        ):
+            raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
+        if len(prefix) < 8:
+            raise bad("too short for a safetensors file")
+        length = int.from_bytes(prefix, "little")
+        if length > size - 8:
+            raise bad(f"truncated, or not safetensors: its header claims {length} bytes, {size - 8} are there")
+        if length > MAX_HEADER:
+            raise bad(f"the header claims {length} bytes, more than the {MAX_HEADER} the format allows")
+        text = stream.read(length)
+    except OSError as error:
+        raise bad(why(error)) from None
+    digest.update(prefix)
+    digest.update(text)
+    try:
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
+    except (ValueError, RecursionError):
+        raise bad("not a safetensors file: the header is not valid JSON") from None
+    if not isinstance(table, dict):
+        raise bad("not a safetensors file: the header is not a table")
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise bad("the header's metadata is not a table of texts")
+    data_size = size - 8 - length
+    entries = {name: _entry(bad, name, raw, data_size) for name, raw in table.items()}
+    _check_offsets(bad, entries, data_size)
+    return Header(entries, metadata, data_size)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return table
+
+
+def _entry(bad: Callable[[str], BadLora], name: str, raw: Any, data_size: int) -> TensorEntry:
+    short = name if len(name) <= 120 else name[:117] + "…"
+    if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
+        raise bad(f"broken header entry for {short}")
+    shape, offsets, dtype = raw["shape"], raw["data_offsets"], raw["dtype"]
+    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
+        raise bad(f"broken shape or offsets for {short}")
+    if dtype not in _ITEM_SIZE:
+        raise bad(f"{short} has dtype {str(dtype)[:20]}, expected fp32, fp16, bf16 or fp64")
+    start, end = offsets
+    if not start <= end <= data_size:
+        raise bad(f"truncated: {short} claims bytes {start}-{end}, the file has {data_size}")
+    if math.prod(shape) * _ITEM_SIZE[dtype] != end - start:
+        raise bad(f"{short} has shape {tuple(shape)} but {end - start} bytes of {DTYPE_NAMES[dtype]}")
+    return TensorEntry(dtype, tuple(shape), start, end)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)
+
+
+def _check_offsets(bad: Callable[[str], BadLora], entries: Mapping[str, TensorEntry], data_size: int) -> None:
+    place = 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start < place:
+            raise bad(f"overlapping tensors: {name[:120]} starts inside the one before it")
+        if entry.start > place:
+            raise bad(f"{entry.start - place} bytes before {name[:120]} belong to no tensor")
+        place = entry.end
+    if place != data_size:
+        raise bad(f"{data_size - place} bytes at the end belong to no tensor")
+
+
+def _decode(path: Path, name: str, entry: TensorEntry, data: bytes) -> NDArray[np.float32]:
+    count = math.prod(entry.shape)
+    values: NDArray[np.float32]
+    if entry.dtype == "F32":
+        values = np.frombuffer(data, "<f4", count, entry.start)
+    elif entry.dtype == "BF16":
+        values = _from_bf16(np.frombuffer(data, "<u2", count, entry.start))
+    else:
+        kind = "<f2" if entry.dtype == "F16" else "<f8"
+        with np.errstate(over="ignore"):
+            values = np.frombuffer(data, kind, count, entry.start).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise BadLora(path=str(path), reason=f"{name[:120]} contains NaN or Inf")
+    values = values.reshape(entry.shape)
+    values.flags.writeable = False
+    return values
+
+
+def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
+    values = np.ascontiguousarray(array, np.float32)
+    if dtype == "fp32":
+        return values.astype("<f4", copy=False).tobytes()
+    rounded = round_to(values, dtype)
+    if not np.isfinite(rounded).all():
+        raise OverflowError(f"{name} has values too large for {dtype}")
+    if dtype == "fp16":
+        return rounded.astype("<f2").tobytes()
+    return _to_bf16(values).astype("<u2", copy=False).tobytes()
+
+
+def _from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def _to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    bits = values.view(np.uint32)
+    # Ties go to the even neighbour: add half an ulp, less one when the kept part is even.
+    bias = ((bits >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
+    return ((bits + bias) >> np.uint32(16)).astype(np.uint16)

@@ -1,0 +1,185 @@
+"""Writing a LoRA so that PEFT, diffusers and kohya's tools load it with the same ΔW, alpha included."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.errors import BadLora, StorageError, UsageError
+from w2w_registry.lora.names import Format, UnknownKey, module_to_kohya
+from w2w_registry.lora.read import DIFFUSERS_FILE, METADATA_KEY, PEFT_CONFIG, PEFT_FILE, LoraFile
+from w2w_registry.lora.tensorfile import DType, encode
+from w2w_registry.space.layout import TensorKey, module_order
+
+KOHYA_FILE = "lora.safetensors"
+
+
+def write_lora(
+    out: str | Path,
+    lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
+    alpha: float | Mapping[str, float] | None = None,
+    *,
+    fmt: Format = "peft",
+    dtype: DType = "fp32",
+    base_model: str | None = None,
+    revision: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[Path, ...]:
+    """Write a LoRA; the same input gives the same bytes, and a crash leaves no half-written LoRA.
+
+    Args:
+        out: a folder, or for ``diffusers`` and ``kohya`` also a ``.safetensors`` file. A folder gets
+            ``adapter_model.safetensors`` + ``adapter_config.json`` (peft), ``pytorch_lora_weights.safetensors``
+            (diffusers) or ``lora.safetensors`` (kohya).
+        lora: what :func:`read_lora` gave, or tensors by (module, "A" | "B").
+        alpha: of all modules or by module; None takes the LoraFile's own, and rank for bare tensors.
+        base_model, revision: what the LoRA belongs to; None takes the LoraFile's own.
+        metadata: further texts for the safetensors header.
+
+    Returns:
+        The files written; ``read_lora(out)`` reads them back.
+
+    Raises:
+        BadLora: tensors that do not pair, values too large for ``dtype``, a module kohya names cannot carry.
+        UsageError: a ``.safetensors`` file asked for in PEFT form. StorageError: the disk said no.
+    """
+    target = Path(out)
+    is_file = target.suffix.lower() == ".safetensors"
+    if fmt == "peft" and is_file:
+        raise UsageError(reason=f"{target} names a file, but the PEFT form is a folder")
+    tensors = dict(lora.tensors if isinstance(lora, LoraFile) else lora)
+    if isinstance(lora, LoraFile):
+        base_model, revision = base_model or lora.base_model, revision or lora.base_revision
+    modules = _modules(target, tensors)
+    ranks = {m: int(tensors[(m, "A")].shape[0]) for m in modules}
+    alphas = _alphas(lora, alpha, ranks)
+    arrays, header = _named(target, fmt, modules, tensors, alphas)
+    settings = _settings(ranks, alphas, base_model, revision)
+    header = {**header, **_header(fmt, settings, base_model), **(metadata or {})}
+    dtypes: dict[str, DType] = {name: "fp32" if name.endswith(".alpha") else dtype for name in arrays}
+    try:
+        data = encode(arrays, header, dtypes)
+    except OverflowError as error:
+        raise BadLora(path=str(target), reason=str(error)) from None
+    file = target if is_file else target / {"peft": PEFT_FILE, "diffusers": DIFFUSERS_FILE, "kohya": KOHYA_FILE}[fmt]
+    contents = {file: data}
+    if fmt == "peft":
+        config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
+        contents[target / PEFT_CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+    _write(contents)
+    return tuple(contents)
+
+
+def _modules(path: Path, tensors: Mapping[TensorKey, NDArray[Any]]) -> list[str]:
+    modules = sorted({m for m, _ in tensors}, key=lambda m: (module_order(m), m))
+    if not modules:
+        raise BadLora(path=str(path), reason="no tensors to write")
+    for module in modules:
+        a, b = tensors.get((module, "A")), tensors.get((module, "B"))
+        if a is None or b is None:
+            raise BadLora(path=str(path), reason=f"{module} lacks its {'A' if a is None else 'B'}")
+        if a.ndim != b.ndim or a.ndim not in (2, 4) or a.shape[0] != b.shape[1]:
+            raise BadLora(path=str(path), reason=f"{module}: shapes A {a.shape} and B {b.shape} do not make a LoRA")
+        if not (np.isfinite(a).all() and np.isfinite(b).all()):
+            raise BadLora(path=str(path), reason=f"{module} contains NaN or Inf")
+    return modules
+
+
+def _alphas(
+    lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
+    alpha: float | Mapping[str, float] | None,
+    ranks: Mapping[str, int],
+) -> dict[str, float]:
+    if alpha is None:
+        alpha = lora.alphas if isinstance(lora, LoraFile) else {m: float(r) for m, r in ranks.items()}
+    if isinstance(alpha, Mapping):
+        return {m: float(alpha[m]) for m in ranks}
+    return dict.fromkeys(ranks, float(alpha))
+
+
+def _named(
+    path: Path,
+    fmt: Format,
+    modules: list[str],
+    tensors: Mapping[TensorKey, NDArray[Any]],
+    alphas: Mapping[str, float],
+) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
+    arrays: dict[str, NDArray[Any]] = {}
+    for module in modules:
+        a, b = tensors[(module, "A")], tensors[(module, "B")]
+        if fmt == "kohya":
+            try:
+                name = module_to_kohya(module)
+            except UnknownKey as error:
+                raise BadLora(path=str(path), reason=f"{module} is {error}") from None
+            arrays[f"{name}.alpha"] = np.asarray(alphas[module], np.float32)
+            arrays[f"{name}.lora_down.weight"], arrays[f"{name}.lora_up.weight"] = a, b
+        else:
+            prefix = "base_model.model." if fmt == "peft" else "unet."
+            arrays[f"{prefix}{module}.lora_A.weight"], arrays[f"{prefix}{module}.lora_B.weight"] = a, b
+    return arrays, {"format": "pt"}
+
+
+def _settings(
+    ranks: Mapping[str, int], alphas: Mapping[str, float], base_model: str | None, revision: str | None
+) -> dict[str, Any]:
+    """The fields of PEFT's LoraConfig that say this LoRA: the commonest rank and alpha, patterns for the rest."""
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    return {
+        "base_model_name_or_path": base_model,
+        "revision": revision,
+        "r": rank,
+        "lora_alpha": _plain(alpha),
+        "rank_pattern": {f"^{m}": r for m, r in ranks.items() if r != rank},
+        "alpha_pattern": {f"^{m}": _plain(a) for m, a in alphas.items() if a != alpha},
+        "target_modules": list(ranks),
+        "lora_dropout": 0.0,
+        "bias": "none",
+    }
+
+
+def _plain(value: float) -> int | float:
+    return int(value) if value == int(value) else value
+
+
+def _header(fmt: Format, settings: Mapping[str, Any], base_model: str | None) -> dict[str, str]:
+    if fmt == "diffusers":
+        return {METADATA_KEY: json.dumps({f"unet.{k}": v for k, v in settings.items()}, sort_keys=True)}
+    if fmt == "kohya":
+        rank, alpha = settings["r"], settings["lora_alpha"]
+        header = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+        return {**header, "ss_sd_model_name": base_model} if base_model else header
+    return {}
+
+
+def _write(contents: Mapping[Path, bytes]) -> None:
+    """Put all files in place, tensors last: what lies there is the old LoRA, the new one, or none."""
+    temporary: dict[Path, Path] = {}
+    tensor_file = next(iter(contents))
+    try:
+        for path, data in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary[path] = path.with_name(f".{uuid.uuid4().hex}.tmp")
+            with open(temporary[path], "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+        if len(contents) > 1:
+            # New settings beside old tensors would be another model: have none for that instant.
+            tensor_file.unlink(missing_ok=True)
+        for path in reversed(list(contents)):
+            os.replace(temporary[path], path)
+    except OSError as error:
+        raise StorageError(path=str(tensor_file), reason=error.strerror or str(error)) from None
+    finally:
+        for path in temporary.values():
+            path.unlink(missing_ok=True)
