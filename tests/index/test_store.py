@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.index.oracle import assert_same, lattice, unit
+from w2w_registry.errors import StorageError
+from w2w_registry.index import store
+from w2w_registry.index.exact import ExactIndex
+from w2w_registry.index.protocol import Stamp
+
+STAMP = Stamp("s" * 64, "m" * 64, 7, "exact", 3)
+QUERY = np.array([[0.6, 0.8, 0, 0]], np.float32)
+
+
+def index_of(*ids: int) -> ExactIndex:
+    index = ExactIndex(4)
+    index.add(np.array(ids, np.int64), lattice(list(ids), 4) if ids else np.empty((0, 4), np.float32))
+    return index
+
+
+def kept(folder: Path) -> tuple[list[int], Stamp] | None:
+    found = store.load(folder)
+    return None if found is None else (found[0].ids().tolist(), found[1])
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    folder = store.folder_for(tmp_path / "index", STAMP.space_digest, STAMP.metric_digest, "exact")
+    assert store.load(folder) is None
+    index = index_of(1, 2, 9)
+    assert store.save(folder, index, STAMP)
+    found = store.load(folder)
+    assert found is not None
+    assert found[1] == STAMP
+    assert_same(found[0].search(QUERY, 5), index.search(QUERY, 5))
+
+
+def test_an_empty_index_is_kept_too(tmp_path: Path) -> None:
+    assert store.save(tmp_path, index_of(), STAMP)
+    assert kept(tmp_path) == ([], replace(STAMP, size=0))
+
+
+def test_a_save_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    store.save(tmp_path, index_of(4), replace(STAMP, seq=8))
+    assert kept(tmp_path) == ([4], replace(STAMP, seq=8, size=1))
+    assert len(list(tmp_path.glob("gen-*"))) == 1
+    assert not list(tmp_path.glob("tmp-*"))
+
+
+def test_an_open_index_goes_on_reading_the_generation_it_opened(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    found = store.load(tmp_path)
+    assert found is not None
+    store.save(tmp_path, index_of(4), replace(STAMP, seq=8))
+    assert_same(found[0].search(QUERY, 5), index_of(1, 2, 3).search(QUERY, 5))
+
+
+def test_an_older_state_does_not_replace_a_newer_one_but_another_catalogs_does(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1), replace(STAMP, seq=9))
+    assert not store.save(tmp_path, index_of(2), replace(STAMP, seq=8))
+    assert kept(tmp_path) == ([1], replace(STAMP, seq=9, size=1))
+    assert store.save(tmp_path, index_of(2), replace(STAMP, seq=8, space_digest="t" * 64))
+
+
+def test_while_another_saves_nothing_is_written(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1), STAMP)
+    with store._lock(tmp_path, wait=True):
+        assert not store.save(tmp_path, index_of(2), replace(STAMP, seq=8))
+        assert kept(tmp_path) == ([1], replace(STAMP, size=1))
+
+
+def test_discard_erases_every_byte_of_it(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1), STAMP)
+    (tmp_path / "tmp-left").mkdir()
+    store.discard(tmp_path)
+    assert store.load(tmp_path) is None
+    assert [p.name for p in tmp_path.rglob("*")] == ["LOCK"]
+    store.discard(tmp_path)
+    store.discard(tmp_path / "never there")
+
+
+def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        store.save(tmp_path / "file" / "index", index_of(1), STAMP)
+
+
+def damaged(good: Path, work: Path) -> list[Path]:
+    """Every file of a fresh copy of ``good``, the lock apart."""
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(good, work)
+    return sorted(p for p in work.rglob("*") if p.is_file() and p.name != store.LOCK)
+
+
+def test_a_file_cut_at_any_byte_is_never_trusted(tmp_path: Path) -> None:
+    good, work = tmp_path / "good", tmp_path / "work"
+    store.save(good, index_of(1, 2, 3), STAMP)
+    whole = kept(good)
+    sizes = [p.stat().st_size for p in damaged(good, work)]
+    cuts = 0
+    for number, size in enumerate(sizes):
+        for cut in range(size):
+            path = damaged(good, work)[number]
+            os.truncate(path, cut)
+            found = kept(work)
+            # only the line end after the pointer's digest may be missing
+            assert found is None or (path.name == store.POINTER and cut == size - 1 and found == whole)
+            cuts += 1
+    assert cuts > 500
+
+
+def test_a_changed_byte_anywhere_is_never_trusted(tmp_path: Path) -> None:
+    good, work = tmp_path / "good", tmp_path / "work"
+    store.save(good, index_of(1, 2, 3), STAMP)
+    whole = kept(good)
+    paths = damaged(good, work)
+    for path in paths:
+        data = path.read_bytes()
+        for at in range(len(data)):
+            path.write_bytes(data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :])
+            found = kept(work)
+            assert found is None or (path.name == store.POINTER and at == len(data) - 1 and found == whole)
+        path.write_bytes(data + b"\0")
+        assert kept(work) is None or path.name == store.POINTER
+        path.write_bytes(data)
+    assert kept(work) == whole
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "ids.i64", "vectors.f32", "sums.u32", "heads.f32"])
+def test_a_missing_file_is_a_missing_index(tmp_path: Path, name: str) -> None:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    (path,) = tmp_path.rglob(name)
+    path.unlink()
+    assert store.load(tmp_path) is None
+    assert store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    assert kept(tmp_path) == ([1, 2, 3], STAMP)
+
+
+def test_another_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "FORMAT", store.FORMAT + 1)
+        store.save(tmp_path, index_of(1), STAMP)
+    assert store.load(tmp_path) is None
+
+
+@pytest.mark.parametrize("pointer", [b"", b"\xff\xfe", b"gen-../.. x", b"../gen-1 00", b"gen-none 00\n"])
+def test_a_strange_pointer_is_a_missing_index(tmp_path: Path, pointer: bytes) -> None:
+    store.save(tmp_path, index_of(1), STAMP)
+    (tmp_path / store.POINTER).write_bytes(pointer)
+    assert store.load(tmp_path) is None
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def test_a_crash_at_any_instant_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = ([1, 2, 3], STAMP), ([4, 5], replace(STAMP, seq=8, size=2))
+    seen, step = [], 0
+    while True:
+        folder = tmp_path / str(step)
+        store.save(folder, index_of(1, 2, 3), STAMP)
+        left = step
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "fsync"), (os, "replace"), (Path, "rename"), (Path, "mkdir"), (shutil, "rmtree")):
+                real = getattr(owner, name)
+
+                def dying(*args: object, real: object = real, **kwargs: object) -> object:
+                    nonlocal left
+                    left -= 1
+                    if left < 0:
+                        raise Killed
+                    return real(*args, **kwargs)  # type: ignore[operator]
+
+                patch.setattr(owner, name, dying)
+            try:
+                store.save(folder, index_of(4, 5), new[1])
+            except Killed:
+                pass
+            else:
+                break
+        found = kept(folder)
+        assert found in (old, new)
+        seen.append(found)
+        assert store.save(folder, index_of(4, 5), new[1])
+        assert kept(folder) == new
+        assert len(list(folder.glob("*-*"))) == 1  # nothing of the dead writer remains
+        step += 1
+    assert old in seen
+    assert new in seen
+    assert seen == sorted(seen, key=lambda found: found[1].seq)  # type: ignore[index]
+
+
+WRITER = """
+import sys, numpy as np
+from pathlib import Path
+from w2w_registry.index import store
+from w2w_registry.index.exact import ExactIndex
+from w2w_registry.index.protocol import Stamp
+folder, first = Path(sys.argv[1]), int(sys.argv[2])
+for seq in range(first, first + 60):
+    index = ExactIndex(16)
+    index.add(np.arange(seq % 7 + 1), np.full((seq % 7 + 1, 16), seq / 1000, np.float32))
+    store.save(folder, index, Stamp("s", "m", seq, "", 0))
+"""
+
+
+def test_readers_always_see_one_whole_generation_while_two_processes_write(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(WRITER), str(tmp_path)]
+    writers = [subprocess.Popen([*command, first]) for first in ("1", "31")]
+    last, seen = 0, set()
+    try:
+        while any(writer.poll() is None for writer in writers):
+            found = store.load(tmp_path)
+            if found is None:
+                assert last == 0  # once there is one, there always is one
+                continue
+            index, stamp = found
+            ids, scores = index.search(np.full((1, 16), 0.25, np.float32), 10)
+            assert ids.tolist() == [list(range(stamp.seq % 7 + 1))]
+            np.testing.assert_allclose(scores, 16 * 0.25 * stamp.seq / 1000, rtol=1e-6)
+            assert stamp.seq >= last
+            last = stamp.seq
+            seen.add(last)
+    finally:
+        codes = [writer.wait() for writer in writers]
+    assert codes == [0, 0]
+    assert len(seen) > 1
+    assert len(list(tmp_path.glob("gen-*"))) == 1
+
+
+Change = st.tuples(st.integers(1, 30), st.one_of(st.none(), st.integers(0, 20)))
+
+
+@settings(deadline=None)
+@given(first=st.lists(Change, max_size=40), then=st.lists(Change, max_size=40), split=st.integers(1, 50))
+def test_topping_up_equals_rebuilding(
+    first: list[tuple[int, int | None]], then: list[tuple[int, int | None]], split: int
+) -> None:
+    def changes(log: list[tuple[int, int | None]]) -> list[store.Change]:
+        return [(key, None if pick is None else lattice([pick], 4)[0]) for key, pick in log]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_SYNC_ROWS", split)
+        index, stamp = store.sync_index(ExactIndex(4), replace(STAMP, seq=0, size=0), changes(first), 5)
+        # the overlap is applied again, as after a crash between a top-up and its stamp
+        index, stamp = store.sync_index(index, stamp, changes(first[-3:] + then), 9)
+    final: dict[int, int | None] = dict(first)
+    final.update(first[-3:] + then)
+    live = sorted(key for key, pick in final.items() if pick is not None)
+    rebuilt = ExactIndex(4)
+    if live:
+        rebuilt.add(live, lattice([final[key] or 0 for key in live], 4))
+    assert index.ids().tolist() == live
+    assert (stamp.seq, stamp.size) == (9, len(live))
+    assert_same(index.search(QUERY, 40), rebuilt.search(QUERY, 40))
+
+
+def test_a_topped_up_index_saves_what_a_rebuilt_one_would(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    vectors = unit(rng, 40, 12)
+    store.save(tmp_path / "a", (index := ExactIndex(12)), STAMP)
+    index.add(np.arange(30), vectors[:30])
+    store.save(tmp_path / "a", index, STAMP)
+    found = store.load(tmp_path / "a")
+    assert found is not None
+    changes: list[store.Change] = [(int(i), vectors[i]) for i in (35, 31, 3)]
+    index, stamp = store.sync_index(found[0], found[1], [*changes, (4, None), (99, None)], 11)  # type: ignore[assignment]
+    store.save(tmp_path / "a", index, stamp)
+    fresh = ExactIndex(12)
+    live = [i for i in range(30) if i != 4] + [31, 35]
+    fresh.add(live, vectors[live])
+    store.save(tmp_path / "b", fresh, stamp)
+    for name in ("ids.i64", "vectors.f32", "sums.u32"):
+        (one,), (two,) = (tmp_path / "a").rglob(name), (tmp_path / "b").rglob(name)
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_save_pays_when_nothing_is_kept_or_a_tenth_has_changed() -> None:
+    index = ExactIndex(4)
+    assert store.worth_saving(index, None)
+    assert not store.worth_saving(index, 0)
+    index.add(np.arange(100), lattice(list(range(100)), 4))
+    assert store.worth_saving(index, 0)
+    assert store.worth_saving(index, 900)
+    assert not store.worth_saving(index, 1000)
