@@ -39,9 +39,10 @@ class Population:
     """A fitted distribution of coordinates; ``draw`` takes points from it.
 
     Attributes:
-        mean, std: (k,). factor: (k, k) with ``factor @ factorᵀ`` the covariance, for ``full``.
-        axes: (q, q) rows are what one unit of each unmixed axis does to the q leading components; donors: (n, q) the identities' values
-            on them; bandwidths: (q,) the width of each axis's kernel.  For ``unmixed``.
+        mean, std: (k,).
+        factor: (k, k) with ``factor @ factorᵀ`` the covariance. For ``full``.
+        axes: (q, q) rows are what one unit of each unmixed axis does to the q leading components.
+        donors: (n, q) the identities' values on those axes. bandwidths: (q,) the kernel of each. For ``unmixed``.
     """
 
     shape: Shape

@@ -1,0 +1,300 @@
+"""Photos in, pictures out: decoding whatever people have, masks, contact sheets, marked PNGs.
+
+A photo becomes an upright sRGB square of the model's size.  What can be made sense of is (rotation flags, CMYK,
+palettes, transparency, 16-bit, animations, very large files), with a note where something was decided for the user;
+the rest is one ``BadImage``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.errors import BadImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+MIN_SIDE: Final = 16
+MAX_PIXELS: Final = 200_000_000
+MAX_BYTES: Final = 500_000_000
+SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+"""IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
+METADATA_KEY: Final = "w2w-registry"
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded photo: square pixels (size, size, 3) uint8 sRGB, digest of the file, what was decided on the way."""
+
+    pixels: Pixels
+    sha256: str
+    notes: tuple[str, ...] = ()
+
+
+def find_photos(path: Path) -> list[Path]:
+    """The photos directly in a folder, sorted by name; or the file itself.
+
+    Raises:
+        BadImage: no such file, or a folder without pictures.
+    """
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise BadImage(path=str(path), reason="no such file or folder")
+    found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise BadImage(path=str(path), reason="the folder has no pictures", hint="looked for " + " ".join(SUFFIXES))
+    return found
+
+
+def load_photo(path: Path, size: int) -> Photo:
+    """The photo at ``path`` as an upright square of ``size`` pixels: the largest centred square of it.
+
+    Raises:
+        BadImage: not a picture, damaged, or too small or too large to use.
+    """
+    data = _read(path)
+    image, notes = _open(path, data, size)
+    square = _centre_square(image)
+    from PIL import Image
+
+    pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
+    if int(np.ptp(pixels, axis=(0, 1)).max()) < 4:
+        notes = (*notes, "the picture is one flat colour: nothing can be recognised in it")
+    return Photo(pixels, sha256(data).hexdigest(), notes)
+
+
+def load_mask(path: Path, photo: Path, size: int) -> tuple[NDArray[np.float32], str]:
+    """A mask (size, size) in [0, 1], white where the identity is, cropped as the photo is; and the file's digest.
+
+    Raises:
+        BadImage: not a picture, of another shape than the photo, or with (almost) nothing marked.
+    """
+    data = _read(path)
+    image, _ = _open(path, data, size, grey=True)
+    other, _ = _open(photo, _read(photo), size)
+    ratio = (image.width / image.height) / (other.width / other.height)
+    if not 0.97 < ratio < 1.03:
+        raise BadImage(
+            path=str(path),
+            reason=f"the mask is {image.width}×{image.height}, the photo {other.width}×{other.height}",
+            hint="make the mask from the photo itself, in the same shape",
+        )
+    from PIL import Image
+
+    square = _centre_square(image).resize((size, size), Image.Resampling.BOX)
+    mask = np.asarray(square, np.float32) / np.float32(255.0)
+    check_mask(mask, str(path))
+    return mask, sha256(data).hexdigest()
+
+
+def check_mask(mask: NDArray[np.float32], where: str) -> None:
+    """Raises BadImage when fewer than one pixel in 200 is marked."""
+    share = float((mask > 0.5).mean())
+    if share < 0.005:
+        raise BadImage(
+            path=where,
+            reason="there is no face region under the mask" if share == 0 else f"the mask marks only {share:.2%}",
+            hint="paint the identity white on black",
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.is_dir():
+            raise BadImage(path=str(path), reason="is a folder, not a picture")
+        if path.stat().st_size > MAX_BYTES:
+            raise BadImage(path=str(path), reason=f"larger than {MAX_BYTES // 1_000_000} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImage(path=str(path), reason=error.strerror or str(error)) from None
+    if not data:
+        raise BadImage(path=str(path), reason="the file is empty")
+    return data
+
+
+def _open(path: Path, data: bytes, size: int, *, grey: bool = False) -> tuple[PilImage, tuple[str, ...]]:
+    """The first frame, upright, as RGB (or L), reduced while decoding when the file is much larger than needed."""
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    notes: list[str] = []
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at 89 and refuses at 179 megapixels; the limit here is one clear error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: PilImage = Image.open(io.BytesIO(data))
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too many", hint="scale it down")
+            if min(width, height) < MIN_SIDE:
+                raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too few")
+            if getattr(image, "n_frames", 1) > 1:
+                notes.append("animated: the first frame is used")
+                image.seek(0)
+            if image.format == "JPEG" and not grey:
+                image.draft("RGB", (4 * size, 4 * size))
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            image = _to_srgb(image, notes)
+            if max(image.size) > 8 * size:
+                image = image.reduce(max(1, min(image.size) // (4 * size)))
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(path=str(path), reason="not a picture, or of a kind that is not supported") from None
+    except Image.DecompressionBombError:
+        raise BadImage(path=str(path), reason="too many pixels", hint="scale it down") from None
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
+        # What Pillow's decoders raise on damaged files, by format.
+        raise BadImage(path=str(path), reason=f"damaged picture ({error})") from None
+    return (image.convert("L") if grey else image), tuple(notes)
+
+
+def _to_srgb(image: PilImage, notes: list[str]) -> PilImage:
+    from PIL import Image, ImageCms
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image, np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("values that are not numbers")
+        # Nothing in the file says what white is: take the smallest usual range that holds every value.
+        ranges = (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0)
+        top = next((r for r in ranges if values.max() <= r), float(values.max()))
+        return Image.fromarray(np.clip(values / top * 255.0, 0, 255).astype(np.uint8), "L").convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        if int(np.asarray(rgba.getchannel("A")).min()) < 255:
+            notes.append("transparent parts are shown on grey")
+        back = Image.new("RGBA", rgba.size, (128, 128, 128, 255))
+        return Image.alpha_composite(back, rgba).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if profile and image.mode in ("RGB", "CMYK"):
+        try:
+            changed = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            if changed is not None:
+                return changed
+        except (ImageCms.PyCMSError, OSError):
+            notes.append("the colour profile is damaged and was ignored")
+    return image.convert("RGB")
+
+
+def _centre_square(image: PilImage) -> PilImage:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return image.crop((left, top, left + side, top + side))
+
+
+# -- pictures out ------------------------------------------------------------------------------------
+def png_bytes(pixels: Pixels, metadata: Mapping[str, Any]) -> bytes:
+    """A PNG of (H, W, 3) uint8 that says what it is: ``metadata`` as JSON, and the mark of AI-made pictures as XMP.
+
+    The mark is ``Iptc4xmpExt:DigitalSourceType`` = trainedAlgorithmicMedia, which platforms and the EU AI Act's code of
+    practice look for; the XMP packet stands in the ``XML:com.adobe.xmp`` iTXt chunk as its specification wants.
+    """
+    from PIL import Image, PngImagePlugin
+
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", _xmp(metadata))
+    info.add_itxt(METADATA_KEY, json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False))
+    info.add_text("Software", "w2w-registry")
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", pnginfo=info)
+    return out.getvalue()
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What ``png_bytes`` embedded; empty when there is nothing.
+
+    Raises:
+        BadImage: not a picture.
+    """
+    image, _ = _open_raw(path)
+    text = getattr(image, "text", {}).get(METADATA_KEY)
+    if text is None:
+        return {}
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _open_raw(path: Path) -> tuple[PilImage, bytes]:
+    from PIL import Image, UnidentifiedImageError
+
+    data = _read(path)
+    try:
+        image = Image.open(io.BytesIO(data))
+        image.load()
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise BadImage(path=str(path), reason=str(error)) from None
+    return image, data
+
+
+def _xmp(metadata: Mapping[str, Any]) -> str:
+    about = quoteattr(json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False))
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:w2w="https://w2w-registry.invalid/ns/1.0/" '
+        f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}" xmp:CreatorTool="w2w-registry" w2w:generation={about}/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
+    )
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Pixels]],
+    *,
+    row_labels: Sequence[str] = (),
+    column_labels: Sequence[str] = (),
+    cell: int = 128,
+    gap: int = 4,
+) -> Pixels:
+    """Pictures in a labelled grid, (H, W, 3) uint8 on white; small pictures are enlarged without smoothing."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.load_default(size=12)
+    columns = max((len(r) for r in rows), default=0)
+    if not columns:
+        raise ValueError("a contact sheet needs at least one picture")
+    left = gap + (max((int(font.getlength(t)) for t in row_labels), default=0) + gap if row_labels else 0)
+    lines = [_fit(t, font, cell) for t in column_labels]
+    top = gap + (18 if column_labels else 0)
+    sheet = Image.new("RGB", (left + columns * (cell + gap), top + len(rows) * (cell + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for x, text in enumerate(lines):
+        pen.text((left + x * (cell + gap), 2), text, fill="black", font=font)
+    for y, row in enumerate(rows):
+        if y < len(row_labels):
+            pen.text((gap, top + y * (cell + gap) + cell // 2 - 6), row_labels[y], fill="black", font=font)
+        for x, pixels in enumerate(row):
+            image = Image.fromarray(pixels)
+            kind = Image.Resampling.NEAREST if max(image.size) <= cell else Image.Resampling.LANCZOS
+            scale = cell / max(image.size)
+            image = image.resize((round(image.width * scale), round(image.height * scale)), kind)
+            sheet.paste(image, (left + x * (cell + gap), top + y * (cell + gap)))
+    return np.asarray(sheet, np.uint8)
+
+
+def _fit(text: str, font: Any, width: int) -> str:
+    while text and font.getlength(text) > width:
+        text = text[:-1]
+    return text
