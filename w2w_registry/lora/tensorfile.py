@@ -170,7 +170,7 @@ def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
     if not stat.S_ISREG(info.st_mode):
         raise BadLora(path=str(path), reason="not a regular file")
     try:
-        stream = open(path, "rb")  # noqa: SIM115: its own errors are told apart from the reader's
+        stream = open(path, "rb")  # noqa: SIM115
     except OSError as error:
         raise BadLora(path=str(path), reason=why(error)) from None
     with stream:
