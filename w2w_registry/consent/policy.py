@@ -1,0 +1,300 @@
+"""May this be done, for this purpose, with likenesses of these subjects, now? Pure: time and rules are arguments.
+
+The rules, in the order they are applied to each subject upstream:
+
+1. A record that is live (given, begun, not over) and whose scope covers use, purpose, territory, and derivatives
+   or publication where these are touched, allows. Each record stands alone: two halves do not make a whole.
+2. Otherwise, what ``Rules.unknown`` lists may still be done (by default: taken in and searched, nothing that makes
+   or shows pictures), unless a record was withdrawn, invalidated or disputed, or says no to that very use.
+3. Otherwise it is denied, with a reason per record.
+
+The whole is allowed only when every subject upstream allows it. So withdrawing, invalidating, narrowing or letting
+a record run out, and adding one more subject, never allow more than before (tests/consent hold this as a property).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from w2w_registry.consent.records import DERIVING, ConsentRecord, Status, Use, countries
+from w2w_registry.errors import SettingError
+from w2w_registry.records import ConsentState, Kind
+
+WORLD = "world"
+"""The territory of what is put on the Hub."""
+
+
+class ReasonCode(StrEnum):
+    """Why a record, or the lack of one, does not allow."""
+
+    NO_SUBJECT = "no-subject"
+    NO_RECORD = "no-record"
+    REQUESTED = "only-requested"
+    NOT_YET = "not-yet-valid"
+    EXPIRED = "expired"
+    DISPUTED = "disputed"
+    WITHDRAWN = "withdrawn"
+    INVALIDATED = "invalidated"
+    PURPOSE = "purpose-not-granted"
+    FORBIDDEN_PURPOSE = "purpose-forbidden"
+    USE = "use-not-granted"
+    FORBIDDEN_USE = "use-forbidden"
+    DERIVATIVES = "derivatives-not-granted"
+    PUBLICATION = "publication-not-granted"
+    TERRITORY = "territory-not-granted"
+    VERSION_BLOCKED = "version-blocked"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason of a decision; ``str()`` of it is ``subject: code (detail)``."""
+
+    code: ReasonCode
+    subject: str | None
+    record_id: str | None = None
+    detail: str | None = None
+    through: str | None = None
+
+    def __str__(self) -> str:
+        who = self.subject or "nobody named"
+        via = f" [through {self.through}]" if self.through else ""
+        return f"{who}: {self.code}" + (f" ({self.detail})" if self.detail else "") + via
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The ``[policy]`` table of registry.toml.
+
+    ``purpose``: what an operation is for when nothing else is said. ``territory``: where this registry works.
+    ``unknown``: uses open to likenesses without valid consent. ``likeness_kinds``: kinds of identity that depict
+    somebody even when no subject is named.
+    """
+
+    purpose: str = "research"
+    territory: str | None = None
+    unknown: frozenset[Use] = frozenset({Use.REGISTER, Use.SEARCH, Use.TRAIN, Use.INVERT})
+    likeness_kinds: frozenset[Kind] = frozenset({Kind.PERSON})
+
+    @classmethod
+    def from_settings(cls, table: Mapping[str, Any]) -> Rules:
+        """Read ``purpose``, ``territory``, ``unknown`` and ``likeness_kinds``; other keys belong to other readers.
+
+        Raises:
+            SettingError: an unknown use or kind, or a value of the wrong type.
+        """
+        default = cls()
+        try:
+            return cls(
+                purpose=_text(table, "purpose", default.purpose) or default.purpose,
+                territory=_text(table, "territory", None),
+                unknown=frozenset(Use(u) for u in _texts(table, "unknown", default.unknown)),
+                likeness_kinds=frozenset(Kind(k) for k in _texts(table, "likeness_kinds", default.likeness_kinds)),
+            )
+        except ValueError as error:
+            raise SettingError(setting="[policy]", value=dict(table), reason=str(error)) from None
+
+
+def _text(table: Mapping[str, Any], key: str, default: str | None) -> str | None:
+    value = table.get(key, default)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{key} must be a text")
+    return value
+
+
+def _texts(table: Mapping[str, Any], key: str, default: Iterable[str]) -> list[str]:
+    value = table.get(key)
+    if value is None:
+        return list(default)
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise ValueError(f"{key} must be a list of texts")
+    return value
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """One subject upstream of what is operated on, with all its records.
+
+    ``subject`` is None when somebody is depicted and nobody is named. ``derived``: whether the likeness comes
+    through an edit or a mix (so that leave for derivatives is needed to use it at all). ``through``: the version
+    that brought it in.
+    """
+
+    subject: str | None
+    records: tuple[ConsentRecord, ...] = ()
+    derived: bool = False
+    through: str | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Allowed or not, why, and the records relied on (id → digest of the record as it was)."""
+
+    allowed: bool
+    use: Use
+    purpose: str
+    at: datetime
+    reasons: tuple[Reason, ...] = ()
+    relied_on: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[Reason, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Subjects who stand in the way."""
+        return tuple(sorted({r.subject for r in self.reasons if r.subject is not None}))
+
+
+def decide(
+    use: Use,
+    upstream: Sequence[Upstream],
+    rules: Rules,
+    now: datetime,
+    *,
+    purpose: str | None = None,
+    territory: str | None = None,
+    fitted_on: Sequence[Upstream] = (),
+) -> Decision:
+    """Decide on one use.
+
+    Args:
+        use: what is to be done; ``EDIT`` and ``MIX`` need leave for derivatives, ``PUBLISH`` for publication.
+        upstream: every subject of the versions touched and of all their ancestors; empty = nobody is depicted.
+        rules: what this registry does about the unknown.
+        now: the instant the decision holds for.
+        purpose: None = ``rules.purpose``.
+        territory: where the use takes place; None = ``rules.territory``, and the whole world for ``PUBLISH``.
+        fitted_on: subjects of the weight space worked in. Those whose consent has ended are warned about, not
+            denied: a space is a statistic over many, and cannot forget one without a refit.
+    """
+    what = purpose or rules.purpose
+    where = territory or (WORLD if use is Use.PUBLISH else rules.territory)
+    reasons: list[Reason] = []
+    warnings: list[Reason] = []
+    relied: dict[str, str] = {}
+    for source in upstream:
+        refusals: list[Reason] = []
+        covering = None
+        for record in source.records:
+            refusal = _refusal(record, use, what, where, source.derived, now, source.through)
+            if refusal is None:
+                covering = record
+                break
+            refusals.append(refusal)
+        if covering is not None:
+            relied[covering.record_id] = covering.digest()
+            continue
+        if not refusals:
+            code = ReasonCode.NO_SUBJECT if source.subject is None else ReasonCode.NO_RECORD
+            refusals = [Reason(code, source.subject, through=source.through)]
+        if use in rules.unknown and not any(_speaks_against(record, use) for record in source.records):
+            warnings += refusals
+        else:
+            reasons += refusals
+    for source in fitted_on:
+        warnings += [
+            Reason(_ENDED[record.status], source.subject, record.record_id, "in the fit set of the weight space")
+            for record in source.records
+            if record.status in _ENDED
+        ]
+    return Decision(
+        allowed=not reasons,
+        use=use,
+        purpose=what,
+        at=now,
+        reasons=tuple(dict.fromkeys(reasons)),
+        relied_on=tuple(sorted(relied.items())) if not reasons else (),
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+_ENDED: Mapping[Status, ReasonCode] = {
+    Status.WITHDRAWN: ReasonCode.WITHDRAWN,
+    Status.INVALIDATED: ReasonCode.INVALIDATED,
+}
+_NOT_LIVE: Mapping[Status, ReasonCode] = {
+    Status.REQUESTED: ReasonCode.REQUESTED,
+    Status.EXPIRED: ReasonCode.EXPIRED,
+    Status.DISPUTED: ReasonCode.DISPUTED,
+    **_ENDED,
+}
+
+
+def _refusal(
+    record: ConsentRecord, use: Use, purpose: str, where: str | None, derived: bool, now: datetime, through: str | None
+) -> Reason | None:
+    """The first reason why this record alone does not allow the use; None when it does."""
+    scope = record.scope
+
+    def no(code: ReasonCode, detail: str | None = None) -> Reason:
+        return Reason(code, record.subject, record.record_id, detail, through)
+
+    status = record.status_at(now)
+    if status in _NOT_LIVE:
+        return no(_NOT_LIVE[status])
+    if scope.valid_from is not None and now < scope.valid_from:
+        return no(ReasonCode.NOT_YET, f"from {scope.valid_from:%Y-%m-%d}")
+    if use in scope.forbidden_uses:
+        return no(ReasonCode.FORBIDDEN_USE, use)
+    if purpose in scope.forbidden_purposes:
+        return no(ReasonCode.FORBIDDEN_PURPOSE, purpose)
+    if scope.uses is not None and use not in scope.uses:
+        return no(ReasonCode.USE, use)
+    if not scope.any_purpose and purpose not in scope.purposes:
+        return no(ReasonCode.PURPOSE, purpose)
+    if (derived or use in DERIVING) and not scope.allows_derivatives:
+        return no(ReasonCode.DERIVATIVES)
+    if use is Use.PUBLISH and not scope.publication:
+        return no(ReasonCode.PUBLICATION)
+    if scope.territory is not None and (where is None or where == WORLD or not _inside(where, scope.territory)):
+        return no(ReasonCode.TERRITORY, where or "the registry's territory is not set")
+    return None
+
+
+def _inside(where: str, territory: tuple[str, ...]) -> bool:
+    return countries((where,)) <= countries(territory)
+
+
+def _speaks_against(record: ConsentRecord, use: Use) -> bool:
+    """Whether a record, live or not, takes ``use`` out of what the unknown may have done to them."""
+    scope = record.scope
+    return (
+        record.status in {Status.WITHDRAWN, Status.INVALIDATED, Status.DISPUTED}
+        or use in scope.forbidden_uses
+        or (scope.uses is not None and use not in scope.uses)
+    )
+
+
+_WORST_FIRST = (
+    ConsentState.WITHDRAWN,
+    ConsentState.INVALIDATED,
+    ConsentState.EXPIRED,
+    ConsentState.REQUESTED,
+    ConsentState.UNKNOWN,
+    ConsentState.GRANTED,
+)
+
+
+def subject_state(records: Iterable[ConsentRecord], now: datetime) -> ConsentState:
+    """One word for one subject: granted when any record is live, else the gravest of what the records say."""
+    found = {ConsentState.UNKNOWN}
+    for record in records:
+        status = record.status_at(now)
+        if status is Status.GIVEN:
+            begun = record.scope.valid_from is None or record.scope.valid_from <= now
+            if begun:
+                return ConsentState.GRANTED
+            found.add(ConsentState.REQUESTED)
+        elif status is Status.DISPUTED:
+            found.add(ConsentState.INVALIDATED)
+        else:
+            found.add(ConsentState(status.value))
+    return next(state for state in _WORST_FIRST if state in found)
+
+
+def combined_state(states: Iterable[ConsentState]) -> ConsentState:
+    """One word for everyone upstream: the gravest of theirs; ``not-needed`` when nobody is depicted."""
+    found = set(states) - {ConsentState.NOT_NEEDED}
+    return next((state for state in _WORST_FIRST if state in found), ConsentState.NOT_NEEDED)

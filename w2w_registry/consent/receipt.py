@@ -1,0 +1,170 @@
+"""Receipts for people and machines: JSON-LD in the words of W3C DPV and ISO/IEC TS 27560, and Markdown.
+
+A receipt holds ids and digests only, so it can be published beside a model (``consent.json``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from w2w_registry.consent.records import ConsentRecord, Status, to_json
+from w2w_registry.consent.withdrawal import Tombstone, Withdrawal, remains
+from w2w_registry.records import iso
+
+CONTEXT: dict[str, Any] = {
+    "dpv": "https://w3id.org/dpv#",
+    "dct": "http://purl.org/dc/terms/",
+    "w2w": "urn:w2w-registry:terms#",
+    "identifier": "dct:identifier",
+    "subject": "dpv:hasDataSubject",
+    "status": "dpv:hasConsentStatus",
+    "purposes": "dpv:hasPurpose",
+    "controllers": "dpv:hasDataController",
+    "recipients": "dpv:hasRecipient",
+    "notice": "dpv:hasNotice",
+    "jurisdiction": "dpv:hasJurisdiction",
+    "data_categories": "dpv:hasPersonalData",
+    "storage_location": "dpv:hasLocation",
+    "retention": "dpv:hasStorageCondition",
+    "language": "dct:language",
+    "issued": "dct:issued",
+    "schema_version": "dct:conformsTo",
+}
+"""JSON-LD context; terms it does not list are this project's own and are left to ``w2w:``."""
+
+_DPV_STATUS = {
+    Status.REQUESTED: "dpv:ConsentRequested",
+    Status.GIVEN: "dpv:ConsentGiven",
+    Status.EXPIRED: "dpv:ConsentExpired",
+    Status.DISPUTED: "dpv:ConsentUnknown",
+    Status.WITHDRAWN: "dpv:ConsentWithdrawn",
+    Status.INVALIDATED: "dpv:ConsentInvalidated",
+}
+
+
+def receipt(record: ConsentRecord, now: datetime) -> dict[str, Any]:
+    """The receipt of one record as JSON-LD; ``record`` inside is the record bit for bit (``digest`` is its digest)."""
+    full = to_json(record)
+    return {
+        "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
+        "@type": "dpv:ConsentRecord",
+        "identifier": record.record_id,
+        "schema_version": record.schema_version,
+        "issued": iso(now),
+        "subject": record.subject,
+        "status": _DPV_STATUS[record.status_at(now)],
+        "purposes": list(record.scope.purposes),
+        "digest": record.digest(),
+        **{k: v for k, v in full["notice"].items() if k in CONTEXT and v is not None},
+        "record": full,
+    }
+
+
+def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str, Any]:
+    """What goes with a published model: per record its id, digest, status and scope; no subject, no evidence."""
+    return {
+        "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
+        "issued": iso(now),
+        "records": [
+            {
+                "@type": "dpv:ConsentRecord",
+                "identifier": record.record_id,
+                "digest": record.digest(),
+                "status": _DPV_STATUS[record.status_at(now)],
+                "scope": to_json(record)["scope"],
+            }
+            for record in sorted(records, key=lambda r: r.record_id)
+        ],
+    }
+
+
+def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
+    """The receipt for reading."""
+    scope, notice = record.scope, record.notice
+    rows = [
+        ("Record", record.record_id),
+        ("Subject", record.subject),
+        ("Given by", record.guardian or "the subject"),
+        ("State", record.status_at(now)),
+        ("Purposes", ", ".join(scope.purposes)),
+        ("Uses", "all the purposes need" if scope.uses is None else ", ".join(scope.uses)),
+        ("Not allowed", ", ".join((*scope.forbidden_uses, *scope.forbidden_purposes)) or "–"),
+        ("Derivatives", "allowed" if scope.allows_derivatives else "not allowed"),
+        ("Publication", "allowed" if scope.publication else "not allowed"),
+        ("Territory", "worldwide" if scope.territory is None else ", ".join(scope.territory)),
+        ("From", _day(scope.valid_from) or "at once"),
+        ("Until", _day(scope.expires_at) or "withdrawn"),
+        ("Compensation", record.compensation or "none recorded"),
+        ("Notice", notice.notice or "none recorded"),
+        ("Controllers", ", ".join(notice.controllers) or "none recorded"),
+        ("Recipients", ", ".join(notice.recipients) or "none recorded"),
+        ("Data", ", ".join(notice.data_categories)),
+        ("Retention", notice.retention or "none recorded"),
+        ("Jurisdiction", notice.jurisdiction or "none recorded"),
+        ("Evidence (SHA-256)", record.evidence_digest or "none recorded"),
+        ("To withdraw", notice.withdrawal_method),
+        ("Digest", record.digest()),
+    ]
+    lines = [f"# Consent receipt {record.record_id}", "", f"Issued {iso(now)}.", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {_cell(str(value))} |" for name, value in rows]
+    lines += ["", "## History", "", "| when | what | state | by |", "| --- | --- | --- | --- |"]
+    lines += [f"| {iso(e.at)} | {e.kind} | {e.status} | {_cell(e.entity)} |" for e in record.events]
+    return "\n".join(lines) + "\n"
+
+
+def withdrawal_receipt(withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime) -> dict[str, Any]:
+    """What was done, what could not be undone, and what to do about that."""
+    return {
+        "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
+        "@type": "dpv:WithdrawConsent",
+        "issued": iso(completed),
+        "subject": withdrawal.subject,
+        "asked": iso(withdrawal.at),
+        "erased": withdrawal.erase,
+        "protected": withdrawal.protect,
+        "records": list(withdrawal.records),
+        "versions": [v.ref for v in withdrawal.versions],
+        "releases_queued": [{"repo": r.repo, "commit": r.commit} for r in withdrawal.releases],
+        "files_purged": len(withdrawal.purged_artifacts),
+        "recipients": list(withdrawal.recipients),
+        "remains": [{"what": what, "do": do} for what, do in remains(withdrawal)],
+        "tombstone": stone.digest(),
+    }
+
+
+def withdrawal_markdown(withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime) -> str:
+    """The withdrawal receipt for reading."""
+    own = sum(not v.derived for v in withdrawal.versions)
+    derived = len(withdrawal.versions) - own
+    done = [
+        f"{len(withdrawal.records)} consent records withdrawn",
+        f"{own} models and {derived} made from them taken out of service and out of search",
+    ]
+    if withdrawal.releases:
+        done.append(f"{len(withdrawal.releases)} releases queued for takedown")
+    if withdrawal.erase:
+        done.append(f"coordinates of {len(withdrawal.versions)} models erased")
+        done.append(f"{len(withdrawal.purged_artifacts)} files erased")
+    if withdrawal.protect:
+        done.append("a do-not-recreate reference kept: new models too near are refused at the door")
+    lines = [f"# Withdrawal of {withdrawal.subject}", ""]
+    lines += [f"Asked {iso(withdrawal.at)}, done {iso(completed)}.", "", "## Done", ""]
+    lines += [f"- {line}" for line in done]
+    left = remains(withdrawal)
+    if left:
+        lines += ["", "## What cannot be taken back", ""]
+        lines += [f"- {what}\n  {do}" for what, do in left]
+    if withdrawal.recipients:
+        lines += ["", "## To be told", "", *(f"- {r}" for r in withdrawal.recipients)]
+    lines += ["", f"Tombstone: {stone.digest()}"]
+    return "\n".join(lines) + "\n"
+
+
+def _day(moment: datetime | None) -> str | None:
+    return None if moment is None else f"{moment:%Y-%m-%d}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

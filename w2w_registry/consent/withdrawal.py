@@ -1,0 +1,206 @@
+"""What a withdrawal does, as values: the plan first, then (elsewhere) its performance step by step.
+
+Blocking is one transaction and comes first: from then on nothing that depicts the subject is served. Every later
+step can be done again without harm, so a withdrawal that stopped half-way is resumed by doing what is left, and
+one that is asked for twice finds nothing left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from w2w_registry.records import digest_of, iso
+
+
+class Step(StrEnum):
+    """Steps in the order they are performed."""
+
+    BLOCK = "block"
+    TAKEDOWN = "takedown"
+    ERASE = "erase-coordinates"
+    PURGE = "purge-files"
+    RECEIPT = "receipt"
+
+
+@dataclass(frozen=True)
+class AffectedVersion:
+    """A version that depicts the subject, itself (``derived`` False) or through edits and mixes."""
+
+    version_id: int
+    ref: str
+    derived: bool
+    state: str
+    artifacts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AffectedRelease:
+    """A publication of an affected version."""
+
+    release_id: int
+    repo: str
+    commit: str | None
+    version_id: int
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """The plan: everything that will be touched, in canonical order.
+
+    ``kept_artifacts`` are files of affected versions that others hold too, and which therefore stay. ``spaces`` are
+    weight spaces fitted with the subject's versions: they cannot forget by themselves.
+    """
+
+    subject: str
+    erase: bool
+    protect: bool
+    at: datetime
+    steps: tuple[Step, ...]
+    records: tuple[str, ...]
+    versions: tuple[AffectedVersion, ...]
+    releases: tuple[AffectedRelease, ...]
+    purged_artifacts: tuple[str, ...]
+    kept_artifacts: tuple[str, ...]
+    spaces: tuple[str, ...]
+    recipients: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--dry-run --json``."""
+        return {
+            "subject": self.subject,
+            "erase": self.erase,
+            "protect": self.protect,
+            "steps": [str(s) for s in self.steps],
+            "records": list(self.records),
+            "versions": [
+                {"id": v.version_id, "ref": v.ref, "derived": v.derived, "state": v.state} for v in self.versions
+            ],
+            "releases": [{"id": r.release_id, "repo": r.repo, "commit": r.commit} for r in self.releases],
+            "purged_artifacts": list(self.purged_artifacts),
+            "kept_artifacts": list(self.kept_artifacts),
+            "spaces": list(self.spaces),
+            "recipients": list(self.recipients),
+        }
+
+
+def plan(
+    subject: str,
+    now: datetime,
+    *,
+    records: Iterable[str],
+    versions: Iterable[AffectedVersion],
+    releases: Iterable[AffectedRelease],
+    shared_artifacts: Iterable[str],
+    spaces: Iterable[str],
+    recipients: Iterable[str],
+    erase: bool,
+    protect: bool,
+    done: Sequence[Step] = (),
+) -> Withdrawal:
+    """Plan what is left of a withdrawal.
+
+    Args:
+        records: ids of the subject's records that can still be withdrawn.
+        shared_artifacts: digests that unaffected versions hold as well.
+        erase: whether files and coordinates go for good, not only out of service.
+        protect: whether the subject wants a do-not-recreate reference kept.
+        done: steps performed before, by the same withdrawal, which are not planned again.
+    """
+    affected = tuple(sorted(versions, key=lambda v: v.version_id))
+    published = tuple(sorted(releases, key=lambda r: r.release_id))
+    shared = set(shared_artifacts)
+    held = sorted({digest for v in affected for digest in v.artifacts}) if erase else []
+    wanted = [Step.BLOCK]
+    if published:
+        wanted.append(Step.TAKEDOWN)
+    if erase:
+        wanted += [Step.ERASE, Step.PURGE]
+    wanted.append(Step.RECEIPT)
+    return Withdrawal(
+        subject=subject,
+        erase=erase,
+        protect=protect,
+        at=now,
+        steps=tuple(step for step in wanted if step not in done),
+        records=tuple(sorted(records)),
+        versions=affected,
+        releases=published,
+        purged_artifacts=tuple(d for d in held if d not in shared),
+        kept_artifacts=tuple(d for d in held if d in shared),
+        spaces=tuple(sorted(spaces)),
+        recipients=tuple(sorted(recipients)),
+    )
+
+
+@dataclass(frozen=True)
+class Tombstone:
+    """What is left once all is erased: that something was, when it went, and how much. Names nobody.
+
+    ``subject_digest`` is salted with the withdrawal's own random salt: whoever knows the subject's id can check that
+    this was its withdrawal, nobody else can tell whose it was.
+    """
+
+    subject_digest: str
+    at: str
+    versions: int
+    releases: int
+    files: int
+    erased: bool
+
+    def digest(self) -> str:
+        return digest_of(self.__dict__)
+
+
+def tombstone(withdrawal: Withdrawal, salt: str) -> Tombstone:
+    """The tombstone of a performed withdrawal; ``salt``: 32 random bytes as hex."""
+    return Tombstone(
+        subject_digest=digest_of({"salt": salt, "subject": withdrawal.subject}),
+        at=iso(withdrawal.at),
+        versions=len(withdrawal.versions),
+        releases=len(withdrawal.releases),
+        files=len(withdrawal.purged_artifacts),
+        erased=withdrawal.erase,
+    )
+
+
+def is_tombstone_of(stone: Tombstone, subject: str, salt: str) -> bool:
+    """Whether ``stone`` marks the withdrawal of ``subject``."""
+    return stone.subject_digest == digest_of({"salt": salt, "subject": subject})
+
+
+def remains(withdrawal: Withdrawal) -> tuple[tuple[str, str], ...]:
+    """What cannot be taken back, and what to do about it: pairs for the receipt, in plain words."""
+    left: list[tuple[str, str]] = []
+    if withdrawal.releases:
+        left.append(
+            (
+                "Copies of published files that others downloaded before the takedown are out of reach.",
+                "The recipients below are to be told; the takedown's state: w2w-reg releases.",
+            )
+        )
+    for space in withdrawal.spaces:
+        left.append(
+            (
+                f"The weight space {space} was fitted with models of this subject and holds a trace of them.",
+                f"Fit it again without them: w2w-reg space refit {space} --without {withdrawal.subject}",
+            )
+        )
+    if withdrawal.kept_artifacts:
+        left.append(
+            (
+                f"{len(withdrawal.kept_artifacts)} files are also held by models of other subjects and stay.",
+                "Review those models: w2w-reg audit query unexplained",
+            )
+        )
+    if not withdrawal.erase:
+        left.append(
+            (
+                "Files and coordinates are kept out of service, not erased.",
+                f"To erase them for good: w2w-reg consent withdraw {withdrawal.subject} --erase",
+            )
+        )
+    return tuple(left)
