@@ -64,10 +64,18 @@ def _expand(given: str) -> Iterator[Path]:
     if not glob.has_magic(given) or os.path.lexists(given):
         yield Path(given)
         return
-    hits = sorted(glob.glob(given, recursive=True))
-    yield from map(Path, hits)
-    if not hits:
-        yield Path(given)
+    pattern = Path(given)
+    try:
+        # pathlib's ** does not follow links (glob's does, and never ends in a pair of loops) but sees hidden entries.
+        hits = sorted(Path(pattern.anchor).glob(str(pattern.relative_to(pattern.anchor))))
+    except ValueError:  # ** inside a name
+        hits = []
+    hits = [hit for hit in hits if _hidden(hit) <= _hidden(pattern)]
+    yield from hits or [pattern]
+
+
+def _hidden(path: Path) -> int:
+    return sum(part.startswith(".") and part != ".." for part in path.parts)
 
 
 def _under(path: Path) -> list[Path]:

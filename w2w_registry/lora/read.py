@@ -21,6 +21,7 @@ from w2w_registry.lora.tensorfile import (
     DTYPE_NAMES,
     Header,
     TensorData,
+    brief,
     is_pickle_name,
     read_header,
     read_tensors,
@@ -225,12 +226,12 @@ def _keys(path: Path, header: Header) -> dict[str, KeyParts]:
         if kinds and "kohya name" not in kinds[0]:
             raise BadLora(path=str(path), reason=kinds[0])
         if not any(parts.role != "alpha" for parts in keys.values()) and reason == "not a LoRA tensor":
-            raise BadLora(path=str(path), reason=f"not a LoRA: its tensors are model weights ({_short(key)})")
-        raise BadLora(path=str(path), reason=f"{_short(key)} is {reason}")
+            raise BadLora(path=str(path), reason=f"not a LoRA: its tensors are model weights ({brief(key)})")
+        raise BadLora(path=str(path), reason=f"{brief(key)} is {reason}")
     adapters = sorted({parts.adapter for parts in keys.values() if parts.adapter is not None})
     if len(adapters) > 1:
         raise BadLora(
-            path=str(path), reason=f"holds several adapters ({', '.join(map(_short, adapters[:4]))}): save one per file"
+            path=str(path), reason=f"holds several adapters ({', '.join(map(brief, adapters[:4]))}): save one per file"
         )
     if all(parts.part != "unet" for parts in keys.values()):
         raise BadLora(path=str(path), reason="changes only the text encoder, not the UNet")
@@ -249,15 +250,15 @@ def _collect(
             ignored[f"{parts.part}.{parts.module}"] = None
         elif parts.role == "alpha":
             if array.size != 1 or not float(array.reshape(-1)[0]) > 0:
-                raise BadLora(path=str(path), reason=f"{_short(key)} is not one positive number")
+                raise BadLora(path=str(path), reason=f"{brief(key)} is not one positive number")
             alphas[parts.module] = float(array.reshape(-1)[0])
         elif (parts.module, parts.role) in tensors:
-            raise BadLora(path=str(path), reason=f"two tensors for {_short(parts.module)} {parts.role}")
+            raise BadLora(path=str(path), reason=f"two tensors for {brief(parts.module)} {parts.role}")
         else:
             tensors[(parts.module, parts.role)] = array
     strays = [m for m in alphas if (m, "A") not in tensors]
     if strays:
-        raise BadLora(path=str(path), reason=f"{_short(strays[0])} has an alpha but no factors")
+        raise BadLora(path=str(path), reason=f"{brief(strays[0])} has an alpha but no factors")
     return tensors, alphas, tuple(ignored)
 
 
@@ -265,16 +266,12 @@ def _check_pairs(path: Path, tensors: Mapping[TensorKey, NDArray[np.float32]]) -
     for module, factor in tensors:
         other: Literal["A", "B"] = "B" if factor == "A" else "A"
         if (module, other) not in tensors:
-            raise BadLora(path=str(path), reason=f"{_short(module)} has its {factor} but no {other}")
+            raise BadLora(path=str(path), reason=f"{brief(module)} has its {factor} but no {other}")
     for module in {m for m, _ in tensors}:
         a, b = tensors[(module, "A")].shape, tensors[(module, "B")].shape
         fits = len(a) == len(b) and len(a) in (2, 4) and a[0] == b[1] and a[0] > 0 and math.prod(a) * math.prod(b) > 0
         if not fits or (len(b) == 4 and b[2:] != (1, 1)):
-            raise BadLora(path=str(path), reason=f"{_short(module)}: shapes A {a} and B {b} do not make a LoRA")
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 120 else text[:117] + "…"
+            raise BadLora(path=str(path), reason=f"{brief(module)}: shapes A {a} and B {b} do not make a LoRA")
 
 
 # -- settings: alpha and base model -------------------------------------------------------------
@@ -322,13 +319,13 @@ def _alphas_from_config(path: Path, config: Mapping[str, Any], ranks: Mapping[st
 
     kind = config.get("peft_type")
     if kind is not None and kind != "LORA":
-        raise bad(f"a {str(kind)[:40]} adapter, not a LoRA")
+        raise bad(f"a {brief(str(kind), 40)} adapter, not a LoRA")
     for name in _UNSUPPORTED:
         if config.get(name):
             raise bad(f"its settings use {name}, which is more than a plain LoRA")
     init = str(config.get("init_lora_weights", "")).lower()
     if init.startswith(_BASE_CHANGING_INIT):
-        raise bad(f"trained with {init[:40]} initialisation, which changes the base weights too")
+        raise bad(f"trained with {brief(init, 40)} initialisation, which changes the base weights too")
     rank = _number(config.get("r"))
     alpha = _number(config.get("lora_alpha", 8))  # PEFT's own default
     if alpha is None or not 0 < alpha < math.inf:
@@ -339,11 +336,11 @@ def _alphas_from_config(path: Path, config: Mapping[str, Any], ranks: Mapping[st
     for module, actual in ranks.items():
         said = _lookup(rank_for, module, rank)
         if said is not None and said != actual:
-            raise bad(f"the settings say rank {said:g} for {_short(module)}, its tensors have {actual}")
+            raise bad(f"the settings say rank {said:g} for {brief(module)}, its tensors have {actual}")
         value = _lookup(alpha_for, module, alpha)
         assert value is not None
         if not 0 < value < math.inf:
-            raise bad(f"alpha of {_short(module)} is not a positive number")
+            raise bad(f"alpha of {brief(module)} is not a positive number")
         alphas[module] = value * math.sqrt(actual) if config.get("use_rslora") else value
     return alphas
 
@@ -368,14 +365,14 @@ def _patterns(path: Path, table: Any, name: str) -> list[tuple[re.Pattern[str], 
     for key, raw in table.items():
         value = _number(raw)
         if value is None:
-            raise BadLora(path=str(path), reason=f"{name} of {_short(key)} is not a number")
+            raise BadLora(path=str(path), reason=f"{name} of {brief(key)} is not a number")
         try:
             if len(key) > 500 or not _SAFE_PATTERN.fullmatch(key):
                 raise re.error("too complicated")
             out.append((re.compile(rf"(?:.*\.)?(?:{key})"), value))
         except re.error:
             raise BadLora(
-                path=str(path), reason=f"{name} has a pattern that is not safe to try: {_short(key)}"
+                path=str(path), reason=f"{name} has a pattern that is not safe to try: {brief(key)}"
             ) from None
     return out
 

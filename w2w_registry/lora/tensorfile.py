@@ -89,6 +89,12 @@ def why(error: Exception) -> str:
     return str(error)
 
 
+def brief(text: str, limit: int = 120) -> str:
+    """A stranger's text as one short printable phrase."""
+    short = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
+
+
 def read_header(path: Path) -> Header:
     """The checked header alone; the data is not read.
 
@@ -226,14 +232,14 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(bad: Callable[[str], BadLora], name: str, raw: Any, data_size: int) -> TensorEntry:
-    short = name if len(name) <= 120 else name[:117] + "…"
+    short = brief(name)
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
         raise bad(f"broken header entry for {short}")
     shape, offsets, dtype = raw["shape"], raw["data_offsets"], raw["dtype"]
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
         raise bad(f"broken shape or offsets for {short}")
-    if dtype not in _ITEM_SIZE:
-        raise bad(f"{short} has dtype {str(dtype)[:20]}, expected fp32, fp16, bf16 or fp64")
+    if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
+        raise bad(f"{short} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16 or fp64")
     start, end = offsets
     if not start <= end <= data_size:
         raise bad(f"truncated: {short} claims bytes {start}-{end}, the file has {data_size}")
@@ -250,9 +256,9 @@ def _check_offsets(bad: Callable[[str], BadLora], entries: Mapping[str, TensorEn
     place = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start < place:
-            raise bad(f"overlapping tensors: {name[:120]} starts inside the one before it")
+            raise bad(f"overlapping tensors: {brief(name)} starts inside the one before it")
         if entry.start > place:
-            raise bad(f"{entry.start - place} bytes before {name[:120]} belong to no tensor")
+            raise bad(f"{entry.start - place} bytes before {brief(name)} belong to no tensor")
         place = entry.end
     if place != data_size:
         raise bad(f"{data_size - place} bytes at the end belong to no tensor")
@@ -270,7 +276,7 @@ def _decode(path: Path, name: str, entry: TensorEntry, data: bytes) -> NDArray[n
         with np.errstate(over="ignore"):
             values = np.frombuffer(data, kind, count, entry.start).astype(np.float32)
     if not np.isfinite(values).all():
-        raise BadLora(path=str(path), reason=f"{name[:120]} contains NaN or Inf")
+        raise BadLora(path=str(path), reason=f"{brief(name)} contains NaN or Inf")
     values = values.reshape(entry.shape)
     values.flags.writeable = False
     return values

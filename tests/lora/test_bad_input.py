@@ -1,0 +1,315 @@
+"""Every bad file gives BadLora with one line that names what is wrong; nothing is executed or allocated."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.lora.loras import MODULES, make_tensors, raw_file, st_file
+from w2w_registry.errors import BadLora
+from w2w_registry.lora import read_lora, write_lora
+
+M = MODULES[0]
+A, B = f"unet.{M}.lora_A.weight", f"unet.{M}.lora_B.weight"
+
+
+def entry(shape: list[int], start: int, dtype: str = "F32") -> dict[str, Any]:
+    size = int(np.prod(shape)) * (4 if dtype == "F32" else 2)
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, start + size]}
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(BadLora) as caught:
+        read_lora(path)
+    reason: str = caught.value.fields["reason"]
+    assert caught.value.fields["path"]
+    assert "\n" not in reason
+    assert len(reason) < 300
+    return reason
+
+
+def changed(path: Path, **changes: np.ndarray | None) -> Path:
+    arrays: dict[str, np.ndarray] = {f"unet.{m}.lora_{f}.weight": a for (m, f), a in make_tensors().items()}
+    for name, value in changes.items():
+        key = {"a": A, "b": B}.get(name, name)
+        if value is None:
+            del arrays[key]
+        else:
+            arrays[key] = value
+    return st_file(path, arrays)
+
+
+def test_missing_and_odd_paths(tmp_path: Path) -> None:
+    assert refused(tmp_path / "none.safetensors") == "no such file or folder"
+    assert "too long" in refused(tmp_path / ("x" * 10_000))
+    assert "null" in refused(Path(f"{tmp_path}/a\0b"))
+    assert "holds no LoRA" in refused(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert "loop" in refused(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "not a regular file" in refused(tmp_path / "pipe.safetensors")
+
+
+def test_unreadable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = changed(tmp_path / "x.safetensors")
+    real = open
+
+    def deny(file: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(file) == str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(file, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", deny)
+    assert "no permission" in refused(path)
+
+
+def test_unicode_names_are_fine(tmp_path: Path) -> None:
+    path = changed(tmp_path / "Zoë – 名前.safetensors")
+    assert read_lora(path).path == path
+
+
+def test_empty_and_truncated_at_every_length(tmp_path: Path) -> None:
+    whole = changed(tmp_path / "x.safetensors").read_bytes()
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(b"")
+    assert "empty" in refused(cut)
+    for length in [*range(1, 400, 7), *range(400, len(whole), 97), len(whole) - 1]:
+        cut.write_bytes(whole[:length])
+        assert refused(cut)
+
+
+def test_huge_header_claim(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 100 * 2**30) + b"{}")
+    assert "header claims 107374182400 bytes" in refused(path)
+    path.write_bytes(struct.pack("<Q", 2**64 - 1) + b"{}")
+    assert "header claims" in refused(path)
+    huge = tmp_path / "sparse.safetensors"
+    with open(huge, "wb") as stream:
+        stream.write(struct.pack("<Q", 2 * 10**9))
+        stream.truncate(3 * 10**9)
+    assert "more than" in refused(huge)
+
+
+def test_huge_tensor_claim(tmp_path: Path) -> None:
+    table = {A: {"dtype": "F32", "shape": [1, 2**40], "data_offsets": [0, 2**42]}}
+    assert "truncated" in refused(raw_file(tmp_path / "x.safetensors", table))
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b"not json", "not valid JSON"),
+        (b"[1]", "not a table"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"[" * 50_000, "not valid JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+        (b'{"x": 1, "x": 2}', "not valid JSON"),
+        (b"{}", "holds no tensors"),
+        (b'{"__metadata__": {"a": 1}}', "metadata"),
+        (b'{"__metadata__": {"format": "pt"}}', "holds no tensors"),
+        (b'{"x": 1}', "broken header entry"),
+        (b'{"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 0]}}', "broken shape"),
+        (b'{"x": {"dtype": "F32", "shape": [true], "data_offsets": [0, 0]}}', "broken shape"),
+        (b'{"x": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 0]}}', "broken shape"),
+        (b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}', "truncated"),
+        (b'{"x": {"dtype": "I64", "shape": [1], "data_offsets": [0, 8]}}', "dtype I64"),
+        (b'{"x": {"dtype": "F8_E4M3", "shape": [1], "data_offsets": [0, 1]}}', "dtype F8_E4M3"),
+        (b'{"a\\nb": 1}', "broken header entry for a\ufffdb"),
+        (b'{"x": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}', "dtype"),
+    ],
+)
+def test_broken_headers(tmp_path: Path, header: bytes, words: str) -> None:
+    assert words in refused(raw_file(tmp_path / "x.safetensors", header, b""))
+
+
+def test_offsets(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    both = {A: entry([1, 4], 0), B: entry([4, 1], 16)}
+    assert read_lora(raw_file(path, both, bytes(32))).layout().dim == 8
+    assert "overlapping" in refused(raw_file(path, both | {B: entry([4, 1], 8)}, bytes(32)))
+    assert "belong to no tensor" in refused(raw_file(path, both | {B: entry([4, 1], 20)}, bytes(36)))
+    assert "at the end" in refused(raw_file(path, both, bytes(40)))
+    assert "has shape (1, 5) but 16 bytes" in refused(
+        raw_file(path, both | {A: entry([1, 4], 0) | {"shape": [1, 5]}}, bytes(32))
+    )
+
+
+def test_names_of_ten_thousand_characters(tmp_path: Path) -> None:
+    assert refused(st_file(tmp_path / "x.safetensors", {"x" * 10_000: np.zeros(1, np.float32)}))
+    name = "unet.down_blocks." + "y" * 10_000
+    arrays = {f"{name}.lora_A.weight": np.zeros((1, 2), np.float32)}
+    assert "no B" in refused(st_file(tmp_path / "y.safetensors", arrays))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_not_finite(tmp_path: Path, value: float) -> None:
+    bad = np.ones((1, 16), np.float32)
+    bad[0, 3] = value
+    assert "NaN or Inf" in refused(changed(tmp_path / "x.safetensors", a=bad))
+
+
+def test_shapes_and_missing_factors(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    assert "has its A but no B" in refused(changed(path, b=None))
+    assert "has its B but no A" in refused(changed(path, a=None))
+    assert "do not make a LoRA" in refused(changed(path, a=np.ones((2, 16), np.float32)))
+    assert "do not make a LoRA" in refused(changed(path, a=np.ones(16, np.float32)))
+    assert "do not make a LoRA" in refused(changed(path, a=np.ones((1, 0), np.float32)))
+    assert "do not make a LoRA" in refused(
+        changed(path, a=np.ones((1, 2, 3, 3), np.float32), b=np.ones((4, 1, 3, 3), np.float32))
+    )
+
+
+def test_not_a_lora(tmp_path: Path) -> None:
+    weights = {"conv_in.weight": np.zeros((4, 4, 3, 3), np.float32), "conv_in.bias": np.zeros(4, np.float32)}
+    assert refused(st_file(tmp_path / "x.safetensors", weights)).startswith("not a LoRA")
+    assert "not a LoRA tensor" in refused(
+        changed(tmp_path / "y.safetensors", **{"unet.conv_in.weight": np.zeros(4, np.float32)})
+    )
+    (tmp_path / "notes.txt").write_text("hello, this is not a LoRA at all")
+    assert refused(tmp_path / "notes.txt")
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        (f"unet.{M}.lora_magnitude_vector", "DoRA"),
+        ("lora_unet_mid_block_attentions_0_proj_in.dora_scale", "DoRA"),
+        ("lora_unet_mid_block_attentions_0_proj_in.hada_w1_a", "LoHa"),
+        ("lora_unet_mid_block_attentions_0_proj_in.lokr_w1", "LoKr"),
+        ("lora_unet_mid_block_attentions_0_proj_in.lora_mid.weight", "Tucker"),
+        ("lora_unet_no_such_place.lora_down.weight", "known UNet"),
+        ("unet.weird", "not a LoRA tensor"),
+        ("something.lora_A.weight", "not the name of a UNet module"),
+    ],
+)
+def test_other_adapters_are_refused_by_name(tmp_path: Path, key: str, kind: str) -> None:
+    assert kind in refused(changed(tmp_path / "x.safetensors", **{key: np.ones((1, 1), np.float32)}))
+
+
+class Boom:
+    def __reduce__(self) -> tuple[Callable[[str], Any], tuple[str]]:
+        return os.mkdir, (str(Boom.target),)
+
+    target: Path
+
+
+@pytest.mark.parametrize("name", ["lora.bin", "lora.pt", "lora.ckpt", "lora.safetensors", "lora.pkl"])
+def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
+    Boom.target = tmp_path / "executed"
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / name).write_bytes(pickle.dumps(Boom()))
+    assert "pickle" in refused(folder / name)
+    assert "pickle" in refused(folder)
+    assert not Boom.target.exists()
+
+
+def test_torch_zip_is_told_as_pickle(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
+    assert "pickle" in refused(tmp_path / "x.safetensors")
+
+
+def test_text_encoder_only(tmp_path: Path) -> None:
+    name = "lora_te_text_model_encoder_layers_0_self_attn_q_proj"
+    arrays = {
+        f"{name}.lora_down.weight": np.ones((1, 4), np.float32),
+        f"{name}.lora_up.weight": np.ones((4, 1), np.float32),
+    }
+    assert "only the text encoder" in refused(st_file(tmp_path / "x.safetensors", arrays))
+
+
+def test_mixed_formats_and_adapters(tmp_path: Path) -> None:
+    extra = {f"base_model.model.{MODULES[1]}.x.lora_A.weight": np.ones((1, 4), np.float32)}
+    assert "mixes key names" in refused(changed(tmp_path / "x.safetensors", **extra))
+    arrays = {
+        f"base_model.model.{m}.lora_{f}.{name}.weight": a
+        for (m, f), a in make_tensors().items()
+        for name in ("one", "two")
+    }
+    assert "several adapters (one, two)" in refused(st_file(tmp_path / "y.safetensors", arrays))
+
+
+def test_two_spellings_of_one_factor(tmp_path: Path) -> None:
+    extra = {f"unet.{M}.lora.down.weight": np.ones((1, 16), np.float32)}
+    assert "two tensors for" in refused(changed(tmp_path / "x.safetensors", **extra))
+
+
+def test_alpha_tensors(tmp_path: Path) -> None:
+    assert "positive" in refused(changed(tmp_path / "x.safetensors", **{f"unet.{M}.alpha": np.zeros(1, np.float32)}))
+    assert "positive" in refused(changed(tmp_path / "x.safetensors", **{f"unet.{M}.alpha": np.ones(2, np.float32)}))
+    stray = {"unet.conv_in.alpha": np.ones((), np.float32)}
+    assert "no factors" in refused(changed(tmp_path / "x.safetensors", **stray))
+
+
+@pytest.mark.parametrize(
+    ("settings_", "words"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "not a table"),
+        ({"peft_type": "LOHA", "r": 1, "lora_alpha": 1}, "LOHA adapter"),
+        ({"r": 1, "lora_alpha": 1, "use_dora": True}, "use_dora"),
+        ({"r": 1, "lora_alpha": 1, "modules_to_save": ["conv_in"]}, "modules_to_save"),
+        ({"r": 1, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}, "base weights"),
+        ({"r": 4, "lora_alpha": 1}, "rank 4"),
+        ({"r": 1, "lora_alpha": "27"}, "lora_alpha"),
+        ({"r": 1, "lora_alpha": -1}, "lora_alpha"),
+        ({"r": 1, "lora_alpha": float("nan")}, "lora_alpha"),
+        ({"r": 1, "lora_alpha": 1, "alpha_pattern": {"(a+)+$": 3}}, "not safe to try"),
+        ({"r": 1, "lora_alpha": 1, "alpha_pattern": {"[": 3}}, "not safe to try"),
+        ({"r": 1, "lora_alpha": 1, "alpha_pattern": {"to_q": "x"}}, "not a number"),
+        ({"r": 1, "lora_alpha": 1, "rank_pattern": [1]}, "not a table"),
+    ],
+)
+def test_settings_that_cannot_be_right(tmp_path: Path, settings_: Any, words: str) -> None:
+    write_lora(tmp_path / "one", make_tensors())
+    text = settings_ if isinstance(settings_, str) else json.dumps(settings_)
+    (tmp_path / "one" / "adapter_config.json").write_text(text)
+    assert words in refused(tmp_path / "one")
+
+
+def test_two_alphas_that_disagree(tmp_path: Path) -> None:
+    arrays = {f"base_model.model.{m}.lora_{f}.weight": a for (m, f), a in make_tensors().items()}
+    arrays[f"base_model.model.{M}.alpha"] = np.asarray(3.0, np.float32)
+    st_file(tmp_path / "one" / "adapter_model.safetensors", arrays)
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps({"r": 1, "lora_alpha": 27}))
+    assert "two alphas" in refused(tmp_path / "one")
+
+
+def test_folder_with_several(tmp_path: Path) -> None:
+    changed(tmp_path / "a.safetensors")
+    st_file(tmp_path / "vae.safetensors", {"decoder.weight": np.ones(3, np.float32)})
+    assert read_lora(tmp_path).files == (tmp_path / "a.safetensors",)
+    changed(tmp_path / "b.safetensors")
+    assert "2 LoRA files" in refused(tmp_path)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(st.data())
+def test_flipped_bytes_never_crash(tmp_path: Path, data: st.DataObject) -> None:
+    """Any damage to the header is refused or read; it is never another exception."""
+    path = tmp_path / "x.safetensors"
+    if not path.exists():
+        changed(path)
+    whole = bytearray(path.read_bytes())
+    header = int.from_bytes(whole[:8], "little") + 8
+    for place, value in data.draw(
+        st.lists(st.tuples(st.integers(0, header - 1), st.integers(0, 255)), min_size=1, max_size=4)
+    ):
+        whole[place] = value
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(bytes(whole))
+    with contextlib.suppress(BadLora):
+        read_lora(damaged)

@@ -1,0 +1,91 @@
+"""Candidates: folders, nested folders, globs, links; stable, each once, with legal names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.lora.loras import make_tensors
+from w2w_registry.lora import find_loras, suggest_name, write_lora
+from w2w_registry.records import MAX_NAME, check_name
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    tensors = make_tensors()
+    for name in ("p0002", "p0001"):
+        write_lora(root / "loras" / name, tensors)
+    write_lora(root / "deep" / "er" / "d1", tensors, fmt="diffusers")
+    write_lora(root / "k1.safetensors", tensors, fmt="kohya")
+    write_lora(root / "deep" / "k2", tensors, fmt="kohya")
+    (root / "notes.txt").write_text("no")
+    (root / ".cache").mkdir()
+    (root / ".cache" / "x.safetensors").write_bytes(b"")
+    (root / "deep" / "up").symlink_to(root)
+    (root / "around").symlink_to(root / "around")
+    return root
+
+
+def test_a_tree(tree: Path) -> None:
+    found = find_loras([tree])
+    assert [c.name for c in found] == ["d1", "k2", "k1", "p0001", "p0002"]
+    assert all(c.path.exists() for c in found)
+    assert found == find_loras([tree])
+
+
+def test_each_place_once(tree: Path) -> None:
+    assert find_loras([tree, tree / "loras", str(tree / "k1.safetensors")]) == find_loras([tree])
+    assert [c.name for c in find_loras([tree / "loras" / "p0001", tree])][:2] == ["p0001", "d1"]
+
+
+def test_globs(tree: Path) -> None:
+    assert [c.name for c in find_loras([f"{tree}/loras/p*"])] == ["p0001", "p0002"]
+    assert [c.name for c in find_loras([f"{tree}/**/*1"])] == ["d1", "p0001"]
+    (missing,) = find_loras([f"{tree}/nothing-*"])
+    assert missing.path == Path(f"{tree}/nothing-*")
+    literal = tree / "odd[1]"
+    write_lora(literal, make_tensors())
+    assert [c.path for c in find_loras([literal])] == [literal]
+
+
+def test_what_holds_nothing_stays_to_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "adapter_model.bin").write_bytes(b"x")
+    paths = [tmp_path / "empty", tmp_path / "none.safetensors", tmp_path / "pickled"]
+    assert [c.path for c in find_loras(paths)] == paths
+    assert [c.path for c in find_loras([f"{tmp_path}/a\0b"])] == [Path(f"{tmp_path}/a\0b")]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("x/p0007", "p0007"),
+        ("x/p0007/adapter_model.safetensors", "p0007"),
+        ("x/p0007/pytorch_lora_weights.safetensors", "p0007"),
+        ("x/alice v2.safetensors", "alice-v2"),
+        ("x/Zoë.safetensors", "Zoë"),
+        ("x/名前", "名前"),
+        ("x/--odd--.safetensors", "odd"),
+        ("x/@@@.safetensors", "unnamed"),
+        ("x/weights.v1.5.safetensors", "weights.v1.5"),
+    ],
+)
+def test_names(path: str, name: str) -> None:
+    assert suggest_name(Path(path)) == name
+
+
+@given(st.text(st.characters(blacklist_characters="/\0", blacklist_categories=("Cs",)), min_size=1, max_size=400))
+def test_names_are_always_legal(text: str) -> None:
+    name = suggest_name(Path("folder") / text)
+    assert check_name(name) == name
+
+
+def test_long_names_stay_apart() -> None:
+    one, two = suggest_name(Path("a" * 300 + "1")), suggest_name(Path("a" * 300 + "2"))
+    assert one != two
+    assert max(len(one), len(two)) <= MAX_NAME
