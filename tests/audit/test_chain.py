@@ -4,6 +4,7 @@ import hashlib
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from w2w_registry.audit.chain import GENESIS, event_hash
 
 BODY = {"seq": 1, "at": "2026-01-31T12:00:00.000000Z", "actor": "curator", "action": "version.add", "data": {"id": 7}}

@@ -1,0 +1,158 @@
+"""Merkle trees of RFC 9162 §2.1: root, inclusion and consistency proofs, and their verification.
+
+Leaves are bytes (here: event hashes); ``0x00`` and ``0x01`` in front keep leaves and nodes apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+EMPTY_ROOT = hashlib.sha256(b"").digest()
+
+
+def leaf_hash(leaf: bytes) -> bytes:
+    """§2.1.1: SHA-256 of ``0x00 || leaf``."""
+    return hashlib.sha256(b"\x00" + leaf).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """§2.1.1: SHA-256 of ``0x01 || left || right``."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+class Frontier:
+    """The right edge of a growing tree: its root after each leaf, in memory that grows with the logarithm."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[bytes] = []
+
+    def append(self, leaf: bytes) -> None:
+        """Add the next leaf."""
+        node = leaf_hash(leaf)
+        size = self.size
+        while size & 1:
+            node = node_hash(self._peaks.pop(), node)
+            size >>= 1
+        self._peaks.append(node)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """§2.1.1: MTH of the leaves so far."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        node = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            node = node_hash(peak, node)
+        return node
+
+
+def root(leaves: Iterable[bytes]) -> bytes:
+    """§2.1.1: MTH(leaves)."""
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier.append(leaf)
+    return frontier.root()
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """§2.1.3.1: PATH(index, leaves): the nodes that lead from one leaf to the root.
+
+    Raises:
+        IndexError: no such leaf.
+    """
+    if not 0 <= index < len(leaves):
+        raise IndexError(index)
+    path: list[bytes] = []
+    start, end = 0, len(leaves)
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            path.append(root(leaves[middle:end]))
+            end = middle
+        else:
+            path.append(root(leaves[start:middle]))
+            start = middle
+    return tuple(reversed(path))
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> bool:
+    """§2.1.3.2: whether ``leaf`` is number ``index`` of the tree with ``size`` leaves and root ``expected``."""
+    if not 0 <= index < size:
+        return False
+    position, last, node = index, size - 1, leaf_hash(leaf)
+    for sibling in proof:
+        if last == 0:
+            return False
+        if position & 1 or position == last:
+            node = node_hash(sibling, node)
+            while not position & 1 and position:
+                position >>= 1
+                last >>= 1
+        else:
+            node = node_hash(node, sibling)
+        position >>= 1
+        last >>= 1
+    return last == 0 and node == expected
+
+
+def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ...]:
+    """§2.1.4.1: PROOF(old_size, leaves): that the first ``old_size`` leaves are still what they were.
+
+    Raises:
+        IndexError: ``old_size`` is not between 1 and the number of leaves.
+    """
+    if not 1 <= old_size <= len(leaves):
+        raise IndexError(old_size)
+    proof: list[bytes] = []
+    start, end, whole = 0, len(leaves), True
+    wanted = old_size
+    while wanted != end - start:
+        middle = _split(end - start)
+        if wanted <= middle:
+            proof.append(root(leaves[start + middle : end]))
+            end = start + middle
+        else:
+            proof.append(root(leaves[start : start + middle]))
+            start += middle
+            wanted -= middle
+            whole = False
+    if not whole:
+        proof.append(root(leaves[start:end]))
+    return tuple(reversed(proof))
+
+
+def verify_consistency(old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
+    """§2.1.4.2: whether the tree of ``new_size`` leaves extends the one of ``old_size``."""
+    if old_size == new_size:
+        return not proof and old_root == new_root
+    if not 0 < old_size < new_size or not proof:
+        return False
+    path = list(proof)
+    if old_size & (old_size - 1) == 0:
+        path.insert(0, old_root)
+    first, last = old_size - 1, new_size - 1
+    while first & 1:
+        first >>= 1
+        last >>= 1
+    old_node = new_node = path[0]
+    for sibling in path[1:]:
+        if last == 0:
+            return False
+        if first & 1 or first == last:
+            old_node = node_hash(sibling, old_node)
+            new_node = node_hash(sibling, new_node)
+            while not first & 1 and first:
+                first >>= 1
+                last >>= 1
+        else:
+            new_node = node_hash(new_node, sibling)
+        first >>= 1
+        last >>= 1
+    return last == 0 and old_node == old_root and new_node == new_root
+
+
+def _split(count: int) -> int:
+    """The largest power of two smaller than ``count`` (k in the RFC)."""
+    return 1 << ((count - 1).bit_length() - 1)
