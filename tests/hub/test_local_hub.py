@@ -55,9 +55,7 @@ def test_commit_history_and_download(hub: LocalHub, api: HfApi, tmp_path: Path) 
     folder = api.snapshot_download("acme/r", cache_dir=tmp_path)
     assert (Path(folder) / "dir/b.txt").read_bytes() == b"x"
     with pytest.raises(HfHubHTTPError) as stale:
-        api.create_commit(
-            "acme/r", [CommitOperationAdd("c", b"1")], commit_message="late", parent_commit=first.oid
-        )
+        api.create_commit("acme/r", [CommitOperationAdd("c", b"1")], commit_message="late", parent_commit=first.oid)
     assert stale.value.response.status_code == 412
     assert api.model_info("acme/r").sha == second.oid
     assert hub.leaked_tokens == []
@@ -207,7 +205,11 @@ def test_faults(hub: LocalHub, api: HfApi, tmp_path: Path) -> None:
 
 def test_kill(hub: LocalHub) -> None:
     child = subprocess.Popen(
-        [sys.executable, "-c", f"import urllib.request as u; u.urlopen({hub.endpoint + '/api/models'!r}); print('alive')"],
+        [
+            sys.executable,
+            "-c",
+            f"import urllib.request as u; u.urlopen({hub.endpoint + '/api/models'!r}); print('alive')",
+        ],
         stdout=subprocess.PIPE,
     )
     hub.faults.add(Fault("kill", at=1, pid=child.pid))

@@ -143,7 +143,9 @@ class LocalHub:
             for method, pattern, function in _ROUTES:
                 match = pattern.match(request.path)
                 if match and (method == request.method or (method == "GET" and request.method == "HEAD")):
-                    return function(self, request, **{k: unquote(v) for k, v in match.groupdict().items() if v is not None})
+                    return function(
+                        self, request, **{k: unquote(v) for k, v in match.groupdict().items() if v is not None}
+                    )
         raise HubFault(404, f"Sorry, we can't find the page you are looking for: {request.path}")
 
     def _redirect(self, request: Request) -> Answer | None:

@@ -1,0 +1,502 @@
+"""The Hub through huggingface_hub: the only module that imports it.
+
+Thin on purpose: one library call per method, plus what the library leaves open. It retries uploads of blobs and
+listings by itself (``http_backoff``); everything else is retried here, bounded, on 429, 5xx and broken connections.
+Its errors become the registry's, with one reason each. The token comes from the library's usual places
+(``HF_TOKEN``, ``hf auth login``) and is kept out of every message.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError, UnsafeRepo
+from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
+from w2w_registry.hub.safety import check_files, header_problem, shorten
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+T = TypeVar("T")
+Sleep = Callable[[float], None]
+
+ATTEMPTS = 5
+LONGEST_WAIT = 60.0
+TIMEOUT = 60.0
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_TOKEN = re.compile(r"\b(?:hf_|api_)\w{8,}")
+_LARGE_UPLOAD = 8 << 20
+
+
+def connect(
+    endpoint: str | None = None,
+    *,
+    env: Mapping[str, str] = os.environ,
+    token: str | None = None,
+    sleep: Sleep = time.sleep,
+) -> Hub:
+    """The Hub to talk to: ``HF_ENDPOINT``, else ``endpoint`` (registry.toml's ``[hub]``), else huggingface.co.
+
+    With ``HF_HUB_OFFLINE`` set, a Hub that answers every question with a clear refusal.
+    """
+    where = env.get("HF_ENDPOINT") or endpoint or "https://huggingface.co"
+    if env.get("HF_HUB_OFFLINE", "").strip().upper() in {"1", "ON", "YES", "TRUE"}:
+        return OfflineHub(where)
+    return HubClient(where, token=token, sleep=sleep)
+
+
+class OfflineHub:
+    """The Hub in offline mode: nothing is asked of the network, and every call says so."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint.rstrip("/")
+
+    def _refuse(self, *args: Any, **options: Any) -> Any:
+        repo = args[0] if args and isinstance(args[0], str) else self.endpoint
+        raise HubError(
+            repo=repo, reason="offline mode is on, the Hub was not asked", status=None, hint="unset HF_HUB_OFFLINE"
+        )
+
+    whoami = state = listing = tags = create = set_access = commit = tag = untag = _refuse
+    read = download = erase_files = delete = _refuse
+
+
+class HubClient:
+    """A Hub reached over HTTP. ``token=None`` takes it from the usual places at every call."""
+
+    def __init__(
+        self, endpoint: str, *, token: str | None = None, sleep: Sleep = time.sleep, attempts: int = ATTEMPTS
+    ) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._token = token
+        self._sleep = sleep
+        self._attempts = attempts
+        self._made: HfApi | None = None
+
+    def __repr__(self) -> str:
+        return f"HubClient({self.endpoint!r})"
+
+    # -- reading -------------------------------------------------------------------------------
+    def whoami(self) -> Account:
+        data = self._call(self.endpoint, lambda api: api.whoami())
+        return Account(str(data["name"]), tuple(str(o["name"]) for o in data.get("orgs", ())))
+
+    def state(self, repo_id: str, revision: str | None = None) -> RepoState:
+        info = self._call(
+            repo_id, lambda api: api.model_info(repo_id, revision=revision, files_metadata=True), revision
+        )
+        files = tuple(
+            HubFile(s.rfilename, int(s.size or 0), str(s.blob_id or ""), s.lfs.sha256 if s.lfs else None)
+            for s in info.siblings or ()
+        )
+        card: dict[str, Any] = info.card_data.to_dict() if info.card_data is not None else {}  # type: ignore[no-untyped-call]
+        return RepoState(
+            info.id, str(info.sha), bool(info.private), bool(info.gated), files, card, tuple(info.tags or ())
+        )
+
+    def listing(
+        self, *, owner: str | None = None, tags: Sequence[str] = (), search: str | None = None
+    ) -> Iterator[Listed]:
+        found = self._call(
+            owner or self.endpoint,
+            lambda api: list(api.list_models(author=owner, filter=list(tags) or None, search=search, full=True)),
+            retry=False,
+        )
+        for info in found:
+            yield Listed(info.id, info.sha, bool(info.private), bool(info.gated), tuple(info.tags or ()))
+
+    def tags(self, repo_id: str) -> Mapping[str, str]:
+        refs = self._call(repo_id, lambda api: api.list_repo_refs(repo_id))
+        return {t.name: t.target_commit for t in refs.tags}
+
+    def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
+        check_files(repo_id, [file])
+        parts: list[bytes] = []
+        self._fetch(repo_id, commit, file, parts.append, lambda: parts.clear())
+        return b"".join(parts)
+
+    def download(
+        self, repo_id: str, commit: str, files: Sequence[HubFile], folder: Path, progress: Progress | None = None
+    ) -> None:
+        check_files(repo_id, files)
+        total, before = sum(f.size for f in files), 0
+        for file in files:
+            target = folder.joinpath(*file.path.split("/"))
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # x: a fresh file, so that nothing already there (a link above all) is ever written through.
+                with open(target, "xb") as stream:
+
+                    def write(chunk: bytes, stream: Any = stream, before: int = before) -> None:
+                        stream.write(chunk)
+                        if progress is not None:
+                            progress(before + stream.tell(), total)
+
+                    def restart(stream: Any = stream) -> None:
+                        stream.seek(0)
+                        stream.truncate()
+
+                    self._fetch(repo_id, commit, file, write, restart)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            except OSError as error:
+                raise StorageError(path=str(target), reason=error.strerror or str(error)) from error
+            before += file.size
+
+    # -- writing -------------------------------------------------------------------------------
+    def create(self, repo_id: str, *, private: bool) -> bool:
+        try:
+            self._call(repo_id, lambda api: api.create_repo(repo_id, private=private))
+        except Conflict:
+            return False
+        return True
+
+    def set_access(self, repo_id: str, *, private: bool | None = None, gated: bool | None = None) -> None:
+        gate: Any = None if gated is None else ("manual" if gated else False)
+        self._call(repo_id, lambda api: api.update_repo_settings(repo_id, private=private, gated=gate))
+
+    def commit(
+        self,
+        repo_id: str,
+        *,
+        parent: str,
+        add: Mapping[str, Content],
+        delete: Iterable[str] = (),
+        message: str,
+        description: str = "",
+        progress: Progress | None = None,
+    ) -> str:
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        gone = tuple(delete)
+        additions = [
+            CommitOperationAdd(path, str(content) if isinstance(content, Path) else content)
+            for path, content in add.items()
+        ]
+        self._upload(repo_id, additions, [size_of(c) for c in add.values()], progress)
+        deletions = [CommitOperationDelete(path, is_folder=False) for path in gone]
+        digests = {path: Digests.of(content) for path, content in add.items()}
+
+        def attempt(api: HfApi) -> str:
+            made = api.create_commit(
+                repo_id,
+                [*additions, *deletions],
+                commit_message=message,
+                commit_description=description,
+                parent_commit=parent,
+            )
+            return made.oid
+
+        def landed() -> str | None:
+            now = self.state(repo_id)
+            if now.commit == parent:
+                return None
+            there = {f.path: f for f in now.files}
+            same = all(p in there and there[p].holds(d) for p, d in digests.items())
+            if same and not any(p in there for p in gone):
+                return now.commit
+            raise Conflict(what="Hub repo", name=repo_id, reason="somebody else committed to it meanwhile; try again")
+
+        return self._call(repo_id, attempt, after_failure=landed)
+
+    def _upload(self, repo_id: str, additions: Sequence[Any], sizes: Sequence[int], progress: Progress | None) -> None:
+        """Send the blobs ahead of the commit, large ones one by one. The library retries and skips those it sent."""
+        sized = list(zip(additions, sizes, strict=True))
+        small = [(a, size) for a, size in sized if size < _LARGE_UPLOAD]
+        groups = [small] if small else []
+        groups += [[(a, size)] for a, size in sized if size >= _LARGE_UPLOAD]
+        done = 0
+        for group in groups:
+
+            def send(api: HfApi, group: list[tuple[Any, int]] = group) -> None:
+                api.preupload_lfs_files(repo_id, [a for a, _ in group], free_memory=False)
+
+            self._call(repo_id, send, retry=False)
+            done += sum(size for _, size in group)
+            if progress is not None:
+                progress(done, sum(sizes))
+
+    def tag(self, repo_id: str, tag: str, commit: str) -> None:
+        try:
+            self._call(repo_id, lambda api: api.create_tag(repo_id, tag=tag, revision=commit))
+        except Conflict:
+            found = self.tags(repo_id).get(tag)
+            if found != commit:
+                raise Conflict(
+                    what="Hub tag", name=f"{repo_id}@{tag}", reason="is taken by another commit", found=found
+                ) from None
+
+    def untag(self, repo_id: str, tag: str) -> None:
+        try:
+            self._call(repo_id, lambda api: api.delete_tag(repo_id, tag=tag))
+        except NotFound:
+            if tag in self.tags(repo_id):
+                raise
+
+    def erase_files(self, repo_id: str, keep: Mapping[str, bytes], message: str) -> None:
+        # Tags keep old commits alive, so they go first; then the tree, then LFS content, then the history.
+        for tag in self.tags(repo_id):
+            self.untag(repo_id, tag)
+        now = self.state(repo_id)
+        kept = {path: Digests.of(content) for path, content in keep.items()}
+        there = {f.path: f for f in now.files}
+        extra = [p for p in there if p not in kept and p != ".gitattributes"]
+        missing = {p: c for p, c in keep.items() if p not in there or not there[p].holds(kept[p])}
+        if extra or missing:
+            self.commit(repo_id, parent=now.commit, add=missing, delete=extra, message=message)
+        lfs = self._call(repo_id, lambda api: list(api.list_lfs_files(repo_id)), retry=False)
+        if lfs:
+            self._call(repo_id, lambda api: api.permanently_delete_lfs_files(repo_id, lfs))
+        self._call(repo_id, lambda api: api.super_squash_history(repo_id, commit_message=message))
+
+    def delete(self, repo_id: str) -> bool:
+        try:
+            self._call(repo_id, lambda api: api.delete_repo(repo_id))
+        except NotFound:
+            return False
+        return True
+
+    # -- one call ------------------------------------------------------------------------------
+    @property
+    def _api(self) -> HfApi:
+        if self._made is None:
+            from huggingface_hub import HfApi
+            from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
+
+            # Its warnings about retries and its bars would drown the one line a command prints.
+            logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+            disable_progress_bars()
+            self._made = HfApi(endpoint=self.endpoint, token=self._token, library_name="w2w-registry")
+        # The library sets no timeout of its own: a silent Hub would hang a command for ever. Its session is made
+        # anew after some failures, hence here and not once.
+        _session().timeout = TIMEOUT
+        return self._made
+
+    def _call(
+        self,
+        repo: str,
+        ask: Callable[[HfApi], T],
+        revision: str | None = None,
+        *,
+        retry: bool = True,
+        after_failure: Callable[[], T | None] | None = None,
+    ) -> T:
+        """``ask`` with bounded retries. ``after_failure`` is asked before a retry whether the effect is there."""
+        attempts = self._attempts if retry else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                return ask(self._api)
+            except RegistryError:
+                raise
+            except Exception as error:
+                trouble = self._translate(error, repo, revision)
+                wait = _wait(error, attempt)
+                if wait is None or attempt == attempts:
+                    raise trouble from None
+            self._sleep(wait)
+            if after_failure is not None and (found := after_failure()) is not None:
+                return found
+        raise AssertionError("unreachable")
+
+    def _fetch(
+        self, repo: str, commit: str, file: HubFile, write: Callable[[bytes], None], restart: Callable[[], None]
+    ) -> None:
+        """Stream one file to ``write``, resuming after a cut, never past its announced size; then check its digest."""
+        import hashlib
+
+        url = _resolve_url(self._api, repo, file.path, commit)
+        is_tensors = file.path.lower().endswith(".safetensors")
+        got, head, failures = 0, b"", 0
+        sha, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
+        def unsafe(reason: str) -> UnsafeRepo:
+            return UnsafeRepo(repo=repo, path=file.path, reason=f"{shorten(file.path)}: {reason}", status=None)
+
+        if is_tensors and (problem := header_problem(b"", file.size)):
+            raise unsafe(problem)
+        while True:
+            before = got
+            try:
+                with _stream(self._api, url, got) as response:
+                    if got and response.status_code == 200:
+                        restart()
+                        got, head, before = 0, b"", 0
+                        sha, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+                    for chunk in response.iter_bytes(1 << 16):
+                        got += len(chunk)
+                        if got > file.size:
+                            raise unsafe(f"more bytes than the {file.size} announced")
+                        if is_tensors and len(head) < 16:
+                            head = (head + chunk)[:16]
+                            if problem := header_problem(head, file.size):
+                                raise unsafe(problem)
+                        write(chunk)
+                        sha.update(chunk)
+                        git.update(chunk)
+                if got == file.size:
+                    break
+                raise unsafe(f"{got} bytes came, {file.size} were announced")
+            except (RegistryError, OSError) as error:
+                if isinstance(error, RegistryError) or not _from_network(error):
+                    raise
+                trouble: Exception = error
+            except Exception as error:
+                trouble = error
+            failures = 1 if got > before else failures + 1
+            wait = _wait(trouble, failures)
+            if wait is None or failures >= self._attempts:
+                raise self._translate(trouble, repo, commit) from None
+            self._sleep(wait)
+        if not HubFile(file.path, file.size, file.blob_id, file.sha256).holds(
+            Digests(sha.hexdigest(), git.hexdigest())
+        ):
+            raise unsafe("its content does not have the digest the Hub lists")
+
+    # -- errors --------------------------------------------------------------------------------
+    def _translate(self, error: Exception, repo: str, revision: str | None) -> RegistryError:
+        """The registry's error for one of the library's. Anything that is none of them is a bug and goes on."""
+        from huggingface_hub import errors as hf
+
+        status = _status(error)
+        if isinstance(error, hf.RevisionNotFoundError):
+            return NotFound(what="Hub revision", name=f"{repo}@{revision or 'main'}")
+        if isinstance(error, hf.GatedRepoError):
+            return HubError(
+                repo=repo,
+                reason="gated: its owner decides who may fetch it",
+                status=status,
+                hint=f"ask for access at {self.endpoint}/{repo}",
+            )
+        if isinstance(error, hf.EntryNotFoundError):
+            return NotFound(what="Hub file", name=f"{repo}@{revision or 'main'}")
+        if isinstance(error, hf.RepositoryNotFoundError):
+            if status == 401:
+                return HubError(
+                    repo=repo,
+                    reason="no such repo, or a private one and no token was given",
+                    status=status,
+                    hint="log in with `hf auth login` or set HF_TOKEN",
+                )
+            return NotFound(what="Hub repo", name=repo)
+        if isinstance(error, hf.LocalTokenNotFoundError):
+            return HubError(
+                repo=repo, reason="no token", status=None, hint="log in with `hf auth login` or set HF_TOKEN"
+            )
+        if isinstance(error, hf.OfflineModeIsEnabled):
+            return HubError(
+                repo=repo, reason="offline mode is on, the Hub was not asked", status=None, hint="unset HF_HUB_OFFLINE"
+            )
+        if isinstance(error, hf.HFValidationError):
+            return HubError(repo=repo, reason=f"not a repo id: {self._plain(error)}", status=None)
+        if status is not None and status in _STATUS:
+            reason, hint = _STATUS[status]
+            if status in (409, 412):
+                return Conflict(what="Hub repo", name=repo, reason=reason)
+            more = {"hint": hint} if hint else {}
+            return HubError(repo=repo, reason=reason, status=status, **more)
+        if status is not None and status >= 500:
+            return HubError(
+                repo=repo, reason=f"the Hub answered {status}", status=status, hint="try again later; `sync` goes on"
+            )
+        if status is not None:
+            return HubError(repo=repo, reason=self._plain(error), status=status)
+        if _from_network(error):
+            return HubError(
+                repo=repo,
+                reason=f"{self.endpoint} cannot be reached ({self._plain(error)})",
+                status=None,
+                hint="try again later; `sync` goes on",
+            )
+        if isinstance(error, RuntimeError) and error.__cause__ is not None:
+            # The library wraps what went wrong with one file of an upload.
+            return self._translate(error.__cause__, repo, revision)  # type: ignore[arg-type]
+        if isinstance(error, OSError):
+            return StorageError(path=str(error.filename or repo), reason=error.strerror or str(error))
+        if isinstance(error, ValueError):
+            return HubError(repo=repo, reason=self._plain(error), status=None)
+        raise error
+
+    def _plain(self, error: BaseException) -> str:
+        """An error's first words on one line, without anything that could be a token."""
+        text = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        if self._token:
+            text = text.replace(self._token, "…")
+        return shorten(_TOKEN.sub("…", " ".join(text.split())), 200)
+
+
+_STATUS: Mapping[int, tuple[str, str]] = {
+    400: ("the Hub calls the request malformed", ""),
+    401: ("the token is not accepted", "log in with `hf auth login` or set HF_TOKEN"),
+    402: ("the Hub asks for payment", ""),
+    403: ("the token may not do this", "use a token with write access to this namespace"),
+    404: ("not there", ""),
+    409: ("it exists already", ""),
+    412: ("somebody else committed to it meanwhile; try again", ""),
+    413: ("the Hub calls it too large", ""),
+    429: ("the Hub's rate limit is reached", "try again later; `sync` goes on"),
+    507: ("the Hub's storage quota is used up", ""),
+}
+
+
+def _session() -> Any:
+    """The library's HTTP client, which all its calls share."""
+    from huggingface_hub import get_session
+
+    return get_session()
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    code = getattr(response, "status_code", None)
+    return int(code) if code is not None else None
+
+
+def _from_network(error: BaseException) -> bool:
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+    return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) or type(error).__module__.startswith("httpx")
+
+
+def _wait(error: Exception, attempt: int) -> float | None:
+    """Seconds until a retry makes sense: what the Hub asked for, else 0.5, 1, 2, 4…; None when none does."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return None
+    status = _status(error)
+    if status is None and not _from_network(error):
+        return None
+    if status is not None and status not in _TRANSIENT:
+        return None
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    if asked.isdigit():
+        return float(asked) if float(asked) <= LONGEST_WAIT else None
+    return min(0.5 * 2.0 ** (attempt - 1), 8.0)
+
+
+def _resolve_url(api: HfApi, repo: str, path: str, commit: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repo, path, revision=commit, endpoint=api.endpoint)
+
+
+@contextmanager
+def _stream(api: HfApi, url: str, start: int) -> Iterator[Any]:
+    """A GET from byte ``start``; errors are raised as the library's."""
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
+
+    headers = build_hf_headers(token=api.token, library_name="w2w-registry")
+    headers["Accept-Encoding"] = "identity"
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    with _session().stream("GET", url, headers=headers) as response:
+        if response.status_code >= 400:
+            response.read()
+        hf_raise_for_status(response)
+        yield response
