@@ -1,0 +1,259 @@
+"""A diffusers UNet pipeline as the registry uses it: text and photos in, latents and pictures out.
+
+Stable Diffusion 1.x, 2.x and XL differ in how a prompt becomes what the UNet is conditioned on; everything else here is
+common.  Nothing is trained or merged: LoRAs are applied from outside (``bank.LoraBank``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.errors import DeviceError, MissingExtra, NotFound, SpaceMismatch, UsageError
+from w2w_registry.space.layout import Layout
+
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the UNet is told about one prompt: ``text`` (L, E), and SDXL's pooled embedding and sizes in ``added``."""
+
+    text: Tensor
+    added: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class DiffusionModel:
+    """An opened pipeline on a device. ``source`` and ``revision`` say which one, for provenance."""
+
+    pipe: Any
+    source: str
+    revision: str | None
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def unet(self) -> nn.Module:
+        return cast(nn.Module, self.pipe.unet)
+
+    @property
+    def scheduler(self) -> Any:
+        return self.pipe.scheduler
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square pictures the model was made for, in pixels."""
+        size = self.pipe.unet.config.sample_size
+        side = size if isinstance(size, int) else min(size)
+        return int(side) * int(self.pipe.vae_scale_factor)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.image_size // int(self.pipe.vae_scale_factor)
+        return int(self.pipe.unet.config.in_channels), side, side
+
+    def bank(self, layout: Layout) -> LoraBank:
+        """The LoRA modules of ``layout`` in this UNet.
+
+        Raises:
+            SpaceMismatch: the space was made for another kind of UNet.
+        """
+        try:
+            return LoraBank(self.unet, layout)
+        except ValueError as error:
+            raise SpaceMismatch(
+                path=self.source,
+                space="",
+                differences=(str(error),),
+                hint="the base model is not of the kind this space was fitted on",
+            ) from None
+
+    @torch.no_grad()
+    def encode_text(self, prompt: str) -> Conditioning:
+        """One prompt as the UNet reads it, without guidance."""
+        if hasattr(self.pipe, "text_encoder_2"):
+            text, _, pooled, _ = self.pipe.encode_prompt(
+                prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+            side = self.image_size
+            sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=text.dtype, device=self.device)
+            return Conditioning(text[0], {"text_embeds": pooled[0], "time_ids": sizes[0]})
+        text, _ = self.pipe.encode_prompt(
+            prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        return Conditioning(text[0])
+
+    @torch.no_grad()
+    def encode_images(self, pixels: NDArray[np.uint8], batch: int = 16) -> Tensor:
+        """(N, H, W, 3) uint8 → latents (N, C, h, w) float32, as the UNet wants them: the posterior's mode, scaled."""
+        vae = self.pipe.vae
+        home = next(vae.parameters()).dtype
+        # Half precision overflows in some VAEs (SDXL's says so itself); encoding happens once, so it can be exact.
+        vae.to(torch.float32)
+        try:
+            parts = []
+            for start in range(0, len(pixels), batch):
+                x = torch.from_numpy(pixels[start : start + batch].copy()).to(self.device, torch.float32)
+                x = x.permute(0, 3, 1, 2) / 127.5 - 1.0
+                parts.append(vae.encode(x).latent_dist.mode())
+        finally:
+            vae.to(home)
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        return (torch.cat(parts) - shift) * float(vae.config.scaling_factor)
+
+    @contextmanager
+    def conditioned(self, conditioning: Conditioning) -> Iterator[None]:
+        """Inside the block, UNet calls that pass only text get the rest of the conditioning (SDXL) as well."""
+        if not conditioning.added:
+            yield
+            return
+        added = dict(conditioning.added)
+
+        def add(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            rows = args[0].shape[0]
+            kwargs.setdefault(
+                "added_cond_kwargs", {k: v.to(args[0].dtype).expand(rows, *v.shape) for k, v in added.items()}
+            )
+            return args, kwargs
+
+        handle = self.unet.register_forward_pre_hook(add, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def autocast(self, bf16: bool) -> AbstractContextManager[Any]:
+        """bfloat16 for float32 weights where asked; half-precision weights need none."""
+        if bf16 and self.dtype == torch.float32:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()
+
+    @cached_property
+    def unet_digest(self) -> str:
+        """SHA-256 over the UNet's tensors, by name: which model it is, whatever file it came from."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.unet.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def versions(self) -> dict[str, str]:
+        """What made the result, for the operation record."""
+        import diffusers
+
+        found = {"model": self.source, "torch": torch.__version__, "diffusers": str(diffusers.__version__)}
+        found |= {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
+        return found | ({"model_revision": self.revision} if self.revision else {})
+
+
+def pick_device(device: Device = "auto") -> torch.device:
+    """Raises DeviceError when a GPU is asked for and there is none."""
+    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if device not in ("auto", "cuda"):
+        raise UsageError(reason=f"unknown device {device!r}", hint="one of: auto, cpu, cuda")
+    if not torch.cuda.is_available():
+        built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no GPU"
+        raise DeviceError(device="cuda", reason=built, hint="use --device cpu, or install a CUDA build of torch")
+    return torch.device("cuda")
+
+
+def pick_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """float32 on the CPU; on a GPU bfloat16 where the card has it, else float16."""
+    if precision != "auto":
+        if precision not in DTYPES:
+            raise UsageError(reason=f"unknown dtype {precision!r}", hint="one of: auto, " + ", ".join(DTYPES))
+        return DTYPES[precision]
+    if device.type == "cpu":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is a gain here: on GPUs, and on CPUs with instructions for it."""
+    if device.type != "cpu":
+        return True
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in checks)
+
+
+def load_model(
+    source: str | Path, *, revision: str | None = None, device: Device = "auto", dtype: Precision = "auto"
+) -> DiffusionModel:
+    """Open a pipeline folder, or a Hub id (from the local cache when it is there).
+
+    Raises:
+        NotFound: no such folder, and no such model on the Hub either.
+        MissingExtra, DeviceError: diffusers, a GPU or memory is missing.
+        UsageError: a pipeline without a UNet (DiT and flow models have other LoRA layouts).
+    """
+    try:
+        from diffusers import DiffusionPipeline
+        from diffusers.utils import logging
+    except ImportError:
+        raise MissingExtra(package="diffusers", extra="diffusion", feature="running a base model") from None
+    where, kind = pick_device(device), None
+    kind = pick_dtype(where, dtype)
+    name = str(source)
+    folder = Path(name)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise NotFound(what="diffusers pipeline (a folder with model_index.json)", name=name)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
+            index = DiffusionPipeline.load_config(name, revision=revision)
+            if "unet" not in index:
+                raise UsageError(reason=f"{name} is a {index.get('_class_name')}: it has no UNet")
+            more: dict[str, Any] = {"safety_checker": None} if "safety_checker" in index else {}
+            if "requires_safety_checker" in index:
+                more["requires_safety_checker"] = False
+            pipe = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=kind, **more).to(where)
+    except OSError as error:
+        # Transformers and diffusers answer every missing or unreachable model with OSError and a paragraph.
+        raise NotFound(what="base model", name=name, reason=str(error).splitlines()[0]) from None
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+    pipe.set_progress_bar_config(disable=True)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.eval().requires_grad_(False)
+    return DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
+
+
+def _snapshot(pipe: Any) -> str | None:
+    """The commit a Hub pipeline was loaded at, read off its place in the cache."""
+    parts = Path(str(getattr(pipe.unet.config, "_name_or_path", ""))).parts
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
+
+
+@contextmanager
+def memory_guard(device: torch.device, hint: str) -> Iterator[None]:
+    """Running out of memory inside the block is one DeviceError that says what to change."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        torch.cuda.empty_cache()
+        raise DeviceError(device=device.type, reason=str(error).split(". ")[0], hint=hint) from None
+    except MemoryError:
+        raise DeviceError(device=device.type, reason="out of memory", hint=hint) from None
+    except RuntimeError as error:
+        if "allocate memory" not in str(error):
+            raise
+        raise DeviceError(device=device.type, reason="out of memory", hint=hint) from None
