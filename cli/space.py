@@ -34,9 +34,8 @@ def fit(
     Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
     components are reliable across trainings.
     """
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("reading") as tick:
         value = spaces.fit_space(
@@ -66,9 +65,8 @@ def import_(
 ) -> None:
     """Import a weight space from PATH: a folder of `space export`, the public weights2weights release
     (mean.pt, std.pt, V.pt, weight_dimensions.pt), or a Hub repo (hf://owner/repo[@rev])."""
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("importing") as tick:
         value = spaces.import_space(
@@ -87,9 +85,8 @@ def import_(
 @takes_frame
 def list_(frame: Frame) -> None:
     """List weight spaces."""
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
         rows = spaces.list_spaces(registry)
@@ -103,9 +100,8 @@ def list_(frame: Frame) -> None:
 @takes_frame
 def show(frame: Frame, name: str) -> None:
     """Show a weight space: base model, layout, explained variance, metric, calibration, versions of software."""
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
         value = spaces.show_space(registry, name)
@@ -118,9 +114,8 @@ def show(frame: Frame, name: str) -> None:
 @takes_frame
 def export(frame: Frame, name: str, out: str) -> None:
     """Write a weight space to folder OUT (safetensors + json), which `space import` reads back bit for bit."""
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
         value = spaces.export_space(registry, name, out)
@@ -134,9 +129,8 @@ def export(frame: Frame, name: str, out: str) -> None:
 def refit(frame: Frame, name: str, without: tuple[str, ...]) -> None:
     """Fit the next version of a space again from the catalog's files, without some subjects, and place every
     remaining identity in it."""
-    from w2w_registry.services.registry import open_registry
-
     from w2w_registry.services import spaces
+    from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("fitting") as tick:
         value = spaces.refit_space(registry, name, without=without, progress=tick)

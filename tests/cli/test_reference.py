@@ -1,0 +1,19 @@
+"""The README and docs/cli.md show the program's own help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from w2w_registry.cli.reference import reference, with_overview
+
+ROOT = Path(__file__).parents[2]
+REGENERATE = "out of date: run `python -m w2w_registry.cli.reference`"
+
+
+def test_readme_shows_the_present_commands() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert with_overview(text) == text, REGENERATE
+
+
+def test_reference_is_current() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == reference(), REGENERATE
