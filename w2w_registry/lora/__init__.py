@@ -5,6 +5,7 @@
   ``.layout()`` and ``.theta()`` flatten it canonically; ``.ignored`` lists text-encoder modules left out.
 - ``find_loras(paths) -> list[Candidate]``: files, folders of folders and globs → (path, suggested name).
 - ``write_lora(out, lora_or_tensors, alpha, fmt="peft" | "diffusers" | "kohya", dtype="fp32" | "fp16" | "bf16")``.
+  ``lora_files(…)`` gives the same as bytes by path, unwritten.
 - ``model_digests(theta, layout)`` (exact, and as fp16 and bf16 files hold it) and
   ``same_model(theta_a, theta_b, layout, dtype_a, dtype_b)``: is this the same model under another file?
 """
@@ -14,7 +15,7 @@ from w2w_registry.lora.names import Format
 from w2w_registry.lora.read import AlphaSource, LoraFile, read_lora
 from w2w_registry.lora.same import ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.tensorfile import DType
-from w2w_registry.lora.write import write_lora
+from w2w_registry.lora.write import lora_files, write_lora
 
 __all__ = [
     "AlphaSource",
@@ -25,6 +26,7 @@ __all__ = [
     "ModelDigests",
     "Sameness",
     "find_loras",
+    "lora_files",
     "model_digest",
     "model_digests",
     "read_lora",

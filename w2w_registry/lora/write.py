@@ -35,21 +35,46 @@ def write_lora(
 ) -> tuple[Path, ...]:
     """Write a LoRA; the same input gives the same bytes, and a crash leaves no half-written LoRA.
 
-    Args:
-        out: a folder, or for ``diffusers`` and ``kohya`` also a ``.safetensors`` file. A folder gets
-            ``adapter_model.safetensors`` + ``adapter_config.json`` (peft), ``pytorch_lora_weights.safetensors``
-            (diffusers) or ``lora.safetensors`` (kohya).
-        lora: what :func:`read_lora` gave, or tensors by (module, "A" | "B").
-        alpha: of all modules or by module; None takes the LoraFile's own, and rank for bare tensors.
-        base_model, revision: what the LoRA belongs to; None takes the LoraFile's own.
-        metadata: further texts for the safetensors header.
+    Takes what :func:`lora_files` takes, and raises what it raises.
 
     Returns:
         The files written; ``read_lora(out)`` reads them back.
 
     Raises:
+        StorageError: the disk said no.
+    """
+    contents = lora_files(
+        out, lora, alpha, fmt=fmt, dtype=dtype, base_model=base_model, revision=revision, metadata=metadata
+    )
+    _write(contents)
+    return tuple(contents)
+
+
+def lora_files(
+    out: str | Path,
+    lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
+    alpha: float | Mapping[str, float] | None = None,
+    *,
+    fmt: Format = "peft",
+    dtype: DType = "fp32",
+    base_model: str | None = None,
+    revision: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> dict[Path, bytes]:
+    """The files a LoRA is written as, by path; nothing is written.
+
+    Args:
+        out: a folder, or for ``diffusers`` and ``kohya`` also a ``.safetensors`` file. A folder gets
+            ``adapter_model.safetensors`` + ``adapter_config.json`` (peft), ``pytorch_lora_weights.safetensors``
+            (diffusers) or ``lora.safetensors`` (kohya).
+        lora: what ``read_lora`` gave, or tensors by (module, "A" | "B").
+        alpha: of all modules or by module; None takes the LoraFile's own, and rank for bare tensors.
+        base_model, revision: what the LoRA belongs to; None takes the LoraFile's own.
+        metadata: further texts for the safetensors header.
+
+    Raises:
         BadLora: tensors that do not pair, values too large for ``dtype``, a module kohya names cannot carry.
-        UsageError: a ``.safetensors`` file asked for in PEFT form. StorageError: the disk said no.
+        UsageError: a ``.safetensors`` file asked for in PEFT form.
     """
     target = Path(out)
     is_file = target.suffix.lower() == ".safetensors"
@@ -74,8 +99,7 @@ def write_lora(
     if fmt == "peft":
         config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
         contents[target / PEFT_CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    _write(contents)
-    return tuple(contents)
+    return contents
 
 
 def _modules(path: Path, tensors: Mapping[TensorKey, NDArray[Any]]) -> list[str]:
