@@ -1,0 +1,78 @@
+"""Labels as people give them: ``k=v`` on the command line, or a CSV with one row per identity."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.records import check_name
+
+Label = float | str
+Labels = Mapping[str, Label]
+
+_NAME_COLUMNS = ("id", "name", "identity")
+
+
+def parse_labels(items: Iterable[str]) -> dict[str, Label]:
+    """``("beard=1", "team=ads")`` → ``{"beard": 1.0, "team": "ads"}``.
+
+    Raises:
+        UsageError: an item without ``=`` or with an empty name.
+    """
+    labels: dict[str, Label] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(reason=f"label {item[:60]!r} is not NAME=VALUE, as in --label beard=1")
+        labels[check_name(key.strip(), "label")] = to_label(value.strip())
+    return labels
+
+
+def to_label(text: str) -> Label:
+    """A finite number when the text is one, else the text; ``yes``/``true`` and ``no``/``false`` are 1 and 0."""
+    word = text.lower()
+    if word in ("yes", "true"):
+        return 1.0
+    if word in ("no", "false"):
+        return 0.0
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
+    """Labels by identity name. The name stands in the column ``id``, ``name`` or ``identity``, else in the first;
+    empty cells are unknown and left out.
+
+    Raises:
+        BadFile: not readable as CSV, no rows, a name twice, a row longer than the header.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, strict=True)
+            header = [cell.strip() for cell in next(reader, [])]
+            rows = [row for row in reader if any(cell.strip() for cell in row)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not a CSV file: {error}"
+        raise BadFile(path=str(path), reason=reason or str(error)) from None
+    if not header or not any(header):
+        raise BadFile(path=str(path), reason="no header row", hint="the first line names the columns: id,beard,…")
+    where = next((header.index(c) for c in _NAME_COLUMNS if c in header), 0)
+    labels: dict[str, dict[str, Label]] = {}
+    for number, row in enumerate(rows, start=2):
+        if len(row) > len(header):
+            raise BadFile(path=str(path), reason=f"line {number} has {len(row)} cells, the header {len(header)}")
+        if where >= len(row) or not row[where].strip():
+            raise BadFile(path=str(path), reason=f"line {number} names no identity in column {header[where]!r}")
+        name = row[where].strip()
+        if name in labels:
+            raise BadFile(path=str(path), reason=f"{name[:60]!r} stands twice (second time in line {number})")
+        labels[name] = {
+            header[i]: to_label(cell.strip()) for i, cell in enumerate(row) if i != where and cell.strip() and header[i]
+        }
+    return labels
