@@ -74,8 +74,8 @@ def test_a_covering_record_is_relied_on() -> None:
         (Use.PUBLISH, record(purposes=("any",)), ReasonCode.PUBLICATION),
         (Use.PUBLISH, record(publication=True, territory=("DE",)), ReasonCode.TERRITORY),
         (Use.GENERATE, record(purposes=("advertising",)), ReasonCode.PURPOSE),
-        (Use.GENERATE, record(purposes=("any",), forbidden_purposes=("research",)), ReasonCode.FORBIDDEN_PURPOSE),
-        (Use.GENERATE, record(forbidden_uses=(Use.GENERATE,)), ReasonCode.FORBIDDEN_USE),
+        (Use.GENERATE, record(purposes=("any",), forbidden=("research",)), ReasonCode.FORBIDDEN_PURPOSE),
+        (Use.GENERATE, record(forbidden=(Use.GENERATE,)), ReasonCode.FORBIDDEN_USE),
         (Use.GENERATE, record(uses=(Use.TRAIN,)), ReasonCode.USE),
         (Use.GENERATE, record(expires_at=NOW), ReasonCode.EXPIRED),
         (Use.GENERATE, record(valid_from=NOW + DAY), ReasonCode.NOT_YET),
@@ -84,7 +84,7 @@ def test_a_covering_record_is_relied_on() -> None:
         (Use.GENERATE, record(Status.DISPUTED), ReasonCode.DISPUTED),
         (Use.SEARCH, record(Status.WITHDRAWN), ReasonCode.WITHDRAWN),
         (Use.REGISTER, record(Status.INVALIDATED), ReasonCode.INVALIDATED),
-        (Use.SEARCH, record(Status.EXPIRED, forbidden_uses=(Use.SEARCH,)), ReasonCode.EXPIRED),
+        (Use.SEARCH, record(Status.EXPIRED, forbidden=(Use.SEARCH,)), ReasonCode.EXPIRED),
     ],
 )
 def test_each_rule_denies_with_its_reason(use: Use, consent: ConsentRecord, code: ReasonCode) -> None:
@@ -149,8 +149,7 @@ scopes = st.builds(
     Scope,
     purposes=st.lists(purposes, min_size=1, max_size=2, unique=True).map(tuple),
     uses=st.none() | st.lists(uses, max_size=6, unique=True).map(tuple),
-    forbidden_uses=st.lists(uses, max_size=2, unique=True).map(tuple),
-    forbidden_purposes=st.lists(st.sampled_from(["research", "ads"]), max_size=1).map(tuple),
+    forbidden=st.lists(uses.map(str) | st.sampled_from(["research", "ads"]), max_size=2, unique=True).map(tuple),
     derivatives=st.booleans(),
     publication=st.booleans(),
     territory=st.none() | st.lists(st.sampled_from(["DE", "US", "EU"]), max_size=2, unique=True).map(tuple),
@@ -199,8 +198,8 @@ def test_ending_a_record_never_allows_more(use: Use, source: Upstream, r: Rules,
 CUTS: dict[str, Callable[[Scope], Scope]] = {
     "purposes": lambda s: replace(s, purposes=("research",) if s.any_purpose else s.purposes[:1]),
     "uses": lambda s: replace(s, uses=() if s.uses is None else s.uses[1:]),
-    "forbid": lambda s: replace(s, forbidden_uses=tuple(Use)[:5] + s.forbidden_uses),
-    "forbid purpose": lambda s: replace(s, forbidden_purposes=("ads", *s.forbidden_purposes)),
+    "forbid": lambda s: replace(s, forbidden=(*s.forbidden, *map(str, Use))),
+    "forbid purpose": lambda s: replace(s, forbidden=(*s.forbidden, "ads")),
     "derivatives": lambda s: replace(s, derivatives=False),
     "publication": lambda s: replace(s, publication=False),
     "territory": lambda s: replace(s, territory=("DE",) if s.territory is None else s.territory[1:]),
@@ -236,9 +235,7 @@ def test_what_was_cut_is_not_within(scope: Scope, cut: str) -> None:
     assert smaller.within(scope)
     if smaller != scope and cut != "purposes" and not (cut == "derivatives" and scope.any_purpose):
         widened = set(scope.territory or ()) == {"DE", "EU"} and cut == "territory"
-        duplicates = set(smaller.forbidden_uses) == set(scope.forbidden_uses) and (
-            set(smaller.forbidden_purposes) == set(scope.forbidden_purposes)
-        )
+        duplicates = set(smaller.forbidden) == set(scope.forbidden)
         if not widened and (not duplicates or not cut.startswith("forbid")):
             assert not scope.within(smaller)
 

@@ -1,7 +1,8 @@
 """What may happen to a consent record: a state machine that returns the record after the change.
 
-request → grant → narrow / renew → expire / withdraw / invalidate, with dispute and resolve beside them. Receipts
-and accesses change no state and are kept as events all the same (TS 27560 keeps the history inside the record).
+request → grant → narrow / renew → expire / withdraw / invalidate, with disputes beside them. What was granted is
+never edited: narrowing and renewing make a record that supersedes the old one. Receipts and accesses change no
+state and are kept as events all the same (TS 27560 keeps the history inside the record).
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ _FROM: Mapping[str, frozenset[Status]] = {
     "renew": frozenset({Status.GIVEN, Status.EXPIRED}),
     "expire": frozenset({Status.GIVEN}),
     "dispute": frozenset({Status.GIVEN}),
-    "resolve": frozenset({Status.DISPUTED}),
     "withdraw": frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUTED}),
     "invalidate": frozenset(Status) - {Status.INVALIDATED},
     "receipt": frozenset(Status),
@@ -51,10 +51,11 @@ def grant(
     guardian: str | None = None,
     compensation: str | None = None,
     evidence_digest: str | None = None,
-    evidence_signature: str | None = None,
+    signature: str | None = None,
     training_set_digest: str | None = None,
 ) -> ConsentRecord:
-    """Turn a request into a consent; ``scope`` when what was given differs from what was asked.
+    """Turn a request into a consent; ``scope`` when what was given differs from what was asked. It begins now
+    unless the scope names a later day.
 
     Raises:
         Conflict: the record is not a request. UsageError: as ``request``, or a term that is already over.
@@ -65,18 +66,18 @@ def grant(
         raise UsageError(reason=f"the consent would be over before it is given ({given.expires_at:%Y-%m-%d})")
     changed = replace(
         record,
-        scope=given,
+        scope=replace(given, valid_from=given.valid_from or now),
         guardian=guardian,
         compensation=compensation,
         evidence_digest=evidence_digest,
-        evidence_signature=evidence_signature,
+        signature=signature,
         training_set_digest=training_set_digest,
     )
     return _move(changed, "grant", Status.GIVEN, now, by, method=method, until=given.expires_at)
 
 
-def narrow(record: ConsentRecord, scope: Scope, now: datetime, by: str) -> ConsentRecord:
-    """Replace the scope by a smaller one.
+def narrow(record: ConsentRecord, record_id: str, scope: Scope, now: datetime, by: str) -> ConsentRecord:
+    """The record, under a new id, with a smaller scope instead.
 
     Raises:
         Conflict: the record is not live. UsageError: the new scope grants something the old one does not.
@@ -84,11 +85,11 @@ def narrow(record: ConsentRecord, scope: Scope, now: datetime, by: str) -> Conse
     if not scope.within(record.scope):
         raise UsageError(reason="the new scope is not within the old one", hint="a wider consent is a new grant")
     _require_live(record, now, "narrow")
-    return _move(replace(record, scope=scope), "narrow", Status.GIVEN, now, by, until=scope.expires_at)
+    return _move(_superseding(record, record_id, scope), "narrow", Status.GIVEN, now, by, until=scope.expires_at)
 
 
-def renew(record: ConsentRecord, expires_at: datetime | None, now: datetime, by: str) -> ConsentRecord:
-    """Extend the term, also of a record that has run out; never of one that was taken back.
+def renew(record: ConsentRecord, record_id: str, expires_at: datetime | None, now: datetime, by: str) -> ConsentRecord:
+    """The record, under a new id, with a longer term, also when it has run out; never when it was taken back.
 
     Raises:
         Conflict: withdrawn, invalidated, disputed or only requested. UsageError: the new term is over, or shorter.
@@ -99,7 +100,7 @@ def renew(record: ConsentRecord, expires_at: datetime | None, now: datetime, by:
         if record.scope.expires_at is None or expires_at < record.scope.expires_at:
             raise UsageError(reason="the new term is shorter than the old one", hint="use: consent narrow --expires")
     scope = replace(record.scope, expires_at=expires_at)
-    return _move(replace(record, scope=scope), "renew", Status.GIVEN, now, by, until=expires_at)
+    return _move(_superseding(record, record_id, scope), "renew", Status.GIVEN, now, by, until=expires_at)
 
 
 def expire(record: ConsentRecord, now: datetime, by: str) -> ConsentRecord:
@@ -137,8 +138,17 @@ def dispute(record: ConsentRecord, now: datetime, by: str, *, note_digest: str |
 
 
 def resolve(record: ConsentRecord, upheld: bool, now: datetime, by: str) -> ConsentRecord:
-    """End a dispute: the consent stands again, or is invalidated."""
-    return _move(record, "resolve", Status.GIVEN if upheld else Status.INVALIDATED, now, by)
+    """End a dispute: the consent stands again, or is invalidated.
+
+    Raises:
+        Conflict: the record is not disputed.
+    """
+    if record.status is not Status.DISPUTED:
+        raise Conflict(what="consent record", name=record.record_id, reason=f"cannot resolve what is {record.status}")
+    if not upheld:
+        return _move(record, "invalidate", Status.INVALIDATED, now, by, method="dispute resolved")
+    event = ConsentEvent("grant", Status.GIVEN, now, by, "dispute resolved", record.scope.expires_at)
+    return replace(record, status=Status.GIVEN, events=(*record.events, event))
 
 
 def note(record: ConsentRecord, kind: str, now: datetime, by: str) -> ConsentRecord:
@@ -162,6 +172,10 @@ def check_scope(scope: Scope) -> None:
         raise UsageError(reason="no territory allowed", hint="leave the territory out for the whole world")
     if scope.valid_from is not None and scope.expires_at is not None and scope.expires_at <= scope.valid_from:
         raise UsageError(reason="the term ends before it begins")
+
+
+def _superseding(record: ConsentRecord, record_id: str, scope: Scope) -> ConsentRecord:
+    return replace(record, record_id=record_id, supersedes=record.record_id, scope=scope)
 
 
 def _require_live(record: ConsentRecord, now: datetime, kind: str) -> None:

@@ -236,9 +236,9 @@ def _refusal(
         return no(_NOT_LIVE[status])
     if scope.valid_from is not None and now < scope.valid_from:
         return no(ReasonCode.NOT_YET, f"from {scope.valid_from:%Y-%m-%d}")
-    if use in scope.forbidden_uses:
+    if use in scope.forbidden:
         return no(ReasonCode.FORBIDDEN_USE, use)
-    if purpose in scope.forbidden_purposes:
+    if purpose in scope.forbidden:
         return no(ReasonCode.FORBIDDEN_PURPOSE, purpose)
     if scope.uses is not None and use not in scope.uses:
         return no(ReasonCode.USE, use)
@@ -262,7 +262,7 @@ def _speaks_against(record: ConsentRecord, use: Use) -> bool:
     scope = record.scope
     return (
         record.status in {Status.WITHDRAWN, Status.INVALIDATED, Status.DISPUTED}
-        or use in scope.forbidden_uses
+        or use in scope.forbidden
         or (scope.uses is not None and use not in scope.uses)
     )
 
@@ -288,7 +288,7 @@ def subject_state(records: Iterable[ConsentRecord], now: datetime) -> ConsentSta
                 return ConsentState.GRANTED
             found.add(ConsentState.REQUESTED)
         elif status is Status.DISPUTED:
-            found.add(ConsentState.INVALIDATED)
+            found.add(ConsentState.UNKNOWN)
         else:
             found.add(ConsentState(status.value))
     return next(state for state in _WORST_FIRST if state in found)

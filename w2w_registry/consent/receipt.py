@@ -25,7 +25,7 @@ CONTEXT: dict[str, Any] = {
     "recipients": "dpv:hasRecipient",
     "notice": "dpv:hasNotice",
     "jurisdiction": "dpv:hasJurisdiction",
-    "data_categories": "dpv:hasPersonalData",
+    "data_types": "dpv:hasPersonalData",
     "storage_location": "dpv:hasLocation",
     "retention": "dpv:hasStorageCondition",
     "language": "dct:language",
@@ -90,7 +90,7 @@ def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
         ("State", record.status_at(now)),
         ("Purposes", ", ".join(scope.purposes)),
         ("Uses", "all the purposes need" if scope.uses is None else ", ".join(scope.uses)),
-        ("Not allowed", ", ".join((*scope.forbidden_uses, *scope.forbidden_purposes)) or "–"),
+        ("Not allowed", ", ".join(scope.forbidden) or "–"),
         ("Derivatives", "allowed" if scope.allows_derivatives else "not allowed"),
         ("Publication", "allowed" if scope.publication else "not allowed"),
         ("Territory", "worldwide" if scope.territory is None else ", ".join(scope.territory)),
@@ -98,13 +98,13 @@ def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
         ("Until", _day(scope.expires_at) or "withdrawn"),
         ("Compensation", record.compensation or "none recorded"),
         ("Notice", notice.notice or "none recorded"),
-        ("Controllers", ", ".join(notice.controllers) or "none recorded"),
-        ("Recipients", ", ".join(notice.recipients) or "none recorded"),
-        ("Data", ", ".join(notice.data_categories)),
+        ("Controllers", _list(notice.controllers)),
+        ("Recipients", _list(notice.recipients)),
+        ("Data", _list(notice.data_types)),
         ("Retention", notice.retention or "none recorded"),
         ("Jurisdiction", notice.jurisdiction or "none recorded"),
         ("Evidence (SHA-256)", record.evidence_digest or "none recorded"),
-        ("To withdraw", notice.withdrawal_method),
+        ("To withdraw", notice.withdrawal_method or "none recorded"),
         ("Digest", record.digest()),
     ]
     lines = [f"# Consent receipt {record.record_id}", "", f"Issued {iso(now)}.", "", "| | |", "| --- | --- |"]
@@ -164,6 +164,10 @@ def withdrawal_markdown(withdrawal: Withdrawal, stone: Tombstone, *, completed: 
 
 def _day(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment:%Y-%m-%d}"
+
+
+def _list(values: tuple[str, ...] | None) -> str:
+    return "none recorded" if values is None else ", ".join(values) or "none"
 
 
 def _cell(text: str) -> str:

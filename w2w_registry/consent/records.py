@@ -57,13 +57,13 @@ class Scope:
     """What is granted. Narrowing a record replaces its scope by a smaller one (``Scope.within``).
 
     ``purposes`` may hold ``any``: every purpose and derivatives; publication still has to be named.
-    ``territory`` holds ISO 3166-1 alpha-2 codes, or ``EU`` and ``EEA``.
+    ``forbidden`` names uses and purposes that stay closed whatever else is granted. ``territory`` holds ISO 3166-1
+    alpha-2 codes, or ``EU`` and ``EEA``.
     """
 
     purposes: tuple[str, ...] = ()
     uses: tuple[Use, ...] | None = None
-    forbidden_uses: tuple[Use, ...] = ()
-    forbidden_purposes: tuple[str, ...] = ()
+    forbidden: tuple[str, ...] = ()
     derivatives: bool = False
     publication: bool = False
     territory: tuple[str, ...] | None = None
@@ -83,8 +83,7 @@ class Scope:
         return (
             (other.any_purpose or set(self.purposes) <= set(other.purposes))
             and (other.uses is None or (self.uses is not None and set(self.uses) <= set(other.uses)))
-            and set(self.forbidden_uses) >= set(other.forbidden_uses)
-            and set(self.forbidden_purposes) >= set(other.forbidden_purposes)
+            and set(self.forbidden) >= set(other.forbidden)
             and self.allows_derivatives <= other.allows_derivatives
             and self.publication <= other.publication
             and _territory_within(self.territory, other.territory)
@@ -98,7 +97,7 @@ class ConsentEvent:
     """One thing that happened to a record (TS 27560 event section).
 
     ``kind`` is the operation (request, grant, narrow, renew, expire, withdraw, invalidate, receipt, access,
-    dispute, resolve), ``entity`` the id of who did it, ``method`` how it was expressed.
+    dispute), ``entity`` the id of who did it, ``method`` how it was expressed.
     """
 
     kind: str
@@ -112,23 +111,28 @@ class ConsentEvent:
 
 @dataclass(frozen=True)
 class Notice:
-    """What the subject was told (TS 27560 header and processing sections): references, never the text itself."""
+    """What the subject was told (TS 27560 header and processing sections): references, never the text itself.
+
+    ``None`` is not stated, ``()`` is none.
+    """
 
     notice: str | None = None
     language: str | None = None
-    controllers: tuple[str, ...] = ()
-    data_categories: tuple[str, ...] = ("photographs", "weight-space coordinates", "LoRA weights")
-    data_source: str | None = None
+    controllers: tuple[str, ...] | None = None
+    data_types: tuple[str, ...] | None = ("photographs", "LoRA weights", "weight-space coordinates")
     storage_location: str | None = None
     retention: str | None = None
     jurisdiction: str | None = None
-    recipients: tuple[str, ...] = ()
-    withdrawal_method: str = "w2w-reg consent withdraw SUBJECT"
+    recipients: tuple[str, ...] | None = None
+    withdrawal_method: str | None = "w2w-reg consent withdraw SUBJECT"
 
 
 @dataclass(frozen=True)
 class ConsentRecord:
-    """One consent of one subject, with its history. ``revision`` counts the changes made to it."""
+    """One consent of one subject, with its history.
+
+    Narrowing and renewing make a new record that ``supersedes`` the old one and carries its events on.
+    """
 
     record_id: str
     subject: str
@@ -138,14 +142,11 @@ class ConsentRecord:
     guardian: str | None = None
     compensation: str | None = None
     evidence_digest: str | None = None
-    evidence_signature: str | None = None
+    signature: str | None = None
     training_set_digest: str | None = None
     events: tuple[ConsentEvent, ...] = ()
+    supersedes: str | None = None
     schema_version: str = SCHEMA
-
-    @property
-    def revision(self) -> int:
-        return len(self.events)
 
     def status_at(self, now: datetime) -> Status:
         """The state at ``now``: a given record is expired once its term is over."""
@@ -200,14 +201,13 @@ def from_json(data: Mapping[str, Any]) -> ConsentRecord:
         KeyError, TypeError, ValueError: when ``data`` is not such a record.
     """
     scope, notice = dict(data["scope"]), dict(data["notice"])
-    for key in ("purposes", "forbidden_purposes", "territory"):
+    for key in ("purposes", "forbidden", "territory"):
         scope[key] = None if scope[key] is None else tuple(scope[key])
-    for key in ("uses", "forbidden_uses"):
-        scope[key] = None if scope[key] is None else tuple(Use(u) for u in scope[key])
+    scope["uses"] = None if scope["uses"] is None else tuple(Use(u) for u in scope["uses"])
     for key in ("valid_from", "expires_at"):
         scope[key] = _moment(scope[key])
-    for key in ("controllers", "data_categories", "recipients"):
-        notice[key] = tuple(notice[key])
+    for key in ("controllers", "data_types", "recipients"):
+        notice[key] = None if notice[key] is None else tuple(notice[key])
     events = tuple(
         ConsentEvent(**{**e, "status": Status(e["status"]), "at": _moment(e["at"]), "until": _moment(e["until"])})
         for e in data["events"]

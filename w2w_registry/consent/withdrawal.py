@@ -140,10 +140,11 @@ def plan(
 class Tombstone:
     """What is left once all is erased: that something was, when it went, and how much. Names nobody.
 
-    ``subject_digest`` is salted with the withdrawal's own random salt: whoever knows the subject's id can check that
+    ``subject_digest`` is taken with the withdrawal's own random ``salt``: whoever knows the subject's id can check that
     this was its withdrawal, nobody else can tell whose it was.
     """
 
+    salt: str
     subject_digest: str
     at: str
     versions: int
@@ -158,6 +159,7 @@ class Tombstone:
 def tombstone(withdrawal: Withdrawal, salt: str) -> Tombstone:
     """The tombstone of a performed withdrawal; ``salt``: 32 random bytes as hex."""
     return Tombstone(
+        salt=salt,
         subject_digest=digest_of({"salt": salt, "subject": withdrawal.subject}),
         at=iso(withdrawal.at),
         versions=len(withdrawal.versions),
@@ -167,9 +169,9 @@ def tombstone(withdrawal: Withdrawal, salt: str) -> Tombstone:
     )
 
 
-def is_tombstone_of(stone: Tombstone, subject: str, salt: str) -> bool:
+def is_tombstone_of(stone: Tombstone, subject: str) -> bool:
     """Whether ``stone`` marks the withdrawal of ``subject``."""
-    return stone.subject_digest == digest_of({"salt": salt, "subject": subject})
+    return stone.subject_digest == digest_of({"salt": stone.salt, "subject": subject})
 
 
 def remains(withdrawal: Withdrawal) -> tuple[tuple[str, str], ...]:

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Provenance, pure: the graph of operations and versions, its drawings, W3C PROV, manifests and replay."""

@@ -1,0 +1,97 @@
+"""The manifest of a version: every fact that fixes what it is and how it was made, in one canonical form.
+
+Two versions with one manifest digest are one model, made one way. Nothing personal is in it: inputs are named by
+digest, the subject not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from w2w_registry.provenance.graph import Input, OperationNode
+from w2w_registry.records import canonical_json, digest_of
+
+FORMAT = "w2w-registry manifest"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a manifest is made of. ``parents``: manifest digests of version inputs, by version id."""
+
+    space: str
+    space_digest: str
+    layout_digest: str
+    base_model: str
+    base_revision: str | None
+    coordinates_digest: str | None
+    artifact_digest: str | None
+    residual: float | None
+    operation: OperationNode
+    parents: Mapping[int, str]
+
+
+def manifest(facts: Facts) -> dict[str, Any]:
+    """The manifest; ``digest`` of it names the version for ever.
+
+    Who ran the operation and when is left out: it does not affect the result.
+    """
+    operation = facts.operation
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "space": {"name": facts.space, "digest": facts.space_digest, "layout_digest": facts.layout_digest},
+        "base_model": {"id": facts.base_model, "revision": facts.base_revision},
+        "coordinates_digest": facts.coordinates_digest,
+        "artifact_digest": facts.artifact_digest,
+        "residual": facts.residual,
+        "operation": {
+            "kind": operation.kind,
+            "parameters": dict(operation.parameters),
+            "seed": operation.seed,
+            "code_version": operation.code_version,
+            "models": dict(operation.models),
+            "inputs": [_input(item, facts.parents) for item in operation.inputs],
+        },
+    }
+
+
+def _input(item: Input, parents: Mapping[int, str]) -> dict[str, Any]:
+    out: dict[str, Any] = {"kind": item.kind, "role": item.role}
+    if item.version_id is not None:
+        out["manifest"] = parents.get(item.version_id)
+    if item.digest is not None:
+        out["digest"] = item.digest
+    elif item.version_id is None:
+        out["name"] = item.name
+    return out
+
+
+def text(value: Mapping[str, Any]) -> str:
+    """Canonical JSON of a manifest: what is signed and what its digest is taken over."""
+    return canonical_json(value)
+
+
+def digest(value: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of the canonical text."""
+    return digest_of(value)
+
+
+def differences(recorded: Mapping[str, Any], found: Mapping[str, Any], at: str = "") -> list[str]:
+    """Where two manifests differ, as ``path: recorded → found`` lines, in order."""
+    out: list[str] = []
+    for key in sorted({*recorded, *found}):
+        path = f"{at}{key}"
+        a, b = recorded.get(key), found.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            out += differences(a, b, f"{path}.")
+        elif a != b:
+            out.append(f"{path}: {_show(a)} → {_show(b)}")
+    return out
+
+
+def _show(value: Any) -> str:
+    shown = canonical_json(value)
+    return shown if len(shown) <= 80 else shown[:79] + "…"

@@ -1,0 +1,135 @@
+"""Replay: compute a version again from its recorded inputs, and say how near the result is.
+
+The plan says what would be run and what is missing for it; the comparison says identical, equal within a
+tolerance, or different, and why that may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.provenance.graph import OperationNode
+
+CLOSED_FORM = frozenset({"edit", "mix", "import", "pull", "sample"})
+"""Operations that are arithmetic on recorded arrays: the same numbers come out on every machine, or nearly."""
+
+
+class Outcome(StrEnum):
+    """How a replay ended. ``IMPOSSIBLE``: an input is gone."""
+
+    IDENTICAL = "identical"
+    EQUAL = "equal-within-tolerance"
+    DIFFERENT = "different"
+    IMPOSSIBLE = "impossible"
+
+
+@dataclass(frozen=True)
+class ReplayStep:
+    """One thing to do; ``missing`` says what stands in its way."""
+
+    action: str
+    subject: str
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class ReplayPlan:
+    """Steps in order, and what is known to differ between then and now."""
+
+    ref: str
+    operation: OperationNode
+    steps: tuple[ReplayStep, ...]
+    changed: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(s.missing for s in self.steps if s.missing is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.ref,
+            "operation": self.operation.kind,
+            "parameters": dict(self.operation.parameters),
+            "seed": self.operation.seed,
+            "steps": [{"action": s.action, "of": s.subject, "missing": s.missing} for s in self.steps],
+            "changed": list(self.changed),
+            "possible": not self.missing,
+        }
+
+
+def plan(
+    ref: str, operation: OperationNode, available: Mapping[int, str | None], current: Mapping[str, str]
+) -> ReplayPlan:
+    """Plan the replay of one version.
+
+    Args:
+        available: per position of ``operation.inputs``: None when the input can be had with its recorded digest,
+            else what is wrong with it.
+        current: what would run now: ``code_version`` and the models by name, held against what was recorded.
+    """
+    steps = [
+        ReplayStep("load", f"{item.kind} {item.name}", available.get(number))
+        for number, item in enumerate(operation.inputs)
+    ]
+    seed = "" if operation.seed is None else f" with seed {operation.seed}"
+    steps.append(ReplayStep("run", f"{operation.kind}{seed}"))
+    steps.append(ReplayStep("compare", "coordinates"))
+    then = {"code_version": operation.code_version, **{k: str(v) for k, v in operation.models.items()}}
+    return ReplayPlan(ref, operation, tuple(steps), changes(then, current))
+
+
+def changes(then: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]:
+    """What was recorded and is another one now, as ``name: then → now``; what ``now`` does not name is left out."""
+    known = (name for name in sorted(then) if name in now)
+    return tuple(f"{name}: {then[name]} → {now[name]}" for name in known if then[name] != now[name])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result. ``distance``: relative L2 distance ‖a − b‖ / ‖a‖; None when nothing could be computed."""
+
+    outcome: Outcome
+    distance: float | None
+    reasons: tuple[str, ...] = ()
+
+
+def compare(
+    recorded: NDArray[np.floating],
+    computed: NDArray[np.floating],
+    *,
+    tolerance: float,
+    changed: Sequence[str] = (),
+    closed_form: bool,
+) -> Comparison:
+    """Compare coordinates, shape (k,) float32, recorded and computed again.
+
+    Args:
+        tolerance: largest relative L2 distance that still counts as equal.
+        changed: what is known to differ (``ReplayPlan.changed``), named as possible reasons.
+        closed_form: whether the operation is arithmetic only, so that a difference cannot be blamed on training.
+    """
+    if recorded.shape != computed.shape:
+        reason = f"{recorded.size} coordinates were recorded, {computed.size} came out"
+        return Comparison(Outcome.DIFFERENT, None, (reason,))
+    if recorded.dtype == computed.dtype and recorded.tobytes() == computed.tobytes():
+        return Comparison(Outcome.IDENTICAL, 0.0)
+    a, b = recorded.astype(np.float64), computed.astype(np.float64)
+    scale = float(np.linalg.norm(a))
+    distance = float(np.linalg.norm(a - b)) / scale if scale else float(np.linalg.norm(b))
+    reasons = [f"changed since: {change}" for change in changed]
+    if not closed_form:
+        reasons.append("optimisation on another device or thread count rounds differently")
+    # NaN compares false: a result with NaN is never equal.
+    if distance <= tolerance:
+        return Comparison(Outcome.EQUAL, distance, tuple(reasons))
+    if not changed and closed_form:
+        reasons.append(
+            "same inputs and software, arithmetic only: an input, the record or the stored result was altered"
+        )
+    return Comparison(Outcome.DIFFERENT, distance, tuple(reasons))
