@@ -21,9 +21,12 @@ DEFAULT_POLICY = """\
 # What this registry allows. Everything here is optional; these are the defaults.
 
 [policy]
-# What may be done with the likeness of a subject who has not said yes or no.
-# Everything else needs a consent record that grants it.
-unknown = ["register", "search"]
+# What may be done with the likeness of a subject who has not said yes or no: be taken in, made from
+# photos, and found. Everything else (edit, mix, generate, export, publish) needs a consent record.
+unknown = ["register", "search", "train", "invert"]
+
+# What an operation is for when nothing else is said.
+purpose = "research"
 """
 
 
