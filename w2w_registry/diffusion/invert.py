@@ -1,0 +1,324 @@
+"""Photos into coordinates: the identity whose LoRA explains a photo best (the paper, §3.4).
+
+The unknown is ``w`` (k,), the coordinates in units of their own spread, so that the space's identities are ``N(0, I)``.
+With ``θ = μ + σ·V(s·w)`` the objective per photo is
+
+    E_{t,ε} [ Σ mask·(model(x_t, t; θ) − target)² / Σ mask ]  +  strength · (w − w₀)ᵀ Λ (w − w₀) / k
+
+a masked denoising loss and a Gaussian prior.  Where the paper walks from the mean for 400 steps of one noisy copy each:
+
+- every step sees a stratified batch of timesteps in antithetic pairs of noise, so steps can be large and few;
+- θ is assembled once per step and the gradient returns through Vᵀ once, not once per module;
+- the walk starts at a guess ``w₀`` read off the photo (``guess.py``), and the prior is what that guess leaves open:
+  Λ is the inverse of its error variance per component (1 everywhere for the mean);
+- it ends when a held-out set of noise, never trained on, no longer improves, and returns the best point by that set.
+
+Several photos are inverted side by side in one batch without touching each other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, memory_guard
+from w2w_registry.diffusion.train import denoising_target
+from w2w_registry.errors import UsageError
+from w2w_registry.space.layout import Layout
+
+Progress = Callable[[int, int, float], None]
+"""Called with (step, steps, held-out loss)."""
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceBasis:
+    """The arrays of a weight space on a device: θ = mean + std · (components @ (component_std · w)).
+
+    mean, std: (D,). components: (D, k). component_std: (k,). ``components`` may be half precision to save memory.
+    """
+
+    layout: Layout
+    mean: Tensor
+    std: Tensor
+    components: Tensor
+    component_std: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        mean: NDArray[Any],
+        std: NDArray[Any],
+        components: NDArray[Any],
+        component_std: NDArray[Any],
+        *,
+        device: torch.device,
+        count: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> SpaceBasis:
+        """Move the first ``count`` components of a space to a device."""
+        k = components.shape[1] if count is None else count
+        if not 1 <= k <= components.shape[1]:
+            raise UsageError(reason=f"the space has {components.shape[1]} components, not {k}")
+        part = np.ascontiguousarray(components[:, :k])
+        return cls(
+            layout,
+            torch.tensor(mean, dtype=torch.float32, device=device),
+            torch.tensor(std, dtype=torch.float32, device=device),
+            torch.from_numpy(part).to(device, dtype),
+            torch.tensor(component_std[:k], dtype=torch.float32, device=device),
+        )
+
+    @property
+    def k(self) -> int:
+        return int(self.components.shape[1])
+
+    def theta(self, white: Tensor) -> Tensor:
+        """(G, k) whitened coordinates → θ (G, D) float32, differentiable."""
+        moved = (white * self.component_std).to(self.components.dtype) @ self.components.T
+        return self.mean + self.std * moved.float()
+
+    def coordinates(self, white: Tensor) -> NDArray[np.float32]:
+        """(G, k) whitened → coordinates (G, k)."""
+        return np.asarray((white * self.component_std).detach().cpu().numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class InvertConfig:
+    """How to invert.
+
+    steps: at most. samples: noisy copies per photo and step, in antithetic pairs. lr: Adam's, in units of a component's
+    spread, falling to zero over the steps by a half cosine. prior: weight of the Gaussian prior against the loss.
+    low, high: range of timesteps as shares of the schedule. held_out: noisy copies that judge, every ``every`` steps;
+    patience: how many judgements without progress end it. bf16: arithmetic in bfloat16. seed: of all noise.
+    """
+
+    steps: int = 60
+    samples: int = 16
+    lr: float = 0.1
+    prior: float = 0.02
+    low: float = 0.0
+    high: float = 1.0
+    held_out: int = 32
+    every: int = 5
+    patience: int = 4
+    bf16: bool = False
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raises UsageError when the numbers make no sense."""
+        if self.steps < 0 or self.samples < 1 or self.held_out < 1 or self.every < 1 or self.lr <= 0:
+            raise UsageError(reason="inversion needs steps >= 0, samples >= 1, held-out >= 1 and a positive rate")
+        if not 0.0 <= self.low < self.high <= 1.0:
+            raise UsageError(reason="the timestep range must lie within 0 and 1")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted:
+    """One photo's answer.
+
+    Attributes:
+        coordinates: (k,) float32, in the space's own units.
+        loss, start_loss, mean_loss: held-out denoising loss at the answer, at the start, and of the average identity.
+        typicality: root mean square of the whitened coordinates (Mahalanobis distance / √k); an average member has 1.
+        steps: steps taken. converged: the held-out loss stopped improving (rather than the steps running out).
+        history: (step, held-out loss) pairs. seconds: of the whole batch, divided by its photos.
+    """
+
+    coordinates: NDArray[np.float32]
+    loss: float
+    start_loss: float
+    mean_loss: float
+    typicality: float
+    steps: int
+    converged: bool
+    history: tuple[tuple[int, float], ...]
+    seconds: float
+
+    @property
+    def explained(self) -> float:
+        """Share of the average identity's loss that this one removes; near 0 the photo shows nobody the space knows."""
+        return 1.0 - self.loss / self.mean_loss if self.mean_loss > 0 else 0.0
+
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should know before trusting the result."""
+        found = []
+        if self.typicality > 1.6:
+            found.append(f"unusual for this space ({self.typicality:.1f} times the typical distance from its centre)")
+        if self.explained < 0.005:
+            found.append("the photo is explained no better than by the average identity: is it a face, and cropped?")
+        if not self.converged:
+            found.append("still improving when the steps ran out: raise --steps")
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Where to start: whitened coordinates (G, k), and the guess's error variance per component (k,)."""
+
+    white: Tensor
+    variance: Tensor
+
+
+def noise_for(
+    seed: int, step: int, count: int, shape: tuple[int, ...], steps: int, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """Noise (count, C, h, w) and timesteps (count,) of one step: stratified, in antithetic pairs, by seed alone."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + step + 7) & 0x7FFF_FFFF_FFFF_FFFF)
+    pairs = -(-count // 2)
+    strata = (torch.arange(pairs) + torch.rand(pairs, generator=generator)) / pairs
+    t = ((low + (high - low) * strata) * steps).long().clamp(0, steps - 1)
+    noise = torch.randn((pairs, *shape), generator=generator)
+    return torch.cat([noise, -noise])[:count], torch.cat([t, t])[:count]
+
+
+def invert(
+    model: DiffusionModel,
+    basis: SpaceBasis,
+    latents: Tensor,
+    conditioning: Conditioning,
+    config: InvertConfig,
+    *,
+    masks: Tensor | None = None,
+    guess: Guess | None = None,
+    progress: Progress | None = None,
+) -> list[Inverted]:
+    """Coordinates of each photo.
+
+    Args:
+        latents: (G, C, h, w) one photo each, scaled as the UNet wants them. masks: (G, h, w) weights in [0, 1].
+        conditioning: of the prompt the space's LoRAs were trained with.
+
+    Raises:
+        DeviceError: out of memory. SpaceMismatch: the space is of another UNet.
+    """
+    config.check()
+    with memory_guard(model.device, "lower --samples, or use --dtype bfloat16 or fewer --components"):
+        return _Inversion(model, basis, latents, conditioning, config, masks, guess).run(progress)
+
+
+class _Inversion:
+    """The state of one batch."""
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        basis: SpaceBasis,
+        latents: Tensor,
+        conditioning: Conditioning,
+        config: InvertConfig,
+        masks: Tensor | None,
+        guess: Guess | None,
+    ) -> None:
+        self.model, self.basis, self.config, self.conditioning = model, basis, config, conditioning
+        self.bank = model.bank(basis.layout)
+        self.latents = latents.to(model.device, torch.float32)
+        self.count = len(latents)
+        self.shape = tuple(latents.shape[1:])
+        self.total = int(model.scheduler.config.num_train_timesteps)
+        weights = torch.ones(self.count, *self.shape[1:]) if masks is None else masks
+        weights = weights.to(model.device, torch.float32)[:, None]
+        self.weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+        centre = torch.zeros(self.count, basis.k, device=model.device)
+        self.start = centre if guess is None else guess.white.to(model.device, torch.float32)
+        variance = torch.ones(basis.k) if guess is None else guess.variance
+        # No guess is so sure that the photo itself has nothing to add.
+        self.precision = 1.0 / variance.to(model.device, torch.float32).clamp(0.02, 1.0)
+        self.held = noise_for(config.seed, -1, config.held_out, self.shape, self.total, config.low, config.high)
+
+    def losses(self, white: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Masked denoising loss of each photo (G,)."""
+        each = len(timesteps)
+        x = self.latents[:, None].expand(-1, each, *self.shape).reshape(-1, *self.shape)
+        e = noise.to(x.device)[None].expand(self.count, each, *self.shape).reshape(-1, *self.shape)
+        t = timesteps.to(x.device).repeat(self.count)
+        noisy, target = denoising_target(self.model.scheduler, x, e, t)
+        text = self.conditioning.text.to(self.model.dtype)
+        text = text.expand(len(t), *text.shape)
+        theta = self.basis.theta(white)
+        with self.model.autocast(self.config.bf16), self.bank.apply(theta):
+            out = self.model.unet(noisy.to(self.model.dtype), t, text).sample
+        weights = self.weights[:, None].expand(-1, each, *self.weights.shape[1:]).reshape(-1, *self.weights.shape[1:])
+        error: Tensor = (out.float() - target).square() * weights
+        return error.flatten(1).mean(1).reshape(self.count, each).mean(1)
+
+    @torch.no_grad()
+    def judge(self, white: Tensor) -> Tensor:
+        """Held-out loss (G,), in pieces no larger than a training step."""
+        noise, timesteps = self.held
+        parts = [
+            self.losses(white, noise[i : i + self.config.samples], timesteps[i : i + self.config.samples])
+            * len(timesteps[i : i + self.config.samples])
+            for i in range(0, len(timesteps), self.config.samples)
+        ]
+        return torch.stack(parts).sum(0) / len(timesteps)
+
+    def penalty(self, white: Tensor) -> Tensor:
+        return self.config.prior * ((white - self.start).square() * self.precision).mean(1)
+
+    def run(self, progress: Progress | None) -> list[Inverted]:
+        began = time.monotonic()
+        config = self.config
+        with self.model.conditioned(self.conditioning):
+            mean_loss = self.judge(torch.zeros_like(self.start))
+            white = self.start.clone()
+            start_loss = mean_loss if not bool(self.start.any()) else self.judge(white)
+            history = [(0, start_loss)]
+            best, best_score = white.clone(), start_loss + self.penalty(white)
+            stale = torch.zeros(self.count, dtype=torch.long, device=white.device)
+            first, second, step = torch.zeros_like(white), torch.zeros_like(white), 0
+            while step < config.steps and bool((stale < config.patience).any()):
+                noise, t = noise_for(config.seed, step, config.samples, self.shape, self.total, config.low, config.high)
+                white = white.detach().requires_grad_()
+                loss = self.losses(white, noise, t) + self.penalty(white)
+                (gradient,) = torch.autograd.grad(loss.sum(), white)
+                with torch.no_grad():
+                    first.lerp_(gradient, 0.1)
+                    second.lerp_(gradient.square(), 0.01)
+                    # One second moment for all components of a photo: whitened, they share a unit, and a component
+                    # the photo says nothing about must not be driven by its noise at full speed.
+                    size = (second.mean(1, keepdim=True) / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
+                    lr = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+                    white = white - lr * first / (1 - 0.9 ** (step + 1)) / size
+                step += 1
+                if step % config.every == 0 or step == config.steps:
+                    held = self.judge(white)
+                    history.append((step, held))
+                    score = held + self.penalty(white)
+                    better = score < best_score - 1e-5 * best_score.abs()
+                    # A photo that has stopped improving keeps its answer while the others go on.
+                    better &= stale < config.patience
+                    best = torch.where(better[:, None], white, best)
+                    best_score = torch.where(better, score, best_score)
+                    stale = torch.where(better, 0, stale + 1)
+                    if progress is not None:
+                        progress(step, config.steps, float(held.mean()))
+            final = self.judge(best)
+        seconds = (time.monotonic() - began) / self.count
+        coordinates = self.basis.coordinates(best)
+        typical = best.square().mean(1).sqrt()
+        return [
+            Inverted(
+                coordinates=coordinates[i],
+                loss=float(final[i]),
+                start_loss=float(start_loss[i]),
+                mean_loss=float(mean_loss[i]),
+                typicality=float(typical[i]),
+                steps=step,
+                converged=bool(stale[i] >= 1) or config.steps == 0,
+                history=tuple((s, float(v[i])) for s, v in history),
+                seconds=seconds,
+            )
+            for i in range(self.count)
+        ]
