@@ -1,0 +1,147 @@
+"""Pictures of identities, straight from θ: the stock pipeline runs, the LoRA is applied from outside.
+
+Because the pipeline's own ``__call__`` does the work, a picture is the one that stock diffusers draws with the exported
+LoRA, prompt, seed and settings.  An edit is injected from a timestep on (the paper, §3.3 and its appendix): above it
+the unedited weights lay out the picture, below it the edited ones finish it, so that pose and background stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from w2w_registry.diffusion.pipeline import DiffusionModel, memory_guard
+from w2w_registry.errors import UsageError
+from w2w_registry.space.layout import Layout
+
+Pixels = NDArray[np.uint8]
+Theta = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a picture besides weights and seed. ``guidance`` None is the pipeline's own default;
+    ``edit_from`` is the timestep (1000 is pure noise, 0 the picture) from which an edit acts."""
+
+    prompt: str
+    negative: str | None = None
+    steps: int = 30
+    guidance: float | None = None
+    edit_from: int | None = None
+
+    def check(self) -> None:
+        """Raises UsageError when the numbers make no sense."""
+        if self.steps < 1:
+            raise UsageError(reason="at least one denoising step is needed")
+        if self.guidance is not None and not self.guidance >= 0:
+            raise UsageError(reason="guidance must be zero or more")
+        if self.edit_from is not None and not 0 <= self.edit_from <= 1000:
+            raise UsageError(reason="--from-timestep is between 0 and 1000")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture to draw: θ (D,) of the identity, a seed, and θ after the edit if there is one. ``theta`` None draws
+    the base model without any LoRA; ``prompt`` replaces the recipe's."""
+
+    theta: Theta | None
+    seed: int
+    edited: Theta | None = None
+    prompt: str | None = None
+
+
+def draw(
+    model: DiffusionModel,
+    layout: Layout,
+    shots: Sequence[Shot],
+    recipe: Recipe,
+    *,
+    batch: int = 8,
+    bf16: bool = False,
+    progress: Progress | None = None,
+) -> list[Pixels]:
+    """One picture (H, W, 3) uint8 per shot, in order. The same shot gives the same picture whatever else is drawn.
+
+    Raises:
+        UsageError, SpaceMismatch, DeviceError.
+    """
+    recipe.check()
+    pictures: list[Pixels] = []
+    with memory_guard(model.device, "lower --batch, or use --dtype bfloat16"):
+        for start in range(0, len(shots), max(1, batch)):
+            part = shots[start : start + max(1, batch)]
+            pictures.extend(_draw_batch(model, layout, part, recipe, bf16))
+            if progress is not None:
+                progress(len(pictures), len(shots))
+    return pictures
+
+
+def _draw_batch(
+    model: DiffusionModel, layout: Layout, shots: Sequence[Shot], recipe: Recipe, bf16: bool
+) -> list[Pixels]:
+    bare = [s.theta is None for s in shots]
+    if any(bare) and not all(bare):
+        raise ValueError("a batch is drawn with LoRAs or without, not both")
+    generators = [torch.Generator().manual_seed(s.seed) for s in shots]
+    call: dict[str, Any] = {
+        "prompt": [recipe.prompt if s.prompt is None else s.prompt for s in shots],
+        "num_inference_steps": recipe.steps,
+        "generator": generators,
+        "output_type": "np",
+    }
+    if recipe.negative is not None:
+        call["negative_prompt"] = [recipe.negative] * len(shots)
+    if recipe.guidance is not None:
+        call["guidance_scale"] = recipe.guidance
+    with ExitStack() as stack, torch.inference_mode():
+        stack.enter_context(model.autocast(bf16))
+        if not all(bare):
+            bank = model.bank(layout)
+            plain = _stack(model, [s.theta for s in shots])
+            edited = _stack(model, [s.theta if s.edited is None else s.edited for s in shots])
+            group = torch.arange(len(shots), device=model.device)
+            lora = stack.enter_context(ExitStack())
+            if all(s.edited is None for s in shots):
+                lora.enter_context(bank.apply(plain, group))
+            elif recipe.edit_from is None:
+                lora.enter_context(bank.apply(edited, group))
+            else:
+                limit = recipe.edit_from
+                call["callback_on_step_end"] = _switch(lora, bank, edited, group, limit)
+                total = int(model.scheduler.config.num_train_timesteps)
+                # The first step belongs to the edit only if the whole schedule does.
+                lora.enter_context(bank.apply(edited if limit >= total else plain, group))
+        images = model.pipe(**call).images
+    return [np.asarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0), np.uint8) for image in images]
+
+
+def _switch(lora: ExitStack, bank: Any, edited: torch.Tensor, group: torch.Tensor, limit: int) -> Callable[..., Any]:
+    """A step callback that swaps the weights once the next timestep is below ``limit``."""
+    done = False
+
+    def after_step(pipe: Any, step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done
+        timesteps = pipe.scheduler.timesteps
+        if not done and step + 1 < len(timesteps) and float(timesteps[step + 1]) < limit:
+            lora.close()
+            lora.enter_context(bank.apply(edited, group))
+            done = True
+        return kwargs
+
+    return after_step
+
+
+def _stack(model: DiffusionModel, thetas: Sequence[Theta | None]) -> torch.Tensor:
+    rows = np.stack([t for t in thetas if t is not None])
+    return torch.from_numpy(np.ascontiguousarray(rows, np.float32)).to(model.device)
