@@ -1,0 +1,293 @@
+"""What a release holds, and how a pulled one is checked. Pure: bytes in, values out.
+
+A release of a version is a LoRA repo that diffusers and PEFT load, plus ``w2w.json`` (this module's document: space,
+coordinates, layout, alpha, manifest, digests of the other files), ``consent.json`` and a model card. A coordinates-only
+release leaves the LoRA files and the layout's tensor list out: whoever has the weight space has the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from w2w_registry.errors import BadFile, BadLora, IntegrityError, RegistryError, UnsafeRepo, UsageError
+from w2w_registry.hub.api import HubFile, RepoState
+from w2w_registry.hub.safety import is_pickle, shorten
+from w2w_registry.records import canonical_json, digest_of
+
+DOCUMENT = "w2w.json"
+CONSENT = "consent.json"
+CARD = "README.md"
+SIGNATURE = "model.sig"
+PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+SPACE_DOCUMENT = "space.json"
+PREVIEWS = "previews/"
+HUB_TAG = "w2w-registry"
+SPACE_TAG = "w2w-space"
+
+FORMAT = "w2w-registry release"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Document:
+    """The content of ``w2w.json``. ``coordinates`` are float32 little-endian, 4 bytes a component.
+
+    ``layout`` is the layout's own JSON, or None in a coordinates-only release. ``files``: path → SHA-256 of the
+    release's other files, the card aside (people edit cards).
+    """
+
+    name: str
+    number: int
+    kind: str
+    space: str
+    space_digest: str
+    space_repo: str | None
+    base_model: str
+    base_revision: str | None
+    layout_digest: str
+    alpha: float
+    layout: Mapping[str, Any] | None
+    coordinates: bytes
+    model_digest: str
+    residual: float | None
+    manifest: Mapping[str, Any]
+    files: Mapping[str, str]
+
+    @property
+    def components(self) -> int:
+        return len(self.coordinates) // 4
+
+    @property
+    def coordinates_digest(self) -> str:
+        return hashlib.sha256(self.coordinates).hexdigest()
+
+
+def encode(document: Document) -> bytes:
+    """``w2w.json``: canonical JSON with a digest over all of it."""
+    layout: dict[str, Any] = {"alpha": document.alpha, "digest": document.layout_digest}
+    if document.layout is not None:
+        layout |= document.layout
+    body: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "identity": {"name": document.name, "number": document.number, "kind": document.kind},
+        "space": {"name": document.space, "digest": document.space_digest, "repo": document.space_repo},
+        "base_model": {"id": document.base_model, "revision": document.base_revision},
+        "layout": layout,
+        "coordinates": {
+            "dtype": "float32",
+            "components": document.components,
+            "sha256": document.coordinates_digest,
+            "data": base64.b64encode(document.coordinates).decode(),
+        },
+        "model_digest": document.model_digest,
+        "residual": document.residual,
+        "manifest": document.manifest,
+        "files": dict(document.files),
+    }
+    return (canonical_json({**body, "digest": digest_of(body)}) + "\n").encode()
+
+
+def decode(data: bytes, where: str) -> Document:
+    """The document in ``data``, with every digest inside it checked. ``where`` names it in errors.
+
+    Raises:
+        BadFile: not such a document, or of a later format. IntegrityError: a digest does not hold.
+    """
+    body = _table(data, where)
+    try:
+        if body["format"] != FORMAT:
+            raise BadFile(path=where, reason="not a release of this registry")
+        if body["version"] != VERSION:
+            raise BadFile(
+                path=where, reason=f"release format {body['version']}, this release reads {VERSION}", hint="upgrade"
+            )
+        _same("release", where, str(body["digest"]), digest_of({k: v for k, v in body.items() if k != "digest"}))
+        coordinates = body["coordinates"]
+        raw = base64.b64decode(coordinates["data"], validate=True)
+        _same("coordinates", where, str(coordinates["sha256"]), hashlib.sha256(raw).hexdigest())
+        if coordinates["dtype"] != "float32" or len(raw) != 4 * int(coordinates["components"]) or not raw:
+            raise BadFile(path=where, reason="the coordinates are not as many float32 as they say")
+        layout = body["layout"]
+        document = Document(
+            name=_text(body["identity"]["name"]),
+            number=int(body["identity"]["number"]),
+            kind=_text(body["identity"]["kind"]),
+            space=_text(body["space"]["name"]),
+            space_digest=_hex(body["space"]["digest"]),
+            space_repo=None if body["space"]["repo"] is None else _text(body["space"]["repo"]),
+            base_model=_text(body["base_model"]["id"]),
+            base_revision=None if body["base_model"]["revision"] is None else _text(body["base_model"]["revision"]),
+            layout_digest=_hex(layout["digest"]),
+            alpha=float(layout["alpha"]),
+            layout={k: layout[k] for k in ("alpha", "tensors")} if "tensors" in layout else None,
+            coordinates=raw,
+            model_digest=_hex(body["model_digest"]),
+            residual=None if body["residual"] is None else float(body["residual"]),
+            manifest=dict(body["manifest"]),
+            files={_text(p): _hex(d) for p, d in dict(body["files"]).items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, RecursionError) as error:
+        raise BadFile(path=where, reason=f"not a release document ({_named(error)})") from None
+    recorded = document.manifest.get("coordinates_digest")
+    if recorded is not None:
+        _same("manifest's coordinates", where, str(recorded), document.coordinates_digest)
+    return document
+
+
+def check_files(document: Document, found: Mapping[str, str], where: str) -> None:
+    """That the files fetched (path → SHA-256) are the ones the document lists.
+
+    Raises:
+        IntegrityError: one is missing or another.
+    """
+    for path, expected in document.files.items():
+        _same("file", f"{where}/{path}", expected, found.get(path, "nothing"))
+
+
+def read_table(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object out of a stranger's file.
+
+    Raises:
+        BadFile: when it is not one.
+    """
+    return _table(data, where)
+
+
+def _table(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        body = json.loads(data)
+    except (ValueError, RecursionError):
+        raise BadFile(path=where, reason="not JSON") from None
+    if not isinstance(body, dict):
+        raise BadFile(path=where, reason="not a table")
+    return body
+
+
+def _same(what: str, name: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise IntegrityError(what=what, name=name, expected=expected, found=found)
+
+
+def _named(error: Exception) -> str:
+    return f"{error} is missing" if isinstance(error, KeyError) else shorten(str(error), 60)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 4096:
+        raise ValueError("a text is expected")
+    return value
+
+
+def _hex(value: Any) -> str:
+    if not isinstance(value, str) or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
+        raise ValueError("a SHA-256 is expected")
+    return value
+
+
+# -- what to fetch from a repo -----------------------------------------------------------------
+@dataclass(frozen=True)
+class Choice:
+    """Files worth fetching. ``ours``: the repo is a release of a registry like this one."""
+
+    ours: bool
+    files: tuple[HubFile, ...]
+
+
+def choose(state: RepoState, document: Document | None = None, *, name: str | None = None) -> Choice:
+    """Which files make up the LoRA in a repo: ours as its document lists them, a stranger's whatever its format.
+
+    Args:
+        name: the one file wanted, for a repo that holds several LoRAs.
+
+    Raises:
+        UnsafeRepo: nothing but pickles. BadLora: no LoRA file at all. UsageError: several, and none was named.
+    """
+    by_path = {f.path: f for f in state.files}
+    if document is not None:
+        listed = [by_path[p] for p in document.files if p in by_path]
+        extra = [by_path[p] for p in (DOCUMENT, CONSENT, SIGNATURE) if p in by_path and p not in document.files]
+        return Choice(True, tuple(listed + extra))
+    if name is not None:
+        if name not in by_path:
+            raise UsageError(reason=f"{state.repo_id} has no file {shorten(name)}", hint=_offer(by_path))
+        return Choice(False, _with_config(by_path, name))
+    for known in (PEFT_FILES[0], DIFFUSERS_FILE):
+        if known in by_path:
+            return Choice(False, _with_config(by_path, known))
+    tensors = sorted(p for p in by_path if p.lower().endswith(".safetensors"))
+    top = [p for p in tensors if "/" not in p] or tensors
+    if len(top) == 1:
+        return Choice(False, _with_config(by_path, top[0]))
+    if top:
+        raise UsageError(
+            reason=f"{state.repo_id} holds {len(top)} safetensors files",
+            hint=f"name one with --file; {_offer(by_path)}",
+        )
+    raise _nothing(state, by_path)
+
+
+def _nothing(state: RepoState, by_path: Mapping[str, HubFile]) -> RegistryError:
+    pickles = sorted(p for p in by_path if is_pickle(p))
+    if pickles:
+        return UnsafeRepo(
+            repo=state.repo_id,
+            path=pickles[0],
+            reason=f"holds only pickles ({shorten(pickles[0])}), which could run code when opened; none was fetched",
+            status=None,
+        )
+    return BadLora(path=f"hf://{state.repo_id}", reason="the repo holds no LoRA (no .safetensors file)")
+
+
+def _with_config(by_path: Mapping[str, HubFile], path: str) -> tuple[HubFile, ...]:
+    config = str(PurePosixPath(path).with_name(PEFT_FILES[1]))
+    return (by_path[path], by_path[config]) if config in by_path else (by_path[path],)
+
+
+def _offer(by_path: Mapping[str, HubFile]) -> str:
+    tensors = sorted(p for p in by_path if p.lower().endswith(".safetensors"))
+    return (
+        f"there are {', '.join(shorten(p, 40) for p in tensors[:5])}" if tensors else "there are no .safetensors files"
+    )
+
+
+def managed(path: str) -> bool:
+    """Whether a release owns this path: only such files are removed when a new release no longer has them."""
+    return path in {DOCUMENT, CONSENT, CARD, SIGNATURE, DIFFUSERS_FILE, SPACE_DOCUMENT, *PEFT_FILES} or path.startswith(
+        (PREVIEWS, "space-")
+    )
+
+
+# -- consent -----------------------------------------------------------------------------------
+def encode_consent(state: str, subjects: Sequence[Mapping[str, Any]]) -> bytes:
+    """``consent.json``: the state of everyone depicted together, and each one's records, without saying who.
+
+    ``subjects``: one receipt per subject depicted; the order says nothing.
+    """
+    ordered = sorted(subjects, key=canonical_json)
+    return (
+        canonical_json({"format": "w2w-registry consent", "version": 1, "state": state, "subjects": ordered}) + "\n"
+    ).encode()
+
+
+def decode_consent(data: bytes, where: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:
+    """State and receipts out of ``consent.json``.
+
+    Raises:
+        BadFile: when it is not such a file.
+    """
+    body = _table(data, where)
+    subjects = body.get("subjects")
+    if body.get("format") != "w2w-registry consent" or not isinstance(subjects, list):
+        raise BadFile(path=where, reason="not a consent file of this registry")
+    if not all(isinstance(s, dict) and isinstance(s.get("records"), list) for s in subjects):
+        raise BadFile(path=where, reason="a subject without records")
+    return str(body.get("state")), tuple(subjects)
