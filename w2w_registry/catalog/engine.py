@@ -1,0 +1,118 @@
+"""Engines for the two databases, and what their errors mean.
+
+SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged commit survives kill -9 and power loss.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy.exc as sa
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+
+from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError
+
+WRITE = "w2w_write"  # execution option of a connection that will write
+_BUSY_SQLSTATES = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialisation failure
+
+
+def parse_url(url: str) -> URL:
+    """The URL with its driver filled in.
+
+    Raises:
+        SettingError: neither a SQLite file nor PostgreSQL.
+    """
+    try:
+        parsed = make_url(url)
+    except sa.ArgumentError:
+        raise SettingError(setting="database", value=url, reason="not a database URL") from None
+    if parsed.drivername in ("postgres", "postgresql"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    backend = parsed.get_backend_name()
+    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise SettingError(setting="database", value=url, reason="a registry needs a file: sqlite:////path/catalog.db")
+    if backend not in ("sqlite", "postgresql"):
+        raise SettingError(setting="database", value=safe_url(parsed), reason="use sqlite:///… or postgresql://…")
+    return parsed
+
+
+def safe_url(url: URL) -> str:
+    """The URL without its password, for people."""
+    return url.render_as_string(hide_password=True)
+
+
+def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0) -> Engine:
+    """An engine. Nothing is opened yet, and a SQLite file comes into being only with ``create``.
+
+    Args:
+        busy_timeout: seconds to wait for another writer.
+
+    Raises:
+        MissingExtra: PostgreSQL without its driver. NotInitialised: no such SQLite file.
+    """
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(Path(str(url.database)), url, create, busy_timeout)
+    try:
+        engine = create_engine(url, connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}"})
+    except ModuleNotFoundError as error:
+        raise MissingExtra(package=error.name or "psycopg", extra="postgres", feature="a PostgreSQL catalog") from None
+    return engine
+
+
+@contextmanager
+def database_errors(url: URL) -> Iterator[None]:
+    """Turn what the database says into Busy or DatabaseError. Broken constraints and SQL are bugs: they pass."""
+    try:
+        yield
+    except sa.DBAPIError as error:
+        cause: Any = error.orig
+        if getattr(cause, "sqlstate", None) in _BUSY_SQLSTATES or getattr(cause, "sqlite_errorcode", 0) & 0xFF in (
+            sqlite3.SQLITE_BUSY,
+            sqlite3.SQLITE_LOCKED,
+        ):
+            raise Busy(what="database", name=safe_url(url)) from error
+        # sqlite3.DatabaseError itself (not a subclass) is "malformed" and "not a database"
+        if (
+            isinstance(error, (sa.OperationalError, sa.InterfaceError, sa.InternalError))
+            or type(error) is sa.DatabaseError
+        ):
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            raise DatabaseError(url=safe_url(url), reason=reason) from error
+        raise
+
+
+def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
+    path = path.expanduser()
+    if not create and not path.exists():
+        raise NotInitialised(what="registry", name=str(path), home=str(path.parent))
+    if create:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
+    address = f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
+
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            address, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=FULL")
+        return connection
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=None)
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # the driver starts no transaction of its own (isolation_level=None). A writer takes the lock at once, so that
+        # it waits for its turn instead of failing halfway; a reader cannot write by mistake.
+        writes = connection.get_execution_options().get(WRITE, False)
+        connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

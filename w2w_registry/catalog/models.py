@@ -1,0 +1,63 @@
+"""Every table of the catalog, under one roof."""
+
+from w2w_registry.catalog.assets import (
+    Alias,
+    AliasChange,
+    Coordinates,
+    Identity,
+    Label,
+    SourceFile,
+    Tag,
+    Version,
+    VersionSubject,
+)
+from w2w_registry.catalog.base import Base, audited_models
+from w2w_registry.catalog.journal import ChainHead, Checkpoint, Event, Job
+from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
+from w2w_registry.catalog.people import (
+    ConsentEvent,
+    ConsentEventType,
+    ConsentRecord,
+    GuardReference,
+    Subject,
+    SubjectState,
+    Withdrawal,
+)
+from w2w_registry.catalog.releases import Release, ReleaseState, Takedown, TakedownState
+from w2w_registry.catalog.spaces import Direction, Space, SpaceMember, SpaceState
+
+__all__ = [
+    "Alias",
+    "AliasChange",
+    "Base",
+    "ChainHead",
+    "Checkpoint",
+    "ConsentEvent",
+    "ConsentEventType",
+    "ConsentRecord",
+    "Coordinates",
+    "Direction",
+    "Event",
+    "GuardReference",
+    "Identity",
+    "InputKind",
+    "Job",
+    "Label",
+    "Operation",
+    "OperationInput",
+    "Release",
+    "ReleaseState",
+    "SourceFile",
+    "Space",
+    "SpaceMember",
+    "SpaceState",
+    "Subject",
+    "SubjectState",
+    "Tag",
+    "Takedown",
+    "TakedownState",
+    "Version",
+    "VersionSubject",
+    "Withdrawal",
+    "audited_models",
+]

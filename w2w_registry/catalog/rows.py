@@ -1,0 +1,120 @@
+"""Digests of audited rows: what events record when a row changes, and what verification recomputes.
+
+A digest is SHA-256 over the canonical JSON of ``[table, {column: canonical form}]``, the same on SQLite and
+PostgreSQL. Erasable columns are hidden behind the row's salt (``base.Salted``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Table, select, tuple_
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.base import Base, audited_models, table_name
+from w2w_registry.catalog.types import canonical_form
+from w2w_registry.records import digest_of
+
+Key = tuple[Any, ...]
+CHUNK = 500  # keys per statement: far under either database's limit on parameters
+
+
+def table_of(model: type[Base]) -> Table:
+    table = model.__table__
+    assert isinstance(table, Table)
+    return table
+
+
+def row_digest(model: type[Base], values: Mapping[str, Any]) -> str:
+    """Digest (hex) of a row given as column name -> Python value."""
+    row = {name: None if (value := values[name]) is None else form(value) for name, form in _forms(model)}
+    return digest_of([model.__tablename__, row])
+
+
+def object_digest(row: Base) -> str:
+    """Digest of a mapped object that has been flushed."""
+    return row_digest(type(row), _Attributes(row))
+
+
+def key_text(key: Key) -> str:
+    """A primary key as events name it: ``12``, or ``3/12`` when it has two columns."""
+    return "/".join(map(str, key))
+
+
+def key_of(model: type[Base], text: str) -> Key:
+    """The primary key that ``key_text`` wrote."""
+    columns = primary_key(model)
+    parts = text.split("/", len(columns) - 1)
+    return tuple(column.type.python_type(part) for column, part in zip(columns, parts, strict=True))
+
+
+def primary_key(model: type[Base]) -> Sequence[Any]:
+    return list(table_of(model).primary_key.columns)
+
+
+def present_digests(
+    session: Session, model: type[Base], keys: Iterable[Key] | None = None
+) -> Iterator[tuple[Key, str]]:
+    """``(key, digest)`` of the rows in the table now: all of them in key order, or those with these keys."""
+    columns = primary_key(model)
+    statement = select(table_of(model)).order_by(*columns)
+    if keys is None:
+        result = session.connection().execution_options(yield_per=1000).execute(statement)
+        for row in result.mappings():
+            yield tuple(row[c.name] for c in columns), row_digest(model, row)  # type: ignore[arg-type]
+        return
+    for chunk in chunks(keys):
+        for row in session.connection().execute(statement.where(has_key(model, chunk))).mappings():
+            yield tuple(row[c.name] for c in columns), row_digest(model, row)  # type: ignore[arg-type]
+
+
+def recorded_model(table: str) -> type[Base] | None:
+    """The audited model of a table name found in an event."""
+    return _by_table().get(table)
+
+
+def has_key(model: type[Base], keys: Sequence[Key]) -> Any:
+    """SQL condition: the row's primary key is one of ``keys``."""
+    columns = primary_key(model)
+    if len(columns) == 1:
+        return columns[0].in_([key[0] for key in keys])
+    return tuple_(*columns).in_(keys)
+
+
+def chunks(keys: Iterable[Key], size: int = CHUNK) -> Iterator[list[Key]]:
+    chunk: list[Key] = []
+    for key in keys:
+        chunk.append(key)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class _Attributes(Mapping[str, Any]):
+    """A mapped object read as column name -> value (every column has its attribute's name)."""
+
+    def __init__(self, row: Base) -> None:
+        self._row = row
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self._row, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(name for name, _ in _forms(type(self._row)))
+
+    def __len__(self) -> int:
+        return len(_forms(type(self._row)))
+
+
+@cache
+def _forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
+    return [(column.name, canonical_form(column.type)) for column in table_of(model).columns]
+
+
+@cache
+def _by_table() -> dict[str, type[Base]]:
+    return {table_name(model): model for model in audited_models()}

@@ -1,0 +1,353 @@
+"""Transactions: ``Catalog.read()`` and ``Catalog.write(actor)``, every change with its audit event.
+
+catalog = Catalog(url, event_hash=audit.chain.event_hash)
+with catalog.write("p0007") as uow:
+    identity = uow.add(Identity(name="acme/alice", kind=Kind.PERSON, created=uow.now()))
+    uow.event("identity.add", objects={"identity": identity.id})
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy.exc as sa
+from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text, update
+from sqlalchemy import event as listen
+from sqlalchemy.orm import Session, object_mapper
+from sqlalchemy.orm.session import ORMExecuteState
+
+from w2w_registry.catalog.assets import Coordinates, Version
+from w2w_registry.catalog.base import Base, Salted, new_salt
+from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url, safe_url
+from w2w_registry.catalog.journal import ChainHead, Event
+from w2w_registry.catalog.rows import (
+    Key,
+    chunks,
+    has_key,
+    key_text,
+    object_digest,
+    present_digests,
+    primary_key,
+    table_of,
+)
+from w2w_registry.catalog.types import normal_json, storable
+from w2w_registry.errors import IntegrityError, SchemaOutOfDate
+from w2w_registry.records import iso, now
+
+HEAD = "0001"  # newest migration; a test keeps it equal to Alembic's, which takes too long to ask at every start
+
+EventHash = Callable[[str, Mapping[str, Any]], str]
+Row = TypeVar("Row", bound=Base)
+
+
+class Catalog:
+    """A database of the registry. Opening is lazy; nothing is ever created or migrated here (see ``schema``).
+
+    Args:
+        url: ``sqlite:///path`` or ``postgresql://…``.
+        event_hash: ``(prev_hash, body) -> hash`` of the audit chain.
+        clock: the present, for events.
+        busy_timeout: seconds to wait for another writer before Busy.
+    """
+
+    def __init__(
+        self, url: str, *, event_hash: EventHash, clock: Callable[[], datetime] = now, busy_timeout: float = 30.0
+    ) -> None:
+        self._url = parse_url(url)
+        self._hash = event_hash
+        self._clock = clock
+        self._busy_timeout = busy_timeout
+        self._engine: Engine | None = None
+
+    @property
+    def name(self) -> str:
+        """The URL without a password."""
+        return safe_url(self._url)
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session on one unchanging snapshot, which cannot write.
+
+        Raises:
+            NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
+        """
+        with database_errors(self._url), self._ready().connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with Session(connection, autoflush=False, expire_on_commit=False) as session:
+                yield session
+
+    @contextmanager
+    def write(self, actor: str) -> Iterator[UnitOfWork]:
+        """One write transaction: commits at the end, rolls back on any error. Writers take turns; do not nest.
+
+        Raises:
+            NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
+            AssertionError: audited rows were changed without an event (a bug).
+        """
+        with database_errors(self._url), self._ready().connect() as connection:
+            connection.execution_options(**{WRITE: True})
+            with connection.begin(), Session(connection, expire_on_commit=False) as session:
+                unit = UnitOfWork(session, actor, self._hash, self._clock)
+                yield unit
+                unit._finish()
+
+    def close(self) -> None:
+        """Close every connection."""
+        if self._engine is not None:
+            self._engine.dispose()
+            self._engine = None
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            engine = make_engine(self._url, busy_timeout=self._busy_timeout)
+            with engine.connect() as connection:
+                current = schema_version(connection)
+            if current != HEAD:
+                engine.dispose()
+                raise SchemaOutOfDate(current=current, head=HEAD)
+            self._engine = engine
+        return self._engine
+
+
+class UnitOfWork:
+    """A write transaction. ``session`` for queries and ORM work; every change is journaled by ``event``."""
+
+    def __init__(self, session: Session, actor: str, event_hash: EventHash, clock: Callable[[], datetime]) -> None:
+        self.session = session
+        self.actor = storable(actor)
+        self.now = clock
+        self._hash = event_hash
+        # on PostgreSQL this lock makes writers take turns; SQLite's BEGIN IMMEDIATE has done so already
+        head = session.execute(select(ChainHead.seq, ChainHead.hash).with_for_update()).one_or_none()
+        if head is None:
+            raise IntegrityError(what="chain head", name="chain_head", expected="one row", found="none")
+        self._seq, self._head = head
+        self._start = self._seq
+        self._changes: dict[tuple[type[Base], Key], tuple[str, Base | None]] = {}
+        listen.listen(session, "before_flush", self._before_flush)
+        listen.listen(session, "after_flush", self._after_flush)
+        listen.listen(session, "do_orm_execute", _refuse_bulk)
+
+    @property
+    def next_seq(self) -> int:
+        """Sequence number the next event will have."""
+        return self._seq + 1
+
+    def add(self, row: Row) -> Row:
+        """Add a row and flush, so that its id is known."""
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def add_all(self, rows: Iterable[Base]) -> None:
+        """Add rows; they are flushed with the next event."""
+        self.session.add_all(rows)
+
+    def delete(self, row: Base) -> None:
+        self.session.delete(row)
+
+    def event(self, action: str, objects: Mapping[str, Any] | None = None, **payload: Any) -> int:
+        """Append one event for every row changed since the last; returns its sequence number.
+
+        ``objects`` (kind -> id or ids) and ``payload`` stay for ever: ids and digests, never personal data.
+        """
+        self.session.flush()
+        self._mark_versions()
+        seq, at = self._seq + 1, self.now()
+        body = {
+            "seq": seq,
+            "at": iso(at),
+            "actor": self.actor,
+            "action": action,
+            "objects": json.loads(normal_json(objects or {})),
+            "changes": self._take_changes(),
+            "payload": json.loads(normal_json(payload)),
+        }
+        new_hash = self._hash(self._head, body)
+        self.session.connection().execute(
+            insert(table_of(Event)), {**body, "at": at, "prev_hash": self._head, "hash": new_hash}
+        )
+        self._seq, self._head = seq, new_hash
+        return seq
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What fails inside is undone, events included, and the error goes on; the transaction can go on too."""
+        self.session.flush()
+        before = self._seq, self._head, dict(self._changes)
+        try:
+            with self.session.begin_nested():
+                yield
+        except BaseException:
+            self._seq, self._head, self._changes = before
+            raise
+
+    # -- many rows at once ------------------------------------------------------------------------
+    def bulk_insert(self, model: type[Base], rows: Sequence[Mapping[str, Any]]) -> list[Key]:
+        """Insert rows given as column -> value; returns their primary keys, in order."""
+        if not rows:
+            return []
+        self.session.flush()
+        columns = primary_key(model)
+        values = [{**self._stamp(model), **row} for row in rows]
+        if all(column.name in rows[0] for column in columns):
+            keys: list[Key] = [tuple(row[column.name] for column in columns) for row in rows]
+            self.session.connection().execute(insert(table_of(model)), values)
+        else:
+            statement = insert(table_of(model)).returning(*columns, sort_by_parameter_order=True)
+            keys = [tuple(row) for row in self.session.connection().execute(statement, values)]
+        self._record(model, keys, "insert")
+        return keys
+
+    def bulk_update(self, model: type[Base], keys: Iterable[Key | Any], values: Mapping[str, Any]) -> int:
+        """Set the same ``values`` in the rows with these primary keys (a key of one column may be bare)."""
+        wanted = self._loaded(model, keys)
+        connection = self.session.connection()
+        columns = primary_key(model)
+        if issubclass(model, Salted):  # a new salt for each row, or the old digest could still be guessed at
+            statement = update(table_of(model)).values(**values, salt=bindparam("_salt"))
+            for column in columns:
+                statement = statement.where(column == bindparam(f"_{column.name}"))
+            for chunk in chunks(wanted):
+                connection.execute(
+                    statement,
+                    [
+                        {"_salt": new_salt(), **{f"_{c.name}": v for c, v in zip(columns, key, strict=True)}}
+                        for key in chunk
+                    ],
+                )
+        else:
+            for chunk in chunks(wanted):
+                connection.execute(
+                    update(table_of(model)).where(has_key(model, chunk)).values(**self._stamp(model), **values)
+                )
+        self._record(model, wanted, "update")
+        return len(wanted)
+
+    def bulk_delete(self, model: type[Base], keys: Iterable[Key | Any]) -> int:
+        """Delete the rows with these primary keys."""
+        wanted = self._loaded(model, keys)
+        for chunk in chunks(wanted):
+            self.session.connection().execute(delete(table_of(model)).where(has_key(model, chunk)))
+        self._record(model, wanted, "delete")
+        return len(wanted)
+
+    def keys(self, model: type[Base], *where: Any) -> list[Key]:
+        """Primary keys of the rows that match, in key order."""
+        columns = primary_key(model)
+        return [tuple(row) for row in self.session.execute(select(*columns).where(*where).order_by(*columns))]
+
+    # -- bookkeeping ------------------------------------------------------------------------------
+    def _loaded(self, model: type[Base], keys: Iterable[Key | Any]) -> list[Key]:
+        """The keys that exist, as tuples; objects the session holds of them are made to reload."""
+        self.session.flush()
+        connection = self.session.connection()
+        columns = primary_key(model)
+        found: list[Key] = []
+        for chunk in chunks(key if isinstance(key, tuple) else (key,) for key in keys):
+            found += [tuple(row) for row in connection.execute(select(*columns).where(has_key(model, chunk)))]
+        for key in found:
+            loaded = self.session.identity_map.get((model, key, None))
+            if loaded is not None:
+                self.session.expire(loaded)
+        return found
+
+    def _stamp(self, model: type[Base]) -> dict[str, Any]:
+        return {"changed_seq": self.next_seq} if model is Version else {}
+
+    def _before_flush(self, session: Session, _context: Any, _instances: Any) -> None:
+        for row in session.new:
+            if isinstance(row, Version):
+                row.changed_seq = self.next_seq
+        for row in session.dirty:
+            if session.is_modified(row):
+                if isinstance(row, Version):
+                    row.changed_seq = self.next_seq
+                elif isinstance(row, Salted):
+                    row.salt = new_salt()
+
+    def _after_flush(self, session: Session, _context: Any) -> None:
+        for row in session.new:
+            self._note(row, "insert")
+        for row in session.dirty:
+            if session.is_modified(row):
+                self._note(row, "update")
+        for row in session.deleted:
+            self._note(row, "delete")
+
+    def _note(self, row: Base, operation: str) -> None:
+        if type(row).audited:
+            key = tuple(object_mapper(row).primary_key_from_instance(row))
+            self._merge(type(row), key, operation, row)
+
+    def _record(self, model: type[Base], keys: Iterable[Key], operation: str) -> None:
+        if model.audited:
+            for key in keys:
+                self._merge(model, key, operation, None)
+
+    def _merge(self, model: type[Base], key: Key, operation: str, row: Base | None) -> None:
+        before = self._changes.pop((model, key), (None, None))[0]
+        if before == "insert" and operation == "delete":
+            return
+        if before == "insert" and operation == "update":
+            operation = "insert"
+        elif before == "delete" and operation == "insert":
+            operation = "update"
+        self._changes[model, key] = operation, row
+
+    def _mark_versions(self) -> None:
+        """Versions whose coordinates changed are changed too: an index is topped up by their ``changed_seq``."""
+        touched = {key[1] for model, key in self._changes if model is Coordinates}
+        stale = sorted(v for v in touched if (Version, (v,)) not in self._changes)
+        if stale:
+            self.bulk_update(Version, stale, {})
+
+    def _take_changes(self) -> list[list[Any]]:
+        digests: dict[tuple[type[Base], Key], str] = {}
+        unread: dict[type[Base], list[Key]] = {}
+        for (model, key), (operation, row) in self._changes.items():
+            if operation == "delete":
+                continue
+            if row is not None:
+                digests[model, key] = object_digest(row)
+            else:
+                unread.setdefault(model, []).append(key)
+        for model, keys in unread.items():
+            digests.update(((model, key), digest) for key, digest in present_digests(self.session, model, keys))
+        changes = [
+            [model.__tablename__, key_text(key), operation, digests.get((model, key))]
+            for (model, key), (operation, _) in self._changes.items()
+        ]
+        self._changes.clear()
+        return changes
+
+    def _finish(self) -> None:
+        self.session.flush()
+        unjournaled = sorted({str(model.__tablename__) for model, _ in self._changes})
+        assert not unjournaled, f"changed without an event: {', '.join(unjournaled)}"
+        if self._seq != self._start:
+            self.session.connection().execute(
+                update(table_of(ChainHead)).where(ChainHead.id == 1).values(seq=self._seq, hash=self._head)
+            )
+
+
+def schema_version(connection: Connection) -> str | None:
+    """Revision the database is at, None when it has none."""
+    try:
+        with connection.begin_nested() if connection.in_transaction() else connection.begin():
+            found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return found
+    except (sa.OperationalError, sa.ProgrammingError) as error:
+        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
+            return None
+        raise
+
+
+def _refuse_bulk(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        raise AssertionError("write through the unit of work's bulk methods, so that the change reaches the journal")

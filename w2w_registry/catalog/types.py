@@ -1,0 +1,156 @@
+"""Column types with one meaning on SQLite and PostgreSQL, and the canonical form of each for row digests.
+
+Whatever is written, the value read back has the same canonical form on both databases; a row digest may
+therefore be taken from the values in memory when they are written and checked years later from the table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    DateTime,
+    Dialect,
+    Double,
+    Enum,
+    Integer,
+    LargeBinary,
+    String,
+    TypeDecorator,
+)
+from sqlalchemy.types import TypeEngine
+
+from w2w_registry.records import canonical_json, iso
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A moment in UTC, whole microseconds: ``timestamptz`` on PostgreSQL, fixed-width RFC 3339 text on SQLite.
+
+    A naive value is taken as UTC, as ``records.iso`` does.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        # SQLite has no moment type; text of one width sorts as time does
+        kind: TypeEngine[Any] = String(27) if dialect.name == "sqlite" else DateTime(timezone=True)
+        return dialect.type_descriptor(kind)
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return iso(moment) if dialect.name == "sqlite" else moment
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if isinstance(value, str) else value.astimezone(UTC)
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON value, stored as its canonical text on both databases; ``None`` is SQL NULL.
+
+    Not ``jsonb``: it rewrites numbers (``1e300`` comes back as an integer), which would change digests.
+    Changes inside a value are not noticed: assign a new value.
+    """
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return None if value is None else normal_json(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        return None if value is None else json.loads(value)
+
+
+class Number(TypeDecorator[float]):
+    """A finite double. Negative zero is stored as zero, because SQLite loses its sign."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
+        return None if value is None else _finite(value)
+
+
+class Words(TypeDecorator[str]):
+    """Text compared and sorted by code point on both databases; what neither can hold becomes ``U+FFFD``.
+
+    (PostgreSQL refuses NUL, both refuse lone surrogates, which file names with undecodable bytes have.)
+    """
+
+    impl = String
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(collation="C") if dialect.name == "postgresql" else String())
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        return None if value is None else storable(str(value))
+
+
+BigInt = BigInteger().with_variant(Integer, "sqlite")  # SQLite autoincrements INTEGER only; it is 64 bits there
+Hex = String(64)  # a SHA-256
+
+
+def choice(values: type[StrEnum], name: str) -> Enum:
+    """A closed set of words, kept as text with a CHECK constraint ``ck_<table>_<name>``."""
+    return Enum(
+        values,
+        name=name,
+        native_enum=False,
+        create_constraint=True,
+        length=20,
+        values_callable=lambda kind: [member.value for member in kind],
+    )
+
+
+def storable(text: str) -> str:
+    """``text`` with what the databases cannot hold replaced by U+FFFD."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\0", "\ufffd")
+
+
+def normal_json(value: Any) -> str:
+    """Canonical JSON of ``value`` as it reads back: keys are strings before they are sorted."""
+    return canonical_json(json.loads(storable(canonical_json(value))))
+
+
+def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
+    """The function that brings a non-null value of a column of this type into its form for digests."""
+    if isinstance(kind, UtcDateTime):
+        return iso
+    if isinstance(kind, Json):
+        return normal_json
+    if isinstance(kind, Number):
+        return lambda value: repr(_finite(value))
+    if isinstance(kind, LargeBinary):
+        return lambda value: hashlib.sha256(value).hexdigest()
+    if isinstance(kind, Boolean):
+        return bool
+    if isinstance(kind, (Integer, BigInteger)):
+        return int
+    if isinstance(kind, Enum):
+        return lambda value: str(getattr(value, "value", value))
+    if isinstance(kind, (Words, String)):
+        return lambda value: storable(str(value))
+    raise TypeError(f"no canonical form for column type {kind!r}")
+
+
+def _finite(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"a number column holds finite values, not {number}")
+    return number + 0.0
