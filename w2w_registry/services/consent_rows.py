@@ -1,0 +1,222 @@
+"""Consent rows ↔ consent records: the one place that knows how a record lies in the catalog.
+
+A row is not edited. Narrowing or renewing writes a new row that supersedes the old one; the old one's state becomes
+``expired`` so that nothing that looks at rows alone takes it for live. A dispute is state ``unknown``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import ConsentEvent as EventRow
+from w2w_registry.catalog.models import ConsentEventType
+from w2w_registry.catalog.models import ConsentRecord as RecordRow
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Scope, Status, Use
+from w2w_registry.records import ConsentState
+
+_CHUNK = 500
+_STATE: Mapping[Status, ConsentState] = {
+    Status.REQUESTED: ConsentState.REQUESTED,
+    Status.GIVEN: ConsentState.GRANTED,
+    Status.EXPIRED: ConsentState.EXPIRED,
+    Status.DISPUTED: ConsentState.UNKNOWN,
+    Status.WITHDRAWN: ConsentState.WITHDRAWN,
+    Status.INVALIDATED: ConsentState.INVALIDATED,
+}
+_STATUS = {state: status for status, state in _STATE.items()}
+
+
+def load_records(
+    session: Session,
+    subjects: Iterable[str],
+    *,
+    history: bool = True,
+    states: Sequence[ConsentState] | None = None,
+) -> dict[str, tuple[ConsentRecord, ...]]:
+    """The records of each subject that no later one supersedes, oldest first; subjects without any are left out.
+
+    Args:
+        history: load each record's events too (digests need them; states do not).
+        states: only records in these states.
+    """
+    wanted = sorted(set(subjects))
+    found: dict[str, list[ConsentRecord]] = {}
+    for start in range(0, len(wanted), _CHUNK):
+        chunk = wanted[start : start + _CHUNK]
+        query = select(RecordRow).where(RecordRow.subject_id.in_(chunk)).order_by(RecordRow.created, RecordRow.id)
+        rows = list(session.scalars(query))
+        superseded = {row.supersedes for row in rows if row.supersedes is not None}
+        events = _events(session, chunk) if history else {}
+        by_id = {row.id: row for row in rows}
+        for row in rows:
+            if row.id not in superseded and (states is None or row.state in states):
+                found.setdefault(row.subject_id, []).append(_record(row, _history(row, by_id, events)))
+    return {subject: tuple(records) for subject, records in found.items()}
+
+
+def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
+    """Write a new record with its last event; a record that supersedes another puts that one out of force."""
+    scope, notice = record.scope, record.notice
+    if record.supersedes is not None:
+        old = uow.session.get_one(RecordRow, record.supersedes)
+        old.state = ConsentState.EXPIRED
+        evidence_stored = old.evidence_stored
+    uow.add(
+        RecordRow(
+            id=record.record_id,
+            subject_id=record.subject,
+            supersedes=record.supersedes,
+            state=_STATE[record.status],
+            schema_version=record.schema_version,
+            notice=notice.notice,
+            language=notice.language,
+            purposes=list(scope.purposes),
+            data_types=_list(notice.data_types),
+            controllers=_list(notice.controllers),
+            recipients=_list(notice.recipients),
+            storage_location=notice.storage_location,
+            retention=notice.retention,
+            jurisdiction=notice.jurisdiction,
+            withdrawal_method=notice.withdrawal_method,
+            derivatives=scope.derivatives,
+            publication=scope.publication,
+            territories=_list(scope.territory),
+            allowed_uses=_list(scope.uses),
+            forbidden_uses=_list(scope.forbidden),
+            guardian=record.guardian,
+            compensation=record.compensation,
+            training_set_digest=record.training_set_digest,
+            evidence_digest=record.evidence_digest,
+            evidence_stored=evidence_stored,
+            signature=record.signature,
+            created=record.events[-1].at,
+            granted_at=scope.valid_from,
+            expires_at=scope.expires_at,
+        )
+    )
+    _add_event(uow, record)
+
+
+def move_record(uow: UnitOfWork, record: ConsentRecord) -> None:
+    """Write the last event of a record that is in the catalog, and the state it moved to."""
+    row = uow.session.get_one(RecordRow, record.record_id)
+    if row.state is not _STATE[record.status]:
+        row.state = _STATE[record.status]
+    _add_event(uow, record)
+
+
+def grant_request(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
+    """Fill a request's row with what was granted, and move it on."""
+    row = uow.session.get_one(RecordRow, record.record_id)
+    scope = record.scope
+    row.purposes, row.derivatives, row.publication = list(scope.purposes), scope.derivatives, scope.publication
+    row.territories, row.allowed_uses = _list(scope.territory), _list(scope.uses)
+    row.forbidden_uses = _list(scope.forbidden)
+    row.granted_at, row.expires_at = scope.valid_from, scope.expires_at
+    row.guardian, row.compensation, row.signature = record.guardian, record.compensation, record.signature
+    row.training_set_digest, row.evidence_digest = record.training_set_digest, record.evidence_digest
+    row.evidence_stored = evidence_stored
+    move_record(uow, record)
+
+
+def _add_event(uow: UnitOfWork, record: ConsentRecord) -> None:
+    event = record.events[-1]
+    details: dict[str, Any] = {}
+    if event.until is not None:
+        details["until"] = event.until
+    if event.note_digest is not None:
+        details["note_digest"] = event.note_digest
+    uow.add(
+        EventRow(
+            record_id=record.record_id,
+            subject_id=record.subject,
+            type=ConsentEventType(event.kind),
+            state=_STATE[event.status],
+            at=event.at,
+            duration=None if event.until is None else f"P{(event.until - event.at).days}D",
+            entity=event.entity,
+            method=event.method,
+            details=details,
+        )
+    )
+
+
+def _events(session: Session, subjects: Sequence[str]) -> dict[str, list[ConsentEvent]]:
+    found: dict[str, list[ConsentEvent]] = {}
+    for row in session.scalars(select(EventRow).where(EventRow.subject_id.in_(subjects)).order_by(EventRow.id)):
+        if row.record_id is None or row.state is None:
+            continue
+        until = row.details.get("until")
+        event = ConsentEvent(
+            kind=row.type.value,
+            status=_STATUS[row.state],
+            at=row.at,
+            entity=row.entity,
+            method=row.method or "",
+            until=None if until is None else datetime.fromisoformat(until),
+            note_digest=row.details.get("note_digest"),
+        )
+        found.setdefault(row.record_id, []).append(event)
+    return found
+
+
+def _history(
+    row: RecordRow, by_id: Mapping[str, RecordRow], events: Mapping[str, list[ConsentEvent]]
+) -> tuple[ConsentEvent, ...]:
+    chain: list[str] = []
+    at: RecordRow | None = row
+    while at is not None:
+        chain.append(at.id)
+        at = by_id.get(at.supersedes) if at.supersedes is not None else None
+    return tuple(event for record_id in reversed(chain) for event in events.get(record_id, ()))
+
+
+def _record(row: RecordRow, events: tuple[ConsentEvent, ...]) -> ConsentRecord:
+    return ConsentRecord(
+        record_id=row.id,
+        subject=row.subject_id,
+        status=_STATUS[row.state],
+        scope=Scope(
+            purposes=tuple(row.purposes),
+            uses=None if row.allowed_uses is None else tuple(Use(u) for u in row.allowed_uses),
+            forbidden=tuple(row.forbidden_uses or ()),
+            derivatives=row.derivatives,
+            publication=row.publication,
+            territory=_tuple(row.territories),
+            valid_from=row.granted_at,
+            expires_at=row.expires_at,
+        ),
+        notice=Notice(
+            notice=row.notice,
+            language=row.language,
+            controllers=_tuple(row.controllers),
+            data_types=_tuple(row.data_types),
+            storage_location=row.storage_location,
+            retention=row.retention,
+            jurisdiction=row.jurisdiction,
+            recipients=_tuple(row.recipients),
+            withdrawal_method=row.withdrawal_method,
+        ),
+        guardian=row.guardian,
+        compensation=row.compensation,
+        evidence_digest=row.evidence_digest,
+        signature=row.signature,
+        training_set_digest=row.training_set_digest,
+        events=events,
+        supersedes=row.supersedes,
+        schema_version=row.schema_version,
+    )
+
+
+def _list(values: Iterable[str] | None) -> list[str] | None:
+    return None if values is None else [str(v) for v in values]
+
+
+def _tuple(values: Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
