@@ -1,1 +1,33 @@
-"""Weight-space mathematics: pure functions over arrays; no I/O, no sibling package."""
+"""Weight-space mathematics: pure functions over arrays; no I/O, no sibling package.
+
+- ``layout``: ``Layout``, ``layout_of``, ``differences``: how a LoRA flattens to θ (D,).
+- ``basis``: ``WeightSpace``: ``project`` θ → coordinates (k,), ``reconstruct`` back, ``residual``, ``digest``.
+- ``fit``: ``fit_space(thetas, layout, base_model=…, components=…)``, PCA of standardised θ, numpy or torch, streaming.
+- ``gauge``: ``to_gauge(tensors, alphas, layout, mean, std)``: any LoRA of the same modules into the space's gauge, with
+  what that lost; ``obstacles(shapes, layout)``: what keeps one out.
+- ``metrics``: ``Metric`` (``unit(coordinates)`` → vectors for an inner-product index), ``calibrate`` → ``Calibration``.
+- ``directions``, ``sampling``: attributes, mixing and new points (import them from their modules).
+"""
+
+from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.fit import fit_space
+from w2w_registry.space.gauge import Gauged, obstacles, to_gauge
+from w2w_registry.space.layout import Layout, LayoutTensor, TensorKey, differences, layout_of
+from w2w_registry.space.metrics import Calibration, Metric, calibrate, repeat_reliability
+
+__all__ = [
+    "Calibration",
+    "Gauged",
+    "Layout",
+    "LayoutTensor",
+    "Metric",
+    "TensorKey",
+    "WeightSpace",
+    "calibrate",
+    "differences",
+    "fit_space",
+    "layout_of",
+    "obstacles",
+    "repeat_reliability",
+    "to_gauge",
+]

@@ -1,0 +1,182 @@
+"""A weight space: base model, layout, mean, std and orthonormal components; coordinates there and back (DESIGN §2).
+
+Source of the mathematics: weights2weights, §3.1–3.2: z = (θ − μ)/σ, c = Vᵀz, θ̂ = (V c)·σ + μ.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from w2w_registry.records import canonical_json
+from w2w_registry.space.layout import Layout
+from w2w_registry.space.metrics import Calibration, Metric
+
+Float32 = NDArray[np.float32]
+
+# V is touched in row blocks of about this many numbers, so that a memory-mapped one is never loaded whole.
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSpace:
+    """Immutable; two spaces are the same when their digests are.
+
+    Attributes:
+        base_model, base_revision: the model the LoRAs adapt. layout: how a LoRA flattens to θ (D,).
+        mean, std: (D,) float32. A std from our own fit is positive; an imported one may be negative (the public
+            release has some), which flips the sign of that entry of z on the way in and again on the way out.
+        components: V (D, k) float32 with orthonormal columns, by falling variance; may be a memory map.
+        component_std: (k,) standard deviation of the coordinates over the fit set.
+        explained_variance_ratio: (k,) share of the standardised variance. Empty when the source did not say.
+        fit_set_digest, fit_size: which LoRAs, and how many, the space was fitted on.
+        software: name → version of what computed it.
+        coordinate_mean: (k,) of the fit set, None when zero (our own fits).
+        repeat_reliability: (k,) correlation of each coordinate between trainings of one identity; None if unknown.
+        metric, calibration: how to compare coordinates, and what score means "same identity"; None if not chosen yet.
+    """
+
+    base_model: str
+    base_revision: str | None
+    layout: Layout
+    mean: Float32
+    std: Float32
+    components: Float32
+    component_std: Float32
+    explained_variance_ratio: Float32
+    fit_set_digest: str
+    fit_size: int
+    software: Mapping[str, str] = field(default_factory=dict)
+    coordinate_mean: Float32 | None = None
+    repeat_reliability: Float32 | None = None
+    metric: Metric | None = None
+    calibration: Calibration | None = None
+
+    def __post_init__(self) -> None:
+        d, k = self.layout.dim, self.components.shape[-1]
+        expected: list[tuple[str, NDArray[Any] | None, tuple[int, ...]]] = [
+            ("mean", self.mean, (d,)),
+            ("std", self.std, (d,)),
+            ("components", self.components, (d, k)),
+            ("component_std", self.component_std, (k,)),
+            ("coordinate_mean", self.coordinate_mean, (k,)),
+            ("repeat_reliability", self.repeat_reliability, (k,)),
+        ]
+        if self.explained_variance_ratio.size:
+            expected.append(("explained_variance_ratio", self.explained_variance_ratio, (k,)))
+        for name, array, shape in expected:
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.layout.dim
+
+    @property
+    def k(self) -> int:
+        """Number of components."""
+        return int(self.components.shape[1])
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array of the space by name, the absent ones left out."""
+        named = {
+            "mean": self.mean,
+            "std": self.std,
+            "components": self.components,
+            "component_std": self.component_std,
+            "explained_variance_ratio": self.explained_variance_ratio,
+            "coordinate_mean": self.coordinate_mean,
+            "repeat_reliability": self.repeat_reliability,
+        }
+        return {name: array for name, array in named.items() if array is not None}
+
+    def facts(self) -> dict[str, Any]:
+        """Everything that is not an array, as plain JSON values; ``metric`` and ``calibration`` included."""
+        return {
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+            "layout": self.layout.to_json(),
+            "fit_set_digest": self.fit_set_digest,
+            "fit_size": self.fit_size,
+            "software": dict(self.software),
+            "metric": None if self.metric is None else self.metric.to_json(),
+            "calibration": None if self.calibration is None else self.calibration.to_json(),
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) over the canonical JSON of ``facts`` and the digest of every array."""
+        arrays = {name: array_digest(array) for name, array in self.arrays().items()}
+        return hashlib.sha256(canonical_json({**self.facts(), "arrays": arrays}).encode()).hexdigest()
+
+    def project(self, theta: ArrayLike) -> Float32:
+        """Coordinates (k,) of θ (D,), or (n, k) of (n, D). Sums in float64, so one row or many give one answer."""
+        z, single = self._standardised(theta)
+        total = np.zeros((len(z), self.k))
+        for rows in self._row_blocks():
+            total += z[:, rows] @ np.asarray(self.components[rows], np.float64)
+        coordinates = total.astype(np.float32)
+        return coordinates[0] if single else coordinates
+
+    def reconstruct(self, coordinates: ArrayLike) -> Float32:
+        """θ̂ (D,) of coordinates (k,), or (n, D) of (n, k): θ̂ = (V c)·σ + μ."""
+        c = np.asarray(coordinates, np.float64)
+        points = np.atleast_2d(c)
+        theta = np.empty((len(points), self.dim), np.float32)
+        for rows in self._row_blocks():
+            z = points @ np.asarray(self.components[rows], np.float64).T
+            theta[:, rows] = z * self.std[rows].astype(np.float64) + self.mean[rows]
+        return theta[0] if c.ndim == 1 else theta
+
+    def residual(self, theta: ArrayLike, coordinates: ArrayLike | None = None) -> Any:
+        """‖z − V c‖ / ‖z‖ of θ (D,) as a float, or (n,) float64 of (n, D): the share the space cannot say.
+
+        V is orthonormal, so ‖z − Vc‖² = ‖z‖² − ‖c‖². ``coordinates`` saves projecting again.
+        """
+        z, single = self._standardised(theta)
+        c = np.atleast_2d(np.asarray(self.project(theta) if coordinates is None else coordinates, np.float64))
+        whole = np.einsum("nd,nd->n", z, z)
+        rest = np.maximum(whole - np.einsum("nk,nk->n", c, c), 0.0)
+        share = np.sqrt(np.divide(rest, whole, out=np.zeros_like(whole), where=whole > 0))
+        return float(share[0]) if single else share
+
+    def truncated(self, k: int) -> WeightSpace:
+        """The same space with its first ``k`` components; metric and calibration, which belong to all, are dropped."""
+        if not 1 <= k <= self.k:
+            raise ValueError(f"{k} components asked of a space with {self.k}")
+        cut: dict[str, Any] = {
+            name: np.ascontiguousarray(getattr(self, name)[:k])
+            for name in ("component_std", "explained_variance_ratio", "coordinate_mean", "repeat_reliability")
+            if getattr(self, name) is not None
+        }
+        return replace(self, components=self.components[:, :k], metric=None, calibration=None, **cut)
+
+    def _standardised(self, theta: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+        values = np.asarray(theta)
+        if values.shape[-1:] != (self.dim,) or values.ndim not in (1, 2):
+            raise ValueError(f"θ has shape {values.shape}, the space needs ({self.dim},) or (n, {self.dim})")
+        std = self.std.astype(np.float64)
+        # A release may hold a std of exactly zero: that entry of θ is always μ, so it carries nothing.
+        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)
+        return (np.atleast_2d(values) - self.mean.astype(np.float64)) * inverse, values.ndim == 1
+
+    def _row_blocks(self) -> Iterator[slice]:
+        step = max(1, _BLOCK // max(1, self.k))
+        for start in range(0, self.dim, step):
+            yield slice(start, min(start + step, self.dim))
+
+
+def array_digest(array: NDArray[Any]) -> str:
+    """SHA-256 (hex) of shape and little-endian float32 content in row order, read in blocks."""
+    digest = hashlib.sha256(f"float32 {list(array.shape)}\n".encode())
+    step = max(1, _BLOCK // max(1, int(np.prod(array.shape[1:]))))
+    for start in range(0, array.shape[0], step):
+        digest.update(np.ascontiguousarray(array[start : start + step], "<f4").tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,320 @@
+"""Comparing identities: cosine on θ, on ΔW, on coordinates and on weighted coordinates; what score means "same".
+
+Every comparison of coordinates here is a map to unit vectors, so that an inner-product index can serve it.
+
+With ``b`` the variance of a component between identities and ``w`` the variance between trainings of one
+identity, its reliability is ρ = b / (b + w). Whitening makes every component count alike, noise included; the
+log-likelihood ratio of "same" against "different" under the two-covariance Gaussian model (Ioffe, PLDA, ECCV
+2006) weights the whitened product of a component by ρ / (1 − ρ²). Without repeats ρ is not known; the spectrum
+says something: pure noise in the standardised parameters has a flat floor ν, so ρ ≈ (λ − ν) / λ (Wiener).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from w2w_registry.errors import UsageError
+from w2w_registry.space.layout import Layout
+
+Array = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+MAX_RELIABILITY = 0.999
+_TAIL_SHARE = 0.01  # of the impostor scores, the part the tail is fitted on
+_MAX_TAIL = 5000
+_MAX_IDENTITIES = 4096  # 8 million pairs; more add nothing to a threshold
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How two points are compared: the inner product of ``unit`` of each, between −1 and 1.
+
+    ``unit(c)`` = normalise(((c − centre) · weights)), (k,); ``weights`` None = all one, ``centre`` None = zero.
+    """
+
+    name: str
+    weights: tuple[float, ...] | None = None
+    centre: tuple[float, ...] | None = None
+
+    def unit(self, coordinates: ArrayLike) -> Float32:
+        """Unit vectors (k,) or (n, k) float32; a point at the centre gives zeros."""
+        c = np.asarray(coordinates, np.float64)
+        if self.centre is not None:
+            c = c - np.asarray(self.centre)
+        if self.weights is not None:
+            c = c * np.asarray(self.weights)
+        norm = np.linalg.norm(c, axis=-1, keepdims=True)
+        unit: Float32 = np.divide(c, norm, out=np.zeros_like(c), where=norm > 0).astype(np.float32)
+        return unit
+
+    def score(self, a: ArrayLike, b: ArrayLike) -> Array:
+        """Scores of a (…, k) against b (…, k), row by row."""
+        return np.asarray(np.einsum("...k,...k->...", self.unit(a).astype(np.float64), self.unit(b)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "weights": None if self.weights is None else list(self.weights),
+            "centre": None if self.centre is None else list(self.centre),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Metric:
+        def vector(value: Any) -> tuple[float, ...] | None:
+            return None if value is None else tuple(float(v) for v in value)
+
+        return cls(str(data["name"]), vector(data["weights"]), vector(data["centre"]))
+
+
+# -- metrics of coordinates ---------------------------------------------------------------------
+def cosine() -> Metric:
+    """Plain cosine of coordinates: what the paper uses for neighbours."""
+    return Metric("cosine")
+
+
+def whitened(component_std: ArrayLike) -> Metric:
+    """Every component divided by its standard deviation: cosine in the Mahalanobis metric."""
+    return powered(component_std, 1.0, "whitened")
+
+
+def powered(component_std: ArrayLike, power: float, name: str | None = None) -> Metric:
+    """Components divided by std^power: 0 is plain cosine, 1 is whitened."""
+    return _metric(name or f"power-{power:g}", _safe(component_std) ** -power)
+
+
+def wiener(component_std: ArrayLike, fit_size: int, dim: int, total_variance: float | None = None) -> Metric:
+    """No labels: reliability from the spectrum, ρ = (λ − ν)/λ, as PLDA weights on whitened components."""
+    reliability = spectral_reliability(component_std, fit_size, dim, total_variance)
+    return reliability_weighted(component_std, reliability, "wiener")
+
+
+def reliability_weighted(component_std: ArrayLike, reliability: ArrayLike, name: str = "reliability") -> Metric:
+    """Whitened components weighted by √(ρ/(1 − ρ²)), so that a product counts ρ/(1 − ρ²) (see the module's head)."""
+    rho = np.clip(np.asarray(reliability, np.float64), 0.0, MAX_RELIABILITY)
+    return _metric(name, np.sqrt(rho / (1 - rho**2)) / _safe(component_std))
+
+
+def _metric(name: str, weights: Array) -> Metric:
+    # Only ratios matter to a cosine; a largest weight of 1 and float32 values keep the record short and stable.
+    largest = float(weights.max(initial=0.0))
+    scaled = (weights / largest if largest > 0 else weights).astype(np.float32)
+    return Metric(name, tuple(float(w) for w in scaled))
+
+
+def _safe(component_std: ArrayLike) -> Array:
+    std = np.asarray(component_std, np.float64)
+    return np.asarray(np.maximum(std, 1e-6 * float(std.max(initial=0.0)) + 1e-30))
+
+
+def spectral_reliability(
+    component_std: ArrayLike, fit_size: int, dim: int, total_variance: float | None = None
+) -> Array:
+    """ρ (k,) without repeats, from the eigenvalues of ``fit_size`` points in ``dim`` dimensions.
+
+    The floor ν is the smallest eigenvalue kept, or the mean of those left out when ``total_variance`` (the sum of all)
+    is known: with fewer points than dimensions, noise of equal size everywhere shows as an almost flat tail.
+    """
+    variance = _safe(component_std) ** 2
+    k, rank = len(variance), min(fit_size - 1, dim)
+    floor = float(variance.min())
+    if total_variance is not None and rank > k:
+        floor = max(0.0, (total_variance - float(variance.sum())) / (rank - k))
+    return np.asarray(np.clip(1.0 - floor / variance, 0.0, MAX_RELIABILITY))
+
+
+def repeat_reliability(first: ArrayLike, second: ArrayLike) -> Float32:
+    """ρ (k,) per component from two trainings of the same n identities, coordinates (n, k) each.
+
+    The correlation between repeats, negative ones taken as zero.
+
+    Raises:
+        UsageError: with fewer than eight repeats the figure would be noise.
+    """
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if a.shape != b.shape or len(a) < 8:
+        raise UsageError(reason="repeat reliability needs at least eight identities trained twice")
+    a, b = a - a.mean(0), b - b.mean(0)
+    size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    rho = np.divide((a * b).sum(0), size, out=np.zeros(a.shape[1]), where=size > 0)
+    reliability: Float32 = np.clip(rho, 0.0, 1.0).astype(np.float32)
+    return reliability
+
+
+# -- baselines on the LoRA itself ---------------------------------------------------------------
+def theta_scores(queries: ArrayLike, gallery: ArrayLike) -> Array:
+    """Cosine of raw θ: (q, D) against (n, D) → (q, n)."""
+    a, b = _rows(queries), _rows(gallery)
+    return np.asarray(a @ b.T)
+
+
+def delta_w_scores(queries: ArrayLike, gallery: ArrayLike, layout: Layout) -> Array:
+    """Cosine of the effective updates ΔW over all modules: (q, D) against (n, D) → (q, n); no dense ΔW.
+
+    ⟨B₁A₁, B₂A₂⟩ = Σᵢⱼ (A₁A₂ᵀ)ᵢⱼ (B₁ᵀB₂)ᵢⱼ, and for many at once both factors are matrix products.
+    """
+    q, g = np.atleast_2d(np.asarray(queries, np.float64)), np.atleast_2d(np.asarray(gallery, np.float64))
+    dots = np.zeros((len(q), len(g)))
+    own_q, own_g = np.zeros(len(q)), np.zeros(len(g))
+    places = {tensor.key: (tensor, part) for tensor, part in layout.slices()}
+    for module in layout.modules:
+        (tensor_a, part_a), (tensor_b, part_b) = places[(module, "A")], places[(module, "B")]
+        rank, scale = tensor_a.rank, layout.scale(module) ** 2
+        aq, ag = (x[:, part_a].reshape(len(x), rank, -1) for x in (q, g))
+        bq, bg = (x[:, part_b].reshape(len(x), tensor_b.shape[0], rank) for x in (q, g))
+        for i in range(rank):
+            for j in range(rank):
+                dots += scale * (aq[:, i] @ ag[:, j].T) * (bq[:, :, i] @ bg[:, :, j].T)
+                own_q += scale * _dot(aq[:, i], aq[:, j]) * _dot(bq[:, :, i], bq[:, :, j])
+                own_g += scale * _dot(ag[:, i], ag[:, j]) * _dot(bg[:, :, i], bg[:, :, j])
+    size = np.sqrt(np.maximum(own_q, 0))[:, None] * np.sqrt(np.maximum(own_g, 0))
+    return np.asarray(np.divide(dots, size, out=np.zeros_like(dots), where=size > 0))
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return np.asarray(np.einsum("nd,nd->n", a, b))
+
+
+def _rows(values: ArrayLike) -> Array:
+    rows = np.atleast_2d(np.asarray(values, np.float64))
+    norm = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
+
+
+def csls(scores: ArrayLike, gallery_scores: ArrayLike, neighbours: int = 10) -> Array:
+    """Scores (q, n) corrected for hubs (Conneau et al., ICLR 2018, CSLS): 2 s − r(query) − r(gallery).
+
+    ``r`` is the mean score to the nearest ``neighbours`` of the gallery; ``gallery_scores`` (n, n) gives it for the
+    gallery's own points (each one's score with itself left out).
+    """
+    s, g = np.asarray(scores, np.float64), np.array(gallery_scores, np.float64)
+    np.fill_diagonal(g, -np.inf)
+    count = min(neighbours, len(g) - 1)
+    near_query = np.sort(s, axis=1)[:, -count:].mean(1)
+    near_gallery = np.sort(g, axis=1)[:, -count:].mean(1)
+    return np.asarray(2 * s - near_query[:, None] - near_gallery)
+
+
+def recall_at(scores: ArrayLike, truth: ArrayLike, k: int) -> float:
+    """Share of queries whose true gallery row ``truth`` (q,) is among the ``k`` best of ``scores`` (q, n).
+
+    A tie with the true row counts against it.
+    """
+    s, t = np.asarray(scores, np.float64), np.asarray(truth)
+    own = s[np.arange(len(t)), t]
+    better = (s >= own[:, None]).sum(1) - 1
+    return float((better < k).mean())
+
+
+# -- what score means "same identity" -----------------------------------------------------------
+@dataclass(frozen=True)
+class Calibration:
+    """A score at or above ``threshold`` means "same identity", at this chance of being wrong for one pair.
+
+    ``false_match_rate`` is the rate asked for; ``observed`` the share of different-identity pairs at or above the
+    threshold in the space's own data (``pairs`` of them). ``method``: ``counted`` when enough pairs lie beyond the
+    threshold, ``tail`` when it was extrapolated (generalised Pareto fit of the highest scores).
+    ``true_match_rate``: share of same-identity pairs accepted, None without repeats.
+    """
+
+    metric: str
+    threshold: float
+    false_match_rate: float
+    observed: float
+    pairs: int
+    method: Literal["counted", "tail"]
+    true_match_rate: float | None = None
+    repeats: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "metric": self.metric,
+            "threshold": self.threshold,
+            "false_match_rate": self.false_match_rate,
+            "observed": self.observed,
+            "pairs": self.pairs,
+            "method": self.method,
+            "true_match_rate": self.true_match_rate,
+            "repeats": self.repeats,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        return cls(**data)
+
+    def same(self, score: float) -> bool:
+        return score >= self.threshold
+
+
+def calibrate(
+    metric: Metric,
+    coordinates: ArrayLike,
+    *,
+    false_match_rate: float = 1e-5,
+    repeats: tuple[ArrayLike, ArrayLike] | None = None,
+) -> Calibration:
+    """The threshold of ``metric`` from pairs of different identities (n, k), at a stated false-match rate.
+
+    With ``repeats`` (two trainings of the same m identities, (m, k) each), pairs across the two, of different
+    identities, are the impostors: they have the noise of a real query, which fitted points alone lack; pairs of
+    one identity give the true-match rate.
+
+    Raises:
+        UsageError: fewer than 30 identities, or a rate outside (0, 0.5).
+    """
+    if not 0 < false_match_rate < 0.5:
+        raise UsageError(reason=f"a false-match rate lies between 0 and 0.5, not {false_match_rate:g}")
+    points = np.asarray(coordinates, np.float64)
+    if len(points) < 30:
+        raise UsageError(reason=f"calibration needs at least 30 identities, the space has {len(points)}")
+    points = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), _MAX_IDENTITIES)).astype(int))]
+    units = metric.unit(points).astype(np.float64)
+    scores = (units @ units.T)[np.triu_indices(len(units), 1)]
+    true_match, count = None, 0
+    if repeats is not None:
+        first, second = (metric.unit(r).astype(np.float64) for r in repeats)
+        across = first @ second.T
+        scores = np.concatenate([scores, across[~np.eye(len(first), dtype=bool)]])
+    threshold, method = _quantile(scores, false_match_rate)
+    if repeats is not None:
+        genuine = np.diag(across)
+        true_match, count = float((genuine >= threshold).mean()), len(genuine)
+    return Calibration(
+        metric.name,
+        threshold,
+        false_match_rate,
+        float((scores >= threshold).mean()),
+        len(scores),
+        method,
+        true_match,
+        count,
+    )
+
+
+def _quantile(scores: Array, rate: float) -> tuple[float, Literal["counted", "tail"]]:
+    """The score exceeded by a share ``rate``: counted with at least 20 beyond it, else from a Pareto tail.
+
+    Pickands–Balkema–de Haan: exceedances over a high level follow a generalised Pareto law; its shape ξ and scale
+    β by probability-weighted moments (Hosking & Wallis, Technometrics 1987), which is closed form and stable.
+    """
+    n = len(scores)
+    if rate * n >= 20:
+        return float(np.quantile(scores, 1 - rate)), "counted"
+    size = int(min(max(50, _TAIL_SHARE * n), _MAX_TAIL, n // 2))
+    tail = np.sort(np.partition(scores, n - size - 1)[n - size - 1 :])
+    level, excess = tail[0], tail[1:] - tail[0]
+    m = len(excess)
+    mean = float(excess.mean())
+    # E[X (1 − F(X))] with the plotting position of the i-th smallest.
+    weighted = float((excess * (1 - (np.arange(1, m + 1) - 0.35) / m)).mean())
+    if mean <= 0 or mean - 2 * weighted <= 0:
+        return float(min(1.0, tail[-1])), "tail"
+    shape = 2 - mean / (mean - 2 * weighted)
+    scale = 2 * mean * weighted / (mean - 2 * weighted)
+    ratio = rate * n / m
+    reach = scale * -np.log(ratio) if abs(shape) < 1e-9 else scale / shape * (ratio**-shape - 1)
+    return float(min(1.0, level + reach)), "tail"
