@@ -118,8 +118,8 @@ def _flat(differences: Any) -> Iterator[tuple[Any, ...]]:
 
 def _type_differs(context: Any, _inspected: Any, _column: Any, found: Any, wanted: Any) -> bool:
     """As the database spells them: the collation counts, and a decorated type is what it is on this database."""
-    compiler, dialect = context.dialect.type_compiler_instance, context.dialect
-    return bool(compiler.process(found) != compiler.process(wanted.dialect_impl(dialect)))
+    compiler = context.dialect.type_compiler_instance
+    return bool(compiler.process(found) != compiler.process(wanted))
 
 
 def _describe(difference: tuple[Any, ...]) -> str:
