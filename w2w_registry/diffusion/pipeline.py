@@ -103,7 +103,8 @@ class DiffusionModel:
         vae = self.pipe.vae
         home = next(vae.parameters()).dtype
         # Half precision overflows in some VAEs (SDXL's says so itself); encoding happens once, so it can be exact.
-        vae.to(torch.float32)
+        if home != torch.float32:
+            vae.to(torch.float32)
         try:
             parts = []
             for start in range(0, len(pixels), batch):
@@ -111,7 +112,8 @@ class DiffusionModel:
                 x = x.permute(0, 3, 1, 2) / 127.5 - 1.0
                 parts.append(vae.encode(x).latent_dist.mode())
         finally:
-            vae.to(home)
+            if home != torch.float32:
+                vae.to(home)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         return (torch.cat(parts) - shift) * float(vae.config.scaling_factor)
 
@@ -201,22 +203,16 @@ def load_model(
         MissingExtra, DeviceError: diffusers, a GPU or memory is missing.
         UsageError: a pipeline without a UNet (DiT and flow models have other LoRA layouts).
     """
-    try:
-        from diffusers import DiffusionPipeline
-        from diffusers.utils import logging
-    except ImportError:
-        raise MissingExtra(package="diffusers", extra="diffusion", feature="running a base model") from None
-    where, kind = pick_device(device), None
+    where = pick_device(device)
     kind = pick_dtype(where, dtype)
     name = str(source)
     folder = Path(name)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise NotFound(what="diffusers pipeline (a folder with model_index.json)", name=name)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        with memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
+        with _quiet(), memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
+            from diffusers import DiffusionPipeline
+
             index = DiffusionPipeline.load_config(name, revision=revision)
             if "unet" not in index:
                 raise UsageError(reason=f"{name} is a {index.get('_class_name')}: it has no UNet")
@@ -224,17 +220,44 @@ def load_model(
             if "requires_safety_checker" in index:
                 more["requires_safety_checker"] = False
             pipe = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=kind, **more).to(where)
+    except ImportError as error:
+        missing = error.name or "diffusers"
+        raise MissingExtra(package=missing, extra="diffusion", feature="running a base model") from None
     except OSError as error:
         # Transformers and diffusers answer every missing or unreachable model with OSError and a paragraph.
         raise NotFound(what="base model", name=name, reason=str(error).splitlines()[0]) from None
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
     return DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries' remarks and progress bars about loading are not the user's business."""
+    import logging as standard
+    import warnings
+
+    names = ("transformers", "diffusers")
+    before = {name: standard.getLogger(name).level for name in names}
+    for name in names:
+        standard.getLogger(name).setLevel(standard.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from diffusers.utils import logging as diffusers_logging
+            from transformers.utils import logging as transformers_logging
+
+            for library in (diffusers_logging, transformers_logging):
+                library.set_verbosity_error()
+                library.disable_progress_bar()
+            yield
+            for library in (diffusers_logging, transformers_logging):
+                library.enable_progress_bar()
+    finally:
+        for name, level in before.items():
+            standard.getLogger(name).setLevel(level)
 
 
 def _snapshot(pipe: Any) -> str | None:
