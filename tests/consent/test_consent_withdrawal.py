@@ -6,13 +6,16 @@ import json
 from datetime import UTC, datetime
 
 from w2w_registry.consent import lifecycle, receipt
-from w2w_registry.consent.records import Scope, from_json
+from w2w_registry.consent.records import Scope
+from w2w_registry.consent.records import from_json as record_from_json
 from w2w_registry.consent.withdrawal import (
     AffectedRelease,
     AffectedVersion,
     Step,
     Withdrawal,
+    from_json,
     is_tombstone_of,
+    left,
     plan,
     remains,
     tombstone,
@@ -22,7 +25,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SALT = "5a" * 32
 
 
-def make(erase: bool = True, done: tuple[Step, ...] = (), **changes: object) -> Withdrawal:
+def make(erase: bool = True, **changes: object) -> Withdrawal:
     facts: dict[str, object] = {
         "records": ["cr-2", "cr-1"],
         "versions": [
@@ -35,18 +38,23 @@ def make(erase: bool = True, done: tuple[Step, ...] = (), **changes: object) -> 
         "recipients": ["lab-2", "lab-1"],
         **changes,
     }
-    return plan("s1", NOW, erase=erase, protect=False, done=done, **facts)  # type: ignore[arg-type]
+    return plan("s1", NOW, erase=erase, protect=False, **facts)  # type: ignore[arg-type]
 
 
 def test_block_comes_first_and_the_receipt_last() -> None:
-    assert make().steps == (Step.BLOCK, Step.TAKEDOWN, Step.ERASE, Step.PURGE, Step.RECEIPT)
-    assert make(erase=False).steps == (Step.BLOCK, Step.TAKEDOWN, Step.RECEIPT)
-    assert make(erase=False, releases=[]).steps == (Step.BLOCK, Step.RECEIPT)
+    assert make().steps == (Step.BLOCK, Step.ERASE, Step.PURGE, Step.RECEIPT)
+    assert make(erase=False).steps == (Step.BLOCK, Step.RECEIPT)
 
 
-def test_what_was_done_is_not_planned_again() -> None:
-    assert make(done=(Step.BLOCK, Step.TAKEDOWN)).steps == (Step.ERASE, Step.PURGE, Step.RECEIPT)
-    assert make(done=tuple(Step)).steps == ()
+def test_what_was_done_is_not_left() -> None:
+    assert left(make().steps, "block") == (Step.ERASE, Step.PURGE, Step.RECEIPT)
+    assert left(make(erase=False).steps, "block") == (Step.RECEIPT,)
+    assert left(make().steps, "receipt") == ()
+
+
+def test_a_plan_reads_back() -> None:
+    bare = make(versions=[AffectedVersion(4, "acme/a@1", False, "active")])
+    assert from_json(json.loads(json.dumps(bare.to_json()))) == bare
 
 
 def test_files_others_hold_stay() -> None:
@@ -99,7 +107,7 @@ def test_consent_receipts() -> None:
         lifecycle.request("cr-1", "s1", scope, NOW, "curator"), NOW, "cur|ator", evidence_digest="ab" * 32
     )
     data = receipt.receipt(record, NOW)
-    assert from_json(json.loads(json.dumps(data))["record"]) == record
+    assert record_from_json(json.loads(json.dumps(data))["record"]) == record
     assert data["status"] == "dpv:ConsentGiven"
     assert receipt.receipt(record, NOW.replace(year=2028))["status"] == "dpv:ConsentExpired"
     text = receipt.receipt_markdown(record, NOW)

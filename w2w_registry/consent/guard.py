@@ -9,10 +9,10 @@ fewer bits than the space has numbers, and without its salt it says nothing; it 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil, cos, pi
+from math import acos, cos, pi
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,34 +21,30 @@ BITS = 512
 """Bits of a sketch: the estimated angle's standard deviation is at most 180°·√(1/4/512) = 4°."""
 
 
+BLUR = pi * (0.25 / BITS) ** 0.5
+"""One standard deviation (radians) of the angle a sketch estimates, at 90°, where it is largest."""
+
+
 @dataclass(frozen=True)
 class Reference:
-    """A do-not-recreate reference: whose, in which space, from which version, by which salt.
+    """A do-not-recreate reference: whose, by which salt, and the cosine from which on a newcomer is refused.
 
-    ``space_digest`` names the weight space; a sketch means nothing in another one. ``salt``: hex, 32 random bytes;
-    ``sketch``: hex, ``BITS`` bits.
+    It belongs to one weight space; a sketch means nothing in another one. ``salt``: 32 random bytes; ``sketch``:
+    ``BITS`` bits.
     """
 
     subject: str
-    space_digest: str
-    salt: str
-    sketch: str
+    salt: bytes
+    sketch: bytes
+    threshold: float
 
 
 class Verdict(StrEnum):
-    """``REFUSE``: as near as two LoRAs of one person are. ``FLAG``: nearer than strangers are, let a person look."""
+    """``REFUSE``: at or over the threshold. ``FLAG``: so near under it that the sketch's blur may hide a match."""
 
     PASS = "pass"
     FLAG = "flag"
     REFUSE = "refuse"
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """Cosines of weighted coordinates from which on a LoRA is flagged, and refused."""
-
-    flag: float
-    refuse: float
 
 
 @dataclass(frozen=True)
@@ -61,17 +57,19 @@ class Encounter:
     threshold: float
 
 
-def sketch(coordinates: NDArray[np.floating], salt: str) -> str:
-    """Sketch (hex, ``BITS`` bits) of weighted coordinates, shape (k,), by a salt (hex).
+def sketch(coordinates: NDArray[np.floating], salt: bytes) -> bytes:
+    """Sketch (``BITS`` bits) of weighted coordinates, shape (k,).
 
     The projections are sums of eight coin flips minus four, near Gaussian, from SHAKE-256 of the salt: the same on
     every machine and in every release of numpy.
     """
-    vector = np.ascontiguousarray(coordinates, dtype=np.float64).ravel()
-    stream = hashlib.shake_256(b"w2w-registry sketch 1" + bytes.fromhex(salt)).digest(BITS * vector.size)
+    return np.packbits(_projections(salt, coordinates.size) @ coordinates.astype(np.float64).ravel() >= 0).tobytes()
+
+
+def _projections(salt: bytes, size: int) -> NDArray[np.float64]:
+    stream = hashlib.shake_256(b"w2w-registry sketch 1" + salt).digest(BITS * size)
     flips = np.bitwise_count(np.frombuffer(stream, np.uint8)) if hasattr(np, "bitwise_count") else _popcount(stream)
-    projections = flips.astype(np.float64).reshape(BITS, vector.size) - 4.0
-    return np.packbits(projections @ vector >= 0).tobytes().hex()
+    return flips.astype(np.float64).reshape(BITS, size) - 4.0
 
 
 def _popcount(stream: bytes) -> NDArray[np.uint8]:
@@ -80,52 +78,47 @@ def _popcount(stream: bytes) -> NDArray[np.uint8]:
     return table[np.frombuffer(stream, np.uint8)]
 
 
-def similarity(reference: Reference, coordinates: NDArray[np.floating]) -> float:
-    """Estimated cosine (−1…1) between the referenced subject and weighted ``coordinates``, shape (k,)."""
-    mine = bytes.fromhex(sketch(coordinates, reference.salt))
-    differing = (int.from_bytes(mine) ^ int.from_bytes(bytes.fromhex(reference.sketch))).bit_count()
-    return cos(pi * differing / BITS)
+def similarities(salt: bytes, mine: bytes, coordinates: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Estimated cosines (n,) between a sketched point and weighted ``coordinates``, shape (n, k)."""
+    points = np.atleast_2d(coordinates).astype(np.float64)
+    bits = points @ _projections(salt, points.shape[1]).T >= 0
+    differing = (bits != np.unpackbits(np.frombuffer(mine, np.uint8)).astype(bool)).sum(axis=1)
+    return np.asarray(np.cos(pi * differing / BITS))
 
 
-def thresholds(impostors: Sequence[float], *, refuse_rate: float = 0.001, flag_rate: float = 0.01) -> Thresholds:
-    """Calibrate on cosines between different identities of the space itself.
+def threshold(impostors: NDArray[np.floating], *, false_match_rate: float = 0.001) -> float:
+    """The cosine from which on a newcomer is refused, from the reference's similarities to strangers.
 
     Args:
-        impostors: cosines of pairs that are not the same person; at least one. With fewer than 1/rate of them the
-            largest is the threshold, which is then stricter on newcomers than asked.
-        refuse_rate, flag_rate: share of strangers that may be refused, and flagged, by mistake.
+        impostors: estimated cosines, shape (n,), of identities of the same space that are somebody else.
+        false_match_rate: share of strangers that may be refused by mistake. With fewer than 1/rate strangers the
+            threshold lies beyond all of them.
 
-    Raises:
-        ValueError: no pairs.
+    Three standard deviations of the sketch above orthogonal is the least it can be: nearer to that, anything matches.
     """
-    if not len(impostors):
-        raise ValueError("no pairs to calibrate on")
-    ordered = sorted(impostors)
-    # The sketch blurs an angle by up to 4°; a threshold below the blur of orthogonal vectors would flag anything.
-    floor = cos(pi / 2 - 3 * pi * (0.25 / BITS) ** 0.5)
-    flag, refuse = (max(floor, _quantile(ordered, 1 - rate)) for rate in (flag_rate, refuse_rate))
-    return Thresholds(flag=flag, refuse=max(flag, refuse))
+    floor = cos(pi / 2 - 3 * BLUR)
+    if not impostors.size:
+        return cos(pi / 4)
+    ordered = np.sort(impostors)
+    place = int(np.ceil((1 - false_match_rate) * len(ordered)))
+    if place < len(ordered):
+        return max(floor, float(ordered[place]))
+    beyond = min(1.0, float(ordered[-1]))
+    return max(floor, cos(max(0.0, acos(beyond) - BLUR)))
 
 
-def _quantile(ordered: Sequence[float], level: float) -> float:
-    return ordered[min(len(ordered) - 1, ceil(level * len(ordered)))]
-
-
-def meet(references: Iterable[Reference], coordinates: NDArray[np.floating], limits: Thresholds) -> Encounter | None:
-    """The nearest reference and the verdict on it; None without references.
-
-    ``references`` must all be of the space ``coordinates`` are in (the caller selects by ``space_digest``).
-    """
-    nearest: tuple[float, Reference] | None = None
+def meet(references: Iterable[Reference], coordinates: NDArray[np.floating]) -> Encounter | None:
+    """The gravest verdict on weighted ``coordinates``, shape (k,), and the reference it is about; None without any."""
+    found: Encounter | None = None
     for reference in references:
-        score = similarity(reference, coordinates)
-        if nearest is None or score > nearest[0]:
-            nearest = score, reference
-    if nearest is None:
-        return None
-    score, reference = nearest
-    if score >= limits.refuse:
-        return Encounter(Verdict.REFUSE, reference.subject, score, limits.refuse)
-    if score >= limits.flag:
-        return Encounter(Verdict.FLAG, reference.subject, score, limits.flag)
-    return Encounter(Verdict.PASS, reference.subject, score, limits.flag)
+        score = float(similarities(reference.salt, reference.sketch, coordinates)[0])
+        flag = cos(acos(min(1.0, reference.threshold)) + 2 * BLUR)
+        near = Verdict.FLAG if score >= flag else Verdict.PASS
+        verdict = Verdict.REFUSE if score >= reference.threshold else near
+        one = Encounter(verdict, reference.subject, score, reference.threshold)
+        if found is None or (_GRAVITY[verdict], score) > (_GRAVITY[found.verdict], found.similarity):
+            found = one
+    return found
+
+
+_GRAVITY = {Verdict.PASS: 0, Verdict.FLAG: 1, Verdict.REFUSE: 2}

@@ -7,7 +7,7 @@ one that is asked for twice finds nothing left to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,12 +17,15 @@ from w2w_registry.records import digest_of, iso
 
 
 class Step(StrEnum):
-    """Steps in the order they are performed."""
+    """Steps in the order they are performed.
+
+    ``BLOCK``: records withdrawn, versions out of service, releases queued for takedown, all in one transaction.
+    ``ERASE``: coordinates and everything personal out of the catalog. ``PURGE``: files, previews and caches.
+    """
 
     BLOCK = "block"
-    TAKEDOWN = "takedown"
-    ERASE = "erase-coordinates"
-    PURGE = "purge-files"
+    ERASE = "erase"
+    PURGE = "purge"
     RECEIPT = "receipt"
 
 
@@ -51,7 +54,7 @@ class AffectedRelease:
 class Withdrawal:
     """The plan: everything that will be touched, in canonical order.
 
-    ``kept_artifacts`` are files of affected versions that others hold too, and which therefore stay. ``spaces`` are
+    ``recipients`` are those the records name as having received data. ``kept_artifacts`` are files of affected versions that others hold too, and which therefore stay. ``spaces`` are
     weight spaces fitted with the subject's versions: they cannot forget by themselves.
     """
 
@@ -69,22 +72,43 @@ class Withdrawal:
     recipients: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """For ``--dry-run --json``."""
+        """Plain values: for ``--dry-run --json``, and for the catalog, where ``from_json`` reads them back."""
         return {
             "subject": self.subject,
             "erase": self.erase,
             "protect": self.protect,
+            "at": iso(self.at),
             "steps": [str(s) for s in self.steps],
             "records": list(self.records),
             "versions": [
                 {"id": v.version_id, "ref": v.ref, "derived": v.derived, "state": v.state} for v in self.versions
             ],
-            "releases": [{"id": r.release_id, "repo": r.repo, "commit": r.commit} for r in self.releases],
+            "releases": [
+                {"id": r.release_id, "repo": r.repo, "commit": r.commit, "version": r.version_id} for r in self.releases
+            ],
             "purged_artifacts": list(self.purged_artifacts),
             "kept_artifacts": list(self.kept_artifacts),
             "spaces": list(self.spaces),
             "recipients": list(self.recipients),
         }
+
+
+def from_json(data: Mapping[str, Any]) -> Withdrawal:
+    """The withdrawal ``to_json`` wrote, but for the files of single versions, which only the plan needed."""
+    return Withdrawal(
+        subject=data["subject"],
+        erase=data["erase"],
+        protect=data["protect"],
+        at=datetime.fromisoformat(data["at"]),
+        steps=tuple(Step(s) for s in data["steps"]),
+        records=tuple(data["records"]),
+        versions=tuple(AffectedVersion(v["id"], v["ref"], v["derived"], v["state"]) for v in data["versions"]),
+        releases=tuple(AffectedRelease(r["id"], r["repo"], r["commit"], r["version"]) for r in data["releases"]),
+        purged_artifacts=tuple(data["purged_artifacts"]),
+        kept_artifacts=tuple(data["kept_artifacts"]),
+        spaces=tuple(data["spaces"]),
+        recipients=tuple(data["recipients"]),
+    )
 
 
 def plan(
@@ -99,33 +123,26 @@ def plan(
     recipients: Iterable[str],
     erase: bool,
     protect: bool,
-    done: Sequence[Step] = (),
 ) -> Withdrawal:
-    """Plan what is left of a withdrawal.
+    """Plan a withdrawal from the facts of the catalog.
 
     Args:
         records: ids of the subject's records that can still be withdrawn.
         shared_artifacts: digests that unaffected versions hold as well.
         erase: whether files and coordinates go for good, not only out of service.
         protect: whether the subject wants a do-not-recreate reference kept.
-        done: steps performed before, by the same withdrawal, which are not planned again.
     """
     affected = tuple(sorted(versions, key=lambda v: v.version_id))
     published = tuple(sorted(releases, key=lambda r: r.release_id))
     shared = set(shared_artifacts)
     held = sorted({digest for v in affected for digest in v.artifacts}) if erase else []
-    wanted = [Step.BLOCK]
-    if published:
-        wanted.append(Step.TAKEDOWN)
-    if erase:
-        wanted += [Step.ERASE, Step.PURGE]
-    wanted.append(Step.RECEIPT)
+    wanted = [Step.BLOCK, *([Step.ERASE, Step.PURGE] if erase else []), Step.RECEIPT]
     return Withdrawal(
         subject=subject,
         erase=erase,
         protect=protect,
         at=now,
-        steps=tuple(step for step in wanted if step not in done),
+        steps=tuple(wanted),
         records=tuple(sorted(records)),
         versions=affected,
         releases=published,
@@ -134,6 +151,11 @@ def plan(
         spaces=tuple(sorted(spaces)),
         recipients=tuple(sorted(recipients)),
     )
+
+
+def left(steps: Sequence[Step], phase: str) -> tuple[Step, ...]:
+    """The steps after ``phase``, the last one that was performed."""
+    return tuple(steps[list(steps).index(Step(phase)) + 1 :])
 
 
 @dataclass(frozen=True)
@@ -176,33 +198,33 @@ def is_tombstone_of(stone: Tombstone, subject: str) -> bool:
 
 def remains(withdrawal: Withdrawal) -> tuple[tuple[str, str], ...]:
     """What cannot be taken back, and what to do about it: pairs for the receipt, in plain words."""
-    left: list[tuple[str, str]] = []
+    out: list[tuple[str, str]] = []
     if withdrawal.releases:
-        left.append(
+        out.append(
             (
                 "Copies of published files that others downloaded before the takedown are out of reach.",
                 "The recipients below are to be told; the takedown's state: w2w-reg releases.",
             )
         )
     for space in withdrawal.spaces:
-        left.append(
+        out.append(
             (
                 f"The weight space {space} was fitted with models of this subject and holds a trace of them.",
                 f"Fit it again without them: w2w-reg space refit {space} --without {withdrawal.subject}",
             )
         )
     if withdrawal.kept_artifacts:
-        left.append(
+        out.append(
             (
                 f"{len(withdrawal.kept_artifacts)} files are also held by models of other subjects and stay.",
                 "Review those models: w2w-reg audit query unexplained",
             )
         )
     if not withdrawal.erase:
-        left.append(
+        out.append(
             (
                 "Files and coordinates are kept out of service, not erased.",
                 f"To erase them for good: w2w-reg consent withdraw {withdrawal.subject} --erase",
             )
         )
-    return tuple(left)
+    return tuple(out)
