@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, select, tuple_
+from sqlalchemy import Table, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
+from sqlalchemy.types import NullType
 
 from w2w_registry.catalog.base import Base, audited_models, table_name
-from w2w_registry.catalog.types import canonical_form
+from w2w_registry.catalog.types import canonical_form, stored_form
 from w2w_registry.records import digest_of
 
 Key = tuple[Any, ...]
@@ -30,7 +31,7 @@ def table_of(model: type[Base]) -> Table:
 def row_digest(model: type[Base], values: Mapping[str, Any]) -> str:
     """Digest (hex) of a row given as column name -> Python value."""
     row = {name: None if (value := values[name]) is None else form(value) for name, form in _forms(model)}
-    return digest_of([model.__tablename__, row])
+    return digest_of([table_name(model), row])
 
 
 def object_digest(row: Base) -> str:
@@ -59,15 +60,23 @@ def present_digests(
 ) -> Iterator[tuple[Key, str]]:
     """``(key, digest)`` of the rows in the table now: all of them in key order, or those with these keys."""
     columns = primary_key(model)
-    statement = select(table_of(model)).order_by(*columns)
+    forms = _stored_forms(model)
+    name = table_name(model)
+    width = len(columns)
+    raw = [type_coerce(column, NullType()) for column in (*columns, *table_of(model).columns)]
+    statement = select(*raw).order_by(*columns)
+    connection = session.connection()
     if keys is None:
-        result = session.connection().execution_options(yield_per=1000).execute(statement)
-        for row in result.mappings():
-            yield tuple(row[c.name] for c in columns), row_digest(model, row)  # type: ignore[arg-type]
-        return
-    for chunk in chunks(keys):
-        for row in session.connection().execute(statement.where(has_key(model, chunk))).mappings():
-            yield tuple(row[c.name] for c in columns), row_digest(model, row)  # type: ignore[arg-type]
+        results: Iterable[Any] = [connection.execute(statement.execution_options(yield_per=1000))]
+    else:
+        results = (connection.execute(statement.where(has_key(model, chunk))) for chunk in chunks(keys))
+    for result in results:
+        for values in result:
+            row = {
+                column: None if value is None else form(value)
+                for (column, form), value in zip(forms, values[width:], strict=True)
+            }
+            yield tuple(values[:width]), digest_of([name, row])
 
 
 def recorded_model(table: str) -> type[Base] | None:
@@ -113,6 +122,11 @@ class _Attributes(Mapping[str, Any]):
 @cache
 def _forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
     return [(column.name, canonical_form(column.type)) for column in table_of(model).columns]
+
+
+@cache
+def _stored_forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
+    return [(column.name, stored_form(column.type)) for column in table_of(model).columns]
 
 
 @cache

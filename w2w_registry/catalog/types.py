@@ -144,9 +144,34 @@ def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
         return int
     if isinstance(kind, Enum):
         return lambda value: str(getattr(value, "value", value))
-    if isinstance(kind, (Words, String)):
-        return lambda value: storable(str(value))
-    raise TypeError(f"no canonical form for column type {kind!r}")
+    return lambda value: storable(str(value))
+
+
+def stored_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
+    """The same form from a non-null value as the driver returns it, unconverted.
+
+    Verification reads what is really there: a value that no longer fits its column (SQLite lets anything in) has a
+    form too, one that no proper value has.
+    """
+    if isinstance(kind, UtcDateTime):
+        return lambda value: value if isinstance(value, str) else _kept(value, datetime, iso)
+    if isinstance(kind, Number):
+        return lambda value: repr(float(value)) if type(value) in (int, float) else _unreadable(value)
+    if isinstance(kind, LargeBinary):
+        return lambda value: _kept(value, bytes, lambda data: hashlib.sha256(data).hexdigest())
+    if isinstance(kind, Boolean):
+        return lambda value: bool(value) if value in (0, 1) else _unreadable(value)
+    if isinstance(kind, (Integer, BigInteger)):
+        return lambda value: _kept(value, int, int)
+    return lambda value: _kept(value, str, str)
+
+
+def _kept(value: Any, kind: type, form: Callable[[Any], Any]) -> Any:
+    return form(value) if isinstance(value, kind) else _unreadable(value)
+
+
+def _unreadable(value: Any) -> dict[str, str]:
+    return {"unreadable": f"{type(value).__name__} {value!r}"}
 
 
 def _finite(value: float) -> float:
