@@ -135,7 +135,7 @@ def fit_direction(
     folds: int = 5,
     seed: int = 0,
 ) -> Direction:
-    """Fit one attribute on labelled identities.
+    """Fit one attribute on labelled identities, with its quality on identities each fit has not seen.
 
     Args:
         coordinates: (n, k). values: (n,) labels; NaN where unknown. Labels 0/1 only make a yes/no attribute.
@@ -144,15 +144,11 @@ def fit_direction(
     Raises:
         UsageError: too few labels, a constant attribute, or a logistic fit of something that is not yes/no.
     """
-    if method not in METHODS:
-        raise UsageError(reason=f"unknown method {method!r}", hint="one of: " + ", ".join(METHODS))
-    labels = np.asarray(values, np.float64)
-    known = np.isfinite(labels)
-    points, labels = np.asarray(coordinates, np.float64)[known], labels[known]
+    found = fit_reader(attribute, coordinates, values, component_std, method=method)
+    points, labels = _known(coordinates, values)
     scale = positive_std(component_std)
-    binary = _check_labels(attribute, labels, method)
     white = points / scale
-    order = _fold_of(labels, folds, seed, binary)
+    order = _fold_of(labels, folds, seed, found.binary)
     predictions = np.empty_like(labels)
     for fold in range(folds):
         held = order == fold
@@ -160,15 +156,37 @@ def fit_direction(
         predictions[held] = white[held] @ weights + bias
     quality = (
         Quality("auroc", auroc(labels, predictions), folds, len(labels))
-        if binary
+        if found.binary
         else Quality("r2", r_squared(labels, predictions), folds, len(labels))
     )
-    weights, bias, ridge = _fit(white, labels, scale, method)
+    return replace(found, quality=quality)
+
+
+def fit_reader(
+    attribute: str,
+    coordinates: ArrayLike,
+    values: ArrayLike,
+    component_std: ArrayLike,
+    *,
+    method: Method = "least-squares",
+) -> Direction:
+    """As ``fit_direction`` without the cross-validation: the quality is that on the identities fitted (``folds`` 0)."""
+    if method not in METHODS:
+        raise UsageError(reason=f"unknown method {method!r}", hint="one of: " + ", ".join(METHODS))
+    points, labels = _known(coordinates, values)
+    scale = positive_std(component_std)
+    binary = _check_labels(attribute, labels, method)
+    weights, bias, ridge = _fit(points / scale, labels, scale, method)
     reader = weights / scale
     readings = points @ reader + bias
     spread = float(readings.std())
-    if not spread > 0:
+    if not spread > 1e-9 * float(labels.std()):
         raise UsageError(reason=f"the coordinates say nothing about {attribute!r}", hint="label more identities")
+    quality = (
+        Quality("auroc", auroc(labels, readings), 0, len(labels))
+        if binary
+        else Quality("r2", r_squared(labels, readings), 0, len(labels))
+    )
     if binary:
         levels = (float(readings[labels < 0.5].mean()), float(readings[labels > 0.5].mean()))
     else:
@@ -324,6 +342,12 @@ def positive_std(component_std: ArrayLike) -> Array:
     """Component standard deviations as float64, floored so that dividing by them is safe."""
     scale = np.abs(np.asarray(component_std, np.float64))
     return np.maximum(scale, 1e-6 * float(scale.max(initial=0.0)) + 1e-30)
+
+
+def _known(coordinates: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
+    labels = np.asarray(values, np.float64)
+    known = np.isfinite(labels)
+    return np.asarray(coordinates, np.float64)[known], labels[known]
 
 
 # -- the fits ----------------------------------------------------------------------------------------
