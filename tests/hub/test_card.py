@@ -184,6 +184,6 @@ def test_a_space_card() -> None:
 
 
 def test_a_removed_card_names_nobody() -> None:
-    meta, body = parse(removed_card("acme/alice"))
+    meta, body = parse(removed_card())
     assert _card_errors(meta) == []
     assert "alice" not in body

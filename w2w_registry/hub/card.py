@@ -203,7 +203,7 @@ def _shell_name(name: str) -> str:
     return re.sub(r"[^\w./+-]", "-", name.partition("@")[0])
 
 
-def removed_card(repo_id: str) -> str:
+def removed_card() -> str:
     """README.md of a repo whose content was taken down."""
     meta = front_matter({"tags": [HUB_TAG]})
     return f"{meta}\n# Removed\n\nThe content of this repository was taken down. Delete copies of it that you hold.\n"

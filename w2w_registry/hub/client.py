@@ -254,6 +254,9 @@ class HubClient:
         if lfs:
             self._call(repo_id, lambda api: api.permanently_delete_lfs_files(repo_id, lfs))
         self._call(repo_id, lambda api: api.super_squash_history(repo_id, commit_message=message))
+        left = self._call(repo_id, lambda api: list(api.list_lfs_files(repo_id)), retry=False)
+        if left:
+            raise HubError(repo=repo_id, reason=f"{len(left)} files are still in its storage", status=None)
 
     def delete(self, repo_id: str) -> bool:
         try:
