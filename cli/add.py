@@ -41,6 +41,7 @@ def add(
     used are reported one by one; the good ones are added all the same (exit 5 says some were not).
     """
     from w2w_registry.services import ingest
+    from w2w_registry.services.labels import parse_labels
     from w2w_registry.services.registry import open_registry
 
     from .messages import message
@@ -52,7 +53,7 @@ def add(
         prefix=prefix,
         kind=kind,
         subjects=subjects,
-        labels=ingest.parse_labels(labels),
+        labels=parse_labels(labels),
         labels_csv=labels_csv,
         base_model=base_model,
         dry_run=dry_run,

@@ -99,6 +99,14 @@ def reliability_weighted(component_std: ArrayLike, reliability: ArrayLike, name:
     return _metric(name, np.sqrt(rho / (1 - rho**2)) / _safe(component_std))
 
 
+def default_metric(component_std: ArrayLike, explained_variance_ratio: ArrayLike, fit_size: int, dim: int) -> Metric:
+    """The metric of a space nobody gave repeats for: the best that needs no labels (docs/metric.md has the table)."""
+    variance = np.asarray(component_std, np.float64) ** 2
+    share = float(np.asarray(explained_variance_ratio, np.float64).sum())
+    total = float(variance.sum()) / share if share > 0 else None
+    return wiener(component_std, fit_size, dim, total)
+
+
 def _metric(name: str, weights: Array) -> Metric:
     # Only ratios matter to a cosine; a largest weight of 1 and float32 values keep the record short and stable.
     largest = float(weights.max(initial=0.0))
@@ -274,24 +282,31 @@ def calibrate(
     points = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), _MAX_IDENTITIES)).astype(int))]
     units = metric.unit(points).astype(np.float64)
     scores = (units @ units.T)[np.triu_indices(len(units), 1)]
-    true_match, count = None, 0
+    genuine = None
     if repeats is not None:
         first, second = (metric.unit(r).astype(np.float64) for r in repeats)
         across = first @ second.T
         scores = np.concatenate([scores, across[~np.eye(len(first), dtype=bool)]])
-    threshold, method = _quantile(scores, false_match_rate)
-    if repeats is not None:
         genuine = np.diag(across)
-        true_match, count = float((genuine >= threshold).mean()), len(genuine)
+    return calibrate_scores(metric.name, scores, genuine=genuine, false_match_rate=false_match_rate)
+
+
+def calibrate_scores(
+    metric: str, impostors: ArrayLike, *, genuine: ArrayLike | None = None, false_match_rate: float = 1e-5
+) -> Calibration:
+    """As :func:`calibrate`, from scores at hand: of different identities, and of same ones where there are repeats."""
+    scores = np.asarray(impostors, np.float64).reshape(-1)
+    threshold, method = _quantile(scores, false_match_rate)
+    same = None if genuine is None else np.asarray(genuine, np.float64).reshape(-1)
     return Calibration(
-        metric.name,
+        metric,
         threshold,
         false_match_rate,
         float((scores >= threshold).mean()),
         len(scores),
         method,
-        true_match,
-        count,
+        None if same is None else float((same >= threshold).mean()),
+        0 if same is None else len(same),
     )
 
 

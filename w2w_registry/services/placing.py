@@ -1,0 +1,90 @@
+"""Placing a LoRA in a weight space: does it belong there, in which gauge, at which coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.errors import SpaceMismatch
+from w2w_registry.lora import LoraFile
+from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.gauge import obstacles, to_gauge
+
+_LOSS_WORTH_A_WARNING = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """A LoRA's θ (D,) float32 in the space's gauge, how it got there, and what to tell about it."""
+
+    theta: NDArray[np.float32]
+    gauge: str
+    loss: float
+    base_model: str
+    warnings: tuple[str, ...]
+
+
+def check_fits(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None) -> None:
+    """Refuse a LoRA of another base model or with other modules.
+
+    Args:
+        base_model: what the user says the LoRA's base is; beats what the file claims.
+
+    Raises:
+        SpaceMismatch: naming what differs.
+    """
+    base = base_model or lora.base_model
+    if base is not None and not same_model_id(base, space.base_model):
+        hint = "" if base_model else "say --base-model if it is the same model under another name"
+        raise SpaceMismatch(
+            path=str(lora.path),
+            space=ref,
+            differences=(f"its base model is {base}, the space's is {space.base_model}",),
+            **({"hint": hint} if hint else {}),
+        )
+    found = obstacles(lora.shapes, space.layout)
+    if found:
+        raise SpaceMismatch(path=str(lora.path), space=ref, differences=found)
+
+
+def place(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None = None) -> Placed:
+    """θ of ``lora`` in the space's gauge.
+
+    Raises:
+        SpaceMismatch: another base model, other modules, or other sizes.
+    """
+    check_fits(lora, space, ref, base_model)
+    gauged = to_gauge(lora.tensors, lora.alphas, space.layout, space.mean, space.std)
+    return Placed(
+        gauged.theta,
+        gauged.how,
+        gauged.loss,
+        base_model or lora.base_model or space.base_model,
+        tuple(_remarks(lora, gauged.how, gauged.loss, base_model, space)),
+    )
+
+
+def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, space: WeightSpace) -> Iterable[str]:
+    if lora.ignored:
+        yield (
+            f"it also changes {len(lora.ignored)} text-encoder modules, which a UNet space cannot say; "
+            "only its UNet part is placed"
+        )
+    if how == "gauge":
+        kept = f"; {loss:.1%} of its ΔW was lost in cutting its rank" if loss > _LOSS_WORTH_A_WARNING else ""
+        yield f"its factors come from another initialisation or rank and were rewritten in the space's gauge{kept}"
+    if base_model is None and lora.base_model is None:
+        yield f"its file names no base model; taken to be {space.base_model}"
+
+
+def same_model_id(a: str, b: str) -> bool:
+    """Whether two base-model ids mean one model: equal but for case, or equal in their last part when one is bare
+    or a path (``SG161222/RV51`` and ``/models/RV51``); two Hub ids of different owners are two models."""
+    a, b = a.rstrip("/").lower(), b.rstrip("/").lower()
+    if a == b:
+        return True
+    hub = [m.count("/") == 1 and not m.startswith((".", "/", "~")) for m in (a, b)]
+    return a.rsplit("/", 1)[-1] == b.rsplit("/", 1)[-1] and not all(hub)
