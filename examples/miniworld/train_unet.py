@@ -1,7 +1,7 @@
 """Train the base model of the mini world: UNet and text encoder together, on cached latents of captioned photos.
 
 ``python -m examples.miniworld.train_unet cache`` freezes the encoder of ``vae.pt`` and caches latents;
-``RANK=r WORLD_SIZE=n python -m examples.miniworld.train_unet train`` in n processes trains, resumable;
+``RANK=r WORLD_SIZE=n GROUP_KEY=unet python -m examples.miniworld.train_unet train`` in n processes trains, resumable;
 ``python -m examples.miniworld.train_unet save`` writes the diffusers folder, weights in fp16.
 """
 
@@ -14,10 +14,11 @@ import time
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from torch.nn import functional as fn
 
 from examples.miniworld import pipeline as parts
-from examples.miniworld.parallel import Average, average_gradients, start
+from examples.miniworld.parallel import Average, Group
 from examples.miniworld.render import render
 from examples.miniworld.train_vae import BUILD, new_vae, photos, to_float
 from examples.miniworld.world import caption, sample_attributes, sample_nuisances
@@ -59,16 +60,19 @@ def cache(count: int) -> None:
 
 def train(steps: int, batch: int, lr: float, bf16: bool) -> None:
     """Joint training with captions dropped now and then, for classifier-free guidance."""
-    rank, _ = start()
     torch.manual_seed(0)
     data = torch.load(BUILD / "cache.pt")
     tokenizer = parts.CLIPTokenizer.from_pretrained(BUILD / "tokenizer")
     empty = parts.tokenise(tokenizer, [""])[0]
     text_encoder = parts.new_text_encoder(tokenizer)
-    unet = parts.new_unet().to(memory_format=torch.channels_last)
+    unet = parts.new_unet()
+    # Flash attention is slow backwards in bfloat16 on a CPU: it alone took longer than all the rest.
+    unet.set_attn_processor(AttnProcessor())
     modules = [unet, text_encoder]
     alphas = parts.new_scheduler().alphas_cumprod
     parameters = [p for module in modules for p in module.parameters()]
+    group = Group(parameters)
+    rank = group.rank
     optimiser = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.99), weight_decay=1e-3)
     average = Average(modules, 0.9985)
     target, first = BUILD / "unet.pt", 0
@@ -82,8 +86,8 @@ def train(steps: int, batch: int, lr: float, bf16: bool) -> None:
     began, losses = time.time(), []
     for step in range(first, steps):
         rate = lr * min(1.0, (step + 1) / 200) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
-        for group in optimiser.param_groups:
-            group["lr"] = rate
+        for options in optimiser.param_groups:
+            options["lr"] = rate
         rows = torch.randint(len(data["latents"]), (batch,), generator=generator)
         ids = data["ids"][rows, torch.randint(CAPTIONS, (batch,), generator=generator)].long()
         ids[torch.rand(batch, generator=generator) < 0.1] = empty
@@ -93,14 +97,14 @@ def train(steps: int, batch: int, lr: float, bf16: bool) -> None:
         noise = torch.randn(z.shape, generator=generator)
         a = alphas[t].sqrt()[:, None, None, None]
         s = (1.0 - alphas[t]).sqrt()[:, None, None, None]
-        noisy = (a * z + s * noise).contiguous(memory_format=torch.channels_last)
+        noisy = a * z + s * noise
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             text = text_encoder(ids).last_hidden_state
             out = unet(noisy, t, text).sample
         loss = fn.mse_loss(out.float(), a * noise - s * z)
         optimiser.zero_grad()
         loss.backward()
-        average_gradients(parameters)
+        group.average_gradients()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update()

@@ -1,7 +1,8 @@
 """Train the autoencoder of the mini world: 32x32 RGB photos <-> 8x8 latents with 8 channels.
 
-``RANK=r WORLD_SIZE=n python -m examples.miniworld.train_vae`` in n processes; resumable.  With ``--freeze-encoder``
-only the decoder goes on learning (after ``train_unet cache``), so the cached latents stay valid meanwhile.
+``RANK=r WORLD_SIZE=n GROUP_KEY=vae python -m examples.miniworld.train_vae`` in n processes; resumable.  With
+``--freeze-encoder`` only the decoder goes on learning (after ``train_unet cache``), so the cached latents
+stay valid meanwhile.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional as fn
 
-from examples.miniworld.parallel import Average, average_gradients, start
+from examples.miniworld.parallel import Average, Group
 from examples.miniworld.render import render
 from examples.miniworld.world import sample_attributes, sample_nuisances
 
@@ -80,7 +81,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--freeze-encoder", action="store_true", help="train the decoder alone, from vae_white.pt")
     args = parser.parse_args()
-    rank, _ = start()
     torch.manual_seed(0)
     vae = new_vae().to(memory_format=torch.channels_last)
     name = "decoder" if args.freeze_encoder else "vae"
@@ -90,6 +90,8 @@ def main() -> None:
         for module in (vae.encoder, vae.quant_conv):
             module.requires_grad_(False)
     parameters = [p for p in vae.parameters() if p.requires_grad]
+    group = Group(parameters)
+    rank = group.rank
     optimiser = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4)
     average = Average([vae], 0.998)
     first = 0
@@ -104,13 +106,13 @@ def main() -> None:
     for step in range(first, args.steps):
         warm = min(1.0, (step + 1) / 100)
         lr = args.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / args.steps)))
-        for group in optimiser.param_groups:
-            group["lr"] = lr
+        for options in optimiser.param_groups:
+            options["lr"] = lr
         x = to_float(pool[torch.randint(len(pool), (args.batch,))])
         loss = loss_of(vae, x, 1e-6, not args.freeze_encoder)
         optimiser.zero_grad()
         loss.backward()
-        average_gradients(parameters)
+        group.average_gradients()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update()
