@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import Coordinates, Identity, InputKind, SourceFile, Space, Version
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, Conflict, NotFound, RegistryError, UsageError
 from w2w_registry.lora import (
@@ -43,8 +44,6 @@ from w2w_registry.services.versions import (
     File,
     Input,
     NewVersion,
-    coordinates_bytes,
-    coordinates_digest,
     record_version,
     source_file,
 )
@@ -332,8 +331,7 @@ class _Chunk:
             uow.add(source_file(version, one.digests.exact, _file(one), uow.now()))
             uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
         if uow.session.get(Coordinates, (self.row.id, version.id)) is None:
-            data = coordinates_bytes(one.coordinates)
-            digest = coordinates_digest(one.coordinates)
+            data, digest = pack(one.coordinates)
             uow.add(
                 Coordinates(
                     space_id=self.row.id, version_id=version.id, k=len(one.coordinates), digest=digest, data=data

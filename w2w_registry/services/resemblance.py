@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Identity, Space, Version, VersionSubject
+from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.records import VersionState
 from w2w_registry.services.nearest import Nearest
-from w2w_registry.services.versions import coordinates_from
 
 _NEIGHBOURS = 3
 _TWIN_SCORE = 0.995
@@ -63,11 +64,7 @@ class _Known:
 def _identities(session: Session, ids: set[int]) -> dict[int, _Known]:
     if not ids:
         return {}
-    subjects: dict[int, set[str]] = {}
-    for version, subject in session.execute(
-        select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(ids))
-    ):
-        subjects.setdefault(version, set()).add(subject)
+    subjects = subjects_of(session, ids)
     rows = session.execute(
         select(Version.id, Identity.name, Version.number)
         .join(Identity, Identity.id == Version.identity_id)
@@ -85,7 +82,7 @@ def _newest_coordinates(session: Session, space: Space, names: set[str]) -> dict
         .where(Identity.name.in_(names), Version.state == VersionState.ACTIVE)
         .order_by(Version.number)
     )
-    return {name: coordinates_from(data) for name, data in rows}
+    return {name: unpack(data) for name, data in rows}
 
 
 def _warnings(

@@ -16,13 +16,13 @@ from w2w_registry.catalog.models import (
     InputKind,
     Space,
     SpaceMember,
-    SpaceState,
     Version,
     VersionSubject,
 )
+from w2w_registry.catalog.resolve import default_space, space_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.records import SpaceRef, check_name, now
+from w2w_registry.records import check_name, now
 from w2w_registry.services.fitset import FitSet, Member, read_fit_set
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.space_store import load_space, store_space
@@ -221,21 +221,11 @@ def find_space(session: Session, ref: str | None) -> Space:
     Raises:
         NotFound: with near names. BadName: not a reference.
     """
-    query = select(Space).order_by(Space.id.desc())
-    if ref is None:
-        row = session.scalars(query.where(Space.state == SpaceState.ACTIVE)).first()
-        if row is None:
-            raise NotFound(what="space", name="(any)")
-        return row
-    parsed = SpaceRef.parse(ref)
-    query = query.where(Space.name == parsed.name)
-    query = query.where(Space.number == parsed.number) if parsed.number else query
-    row = session.scalars(query.order_by(None).order_by(Space.number.desc())).first()
+    if ref is not None:
+        return space_for(session, ref)
+    row = default_space(session)
     if row is None:
-        from difflib import get_close_matches
-
-        names = session.scalars(select(Space.name).distinct()).all()
-        raise NotFound(what="space", name=ref, near=tuple(get_close_matches(parsed.name, names, n=3)))
+        raise NotFound(what="space", name="(any)")
     return row
 
 

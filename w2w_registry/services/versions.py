@@ -5,7 +5,6 @@ Every service that makes identity models ends here, so that none can make a vers
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from w2w_registry.catalog.models import (
     VersionSubject,
 )
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.labels import Labels
@@ -88,21 +88,6 @@ class NewVersion:
     file: File | None = None
     subjects: Sequence[str] = ()
     labels: Labels = field(default_factory=dict)
-
-
-def coordinates_bytes(coordinates: NDArray[Any]) -> bytes:
-    """Coordinates as stored: float32, little-endian."""
-    return np.ascontiguousarray(coordinates, "<f4").tobytes()
-
-
-def coordinates_digest(coordinates: NDArray[Any]) -> str:
-    """SHA-256 (hex) of coordinates as stored."""
-    return hashlib.sha256(coordinates_bytes(coordinates)).hexdigest()
-
-
-def coordinates_from(data: bytes) -> NDArray[np.float32]:
-    """Coordinates (k,) float32 from their stored form."""
-    return np.frombuffer(data, "<f4").astype(np.float32)
 
 
 def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
@@ -172,7 +157,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
         created=uow.now(),
     )
     session.add(version)
-    data, digest = coordinates_bytes(new.coordinates), coordinates_digest(new.coordinates)
+    data, digest = pack(new.coordinates)
     session.add(Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data))
     if new.file is not None:
         session.add(source_file(version, new.model_digest, new.file, uow.now()))
