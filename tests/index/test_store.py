@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tests.index.oracle import assert_same, lattice, unit
 from w2w_registry.errors import StorageError
 from w2w_registry.index import store
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.protocol import Stamp
+from w2w_registry.index.protocol import Batch, Stamp
 
 STAMP = Stamp("s" * 64, "m" * 64, 7, "exact", 3)
 QUERY = np.array([[0.6, 0.8, 0, 0]], np.float32)
@@ -96,45 +97,40 @@ def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
         store.save(tmp_path / "file" / "index", index_of(1), STAMP)
 
 
-def damaged(good: Path, work: Path) -> list[Path]:
-    """Every file of a fresh copy of ``good``, the lock apart."""
-    shutil.rmtree(work, ignore_errors=True)
-    shutil.copytree(good, work)
-    return sorted(p for p in work.rglob("*") if p.is_file() and p.name != store.LOCK)
+def files_of(folder: Path) -> list[Path]:
+    """Every file of the cache, the lock apart."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != store.LOCK)
 
 
 def test_a_file_cut_at_any_byte_is_never_trusted(tmp_path: Path) -> None:
-    good, work = tmp_path / "good", tmp_path / "work"
-    store.save(good, index_of(1, 2, 3), STAMP)
-    whole = kept(good)
-    sizes = [p.stat().st_size for p in damaged(good, work)]
-    cuts = 0
-    for number, size in enumerate(sizes):
-        for cut in range(size):
-            path = damaged(good, work)[number]
-            os.truncate(path, cut)
-            found = kept(work)
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    whole, cuts = kept(tmp_path), 0
+    for path in files_of(tmp_path):
+        data = path.read_bytes()
+        for cut in range(len(data)):
+            path.write_bytes(data[:cut])
+            found = kept(tmp_path)
             # only the line end after the pointer's digest may be missing
-            assert found is None or (path.name == store.POINTER and cut == size - 1 and found == whole)
+            assert found is None or (path.name == store.POINTER and cut == len(data) - 1 and found == whole)
             cuts += 1
+        path.write_bytes(data)
     assert cuts > 500
+    assert kept(tmp_path) == whole
 
 
 def test_a_changed_byte_anywhere_is_never_trusted(tmp_path: Path) -> None:
-    good, work = tmp_path / "good", tmp_path / "work"
-    store.save(good, index_of(1, 2, 3), STAMP)
-    whole = kept(good)
-    paths = damaged(good, work)
-    for path in paths:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    whole = kept(tmp_path)
+    for path in files_of(tmp_path):
         data = path.read_bytes()
         for at in range(len(data)):
             path.write_bytes(data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :])
-            found = kept(work)
+            found = kept(tmp_path)
             assert found is None or (path.name == store.POINTER and at == len(data) - 1 and found == whole)
         path.write_bytes(data + b"\0")
-        assert kept(work) is None or path.name == store.POINTER
+        assert kept(tmp_path) is None or path.name == store.POINTER
         path.write_bytes(data)
-    assert kept(work) == whole
+    assert kept(tmp_path) == whole
 
 
 @pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "ids.i64", "vectors.f32", "sums.u32", "heads.f32"])
@@ -209,7 +205,7 @@ import sys, numpy as np
 from pathlib import Path
 from w2w_registry.index import store
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.protocol import Stamp
+from w2w_registry.index.protocol import Batch, Stamp
 folder, first = Path(sys.argv[1]), int(sys.argv[2])
 for seq in range(first, first + 60):
     index = ExactIndex(16)
@@ -287,6 +283,38 @@ def test_a_topped_up_index_saves_what_a_rebuilt_one_would(tmp_path: Path) -> Non
     for name in ("ids.i64", "vectors.f32", "sums.u32"):
         (one,), (two,) = (tmp_path / "a").rglob(name), (tmp_path / "b").rglob(name)
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_build_while_another_saves_stays_in_memory(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1), STAMP)
+    batches = [(np.array([2, 3]), lattice([2, 3], 4))]
+    with store._lock(tmp_path, wait=True):
+        index, stamp = store.build(tmp_path, "exact", 4, replace(STAMP, seq=8), iter(batches))
+    assert index.ids().tolist() == [2, 3]
+    assert (stamp.seq, stamp.size) == (8, 2)
+    assert kept(tmp_path) == ([1], replace(STAMP, size=1))
+
+
+def test_a_build_whose_rows_fail_leaves_the_old_one(tmp_path: Path) -> None:
+    def rows() -> Iterator[Batch]:
+        yield np.array([5]), lattice([5], 4)
+        raise LookupError("the database went away")
+
+    store.save(tmp_path, index_of(1), STAMP)
+    with pytest.raises(LookupError):
+        store.build(tmp_path, "exact", 4, replace(STAMP, seq=8), rows())
+    assert kept(tmp_path) == ([1], replace(STAMP, size=1))
+    store.build(tmp_path, "exact", 4, replace(STAMP, seq=8), [(np.array([5]), lattice([5], 4))])
+    assert kept(tmp_path) == ([5], replace(STAMP, seq=8, size=1))
+    assert not list(tmp_path.glob("tmp-*"))
+
+
+def test_a_damaged_newer_one_is_replaced_by_an_older_state(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1, 2), replace(STAMP, seq=9))
+    (path,) = tmp_path.rglob("vectors.f32")
+    path.write_bytes(bytes(path.stat().st_size))
+    assert store.save(tmp_path, index_of(1), replace(STAMP, seq=8))
+    assert kept(tmp_path) == ([1], replace(STAMP, seq=8, size=1))
 
 
 def test_a_save_pays_when_nothing_is_kept_or_a_tenth_has_changed() -> None:

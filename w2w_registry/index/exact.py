@@ -12,6 +12,7 @@ that of scoring every row, bit for bit; where the bound prunes little, every row
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -19,14 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
-from w2w_registry.index.protocol import Ids, Vectors
-from w2w_registry.index.rows import BLOCK_BYTES, SCAN_BYTES, Files, Rows, SegmentedIndex, read_rows, write_rows
+from w2w_registry.index.protocol import Batch, Ids, Vectors
+from w2w_registry.index.rows import BLOCK_BYTES, SCAN_BYTES, Files, Rows, SegmentedIndex, read_rows, write_rows, written
 from w2w_registry.index.vectors import best, contenders, kth_largest, rounding, score
 
 KIND = "exact"
 MIN_PREFIX_ROWS = 4096  # below this a scan of every row costs less than the filter
 GATHER_SHARE = 8  # reading 1/8 of the rows one by one costs about as much as streaming all of them
 SEEDS = 64
+FEW_QUERIES = 4
 PREFIX_ENERGY = 0.8
 
 
@@ -50,14 +52,14 @@ class ExactIndex(SegmentedIndex):
         super().__init__(dim, base)
         self._prefix = prefix
 
-    def dump(self, folder: Path) -> None:
-        energy = write_rows(folder, self._dim, self.batches())
-        width = prefix_width(energy, self.size)
-        write_prefix(folder, self._dim, width)
+    @classmethod
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
+        count, energy = write_rows(folder, dim, batches)
+        write_prefix(folder, dim, prefix_width(energy, count))
+        return count
 
     @classmethod
     def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Self:
-        """The index ``dump`` wrote, over its mapped files. Raises IntegrityError when they do not fit together."""
         base = read_rows(files, dim, unchecked=unchecked)
         return cls(dim, base, read_prefix(files, len(base)))
 
@@ -69,14 +71,18 @@ class ExactIndex(SegmentedIndex):
         step = max(1, SCAN_BYTES // (4 * len(self._base)))
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
-            filtered = self._filtered(part, limit, rows) if self._worth_filtering(count) else [None] * len(part)
+            filtered = self._filtered(part, limit, rows) if self._filters(count, len(part)) else [None] * len(part)
             left = np.array([result is None for result in filtered])
             scanned = iter(self._scanned(part[left], limit, rows))
             found += [next(scanned) if result is None else result for result in filtered]
         return found
 
-    def _worth_filtering(self, count: int) -> bool:
-        return self._prefix is not None and count * GATHER_SHARE > len(self._base)
+    def _filters(self, count: int, queries: int) -> bool:
+        """Whether to go through the prefix: not for few rows, nor for many queries that a wide prefix hardly shortens,
+        since one matrix product scans for all of them at once."""
+        if self._prefix is None or count * GATHER_SHARE <= len(self._base):
+            return False
+        return queries <= FEW_QUERIES or self._prefix.width * GATHER_SHARE <= self._dim
 
     def _filtered(
         self, queries: Vectors, limit: int, rows: NDArray[np.int64] | None
@@ -142,12 +148,17 @@ def prefix_width(energy: NDArray[np.float64], count: int) -> int:
     The bound exceeds the truth by about the energy of the rest, so the prefix has to hold most of it and still be
     much shorter than the whole row.
     """
-    dim, total = len(energy), float(energy.sum())
-    if count < MIN_PREFIX_ROWS or total == 0:
+    dim = len(energy)
+    if count < MIN_PREFIX_ROWS or not energy.any():
         return 0
-    width = int(np.searchsorted(np.cumsum(energy), PREFIX_ENERGY * total)) + 1
-    width = -(-width // 16) * 16  # whole vector registers
+    width = leading(energy)
     return width if width * 2 <= dim else 0
+
+
+def leading(energy: NDArray[np.float64]) -> int:
+    """How many leading components hold ``PREFIX_ENERGY`` of the energy, in whole vector registers."""
+    width = int(np.searchsorted(np.cumsum(energy), PREFIX_ENERGY * energy.sum())) + 1
+    return min(-(-width // 16) * 16, len(energy))
 
 
 def write_prefix(folder: Path, dim: int, width: int) -> None:
@@ -155,7 +166,7 @@ def write_prefix(folder: Path, dim: int, width: int) -> None:
     with open(folder / "heads.f32", "wb") as head_file, open(folder / "rests.f32", "wb") as rest_file:
         if width == 0:
             return
-        vectors = np.memmap(folder / "vectors.f32", "<f4", "r").reshape(-1, dim)
+        vectors = written(folder, dim)
         step = max(1, BLOCK_BYTES // (4 * dim))
         for start in range(0, len(vectors), step):
             block = vectors[start : start + step]

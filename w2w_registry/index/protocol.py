@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Ids = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -48,7 +47,7 @@ class VectorIndex(Protocol):
     def ids(self) -> Ids:
         """Every row's id, ascending, int64 (size,)."""
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
+    def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
         """Add rows, or replace the ones that are there already; of an id given twice the last row counts.
 
         Args:
@@ -59,11 +58,11 @@ class VectorIndex(Protocol):
             IntegrityError: a wrong shape, a value that is not finite, or a norm above one; nothing is added.
         """
 
-    def remove(self, ids: Ids) -> int:
+    def remove(self, ids: ArrayLike) -> int:
         """Drop rows by id, int64 (n,); ids that are not there are passed over. Returns how many left."""
 
     def search(
-        self, queries: Vectors, limit: int, *, allowed: Ids | None = None, forbidden: Ids | None = None
+        self, queries: ArrayLike, limit: int, *, allowed: ArrayLike | None = None, forbidden: ArrayLike | None = None
     ) -> tuple[Ids, Vectors]:
         """The best ``limit`` rows of each query, highest score first, equal scores by ascending id.
 
@@ -83,5 +82,6 @@ class VectorIndex(Protocol):
     def batches(self, rows: int = 4096) -> Iterator[Batch]:
         """Every row in ascending id order, at most ``rows`` at a time."""
 
-    def dump(self, folder: Path) -> None:
-        """Write into an empty folder everything from which ``store.load`` makes this index again."""
+    @property
+    def pending(self) -> int:
+        """Rows added, replaced or removed since the index was read from disk: what a save would fold in."""

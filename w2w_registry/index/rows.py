@@ -10,9 +10,10 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index.protocol import Batch, Ids, Vectors
@@ -90,10 +91,11 @@ def checksums(vectors: Vectors) -> NDArray[np.uint32]:
     return np.fromiter((zlib.crc32(row) for row in np.ascontiguousarray(vectors)), np.uint32, len(vectors))
 
 
-def write_rows(folder: Path, dim: int, batches: Iterable[Batch]) -> NDArray[np.float64]:
+def write_rows(folder: Path, dim: int, batches: Iterable[Batch]) -> tuple[int, NDArray[np.float64]]:
     """Write rows given in ascending id order: ``ids.i64``, ``vectors.f32``, ``sums.u32`` (little-endian, no header).
 
-    Returns the mean square of each component over the rows, float64 (dim,): where the vectors' energy lies.
+    Returns the number of rows, and the mean square of each component over them, float64 (dim,): where the vectors'
+    energy lies.
 
     Raises:
         IntegrityError: ids out of order, or vectors that no index would admit.
@@ -117,7 +119,15 @@ def write_rows(folder: Path, dim: int, batches: Iterable[Batch]) -> NDArray[np.f
             sum_file.write(checksums(vectors).astype("<u4").tobytes())
             energy += np.einsum("ij,ij->j", vectors, vectors, dtype=np.float64)
             count += len(ids)
-    return energy / max(count, 1)
+    return count, energy / max(count, 1)
+
+
+def written(folder: Path, dim: int) -> Vectors:
+    """The vectors ``write_rows`` has just written, mapped, (n, dim)."""
+    path = folder / "vectors.f32"
+    if path.stat().st_size == 0:
+        return np.empty((0, dim), np.float32)
+    return np.memmap(path, "<f4", "r").view(np.ndarray).reshape(-1, dim)
 
 
 def read_rows(files: Files, dim: int, *, unchecked: bool) -> Rows:
@@ -190,6 +200,8 @@ class Tail:
 class SegmentedIndex(ABC):
     """A base, a tail and the dead rows of the base. Kinds differ in how they search the base."""
 
+    kind: ClassVar[str]
+
     def __init__(self, dim: int, base: Rows | None = None) -> None:
         self._dim = dim
         self._base = base if base is not None else Rows(np.empty(0, np.int64), np.empty((0, dim), np.float32))
@@ -212,12 +224,12 @@ class SegmentedIndex(ABC):
     def ids(self) -> Ids:
         return np.sort(np.concatenate([self._base.ids[~self._dead], self._tail.ids]))
 
-    def add(self, ids: Ids, vectors: Vectors) -> None:
+    def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
         keys, rows = as_batch(ids, vectors, self._dim)
         self._dead[self._base.find(keys)] = True
         self._tail.put(keys, rows)
 
-    def remove(self, ids: Ids) -> int:
+    def remove(self, ids: ArrayLike) -> int:
         keys = np.unique(as_ids(ids))
         rows = self._base.find(keys)
         fresh = rows[~self._dead[rows]]
@@ -225,7 +237,7 @@ class SegmentedIndex(ABC):
         return len(fresh) + self._tail.drop(keys)
 
     def search(
-        self, queries: Vectors, limit: int, *, allowed: Ids | None = None, forbidden: Ids | None = None
+        self, queries: ArrayLike, limit: int, *, allowed: ArrayLike | None = None, forbidden: ArrayLike | None = None
     ) -> tuple[Ids, Vectors]:
         asked = as_vectors(queries, self._dim, what="query")
         allow = None if allowed is None else np.unique(as_ids(allowed))
@@ -269,6 +281,23 @@ class SegmentedIndex(ABC):
             dropped = dropped.copy()
             dropped[self._base.find(forbid)] = True
         return np.flatnonzero(~dropped) if dropped.any() else None
+
+    @classmethod
+    @abstractmethod
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
+        """Write into an empty folder all that ``load`` makes an index of those rows from; returns their number.
+
+        Rows come in ascending id order and one batch is in memory at a time.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Self:
+        """The index ``write`` wrote, over its mapped files; rows are verified as they are read when ``unchecked``.
+
+        Raises:
+            IntegrityError: the files do not fit together.
+        """
 
     @abstractmethod
     def _search_base(self, queries: Vectors, limit: int, rows: NDArray[np.int64] | None) -> list[tuple[Ids, Vectors]]:

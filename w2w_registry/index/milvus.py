@@ -1,0 +1,339 @@
+"""Milvus behind the index protocol: a server for catalogs beyond one machine, or Milvus Lite in a local file.
+
+The collection holds ids and vectors and lives where Milvus lives, so it is shared by everyone who uses the catalog
+and there is nothing to save: only the stamp is written, into a small collection beside it, and only after the rows it
+speaks of. Rows are upserted, so applying changes again after a crash does no harm. A local file serves one process at
+a time (Milvus Lite locks it); a second one is told ``Busy``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from w2w_registry.errors import Busy, IntegrityError, MissingExtra, SettingError, StorageError
+from w2w_registry.index.exact import ExactIndex
+from w2w_registry.index.protocol import Batch, Ids, Stamp, Vectors
+from w2w_registry.index.vectors import as_batch, as_ids, as_vectors, best, rounding, score
+from w2w_registry.records import canonical_json
+
+KIND = "milvus"
+STAMPS = "w2w_stamps"
+MAX_HITS = 16_384  # Milvus returns no more per query
+_MARGIN = 16
+_SEND_BYTES = 8 << 20
+_STAMP_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class MilvusTarget:
+    """Where Milvus is: ``http://host:19530`` or the path of a local file ending in ``.db``; token and database of a
+    server. Nothing secret is shown in a repr."""
+
+    uri: str = field(repr=False)
+    token: str = field(default="", repr=False)
+    database: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    @property
+    def shown(self) -> str:
+        """The uri without user and password."""
+        scheme, mark, rest = self.uri.partition("://")
+        return self.uri if not mark else scheme + mark + rest.rpartition("@")[2]
+
+
+class MilvusIndex:
+    """One collection. Milvus proposes, the exact vectors decide: scores are those of every other kind.
+
+    A local file is searched exactly; what a server may miss is up to the index it builds (AUTOINDEX).
+    """
+
+    kind = KIND
+
+    def __init__(self, target: MilvusTarget, collection: str, dim: int, client: Any) -> None:
+        self._target, self._collection, self._dim, self._client = target, collection, dim, client
+
+    @classmethod
+    def create(cls, target: MilvusTarget, collection: str, dim: int) -> Self:
+        """An empty collection in place of whatever had this name; its stamp is gone too.
+
+        Raises:
+            MissingExtra: pymilvus or milvus-lite is not installed. Busy: another process has the local file open.
+            StorageError: Milvus refused or cannot be reached.
+        """
+        client = _connect(target)
+        with _calls(target):
+            _prepare_stamps(client)
+            client.delete(STAMPS, ids=[collection])
+            if client.has_collection(collection):
+                client.drop_collection(collection)
+            schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+            schema.add_field("id", _types().INT64, is_primary=True)
+            schema.add_field("vector", _types().FLOAT_VECTOR, dim=dim)
+            _create(client, collection, schema, "FLAT" if target.is_local else "AUTOINDEX")
+        return cls(target, collection, dim, client)
+
+    @classmethod
+    def attach(cls, target: MilvusTarget, collection: str) -> tuple[Self, Stamp] | None:
+        """The collection and its stamp; None when one of them is missing (a rebuild that was cut short has no stamp).
+
+        Raises: as ``create``.
+        """
+        if target.is_local and not Path(target.uri).exists():
+            return None
+        client = _connect(target)
+        with _calls(target):
+            if not (client.has_collection(collection) and client.has_collection(STAMPS)):
+                return None
+            for name in (collection, STAMPS):  # Milvus Lite releases every collection when its process ends
+                client.load_collection(name)
+            rows = client.get(STAMPS, ids=[collection], output_fields=["stamp"])
+            fields = client.describe_collection(collection)["fields"]
+        try:
+            stamp = Stamp(**json.loads(rows[0]["stamp"]))
+            dim = next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
+        except (IndexError, KeyError, TypeError, ValueError, StopIteration):
+            return None
+        return cls(target, collection, dim, client), stamp
+
+    def keep(self, stamp: Stamp) -> bool:
+        """Record what the collection holds; False when a later state of the same catalog is recorded already."""
+        stamp = replace(stamp, kind=self.kind, size=self.size)
+        found = self.attach(self._target, self._collection)
+        if found is not None:
+            kept = found[1]
+            same = (kept.space_digest, kept.metric_digest) == (stamp.space_digest, stamp.metric_digest)
+            if same and kept.seq > stamp.seq:
+                return False
+        row = {"id": self._collection, "stamp": canonical_json(asdict(stamp)), "vector": [0.0, 0.0]}
+        with _calls(self._target):
+            self._client.upsert(STAMPS, [row])
+        return True
+
+    def drop(self) -> None:
+        """Delete the collection and its stamp."""
+        with _calls(self._target):
+            self._client.delete(STAMPS, ids=[self._collection])
+            self._client.drop_collection(self._collection)
+
+    def close(self) -> None:
+        """Let go of the connection, and of the local file."""
+        self._client.close()
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
+    def size(self) -> int:
+        return self._count("")
+
+    @property
+    def pending(self) -> int:
+        """Nothing waits for a save: Milvus has every row already."""
+        return 0
+
+    def ids(self) -> Ids:
+        with _calls(self._target):
+            pages = self._client.query_iterator(
+                self._collection, batch_size=MAX_HITS // 2, filter="", output_fields=["id"]
+            )
+            found: list[int] = []
+            while page := pages.next():
+                found += [row["id"] for row in page]
+            pages.close()
+        return np.sort(np.array(found, np.int64))
+
+    def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
+        keys, rows = as_batch(ids, vectors, self._dim)
+        step = max(1, _SEND_BYTES // (4 * self._dim))
+        with _calls(self._target):
+            for start in range(0, len(keys), step):
+                part = zip(keys[start : start + step].tolist(), rows[start : start + step], strict=True)
+                self._client.upsert(self._collection, [{"id": key, "vector": row} for key, row in part])
+
+    def remove(self, ids: ArrayLike) -> int:
+        keys = np.unique(as_ids(ids))
+        if len(keys) == 0:
+            return 0
+        there = self._count(_among(keys))
+        with _calls(self._target):
+            self._client.delete(self._collection, ids=keys.tolist())
+        return there
+
+    def search(
+        self, queries: ArrayLike, limit: int, *, allowed: ArrayLike | None = None, forbidden: ArrayLike | None = None
+    ) -> tuple[Ids, Vectors]:
+        asked = as_vectors(queries, self._dim, what="query")
+        expression = _expression(allowed, forbidden)
+        count = 0 if expression is None else self._count(expression)
+        width = max(0, min(limit, count))
+        ids, scores = np.empty((len(asked), width), np.int64), np.empty((len(asked), width), np.float32)
+        if expression is None or width == 0:
+            return ids, scores
+        for i, query in enumerate(asked):
+            hits = self._nearest(query, width, count, expression)
+            if hits is None:
+                return self._by_reading_all(asked, limit, allowed, forbidden)
+            ids[i], scores[i] = best(hits[0], score(hits[1], query), width)
+        return ids, scores
+
+    def _nearest(self, query: Vectors, width: int, count: int, expression: str) -> Batch | None:
+        """The ``width`` nearest rows and every row that ties with the last; None when Milvus cannot give them."""
+        wanted = min(count, width + _MARGIN)
+        while wanted <= MAX_HITS:
+            with _calls(self._target):
+                (hits,) = self._client.search(
+                    self._collection,
+                    data=[query],
+                    limit=wanted,
+                    filter=expression,
+                    output_fields=["vector"],
+                    search_params={"metric_type": "IP"},
+                )
+            if len(hits) < min(width, count):
+                return None
+            clear = hits[-1]["distance"] < hits[width - 1]["distance"] - 2 * rounding(self._dim)
+            if clear or wanted == count:
+                keys = np.array([hit["id"] for hit in hits], np.int64)
+                return keys, np.array([hit["entity"]["vector"] for hit in hits], np.float32)
+            if wanted == MAX_HITS:
+                return None
+            wanted = min(count, 2 * wanted, MAX_HITS)
+        return None
+
+    def _by_reading_all(
+        self, queries: Vectors, limit: int, allowed: ArrayLike | None, forbidden: ArrayLike | None
+    ) -> tuple[Ids, Vectors]:
+        """For more rows than Milvus returns at once."""
+        exact = ExactIndex(self._dim)
+        for keys, vectors in self.batches():
+            exact.add(keys, vectors)
+        return exact.search(queries, limit, allowed=allowed, forbidden=forbidden)
+
+    def batches(self, rows: int = 4096) -> Iterator[Batch]:
+        keys = self.ids()
+        for start in range(0, len(keys), rows):
+            part = keys[start : start + rows]
+            with _calls(self._target):
+                found = self._client.get(self._collection, ids=part.tolist(), output_fields=["vector"])
+            at = np.searchsorted(part, [row["id"] for row in found])
+            vectors = np.empty((len(part), self._dim), np.float32)
+            vectors[at] = [row["vector"] for row in found]
+            if len(found) != len(part):
+                raise IntegrityError(what="collection", name=self._collection, expected=len(part), found=len(found))
+            yield part, vectors
+
+    def _count(self, expression: str) -> int:
+        with _calls(self._target):
+            return int(
+                self._client.query(self._collection, filter=expression, output_fields=["count(*)"])[0]["count(*)"]
+            )
+
+
+def collection_name(folder: Path) -> str:
+    """The collection that stands for a cache folder: Milvus allows letters, digits and underscores."""
+    return "w2w_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in folder.name)
+
+
+def _expression(allowed: ArrayLike | None, forbidden: ArrayLike | None) -> str | None:
+    """The filter as Milvus wants it, "" for none; None when nothing may be returned."""
+    if allowed is not None:
+        keys = np.unique(as_ids(allowed))
+        if forbidden is not None:
+            keys = np.setdiff1d(keys, as_ids(forbidden))
+        return _among(keys) if len(keys) else None
+    if forbidden is None or len(as_ids(forbidden)) == 0:
+        return ""
+    return f"id not in {np.unique(as_ids(forbidden)).tolist()}"
+
+
+def _among(keys: Ids) -> str:
+    return f"id in {keys.tolist()}"
+
+
+def _prepare_stamps(client: Any) -> None:
+    if client.has_collection(STAMPS):
+        client.load_collection(STAMPS)
+        return
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("id", _types().VARCHAR, is_primary=True, max_length=255)
+    schema.add_field("stamp", _types().VARCHAR, max_length=_STAMP_LENGTH)
+    schema.add_field("vector", _types().FLOAT_VECTOR, dim=2)  # Milvus wants one in every collection
+    _create(client, STAMPS, schema, "FLAT")
+
+
+def _create(client: Any, name: str, schema: Any, index_type: str) -> None:
+    """A loaded collection that shows every acknowledged write to the next read."""
+    params = client.prepare_index_params()
+    params.add_index("vector", index_type=index_type, metric_type="IP")
+    client.create_collection(name, schema=schema, index_params=params, consistency_level="Strong")
+
+
+def _types() -> Any:
+    from pymilvus import DataType
+
+    return DataType
+
+
+def _connect(target: MilvusTarget) -> Any:
+    if target.is_local and not target.uri.endswith(".db"):
+        raise SettingError(setting="index.uri", value=target.uri, reason="a local Milvus file is named *.db")
+    for module, package in (("pymilvus", "pymilvus"), ("milvus_lite", "milvus-lite")):
+        if find_spec(module) is None and (target.is_local or package == "pymilvus"):
+            raise MissingExtra(package=package, extra="milvus", feature="the milvus index")
+    import pymilvus
+
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints what it raises
+    if target.is_local:
+        Path(target.uri).absolute().parent.mkdir(parents=True, exist_ok=True)
+    with _calls(target), _lite_failures() as failures:
+        try:
+            return pymilvus.MilvusClient(target.uri, token=target.token, db_name=target.database)
+        except pymilvus.MilvusException:
+            if any(type(failure).__name__ == "DataDirLockedError" for failure in failures):
+                raise Busy(what="Milvus Lite file", name=target.uri) from None
+            raise
+
+
+@contextmanager
+def _lite_failures() -> Iterator[list[BaseException]]:
+    """What Milvus Lite fails by while it starts: it logs the reason, with its traceback, and tells the caller none."""
+    failures: list[BaseException] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1] is not None:
+                failures.append(record.exc_info[1])
+
+    logger, handler = logging.getLogger("milvus_lite"), Keep()
+    propagated, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield failures
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+
+
+@contextmanager
+def _calls(target: MilvusTarget) -> Iterator[None]:
+    """Milvus's own errors as this package's."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        raise StorageError(path=target.shown, reason=error.message or type(error).__name__) from error
