@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.diffusion import tiny
 from w2w_registry.diffusion.guess import GuessModel, features, fit_guess
-from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert, noise_for
+from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert, latent_masks, noise_for
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
@@ -100,6 +100,15 @@ def test_what_lies_outside_the_mask_does_not_matter(
     np.testing.assert_array_equal(clean.coordinates, same.coordinates)
     other = invert(model, basis, spoilt, words, config)[0]
     assert not np.allclose(clean.coordinates, other.coordinates)
+
+
+def test_masks_are_shrunk_to_the_latents(tiny_model: Models) -> None:
+    mask = np.zeros((1, 32, 32), np.float32)
+    mask[:, :, :16] = 1.0
+    small = latent_masks(tiny_model("sd1"), mask)
+    assert small.shape == (1, 16, 16)
+    assert bool((small[:, :, :8] == 1).all())
+    assert not small[:, :, 8:].any()
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -221,7 +230,11 @@ def test_guess_learns_what_features_tell_and_admits_what_they_do_not() -> None:
     assert np.corrcoef(guess.white[:, 0], fresh[:, 0])[0, 1] > 0.95
     back = GuessModel.from_tensors(model.to_tensors())
     torch.testing.assert_close(back((fresh @ sight).astype(np.float32)).white, guess.white)
-    torch.testing.assert_close(model.keep(2)((fresh @ sight).astype(np.float32)).white, guess.white[:, :2])
+    torch.testing.assert_close(model.fitted_to(2)((fresh @ sight).astype(np.float32)).white, guess.white[:, :2])
+    wider = model.fitted_to(5)((fresh @ sight).astype(np.float32))
+    torch.testing.assert_close(wider.white[:, :3], guess.white)
+    assert not wider.white[:, 3:].any()
+    assert wider.variance[3:].tolist() == [1.0, 1.0]
 
 
 def test_guess_copes_with_more_features_than_photos() -> None:

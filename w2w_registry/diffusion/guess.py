@@ -87,14 +87,19 @@ class GuessModel:
     def from_tensors(cls, tensors: dict[str, Array]) -> GuessModel:
         return cls(**{n: np.asarray(tensors[n], np.float32) for n in ("mean", "std", "weights", "bias", "variance")})
 
-    def keep(self, components: int) -> GuessModel:
-        """The same guess for the first components of the space only."""
+    def fitted_to(self, components: int) -> GuessModel:
+        """The same guess for so many components: later ones dropped, or left at the centre with full variance."""
+        known = self.weights.shape[1]
+        if components <= known:
+            weights = np.ascontiguousarray(self.weights[:, :components])
+            return GuessModel(self.mean, self.std, weights, self.bias[:components], self.variance[:components])
+        more = components - known
         return GuessModel(
             self.mean,
             self.std,
-            np.ascontiguousarray(self.weights[:, :components]),
-            self.bias[:components],
-            self.variance[:components],
+            np.pad(self.weights, ((0, 0), (0, more))),
+            np.pad(self.bias, (0, more)),
+            np.pad(self.variance, (0, more), constant_values=1.0),
         )
 
 

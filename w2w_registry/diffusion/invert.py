@@ -171,6 +171,12 @@ class Guess:
     variance: Tensor
 
 
+def latent_masks(model: DiffusionModel, masks: NDArray[np.float32]) -> Tensor:
+    """Masks of the pictures (G, H, W) as weights of the latents (G, h, w): every latent the mean of what it covers."""
+    _, h, w = model.latent_shape
+    return torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(np.ascontiguousarray(masks)), (h, w))
+
+
 def noise_for(
     seed: int, step: int, count: int, shape: tuple[int, ...], steps: int, low: float, high: float
 ) -> tuple[Tensor, Tensor]:

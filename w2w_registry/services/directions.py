@@ -14,11 +14,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import Coordinates, Direction, InputKind, Label, Space, Version
+from w2w_registry.catalog.resolve import direction_named
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import VersionState, check_name, digest_of, now
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.versions import Activity, Input, coordinates_from, record_operation
+from w2w_registry.services.versions import Activity, Input, record_operation
 from w2w_registry.space import directions as maths
 from w2w_registry.space.directions import Direction as Fitted
 
@@ -59,7 +61,7 @@ def labelled(session: Session, space: Space) -> Labelled:
         .order_by(Version.id)
     ).all()
     ids = tuple(int(v) for v, _ in rows)
-    points = np.stack([coordinates_from(d) for _, d in rows]) if rows else np.zeros((0, space.components), np.float32)
+    points = np.stack([unpack(d) for _, d in rows]) if rows else np.zeros((0, space.components), np.float32)
     place = {v: i for i, v in enumerate(ids)}
     labels: dict[str, NDArray[np.float64]] = {}
     found = (
@@ -68,7 +70,7 @@ def labelled(session: Session, space: Space) -> Labelled:
         .where(Coordinates.space_id == space.id, Label.number.is_not(None))
     )
     for version, name, number in session.execute(found):
-        if version in place:
+        if version in place and number is not None:
             column = labels.setdefault(name, np.full(len(ids), np.nan))
             column[place[version]] = float(number)
     return Labelled(ids, points, dict(sorted(labels.items())))
@@ -82,19 +84,6 @@ def from_row(row: Direction) -> Fitted:
     data = {**calibration, "attribute": row.attribute, "method": row.method}
     data |= {"quality": row.quality, "leakage": row.leakage}
     return Fitted.from_json(data, np.frombuffer(row.vector, "<f4"), reader)
-
-
-def find(session: Session, space: Space, name: str) -> Direction:
-    """The direction ``name`` of ``space``.
-
-    Raises:
-        NotFound: with those there are.
-    """
-    row = session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
-    if row is None:
-        there = session.scalars(select(Direction.name).where(Direction.space_id == space.id).order_by(Direction.name))
-        raise NotFound(what=f"direction in {space.ref}", name=name, near=tuple(there)[:8])
-    return row
 
 
 def in_space(session: Session, space: Space) -> list[Direction]:
@@ -163,7 +152,7 @@ def compose(
     """Store the direction that moves several stored ones at once, each by its weight in units."""
     started = now()
     with registry.catalog.read() as session:
-        rows = [find(session, space, part) for part in parts]
+        rows = [direction_named(session, space, part) for part in parts]
     fitted = maths.compose(name, [(from_row(r), w) for r, w in zip(rows, parts.values(), strict=True)], component_std)
     inputs = (_space_input(space), *(_direction_input(r) for r in rows))
     activity = Activity("direction-compose", started, {"parts": dict(parts)}, inputs)
@@ -185,7 +174,7 @@ def debias(
         raise UsageError(reason="say against what: --against hat --against skin")
     started = now()
     with registry.catalog.read() as session:
-        row = find(session, space, source)
+        row = direction_named(session, space, source)
         people = labelled(session, space)
         keep = keepers(session, space, against, people, component_std)
     fitted = maths.debias(from_row(row), keep, component_std)
@@ -199,7 +188,7 @@ def debias(
 def show(registry: Registry, name: str, space: Space) -> dict[str, Any]:
     """One direction."""
     with registry.catalog.read() as session:
-        return to_json(find(session, space, name), space)
+        return to_json(direction_named(session, space, name), space)
 
 
 def list_directions(registry: Registry, space: Space) -> list[dict[str, Any]]:
