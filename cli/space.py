@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import Frame, emit, pairs, progress, table, takes_frame, warn
+from .output import Frame, emit, note, pairs, progress, table, takes_frame, warn
 
 
 @click.group()
@@ -78,6 +78,8 @@ def import_(
             with_identities=identities,
             progress=tick,
         )
+    for text in value.pop("notes"):
+        note(text)
     emit(frame, value, lambda: pairs(value.items()))
 
 
@@ -129,9 +131,11 @@ def export(frame: Frame, name: str, out: str) -> None:
 def refit(frame: Frame, name: str, without: tuple[str, ...]) -> None:
     """Fit the next version of a space again from the catalog's files, without some subjects, and place every
     remaining identity in it."""
-    from w2w_registry.services import spaces
+    from w2w_registry.services.refit import refit_space
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("fitting") as tick:
-        value = spaces.refit_space(registry, name, without=without, progress=tick)
+        value = refit_space(registry, name, without=without, progress=tick)
+    for text in value.pop("warnings"):
+        warn(text)
     emit(frame, value, lambda: pairs(value.items()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ from w2w_registry.errors import IntegrityError, NotFound, StorageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+_CHUNK = 1 << 22
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -65,8 +68,18 @@ class ArtifactStore:
         return digest
 
     def put_file(self, path: str | os.PathLike[str]) -> str:
-        """Store the content of a file."""
-        return self.put(Path(path).read_bytes())
+        """Store the content of a file, which is copied in pieces; returns its digest."""
+        digest = sha256_file(path)
+        local = self.path(digest)
+        if local is None:
+            return self.put(Path(path).read_bytes())
+        if not local.exists():
+            try:
+                with open(path, "rb") as source:
+                    write_atomic(local, iter(lambda: source.read(_CHUNK), b""))
+            except OSError as error:
+                raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+        return digest
 
     def get(self, digest: str) -> bytes:
         """The content, checked against its name.
@@ -119,13 +132,13 @@ class ArtifactStore:
         return f"{self._root.rstrip('/')}/{name[:2]}/{name}"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a crash leaves the old file, the new one or none, never a part."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
+    """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
         with open(temporary, "wb") as stream:
-            stream.write(data)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)

@@ -25,6 +25,8 @@ from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import check_name, now
 from w2w_registry.services.fitset import FitSet, Member, read_fit_set
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.release_points import add_points
+from w2w_registry.services.space_files import Release, read_space, read_w2w_release, write_space
 from w2w_registry.services.space_store import load_space, store_space
 from w2w_registry.services.versions import Activity, Input, record_operation
 from w2w_registry.space.basis import WeightSpace
@@ -290,8 +292,6 @@ def open_space(registry: Registry, ref: str | None) -> tuple[Space, WeightSpace]
 
 def export_space(registry: Registry, ref: str, out: str) -> dict[str, Any]:
     """Write a space as safetensors + json into folder ``out``."""
-    from w2w_registry.services.space_files import write_space
-
     row, space = open_space(registry, ref)
     write_space(out, space)
     return {"space": row.ref, "digest": space.digest, "folder": str(Path(out))}
@@ -307,16 +307,42 @@ def import_space(
     with_identities: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Register a space from an exported folder or the public weights2weights release."""
-    from w2w_registry.services.space_files import read_any_space
+    """Register a space from an exported folder or file, or from the public weights2weights release.
 
+    Args:
+        components: keep only the first so many; a cut space has its own digest and no calibration.
+        with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
+
+    Returns:
+        What :func:`show_space` gives, plus ``notes``, and ``identities_added`` when asked for.
+
+    Raises:
+        BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
+    """
     check_name(name, "space")
     started = now()
-    space = read_any_space(path, components=components, base_model=base_model)
+    space, release = _read_space(path, components, base_model)
     activity = Activity(
         "import-space",
         started,
-        params={"components": space.k, "source": Path(path).name},
+        params={"components": space.k, "source": "release" if release else "export"},
         inputs=[Input("space", InputKind.SPACE, digest=space.digest, ref=Path(path).name)],
     )
-    return show_space(registry, register_space(registry, name, space, activity, residual=None))
+    ref = register_space(registry, name, space, activity)
+    added = None
+    if with_identities:
+        if release is None or release.coordinates is None:
+            raise UsageError(reason=f"{path} has no coordinates of identities (proj_1000pc.pt)")
+        added = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
+    shown = show_space(registry, ref)
+    notes = list(release.notes) if release else []
+    return {**shown, "notes": notes, **({} if added is None else {"identities_added": added})}
+
+
+def _read_space(path: str, components: int | None, base_model: str | None) -> tuple[WeightSpace, Release | None]:
+    folder = Path(path)
+    if (folder / "mean.pt").exists():
+        release = read_w2w_release(folder, components, base_model=base_model)
+        return release.space, release
+    space = read_space(folder)
+    return (space if components in (None, space.k) else space.truncated(components)), None

@@ -24,7 +24,6 @@ from w2w_registry.catalog.models import (
     Operation,
     OperationInput,
     SourceFile,
-    Subject,
     Version,
     VersionSubject,
 )
@@ -33,6 +32,7 @@ from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.labels import Labels
+from w2w_registry.services.subjects import ensure_subject
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,8 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
         BadName: an illegal name. Conflict: the identity exists and is of another kind.
     """
     session = uow.session
+    for subject in new.subjects:
+        ensure_subject(uow, subject)
     identity = session.scalar(select(Identity).where(Identity.name == check_name(new.name)))
     number = 1
     if identity is None:
@@ -162,7 +164,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
     if new.file is not None:
         session.add(source_file(version, new.model_digest, new.file, uow.now()))
     for subject in new.subjects:
-        session.add(VersionSubject(version=version, subject=known_subject(uow, subject)))
+        session.add(VersionSubject(version=version, subject_id=subject))
     for name, value in new.labels.items():
         number_, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
         session.add(Label(version=version, name=name, number=number_, text=text))
@@ -176,16 +178,6 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
         coordinates=digest,
     )
     return version
-
-
-def known_subject(uow: UnitOfWork, subject_id: str) -> Subject:
-    """The subject, added when it was not there (the next event records it)."""
-    subject = uow.session.get(Subject, subject_id)
-    if subject is None:
-        with uow.session.no_autoflush:
-            subject = Subject(id=check_name(subject_id, "subject"), kind="person", created=uow.now())
-            uow.session.add(subject)
-    return subject
 
 
 def source_file(version: Version, model_digest: str, file: File, created: datetime) -> SourceFile:
