@@ -54,8 +54,9 @@ class AffectedRelease:
 class Withdrawal:
     """The plan: everything that will be touched, in canonical order.
 
-    ``recipients`` are those the records name as having received data. ``kept_artifacts`` are files of affected versions that others hold too, and which therefore stay. ``spaces`` are
-    weight spaces fitted with the subject's versions: they cannot forget by themselves.
+    ``recipients`` are those the records name as having received data. ``kept_artifacts`` are files of affected
+    versions that others hold too, and which therefore stay. ``spaces`` are weight spaces fitted with the subject's
+    models: they cannot forget by themselves.
     """
 
     subject: str

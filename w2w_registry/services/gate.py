@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, and_, exists, literal, select
+from sqlalchemy import CTE, Select, and_, exists, literal, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import (
@@ -215,6 +215,11 @@ def descendants(version_ids: Any) -> CTE:
         .join(OperationInput, OperationInput.operation_id == Version.operation_id)
         .join(down, OperationInput.version_id == down.c.version_id)
     )
+
+
+def versions_of(subject: str) -> Select[int]:
+    """SQL: ids of the versions that depict a subject by their own account."""
+    return select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)
 
 
 def _likenesses(session: Session, ids: Sequence[int], rules: Rules) -> Iterator[tuple[int, str | None, bool, str]]:

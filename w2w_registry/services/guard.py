@@ -1,0 +1,107 @@
+"""The guard at the door: ``add`` and ``pull`` ask it about every LoRA before they register it.
+
+    encounter = guard.check(session, space, coordinates, path=str(path))
+
+References are kept per subject's wish (``consent withdraw --protect``); see ``consent.guard`` for what they are.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import Coordinates, GuardReference, Space, Version
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.consent.guard import Encounter, Reference, Verdict, meet, similarities, sketch, threshold
+from w2w_registry.errors import LikenessRefused
+from w2w_registry.records import VersionState
+from w2w_registry.services.nearest import metric_of
+
+KIND = "simhash-512"
+_STRANGERS = 2000
+
+
+def check(session: Session, space: Space, coordinates: NDArray[np.float32], *, path: str) -> Encounter | None:
+    """Compare coordinates (k,) in ``space`` with every do-not-recreate reference there.
+
+    Returns:
+        The encounter when it is worth flagging, else None.
+
+    Raises:
+        LikenessRefused: as near to a protected subject as two models of one person are.
+    """
+    rows = session.scalars(
+        select(GuardReference).where(GuardReference.space_id == space.id, GuardReference.kind == KIND)
+    )
+    references = [Reference(row.subject_id, row.salt, row.reference, row.threshold) for row in rows]
+    if not references:
+        return None
+    found = meet(references, metric_of(space).unit(coordinates))
+    if found is None or found.verdict is Verdict.PASS:
+        return None
+    if found.verdict is Verdict.REFUSE:
+        raise LikenessRefused(
+            path=path, subject=found.subject, score=round(found.similarity, 3), threshold=round(found.threshold, 3)
+        )
+    return found
+
+
+def protect(uow: UnitOfWork, subject_id: str, version_ids: list[int], depicting: set[int]) -> int:
+    """Keep a reference per version given, unless the subject has one of it; returns how many were added.
+
+    Args:
+        version_ids: versions that depict the subject themselves (no derivatives).
+        depicting: every version that depicts the subject; none of them is a stranger to calibrate on.
+    """
+    session = uow.session
+    if session.scalar(select(func.count()).where(GuardReference.subject_id == subject_id)):
+        return 0
+    points = session.execute(
+        select(Coordinates.space_id, Coordinates.data)
+        .where(Coordinates.version_id.in_(version_ids))
+        .order_by(Coordinates.version_id, Coordinates.space_id)
+    ).all()
+    strangers: dict[int, NDArray[np.float32]] = {}
+    for space_id, data in points:
+        space = session.get_one(Space, space_id)
+        metric = metric_of(space)
+        if space_id not in strangers:
+            strangers[space_id] = metric.unit(_strangers(session, space, depicting))
+        salt = secrets.token_bytes(32)
+        mine = sketch(metric.unit(unpack(data)), salt)
+        uow.add(
+            GuardReference(
+                subject_id=subject_id,
+                space_id=space_id,
+                kind=KIND,
+                salt=salt,
+                reference=mine,
+                threshold=threshold(similarities(salt, mine, strangers[space_id])),
+                created=uow.now(),
+            )
+        )
+    return len(points)
+
+
+def unprotect(uow: UnitOfWork, subject_id: str) -> int:
+    """Forget a subject's references, as a new consent asks; returns how many there were."""
+    keys = uow.keys(GuardReference, GuardReference.subject_id == subject_id)
+    return uow.bulk_delete(GuardReference, keys)
+
+
+def _strangers(session: Session, space: Space, depicting: set[int]) -> NDArray[np.float32]:
+    """Coordinates (n, k) of versions that are somebody else, at most ``_STRANGERS``, the oldest first."""
+    rows = session.execute(
+        select(Coordinates.version_id, Coordinates.data)
+        .join(Version, Version.id == Coordinates.version_id)
+        .where(Coordinates.space_id == space.id, Version.state == VersionState.ACTIVE)
+        .order_by(Coordinates.version_id)
+        .limit(_STRANGERS + len(depicting))
+    )
+    found = [unpack(data) for version_id, data in rows if version_id not in depicting]
+    return np.stack(found[:_STRANGERS]) if found else np.zeros((0, space.components), np.float32)
