@@ -20,7 +20,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.lora import model_digest, read_lora
+from w2w_registry.lora import lora_files, model_digest, read_lora
 from w2w_registry.records import Kind, check_name
 from w2w_registry.services import gate
 from w2w_registry.services.placing import place
@@ -50,7 +50,10 @@ class Source:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A new version, not recorded yet: its coordinates (k,), and what it is to be called and to depict."""
+    """A new version, not recorded yet: its coordinates (k,), and what it is to be called and to depict.
+
+    ``theta`` (D,) is the LoRA itself when it is more than its point in the space; it is then stored as well.
+    """
 
     name: str
     kind: Kind
@@ -58,6 +61,7 @@ class Draft:
     activity: Activity
     subjects: Sequence[str] = ()
     labels: Mapping[str, float | str] = field(default_factory=dict)
+    theta: Vector | None = None
 
 
 @dataclass(frozen=True)
@@ -135,25 +139,39 @@ def record(
     Raises:
         ConsentDenied, BadName, Conflict.
     """
-    thetas = [space.reconstruct(d.coordinates) for d in drafts]
-    made = []
+    prepared = [_new_version(registry, space_row, space, draft) for draft in drafts]
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
-        for draft, theta in zip(drafts, thetas, strict=True):
-            new = NewVersion(
-                name=draft.name,
-                kind=draft.kind,
-                space_id=space_row.id,
-                model_digest=model_digest(theta, space.layout),
-                coordinates=draft.coordinates,
-                base_model=space.base_model,
-                base_revision=space.base_revision,
-                residual=0.0,
-                subjects=draft.subjects,
-                labels=draft.labels,
-            )
-            made.append(_record_one(uow, new, draft, decision, space_row))
-    return made
+        return [_record_one(uow, new, d, decision, space_row) for new, d in zip(prepared, drafts, strict=True)]
+
+
+def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft: Draft) -> NewVersion:
+    theta = space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta
+    artifact, residual = None, 0.0
+    if draft.theta is not None:
+        residual = float(space.residual(theta, draft.coordinates))
+        files = lora_files(
+            "lora.safetensors",
+            space.layout.unflatten(theta),
+            space.layout.alpha,
+            fmt="diffusers",
+            base_model=space.base_model,
+            revision=space.base_revision,
+        )
+        artifact = registry.artifacts.put(next(iter(files.values())))
+    return NewVersion(
+        name=draft.name,
+        kind=draft.kind,
+        space_id=space_row.id,
+        model_digest=model_digest(theta, space.layout),
+        coordinates=draft.coordinates,
+        base_model=space.base_model,
+        base_revision=space.base_revision,
+        residual=residual,
+        artifact_digest=artifact,
+        subjects=draft.subjects,
+        labels=draft.labels,
+    )
 
 
 def _record_one(uow: UnitOfWork, new: NewVersion, draft: Draft, decision: Decision, space_row: Space) -> dict[str, Any]:
