@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy.exc as sa
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 
 from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError
 
@@ -105,7 +105,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
         connection.execute("PRAGMA synchronous=FULL")
         return connection
 
-    engine = create_engine("sqlite://", creator=connect, poolclass=None)
+    engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)  # the default is one for in-memory files
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -18,6 +18,7 @@ import sqlalchemy.exc as sa
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, select, text, update
 from sqlalchemy import event as listen
 from sqlalchemy.orm import Session, object_mapper
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.orm.session import ORMExecuteState
 
 from w2w_registry.catalog.assets import Coordinates, Version
@@ -163,7 +164,7 @@ class UnitOfWork:
             "seq": seq,
             "at": iso(at),
             "actor": self.actor,
-            "action": action,
+            "action": storable(action),
             "objects": json.loads(normal_json(objects or {})),
             "changes": self._take_changes(),
             "payload": json.loads(normal_json(payload)),
@@ -205,35 +206,42 @@ class UnitOfWork:
         return keys
 
     def bulk_update(self, model: type[Base], keys: Iterable[Key | Any], values: Mapping[str, Any]) -> int:
-        """Set the same ``values`` in the rows with these primary keys (a key of one column may be bare)."""
-        wanted = self._loaded(model, keys)
+        """Set the same plain ``values`` in the rows with these primary keys (a key of one column may be bare)."""
+        wanted = self._existing(model, keys)
+        values = {**values, **self._stamp(model)}
+        salts = {key: new_salt() for key in wanted} if issubclass(model, Salted) else {}
         connection = self.session.connection()
-        columns = primary_key(model)
-        if issubclass(model, Salted):  # a new salt for each row, or the old digest could still be guessed at
-            statement = update(table_of(model)).values(**values, salt=bindparam("_salt"))
-            for column in columns:
-                statement = statement.where(column == bindparam(f"_{column.name}"))
-            for chunk in chunks(wanted):
+        for chunk in chunks(wanted):
+            if salts:  # one for each row, or the old digest could still be guessed at
+                columns = primary_key(model)
                 connection.execute(
-                    statement,
+                    update(table_of(model))
+                    .where(*(column == bindparam(f"_{column.name}") for column in columns))
+                    .values(**values, salt=bindparam("_salt")),
                     [
-                        {"_salt": new_salt(), **{f"_{c.name}": v for c, v in zip(columns, key, strict=True)}}
+                        {"_salt": salts[key], **{f"_{c.name}": v for c, v in zip(columns, key, strict=True)}}
                         for key in chunk
                     ],
                 )
-        else:
-            for chunk in chunks(wanted):
-                connection.execute(
-                    update(table_of(model)).where(has_key(model, chunk)).values(**self._stamp(model), **values)
-                )
+            elif values:
+                connection.execute(update(table_of(model)).where(has_key(model, chunk)).values(**values))
+        for key in wanted:
+            row = self._loaded(model, key)
+            if row is not None:
+                for name, value in {**values, **({"salt": salts[key]} if salts else {})}.items():
+                    set_committed_value(row, name, value)
         self._record(model, wanted, "update")
         return len(wanted)
 
     def bulk_delete(self, model: type[Base], keys: Iterable[Key | Any]) -> int:
         """Delete the rows with these primary keys."""
-        wanted = self._loaded(model, keys)
+        wanted = self._existing(model, keys)
         for chunk in chunks(wanted):
             self.session.connection().execute(delete(table_of(model)).where(has_key(model, chunk)))
+        for key in wanted:
+            row = self._loaded(model, key)
+            if row is not None:
+                self.session.expunge(row)
         self._record(model, wanted, "delete")
         return len(wanted)
 
@@ -243,18 +251,19 @@ class UnitOfWork:
         return [tuple(row) for row in self.session.execute(select(*columns).where(*where).order_by(*columns))]
 
     # -- bookkeeping ------------------------------------------------------------------------------
-    def _loaded(self, model: type[Base], keys: Iterable[Key | Any]) -> list[Key]:
-        """The keys that exist, as tuples; objects the session holds of them are made to reload."""
+    def _existing(self, model: type[Base], keys: Iterable[Key | Any]) -> list[Key]:
+        """Those of the keys that have a row, as tuples."""
         self.session.flush()
-        connection = self.session.connection()
         columns = primary_key(model)
         found: list[Key] = []
         for chunk in chunks(key if isinstance(key, tuple) else (key,) for key in keys):
-            found += [tuple(row) for row in connection.execute(select(*columns).where(has_key(model, chunk)))]
-        for key in found:
-            loaded = self.session.identity_map.get((model, key, None))
-            if loaded is not None:
-                self.session.expire(loaded)
+            query = select(*columns).where(has_key(model, chunk))
+            found += [tuple(row) for row in self.session.connection().execute(query)]
+        return found
+
+    def _loaded(self, model: type[Base], key: Key) -> Base | None:
+        """The object the session already holds of a row."""
+        found: Base | None = self.session.identity_map.get((model, key, None))
         return found
 
     def _stamp(self, model: type[Base]) -> dict[str, Any]:

