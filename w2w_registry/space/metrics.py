@@ -25,8 +25,9 @@ Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
 MAX_RELIABILITY = 0.999
-_TAIL_SHARE = 0.01  # of the impostor scores, the part the tail is fitted on
-_MAX_TAIL = 5000
+_TAIL_SHARE = 0.003  # of the impostor scores, the part the tail is fitted on: more would bend the extrapolation
+_MAX_TAIL = 2000
+_ALMOST_ONE = 1 - 1e-12
 _MAX_IDENTITIES = 4096  # 8 million pairs; more add nothing to a threshold
 
 
@@ -314,22 +315,24 @@ def _quantile(scores: Array, rate: float) -> tuple[float, Literal["counted", "ta
     """The score exceeded by a share ``rate``: counted with at least 20 beyond it, else from a Pareto tail.
 
     Pickands–Balkema–de Haan: exceedances over a high level follow a generalised Pareto law; its shape ξ and scale
-    β by probability-weighted moments (Hosking & Wallis, Technometrics 1987), which is closed form and stable.
+    β by probability-weighted moments (Hosking & Wallis, Technometrics 1987), which is closed form and stable. The
+    fit is made on artanh of the scores (Fisher), which opens the end at 1 that would bend the tail.
     """
     n = len(scores)
     if rate * n >= 20:
         return float(np.quantile(scores, 1 - rate)), "counted"
-    size = int(min(max(50, _TAIL_SHARE * n), _MAX_TAIL, n // 2))
-    tail = np.sort(np.partition(scores, n - size - 1)[n - size - 1 :])
-    level, excess = tail[0], tail[1:] - tail[0]
+    opened = np.arctanh(np.clip(scores, -_ALMOST_ONE, _ALMOST_ONE))
+    size = int(min(max(100, _TAIL_SHARE * n), _MAX_TAIL, n // 2))
+    tail = np.sort(np.partition(opened, n - size - 1)[n - size - 1 :])
+    level, excess = float(tail[0]), tail[1:] - tail[0]
     m = len(excess)
     mean = float(excess.mean())
     # E[X (1 − F(X))] with the plotting position of the i-th smallest.
     weighted = float((excess * (1 - (np.arange(1, m + 1) - 0.35) / m)).mean())
     if mean <= 0 or mean - 2 * weighted <= 0:
-        return float(min(1.0, tail[-1])), "tail"
+        return float(np.tanh(tail[-1])), "tail"
     shape = 2 - mean / (mean - 2 * weighted)
     scale = 2 * mean * weighted / (mean - 2 * weighted)
     ratio = rate * n / m
     reach = scale * -np.log(ratio) if abs(shape) < 1e-9 else scale / shape * (ratio**-shape - 1)
-    return float(min(1.0, level + reach)), "tail"
+    return float(np.tanh(level + reach)), "tail"
