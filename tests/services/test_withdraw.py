@@ -123,7 +123,7 @@ def test_erasure_leaves_ids_and_digests_only(small: Small) -> None:
     with small.registry.catalog.read() as session:
         for model in (Coordinates, Label, SourceFile):
             assert set(session.scalars(select(model.version_id))) & set(scene.gone) == set()
-        names = {i: name for i, name in session.execute(select(Version.id, Identity.name).join(Identity))}
+        names = dict(row.tuple() for row in session.execute(select(Version.id, Identity.name).join(Identity)))
         assert names == {
             scene.a: f"erased-{session.get_one(Version, scene.a).identity_id}",
             scene.edit: f"erased-{session.get_one(Version, scene.a).identity_id}",
@@ -324,6 +324,32 @@ def test_the_guard_knows_a_protected_subject_again(small: Small) -> None:
             guard.check(session, space, mine + rng.normal(0, 0.02, 8).astype(np.float32), path="new.safetensors")
         assert caught.value.subject == "s1"
         assert guard.check(session, space, -mine, path="other.safetensors") is None
+
+
+def test_no_service_can_record_a_protected_subject(small: Small) -> None:
+    mine = coordinates(1000)
+    small.grant("s1")
+    small.add("a", "s1", point=mine, content=b"x")
+    withdraw.withdraw(small.registry, "s1", erase=True, protect=True)
+    before = small.events()
+    with pytest.raises(LikenessRefused):
+        small.add("b", point=mine * 2)
+    assert small.events() == before
+
+
+def test_the_very_model_that_was_erased_does_not_come_back(small: Small) -> None:
+    small.grant("s1")
+    gone = small.add("a", "s1")
+    with small.registry.catalog.read() as session:
+        model = session.get_one(Version, gone).model_digest
+    withdraw.withdraw(small.registry, "s1", erase=True)
+    with small.registry.catalog.read() as session:
+        with pytest.raises(LikenessRefused):
+            guard.check_erased(session, model, path="x")
+        guard.check_erased(session, digest("another"), path="x")
+    small.grant("s1")
+    with small.registry.catalog.read() as session:
+        guard.check_erased(session, model, path="x")
 
 
 def test_without_the_wish_no_reference_is_kept(small: Small) -> None:

@@ -1,6 +1,9 @@
-"""The guard at the door: ``add`` and ``pull`` ask it about every LoRA before they register it.
+"""The guard at the door: every new version is held against withdrawn and protected subjects before it is recorded.
 
     encounter = guard.check(session, space, coordinates, path=str(path))
+
+``versions.record_version`` asks it, so that no service can forget to; services that talk to a person ask it too, to
+say more when a newcomer is only flagged.
 
 References are kept per subject's wish (``consent withdraw --protect``); see ``consent.guard`` for what they are.
 """
@@ -14,7 +17,15 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, GuardReference, Space, Version
+from w2w_registry.catalog.models import (
+    Coordinates,
+    GuardReference,
+    Space,
+    Subject,
+    SubjectState,
+    Version,
+    VersionSubject,
+)
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.guard import Encounter, Reference, Verdict, meet, similarities, sketch, threshold
@@ -49,6 +60,27 @@ def check(session: Session, space: Space, coordinates: NDArray[np.float32], *, p
             path=path, subject=found.subject, score=round(found.similarity, 3), threshold=round(found.threshold, 3)
         )
     return found
+
+
+def check_erased(session: Session, model_digest: str, *, path: str) -> None:
+    """Refuse the very model that was erased when its subject withdrew, until the subject consents again.
+
+    Raises:
+        LikenessRefused.
+    """
+    subject = session.scalar(
+        select(Subject.id)
+        .join(VersionSubject, VersionSubject.subject_id == Subject.id)
+        .join(Version, Version.id == VersionSubject.version_id)
+        .where(
+            Version.model_digest == model_digest,
+            Version.state == VersionState.ERASED,
+            Subject.state.in_([SubjectState.WITHDRAWN, SubjectState.ERASED]),
+        )
+        .limit(1)
+    )
+    if subject is not None:
+        raise LikenessRefused(path=path, subject=subject, score=1.0, threshold=1.0)
 
 
 def protect(uow: UnitOfWork, subject_id: str, version_ids: list[int], depicting: set[int]) -> int:

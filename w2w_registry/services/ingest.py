@@ -32,7 +32,7 @@ from w2w_registry.lora import (
     same_model,
 )
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name, now
-from w2w_registry.services import gate
+from w2w_registry.services import gate, guard
 from w2w_registry.services.labels import Labels, read_labels_csv
 from w2w_registry.services.nearest import open_nearest
 from w2w_registry.services.placing import Placed, place
@@ -316,10 +316,16 @@ class _Chunk:
             self._seen_again(uow, one, known[0])
             return self._existing(uow.session, one, *known)
         try:
+            met = guard.check(uow.session, self.row, one.coordinates, path=one.path)
             with uow.savepoint():
                 version = record_version(uow, self._new_version(one, artifact), self._activity(one))
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
+        if met is not None:
+            warning = (
+                f"resembles protected subject {met.subject} ({met.similarity:.2f}, refused from {met.threshold:.2f})"
+            )
+            near = replace(near, warnings=(*near.warnings, warning))
         return self._added(one, version.number, near)
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> None:

@@ -24,6 +24,7 @@ from w2w_registry.catalog.models import (
     Operation,
     OperationInput,
     SourceFile,
+    Space,
     Version,
     VersionSubject,
 )
@@ -31,6 +32,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
+from w2w_registry.services import guard
 from w2w_registry.services.labels import Labels
 from w2w_registry.services.subjects import ensure_subject
 
@@ -127,8 +129,12 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
 
     Raises:
         BadName: an illegal name. Conflict: the identity exists and is of another kind.
+        LikenessRefused: it is a withdrawn or protected subject again.
     """
     session = uow.session
+    path = new.name if new.file is None else new.file.name
+    guard.check_erased(session, new.model_digest, path=path)
+    met = guard.check(session, session.get_one(Space, new.space_id), new.coordinates, path=path)
     for subject in new.subjects:
         ensure_subject(uow, subject)
     identity = session.scalar(select(Identity).where(Identity.name == check_name(new.name)))
@@ -176,6 +182,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
         kind=str(activity.kind),
         model=new.model_digest,
         coordinates=digest,
+        **({} if met is None else {"resembles": {"subject": met.subject, "similarity": round(met.similarity, 3)}}),
     )
     return version
 
