@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shutil
 import time
 
 import numpy as np
@@ -143,6 +144,9 @@ def save(half: bool = True) -> StableDiffusionPipeline:
     if half:
         pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(BUILD / "pipeline", safe_serialization=True)
+    # Older releases of transformers read these two instead of tokenizer.json.
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(BUILD / "tokenizer" / name, BUILD / "pipeline" / "tokenizer" / name)
     return pipeline
 
 
