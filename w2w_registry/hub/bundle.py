@@ -27,6 +27,7 @@ CARD = "README.md"
 SIGNATURE = "model.sig"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+KOHYA_FILE = "lora.safetensors"
 SPACE_DOCUMENT = "space.json"
 PREVIEWS = "previews/"
 HUB_TAG = "w2w-registry"
@@ -261,9 +262,8 @@ def _offer(by_path: Mapping[str, HubFile]) -> str:
 
 def managed(path: str) -> bool:
     """Whether a release owns this path: only such files are removed when a new release no longer has them."""
-    return path in {DOCUMENT, CONSENT, CARD, SIGNATURE, DIFFUSERS_FILE, SPACE_DOCUMENT, *PEFT_FILES} or path.startswith(
-        (PREVIEWS, "space-")
-    )
+    own = {DOCUMENT, CONSENT, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
+    return path in own or path.startswith(PREVIEWS)
 
 
 # -- consent -----------------------------------------------------------------------------------

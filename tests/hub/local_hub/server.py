@@ -690,6 +690,9 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body leave together and at once, or every answer waits for a delayed ACK.
+    wbufsize = -1
+    disable_nagle_algorithm = True
     server_version = "LocalHub"
     hub: LocalHub
 
@@ -752,6 +755,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body[: len(answer.body) // 2])
             raise _Cut
         self.wfile.write(answer.body)
+        self.wfile.flush()
         if length != len(answer.body):
             raise _Cut
 
