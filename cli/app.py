@@ -28,6 +28,15 @@ COMMANDS: _Commands = {
     "alias": ("identity", "alias", "Set and unset movable names of versions."),
     "tag": ("identity", "tag", "Set and unset tags of identities."),
     "history": ("identity", "history", "Which version an alias meant, and when."),
+    "train": ("make", "train", "Train LoRAs of one or many identities from photos."),
+    "invert": ("make", "invert", "Turn one photo into an identity."),
+    "guess": ("make", "guess", "Learn where inversions start."),
+    "direction": ("direction", "direction", "Fit, list, show, compose and de-bias attribute directions."),
+    "edit": ("make", "edit", "Move an identity along attribute directions."),
+    "mix": ("make", "mix", "Mix identities."),
+    "sample": ("make", "sample", "Make new identities from a space."),
+    "generate": ("generate", "generate", "Draw an identity."),
+    "export": ("export", "export", "Write an identity as a LoRA or as coordinates."),
 }
 
 

@@ -40,6 +40,8 @@ def _short(value: Any, limit: int = 160) -> str:
 
 
 def _not_found(f: _Fields) -> str:
+    if not f["name"]:
+        return f"there is no {f['what']} yet{_FIND.get(str(f['what']), '')}"
     text = f"no {f['what']} named {_short(f['name'])!r}"
     if f["near"]:
         return f"{text}; did you mean {', '.join(f['near'])}?"

@@ -13,7 +13,7 @@ from typing import Any
 
 from w2w_registry.audit import checkpoint as checkpoints
 from w2w_registry.audit.chain import GENESIS, event_hash
-from w2w_registry.audit.merkle import Frontier
+from w2w_registry.audit.merkle import EMPTY_ROOT, Frontier
 from w2w_registry.errors import IntegrityError
 
 
@@ -65,6 +65,7 @@ class ChainCheck:
     findings: list[Finding] = field(default_factory=list)
     size: int = 0
     head: str = GENESIS
+    root: bytes = EMPTY_ROOT
 
     def run(self, events: Iterable[LoggedEvent]) -> list[Finding]:
         """Check everything; returns the findings, first sequence number first."""
@@ -94,6 +95,7 @@ class ChainCheck:
                         root.hex(),
                         frontier.root().hex(),
                     )
+        self.root = frontier.root()
         for size in sorted(wanted):
             if size > 0:
                 self._find(FindingCode.TAIL_CUT, self.size + 1, f"checkpoint at {size}", str(size), str(self.size))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Role = Literal["A", "B", "alpha"]
@@ -55,6 +56,7 @@ _PEFT = "base_model.model."
 _UNET_ROOTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "time_embedding.", "add_embedding.")
 
 
+@lru_cache(maxsize=4096)  # thousands of files share the same few hundred keys
 def parse_key(key: str) -> KeyParts:
     """What ``key`` names.
 

@@ -232,19 +232,18 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(bad: Callable[[str], BadLora], name: str, raw: Any, data_size: int) -> TensorEntry:
-    short = brief(name)
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
-        raise bad(f"broken header entry for {short}")
+        raise bad(f"broken header entry for {brief(name)}")
     shape, offsets, dtype = raw["shape"], raw["data_offsets"], raw["dtype"]
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
-        raise bad(f"broken shape or offsets for {short}")
+        raise bad(f"broken shape or offsets for {brief(name)}")
     if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
-        raise bad(f"{short} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16 or fp64")
+        raise bad(f"{brief(name)} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16 or fp64")
     start, end = offsets
     if not start <= end <= data_size:
-        raise bad(f"truncated: {short} claims bytes {start}-{end}, the file has {data_size}")
+        raise bad(f"truncated: {brief(name)} claims bytes {start}-{end}, the file has {data_size}")
     if math.prod(shape) * _ITEM_SIZE[dtype] != end - start:
-        raise bad(f"{short} has shape {tuple(shape)} but {end - start} bytes of {DTYPE_NAMES[dtype]}")
+        raise bad(f"{brief(name)} has shape {tuple(shape)} but {end - start} bytes of {DTYPE_NAMES[dtype]}")
     return TensorEntry(dtype, tuple(shape), start, end)
 
 

@@ -20,6 +20,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import VersionState, check_name, digest_of, now
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces import find_space, open_space
 from w2w_registry.services.versions import Activity, Input, record_operation
 from w2w_registry.space import directions as maths
 from w2w_registry.space.directions import Direction as Fitted
@@ -114,8 +115,7 @@ def fit(
     registry: Registry,
     name: str,
     attribute: str,
-    space: Space,
-    component_std: NDArray[np.float32],
+    space_ref: str | None = None,
     *,
     method: maths.Method = "least-squares",
     seed: int = 0,
@@ -127,6 +127,8 @@ def fit(
         NotFound: no such label. UsageError: labels that cannot be fitted. Conflict: the name is taken.
     """
     started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
     with registry.catalog.read() as session:
         people = labelled(session, space)
     values = people.values(attribute)
@@ -144,13 +146,14 @@ def compose(
     registry: Registry,
     name: str,
     parts: Mapping[str, float],
-    space: Space,
-    component_std: NDArray[np.float32],
+    space_ref: str | None = None,
     *,
     replace_existing: bool = False,
 ) -> dict[str, Any]:
     """Store the direction that moves several stored ones at once, each by its weight in units."""
     started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
     with registry.catalog.read() as session:
         rows = [direction_named(session, space, part) for part in parts]
     fitted = maths.compose(name, [(from_row(r), w) for r, w in zip(rows, parts.values(), strict=True)], component_std)
@@ -164,8 +167,7 @@ def debias(
     name: str,
     source: str,
     against: Sequence[str],
-    space: Space,
-    component_std: NDArray[np.float32],
+    space_ref: str | None = None,
     *,
     replace_existing: bool = False,
 ) -> dict[str, Any]:
@@ -173,6 +175,8 @@ def debias(
     if not against:
         raise UsageError(reason="say against what: --against hat --against skin")
     started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
     with registry.catalog.read() as session:
         row = direction_named(session, space, source)
         people = labelled(session, space)
@@ -185,15 +189,17 @@ def debias(
     return _store(registry, name, space, fitted, activity, replace_existing)
 
 
-def show(registry: Registry, name: str, space: Space) -> dict[str, Any]:
+def show(registry: Registry, name: str, space_ref: str | None = None) -> dict[str, Any]:
     """One direction."""
     with registry.catalog.read() as session:
+        space = find_space(session, space_ref)
         return to_json(direction_named(session, space, name), space)
 
 
-def list_directions(registry: Registry, space: Space) -> list[dict[str, Any]]:
+def list_directions(registry: Registry, space_ref: str | None = None) -> list[dict[str, Any]]:
     """Every direction of a space, by name."""
     with registry.catalog.read() as session:
+        space = find_space(session, space_ref)
         return [to_json(row, space) for row in in_space(session, space)]
 
 

@@ -185,6 +185,23 @@ def mix(
     }
 
 
+def mixing_weights(count: int, given: Sequence[float]) -> tuple[float, ...]:
+    """One weight for each of ``count`` identities: none given means equal ones, one for two means its share.
+
+    Raises:
+        UsageError.
+    """
+    if not given:
+        return (1.0,) * count
+    if len(given) == 1 and count == 2:
+        if not 0.0 <= given[0] <= 1.0:
+            raise UsageError(reason="the share of the first identity lies between 0 and 1")
+        return (given[0], 1.0 - given[0])
+    if len(given) != count:
+        raise UsageError(reason=f"{len(given)} weights for {count} identities")
+    return tuple(given)
+
+
 def sample(
     registry: Registry,
     count: int,

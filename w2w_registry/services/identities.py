@@ -81,7 +81,7 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
             "base_revision": version.base_revision,
             "labels": labels_of(session, [version.id]).get(version.id, {}),
             "tags": tags_of(session, [identity.id]).get(identity.id, {}),
-            "aliases": _alias_numbers(session, identity),
+            "aliases": aliases_of(session, [identity.id]).get(identity.id, {}),
             "operation": {
                 "id": operation.id,
                 "kind": operation.kind,
@@ -94,12 +94,6 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
             },
             "versions": _versions(session, identity),
         }
-
-
-def _alias_numbers(session: Session, identity: Identity) -> dict[str, int]:
-    meant = aliases_of(session, [identity.id]).get(identity.id, {})
-    numbers = dict(session.execute(select(Version.id, Version.number).where(Version.id.in_(meant.values()))).tuples())
-    return {alias: numbers[version] for alias, version in sorted(meant.items())}
 
 
 def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:

@@ -43,7 +43,6 @@ from w2w_registry.space.metrics import (
 
 _FEW = 40
 """Below so many LoRAs nothing can be said about what left-out ones look like."""
-MAX_COMPONENTS = 1000
 
 
 def fit_space(
@@ -93,8 +92,9 @@ def fit_calibrated(
     fit_set: FitSet, base_model: str, revision: str | None, components: int | None, repeats: FitSet | None = None
 ) -> tuple[WeightSpace, dict[str, float]]:
     """The space with its metric and calibration, and what residuals new LoRAs will have (empty when not known)."""
-    k = components or min(len(fit_set.members) - 1, fit_set.layout.dim, MAX_COMPONENTS)
-    space = fit_pca(fit_set.thetas, fit_set.layout, base_model=base_model, base_revision=revision, components=k)
+    space = fit_pca(
+        fit_set.thetas, fit_set.layout, base_model=base_model, base_revision=revision, components=components
+    )
     pairs = _pairs(fit_set, repeats)
     if pairs is not None:
         first, second = (space.project(theta) for theta in pairs)
@@ -109,7 +109,7 @@ def fit_calibrated(
     calibration: Calibration | None = None
     residual: dict[str, float] = {}
     if len(fit_set.members) >= _FEW:
-        left_out = cross_fit(fit_set.thetas, fit_set.layout, k, choose)
+        left_out = cross_fit(fit_set.thetas, fit_set.layout, space.k, choose)
         genuine = None
         if pairs is not None:
             genuine = metric.score(first, second)
@@ -227,7 +227,7 @@ def find_space(session: Session, ref: str | None) -> Space:
         return space_for(session, ref)
     row = default_space(session)
     if row is None:
-        raise NotFound(what="space", name="(any)")
+        raise NotFound(what="space", name="")
     return row
 
 

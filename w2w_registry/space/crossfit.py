@@ -47,8 +47,8 @@ def cross_fit(
     for fold in range(folds):
         out = np.arange(fold, len(thetas), folds)
         kept = np.delete(np.arange(len(thetas)), out)
-        limit = min(components, len(kept) - 1, layout.dim)
-        space = fit_space(thetas[kept], layout, base_model="cross-fit", components=limit)
+        space = fit_space(thetas[kept], layout, base_model="cross-fit")
+        space = space.truncated(min(components, space.k))
         coordinates = space.project(thetas[out])
         residuals[out] = space.residual(thetas[out], coordinates)
         units = choose_metric(space).unit(coordinates).astype(np.float64)

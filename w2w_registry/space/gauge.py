@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 # The gauge is changed only when that brings θ clearly nearer to the space's mean: a LoRA of the space's own
 # training sits about as near either way, and must keep its own numbers.
 _CLEARLY_NEARER = 0.7
+# In standard deviations, root mean square over θ. A member lies at about 1, and a LoRA of another gauge at many.
+_SURELY_MEMBER = 1.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,8 @@ def obstacles(shapes: Mapping[TensorKey, tuple[int, ...]], layout: Layout) -> tu
 
     Another rank or alpha is no obstacle. Empty when there is none.
     """
+    if all(shapes.get(tensor.key) == tensor.shape for tensor in layout.tensors) and len(shapes) == len(layout.tensors):
+        return ()
     as_if = []
     for tensor in layout.tensors:
         shape = shapes.get(tensor.key)
@@ -70,7 +74,8 @@ def to_gauge(
 ) -> Gauged:
     """A LoRA's θ in the gauge of a space with this layout, mean μ (D,) and std σ (D,).
 
-    Whether to rewrite is decided by ‖(θ − μ)/σ‖: as it is, against rewritten.
+    Whether to rewrite is decided by ‖(θ − μ)/σ‖: as it is when that is a member's distance, else as it is or
+    rewritten, whichever lies nearer (rewriting must win clearly).
 
     Raises:
         SpaceMismatch: when :func:`obstacles` finds any (fields path and space are left empty for the caller).
@@ -82,6 +87,12 @@ def to_gauge(
     spread = np.where(spread > 0, spread, np.inf)
     reference = layout.unflatten(centre)
     own, rescaled = _own(tensors, alphas, layout)
+    if own is not None:
+        theta = layout.flatten(own)
+        distance = float(np.linalg.norm((theta - centre) / spread))
+        kept = Gauged(theta, "rescaled" if rescaled else "as-is", 0.0, dict.fromkeys(layout.modules, 0.0))
+        if distance < _SURELY_MEMBER * np.sqrt(layout.dim):
+            return kept
     written: dict[TensorKey, NDArray[Any]] = {}
     lost, whole = {}, {}
     for module in layout.modules:
@@ -91,10 +102,9 @@ def to_gauge(
         new_a, new_b, lost[module], whole[module] = _rewrite(a, b, scale, target[0].rank, reference[(module, "A")])
         written[(module, "A")], written[(module, "B")] = new_a.reshape(target[0].shape), new_b.reshape(target[1].shape)
     if own is not None:
-        theta = layout.flatten(own)
         near = float(np.linalg.norm((layout.flatten(written) - centre) / spread))
-        if near >= _CLEARLY_NEARER * float(np.linalg.norm((theta - centre) / spread)):
-            return Gauged(theta, "rescaled" if rescaled else "as-is", 0.0, dict.fromkeys(layout.modules, 0.0))
+        if near >= _CLEARLY_NEARER * distance:
+            return kept
     total = float(np.sqrt(sum(whole.values())))
     return Gauged(
         layout.flatten(written),
