@@ -68,7 +68,7 @@ class SpaceBasis:
         k = components.shape[1] if count is None else count
         if not 1 <= k <= components.shape[1]:
             raise UsageError(reason=f"the space has {components.shape[1]} components, not {k}")
-        part = np.ascontiguousarray(components[:, :k])
+        part = np.array(components[:, :k], order="C")  # a copy: what comes from a memory map cannot be written to
         return cls(
             layout,
             torch.tensor(mean, dtype=torch.float32, device=device),
