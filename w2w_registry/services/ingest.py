@@ -56,7 +56,7 @@ _PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
 @dataclass(frozen=True)
 class AddRequest:
     """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
-    ``labels_csv`` by name."""
+    ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from."""
 
     paths: Sequence[str]
     space: str | None = None
@@ -68,6 +68,7 @@ class AddRequest:
     labels_csv: str | None = None
     base_model: str | None = None
     dry_run: bool = False
+    origin: Input | None = None
 
 
 @dataclass(frozen=True)
@@ -366,8 +367,9 @@ class _Chunk:
         )
 
     def _activity(self, one: Incoming) -> Activity:
+        origin = self.request.origin
         return Activity(
-            OperationKind.IMPORT,
+            OperationKind.IMPORT if origin is None else OperationKind.PULL,
             self.started,
             params={
                 "format": one.lora.format,
@@ -376,6 +378,7 @@ class _Chunk:
                 "loss": one.placed.loss,
             },
             inputs=[
+                *([] if origin is None else [origin]),
                 Input("lora", InputKind.FILE, digest=one.lora.sha256, ref=Path(one.path).name),
                 Input("space", InputKind.SPACE, digest=self.row.digest, ref=self.row.ref),
             ],
