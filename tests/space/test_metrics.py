@@ -117,6 +117,16 @@ def test_repeat_reliability_is_signal_over_total() -> None:
     assert np.all(repeat_reliability(np.zeros((9, 3)), np.ones((9, 3))) == 0)
 
 
+def test_chance_is_not_taken_for_reliability() -> None:
+    """Hundreds of components of pure noise beside the real ones must not drown them."""
+    rng = np.random.default_rng(0)
+    first, second = trained_twice(n=100)
+    noise = rng.normal(size=(2, 100, 600))
+    rho = repeat_reliability(np.hstack([first, noise[0]]), np.hstack([second, noise[1]]))
+    assert (rho[32:] > 0).mean() < 0.05
+    assert rho[:5].min() > 0.8
+
+
 def test_spectral_reliability_sees_the_floor() -> None:
     expected = SIGNAL**2 / COMPONENT_STD**2
     np.testing.assert_allclose(spectral_reliability(COMPONENT_STD, 300, 10_000), expected, atol=1e-6)

@@ -139,7 +139,9 @@ def spectral_reliability(
 def repeat_reliability(first: ArrayLike, second: ArrayLike) -> Float32:
     """ρ (k,) per component from two trainings of the same n identities, coordinates (n, k) each.
 
-    The correlation between repeats, negative ones taken as zero.
+    The correlation between repeats, shrunk towards zero as far as chance explains it: a correlation of n pairs strays
+    from zero by 1/√n (James & Stein's positive-part factor, at two such errors). Without that, a few hundred
+    components of pure noise, each taken for a little reliable, drown the good ones.
 
     Raises:
         UsageError: with fewer than eight repeats the figure would be noise.
@@ -149,8 +151,9 @@ def repeat_reliability(first: ArrayLike, second: ArrayLike) -> Float32:
         raise UsageError(reason="repeat reliability needs at least eight identities trained twice")
     a, b = a - a.mean(0), b - b.mean(0)
     size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-    rho = np.divide((a * b).sum(0), size, out=np.zeros(a.shape[1]), where=size > 0)
-    reliability: Float32 = np.clip(rho, 0.0, 1.0).astype(np.float32)
+    rho = np.divide((a * b).sum(0), size, out=np.zeros(a.shape[1]), where=size > 0).clip(0.0, 1.0)
+    chance = 4.0 / (len(a) * np.maximum(rho, 1e-9) ** 2)
+    reliability: Float32 = (rho * np.maximum(0.0, 1.0 - chance)).astype(np.float32)
     return reliability
 
 
