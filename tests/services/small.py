@@ -66,6 +66,7 @@ class Small:
             uow.event("space.add", {"space": space.id})
             self.space_id = space.id
         self._count = 0
+        self.url = settings.database_url
 
     def add(
         self,

@@ -1,0 +1,345 @@
+"""The audit log as a service: checkpoints, verification, proofs, export.
+
+The signing key is ``keys/audit.key`` in the home folder, its public half ``keys/audit.pub``. Whoever can write there
+and in the database can forge; copies of checkpoints kept elsewhere (``audit checkpoint --out``) are what finds that.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sqlalchemy import select, type_coerce
+from sqlalchemy.orm import Session
+from sqlalchemy.types import NullType
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.audit import checkpoint as signing
+from w2w_registry.audit import export as exporting
+from w2w_registry.audit.checks import (
+    ChainCheck,
+    Finding,
+    FindingCode,
+    LoggedEvent,
+    RowClaim,
+    check_rows,
+    leaf_of,
+)
+from w2w_registry.catalog import events as log
+from w2w_registry.catalog.journal import Checkpoint, Event
+from w2w_registry.catalog.types import UtcDateTime, stored_form
+from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError, UsageError
+from w2w_registry.records import iso
+from w2w_registry.services.registry import Registry
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What verification found. ``kept``: checkpoints given from elsewhere that were held against the log too."""
+
+    events: int
+    checkpoints: int
+    kept: int
+    rows: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+    @property
+    def first_bad(self) -> int | None:
+        """The first sequence number that is wrong; None when nothing is, or only rows no event speaks of."""
+        return min((f.seq for f in self.findings if f.seq is not None), default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "events": self.events,
+            "checkpoints": self.checkpoints,
+            "kept_checkpoints": self.kept,
+            "rows": self.rows,
+            "first_bad": self.first_bad,
+            "findings": [
+                {"code": str(f.code), "seq": f.seq, "what": f.what, "expected": f.expected, "found": f.found}
+                for f in self.findings
+            ],
+        }
+
+
+def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]:
+    """Verify the chain, then sign how long it is and its Merkle root. Without new events the last one is returned.
+
+    Args:
+        out: also write the signed note there, to be kept out of reach of whoever can write the database.
+
+    Raises:
+        UsageError: the log is empty. IntegrityError: the log does not verify; nothing is signed.
+        StorageError: the key or ``out`` cannot be written.
+    """
+    public = signing.public_key(_private_key(registry))
+    with registry.catalog.read() as session:
+        rows = _stored_checkpoints(session)
+        run = ChainCheck([row.note for row in rows], public)
+        findings = [*run.run(_events(session)), *_check_columns(rows, public)]
+        if not run.size:
+            raise UsageError(reason="the log is empty; there is nothing to sign")
+        if findings:
+            bad = findings[0]
+            raise IntegrityError(
+                what="audit log", name=bad.what, expected=bad.expected or "", found=str(bad.code), seq=bad.seq
+            )
+        origin = _origin(session)
+    last = rows[-1] if rows else None
+    if last is not None and last.size == run.size:
+        note, created = last.note, False
+    else:
+        note, created = _sign(registry, origin, run), True
+    if out is not None:
+        _write(out, note.encode())
+    return {
+        "size": run.size,
+        "root": run.root.hex(),
+        "head": run.head,
+        "note": note,
+        "public_key": public.hex(),
+        "created": created,
+    }
+
+
+def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequence[str] = ()) -> Verdict:
+    """Check the whole chain, all checkpoints, the head, and every audited row against the last event about it.
+
+    Args:
+        public_key: the key checkpoints must be signed with; None = the one in the home folder.
+        kept: signed checkpoints kept elsewhere, held against the log too.
+    """
+    public = public_key or _public_key(registry)
+    claims: dict[tuple[str, str], RowClaim] = {}
+    with registry.catalog.read() as session:
+        rows = _stored_checkpoints(session)
+        run = ChainCheck([*(str(row.note) for row in rows), *kept], public)
+        findings = list(run.run(_claiming(_events(session), claims)))
+        findings += _check_head(session, run)
+        if public is not None:
+            findings += _check_columns(rows, public)
+        present = 0
+
+        def counted() -> Iterator[tuple[str, str, str]]:
+            nonlocal present
+            for row in log.present_rows(session):
+                present += 1
+                yield row.table, row.key, row.digest
+
+        findings += check_rows(claims, counted())  # type: ignore[arg-type]
+    findings.sort(key=lambda f: (f.seq is None, f.seq or 0))
+    return Verdict(run.size, len(rows), len(kept), present, tuple(findings))
+
+
+def prove(registry: Registry, seq: int) -> dict[str, Any]:
+    """Proof that event ``seq`` is in the log: against the newest checkpoint that covers it, else unsigned.
+
+    Raises:
+        NotFound: no such event.
+    """
+    with registry.catalog.read() as session:
+        found = next(iter(_events(session, after=seq - 1, until=seq)), None)
+        if found is None:
+            raise NotFound(what="event", name=str(seq))
+        covering = [row for row in _stored_checkpoints(session) if row.size >= seq]
+        note = covering[-1].note if covering else None
+        query = select(Event.hash).order_by(Event.seq)
+        if covering:
+            query = query.where(Event.seq <= covering[-1].size)
+        hashes = [leaf_of(text) for text in session.scalars(query)]
+    return exporting.proof(hashes, found, note)
+
+
+def export(registry: Registry, out: Path) -> dict[str, Any]:
+    """Write the whole log to ``out`` as JSON lines, for ``examples/verify_audit.py``.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    public = _public_key(registry)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}")
+    count = 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with registry.catalog.read() as session, open(temporary, "w", encoding="utf-8") as stream:
+            notes = [row.note for row in _stored_checkpoints(session)]
+            for line in exporting.lines(_origin(session), public, _events(session), notes):
+                stream.write(line + "\n")
+                count += 1
+        os.replace(temporary, out)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    return {
+        "path": str(out),
+        "events": count - 1 - len(notes),
+        "checkpoints": len(notes),
+        "public_key": None if public is None else public.hex(),
+    }
+
+
+def events_list(registry: Registry, **filters: Any) -> list[dict[str, Any]]:
+    """Events as ``catalog.events.events`` filters them: sequence, time, actor, action, objects, payload."""
+    with registry.catalog.read() as session:
+        return [event_json(event) for event in log.events(session, **filters)]
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """An event for people: without row digests and hashes."""
+    return {
+        "seq": event.seq,
+        "at": iso(event.at),
+        "actor": event.actor,
+        "action": event.action,
+        "objects": event.objects,
+        "payload": event.payload,
+    }
+
+
+# -- parts -------------------------------------------------------------------------------------------
+def _events(session: Session, *, after: int = 0, until: int | None = None) -> Iterator[LoggedEvent]:
+    for event in log.stored_events(session, after=after, until=until):
+        yield LoggedEvent(event.seq, event.body, str(event.prev_hash), str(event.hash))
+
+
+def _claiming(events: Iterable[LoggedEvent], claims: dict[tuple[str, str], RowClaim]) -> Iterator[LoggedEvent]:
+    """Pass events on, noting what each says of rows: the log is read once."""
+    for event in events:
+        changes = event.body["changes"]
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, list) and len(change) == 4:
+                table, key, _, digest = change
+                claims[str(table), str(key)] = RowClaim(str(table), str(key), digest, event.seq)
+        yield event
+
+
+def _check_head(session: Session, run: ChainCheck) -> list[Finding]:
+    """The head row must name the last event: a tail cut since the last checkpoint shows here."""
+    head = log.chain_head(session)
+    if head == (run.size, run.head):
+        return []
+    if head is None or not isinstance(head[0], int):
+        return [Finding(FindingCode.TAIL_CUT, run.size + 1, "chain head", run.head, str(head))]
+    code = FindingCode.TAIL_CUT if head[0] > run.size else FindingCode.CHAIN_BROKEN
+    return [Finding(code, min(head[0], run.size) + 1, "chain head", f"{head[0]} {head[1]}", f"{run.size} {run.head}")]
+
+
+class _StoredCheckpoint(NamedTuple):
+    """A checkpoint's columns as they are stored, whatever somebody made of them."""
+
+    id: Any
+    size: Any
+    root: Any
+    note: Any
+    public_key_id: Any
+    at: Any
+
+
+def _stored_checkpoints(session: Session) -> list[_StoredCheckpoint]:
+    columns = [
+        Checkpoint.id,
+        Checkpoint.size,
+        Checkpoint.root,
+        Checkpoint.note,
+        Checkpoint.public_key_id,
+        Checkpoint.at,
+    ]
+    moment = stored_form(UtcDateTime())
+    query = select(*(type_coerce(column, NullType()) for column in columns)).order_by(Checkpoint.id)
+    return [_StoredCheckpoint(*row[:5], moment(row[5])) for row in session.execute(query)]
+
+
+def _check_columns(rows: Sequence[_StoredCheckpoint], public: bytes) -> list[Finding]:
+    """The columns beside the signed note say what the note says, and no checkpoint is missing in between."""
+    found: list[Finding] = []
+    for place, row in enumerate(rows, 1):
+        what = f"checkpoint row {row.id}"
+        if row.id != place:
+            found.append(Finding(FindingCode.CHECKPOINT_FORGED, None, what, f"id {place}", f"id {row.id}"))
+        try:
+            signed = signing.verify(str(row.note), public)
+        except IntegrityError:
+            continue  # the chain check has said so
+        said = (signed.size, signed.root.hex(), signed.at, signing.key_id(signed.origin, public).hex())
+        has = (row.size, row.root, row.at, row.public_key_id)
+        if said != has:
+            found.append(Finding(FindingCode.CHECKPOINT_FORGED, signed.size, what, str(said), str(has)))
+    return found
+
+
+def _sign(registry: Registry, origin: str, run: ChainCheck) -> str:
+    private = _private_key(registry)
+    with registry.catalog.write(registry.actor) as uow:
+        at = uow.now()
+        note = signing.sign(origin, run.size, run.root, at, private)
+        uow.session.add(
+            Checkpoint(
+                size=run.size,
+                root=run.root.hex(),
+                note=note,
+                public_key_id=signing.key_id(origin, signing.public_key(private)).hex(),
+                at=at,
+            )
+        )
+    return note
+
+
+def _origin(session: Session) -> str:
+    """The log's name: its first event's hash tells it from every other."""
+    first = session.scalar(select(Event.hash).where(Event.seq == 1))
+    return f"w2w-registry/{(first or 'empty')[:16]}"
+
+
+def _folder(registry: Registry) -> Path:
+    return registry.settings.home / "keys"
+
+
+def _public_key(registry: Registry) -> bytes | None:
+    """The public key; None when nothing was signed yet."""
+    path = _folder(registry) / "audit.pub"
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SettingError(setting=str(path), value="", reason=f"not a public key: {error}") from None
+    return key
+
+
+def _private_key(registry: Registry) -> bytes:
+    """The signing key, made at its first use, readable by its owner only."""
+    folder = _folder(registry)
+    path = folder / "audit.key"
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except FileNotFoundError:
+        key = signing.new_key()
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+                stream.write(key.hex() + "\n")
+        except FileExistsError:  # another process was first
+            return _private_key(registry)
+        except OSError as error:
+            raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:
+        raise SettingError(setting=str(path), value="", reason=f"not a private key: {error}") from None
+    public = folder / "audit.pub"
+    if not public.exists():
+        _write(public, signing.public_key(key).hex().encode() + b"\n")
+    return key
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error

@@ -1,0 +1,155 @@
+"""Lineage of a version, up or down, as the provenance graph; its manifest; subjects of every node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.lookup import refs_of, subjects_of, versions_by_id
+from w2w_registry.catalog.models import Coordinates, Identity, Operation, OperationInput, Space, Version
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.provenance import manifest as manifests
+from w2w_registry.provenance.graph import Direction, Input, Lineage, OperationNode, VersionNode
+from w2w_registry.records import iso
+from w2w_registry.services.registry import Registry
+
+
+def lineage(registry: Registry, reference: str, direction: Direction, *, depth: int | None = None) -> Lineage:
+    """Ancestors or descendants of a version, at most ``depth`` steps away, with the operations between them.
+
+    Blocked, removed and erased versions are in it: provenance is asked about exactly then.
+
+    Raises:
+        NotFound: no such identity, version or alias.
+    """
+    with registry.catalog.read() as session:
+        start = version_for(session, reference, any_state=True)
+        return lineage_of(session, start.id, direction, depth=depth)
+
+
+def lineage_of(session: Session, version_id: int, direction: Direction, *, depth: int | None = None) -> Lineage:
+    """As ``lineage``, by version id in a session."""
+    walk = walks.ancestors if direction is Direction.UP else walks.descendants
+    reach = walk(session, [version_id], depth=depth)
+    versions = versions_by_id(session, reach.depth)
+    return Lineage(
+        start=version_id,
+        direction=direction,
+        versions=_nodes(session, versions),
+        operations=operation_nodes(session, versions),
+        cut=reach.cut,
+    )
+
+
+def _nodes(session: Session, versions: Mapping[int, Version]) -> dict[int, VersionNode]:
+    refs, subjects = refs_of(session, versions), subjects_of(session, versions)
+    kinds: dict[int, str] = {}
+    spaces = {space.id: space.ref for space in session.scalars(select(Space))}
+    digests: dict[int, str] = {}
+    wanted = list(versions)
+    for start in range(0, len(wanted), 500):
+        chunk = wanted[start : start + 500]
+        kind_of = select(Version.id, Identity.kind).join(Identity, Identity.id == Version.identity_id)
+        for i, kind in session.execute(kind_of.where(Version.id.in_(chunk))):
+            kinds[i] = kind.value
+        placed = select(Coordinates.version_id, Coordinates.space_id, Coordinates.digest)
+        for i, space_id, digest in session.execute(placed.where(Coordinates.version_id.in_(chunk))):
+            if space_id == versions[i].space_id:
+                digests[i] = digest
+    return {
+        i: VersionNode(
+            version_id=i,
+            ref=str(refs[i]),
+            kind=kinds[i],
+            state=row.state.value,
+            operation_id=row.operation_id,
+            subjects=subjects.get(i, ()),
+            coordinates_digest=digests.get(i),
+            space=spaces.get(row.space_id),
+        )
+        for i, row in versions.items()
+    }
+
+
+def operation_nodes(session: Session, version_ids: Iterable[int]) -> dict[str, OperationNode]:
+    """The operations that made these versions, by id."""
+    found = walks.operations_of(session, version_ids)
+    parents = {item.version_id for _, inputs in found.values() for item in inputs if item.version_id is not None}
+    refs = refs_of(session, parents)
+    return {
+        key: operation_node(operation, inputs, {i: str(ref) for i, ref in refs.items()})
+        for key, (operation, inputs) in found.items()
+    }
+
+
+def operation_node(operation: Operation, inputs: Iterable[OperationInput], refs: Mapping[int, str]) -> OperationNode:
+    """An operation as a provenance node; ``refs`` names the versions among its inputs."""
+    return OperationNode(
+        operation_id=operation.id,
+        kind=operation.kind,
+        agent=operation.agent,
+        started_at=iso(operation.started_at),
+        ended_at=None if operation.ended_at is None else iso(operation.ended_at),
+        parameters=operation.params,
+        seed=operation.seed,
+        code_version=operation.code_version,
+        models=operation.models,
+        inputs=tuple(
+            Input(
+                kind=item.kind.value,
+                role=item.role,
+                name=refs.get(item.version_id or 0) or item.ref or "unnamed",
+                version_id=item.version_id,
+                digest=item.digest,
+            )
+            for item in inputs
+        ),
+    )
+
+
+def manifest_of(session: Session, version: Version) -> dict[str, Any]:
+    """The manifest of a version, worked out from its rows; parents by the digests of their own manifests.
+
+    What was erased is absent from it, and so the digest differs from the one of before.
+    """
+    reach = walks.ancestors(session, [version.id])
+    versions = versions_by_id(session, reach.depth)
+    operations = operation_nodes(session, versions)
+    nodes = _nodes(session, versions)
+    made: dict[int, dict[str, Any]] = {}
+    digests: dict[int, str] = {}
+    # Oldest first: a version's inputs are always older than itself.
+    for i in sorted(versions):
+        row = versions[i]
+        made[i] = manifests.manifest(
+            manifests.Facts(
+                space=row.space.ref,
+                space_digest=row.space.digest,
+                layout_digest=row.space.layout_digest,
+                base_model=row.base_model,
+                base_revision=row.base_revision,
+                coordinates_digest=nodes[i].coordinates_digest,
+                artifact_digest=row.artifact_digest,
+                residual=row.residual,
+                operation=operations[row.operation_id],
+                parents=digests,
+            )
+        )
+        digests[i] = manifests.digest(made[i])
+    return made[version.id]
+
+
+def show_manifest(registry: Registry, reference: str) -> dict[str, Any]:
+    """The manifest of a version with its digest.
+
+    Raises:
+        NotFound: no such identity, version or alias.
+    """
+    with registry.catalog.read() as session:
+        version = version_for(session, reference, any_state=True)
+        found = manifest_of(session, version)
+    return {"manifest": found, "digest": manifests.digest(found)}
