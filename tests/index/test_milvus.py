@@ -87,5 +87,15 @@ def test_secrets_are_not_shown() -> None:
     assert not target.is_local
 
 
+def test_where_milvus_is_comes_from_the_settings() -> None:
+    default = Path("/home/registry/index/milvus.db")
+    assert MilvusTarget.from_options({}, default, {}) == MilvusTarget(str(default))
+    options = {"kind": "milvus", "uri": "http://milvus:19530", "database": "team"}
+    found = MilvusTarget.from_options(options, default, {"W2W_MILVUS_TOKEN": "secret"})
+    assert found == MilvusTarget("http://milvus:19530", "secret", "team")
+    with pytest.raises(SettingError):
+        MilvusTarget.from_options({"uri": 19530}, default, {})
+
+
 def test_a_collection_name_holds_what_milvus_allows() -> None:
     assert collection_name(Path("/x/0a1b-2c3d-milvus")) == "w2w_0a1b_2c3d_milvus"

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -42,6 +43,20 @@ class MilvusTarget:
     uri: str = field(repr=False)
     token: str = field(default="", repr=False)
     database: str = ""
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], default: Path, env: Mapping[str, str] = os.environ) -> Self:
+        """From the ``[index]`` table of registry.toml (``uri``, ``database``), with the token from ``W2W_MILVUS_TOKEN``;
+        the local file ``default`` when no uri is given.
+
+        Raises:
+            SettingError: a value that is not text.
+        """
+        found = {name: options.get(name, "") for name in ("uri", "database")}
+        for name, value in found.items():
+            if not isinstance(value, str):
+                raise SettingError(setting=f"index.{name}", value=value, reason="expected text")
+        return cls(found["uri"] or str(default), env.get("W2W_MILVUS_TOKEN", ""), found["database"])
 
     @property
     def is_local(self) -> bool:
