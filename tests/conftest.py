@@ -34,6 +34,9 @@ def postgres_server() -> Iterator[str]:
     # must be able to reach its folder; and a Unix socket's path holds 107 bytes
     with tempfile.TemporaryDirectory(prefix="w2w-pg-", ignore_cleanup_errors=True) as folder:
         server = pgserver.get_server(folder, cleanup_mode="stop")
+        for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # nothing here outlives the machine
+            _admin(server.get_uri(), f"ALTER SYSTEM SET {setting} = off")
+        _admin(server.get_uri(), "SELECT pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
@@ -49,7 +52,7 @@ def postgres_template(postgres_server: str) -> str:
 @pytest.fixture
 def empty_postgres_url(postgres_server: str) -> Iterator[str]:
     """A PostgreSQL database without a schema."""
-    yield from _fresh(postgres_server, "template0")
+    yield from fresh_postgres(postgres_server, "template0")
 
 
 @pytest.fixture
@@ -73,17 +76,15 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path, backend: str) ->
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> str:
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> Iterator[str]:
     """A migrated, empty SQLite file of the test's own."""
-    path = tmp_path / "catalog.db"
-    shutil.copy(sqlite_template, path)
-    return f"sqlite:///{path}"
+    yield from fresh_sqlite(sqlite_template, tmp_path)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """A migrated, empty PostgreSQL database of the test's own."""
-    yield from _fresh(postgres_server, postgres_template)
+    yield from fresh_postgres(postgres_server, postgres_template)
 
 
 @pytest.fixture
@@ -102,7 +103,14 @@ def sqlite_catalog(sqlite_url: str) -> Iterator[Catalog]:
     opened.close()
 
 
-def _fresh(server: str, template: str) -> Iterator[str]:
+def fresh_sqlite(template: Path, folder: Path) -> Iterator[str]:
+    """URL of a copy of the template."""
+    shutil.copy(template, folder / "catalog.db")
+    yield f"sqlite:///{folder}/catalog.db"
+
+
+def fresh_postgres(server: str, template: str) -> Iterator[str]:
+    """URL of a copy of the template, dropped afterwards."""
     name = f"t{uuid.uuid4().hex[:16]}"
     _admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield _database(server, name)

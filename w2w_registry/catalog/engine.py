@@ -27,6 +27,9 @@ def parse_url(url: str) -> URL:
     Raises:
         SettingError: neither a SQLite file nor PostgreSQL.
     """
+    prefix, is_file, path = url.partition("sqlite:///")
+    if is_file and not prefix and path not in ("", ":memory:"):
+        return URL.create("sqlite", database=path)  # as it is: a folder's name may hold '?', '%' or '#'
     try:
         parsed = make_url(url)
     except sa.ArgumentError:
@@ -34,7 +37,7 @@ def parse_url(url: str) -> URL:
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg")
     backend = parsed.get_backend_name()
-    if backend == "sqlite" and parsed.database in (None, "", ":memory:"):
+    if backend == "sqlite":
         raise SettingError(setting="database", value=url, reason="a registry needs a file: sqlite:////path/catalog.db")
     if backend not in ("sqlite", "postgresql"):
         raise SettingError(setting="database", value=safe_url(parsed), reason="use sqlite:///… or postgresql://…")

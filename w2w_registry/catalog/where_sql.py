@@ -61,7 +61,7 @@ def _compare(compare: Compare) -> Sql:
     if kind == "tag":
         return _related(compare, _text(Tag.value), Tag.identity_id == Version.identity_id, Tag.key == key)
     assert kind == "label"
-    return _related(compare, _label, Label.version_id == Version.id, Label.name == key)
+    return _related(compare, _label, Label.version_id == Version.id, Label.name == key, *_label_kind(compare))
 
 
 def _single(compare: Compare, column: Any, test: Any) -> Sql:
@@ -73,9 +73,14 @@ def _single(compare: Compare, column: Any, test: Any) -> Sql:
 def _related(compare: Compare, test: Any, *joined: Any) -> Sql:
     """True when a related row passes; ``is null`` when there is none."""
     if compare.operator == "null":
-        there = exists().where(*joined)
+        there = _exists(*joined)
         return there if compare.negated else not_(there)
-    return exists().where(*joined, _negate(compare, test(compare.operator, compare.values)))
+    return _exists(*joined, _negate(compare, test(compare.operator, compare.values)))
+
+
+def _exists(*conditions: Any) -> Sql:
+    # correlated with these two only: the query around may hold the other tables for reasons of its own
+    return exists().where(*conditions).correlate(Version, Identity)
 
 
 def _negate(compare: Compare, found: Sql) -> Sql:
@@ -156,14 +161,25 @@ def _space(operator: str, values: tuple[Value, ...]) -> Sql:
 
 
 def _label(operator: str, values: tuple[Value, ...]) -> Sql:
+    numbers, texts = _by_kind(values)
     tests = []
-    numbers = tuple(value for value in values if isinstance(value, float))
-    texts = tuple(value for value in values if isinstance(value, str))
     if numbers:
         tests.append(and_(Label.number.is_not(None), _number(Label.number)(operator, numbers)))
     if texts:
         tests.append(and_(Label.text.is_not(None), _text(Label.text)(operator, texts)))
     return or_(*tests)
+
+
+def _label_kind(compare: Compare) -> list[Sql]:
+    """The label is a number where a number is asked for, a text where a text is: ``not like`` is no way round that."""
+    if compare.operator == "null":
+        return []
+    numbers, texts = _by_kind(compare.values)
+    return [or_(*([Label.number.is_not(None)] if numbers else []), *([Label.text.is_not(None)] if texts else []))]
+
+
+def _by_kind(values: tuple[Value, ...]) -> tuple[tuple[float, ...], tuple[str, ...]]:
+    return tuple(v for v in values if isinstance(v, float)), tuple(v for v in values if isinstance(v, str))
 
 
 def _order(column: Any, operator: str, value: Any) -> Sql:
