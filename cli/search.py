@@ -24,12 +24,13 @@ def search(
     "same" says whether the score means the same identity, by a threshold calibrated on the space's own data.
     """
     from w2w_registry.services import search as service
+    from w2w_registry.services.previews import write_sheet
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
         found = service.search(registry, query, limit=limit, space=space, where=where, include_blocked=include_blocked)
         if sheet is not None:
-            service.write_sheet(registry, found, sheet)
+            write_sheet(registry, found, sheet)
 
     def human() -> None:
         for text in found.warnings:

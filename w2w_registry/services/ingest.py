@@ -36,6 +36,7 @@ from w2w_registry.services import gate, guard
 from w2w_registry.services.labels import Labels, read_labels_csv
 from w2w_registry.services.nearest import open_nearest
 from w2w_registry.services.placing import Placed, place
+from w2w_registry.services.previews import read_preview
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.resemblance import Resemblance, resemblances
 from w2w_registry.services.spaces import open_space
@@ -229,7 +230,6 @@ class _Chunk:
         if self.request.dry_run:
             with self.registry.catalog.read() as session:
                 return [self._foresee(session, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
-        artifacts = [self._store(one) for one in incoming]
         with self.registry.catalog.write(self.registry.actor) as uow:
             gate.require(
                 self.registry,
@@ -239,7 +239,7 @@ class _Chunk:
                 spaces=[self.row.id],
                 session=uow.session,
             )
-            return [self._record(uow, one, resaved.get(i), near[i], artifacts[i]) for i, one in enumerate(incoming)]
+            return [self._record(uow, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
 
     def _resaved(self, session: Session, one: Incoming, near: Resemblance) -> tuple[int, str] | None:
         """A version that is the same model though no digest says so: (version id, how)."""
@@ -260,11 +260,14 @@ class _Chunk:
                 return version_id, f"re-saved ({found.how}, {other.dtype} and {one.lora.dtype})"
         return None
 
-    def _store(self, one: Incoming) -> str:
-        """The LoRA in one self-contained file (alpha and base model in its header), at the precision it came in."""
+    def _store(self, one: Incoming) -> tuple[str, str | None]:
+        """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
+        came in, and of the picture beside it."""
         dtype: Any = one.lora.dtype if one.lora.dtype in ("fp16", "bf16") else "fp32"
         files = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype)
-        return self.registry.artifacts.put(next(iter(files.values())))
+        picture = read_preview(one.candidate.path)
+        put = self.registry.artifacts.put
+        return put(next(iter(files.values()))), None if picture is None else put(picture)
 
     def _known(
         self, session: Session, one: Incoming, resaved: tuple[int, str] | None
@@ -310,7 +313,6 @@ class _Chunk:
         one: Incoming,
         resaved: tuple[int, str] | None,
         near: Resemblance,
-        artifact: str,
     ) -> Item:
         known = self._known(uow.session, one, resaved)
         if known is not None:
@@ -318,8 +320,10 @@ class _Chunk:
             return self._existing(uow.session, one, *known)
         try:
             met = guard.check(uow.session, self.row, one.coordinates, path=one.path)
+            # Stored only now: a LoRA that is refused or already there leaves nothing behind.
+            new = self._new_version(one, self._store(one))
             with uow.savepoint():
-                version = record_version(uow, self._new_version(one, artifact), self._activity(one))
+                version = record_version(uow, new, self._activity(one))
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
         if met is not None:
@@ -346,7 +350,7 @@ class _Chunk:
             )
             uow.event("coordinates.add", {"version": version.id, "space": self.row.id}, coordinates=digest)
 
-    def _new_version(self, one: Incoming, artifact: str) -> NewVersion:
+    def _new_version(self, one: Incoming, artifacts: tuple[str, str | None]) -> NewVersion:
         return NewVersion(
             name=one.name,
             kind=self.kind,
@@ -356,7 +360,8 @@ class _Chunk:
             base_model=one.placed.base_model,
             base_revision=one.lora.base_revision or self.space.base_revision,
             residual=one.residual,
-            artifact_digest=artifact,
+            artifact_digest=artifacts[0],
+            preview_digest=artifacts[1],
             file=_file(one),
             subjects=self.request.subjects,
             labels={
