@@ -37,6 +37,14 @@ COMMANDS: _Commands = {
     "sample": ("make", "sample", "Make new identities from a space."),
     "generate": ("generate", "generate", "Draw an identity."),
     "export": ("export", "export", "Write an identity as a LoRA or as coordinates."),
+    "subject": ("subject", "subject", "Register, list, show and protect subjects."),
+    "consent": ("consent", "consent", "Ask for, record, check and withdraw consent."),
+    "audit": ("audit", "audit", "Sign, verify, prove, export and question the audit log."),
+    "lineage": ("lineage", "lineage", "Show what a version was made from, or what was made of it."),
+    "replay": ("lineage", "replay", "Compute a version again from its recorded inputs."),
+    "manifest": ("lineage", "manifest", "Print every fact that fixes what a version is."),
+    "sign": ("lineage", "sign", "Sign an exported folder."),
+    "verify": ("lineage", "verify", "Verify a signed folder, or a registered version."),
 }
 
 

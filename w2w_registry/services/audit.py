@@ -6,6 +6,7 @@ and in the database can forge; copies of checkpoints kept elsewhere (``audit che
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from w2w_registry.audit.checks import (
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.journal import Checkpoint, Event
 from w2w_registry.catalog.types import UtcDateTime, stored_form
-from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError, UsageError
+from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
 from w2w_registry.records import iso
 from w2w_registry.services.registry import Registry
 
@@ -202,6 +203,43 @@ def event_json(event: Event) -> dict[str, Any]:
         "objects": event.objects,
         "payload": event.payload,
     }
+
+
+def read_key(text: str | None) -> bytes | None:
+    """A public key as people type it, in hex.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if text is None:
+        return None
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise UsageError(reason="a public key is 64 hex digits", hint="`w2w-reg audit checkpoint` prints it")
+    return key
+
+
+def read_notes(paths: Iterable[Path]) -> list[str]:
+    """Signed checkpoints kept in files.
+
+    Raises:
+        BadFile: one cannot be read.
+    """
+    out: list[str] = []
+    for path in paths:
+        try:
+            out.append(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadFile(path=str(path), reason=f"not a checkpoint: {error}") from None
+    return out
+
+
+def write_json(value: Any, out: Path) -> None:
+    """Write plain values to a file. Raises StorageError."""
+    _write(out, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 # -- parts -------------------------------------------------------------------------------------------

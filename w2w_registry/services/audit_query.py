@@ -253,25 +253,25 @@ def spaces(registry: Registry, filters: Filters) -> Rows:
     with registry.catalog.read() as session:
         owner = func.coalesce(SpaceMember.subject_id, VersionSubject.subject_id)
         query = (
-            select(Space, owner, func.count())
+            select(Space.name, Space.number, owner, func.count())
             .join(SpaceMember, SpaceMember.space_id == Space.id)
             .outerjoin(VersionSubject, VersionSubject.version_id == SpaceMember.version_id)
-            .group_by(Space, owner)
+            .group_by(Space.id, Space.name, Space.number, owner)
             .order_by(Space.id, owner)
         )
         if filters.subject is not None:
             query = query.where(owner == filters.subject)
-        found = [(space, subject, number) for space, subject, number in session.execute(query)]
+        found = [(f"{name}@{number}", subject, size) for name, number, subject, size in session.execute(query)]
         records = load_records(session, {s for _, s, _ in found if s is not None}, history=False)
     at = now()
     return [
         {
-            "space": space.ref,
+            "space": space,
             "subject": subject,
-            "members": number,
+            "members": size,
             "consent": None if subject is None else subject_state(records.get(subject, ()), at).value,
         }
-        for space, subject, number in found
+        for space, subject, size in found
     ]
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import sha256_file
+from w2w_registry.artifacts import sha256_file, write_atomic
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import SubjectState, Version
 from w2w_registry.catalog.resolve import subject_by_id, version_for
@@ -21,8 +22,8 @@ from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import Decision, subject_state
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
-from w2w_registry.consent.records import ANY_PURPOSE, ConsentRecord, Notice, Scope, Status, Use, to_json
-from w2w_registry.errors import BadFile, Conflict, NotFound
+from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, ConsentRecord, Notice, Scope, Status, Use, to_json
+from w2w_registry.errors import BadFile, Conflict, NotFound, StorageError, UsageError
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services import gate, guard
 from w2w_registry.services.consent_rows import grant_request, insert_record, load_records, move_record
@@ -186,6 +187,27 @@ def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -
     return out
 
 
+def write_receipts(receipts: Sequence[dict[str, Any]], folder: Path) -> list[str]:
+    """Write each receipt as RECORD.json and RECORD.md into ``folder``; returns the paths.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    written: list[str] = []
+    for one in receipts:
+        for suffix, text in (
+            (".json", json.dumps(one["json"], indent=2, ensure_ascii=False) + "\n"),
+            (".md", one["markdown"]),
+        ):
+            path = folder / f"{one['json']['identifier']}{suffix}"
+            try:
+                write_atomic(path, text.encode())
+            except OSError as error:
+                raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+            written.append(str(path))
+    return written
+
+
 def show(registry: Registry, subject: str) -> dict[str, Any]:
     """A subject's consent: in one word, and every record.
 
@@ -208,7 +230,7 @@ def check(
     registry: Registry,
     reference: str,
     *,
-    uses: Sequence[Use] = tuple(Use),
+    uses: Sequence[str] = tuple(Use),
     purpose: str | None = None,
     territory: str | None = None,
     at: datetime | None = None,
@@ -231,7 +253,7 @@ def check(
                 session=session,
                 at=moment,
             )
-            for use in uses
+            for use in parse_uses(uses)
         ]
         state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry))[version.id]
         name = f"{version.identity.name}@{version.number}"
@@ -260,6 +282,70 @@ def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
     return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
 
 
+def build_notice(*, controllers: Sequence[str] = (), recipients: Sequence[str] = (), **texts: str | None) -> Notice:
+    """A notice from what people type; nothing typed means not stated."""
+    return Notice(controllers=tuple(controllers) or None, recipients=tuple(recipients) or None, **texts)
+
+
+def narrowed(
+    scope: Scope,
+    *,
+    purposes: Sequence[str] = (),
+    uses: Sequence[str] = (),
+    forbidden: Sequence[str] = (),
+    no_derivatives: bool = False,
+    no_publication: bool = False,
+    territory: Sequence[str] = (),
+    expires_at: datetime | None = None,
+) -> Scope:
+    """A scope with what people type taken away; what is not typed stays. Leave for derivatives that came with the
+    purpose ``any`` ends with ``no_derivatives`` only where ``any`` is replaced by named purposes.
+
+    Raises:
+        UsageError: an unknown use.
+    """
+    asked = build_scope(purposes, uses=uses, forbidden=forbidden, territory=territory)
+    named = asked.purposes or scope.purposes
+    if no_derivatives and ANY_PURPOSE in named:
+        named_uses = asked.uses or scope.uses or tuple(Use)
+        asked = replace(asked, uses=tuple(u for u in named_uses if u not in DERIVING))
+    return replace(
+        scope,
+        purposes=named,
+        uses=asked.uses or scope.uses,
+        forbidden=tuple(dict.fromkeys((*scope.forbidden, *asked.forbidden))),
+        derivatives=scope.derivatives and not no_derivatives,
+        publication=scope.publication and not no_publication,
+        territory=asked.territory or scope.territory,
+        expires_at=expires_at or scope.expires_at,
+    )
+
+
+def parse_uses(texts: Sequence[str]) -> tuple[Use, ...]:
+    """Uses by name. Raises UsageError listing the uses there are."""
+    try:
+        return tuple(Use(text.strip().lower()) for text in dict.fromkeys(texts))
+    except ValueError as error:
+        raise UsageError(reason=str(error), hint=f"uses are {', '.join(Use)}") from None
+
+
+def parse_day(text: str | None, *, end: bool) -> datetime | None:
+    """A day or moment as people type it, UTC; a bare day means its ``end`` or its beginning.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(reason=f"{text!r} is no date", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
+    if len(text) == 10 and end:
+        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def build_scope(
     purposes: Sequence[str],
     *,
@@ -274,7 +360,7 @@ def build_scope(
     """A scope from what people type; nothing typed for uses and territory means all of them."""
     return Scope(
         purposes=tuple(dict.fromkeys(p.strip().lower() for p in purposes)),
-        uses=tuple(Use(u) for u in dict.fromkeys(uses)) or None,
+        uses=parse_uses(uses) or None,
         forbidden=tuple(dict.fromkeys(f.strip().lower() for f in forbidden)),
         derivatives=derivatives or ANY_PURPOSE in purposes,
         publication=publication,

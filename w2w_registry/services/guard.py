@@ -98,26 +98,35 @@ def protect(uow: UnitOfWork, subject_id: str, version_ids: list[int], depicting:
         .where(Coordinates.version_id.in_(version_ids))
         .order_by(Coordinates.version_id, Coordinates.space_id)
     ).all()
-    strangers: dict[int, NDArray[np.float32]] = {}
     for space_id, data in points:
-        space = session.get_one(Space, space_id)
-        metric = metric_of(space)
-        if space_id not in strangers:
-            strangers[space_id] = metric.unit(_strangers(session, space, depicting))
-        salt = secrets.token_bytes(32)
-        mine = sketch(metric.unit(unpack(data)), salt)
-        uow.add(
-            GuardReference(
-                subject_id=subject_id,
-                space_id=space_id,
-                kind=KIND,
-                salt=salt,
-                reference=mine,
-                threshold=threshold(similarities(salt, mine, strangers[space_id])),
-                created=uow.now(),
-            )
-        )
+        keep(uow, subject_id, session.get_one(Space, space_id), unpack(data), depicting)
     return len(points)
+
+
+def keep(
+    uow: UnitOfWork, subject_id: str, space: Space, coordinates: NDArray[np.float32], depicting: set[int]
+) -> float:
+    """Keep one reference, from coordinates (k,) in ``space``; returns the cosine it refuses from.
+
+    Args:
+        depicting: versions that depict the subject; none of them is a stranger to calibrate on.
+    """
+    metric = metric_of(space)
+    salt = secrets.token_bytes(32)
+    mine = sketch(metric.unit(coordinates), salt)
+    limit = threshold(similarities(salt, mine, metric.unit(_strangers(uow.session, space, depicting))))
+    uow.add(
+        GuardReference(
+            subject_id=subject_id,
+            space_id=space.id,
+            kind=KIND,
+            salt=salt,
+            reference=mine,
+            threshold=limit,
+            created=uow.now(),
+        )
+    )
+    return limit
 
 
 def unprotect(uow: UnitOfWork, subject_id: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sqlalchemy import select
@@ -12,6 +12,7 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, subjects_of, versions_by_id
 from w2w_registry.catalog.models import Coordinates, Identity, Operation, OperationInput, Space, Version
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.provenance import graph, prov
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.provenance.graph import Direction, Input, Lineage, OperationNode, VersionNode
 from w2w_registry.records import iso
@@ -29,6 +30,23 @@ def lineage(registry: Registry, reference: str, direction: Direction, *, depth: 
     with registry.catalog.read() as session:
         start = version_for(session, reference, any_state=True)
         return lineage_of(session, start.id, direction, depth=depth)
+
+
+def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, form: str) -> Any:
+    """``lineage`` for the command line. ``form``: ``json`` (plain values), ``tree`` (lines), ``dot`` (text) or
+    ``prov`` (a W3C PROV-JSON document).
+
+    Raises:
+        NotFound: no such identity, version or alias.
+    """
+    found = lineage(registry, reference, Direction.DOWN if down else Direction.UP, depth=depth)
+    forms: dict[str, Callable[[Lineage], Any]] = {
+        "json": Lineage.to_json,
+        "tree": graph.tree,
+        "dot": graph.dot,
+        "prov": prov.document,
+    }
+    return forms[form](found)
 
 
 def lineage_of(session: Session, version_id: int, direction: Direction, *, depth: int | None = None) -> Lineage:

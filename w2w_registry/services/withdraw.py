@@ -7,14 +7,17 @@ with its plan. Every later step can be done again without harm; the row's ``phas
 
 from __future__ import annotations
 
+import json
 import secrets
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, or_, select, text
 from sqlalchemy.orm import Session
 
+from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.models import (
     Alias,
     AliasChange,
@@ -45,7 +48,7 @@ from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import withdrawal_markdown, withdrawal_receipt
 from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
-from w2w_registry.errors import NotFound
+from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index import store as index_store
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services import gate, guard, takedown
@@ -158,6 +161,19 @@ def resume(registry: Registry, withdrawal_id: str) -> dict[str, Any]:
         receipt = session.get_one(Withdrawal, withdrawal_id).receipt
     assert receipt is not None
     return receipt
+
+
+def write_receipt(value: dict[str, Any], out: Path) -> None:
+    """Write what ``withdraw`` returned: the text for a name in ``.md``, else the JSON.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    text = value["markdown"] if out.suffix == ".md" else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomic(out, text.encode())
+    except OSError as error:
+        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
 
 
 # -- planning ----------------------------------------------------------------------------------------

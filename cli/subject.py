@@ -1,0 +1,89 @@
+"""``subject``: the people and rights holders identities depict, under pseudonymous ids."""
+
+from __future__ import annotations
+
+import click
+
+from .output import Frame, emit, pairs, table, takes_frame
+
+
+@click.group()
+def subject() -> None:
+    """Register, list and show subjects. Use pseudonymous ids: they stay in the audit log for ever."""
+
+
+@subject.command()
+@click.argument("subject_id", metavar="ID")
+@click.option("--kind", default="person", show_default=True, help="person, rights-holder, estate…")
+@takes_frame
+def add(frame: Frame, subject_id: str, kind: str) -> None:
+    """Register a subject. One that is there is left as it is (exit 0)."""
+    from w2w_registry.services import subjects
+    from w2w_registry.services.registry import open_registry
+
+    with open_registry(frame.settings()) as registry:
+        value = subjects.add_subject(registry, subject_id, kind=kind)
+    verb = "added" if value["created"] else "already there:"
+    emit(frame, value, lambda: click.echo(f"{verb} {value['subject']} ({value['state']})"))
+
+
+@subject.command(name="list")
+@takes_frame
+def list_(frame: Frame) -> None:
+    """List subjects with their consent in one word."""
+    from w2w_registry.services import subjects
+    from w2w_registry.services.registry import open_registry
+
+    with open_registry(frame.settings()) as registry:
+        rows = subjects.list_subjects(registry)
+    columns = ["subject", "kind", "state", "consent", "records", "versions", "created"]
+    emit(frame, rows, lambda: table(rows, columns, empty="no subjects yet; `w2w-reg subject add ID`"))
+
+
+@subject.command()
+@click.argument("subject_id", metavar="ID")
+@takes_frame
+def show(frame: Frame, subject_id: str) -> None:
+    """Show one subject: consent records, versions, withdrawals. All of it: `audit query subject --subject ID`."""
+    from w2w_registry.services import subjects
+    from w2w_registry.services.registry import open_registry
+
+    with open_registry(frame.settings()) as registry:
+        value = subjects.show_subject(registry, subject_id)
+
+    def human() -> None:
+        pairs(
+            (key.replace("_", " "), value[key]) for key in ("subject", "kind", "state", "consent", "created", "erased")
+        )
+        click.echo()
+        records = [{"record": r["record_id"], "state": r["status"], **r["scope"]} for r in value["records"]]
+        columns = ["record", "state", "purposes", "derivatives", "publication", "territory", "expires_at"]
+        table(records, columns, empty="no consent was asked for or given")
+        click.echo()
+        table(value["versions"], ["version", "state"], empty="no version names this subject")
+
+    emit(frame, value, human)
+
+
+@subject.command()
+@click.argument("subject_id", metavar="ID")
+@click.argument("source", metavar="NAME[@V]|PATH")
+@click.option("--space", metavar="NAME[@V]", help="Weight space, for a LoRA file (default: the newest).")
+@takes_frame
+def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> None:
+    """Keep a do-not-recreate reference of a subject, from a registered version or a LoRA that stays outside.
+
+    What is kept is a salted sketch, not coordinates. From then on, new models too near to it are refused.
+    """
+    from w2w_registry.services import protect as protecting
+    from w2w_registry.services.registry import open_registry
+
+    with open_registry(frame.settings()) as registry:
+        value = protecting.protect_subject(registry, subject_id, source, space=space)
+    emit(
+        frame,
+        value,
+        lambda: click.echo(
+            f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} on"
+        ),
+    )
