@@ -276,8 +276,11 @@ def test_names_of_several_photos(tmp_path: Path) -> None:
 
 
 def test_the_guess_is_fitted_kept_and_used(registry: Registry, tmp_path: Path) -> None:
-    found = models.fit_guess(registry, None, studio.ENGINE, drawn=1, components=8)
-    assert found["identities"] == studio.PEOPLE
+    for i in range(24):
+        studio.photo(tmp_path / "known" / f"p{i:02d}", "only", i)
+    studio.photo(tmp_path / "known" / "stranger", "only", 99)
+    found = models.fit_guess(registry, None, studio.ENGINE, photos=str(tmp_path / "known"), components=8)
+    assert (found["identities"], found["pictures"]) == (24, 24)
     photo = str(studio.photo(tmp_path, "a", 1))
     (made,) = invert.invert(registry, invert.InvertRequest([photo], engine=studio.ENGINE, **FAST))
     assert made["guessed"]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PROMPT: Final = "photo of sks person"
 """What the LoRAs of a space are usually trained with; ``--prompt`` says otherwise."""
+PEOPLE_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True)
@@ -130,12 +131,14 @@ def fit_guess(
     rows, white, who = [], [], []
     k = components or space.k
     scale = np.maximum(space.component_std, 1e-6 * float(space.component_std.max()))[:k]
-    for number, person in enumerate(people):
-        pixels = _pictures(registry, person, space, row.ref, model, folders, drawn, prompt, seed + number)
-        rows.append(features(model, model.encode_images(pixels), words))
-        white.append(np.repeat((person.coordinates[:k] / scale)[None], len(pixels), axis=0))
-        who.append(np.full(len(pixels), number))
-        progress(number + 1, len(people))
+    for start in range(0, len(people), PEOPLE_AT_ONCE):
+        part = people[start : start + PEOPLE_AT_ONCE]
+        pictures = _pictures(registry, part, space, row.ref, model, folders, drawn, prompt, seed + start)
+        rows.append(features(model, model.encode_images(np.concatenate(pictures)), words))
+        for number, (person, own) in enumerate(zip(part, pictures, strict=True), start=start):
+            white.append(np.repeat((person.coordinates[:k] / scale)[None], len(own), axis=0))
+            who.append(np.full(len(own), number))
+        progress(start + len(part), len(people))
     fitted = fit(np.concatenate(rows), np.concatenate(white).astype(np.float32), np.concatenate(who), seed=seed)
     tensors = fitted.to_tensors()
     from safetensors.numpy import save
@@ -190,7 +193,7 @@ def _allowed(registry: Registry, row: Space, names: Sequence[str] | None, use: U
 
 def _pictures(
     registry: Registry,
-    person: Source,
+    people: Sequence[Source],
     space: WeightSpace,
     ref: str,
     model: DiffusionModel,
@@ -198,19 +201,23 @@ def _pictures(
     drawn: int,
     prompt: str,
     seed: int,
-) -> Any:
+) -> list[Any]:
+    """Photos and drawn pictures (P, H, W, 3) of each person."""
     from w2w_registry.diffusion.generate import Recipe, Shot, draw
     from w2w_registry.diffusion.images import find_photos, load_photo
 
-    pictures = []
-    folder = folders.get(person.ref.partition("@")[0])
-    if folder is not None:
-        pictures += [load_photo(p, model.image_size).pixels for p in find_photos(folder)]
-    if drawn:
-        theta = theta_of(registry, person, space, ref, from_coordinates=False)
-        shots = [Shot(theta, seed * 1000 + i) for i in range(drawn)]
-        pictures += draw(model, space.layout, shots, Recipe(prompt, steps=20))
-    return np.stack(pictures)
+    pictures: list[list[Any]] = []
+    shots = []
+    for number, person in enumerate(people):
+        folder = folders.get(person.ref.partition("@")[0])
+        found = [] if folder is None else find_photos(folder)
+        pictures.append([load_photo(p, model.image_size).pixels for p in found])
+        if drawn:
+            theta = theta_of(registry, person, space, ref, from_coordinates=False)
+            shots += [Shot(theta, (seed + number) * 1000 + i) for i in range(drawn)]
+    for i, picture in enumerate(draw(model, space.layout, shots, Recipe(prompt, steps=20))):
+        pictures[i // drawn].append(picture)
+    return [np.stack(own) for own in pictures]
 
 
 def _digest(tensors: dict[str, Any]) -> str:
