@@ -260,6 +260,7 @@ def test_v_in_other_orders_and_dtypes(tmp_path: Path, transposed: bool, dtype: s
         ("frame-pandas-1.5.pkl", {"file": ["000001", "000002", "000003"], "Male": [1, -1, 1]}),
         ("frame-pandas-2.2.pkl", {"Young": [1, 1, -1], "score": [0.5, 1.5, 2.5], "ok": [True, False, True]}),
         ("frame-pandas-2.2-rows.pkl", {"file": ["000003", "000001"], "Male": [1, 1], "score": [2.5, 0.5]}),
+        ("frame-pandas-1.5-rows.pkl", {"file": ["000003", "000001"], "Young": [-1, 1]}),
         ("frame-pandas-2.2-index.pkl", {"file": ["000001", "000002", "000003"], "Young": [1, 1, -1]}),
     ],
 )
@@ -269,6 +270,12 @@ def test_labels(tmp_path: Path, frame: str, expected: dict[str, list[Any]]) -> N
     labels = read_w2w_release(tmp_path).labels
     assert set(labels) == {"file", "Male", "Young", "score", "ok"}
     assert {name: labels[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("frame", ["frame-pandas-1.5-objects.pkl", "frame-pandas-2.2-objects.pkl"])
+def test_numpy_values_in_object_columns(tmp_path: Path, frame: str) -> None:
+    make_release(tmp_path, n=2, frame=frame)
+    assert read_w2w_release(tmp_path).labels == {"file": ["1", "2"], "x": [3, 2.5], "n": [None, "b"]}
 
 
 def test_labels_that_are_not_the_release_s(tmp_path: Path) -> None:

@@ -42,12 +42,14 @@ _MANAGER = "pandas.core.internals.managers BlockManager"
 _BLOCK = "pandas._libs.internals _unpickle_block"
 _NEW_INDEX = "pandas.core.indexes.base _new_Index"
 _NDARRAYS = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
+_SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar")
 _DTYPE = "numpy dtype"
 _SLICES = ("__builtin__ slice", "builtins slice")
 _ENCODE = "_codecs encode"
-_NAMES_ONLY = ("numpy ndarray", "pandas.core.indexes.base Index", "pandas.core.indexes.range RangeIndex")
+_INDEXES = ("base Index", "range RangeIndex", "numeric Int64Index")
+_NAMES_ONLY = ("numpy ndarray", *(f"pandas.core.indexes.{name}" for name in _INDEXES))
 _CALLS = (_TENSOR, _PARAMETER, _SIZE, _ORDERED, _FRAME, _MANAGER, _BLOCK, _NEW_INDEX, _DTYPE, _ENCODE)
-KNOWN = frozenset([*_STORAGES, *_CALLS, *_NDARRAYS, *_SLICES, *_NAMES_ONLY])
+KNOWN = frozenset([*_STORAGES, *_CALLS, *_NDARRAYS, *_SCALARS, *_SLICES, *_NAMES_ONLY])
 
 _MAX_PICKLE = 256 * 2**20
 _MAX_MEMBERS = 100_000
@@ -379,17 +381,31 @@ class _Frame:
         if not isinstance(node, Call) or node.name not in _NDARRAYS or not isinstance(node.state, tuple):
             self._file.refuse("a column of the frame is of an unknown kind")
         _, shape, dtype, fortran, data = node.state
-        kind = dtype.args[0] if isinstance(dtype, Call) and dtype.name == _DTYPE else ""
         sizes = self._file.sizes(shape)
-        if kind.startswith("O"):
+        if isinstance(data, list):
             flat = np.empty(len(data), object)
-            flat[:] = [v if isinstance(v, (str, int, float, bool)) or v is None else str(v) for v in data]
-        elif kind[:1] in "ifub" and kind[1:].isdigit():
-            flat = np.frombuffer(self._bytes(data), np.dtype(("" if kind[1:] == "1" else dtype.state[1]) + kind))
+            flat[:] = [self._plain(value) for value in data]
         else:
-            self._file.refuse(f"a column of the frame has the dtype {kind}")
+            flat = np.frombuffer(self._bytes(data), self._dtype(dtype))
         listed: list[Any] = flat.reshape(sizes, order="F" if fortran else "C").tolist()
         return listed
+
+    def _dtype(self, node: Any) -> np.dtype[Any]:
+        """A noted dtype of plain numbers."""
+        kind = str(node.args[0]) if isinstance(node, Call) and node.name == _DTYPE else ""
+        if kind[:1] not in ("i", "u", "f", "b") or not kind[1:].isdigit():
+            self._file.refuse(f"a column of the frame has the dtype {kind}")
+        order = node.state[1] if isinstance(node.state, tuple) else "|"
+        return np.dtype(kind if order == "|" else order + kind)
+
+    def _plain(self, value: Any) -> Any:
+        """One value of an object column."""
+        if isinstance(value, Call) and value.name in _SCALARS:
+            dtype, data = value.args
+            return np.frombuffer(self._bytes(data), self._dtype(dtype))[0].item()
+        if value is None or isinstance(value, (str, int, float)):
+            return value
+        self._file.refuse("a column of the frame holds things of an unknown kind")
 
     def _bytes(self, node: Any) -> bytes:
         if isinstance(node, Call) and node.name == _ENCODE and node.args[1:] == ("latin1",):
