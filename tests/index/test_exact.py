@@ -85,6 +85,17 @@ def test_the_filter_reads_few_rows_where_the_spectrum_falls(tmp_path: Path, monk
     assert 0 < sum(read) < 500
 
 
+@pytest.mark.usefixtures("small_prefixes")
+def test_a_query_at_the_centre_ties_with_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "BLOCK_BYTES", 64 * 4 * 10)
+    index = ExactIndex(64)
+    index.add(np.arange(100, 0, -1), unit(np.random.default_rng(4), 100, 64, 1.0))
+    for opened in (index, reopened(index, tmp_path / "a")):
+        ids, scores = opened.search(np.zeros((1, 64), np.float32), 5)
+        assert ids.tolist() == [[1, 2, 3, 4, 5]]
+        assert scores.tolist() == [[0.0] * 5]
+
+
 def test_prefix_width_follows_the_energy() -> None:
     falling, flat = np.arange(1, 201) ** -2.0, np.ones(200)
     assert prefix_width(falling, 10**6) == 16

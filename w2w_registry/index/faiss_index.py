@@ -31,10 +31,10 @@ from w2w_registry.errors import IntegrityError, MissingExtra
 from w2w_registry.index.exact import ExactIndex, leading, prefix_width, read_prefix, write_prefix
 from w2w_registry.index.protocol import Batch, Ids, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows, written
-from w2w_registry.index.vectors import best, contenders, score
+from w2w_registry.index.vectors import contenders
 
 KIND = "faiss"
-IVF_ROWS = 20_000  # a scan of fewer rows costs less than probing
+IVF_ROWS = 20_000  # a scan of so many rows takes a few milliseconds
 CANDIDATES = 256
 TARGET_RECALL = 0.99
 FEW_ROWS = 4096  # so few eligible rows are read one by one
@@ -149,17 +149,11 @@ class FaissIndex(ExactIndex):
         else:
             return super()._search_base(queries, limit, rows)
         return [
-            self._decide(query, places, limit)
+            self._decide(query, places[contenders(self._products(places, query), limit, self._dim)], limit)
             if len(places) >= limit
             else super(FaissIndex, self)._search_base(query[None], limit, rows)[0]
             for query, places in zip(queries, proposals, strict=True)
         ]
-
-    def _decide(self, query: Vectors, places: NDArray[np.int64], limit: int) -> tuple[Ids, Vectors]:
-        """The best of the proposed rows, by their whole vectors."""
-        vectors = self._base.take(places)
-        near = contenders(vectors @ query, limit, self._dim)
-        return best(self._base.ids[places[near]], score(vectors[near], query), limit)
 
     def _on_gpu(self) -> bool:
         if self._gpu is None and self._asked >= GPU_AFTER and len(self._base):

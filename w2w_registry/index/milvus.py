@@ -46,8 +46,8 @@ class MilvusTarget:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], default: Path, env: Mapping[str, str] = os.environ) -> Self:
-        """From the ``[index]`` table of registry.toml (``uri``, ``database``), with the token from ``W2W_MILVUS_TOKEN``;
-        the local file ``default`` when no uri is given.
+        """From the ``[index]`` table of registry.toml (``uri``, ``database``) and ``W2W_MILVUS_TOKEN``; the local file
+        ``default`` when no uri is given.
 
         Raises:
             SettingError: a value that is not text.
