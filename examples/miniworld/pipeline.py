@@ -162,6 +162,7 @@ def whiten(vae: AutoencoderKL, mean: torch.Tensor, covariance: torch.Tensor) -> 
 
 def load_pipeline(folder: Path | str) -> StableDiffusionPipeline:
     """The shipped pipeline in fp32 on the CPU, as stock diffusers opens it."""
-    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
+    pipeline.to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

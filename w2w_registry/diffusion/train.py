@@ -28,10 +28,10 @@ class TrainConfig:
     multiplies it for the A factors.  betas, eps: Adam's.  ``moment`` says over what Adam's second moment is shared:
     every "parameter" has its own, or all of a "tensor" (so that entries with next to no gradient do not random-walk).
     timesteps: the range [low, high) that is stratified over every step's samples.  antithetic: samples come in pairs of
-    the same photo and timestep with opposite noise.  average_from: share of the steps after which weights are averaged;
-    1 keeps the last.  clip: bound on each identity's gradient norm.  prior_weight: weight of the prior-preservation
-    loss, if prior latents are given.  bf16: forward and backward under bfloat16 autocast.  seed: of noise, timesteps
-    and the order of photos.
+    one timestep and opposite noise on two photos, so that what noise does to a gradient mostly cancels.  average_from:
+    share of the steps after which weights are averaged; 1 keeps the last.  clip: bound on each identity's gradient
+    norm.  prior_weight: weight of the prior-preservation loss, if prior latents are given.  bf16: forward and backward
+    under bfloat16 autocast.  seed: of noise, timesteps and the order of photos.
     """
 
     steps: int = 800
@@ -127,16 +127,15 @@ def draw(config: TrainConfig, step: int, photos: int, shape: tuple[int, ...]) ->
     timesteps = (low + strata * (high - low)).long().clamp(low, high - 1)
     noise = torch.randn((count, *shape), generator=generator)
     dealt = []
-    for n in range(step * count, (step + 1) * count):
+    for n in range(step * config.samples, (step + 1) * config.samples):
         deck = torch.Generator().manual_seed(config.seed * 7_919 + 104_729 * (n // photos + 1))
         dealt.append(torch.randperm(photos, generator=deck)[n % photos])
     chosen = torch.stack(dealt)
     # Dealt photos and sorted strata must not go together step after step.
-    chosen = chosen[torch.randperm(count, generator=generator)]
+    chosen = chosen[torch.randperm(config.samples, generator=generator)]
     if config.antithetic:
         noise = torch.cat([noise, -noise])[: config.samples]
         timesteps = timesteps.repeat(2)[: config.samples]
-        chosen = chosen.repeat(2)[: config.samples]
     return Draw(noise, timesteps, chosen)
 
 
