@@ -263,7 +263,9 @@ def _offer(by_path: Mapping[str, HubFile]) -> str:
 def managed(path: str) -> bool:
     """Whether a release owns this path: only such files are removed when a new release no longer has them."""
     own = {DOCUMENT, CONSENT, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
-    return path in own or path.startswith(PREVIEWS)
+    spaces = {"space.safetensors", "spectrum.svg"}
+    shard = path.startswith("components-") and path.endswith(".safetensors")
+    return path in own | spaces or shard or path.startswith(PREVIEWS)
 
 
 # -- consent -----------------------------------------------------------------------------------

@@ -301,6 +301,8 @@ def _record(
             "release.push",
             {"release": release.id, "version": prepared.facts.version_id},
             commit=commit,
+            # Events stay for ever, so the prompt, which may name somebody, is not among them.
+            options=replace(options, instance_prompt=None).to_json(),
             **gate.evidence(decision),
         )
         if not decision.allowed:

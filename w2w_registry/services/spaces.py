@@ -306,12 +306,14 @@ def import_space(
     base_model: str | None = None,
     with_identities: bool = False,
     progress: Progress = no_progress,
+    origin: Input | None = None,
 ) -> dict[str, Any]:
-    """Register a space from an exported folder or file, or from the public weights2weights release.
+    """Register a space from an exported folder or file, from the public weights2weights release, or from the Hub.
 
     Args:
         components: keep only the first so many; a cut space has its own digest and no calibration.
         with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
+        origin: where a folder that was fetched comes from; ``hf://owner/repo[@rev]`` as path fetches one.
 
     Returns:
         What :func:`show_space` gives, plus ``notes``, and ``identities_added`` when asked for.
@@ -320,13 +322,28 @@ def import_space(
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
     """
     check_name(name, "space")
+    if path.startswith("hf://"):
+        from w2w_registry.services.hub_spaces import fetched_space
+        from w2w_registry.services.release import connect
+
+        with fetched_space(connect(registry), path, progress) as (folder, repo):
+            return import_space(
+                registry,
+                name,
+                str(folder),
+                components=components,
+                base_model=base_model,
+                with_identities=with_identities,
+                progress=progress,
+                origin=repo,
+            )
     started = now()
     space, release = _read_space(path, components, base_model)
     activity = Activity(
         "import-space",
         started,
         params={"components": space.k, "source": "release" if release else "export"},
-        inputs=[Input("space", InputKind.SPACE, digest=space.digest, ref=Path(path).name)],
+        inputs=[origin or Input("space", InputKind.SPACE, digest=space.digest, ref=Path(path).name)],
     )
     ref = register_space(registry, name, space, activity)
     added = None
