@@ -1,0 +1,154 @@
+"""The commands as a person types them: output, JSON, exit codes, one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.services.world import BASE, make_world
+from w2w_registry.cli.app import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_world(50).write(tmp_path_factory.mktemp("cli") / "loras", range(50))
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("W2W_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("W2W_DATABASE_URL", raising=False)
+
+    def call(*args: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        code = stop.value.code
+        return (code if isinstance(code, int) else 1), out, err
+
+    return call
+
+
+@pytest.fixture
+def filled(run: Run, loras: Path) -> Run:
+    assert run("init")[0] == 0
+    assert run("space", "fit", "tiny", loras, "--base-model", BASE)[0] == 0
+    assert run("add", loras)[0] == 0
+    return run
+
+
+def test_the_main_job(filled: Run, loras: Path) -> None:
+    code, out, _ = filled("search", loras / "p0007", "-k", "2", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["results"][0]["identity"] == "p0007"
+    code, out, err = filled("search", "p0007")
+    assert code == 0
+    assert out.splitlines()[1].split()[:2] == ["1", "p0007"]
+    assert "same identity from" in err
+
+
+def test_add_counts_and_exit_codes(filled: Run, loras: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"no")
+    make_world(52).write(tmp_path / "new", range(51, 52))
+    code, out, err = filled("add", tmp_path / "broken.safetensors", tmp_path / "new", loras / "p0001", "--json")
+    value = json.loads(out)
+    assert (value["added"], value["existing"], value["failed"]) == (1, 1, 1)
+    assert code == 5
+    assert len(value["identities"]) == 3
+    assert "broken.safetensors" in value["identities"][0]["error"]
+    code, _, err = filled("add", tmp_path / "broken.safetensors")
+    assert code == 5
+    assert err.count("\n") == 2  # the file's line and the count
+
+
+def test_json_of_everything_that_prints_data(filled: Run) -> None:
+    assert json.loads(filled("list", "--json", "--limit", "2")[1])[0]["identity"] == "p0000"
+    assert json.loads(filled("show", "p0001", "--json")[1])["versions"][0]["version"] == 1
+    assert json.loads(filled("space", "list", "--json")[1])[0]["space"] == "tiny@1"
+    assert json.loads(filled("space", "show", "tiny", "--json")[1])["fit_size"] == 50
+    assert json.loads(filled("alias", "set", "live", "p0001", "--json")[1])["version"] == 1
+    assert json.loads(filled("history", "p0001", "--json")[1])[0]["alias"] == "live"
+    assert json.loads(filled("tag", "set", "p0001", "team=ads", "--json")[1])["tags"] == {"team": "ads"}
+    assert json.loads(filled("db", "check", "--json")[1])["differences"] == []
+    assert json.loads(filled("remove", "p0001", "--dry-run", "--json")[1])["performed"] is False
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (("search", "nobody"), 3, "no identity named 'nobody'"),
+        (("search", "p00007"), 3, "did you mean"),
+        (("show", "p0001@9"), 3, "p0001@9"),
+        (("list", "--where", "kind ="), 2, "--where does not parse"),
+        (("list", "--sort", "beauty"), 2, "cannot sort"),
+        (("add", "/nowhere/x.safetensors"), 5, "/nowhere/x.safetensors"),
+        (("add", "loras", "--kind", "ghost"), 2, "no kind 'ghost'"),
+        (("space", "show", "faces"), 3, "no space named 'faces'"),
+        (("alias", "set", "9", "p0001"), 2, "alias name"),
+        (("tag", "set", "p0001", "team"), 2, "KEY=VALUE"),
+        (("search", "./missing.safetensors"), 5, "missing.safetensors"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(filled: Run, args: tuple[str, ...], code: int, says: str) -> None:
+    found, out, err = filled(*args)
+    assert found == code
+    assert says in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if "error:" in line or "warning:" in line]) == 1
+    assert out == ""
+
+
+def test_errors_as_json(filled: Run) -> None:
+    code, _, err = filled("show", "nobody", "--json")
+    error = json.loads(err)["error"]
+    assert (code, error["code"], error["exit_code"]) == (3, "not-found", 3)
+
+
+def test_without_a_registry(run: Run) -> None:
+    code, _, err = run("list")
+    assert code == 3
+    assert "w2w-reg init" in err
+
+
+def test_init_twice_changes_nothing(run: Run) -> None:
+    assert json.loads(run("init", "--json")[1])["created"] is True
+    assert json.loads(run("init", "--json")[1])["created"] is False
+
+
+def test_remove_needs_yes(filled: Run) -> None:
+    assert filled("remove", "p0002")[0] == 2
+    assert filled("remove", "p0002", "--yes")[0] == 0
+    assert filled("show", "p0002")[0] == 3
+
+
+def test_home_after_the_command_too(run: Run, tmp_path: Path) -> None:
+    assert run("init", "--home", tmp_path / "elsewhere")[0] == 0
+    assert (tmp_path / "elsewhere" / "catalog.db").exists()
+    assert run("--home", tmp_path / "elsewhere", "list")[0] == 0
+
+
+def test_control_characters_in_names_are_harmless(filled: Run) -> None:
+    _, _, err = filled("show", "\x1b[31mred\nline")
+    assert "\x1b[31mred" not in err
+    assert err.count("\n") == 1
+
+
+def test_a_sheet_of_query_and_matches(run: Run, loras: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    own = make_world(50).write(tmp_path / "with-preview", range(2))
+    Image.new("RGB", (600, 300), "red").save(own / "p0001" / "preview.png")
+    run("init")
+    run("space", "fit", "tiny", loras, "--base-model", BASE)
+    run("add", own)
+    assert run("search", own / "p0001", "--sheet", tmp_path / "sheet.png")[0] == 0
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}
+    assert (255, 0, 0) in colours
+    assert (208, 208, 208) in colours
