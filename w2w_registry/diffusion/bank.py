@@ -70,7 +70,7 @@ class LoraBank:
         hooks = []
         sizes = [tensor.size for tensor in self.layout.tensors]
         # One split, so that the backward pass joins the gradients of all modules once.
-        pieces = dict(zip((t.key for t in self.layout.tensors), theta.split(sizes, dim=1), strict=True))
+        pieces = dict(zip((t.key for t in self.layout.tensors), torch.split(theta, sizes, dim=1), strict=True))
         try:
             for site, name in zip(self._sites, self.layout.modules, strict=True):
                 a = pieces[name, "A"].reshape(-1, *site.shape_a)

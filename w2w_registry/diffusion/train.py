@@ -176,7 +176,7 @@ def start_state(theta0: Tensor, identities: int) -> TrainState:
 def _share(second: Tensor, layout: Layout) -> Tensor:
     """The mean of (G, D) over every tensor of the layout, spread back to (G, D)."""
     sizes = torch.tensor([t.size for t in layout.tensors], device=second.device)
-    means = [part.mean(dim=1, keepdim=True) for part in second.split(sizes.tolist(), dim=1)]
+    means = [part.mean(dim=1, keepdim=True) for part in torch.split(second, sizes.tolist(), dim=1)]
     return torch.cat(means, dim=1).repeat_interleave(sizes, dim=1)
 
 
