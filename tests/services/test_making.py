@@ -22,7 +22,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.diffusion.images import read_metadata
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.services import directions, edit, export, generate, invert, models, train
+from w2w_registry.services import directions, edit, evaluate, export, generate, invert, models, train
 from w2w_registry.services.registry import Registry, open_registry
 from w2w_registry.services.spaces import open_space
 from w2w_registry.settings import load_settings
@@ -465,3 +465,48 @@ def test_seeds_and_strengths_are_read() -> None:
     for bad in ("x", "0:1:1", "0:1"):
         with pytest.raises(UsageError):
             generate.parse_strengths(bad)
+
+
+# -- evaluation --------------------------------------------------------------------------------------
+class Colours:
+    """An identity scorer that looks at the mean colour of each quarter."""
+
+    name = "colours"
+
+    def embed(self, pictures: Any) -> np.ndarray:
+        rows = [np.asarray(p, float).reshape(2, 16, 2, 16, 3).mean((1, 3)).ravel() - 128 for p in pictures]
+        return np.stack([r / np.linalg.norm(r) for r in rows]).astype(np.float32)
+
+
+SCORER = f"{__name__}:Colours"
+
+
+@pytest.mark.parametrize("suite", evaluate.SUITES)
+def test_every_suite_measures_and_registers_nothing(registry: Registry, tmp_path: Path, suite: str) -> None:
+    directions.fit(registry, "beard", "beard")
+    for i in (0, 1):
+        for n in range(2):
+            studio.photo(tmp_path / "photos" / f"p{i:02d}", f"{n}", 10 * i + n)
+    before = counts(registry)
+    request = evaluate.EvaluateRequest(
+        None, suite, SCORER, photos=str(tmp_path / "photos"), limit=2, seeds=(1, 2), steps=2, engine=studio.ENGINE
+    )
+    found = evaluate.evaluate(registry, request)
+    assert found["scorer"] == "colours"
+    assert len(found["rows"]) >= 2
+    assert all(row["low"] <= row["value"] <= row["high"] for row in found["rows"])
+    assert counts(registry) == before
+
+
+def test_what_cannot_be_measured_is_said(registry: Registry) -> None:
+    base = evaluate.EvaluateRequest(None, "edits", SCORER, limit=2, steps=2, engine=studio.ENGINE)
+    for bad in (
+        base,
+        replace(base, suite="inversion"),
+        replace(base, suite="taste"),
+        replace(base, scorer="no.such.module:scorer"),
+        replace(base, scorer="os:getcwd"),
+        replace(base, seeds=(1,)),
+    ):
+        with pytest.raises(UsageError):
+            evaluate.evaluate(registry, bad)

@@ -16,7 +16,6 @@ from examples.miniworld import identities as people
 from examples.miniworld import unpack as store
 from examples.miniworld.pipeline import PROMPT
 from examples.miniworld.readers import Readers, load_readers, unit
-from examples.miniworld.world import ATTRIBUTES
 from w2w_registry.diffusion.generate import Recipe, Shot, draw
 from w2w_registry.diffusion.guess import GuessModel, features, fit_guess
 from w2w_registry.diffusion.invert import SpaceBasis

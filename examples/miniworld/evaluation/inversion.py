@@ -62,9 +62,7 @@ def dreambooth(assets: Assets, indices: Sequence[int], photos: int) -> Array:
             latents = assets.model.encode_images(pixels, batch=64)
             latents = latents.reshape(len(part), photos, *latents.shape[1:])
             text = assets.words.text
-            out = train(
-                assets.model.unet, assets.model.scheduler, assets.layout, theta0, latents, text, config
-            )
+            out = train(assets.model.unet, assets.model.scheduler, assets.layout, theta0, latents, text, config)
             found.append(out.theta.numpy())
         return np.concatenate(found)
 

@@ -1,0 +1,184 @@
+"""Inversion and training against straightforward versions of them: one thread, CPU seconds of the process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from benchmarks.paper_inversion import paper_invert
+from benchmarks.peft_training import peft_train
+from examples.miniworld import identities as people
+from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, Scope, identity_scores
+from examples.miniworld.evaluation.inversion import COMPONENTS, CONFIG
+from examples.miniworld.evaluation.report import Row, exact
+from examples.miniworld.train_loras import INIT_SEED, RECIPE, SHARD
+from w2w_registry.diffusion.invert import invert
+from w2w_registry.diffusion.train import initial_theta, train
+from w2w_registry.space import intervals
+
+BUDGETS = (0, 5, 10, 20, 40, CONFIG.steps)
+
+
+def run(assets: Assets, scope: Scope) -> list[Row]:
+    """Both comparisons and the export check."""
+    return [*inversion(assets, scope), *training(assets, scope), *export_equals(assets, scope)]
+
+
+def inversion(assets: Assets, scope: Scope) -> list[Row]:
+    """Seconds per photo to the identity score that the paper's procedure ends with."""
+    held = [people.FIT + i for i in range(min(8, scope.heldout))]
+    seeds = list(range(1, scope.seeds + 1))
+    real = assets.real(held)
+    paper, seconds = _paper(assets, held)
+    reached = identity_scores(assets.readings(assets.space.reconstruct(paper), seeds, "paper"), real)
+    rows = [
+        Row("speed", "paper's procedure: seconds a photo", intervals.mean(seconds)),
+        Row("speed", "paper's procedure: identity score", intervals.mean(reached)),
+    ]
+    for steps in sorted({*BUDGETS}):
+        points, own = _ours(assets, held, steps)
+        score = identity_scores(assets.readings(assets.space.reconstruct(points), seeds, f"ours-{steps}"), real)
+        if score.mean() >= reached.mean() or steps == max(BUDGETS):
+            rows += [
+                Row("speed", f"ours with {steps} steps at most: seconds a photo", intervals.mean(own)),
+                Row("speed", f"ours with {steps} steps at most: identity score", intervals.mean(score)),
+                Row(
+                    "speed",
+                    "inversion time ÷ the paper's procedure, to its identity score",
+                    intervals.ratio(own, seconds),
+                    0.2,
+                    above=False,
+                ),
+            ]
+            break
+    return rows
+
+
+def _paper(assets: Assets, held: list[int]) -> tuple[Array, np.ndarray]:
+    space = assets.space
+    arrays = {
+        "mean": space.mean,
+        "std": space.std,
+        "components": np.ascontiguousarray(space.components[:, :COMPONENTS]),
+    }
+
+    def compute() -> Array:
+        found = []
+        for i in held:
+            latents = assets.model.encode_images(assets.photos(i, UNSEEN)[:1])
+            began = time.process_time()
+            point = paper_invert(assets.model, assets.layout, arrays, latents[0], assets.words, seed=i)
+            found.append(np.concatenate([[time.process_time() - began], point]))
+        return np.stack(found).astype(np.float32)
+
+    found = assets.keep("paper", [space.digest, held, COMPONENTS], compute)
+    return _full(found[:, 1:], space.k), found[:, 0].astype(np.float64)
+
+
+def _ours(assets: Assets, held: list[int], steps: int) -> tuple[Array, np.ndarray]:
+    space, basis = assets.space, assets.basis(COMPONENTS)
+    config = replace(CONFIG, steps=steps, bf16=assets.bf16)
+    guess = assets.guess.fitted_to(COMPONENTS)
+
+    def compute() -> Array:
+        found = []
+        for i in held:
+            pixels = assets.photos(i, UNSEEN)[:1]
+            latents = assets.model.encode_images(pixels)
+            began = time.process_time()
+            first = guess(assets.features(pixels))
+            (answer,) = invert(assets.model, basis, latents, assets.words, config, guess=first)
+            found.append(np.concatenate([[time.process_time() - began], answer.coordinates]))
+        return np.stack(found).astype(np.float32)
+
+    found = assets.keep("ours", [space.digest, held, config.to_json(), COMPONENTS], compute)
+    return _full(found[:, 1:], space.k), found[:, 0].astype(np.float64)
+
+
+def _full(points: Array, k: int) -> Array:
+    full = np.zeros((len(points), k), np.float32)
+    full[:, : points.shape[1]] = points
+    return full
+
+
+def training(assets: Assets, scope: Scope) -> list[Row]:
+    """Models an hour at the space's own recipe (same steps and samples a step), timed over a few steps."""
+    steps, count = (3, 8) if scope.heldout < people.HELDOUT else (10, SHARD)
+    photos = [assets.photos(i, 0) for i in range(count)]
+    latents = assets.model.encode_images(np.concatenate(photos), batch=64)
+    latents = latents.reshape(count, people.PHOTOS, *latents.shape[1:])
+    theta0 = initial_theta(assets.layout, INIT_SEED)
+
+    def batched(group: int, bf16: bool) -> float:
+        config = replace(RECIPE, steps=steps, bf16=bf16)
+        began = time.process_time()
+        train(
+            assets.model.unet,
+            assets.model.scheduler,
+            assets.layout,
+            theta0,
+            latents[:group],
+            assets.words.text,
+            config,
+        )
+        return (time.process_time() - began) / (steps * group)
+
+    def one_by_one(bf16: bool) -> float:
+        with assets.model.autocast(bf16):
+            seconds = peft_train(
+                assets.model, latents[0], assets.words, steps=steps * 4, samples=RECIPE.samples, alpha=4.0
+            )
+        return seconds / (steps * 4)
+
+    batched(2, assets.bf16)
+    one_by_one(False)
+    ours = np.array([batched(count, assets.bf16) for _ in range(3)])
+    alone = np.array([batched(1, assets.bf16) for _ in range(3)])
+    peft = np.array([one_by_one(False) for _ in range(3)])
+    peft_bf16 = np.array([one_by_one(True) for _ in range(3)]) if assets.bf16 else peft
+    hourly = 3600.0 / RECIPE.steps
+    return [
+        Row("speed", f"batched training of {count}: models an hour", exact(hourly / ours.mean(), count)),
+        Row("speed", "one-at-a-time PEFT training: models an hour", exact(hourly / peft.mean(), 3)),
+        Row("speed", "one-at-a-time PEFT training, bfloat16: models an hour", exact(hourly / peft_bf16.mean(), 3)),
+        Row("speed", "our training of one: models an hour", exact(hourly / alone.mean(), 3)),
+        Row("speed", "batched ÷ one-at-a-time PEFT", exact(peft.mean() / ours.mean(), count), 4.0),
+        Row("speed", "batched ÷ one-at-a-time PEFT in bfloat16", exact(peft_bf16.mean() / ours.mean(), count)),
+    ]
+
+
+def export_equals(assets: Assets, scope: Scope) -> list[Row]:
+    """Largest difference between pictures drawn from θ and by stock diffusers with the exported LoRA."""
+    from diffusers import StableDiffusionPipeline
+
+    from w2w_registry.diffusion.generate import Recipe, Shot, draw
+    from w2w_registry.lora import lora_files
+
+    worst, indices = 0, [people.FIT + i for i in range(min(4, scope.heldout))]
+    recipe = Recipe("photo of sks person", steps=20, guidance=2.0)
+    source = Path(assets.model.source)
+    with TemporaryDirectory() as folder:
+        for i in indices:
+            theta = assets.space.reconstruct(assets.coordinates[i])
+            (ours,) = draw(assets.model, assets.layout, [Shot(theta, 3)], recipe)
+            files = lora_files(Path(folder), assets.layout.unflatten(theta), assets.layout.alpha, fmt="diffusers")
+            for path, content in files.items():
+                path.write_bytes(content)
+            stock = StableDiffusionPipeline.from_pretrained(source, safety_checker=None, torch_dtype=torch.float32)
+            stock.set_progress_bar_config(disable=True)
+            stock.load_lora_weights(folder, weight_name="pytorch_lora_weights.safetensors")
+            theirs = stock(
+                recipe.prompt,
+                num_inference_steps=20,
+                guidance_scale=2.0,
+                generator=torch.Generator().manual_seed(3),
+                output_type="np",
+            ).images[0]
+            worst = max(worst, int(np.abs(ours.astype(int) - np.rint(theirs * 255).astype(int)).max()))
+    what = "exported LoRA in stock diffusers: largest difference in 1/255"
+    return [Row("speed", what, exact(worst, len(indices)), 2.0, above=False)]
