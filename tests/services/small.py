@@ -39,7 +39,7 @@ class Small:
             home=folder / "home",
             database_url=catalog.name,
             actor="curator",
-            artifacts_url=str(folder / "artifacts"),
+            artifacts_url=str(folder / "home" / "artifacts"),
             policy=policy or {},
         )
         self.registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url))

@@ -1,0 +1,164 @@
+"""The subject, consent, audit and lineage commands, end to end on SQLite."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from tests.services.small import Small
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.cli.app import cli
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import RegistryError
+
+
+class Shell:
+    """Runs commands on one home; ``run`` returns what was printed, ``json`` what it parses to."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        self.arguments = ["--home", str(home), "--database", url, "--actor", "curator"]
+
+    def run(self, *arguments: str, code: int = 0) -> str:
+        result = CliRunner().invoke(cli, [*self.arguments, *arguments], standalone_mode=False)
+        if isinstance(result.exception, RegistryError):
+            assert result.exception.exit_code == code, result.exception
+        else:
+            assert result.exception is None, result.exception
+            assert (result.return_value or 0) == code, result.output
+        return result.stdout
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", code=code))
+
+
+@pytest.fixture
+def small(sqlite_url: str, tmp_path: Path) -> Small:
+    return Small(Catalog(sqlite_url, event_hash=event_hash), tmp_path)
+
+
+@pytest.fixture
+def shell(small: Small, sqlite_url: str) -> Shell:
+    return Shell(small.registry.settings.home, sqlite_url)
+
+
+def test_a_consent_from_request_to_erasure(small: Small, shell: Shell, tmp_path: Path) -> None:
+    shell.run("subject", "add", "s1")
+    assert "already there" in shell.run("subject", "add", "s1")
+    version = small.add("a", "s1")
+    asked = shell.json("consent", "request", "s1", "--purpose", "research", "--derivatives", "--notice", "n-1")
+    shell.run("consent", "check", "a", "--use", "edit", code=4)
+    shell.json("consent", "grant", "s1", "--request", asked["record_id"])
+    shell.run("consent", "check", "a", "--use", "edit")
+    shell.run("consent", "check", "a", "--use", "edit", "--purpose", "advertising", code=4)
+    edited = small.derive("e", version)
+    assert shell.json("subject", "list")[0]["consent"] == "granted"
+    shell.json("consent", "narrow", "s1", "--no-derivatives", "--expires", "2099-01-01")
+    assert not small.allowed(Use.GENERATE, edited)
+    shell.json("consent", "renew", "s1", "--expires", "2100-01-01")
+    shell.run("consent", "dispute", "s1")
+    shell.run("consent", "resolve", "s1", "--upheld")
+    receipts = shell.json("consent", "receipt", "s1")
+    assert receipts[0]["@type"] == "dpv:ConsentRecord"
+    assert shell.run("consent", "receipt", "s1").startswith("# Consent receipt")
+    shell.run("consent", "receipt", "s1", "--out", str(tmp_path / "receipts"))
+    assert {p.suffix for p in (tmp_path / "receipts").iterdir()} == {".json", ".md"}
+    plan = shell.json("consent", "withdraw", "s1", "--dry-run")
+    assert [v["ref"] for v in plan["versions"]] == ["a@1", "e@1"]
+    assert small.state(version) == "active"
+    assert not shell.json("consent", "withdraw", "s1")["already"]
+    assert small.state(edited) == "blocked"
+    assert shell.json("consent", "withdraw", "s1")["already"]
+    shell.run("consent", "withdraw", "s1", "--erase", code=2)
+    assert small.state(edited) == "blocked"
+    out = tmp_path / "receipt.md"
+    shell.run("consent", "withdraw", "s1", "--erase", "--yes", "--receipt", str(out))
+    assert small.state(edited) == "erased"
+    assert out.read_text("utf-8").startswith("# Withdrawal of s1")
+    assert shell.json("subject", "show", "s1")["state"] == "erased"
+    assert shell.json("audit", "verify")["ok"]
+
+
+def test_grants_are_written_as_typed(small: Small, shell: Shell, tmp_path: Path) -> None:
+    form = tmp_path / "form"
+    form.write_bytes(b"x")
+    scope = shell.json(
+        *("consent", "grant", "s1", "--purpose", "any", "--publication", "--territory", "eu", "--forbid", "ads"),
+        *("--expires", "2099-12-31", "--evidence", str(form), "--guardian", "g1", "--recipient", "lab"),
+    )
+    assert scope["scope"]["publication"]
+    assert scope["scope"]["derivatives"]
+    assert scope["scope"]["territory"] == ["EU"]
+    assert scope["scope"]["expires_at"] == "2099-12-31T23:59:59.999999Z"
+    assert (scope["guardian"], scope["notice"]["recipients"]) == ("g1", ["lab"])
+    shell.run("consent", "grant", "s2", code=2)
+    shell.run("consent", "grant", "s2", "--purpose", "x", "--use", "fly", code=2)
+    shell.run("consent", "grant", "s2", "--purpose", "x", "--expires", "soon", code=2)
+    shell.run("consent", "show", "nobody", code=3)
+    shell.run("consent", "invalidate", "s1")
+    assert shell.json("consent", "show", "s1")["consent"] == "invalidated"
+
+
+def test_audit_commands(small: Small, shell: Shell, tmp_path: Path) -> None:
+    small.grant("s1")
+    small.add("a", "s1")
+    kept, log, proof = tmp_path / "kept.txt", tmp_path / "log.jsonl", tmp_path / "proof.json"
+    point = shell.json("audit", "checkpoint", "--out", str(kept))
+    assert shell.json("audit", "verify", "--key", point["public_key"], "--checkpoint", str(kept))["ok"]
+    assert shell.run("audit", "verify").startswith("OK")
+    shell.run("audit", "verify", "--key", "abc", code=2)
+    shell.run("audit", "verify", "--key", "00" * 32, code=6)
+    shell.run("audit", "prove", "2", "--out", str(proof))
+    assert json.loads(proof.read_text("utf-8"))["index"] == 1
+    assert shell.json("audit", "prove", "1")["size"] == point["size"]
+    shell.run("audit", "prove", "999", code=3)
+    shell.run("audit", "export", str(log))
+    assert len(log.read_text("utf-8").splitlines()) == point["size"] + 2
+    assert [r["action"] for r in shell.json("audit", "query", "actions", "--action", "consent.")] == ["consent.grant"]
+    assert shell.json("audit", "query", "--where", "subject = s1")[0]["version"] == "a@1"
+    assert "a@1" in shell.run("audit", "query", "subject", "--subject", "s1")
+    shell.run("audit", "query", "riddle", code=2)
+    shell.run("audit", "report", "--out", str(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").read_text("utf-8").startswith("<!doctype html>")
+
+
+def test_lineage_commands(small: Small, shell: Shell) -> None:
+    small.grant("s1")
+    a = small.add("a", "s1", photo="selfie")
+    small.derive("e", a)
+    assert shell.run("lineage", "e").startswith("e@1")
+    assert shell.json("lineage", "a@1", "--down")["edges"] == [["a@1", "e@1"]]
+    assert shell.run("lineage", "e", "--dot").startswith("digraph")
+    assert "entity" in json.loads(shell.run("lineage", "e", "--prov"))
+    assert shell.json("manifest", "e")["manifest"]["operation"]["kind"] == "edit"
+    plan = shell.json("replay", "a", "--dry-run")
+    assert not plan["possible"]
+    shell.run("replay", "a", code=3)
+    shell.run("lineage", "missing", code=3)
+    assert shell.json("verify", "a")["ok"]
+    path = small.registry.artifacts.path(small_artifact(small, a))
+    assert path is not None
+    path.unlink()
+    assert not shell.json("verify", "a", code=6)["ok"]
+
+
+def small_artifact(small: Small, version_id: int) -> str:
+    from w2w_registry.catalog.models import Version
+
+    with small.registry.catalog.read() as session:
+        return session.get_one(Version, version_id).artifact_digest or ""
+
+
+def test_folders_are_signed_and_verified(shell: Shell, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    made = shell.json("sign", str(folder), "--new-key", str(tmp_path / "keys"))
+    assert shell.json("verify", str(folder), "--key", made["public_key"])["ok"]
+    (folder / "weights.safetensors").write_bytes(b"changed")
+    shell.run("verify", str(folder), "--key", made["public_key"], code=6)
+    shell.run("verify", str(folder), code=5)
