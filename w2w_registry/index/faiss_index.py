@@ -3,10 +3,11 @@
 A base of at least ``IVF_ROWS`` rows gets inverted lists over its leading components (those that hold most of the
 energy), 8 bits per component. A query reads the codes of ``nprobe`` lists, and the best few hundred candidates are
 scored from their whole vectors, so scores are exact and only a neighbour whose list was not read is missed. How many
-lists to read is not guessed: after training, it is doubled until sample queries find ``TARGET_RECALL`` of the nearest
-rows, and of the ten nearest, that the exact search finds. At worst every list is read, which still is a quarter of the
-bytes of the exact kind's filter. A base whose spectrum is too flat for a prefix gets no lists and is searched exactly:
-on such data lists found half of the ten nearest at a fifth of the lists read (measured, 100,000 × 1,000).
+candidates to take and how many lists to read is not guessed: after training, both are doubled until sample queries
+find ``TARGET_RECALL`` of the nearest rows, and of the ten nearest, that the exact search finds. At worst every list is
+read, which still is a quarter of the bytes of the exact kind's filter. A base whose spectrum is too flat for a prefix
+gets no lists and is searched exactly: on such data lists found half of the ten nearest at a fifth of the lists read
+(measured, 100,000 × 1,000).
 
 The lists are memory-mapped, so a cold process reads those it probes. Removed, blocked and filtered rows are masked by
 an id selector; changes since the last save live in the tail, searched exactly. Graph indexes (HNSW) are not used: they
@@ -54,10 +55,11 @@ def _faiss() -> ModuleType:
 
 
 class Coarse:
-    """Inverted lists over the first ``width`` components of the base rows, named by row number."""
+    """Inverted lists over the first ``width`` components of the base rows, named by row number; how many lists a query
+    reads (``nprobe``) and how many candidates it takes from them (``wanted``)."""
 
-    def __init__(self, lists: Any, nprobe: int) -> None:
-        self.lists, self.nprobe = lists, nprobe
+    def __init__(self, lists: Any, nprobe: int, wanted: int) -> None:
+        self.lists, self.nprobe, self.wanted = lists, nprobe, wanted
 
     @property
     def width(self) -> int:
@@ -110,7 +112,8 @@ class FaissIndex(ExactIndex):
         coarse = train(folder, dim, energy)
         # with lists there is no need for the exact kind's filter
         write_prefix(folder, dim, 0 if coarse else prefix_width(energy, count))
-        (folder / "coarse.json").write_text(json.dumps({"nprobe": coarse.nprobe if coarse else None}))
+        plan = {"nprobe": coarse.nprobe, "wanted": coarse.wanted} if coarse else None
+        (folder / "coarse.json").write_text(json.dumps(plan))
         if coarse is not None:
             faiss.write_index(coarse.lists, str(folder / "coarse.faiss"))
         return count
@@ -119,9 +122,9 @@ class FaissIndex(ExactIndex):
     def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Self:
         faiss = _faiss()
         base = read_rows(files, dim, unchecked=unchecked)
-        nprobe = json.loads(files["coarse.json"].tobytes())["nprobe"]
+        plan = json.loads(files["coarse.json"].tobytes())
         coarse = None
-        if nprobe is not None:
+        if plan is not None:
             try:
                 lists = faiss.read_index(str(folder / "coarse.faiss"), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
             except RuntimeError as error:
@@ -130,7 +133,7 @@ class FaissIndex(ExactIndex):
                 ) from None
             # Its prefetching starts threads for every query: ten times the time of reading what one query needs.
             faiss.downcast_InvertedLists(lists.invlists).prefetch_nthread = 0
-            coarse = Coarse(lists, nprobe)
+            coarse = Coarse(lists, **plan)
         index = cls(dim, base, coarse)
         index._prefix = read_prefix(files, len(base))
         return index
@@ -139,7 +142,7 @@ class FaissIndex(ExactIndex):
         count = len(self._base)
         eligible = count if rows is None else len(rows)
         self._asked += len(queries)
-        wanted = max(CANDIDATES, 4 * limit)
+        wanted = max(CANDIDATES if self._coarse is None else self._coarse.wanted, 4 * limit)
         if eligible <= max(FEW_ROWS, 2 * wanted):
             return super()._search_base(queries, limit, rows)
         if self._on_gpu():
@@ -213,8 +216,9 @@ def train(folder: Path, dim: int, energy: NDArray[np.float64]) -> Coarse | None:
 
 
 def calibrate(lists: Any, vectors: Vectors, rng: np.random.Generator) -> Coarse | None:
-    """``lists`` with as few probes as reach ``TARGET_RECALL``, found by doubling; None when all of them do not.
+    """``lists`` with as few candidates, and then as few probes, as reach ``TARGET_RECALL``, found by doubling.
 
+    None when even eight times ``CANDIDATES`` from every list do not.
     Sample queries are stored rows pulled half-way to another row: near one, as a retrained LoRA is, and not stored.
     """
     count, dim = vectors.shape
@@ -223,13 +227,15 @@ def calibrate(lists: Any, vectors: Vectors, rng: np.random.Generator) -> Coarse 
     queries = (queries / np.maximum(np.linalg.norm(queries, axis=1, keepdims=True), 1.0)).astype(np.float32)
     exact = ExactIndex(dim, Rows(np.arange(count), vectors))
     truth, _ = exact.search(queries, 10)
-    nprobe = 4
-    while True:
-        coarse = Coarse(lists, min(nprobe, int(lists.nlist)))
-        found = coarse.candidates(queries, CANDIDATES, None, count)
+
+    def reaches(coarse: Coarse) -> bool:
+        found = coarse.candidates(queries, coarse.wanted, None, count)
         hits = np.stack([np.isin(ten, places) for ten, places in zip(truth, found, strict=True)])
-        if min(hits[:, 0].mean(), hits.mean()) >= TARGET_RECALL:
-            return coarse
-        if nprobe >= lists.nlist:
-            return None
-        nprobe *= 2
+        return bool(min(hits[:, 0].mean(), hits.mean()) >= TARGET_RECALL)
+
+    nlist = int(lists.nlist)
+    for wanted in (CANDIDATES << step for step in range(4)):
+        if reaches(Coarse(lists, nlist, wanted)):
+            probes = (min(nlist, 4 << step) for step in range(nlist.bit_length()))
+            return next(coarse for n in probes if reaches(coarse := Coarse(lists, n, wanted)))
+    return None
