@@ -69,7 +69,7 @@ def tiny_loras(folder: Path, count: int = 24) -> Layout:
 def test_wheel_carries_migrations_and_types(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "w2w_registry/py.typed" in names
-    assert any(n.startswith("w2w_registry/migrations/versions/0") for n in names)
+    assert any(n.startswith("w2w_registry/migrations/versions/v0") for n in names)
     assert any(n.startswith("w2w_registry/cli/") for n in names)
     tops = {n.split("/")[0] for n in names}
     assert all(t == "w2w_registry" or t.endswith(".dist-info") for t in tops), tops

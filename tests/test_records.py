@@ -1,0 +1,80 @@
+"""Names, references and canonical JSON."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2w_registry.errors import BadName
+from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, digest_of, iso
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@pytest.mark.parametrize("name", ["p0007", "acme/alice", "ünï/日本", "a", "A.b_c+d-e/f", "7"])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "/a", "a/", "a//b", "../a", ".a", "a.", "a b", "a@1", "a\n", "a\x00", "-a", "_a", "a" * 201, "a/../b"]
+)
+def test_bad_names(name: str) -> None:
+    with pytest.raises(BadName):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "ref"),
+    [
+        ("p1", IdentityRef("p1")),
+        ("acme/alice@3", IdentityRef("acme/alice", number=3)),
+        ("acme/alice@production", IdentityRef("acme/alice", alias="production")),
+    ],
+)
+def test_references_read_back(text: str, ref: IdentityRef) -> None:
+    assert IdentityRef.parse(text) == ref
+    assert str(ref) == text
+
+
+@pytest.mark.parametrize("text", ["p1@", "p1@0", "p1@-1", "p1@3x", "@3", "p1@a@b", "p1@٣"])
+def test_bad_references(text: str) -> None:
+    with pytest.raises(BadName):
+        IdentityRef.parse(text)
+
+
+def test_space_references() -> None:
+    assert SpaceRef.parse("faces@2") == SpaceRef("faces", 2)
+    with pytest.raises(BadName):
+        SpaceRef.parse("faces@best")
+
+
+@given(VALUES)
+def test_canonical_json_is_json_and_one_text_per_value(value: object) -> None:
+    text = canonical_json(value)
+    assert json.loads(text) == value
+    assert canonical_json(json.loads(text)) == text
+
+
+@given(st.dictionaries(st.text(), st.integers(), min_size=2))
+def test_order_does_not_matter(value: dict[str, int]) -> None:
+    assert digest_of(dict(reversed(list(value.items())))) == digest_of(value)
+
+
+def test_nan_has_no_canonical_form() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical_json({"x": float("nan")})
+
+
+def test_moments_in_one_form() -> None:
+    moment = datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1)))
+    assert iso(moment) == iso(datetime(2026, 1, 31, 12, tzinfo=UTC)) == "2026-01-31T12:00:00.000000Z"
+    assert iso(datetime(2026, 1, 31, 12)) == "2026-01-31T12:00:00.000000Z"
