@@ -107,8 +107,15 @@ class PushPlan:
         return out
 
 
-def plan_push(repo_id: str, state: RepoState | None, files: Mapping[str, Content], access: Access) -> PushPlan:
-    """What turns ``state`` (None: no such repo yet) into a repo that holds ``files``."""
+def plan_push(
+    repo_id: str,
+    state: RepoState | None,
+    files: Mapping[str, Content],
+    access: Access,
+    *,
+    keep: frozenset[str] = frozenset(),
+) -> PushPlan:
+    """What turns ``state`` (None: no such repo yet) into a repo that holds ``files``; ``keep`` stays if it is there."""
     there = {} if state is None else {f.path: f for f in state.files}
     same = [p for p, content in files.items() if p in there and there[p].holds(Digests.of(content))]
     return PushPlan(
@@ -118,7 +125,7 @@ def plan_push(repo_id: str, state: RepoState | None, files: Mapping[str, Content
         access_before=None if state is None else Access.of(private=state.private, gated=state.gated),
         parent=None if state is None else state.commit,
         add={p: size_of(files[p]) for p in sorted(files) if p not in same},
-        delete=tuple(sorted(p for p in there if p not in files and managed(p))),
+        delete=tuple(sorted(p for p in there if p not in files and p not in keep and managed(p))),
         unchanged=tuple(sorted(same)),
     )
 

@@ -1,8 +1,9 @@
 """Consents that come with a pulled release: believed only from a source this registry trusts.
 
-Anybody can write a ``consent.json``. What it says becomes a consent here only when the repo belongs to the account
-(or an organisation of it) that pulls, or to an owner named in registry.toml (``[hub] trusted = ["acme"]``). Records
-this registry already holds always stand as they are: a release cannot bring back what was withdrawn.
+Anybody can write a ``consent.json``. What it says becomes a consent here only when the release is signed by a trusted
+key, or the repo belongs to the account (or an organisation of it) that pulls, or to an owner named in registry.toml
+(``[hub] trusted = ["acme"]``). Records this registry already holds always stand as they are: a release cannot bring
+back what was withdrawn.
 """
 
 from __future__ import annotations
@@ -69,8 +70,11 @@ class Restored:
         return found
 
 
-def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str) -> Restored:
-    """Read ``consent.json`` of a repo; empty, with a warning, when its owner is not trusted.
+def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str, *, signed: bool = False) -> Restored:
+    """Read ``consent.json`` of a repo; empty, with a warning, when it is not to be trusted.
+
+    Args:
+        signed: a key this registry trusts signed the release.
 
     Raises:
         BadFile: it is broken.
@@ -80,7 +84,7 @@ def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str) -> R
     where = f"hf://{repo_id}/consent.json"
     state, receipts = decode_consent(data, where)
     owner = repo_id.split("/")[0]
-    if not _trusted(registry, hub, owner):
+    if not signed and not _trusted(registry, hub, owner):
         return Restored(
             warnings=(
                 f"its consent.json says {state}, which is not taken over: {owner} is not named in registry.toml "

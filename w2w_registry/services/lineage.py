@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -169,5 +170,13 @@ def show_manifest(registry: Registry, reference: str) -> dict[str, Any]:
     """
     with registry.catalog.read() as session:
         version = version_for(session, reference, any_state=True)
-        found = manifest_of(session, version)
+        found = _as_pulled(registry, version) or manifest_of(session, version)
     return {"manifest": found, "digest": manifests.digest(found)}
+
+
+def _as_pulled(registry: Registry, version: Version) -> dict[str, Any] | None:
+    """The manifest a version had where it was made, when it came with one."""
+    if version.manifest_digest is None or not registry.artifacts.exists(version.manifest_digest):
+        return None
+    recorded: dict[str, Any] = json.loads(registry.artifacts.get(version.manifest_digest))
+    return recorded

@@ -13,7 +13,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name, write_lora
 from w2w_registry.records import Kind, OperationKind, VersionState, canonical_json, check_name, digest_of, now
-from w2w_registry.services import gate, ingest
+from w2w_registry.services import gate, ingest, signatures
 from w2w_registry.services.consent_restore import Restored, restore
 from w2w_registry.services.placing import place, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -267,7 +267,9 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     lora = None if fetched.lora is None else read_lora(fetched.lora)
     if lora is not None:
         _check_weights(lora, document, coordinates, space, row.ref, where)
-    restored = restore(registry, hub, fetched.consent, fetched.state.repo_id)
+    signed, remarks = signatures.check(registry, fetched.folder, where)
+    restored = restore(registry, hub, fetched.consent, fetched.state.repo_id, signed=signed)
+    restored = replace(restored, warnings=(*remarks, *restored.warnings))
     name = check_name(request.name or document.name)
     kind = _kind_of(request, document, where)
     if request.dry_run:

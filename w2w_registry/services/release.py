@@ -9,7 +9,7 @@ left of (:func:`finish`). Every step looks at what the Hub has first, so doing i
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,14 +20,16 @@ from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Versi
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError
+from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError, UsageError
+from w2w_registry.hub import bundle
 from w2w_registry.hub import client as hub_client
 from w2w_registry.hub.api import Content, Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan, TakedownStep, check_repo_id, choose_access, plan_push
 from w2w_registry.records import now
-from w2w_registry.services import gate, takedown
+from w2w_registry.services import gate, signatures, takedown
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.release_files import (
+    DEFAULT_FORMATS,
     Consent,
     Options,
     VersionFacts,
@@ -84,7 +86,7 @@ class Prepared:
 
     facts: VersionFacts
     consent: Consent
-    files: Mapping[str, Content]
+    files: Mapping[str, bytes]
     access: Access
     warnings: tuple[str, ...]
 
@@ -93,6 +95,43 @@ def connect(registry: Registry) -> Hub:
     """The Hub of this registry: ``HF_ENDPOINT``, else ``[hub] endpoint`` in registry.toml, else huggingface.co."""
     endpoint = registry.settings.hub.get("endpoint")
     return hub_client.connect(str(endpoint) if endpoint else None)
+
+
+def push_request(
+    name: str,
+    repo_id: str,
+    *,
+    access: str | None = None,
+    formats: Sequence[str] = (),
+    coordinates_only: bool = False,
+    license: str | None = None,
+    instance_prompt: str | None = None,
+    purpose: str | None = None,
+    dry_run: bool = False,
+) -> PushRequest:
+    """A request out of what people type; what is not typed is the default.
+
+    Raises:
+        UsageError: forms of a LoRA asked of a release without one.
+    """
+    if coordinates_only and formats:
+        raise UsageError(reason="--coordinates-only publishes no LoRA, so --format has nothing to say")
+    options = Options(
+        formats=tuple(dict.fromkeys(formats)) or DEFAULT_FORMATS,
+        coordinates_only=coordinates_only,
+        license=license or "other",
+        instance_prompt=instance_prompt,
+        purpose=purpose,
+    )
+    return PushRequest(name, repo_id, None if access is None else parse_access(access), options, dry_run)
+
+
+def parse_access(text: str) -> Access:
+    """``private``, ``gated`` or ``public``."""
+    try:
+        return Access(text)
+    except ValueError:
+        raise UsageError(reason=f"no access {text!r}", hint=f"one of {', '.join(Access)}") from None
 
 
 def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress = no_progress) -> PushReport:
@@ -108,7 +147,7 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
         _check_free(session, hub, repo_id, facts)
     prepared = prepare(registry, facts, repo_id, request.access, request.options)
     state = look(hub, repo_id)
-    plan = plan_push(repo_id, state, prepared.files, prepared.access)
+    prepared, plan = _planned(registry, repo_id, state, prepared)
     report = PushReport(facts.ref, plan.repo_id, prepared.access, plan, not plan.empty, warnings=prepared.warnings)
     if request.dry_run:
         return report
@@ -139,6 +178,24 @@ def prepare(registry: Registry, facts: VersionFacts, repo_id: str, asked: Access
     if consent.likeness and asked is Access.PUBLIC:
         warnings += ("it draws a person, so it is published gated: whoever wants it asks for access",)
     return Prepared(facts, consent, files, access, warnings)
+
+
+def _planned(
+    registry: Registry, repo_id: str, state: RepoState | None, prepared: Prepared
+) -> tuple[Prepared, PushPlan]:
+    """The plan, with a signature when the registry has a key and what is signed is not there already as it is: a
+    new signature over the same content would be a new content."""
+    key = signatures.signing_key(registry)
+    keep = frozenset({bundle.SIGNATURE})
+    if key is None:
+        return prepared, plan_push(repo_id, state, prepared.files, prepared.access)
+    plan = plan_push(repo_id, state, prepared.files, prepared.access, keep=keep)
+    signed = state is not None and state.file(bundle.SIGNATURE) is not None
+    if signed and not plan.delete and set(plan.add) <= {bundle.CARD}:
+        return prepared, plan
+    files = {**prepared.files, bundle.SIGNATURE: signatures.sign(key, prepared.files)}
+    prepared = replace(prepared, files=files)
+    return prepared, plan_push(repo_id, state, files, prepared.access)
 
 
 def carry_out(
@@ -382,7 +439,7 @@ def finish(registry: Registry, hub: Hub, job_id: str) -> str:
         _undo(registry, hub, job_id, intent)
         return "undone"
     state = look(hub, intent["repo"])
-    plan = plan_push(intent["repo"], state, prepared.files, prepared.access)
+    prepared, plan = _planned(registry, intent["repo"], state, prepared)
     commit, tag = carry_out(hub, plan, prepared.files, facts.number)
     _record(registry, hub, job_id, prepared, replace(plan, create=bool(intent["created"])), commit, tag, options)
     return "published"

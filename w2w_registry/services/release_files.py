@@ -33,10 +33,8 @@ from w2w_registry.errors import UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, read_lora
-from w2w_registry.provenance.graph import Input as ProvenanceInput
-from w2w_registry.provenance.graph import OperationNode
-from w2w_registry.provenance.manifest import Facts, manifest
 from w2w_registry.records import ConsentState
+from w2w_registry.services.lineage import manifest_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.space_store import load_space
 from w2w_registry.space.layout import Layout, TensorKey
@@ -136,7 +134,7 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         made_from=tuple(i.ref for i in inputs if i.ref and i.kind in (InputKind.VERSION, InputKind.HUB)),
         artifact_digest=version.artifact_digest,
         preview_digest=version.preview_digest,
-        manifest=_manifest(registry, version, point, inputs),
+        manifest=_manifest(registry, session, version),
     )
 
 
@@ -145,40 +143,12 @@ def find_facts(registry: Registry, session: Session, name: str) -> VersionFacts:
     return read_facts(registry, session, version_for(session, name))
 
 
-def _manifest(
-    registry: Registry, version: Version, point: Coordinates, inputs: Sequence[OperationInput]
-) -> Mapping[str, Any]:
-    """The manifest recorded with the version, else the one its rows amount to."""
+def _manifest(registry: Registry, session: Session, version: Version) -> Mapping[str, Any]:
+    """The manifest recorded with the version (a pulled one keeps its own), else the one its rows amount to."""
     if version.manifest_digest is not None and registry.artifacts.exists(version.manifest_digest):
         recorded: Mapping[str, Any] = json.loads(registry.artifacts.get(version.manifest_digest))
         return recorded
-    operation = version.operation
-    node = OperationNode(
-        operation_id=operation.id,
-        kind=operation.kind,
-        agent=operation.agent,
-        parameters=operation.params,
-        seed=operation.seed,
-        code_version=operation.code_version,
-        models=operation.models,
-        inputs=tuple(
-            ProvenanceInput(str(i.kind), i.role, i.ref or "", version_id=i.version_id, digest=i.digest) for i in inputs
-        ),
-    )
-    return manifest(
-        Facts(
-            space=version.space.ref,
-            space_digest=version.space.digest,
-            layout_digest=version.space.layout_digest,
-            base_model=version.base_model,
-            base_revision=version.base_revision,
-            coordinates_digest=point.digest,
-            artifact_digest=version.artifact_digest,
-            residual=version.residual,
-            operation=node,
-            parents={},
-        )
-    )
+    return manifest_of(session, version)
 
 
 def _space_repo(session: Session, space_id: int) -> str | None:

@@ -51,9 +51,19 @@ class SyncReport:
     dry_run: bool = False
 
     @property
+    def entries(self) -> tuple[Settled, ...]:
+        """Every difference with what became of it; nothing yet, in a dry run."""
+        return tuple(Settled(item, False) for item in self.plan.items) if self.dry_run else self.settled
+
+    @property
+    def left(self) -> int:
+        """How many differences are left."""
+        return sum(not s.done for s in self.entries)
+
+    @property
     def differs(self) -> bool:
         """Whether anything still differs."""
-        return self.plan.differs if self.dry_run else any(not s.done for s in self.settled)
+        return self.left > 0
 
 
 def sync(

@@ -170,6 +170,9 @@ def verify_folder(
             config.use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
         try:
             config.verify(folder, signature)
+        except (KeyError, TypeError):
+            reason = f"{SIGNATURE} is no signature"
+            raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
         except ValueError as error:
             reason = (str(error).strip().splitlines() or ["the signature does not hold"])[0]
             raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
