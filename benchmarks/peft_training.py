@@ -51,6 +51,6 @@ def peft_train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimiser.step()
     seconds = time.perf_counter() - began
-    unet.delete_adapters("bench")
+    unet.unload_lora()
     unet.requires_grad_(False)
     return seconds
