@@ -42,6 +42,7 @@ def busy(small: Small) -> None:
     edited = small.derive("e", a)
     small.derive("m", edited, b, how=Use.MIX)
     small.release(b, "acme/b")
+    small.release(edited, "acme/e")
     small.member("s1", a)
     receipt(small.registry, "s2")
     audit.checkpoint(small.registry)

@@ -1,0 +1,65 @@
+"""The worker of the kill and concurrency campaigns: performs operations in a loop until it is killed or done.
+
+    python -m tests.services.crash_worker URL HOME SEED COUNT
+
+Prints one line per acknowledged operation, after it returned: ``add NAME``, ``edit NAME``, ``withdraw SUBJECT``,
+``checkpoint SIZE``. The reader may rely on exactly what was printed.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+from tests.services.small import ANY, Small
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.services import audit, withdraw
+
+
+def attach(url: str, folder: Path, prefix: str) -> Small:
+    """A ``Small`` on a catalog that has its space already."""
+    from sqlalchemy import select
+
+    from w2w_registry.artifacts import ArtifactStore
+    from w2w_registry.services.registry import Registry
+    from w2w_registry.settings import Settings
+
+    small = Small.__new__(Small)
+    settings = Settings(folder / "home", url, "curator", str(folder / "home" / "artifacts"))
+    small.registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+    small.url, small._count, small.prefix = url, 0, prefix
+    with small.registry.catalog.read() as session:
+        small.space_id = session.scalars(select(Space.id)).one()
+    return small
+
+
+def work(url: str, folder: Path, seed: int, count: int) -> None:
+    """Perform ``count`` random operations under names that carry the seed."""
+    small, rng = attach(url, folder, f"w{seed}"), random.Random(seed)
+    versions: list[int] = []
+    for step in range(count):
+        name, subject = f"w{seed}-{step}", f"w{seed}s{step % 7}"
+        kind = rng.choice(["add", "add", "add", "edit", "edit", "withdraw", "checkpoint"])
+        if kind == "edit" and versions:
+            small.derive(name, rng.choice(versions))
+            print("edit", name, flush=True)
+        elif kind == "withdraw" and versions:
+            small.grant(subject, ANY)
+            small.add(name, subject)
+            erase = rng.random() < 0.5
+            withdraw.withdraw(small.registry, subject, erase=erase)
+            print("withdraw", subject, flush=True)
+            versions = []
+        elif kind == "checkpoint":
+            print("checkpoint", audit.checkpoint(small.registry)["size"], flush=True)
+        else:
+            small.grant(subject, ANY)
+            versions.append(small.add(name, subject))
+            print("add", name, flush=True)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
