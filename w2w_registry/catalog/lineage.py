@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from operator import attrgetter
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import CTE, ColumnElement, literal, select
 from sqlalchemy.orm import Session
@@ -17,8 +18,7 @@ from w2w_registry.catalog.operations import Operation, OperationInput
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Edge:
+class Edge(NamedTuple):
     """``child`` was made from ``parent`` (version ids), as input number ``position`` of its operation."""
 
     child: int
@@ -107,7 +107,7 @@ def _ids(session: Session, starts: list[int], *, up: bool) -> set[int]:
 
 
 def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -> Reach:
-    edges: dict[tuple[str, int], Edge] = {}
+    edges: set[Edge] = set()
     for chunk in _chunks(starts):
         reached = _reached(chunk, limit, up=up)
         reach = select(reached.c.id).distinct().subquery("reach") if limit is not None else reached
@@ -122,9 +122,8 @@ def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -
             reach.c.id,
             up=up,
         )
-        for child, parent, operation, position, role in session.execute(query):
-            edges[operation, position] = Edge(child, parent, operation, position, role)
-    return _measure(starts, list(edges.values()), limit, up=up)
+        edges.update(map(Edge._make, session.execute(query)))
+    return _measure(starts, edges, limit, up=up)
 
 
 def _reached(starts: list[int], limit: int | None, *, up: bool) -> CTE:
@@ -147,7 +146,7 @@ def _join(query: Any, origin: ColumnElement[Any], *, up: bool) -> Any:
     return query.join(OperationInput, OperationInput.version_id == origin).join(Version, made)
 
 
-def _measure(starts: list[int], edges: list[Edge], limit: int | None, *, up: bool) -> Reach:
+def _measure(starts: list[int], edges: Iterable[Edge], limit: int | None, *, up: bool) -> Reach:
     """Steps to each version, breadth first over the edges found; what lies beyond the limit is dropped."""
     beside: dict[int, list[int]] = {}
     for edge in edges:
@@ -167,8 +166,7 @@ def _measure(starts: list[int], edges: list[Edge], limit: int | None, *, up: boo
                 depth[relative] = depth[version] + 1
                 queue.append(relative)
     inside = [edge for edge in edges if edge.child in depth and edge.parent in depth]
-    inside.sort(key=lambda edge: (edge.child, edge.position))
-    return Reach(depth, tuple(inside), frozenset(cut))
+    return Reach(depth, tuple(sorted(inside, key=attrgetter("child", "position"))), frozenset(cut))
 
 
 def _chunks(ids: list[_T]) -> Iterator[list[_T]]:
