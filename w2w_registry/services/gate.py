@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, Select, and_, exists, literal, select
+from sqlalchemy import CTE, ColumnElement, Select, and_, exists, literal, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.models import (
     Identity,
     Operation,
@@ -158,19 +159,35 @@ def consent_states(
 
     Ids that do not exist are left out.
     """
-    found: dict[int, set[str | None]] = {}
     wanted = sorted(set(version_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        for root, subject, _, _ in _likenesses(session, wanted[start : start + _CHUNK], rules or Rules()):
-            found.setdefault(root, set()).add(subject)
-    named = {subject for subjects in found.values() for subject in subjects if subject is not None}
+    reach = walks.ancestors(session, wanted)
+    known = sorted(reach.depth)
+    likenesses: dict[int, set[str | None]] = {}
+    present: set[int] = set()
+    for start in range(0, len(known), _CHUNK):
+        chunk = known[start : start + _CHUNK]
+        present |= set(session.scalars(select(Version.id).where(Version.id.in_(chunk))))
+        for version_id, subject in session.execute(
+            select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
+        ):
+            likenesses.setdefault(version_id, set()).add(subject)
+        unnamed = select(Version.id).join(Identity).join(Operation).where(Version.id.in_(chunk), _nobody_named(rules))
+        for version_id in session.scalars(unnamed):
+            likenesses.setdefault(version_id, set()).add(None)
+    # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
+    parents: dict[int, list[int]] = {}
+    for edge in reach.edges:
+        parents.setdefault(edge.child, []).append(edge.parent)
+    nobody: frozenset[str | None] = frozenset()
+    upstream: dict[int, frozenset[str | None]] = {}
+    for version_id in known:
+        own = frozenset(likenesses.get(version_id, ()))
+        upstream[version_id] = own.union(*(upstream.get(p, nobody) for p in parents.get(version_id, ())))
+    named = {subject for i in wanted for subject in upstream.get(i, nobody) if subject is not None}
     records = load_records(session, named, history=False)
     state_of: dict[str | None, ConsentState] = {s: subject_state(records.get(s, ()), at) for s in named}
     state_of[None] = ConsentState.UNKNOWN
-    present: set[int] = set()
-    for start in range(0, len(wanted), _CHUNK):
-        present |= set(session.scalars(select(Version.id).where(Version.id.in_(wanted[start : start + _CHUNK]))))
-    return {i: combined_state(state_of[s] for s in found.get(i, ())) for i in wanted if i in present}
+    return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in present}
 
 
 def upstream_of(session: Session, version_ids: Sequence[int], rules: Rules) -> tuple[Upstream, ...]:
@@ -233,24 +250,31 @@ def _likenesses(session: Session, ids: Sequence[int], rules: Rules) -> Iterator[
     )
     for root, subject, derived, name, number in session.execute(named):
         yield root, subject, bool(derived), f"{name}@{number}"
-    # Somebody is depicted and nobody named: where a likeness enters the graph (no version behind it) without a
-    # subject. Sampled identities depict nobody.
     unnamed = (
         select(up.c.root, up.c.derived, Identity.name, Version.number)
         .join(Version, Version.id == up.c.version_id)
         .join(Identity, Identity.id == Version.identity_id)
         .join(Operation, Operation.id == Version.operation_id)
-        .where(
-            Identity.kind.in_(sorted(rules.likeness_kinds)),
-            Operation.kind != OperationKind.SAMPLE.value,
-            ~exists().where(VersionSubject.version_id == Version.id),
-            ~exists().where(
-                and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
-            ),
-        )
+        .where(_nobody_named(rules))
     )
     for root, derived, name, number in session.execute(unnamed):
         yield root, None, bool(derived), f"{name}@{number}"
+
+
+def _nobody_named(rules: Rules | None) -> ColumnElement[bool]:
+    """SQL over version, identity and operation: somebody is depicted and nobody named.
+
+    That is where a likeness enters the graph (no version behind it) without a subject. Sampled identities depict
+    nobody.
+    """
+    return and_(
+        Identity.kind.in_(sorted((rules or Rules()).likeness_kinds)),
+        Operation.kind != OperationKind.SAMPLE.value,
+        ~exists().where(VersionSubject.version_id == Version.id),
+        ~exists().where(
+            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
+        ),
+    )
 
 
 def _direct(session: Session, subjects: Sequence[str]) -> list[Upstream]:
