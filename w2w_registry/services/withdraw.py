@@ -304,7 +304,7 @@ def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
         Withdrawal(
             id=withdrawal_id,
             subject_id=plan.subject,
-            plan=plan.to_json(),
+            plan=_without_names(plan.to_json()),
             erase=plan.erase,
             phase=Step.BLOCK.value,
             started=uow.now(),
@@ -347,7 +347,6 @@ def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
         consents = uow.keys(ConsentRecord, ConsentRecord.subject_id == plan.subject)
         uow.bulk_update(ConsentRecord, consents, {"guardian": None, "compensation": None, "signature": None})
         row = session.get_one(Withdrawal, withdrawal_id)
-        row.plan = _without_names(row.plan)
         row.phase = Step.ERASE.value
         uow.event("consent.erase", {"subject": plan.subject, "withdrawal": withdrawal_id}, versions=len(ids))
     _shrink_log(registry)
@@ -377,6 +376,7 @@ def _erase_identities(uow: UnitOfWork, version_ids: list[int]) -> None:
 
 
 def _without_names(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan as it is kept: identities' names can say who it was, and the row outlives an erasure."""
     versions = [{**v, "ref": f"version {v['id']}"} for v in plan["versions"]]
     return {**plan, "versions": versions}
 
