@@ -39,11 +39,11 @@ demo: $(VENV)/.core
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy w2w_registry
-	$(BIN)/mypy cli
+	$(BIN)/mypy w2w_registry cli
 
+# Files, not tests, are dealt out: fixtures of a file (servers, fitted spaces) are then made once.
 test: check
-	$(BIN)/python -m pytest -m 'not soak and not live'
+	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not soak and not live'
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak
