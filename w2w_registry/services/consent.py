@@ -282,9 +282,26 @@ def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
     return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
 
 
-def build_notice(*, controllers: Sequence[str] = (), recipients: Sequence[str] = (), **texts: str | None) -> Notice:
+def build_notice(
+    *,
+    notice: str | None = None,
+    language: str | None = None,
+    controllers: Sequence[str] = (),
+    recipients: Sequence[str] = (),
+    storage_location: str | None = None,
+    retention: str | None = None,
+    jurisdiction: str | None = None,
+) -> Notice:
     """A notice from what people type; nothing typed means not stated."""
-    return Notice(controllers=tuple(controllers) or None, recipients=tuple(recipients) or None, **texts)
+    return Notice(
+        notice=notice,
+        language=language,
+        controllers=tuple(controllers) or None,
+        recipients=tuple(recipients) or None,
+        storage_location=storage_location,
+        retention=retention,
+        jurisdiction=jurisdiction,
+    )
 
 
 def narrowed(

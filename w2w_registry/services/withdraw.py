@@ -414,13 +414,12 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
 def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
     with registry.catalog.write(registry.actor) as uow:
         row = uow.session.get_one(Withdrawal, withdrawal_id)
-        done = withdrawal.from_json(row.plan)
         stone: Tombstone = withdrawal.tombstone(plan, secrets.token_hex(32))
         completed = uow.now()
         row.receipt = {
             "withdrawal": withdrawal_id,
-            "receipt": withdrawal_receipt(done, stone, completed=completed),
-            "markdown": withdrawal_markdown(done, stone, completed=completed),
+            "receipt": withdrawal_receipt(plan, stone, completed=completed),
+            "markdown": withdrawal_markdown(plan, stone, completed=completed),
             "tombstone": dict(stone.__dict__),
         }
         row.phase, row.finished = Step.RECEIPT.value, completed
