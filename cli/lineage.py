@@ -15,6 +15,7 @@ from .output import Frame, emit, note, pairs, table, takes_frame
 @click.option("--up/--down", "up", default=True, help="What it was made from (default), or what was made of it.")
 @click.option("--depth", type=click.IntRange(1), help="At most so many steps.")
 @click.option("--dot", "form", flag_value="dot", help="Graphviz, for `dot -Tsvg`.")
+@click.option("--svg", "form", flag_value="svg", help="A picture, as SVG.")
 @click.option("--prov", "form", flag_value="prov", help="W3C PROV-JSON.")
 @takes_frame
 def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | None) -> None:
@@ -25,7 +26,7 @@ def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | No
     chosen = form or ("json" if frame.json else "tree")
     with open_registry(frame.settings()) as registry:
         value = service.trace(registry, name, down=not up, depth=depth, form=chosen)
-    if chosen == "dot":
+    if chosen in ("dot", "svg"):
         click.echo(value, nl=False)
     elif chosen == "prov":
         click.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from xml.etree import ElementTree
 
 from prov.model import ProvDocument
 
 from w2w_registry.provenance import prov
 from w2w_registry.provenance.graph import Direction, Input, Lineage, OperationNode, VersionNode, dot, tree
+from w2w_registry.provenance.svg import svg
 
 
 def version(i: int, ref: str, operation: str, **more: object) -> VersionNode:
@@ -101,6 +103,21 @@ def test_dot_quotes_and_joins() -> None:
     declared = set(re.findall(r"^  (\w+) \[shape", text, re.M))
     for a, b in re.findall(r"^  (\w+) -> (\w+)", text, re.M):
         assert {a, b} <= declared
+
+
+def test_the_picture_is_well_formed_and_flows_to_the_right() -> None:
+    root = ElementTree.fromstring(svg(UP))
+    space = "{http://www.w3.org/2000/svg}"
+    boxes = {g.find(f"{space}title").text.split(",")[0]: g.find(f"{space}rect") for g in root.iter(f"{space}g")}  # type: ignore[union-attr]
+    assert set(boxes) == {"acme/a@1", "acme/b@1", "acme/a@2", 'mix "q"@1'}
+    x = {name: int(box.get("x")) for name, box in boxes.items()}
+    assert x["acme/a@1"] < x["acme/a@2"] < x['mix "q"@1']
+    places = [(box.get("x"), box.get("y")) for box in boxes.values()]
+    assert len(set(places)) == 4
+    assert len(list(root.iter(f"{space}path"))) == len(list(UP.edges()))
+    assert boxes["acme/a@2"].get("class") == "gone"
+    odd = Lineage(1, Direction.UP, {1: version(1, "<&>" * 20, "op-1")}, {})
+    ElementTree.fromstring(svg(odd))
 
 
 def test_the_prov_library_reads_it() -> None:

@@ -13,7 +13,7 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, subjects_of, versions_by_id
 from w2w_registry.catalog.models import Coordinates, Identity, Operation, OperationInput, Space, Version
 from w2w_registry.catalog.resolve import version_for
-from w2w_registry.provenance import graph, prov
+from w2w_registry.provenance import graph, prov, svg
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.provenance.graph import Direction, Input, Lineage, OperationNode, VersionNode
 from w2w_registry.records import iso
@@ -34,8 +34,8 @@ def lineage(registry: Registry, reference: str, direction: Direction, *, depth: 
 
 
 def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, form: str) -> Any:
-    """``lineage`` for the command line. ``form``: ``json`` (plain values), ``tree`` (lines), ``dot`` (text) or
-    ``prov`` (a W3C PROV-JSON document).
+    """``lineage`` for the command line. ``form``: ``json`` (plain values), ``tree`` (lines), ``dot`` and ``svg``
+    (text) or ``prov`` (a W3C PROV-JSON document).
 
     Raises:
         NotFound: no such identity, version or alias.
@@ -45,6 +45,7 @@ def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, 
         "json": Lineage.to_json,
         "tree": graph.tree,
         "dot": graph.dot,
+        "svg": svg.svg,
         "prov": prov.document,
     }
     return forms[form](found)
