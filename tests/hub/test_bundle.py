@@ -54,6 +54,21 @@ def test_coordinates_come_back_bit_for_bit(raw: bytes, alpha: float) -> None:
     assert bundle.decode(bundle.encode(document), "x") == document
 
 
+def test_coordinates_in_a_file_of_their_own() -> None:
+    file = bundle.encode_coordinates(COORDINATES)
+    document = replace(DOCUMENT, layout=None, files={bundle.COORDINATES: hashlib.sha256(file).hexdigest()})
+    data = bundle.encode(document)
+    assert b'"data"' not in data
+    assert bundle.decode(data, "x", {bundle.COORDINATES: file}.__getitem__) == document
+    with pytest.raises(BadFile):
+        bundle.decode(data, "x")
+    with pytest.raises(IntegrityError):
+        bundle.decode(data, "x", lambda path: bundle.encode_coordinates(b"\0" * 12))
+    for broken in (b"", file[:-1], file + b"\0" * 4, b"\xff" * 60, file.replace(b"F32", b"I32")):
+        with pytest.raises((BadFile, IntegrityError)):
+            bundle.decode(data, "x", lambda path, broken=broken: broken)  # type: ignore[misc]
+
+
 def reseal(body: dict[str, Any]) -> bytes:
     """The document with its outer digest made to fit again."""
     inner = {k: v for k, v in body.items() if k != "digest"}

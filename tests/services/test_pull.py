@@ -87,7 +87,8 @@ def manifest(world: World, name: str) -> Any:
 def test_push_wipe_pull(world: World, wiped: World, options: Options, stored: bool) -> None:
     world.add("acme/bob", seed=8, subjects=["p0001"], stored=stored)
     push(world.registry, world.client, PushRequest("acme/bob", REPO, options=options))
-    published = bundle.decode(world.hub.files(REPO)["w2w.json"] or b"", "x")
+    there = world.hub.files(REPO)
+    published = bundle.decode(there["w2w.json"] or b"", "x", lambda path: there[path] or b"")
     report = pull(wiped.registry, wiped.client, PullRequest(REPO))
     assert (report.ours, report.status, report.ref, report.consent) == (True, "added", "acme/bob@1", "granted")
     assert coordinates(wiped, "acme/bob") == coordinates(world, "acme/bob")

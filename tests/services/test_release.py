@@ -125,8 +125,9 @@ def test_coordinates_only(world: World) -> None:
     small = replace(REQUEST, options=Options(coordinates_only=True))
     push(world.registry, world.client, small)
     files = world.hub.files(REPO)
-    assert set(files) == {".gitattributes", "README.md", "consent.json", "w2w.json"}
-    assert bundle.decode(files["w2w.json"] or b"", "x").layout is None
+    assert set(files) == {".gitattributes", "README.md", "consent.json", "coordinates.safetensors", "w2w.json"}
+    document = bundle.decode(files["w2w.json"] or b"", "x", lambda path: files[path] or b"")
+    assert document.layout is None
 
 
 def test_coordinates_alone_are_published_as_the_lora_they_mean(world: World) -> None:

@@ -2,7 +2,8 @@
 
 A release of a version is a LoRA repo that diffusers and PEFT load, plus ``w2w.json`` (this module's document: space,
 coordinates, layout, alpha, manifest, digests of the other files), ``consent.json`` and a model card. A coordinates-only
-release leaves the LoRA files and the layout's tensor list out: whoever has the weight space has the rest.
+release leaves the LoRA files and the layout's tensor list out (whoever has the weight space has the rest), and keeps
+the coordinates in a binary file of their own, a quarter smaller than in JSON.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from w2w_registry.errors import BadFile, BadLora, IntegrityError, RegistryError, UnsafeRepo, UsageError
 from w2w_registry.hub.api import HubFile, RepoState
-from w2w_registry.hub.safety import is_pickle, shorten
+from w2w_registry.hub.safety import header_problem, is_pickle, shorten
 from w2w_registry.records import canonical_json, digest_of
 
 DOCUMENT = "w2w.json"
 CONSENT = "consent.json"
 CARD = "README.md"
+COORDINATES = "coordinates.safetensors"
 SIGNATURE = "model.sig"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
@@ -72,7 +74,7 @@ class Document:
 
 
 def encode(document: Document) -> bytes:
-    """``w2w.json``: canonical JSON with a digest over all of it."""
+    """``w2w.json``: canonical JSON with a digest over all of it. Coordinates are in it unless their file is listed."""
     layout: dict[str, Any] = {"alpha": document.alpha, "digest": document.layout_digest}
     if document.layout is not None:
         layout |= document.layout
@@ -87,7 +89,11 @@ def encode(document: Document) -> bytes:
             "dtype": "float32",
             "components": document.components,
             "sha256": document.coordinates_digest,
-            "data": base64.b64encode(document.coordinates).decode(),
+            **(
+                {"file": COORDINATES}
+                if COORDINATES in document.files
+                else {"data": base64.b64encode(document.coordinates).decode()}
+            ),
         },
         "model_digest": document.model_digest,
         "residual": document.residual,
@@ -97,8 +103,11 @@ def encode(document: Document) -> bytes:
     return (canonical_json({**body, "digest": digest_of(body)}) + "\n").encode()
 
 
-def decode(data: bytes, where: str) -> Document:
+def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) -> Document:
     """The document in ``data``, with every digest inside it checked. ``where`` names it in errors.
+
+    Args:
+        read: path → content of another file of the release, asked for coordinates that are in one.
 
     Raises:
         BadFile: not such a document, or of a later format. IntegrityError: a digest does not hold.
@@ -113,7 +122,12 @@ def decode(data: bytes, where: str) -> Document:
             )
         _same("release", where, str(body["digest"]), digest_of({k: v for k, v in body.items() if k != "digest"}))
         coordinates = body["coordinates"]
-        raw = base64.b64decode(coordinates["data"], validate=True)
+        if "file" in coordinates:
+            if read is None:
+                raise BadFile(path=where, reason="its coordinates are in a file that is not at hand")
+            raw = decode_coordinates(read(_text(coordinates["file"])))
+        else:
+            raw = base64.b64decode(coordinates["data"], validate=True)
         _same("coordinates", where, str(coordinates["sha256"]), hashlib.sha256(raw).hexdigest())
         if coordinates["dtype"] != "float32" or len(raw) != 4 * int(coordinates["components"]) or not raw:
             raise BadFile(path=where, reason="the coordinates are not as many float32 as they say")
@@ -142,6 +156,26 @@ def decode(data: bytes, where: str) -> Document:
     if recorded is not None:
         _same("manifest's coordinates", where, str(recorded), document.coordinates_digest)
     return document
+
+
+def encode_coordinates(raw: bytes) -> bytes:
+    """Float32 coordinates as a safetensors file of one tensor."""
+    entry = {"coordinates": {"dtype": "F32", "shape": [len(raw) // 4], "data_offsets": [0, len(raw)]}}
+    header = canonical_json(entry).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + raw
+
+
+def decode_coordinates(data: bytes) -> bytes:
+    """The coordinates out of such a file. Raises ValueError or KeyError when it is none."""
+    length = int.from_bytes(data[:8], "little")
+    if header_problem(data, len(data)) is not None:
+        raise ValueError("the coordinates' file is no safetensors file")
+    entry = json.loads(data[8 : 8 + length])["coordinates"]
+    raw = data[8 + length :]
+    if entry["dtype"] != "F32" or entry["data_offsets"] != [0, len(raw)] or entry["shape"] != [len(raw) // 4]:
+        raise ValueError("the coordinates' file holds something else")
+    return raw
 
 
 def check_files(document: Document, found: Mapping[str, str], where: str) -> None:
@@ -262,22 +296,24 @@ def _offer(by_path: Mapping[str, HubFile]) -> str:
 
 def managed(path: str) -> bool:
     """Whether a release owns this path: only such files are removed when a new release no longer has them."""
-    own = {DOCUMENT, CONSENT, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
+    own = {DOCUMENT, CONSENT, COORDINATES, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
     spaces = {"space.safetensors", "spectrum.svg"}
     shard = path.startswith("components-") and path.endswith(".safetensors")
     return path in own | spaces or shard or path.startswith(PREVIEWS)
 
 
 # -- consent -----------------------------------------------------------------------------------
-def encode_consent(state: str, subjects: Sequence[Mapping[str, Any]]) -> bytes:
+def encode_consent(
+    state: str, subjects: Sequence[Mapping[str, Any]], context: Mapping[str, Any] | None = None
+) -> bytes:
     """``consent.json``: the state of everyone depicted together, and each one's records, without saying who.
 
-    ``subjects``: one receipt per subject depicted; the order says nothing.
+    ``subjects``: one receipt per subject depicted; the order says nothing. ``context``: the JSON-LD context of all.
     """
     ordered = sorted(subjects, key=canonical_json)
-    return (
-        canonical_json({"format": "w2w-registry consent", "version": 1, "state": state, "subjects": ordered}) + "\n"
-    ).encode()
+    head = {} if context is None else {"@context": dict(context)}
+    body = {**head, "format": "w2w-registry consent", "version": 1, "state": state, "subjects": ordered}
+    return (canonical_json(body) + "\n").encode()
 
 
 def decode_consent(data: bytes, where: str) -> tuple[str, tuple[Mapping[str, Any], ...]]:

@@ -12,7 +12,7 @@ import atexit
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,7 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     document = None
     if entry is not None:
         data = hub.read(state.repo_id, state.commit, entry)
-        document = bundle.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}")
+        document = bundle.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}", _reader(hub, state))
     choice = bundle.choose(state, document, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
     consent = None
@@ -169,13 +169,23 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
         bundle.check_files(document, digests, f"hf://{state.repo_id}")
         if bundle.CONSENT in digests:
             consent = (folder / bundle.CONSENT).read_bytes()
-        if any(path.endswith(".safetensors") for path in document.files):
+        if any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in document.files):
             lora = folder
     else:
         # A PEFT file keeps its settings beside it; the others say everything themselves.
         first = folder / choice.files[0].path
         lora = first.parent if first.name == bundle.PEFT_FILES[0] else first
     return Fetched(state, document, folder, lora, consent)
+
+
+def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
+    def read(path: str) -> bytes:
+        file = state.file(path)
+        if file is None:
+            raise BadFile(path=f"hf://{state.repo_id}/{path}", reason="named by its document, but not there")
+        return hub.read(state.repo_id, state.commit, file)
+
+    return read
 
 
 def _sha256(path: Path) -> str:

@@ -27,13 +27,13 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.policy import Decision, Upstream, combined_state, subject_state
-from w2w_registry.consent.receipt import public_consent
+from w2w_registry.consent.receipt import CONTEXT, public_consent
 from w2w_registry.consent.records import ConsentRecord
 from w2w_registry.errors import UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, read_lora
-from w2w_registry.records import ConsentState
+from w2w_registry.records import ConsentState, iso
 from w2w_registry.services.lineage import manifest_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.space_store import load_space
@@ -201,6 +201,8 @@ def build_files(
         previews = (Preview(path, options.instance_prompt or facts.instance_prompt or facts.name),)
     if consent.likeness:
         files[bundle.CONSENT] = consent.file
+    if options.coordinates_only:
+        files[bundle.COORDINATES] = bundle.encode_coordinates(facts.coordinates)
     files[bundle.DOCUMENT] = bundle.encode(
         bundle.Document(
             name=facts.name,
@@ -267,15 +269,20 @@ def consent_of(upstream: Sequence[Upstream], decision: Decision, at: datetime) -
     return Consent(
         True,
         _facts([r for records in per_subject for r in records], state),
-        bundle.encode_consent(str(state), receipts),
+        bundle.encode_consent(str(state), receipts, _CONTEXT),
     )
 
 
 def _receipt(records: Sequence[ConsentRecord], at: datetime) -> dict[str, Any]:
-    said = public_consent(records, at)
+    said = {k: v for k, v in public_consent(records, at).items() if k != "@context"}
     # The moment of issue would make every push a new content; the last change of the records does not.
     moments = [event.at for record in records for event in record.events]
-    return {**said, "issued": max(moments).isoformat() if moments else None}
+    return {**said, "issued": iso(max(moments)) if moments else None}
+
+
+# The terms of DPV and Dublin Core that occur in what is published; the rest is this project's own vocabulary.
+_TERMS = ("dpv", "dct", "identifier", "status", "issued")
+_CONTEXT = {"@vocab": "urn:w2w-registry:terms#", **{term: CONTEXT[term] for term in _TERMS}}
 
 
 def _facts(records: Sequence[ConsentRecord], state: ConsentState) -> ConsentFacts:
