@@ -190,7 +190,7 @@ def change_one_cell(url: str, table: str, column: str, rng: random.Random) -> bo
         rows = connection.execute(text(f'SELECT {where}, "{column}" FROM {quoted}')).all()
         if not rows:
             return False
-        place, value = rng.choice(rows)
+        place, value = rng.choice([row for row in rows if row[1] is not None] or rows)
         new = other_value(connection, table, column_of(table, column), column, value)
         condition = f"{where} = CAST(:place AS tid)" if where == "ctid" else f"{where} = :place"
         cast = ":new"

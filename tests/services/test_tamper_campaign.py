@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, create_engine, func, select, text
+from sqlalchemy import Connection, UniqueConstraint, create_engine, func, select, text
 
 from tests.services.small import Small
-from tests.services.test_audit import busy, change_one_cell, raw, tamper_columns
-from w2w_registry.catalog.base import audited_models, table_name
+from tests.services.test_audit import busy, change_one_cell, other_value, raw, tamper_columns
+from w2w_registry.catalog.base import Base, audited_models, table_name
 from w2w_registry.catalog.engine import parse_url
 from w2w_registry.catalog.models import Direction, Version
 from w2w_registry.catalog.session import Catalog
@@ -124,7 +124,53 @@ def test_every_column_of_every_table(full: Small, tmp_path: Path) -> None:
     assert missed == []
 
 
-def test_rows_deleted_and_copied(full: Small, tmp_path: Path) -> None:
+def insert_copy(connection: Connection, table: str) -> None:
+    """A copy of a row under another key."""
+    columns, constraints = Base.metadata.tables[table].columns, Base.metadata.tables[table].constraints
+    row = dict(connection.execute(text(f'SELECT * FROM "{table}" LIMIT 1')).mappings().one())
+    unique = {
+        c.name for u in Base.metadata.tables[table].constraints if isinstance(u, UniqueConstraint) for c in u.columns
+    }
+    for column in columns:
+        if column.primary_key or column.name in unique:
+            row[column.name] = other_value(connection, table, column, column.name, row[column.name])
+    names = ", ".join(f'"{name}"' for name in row)
+    connection.execute(text(f'INSERT INTO "{table}" ({names}) VALUES ({", ".join(f":{n}" for n in row)})'), row)
+
+
+def swap_two(connection: Connection, table: str) -> bool:
+    """Exchange the keys of two rows; False when there are not two rows, or no key that can be set aside meanwhile."""
+    key = list(Base.metadata.tables[table].primary_key.columns)
+    places = connection.execute(text(f'SELECT {", ".join(c.name for c in key)} FROM "{table}" LIMIT 2')).all()
+    if len(places) < 2 or len(key) > 1:
+        return False
+    name = key[0].name
+    first, second = places[0][0], places[1][0]
+    aside = other_value(connection, table, key[0], name, first)
+    for old, new in ((first, aside), (second, first), (aside, second)):
+        connection.execute(text(f'UPDATE "{table}" SET {name} = :new WHERE {name} = :old'), {"new": new, "old": old})
+    return True
+
+
+def test_rows_inserted_and_swapped(full: Small, tmp_path: Path) -> None:
+    kept = snapshot(full, tmp_path)
+    done, missed = 0, []
+    for model in audited_models():
+        table = table_name(model)
+        for how in (insert_copy, swap_two):
+            did = False
+            for connection in raw(full.url):
+                did = how(connection, table) is not False
+            if did:
+                done += 1
+                if audit.verify(full.registry).ok:
+                    missed.append(f"{how.__name__} {table}")
+                put_back(full, kept)
+    print(f"{done} rows inserted or swapped, missed: {missed}")
+    assert missed == []
+
+
+def test_rows_deleted(full: Small, tmp_path: Path) -> None:
     kept = snapshot(full, tmp_path)
     done, missed = 0, []
     for table in tables():
