@@ -45,17 +45,20 @@ class Blocks:
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("n", [40, 200])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_equals_the_svd(route: str, n: int, streamed: bool) -> None:
+@pytest.mark.parametrize("scaling", ["module", "parameter"])
+def test_equals_the_svd(route: str, n: int, streamed: bool, scaling: str) -> None:
     layout = make_layout()
     thetas = population(layout, n)
-    space = fit(Blocks(thetas) if streamed else thetas, components=5, method=route)
+    space = fit(Blocks(thetas) if streamed else thetas, components=5, method=route, scaling=scaling)
     vectors, variance = oracle(thetas, space)
     np.testing.assert_allclose(space.component_std**2, variance[:5], rtol=1e-5)
     np.testing.assert_allclose(np.abs(np.sum(space.components * vectors[:, :5], axis=0)), 1, atol=1e-5)
     np.testing.assert_allclose(space.components.T @ space.components, np.eye(5), atol=1e-6)
     np.testing.assert_allclose(space.explained_variance_ratio, variance[:5] / variance.sum(), rtol=1e-4)
     np.testing.assert_allclose(space.mean, thetas.mean(0, dtype=np.float64), atol=1e-6)
-    np.testing.assert_allclose(space.std, thetas.std(0, ddof=1, dtype=np.float64), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(variance), layout.dim, rtol=1e-5)
+    if scaling == "parameter":
+        np.testing.assert_allclose(space.std, thetas.std(0, ddof=1, dtype=np.float64), rtol=1e-5)
 
 
 def test_all_components_say_everything() -> None:
@@ -115,7 +118,7 @@ def test_torch_gives_the_same(route: str) -> None:
 def test_constant_parameters_get_a_floor() -> None:
     thetas = population(make_layout(), 40)
     thetas[:, :10] = 3.25
-    space = fit(thetas, components=5)
+    space = fit(thetas, components=5, scaling="parameter")
     assert np.all(space.std > 0)
     np.testing.assert_allclose(space.std[:10], 0.01 * np.median(thetas.std(0, ddof=1)[10:]), rtol=1e-4)
     np.testing.assert_allclose(space.components[:10], 0, atol=1e-7)
@@ -127,10 +130,70 @@ def test_std_is_stable_far_from_zero(seed: int, spread: float, centre: float) ->
     """E[x²] − E[x]² would go negative here, as it did in the public release."""
     layout = make_layout()
     thetas = (centre + spread * np.random.default_rng(seed).normal(size=(35, layout.dim))).astype(np.float32)
-    space = fit(Blocks(thetas))
+    space = fit(Blocks(thetas), scaling="parameter")
     expected = thetas.astype(np.float64).std(0, ddof=1)
     assert np.all(space.std > 0)
     np.testing.assert_allclose(space.std, np.maximum(expected, 0.01 * np.median(expected)), rtol=1e-4)
+
+
+def standardised(thetas: np.ndarray, space: WeightSpace) -> np.ndarray:
+    return (thetas.astype(np.float64) - space.mean) / space.std
+
+
+def test_every_module_has_the_same_say() -> None:
+    layout = make_layout(rank=2)
+    thetas = population(layout, 60)
+    for i, (_, part) in enumerate(layout.slices()):
+        thetas[:, part] *= 10.0 ** (i % 5 - 2)
+    space = fit(thetas, layout)
+    z = standardised(thetas, space)
+    by_module = dict.fromkeys(layout.modules, 0.0)
+    for tensor, part in layout.slices():
+        assert len(set(space.std[part])) == 1
+        by_module[tensor.module] += float(z[:, part].var(0, ddof=1).sum())
+    np.testing.assert_allclose(list(by_module.values()), layout.dim / len(layout.modules), rtol=1e-4)
+
+
+def test_a_gauge_shared_by_all_changes_nothing() -> None:
+    """A twice and B half as large is the same set of models, so their z must lie the same to one another."""
+    layout = make_layout()
+    thetas = population(layout, 30)
+    other = thetas.copy()
+    for i, (tensor, part) in enumerate(layout.slices()):
+        other[:, part] *= 2.0 ** (i // 2) if tensor.factor == "A" else 0.5 ** (i // 2)
+    first, second = (standardised(x, fit(x, layout)) for x in (thetas, other))
+    np.testing.assert_allclose(second @ second.T, first @ first.T, rtol=1e-3, atol=1e-2)
+
+
+def test_with_a_frozen_a_z_is_delta_w() -> None:
+    """Cosines of z are then those of ΔW − mean ΔW with its modules brought to one size."""
+    layout = make_layout()
+    thetas = population(layout, 30)
+    for tensor, part in layout.slices():
+        if tensor.factor == "A":
+            thetas[:, part] = thetas[0, part]
+    z = standardised(thetas, fit(thetas, layout))
+    parts = []
+    for module in layout.modules:
+        tensors = [layout.unflatten(theta) for theta in thetas.astype(np.float64)]
+        delta = np.stack([(t[(module, "B")] @ t[(module, "A")]).ravel() for t in tensors])
+        delta -= delta.mean(0)
+        parts.append(delta / np.sqrt((delta**2).sum()))
+    dense = np.hstack(parts)
+    scale = np.sum(z**2) / np.sum(dense**2)
+    np.testing.assert_allclose(z @ z.T, scale * dense @ dense.T, atol=1e-3 * scale)
+
+
+def test_modules_that_do_nothing() -> None:
+    layout = make_layout()
+    thetas = population(layout, 30)
+    for i, (_, part) in enumerate(layout.slices()):
+        if i == 1 or i in (4, 5):  # one B always zero; one module all zero
+            thetas[:, part] = 0
+    space = fit(thetas, layout)
+    assert np.isfinite(space.std).all()
+    assert np.all(space.std > 0)
+    np.testing.assert_allclose(space.reconstruct(space.project(thetas)), thetas, atol=1e-3)
 
 
 def test_what_cannot_be_fitted() -> None:

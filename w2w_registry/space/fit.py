@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from w2w_registry import __version__
 from w2w_registry.errors import UsageError
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.layout import Layout
+from w2w_registry.space.layout import Factor, Layout
 
 Method = Literal["auto", "gram", "covariance", "randomized"]
+Scaling = Literal["module", "parameter"]
 
 MAX_COMPONENTS = 1000  # the paper's number for sampling and edits
 _MAX_SQUARE = 8192  # side of the largest matrix solved exactly (512 MB)
@@ -49,6 +50,7 @@ def fit_space(
     base_revision: str | None = None,
     components: int | None = None,
     fit_set_digest: str | None = None,
+    scaling: Scaling = "module",
     method: Method = "auto",
     seed: int = 0,
 ) -> WeightSpace:
@@ -59,11 +61,19 @@ def fit_space(
             ``__iter__`` starts afresh each time, as the data is read more than once.
         components: how many to keep; None = as many as the data supports, at most 1,000.
         fit_set_digest: what names the fit set; None = digest of the rows' own digests, in sorted order.
+        scaling: what σ is, see below.
         method: ``auto`` picks ``gram`` (n ≤ D, n ≤ 8192), ``covariance`` (D < n, D ≤ 8192) or ``randomized``.
         seed: of the randomised route. The same data and seed give the same space.
 
-    σ is the standard deviation (n − 1), at least 1% of the median one, so that parameters that hardly vary do not
-    blow up; never zero or negative. Each component's largest entry is positive.
+    σ makes the parameters comparable before the PCA; it is never zero or negative, and Σ var/σ² = D:
+
+    - ``module``: one σ per tensor, so that a unit of z is a unit of *effect*, and every module has the same variance.
+      To first order the change of ΔW ∝ BA is δB A + B δA, so B counts by E‖A‖² and A by E‖B‖². Parameters that
+      hardly do anything then hardly count, however they vary.
+    - ``parameter``: the standard deviation of each parameter (the paper's), at least 1% of the median one. It gives
+      training noise in an idle parameter the same say as signal in a busy one; docs/metric.md has what that costs.
+
+    Each component's largest entry is positive.
 
     Raises:
         UsageError: fewer than two LoRAs, nothing that varies, NaN or Inf, or more components than the data has.
@@ -76,7 +86,7 @@ def fit_space(
         shape = None if first is None else tuple(first.shape)
         raise UsageError(reason=f"the fit set has blocks of shape {shape}, the layout needs (n, {layout.dim})")
     xp = array_api_compat.array_namespace(first)
-    moments = _moments(xp, stream)
+    moments = _moments(xp, stream, layout, scaling)
     n, d = moments.count, layout.dim
     route = _route(method, n, d)
     limit = min(n - 1, d)
@@ -105,7 +115,13 @@ def fit_space(
         explained_variance_ratio=(variance / moments.total).astype(np.float32),
         fit_set_digest=fit_set_digest or moments.rows_digest,
         fit_size=n,
-        software={"w2w-registry": __version__, "numpy": np.__version__, "method": route, **_library(xp)},
+        software={
+            "w2w-registry": __version__,
+            "numpy": np.__version__,
+            "method": route,
+            "scaling": scaling,
+            **_library(xp),
+        },
     )
 
 
@@ -133,7 +149,7 @@ def _route(method: Method, n: int, d: int) -> Literal["gram", "covariance", "ran
     return "covariance" if d <= _MAX_SQUARE else "randomized"
 
 
-def _moments(xp: Any, stream: _Stream) -> _Moments:
+def _moments(xp: Any, stream: _Stream, layout: Layout, scaling: Scaling) -> _Moments:
     """Mean and std in one read: each block two-pass, merged by Chan's formula (stable, unlike E[x²] − E[x]²)."""
     count, mean, squares = 0, None, None
     rows: list[bytes] = []
@@ -156,15 +172,41 @@ def _moments(xp: Any, stream: _Stream) -> _Moments:
     variance = _numpy(squares) / (count - 1)
     if not np.isfinite(variance).all():
         raise UsageError(reason="the fit set contains NaN or Inf")
-    std = np.sqrt(variance)
-    if not (std > 0).any():
+    if not (variance > 0).any():
         raise UsageError(reason="the LoRAs of the fit set are all the same")
-    floored = np.maximum(std, _FLOOR * np.median(std[std > 0])).astype(np.float32)
-    total = float(np.sum(variance / floored.astype(np.float64) ** 2))
+    if scaling == "module":
+        std = _module_std(layout, _numpy(mean), variance, variance * (count - 1) / count).astype(np.float32)
+    else:
+        each = np.sqrt(variance)
+        std = np.maximum(each, _FLOOR * np.median(each[each > 0])).astype(np.float32)
+    total = float(np.sum(variance / std.astype(np.float64) ** 2))
     digest = hashlib.sha256(b"".join(sorted(rows))).hexdigest()
     # μ and σ as they will be stored, so that the components belong to the numbers the space holds.
-    as_stored = [xp.asarray(v, dtype=xp.float64, device=_device(mean)) for v in (_numpy(mean).astype("f4"), floored)]
+    as_stored = [xp.asarray(v, dtype=xp.float64, device=_device(mean)) for v in (_numpy(mean).astype("f4"), std)]
     return _Moments(count, as_stored[0], as_stored[1], total, digest)
+
+
+def _module_std(
+    layout: Layout, mean: NDArray[Any], variance: NDArray[Any], spread: NDArray[Any]
+) -> NDArray[np.float64]:
+    """σ (D,) for ``scaling="module"``; ``spread`` is the variance about the mean as a plain average."""
+    places = {tensor.key: part for tensor, part in layout.slices()}
+    size = {key: float(np.sum(mean[part] ** 2 + spread[part])) for key, part in places.items()}  # E‖A‖², E‖B‖²
+    inverse = np.empty(layout.dim)
+    used = 0
+    for module in layout.modules:
+        a, b = places[(module, "A")], places[(module, "B")]
+        effect = {"A": size[(module, "B")], "B": size[(module, "A")]}
+        whole = effect["A"] * float(variance[a].sum()) + effect["B"] * float(variance[b].sum())
+        used += whole > 0
+        parts: tuple[tuple[Factor, slice], ...] = (("A", a), ("B", b))
+        for factor, part in parts:
+            if effect[factor] > 0 and whole > 0:
+                inverse[part] = np.sqrt(effect[factor] / whole)
+            else:
+                # Without its partner a factor does nothing; it needs a finite σ all the same.
+                inverse[part] = 1.0 / np.sqrt(size[(module, factor)]) if size[(module, factor)] > 0 else 1.0
+    return np.asarray(np.sqrt(used / layout.dim) / inverse)
 
 
 def _standardised(xp: Any, raw: Any, moments: _Moments, columns: slice | None = None) -> Any:
