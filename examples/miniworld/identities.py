@@ -12,7 +12,7 @@ from examples.miniworld.world import Array, sample_attributes, sample_nuisances
 
 FIT: Final = 1000
 HELDOUT: Final = 56
-RETRAINED: Final = 208
+RETRAINED: Final = 224
 PHOTOS: Final = 12
 SEED: Final = 2024
 

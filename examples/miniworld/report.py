@@ -173,15 +173,15 @@ def report_space(world: World) -> None:
     print("| cosine, raw θ | {:.3f} | {:.3f} |".format(*recalls(fit, again)))
     print("| cosine, θ − θ₀ | {:.3f} | {:.3f} |".format(*recalls(fit - world.loras.theta0, again - world.loras.theta0)))
     print("| cosine, standardised θ | {:.3f} | {:.3f} |".format(*recalls(z, q)))
-    for keep in (16, 24, 32, 48, 64, 128, 256):
+    for keep in (32, 64, 128, 256, 999):
         for power, name in ((0.0, "cosine"), (0.5, "half-whitened"), (1.0, "whitened")):
             weight = spread[:keep] ** -power
             found = recalls(c[:, :keep] * weight, d[:, :keep] * weight)
             print("| {}, {} components | {:.3f} | {:.3f} |".format(name, keep, *found))
     explained = np.cumsum(s**2) / np.sum(s**2)
-    print("\nexplained variance:", {k: round(float(explained[k - 1]), 3) for k in (8, 16, 32, 64, 128, 256)})
+    print("\nexplained variance:", {k: round(float(explained[k - 1]), 3) for k in (8, 32, 64, 128, 256, 512)})
     columns = {}
-    for keep in (32, 64, 128, 256):
+    for keep in (32, 128, 512, 999):
         values = probe(c[:, :keep], world.truth[: people.FIT], e[:, :keep])
         truth = world.truth[people.FIT :]
         found = {name: r2(values[:, i], truth[:, i]) for i, name in enumerate(ATTRIBUTES[:CUT])}
@@ -191,13 +191,12 @@ def report_space(world: World) -> None:
 
 
 def probe(coordinates: Array, truth: Array, unseen: Array, ridge: float = 1.0) -> Array:
-    """Ridge regression of attributes on coordinates, applied to ``unseen`` (M, k); returns (M, attributes)."""
-    scale = coordinates.std(axis=0)
-    x = np.concatenate([coordinates / scale, np.ones((len(coordinates), 1))], axis=1)
-    penalty = ridge * np.eye(x.shape[1])
-    penalty[-1, -1] = 0.0
-    weights = np.linalg.solve(x.T @ x + penalty, x.T @ truth)
-    return np.concatenate([unseen / scale, np.ones((len(unseen), 1))], axis=1) @ weights
+    """Ridge regression of attributes on coordinates (N, k), penalty N·ridge; (M, attributes) of ``unseen`` (M, k)."""
+    mean = truth.mean(axis=0)
+    penalty = ridge * len(coordinates) * np.eye(coordinates.shape[1], dtype=np.float32)
+    weights = np.linalg.solve(coordinates.T @ coordinates + penalty, coordinates.T @ (truth - mean))
+    found: Array = unseen @ weights + mean
+    return found
 
 
 def make_sheets(world: World) -> None:

@@ -119,8 +119,8 @@ def train(steps: int, batch: int, lr: float, bf16: bool) -> None:
             target.with_suffix(".tmp").replace(target)
 
 
-def save(half: bool = True) -> StableDiffusionPipeline:
-    """Write ``pipeline/`` from the averaged weights, the frozen encoder and the latest decoder."""
+def save() -> None:
+    """Write ``pipeline/`` from the averaged weights and the autoencoder of the cached latents."""
     torch.set_num_threads(1)
     tokenizer = parts.CLIPTokenizer.from_pretrained(BUILD / "tokenizer")
     unet, text_encoder, vae = parts.new_unet(), parts.new_text_encoder(tokenizer), new_vae()
@@ -129,8 +129,7 @@ def save(half: bool = True) -> StableDiffusionPipeline:
         for module in (unet, text_encoder):
             for parameter in module.parameters():
                 parameter.copy_(next(shadow))
-    decoder = BUILD / "decoder.pt"
-    vae.load_state_dict(torch.load(decoder)["average"] if decoder.exists() else torch.load(BUILD / "vae_white.pt"))
+    vae.load_state_dict(torch.load(BUILD / "vae_white.pt"))
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=text_encoder,
@@ -141,21 +140,19 @@ def save(half: bool = True) -> StableDiffusionPipeline:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    if half:
-        pipeline.to(dtype=torch.float16)
+    pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(BUILD / "pipeline", safe_serialization=True)
     # Older releases of transformers read these two instead of tokenizer.json.
     for name in ("vocab.json", "merges.txt"):
         shutil.copyfile(BUILD / "tokenizer" / name, BUILD / "pipeline" / "tokenizer" / name)
-    return pipeline
 
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("phase", choices=("cache", "train", "save"))
-    parser.add_argument("--photos", type=int, default=60_000)
-    parser.add_argument("--steps", type=int, default=3800)
+    parser.add_argument("--photos", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--lr", type=float, default=1.5e-3)
     parser.add_argument("--fp32", action="store_true")

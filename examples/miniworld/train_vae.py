@@ -1,8 +1,6 @@
 """Train the autoencoder of the mini world: 32x32 RGB photos <-> 8x8 latents with 8 channels.
 
-``RANK=r WORLD_SIZE=n GROUP_KEY=vae python -m examples.miniworld.train_vae`` in n processes; resumable.  With
-``--freeze-encoder`` only the decoder goes on learning (after ``train_unet cache``), so the cached latents
-stay valid meanwhile.
+``RANK=r WORLD_SIZE=n GROUP_KEY=vae python -m examples.miniworld.train_vae`` in n processes; resumable.
 """
 
 from __future__ import annotations
@@ -51,45 +49,32 @@ def to_float(pixels: torch.Tensor) -> torch.Tensor:
     return (pixels.float() / 127.5 - 1.0).permute(0, 3, 1, 2)
 
 
-def jitter(z: torch.Tensor) -> torch.Tensor:
-    """Latents as a UNet makes them are a little off; the decoder learns to live with that."""
-    return z + 0.12 * torch.rand(len(z), 1, 1, 1) * torch.randn_like(z)
-
-
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def loss_of(vae: AutoencoderKL, x: torch.Tensor, kl_weight: float, encoder: bool) -> torch.Tensor:
+def loss_of(vae: AutoencoderKL, x: torch.Tensor, kl_weight: float) -> torch.Tensor:
     """L1 + squared error + L1 of the edges (what makes eyes sharp) + a trace of KL."""
-    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(encoder):
-        posterior = vae.encode(x).latent_dist
     with torch.autocast("cpu", torch.bfloat16):
-        z = posterior.sample() if encoder else jitter(posterior.mode())
-        y = vae.decode(z).sample
+        posterior = vae.encode(x).latent_dist
+        y = vae.decode(posterior.sample()).sample
     y = y.float()
     edge = sum(fn.l1_loss(p, q) for p, q in zip(edges(y), edges(x), strict=True))
     loss = fn.l1_loss(y, x) + 2.0 * fn.mse_loss(y, x) + edge
-    return loss + kl_weight * posterior.kl().mean() if encoder else loss
+    return loss + kl_weight * posterior.kl().mean()
 
 
 def main() -> None:
-    """Train until ``--steps`` (encoder and decoder) and then ``--decoder-steps`` (decoder alone)."""
+    """Train until ``--steps``; the averaged weights go into ``vae.pt``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--batch", type=int, default=24)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--freeze-encoder", action="store_true", help="train the decoder alone, from vae_white.pt")
     args = parser.parse_args()
     torch.manual_seed(0)
     vae = new_vae().to(memory_format=torch.channels_last)
-    name = "decoder" if args.freeze_encoder else "vae"
-    target = BUILD / f"{name}.pt"
-    if args.freeze_encoder:
-        vae.load_state_dict(torch.load(BUILD / "vae_white.pt"))
-        for module in (vae.encoder, vae.quant_conv):
-            module.requires_grad_(False)
-    parameters = [p for p in vae.parameters() if p.requires_grad]
+    target = BUILD / "vae.pt"
+    parameters = list(vae.parameters())
     group = Group(parameters)
     rank = group.rank
     optimiser = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.99), weight_decay=1e-4)
@@ -109,7 +94,7 @@ def main() -> None:
         for options in optimiser.param_groups:
             options["lr"] = lr
         x = to_float(pool[torch.randint(len(pool), (args.batch,))])
-        loss = loss_of(vae, x, 1e-6, not args.freeze_encoder)
+        loss = loss_of(vae, x, 1e-6)
         optimiser.zero_grad()
         loss.backward()
         group.average_gradients()
@@ -117,7 +102,7 @@ def main() -> None:
         optimiser.step()
         average.update()
         if rank == 0 and (step % 50 == 0 or step + 1 == args.steps):
-            print(f"{name} {step} loss {loss.item():.4f} {time.time() - began:.0f}s", flush=True)
+            print(f"vae {step} loss {loss.item():.4f} {time.time() - began:.0f}s", flush=True)
         if rank == 0 and ((step + 1) % 500 == 0 or step + 1 == args.steps):
             live = {k: v.clone() for k, v in vae.state_dict().items()}
             average.swap()
@@ -133,7 +118,7 @@ def main() -> None:
                 error = (vae.decode(vae.encode(test).latent_dist.mode()).sample - test).clamp(-2, 2)
             vae.load_state_dict(live)
             mse = error.square().mean().item() / 4
-            print(f"{name} {step + 1} held-out PSNR {-10 * np.log10(mse):.2f} dB", flush=True)
+            print(f"vae {step + 1} held-out PSNR {-10 * np.log10(mse):.2f} dB", flush=True)
 
 
 if __name__ == "__main__":
