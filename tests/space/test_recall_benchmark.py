@@ -27,5 +27,5 @@ def test_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for row in rows:
         assert 0 <= row["low"] <= row["recall_1"] <= row["high"] <= 1
         assert row["recall_1"] <= row["recall_10"]
-    assert found[("coordinates, cosine", 20)]["recall_1"] > 0.8
-    assert [row["labels"] for row in rows].count(True) == 2
+    assert found[("coordinates (σ per parameter), cosine", 20)]["recall_1"] > 0.8
+    assert [row["labels"] for row in rows].count(True) == 4

@@ -103,7 +103,7 @@ def fit_calibrated(
     def choose(fitted: WeightSpace) -> Metric:
         if space.repeat_reliability is not None:
             return reliability_weighted(fitted.component_std, space.repeat_reliability[: fitted.k])
-        return default_metric(fitted.component_std, fitted.explained_variance_ratio, fitted.fit_size, fitted.dim)
+        return default_metric(fitted.component_std)
 
     metric = choose(space)
     calibration: Calibration | None = None
