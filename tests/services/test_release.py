@@ -291,6 +291,18 @@ def test_every_refusal_leaves_agreement(world: World, status: int, every: int) -
         world.hub.faults.reset()
 
 
+def test_what_was_uploaded_is_not_sent_again(world: World) -> None:
+    world.hub.faults.add(Fault("cut", match="POST .*/commit/", times=None))
+    with pytest.raises(HubError):
+        push(world.registry, world.client, REQUEST)
+    sent = [s for s in world.hub.faults.seen if s.method == "PUT"]
+    assert len(sent) == 2
+    world.hub.faults.reset()
+    settle(world)
+    assert [s for s in world.hub.faults.seen if s.method == "PUT"] == []
+    assert len(world.releases()) == 1
+
+
 def test_a_push_into_a_repo_somebody_changes_at_the_same_time(world: World) -> None:
     push(world.registry, world.client, REQUEST)
     changed = replace(REQUEST, options=Options(license="mit"))

@@ -27,6 +27,7 @@ from w2w_registry.services.pull import PullRequest, pull
 from w2w_registry.services.release import PushRequest, push
 from w2w_registry.services.release_files import Options
 from w2w_registry.services.sync import SyncReport, list_releases, sync
+from w2w_registry.services.takedown import UP_TO, queue
 
 REPO = "acme/alice-lora"
 
@@ -142,6 +143,18 @@ def test_a_release_without_consent_is_taken_down(published: World) -> None:
     published.hub.store.repos[REPO].visibility = Visibility.PUBLIC
     assert differences(run(published)) == [Difference.MORE_OPEN]
     assert published.hub.store.repos[REPO].visibility is Visibility.PRIVATE
+
+
+def test_queued_takedowns_are_performed_whatever_queued_them(published: World) -> None:
+    published.add("acme/alice", seed=3, subjects=["p0001"])
+    push(published.registry, published.client, PushRequest("acme/alice@2", REPO, Access.GATED))
+    with published.registry.catalog.write("t") as uow:
+        queue(uow, [r.id for r in published.releases()], UP_TO["delete"])
+    report = run(published)
+    assert (differences(report), report.differs) == ([Difference.UNFINISHED_TAKEDOWN], False)
+    assert published.hub.repo(REPO) is None
+    assert {r.state for r in published.releases()} == {ReleaseState.DELETED}
+    in_agreement(published)
 
 
 def test_one_failure_does_not_stop_the_rest(published: World) -> None:

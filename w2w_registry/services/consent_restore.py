@@ -70,11 +70,11 @@ class Restored:
         return found
 
 
-def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str, *, signed: bool = False) -> Restored:
+def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: bool) -> Restored:
     """Read ``consent.json`` of a repo; empty, with a warning, when it is not to be trusted.
 
     Args:
-        signed: a key this registry trusts signed the release.
+        believed: a key this registry trusts signed the release, or the repo is the puller's own.
 
     Raises:
         BadFile: it is broken.
@@ -84,7 +84,7 @@ def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str, *, s
     where = f"hf://{repo_id}/consent.json"
     state, receipts = decode_consent(data, where)
     owner = repo_id.split("/")[0]
-    if not signed and not _trusted(registry, hub, owner):
+    if not believed and owner not in _trusted(registry):
         return Restored(
             warnings=(
                 f"its consent.json says {state}, which is not taken over: {owner} is not named in registry.toml "
@@ -102,17 +102,24 @@ def restore(registry: Registry, hub: Hub, data: bytes | None, repo_id: str, *, s
     return Restored(tuple(subjects))
 
 
-def _trusted(registry: Registry, hub: Hub, owner: str) -> bool:
+def _trusted(registry: Registry) -> list[str]:
     named = registry.settings.hub.get("trusted", [])
-    if isinstance(named, list) and owner in named:
-        return True
+    return [str(n) for n in named] if isinstance(named, list) else []
+
+
+def owns(hub: Hub, repo_id: str) -> bool:
+    """Whether the repo belongs to the token's account or one of its organisations; False without a token."""
     try:
         account = hub.whoami()
     except HubError as error:
-        if error.fields.get("status") in (None, 401, 403):
+        if error.fields.get("status") in (None, 401, 403) and not _unreachable(error):
             return False
         raise
-    return owner == account.name or owner in account.orgs
+    return repo_id.split("/")[0] in (account.name, *account.orgs)
+
+
+def _unreachable(error: HubError) -> bool:
+    return error.fields.get("status") is None and error.fields.get("reason") != "no token"
 
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:

@@ -35,7 +35,7 @@ from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name, write_lora
 from w2w_registry.records import Kind, OperationKind, VersionState, canonical_json, check_name, digest_of, now
 from w2w_registry.services import gate, ingest, signatures
-from w2w_registry.services.consent_restore import Restored, restore
+from w2w_registry.services.consent_restore import Restored, owns, restore
 from w2w_registry.services.placing import place, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.release import connect
@@ -278,7 +278,8 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     if lora is not None:
         _check_weights(lora, document, coordinates, space, row.ref, where)
     signed, remarks = signatures.check(registry, fetched.folder, where)
-    restored = restore(registry, hub, fetched.consent, fetched.state.repo_id, signed=signed)
+    mine = owns(hub, fetched.state.repo_id)
+    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
     restored = replace(restored, warnings=(*remarks, *restored.warnings))
     name = check_name(request.name or document.name)
     kind = _kind_of(request, document, where)
@@ -324,7 +325,8 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
                     models={"base": document.base_model},
                 ),
             )
-        _know_release(uow, hub, fetched, version)
+        if mine:
+            _know_release(uow, hub, fetched, version)
         uow.event(
             "version.pull",
             {"version": version.id, "operation": version.operation_id},
@@ -431,7 +433,7 @@ def _known(session: Session, document: Document, row: Space, name: str) -> Versi
 
 
 def _know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:
-    """The repo it came from is a release of this version, when the token may write there it will be kept in step."""
+    """The repo it came from is a release of this version, to be kept in step and taken down with it."""
     state = fetched.state
     known = uow.session.scalars(
         select(Release).where(

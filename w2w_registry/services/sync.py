@@ -15,12 +15,21 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Event, Release, ReleaseState, Takedown, TakedownState, Version
+from w2w_registry.catalog.models import (
+    Event,
+    InputKind,
+    OperationInput,
+    Release,
+    ReleaseState,
+    Takedown,
+    TakedownState,
+    Version,
+)
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.catalog.where_sql import condition
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
-from w2w_registry.hub.api import Account, Hub, Listed, RepoState
+from w2w_registry.hub.api import Account, Hub, Listed
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
 from w2w_registry.records import now
@@ -29,8 +38,6 @@ from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.release_files import Options
 
 _UP = (ReleaseState.PUBLISHED, ReleaseState.TAKEDOWN_QUEUED, ReleaseState.HIDDEN, ReleaseState.GATED)
-PULLED = "pulled"
-"""The format of a release row that a pull wrote: somebody's repo, perhaps not ours to change."""
 
 
 @dataclass(frozen=True)
@@ -164,14 +171,13 @@ def _compare(
         begun = release.unfinished(session, hub.endpoint)
         jobs = {job.state["repo"]: job.id for job in begun}
         rows = _newest(session, hub.endpoint)
-        published = [_published(registry, session, row, account) for row in rows]
+        published = [_published(registry, session, row) for row in rows]
         known = {row.repo_id for row in session.scalars(select(Release).where(Release.endpoint == hub.endpoint))}
+        pulled = session.scalars(select(OperationInput.ref).where(OperationInput.kind == InputKind.HUB).distinct())
+        known |= {ref.partition("@")[0] for ref in pulled if ref is not None}
         unfinished = [(job.state["repo"], job.state["ref"]) for job in begun]
     states = {p.repo_id: release.look(hub, p.repo_id) for p in published}
     known |= {state.repo_id for state in states.values() if state is not None}
-    # A repo of somebody else's is compared for content only: whom they show it to is their affair.
-    foreign = {row.repo_id for row in rows if _is_foreign(row, account)}
-    published = [_as_they_show_it(p, states[p.repo_id]) if p.repo_id in foreign else p for p in published]
     plan = plan_sync(
         published,
         states,
@@ -197,9 +203,9 @@ def _newest(session: Session, endpoint: str) -> list[Release]:
     return list(newest.values())
 
 
-def _published(registry: Registry, session: Session, row: Release, account: Account | None) -> Published:
+def _published(registry: Registry, session: Session, row: Release) -> Published:
     consent = True
-    if row.version_id is not None and row.state is ReleaseState.PUBLISHED and not _is_foreign(row, account):
+    if row.version_id is not None and row.state is ReleaseState.PUBLISHED:
         consent = gate.ask(
             registry,
             Use.PUBLISH,
@@ -218,20 +224,6 @@ def _published(registry: Registry, session: Session, row: Release, account: Acco
     )
 
 
-def _is_foreign(row: Release, account: Account | None) -> bool:
-    owner = row.repo_id.split("/")[0]
-    return row.format == PULLED and (account is None or owner not in (account.name, *account.orgs))
-
-
-def _as_they_show_it(published: Published, state: RepoState | None) -> Published:
-    if state is None:
-        return published
-    access = Access.of(private=state.private, gated=state.gated)
-    return Published(
-        published.release_id, published.repo_id, published.ref, published.commit, access, True, published.takedown
-    )
-
-
 def _listed(hub: Hub, account: Account | None, owner: str | None) -> list[Listed]:
     owners = [owner] if owner else [] if account is None else [account.name, *account.orgs]
     return [repo for one in owners for repo in hub.listing(owner=one, tags=[HUB_TAG])]
@@ -244,15 +236,15 @@ def _settle(registry: Registry, hub: Hub, item: SyncItem, jobs: Mapping[str, str
         return False
     if item.difference is Difference.UNFINISHED_PUSH:
         if release.finish(registry, hub, jobs[item.repo_id]) == "undone":
-            _drain(registry, hub, None)
+            _drain(registry, hub, item.repo_id)
         return True
     if item.difference is Difference.UNFINISHED_TAKEDOWN:
-        return _drain(registry, hub, item.release_id)
+        return _drain(registry, hub, item.repo_id)
     if item.action is Action.TAKE_DOWN:
         assert item.release_id is not None
         with registry.catalog.write(registry.actor) as uow:
             takedown.queue(uow, [item.release_id], takedown.UP_TO["hide"])
-        return _drain(registry, hub, item.release_id)
+        return _drain(registry, hub, item.repo_id)
     if item.action is Action.RESTRICT:
         access = _row_access(registry, item)
         hub.set_access(item.repo_id, private=access.private, gated=access.gated)
@@ -267,8 +259,13 @@ def _settle(registry: Registry, hub: Hub, item: SyncItem, jobs: Mapping[str, str
     return True
 
 
-def _drain(registry: Registry, hub: Hub, release_id: int | None) -> bool:
-    outcomes = takedown.drain(registry, hub, releases=None if release_id is None else [release_id])
+def _drain(registry: Registry, hub: Hub, repo_id: str) -> bool:
+    """Perform the takedowns of a repo: several versions of one identity may have been released there."""
+    with registry.catalog.read() as session:
+        releases = session.scalars(
+            select(Release.id).where(Release.repo_id == repo_id, Release.endpoint == hub.endpoint)
+        ).all()
+    outcomes = takedown.drain(registry, hub, releases=releases)
     for outcome in outcomes:
         if outcome.error is not None:
             raise outcome.error
