@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from tests import conftest
+from tests.conftest import fresh_postgres
 from tests.services.small import Small
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.session import Catalog
@@ -354,7 +354,7 @@ def fresh(request: pytest.FixtureRequest, backend: str) -> Fresh:
     @contextmanager
     def postgresql() -> Iterator[tuple[Catalog, Path]]:
         server, template = request.getfixturevalue("postgres_server"), request.getfixturevalue("postgres_template")
-        urls = conftest._fresh(server, template)
+        urls = fresh_postgres(server, template)
         with tempfile.TemporaryDirectory(dir=root) as folder:
             catalog = Catalog(next(urls), event_hash=event_hash)
             yield catalog, Path(folder)

@@ -128,9 +128,7 @@ def insert_copy(connection: Connection, table: str) -> None:
     """A copy of a row under another key."""
     columns, constraints = Base.metadata.tables[table].columns, Base.metadata.tables[table].constraints
     row = dict(connection.execute(text(f'SELECT * FROM "{table}" LIMIT 1')).mappings().one())
-    unique = {
-        c.name for u in Base.metadata.tables[table].constraints if isinstance(u, UniqueConstraint) for c in u.columns
-    }
+    unique = {c.name for u in constraints if isinstance(u, UniqueConstraint) for c in u.columns}
     for column in columns:
         if column.primary_key or column.name in unique:
             row[column.name] = other_value(connection, table, column, column.name, row[column.name])
