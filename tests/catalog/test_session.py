@@ -126,6 +126,23 @@ def test_a_savepoint_undoes_its_rows_and_events_only(catalog: Catalog) -> None:
     assert problems(catalog) == []
 
 
+def test_a_savepoint_undoes_bulk_changes_of_loaded_rows(catalog: Catalog) -> None:
+    def fails(uow: UnitOfWork) -> None:
+        with uow.savepoint():
+            uow.bulk_update(Label, uow.keys(Label), {"text": "changed"})
+            uow.bulk_delete(Coordinates, uow.keys(Coordinates))
+            raise RuntimeError
+
+    with catalog.write("tester") as uow:
+        version = add_version(uow, "a", add_space(uow))
+        label = uow.add(Label(version=version, name="job", text="cook"))
+        with pytest.raises(RuntimeError):
+            fails(uow)
+        assert label.text == "cook"
+        uow.event("label.set")
+    assert problems(catalog) == []
+
+
 def test_jobs_and_checkpoints_need_no_event(catalog: Catalog) -> None:
     with catalog.write("tester") as uow:
         uow.add(Job(id="j", kind="sync", state={"at": 3}, updated=T0))

@@ -92,6 +92,8 @@ class Catalog:
         """
         with database_errors(self._url), self._ready().connect() as connection:
             connection.execution_options(**{WRITE: True})
+            if connection.dialect.name == "postgresql":  # writers wait for the chain head's row and then see the latest
+                connection.execution_options(isolation_level="READ COMMITTED")
             with connection.begin(), Session(connection, expire_on_commit=False) as session:
                 unit = UnitOfWork(session, actor, self._hash, self._clock)
                 yield unit
@@ -180,12 +182,15 @@ class UnitOfWork:
     def savepoint(self) -> Iterator[None]:
         """What fails inside is undone, events included, and the error goes on; the transaction can go on too."""
         self.session.flush()
-        before = self._seq, self._head, dict(self._changes)
+        # digests of what was changed before are then taken from the tables: the objects may have been changed since
+        before = self._seq, self._head, {place: (operation, None) for place, (operation, _) in self._changes.items()}
         try:
             with self.session.begin_nested():
                 yield
         except BaseException:
-            self._seq, self._head, self._changes = before
+            self._seq, self._head = before[:2]
+            self._changes = dict(before[2])
+            self.session.expire_all()  # the session itself forgets only what it changed, not bulk changes
             raise
 
     # -- many rows at once ------------------------------------------------------------------------

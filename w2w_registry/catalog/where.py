@@ -106,7 +106,7 @@ def parse_where(text: str) -> Expression:
         WhereError: fields expression, position (0-based character), reason (what was expected, what was found).
     """
     if len(text) > MAX_LENGTH:
-        raise WhereError(expression=text[:60] + "…", position=MAX_LENGTH, reason=f"longer than {MAX_LENGTH} characters")
+        raise WhereError(expression=text[:60] + "…", position=60, reason=f"longer than {MAX_LENGTH} characters")
     return _Parser(text).parse()
 
 
