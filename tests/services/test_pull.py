@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import multiprocessing
 import pickle
 import struct
 from collections.abc import Callable, Iterator
@@ -42,8 +43,10 @@ from w2w_registry.lora import lora_files, model_digest, read_lora
 from w2w_registry.records import Kind
 from w2w_registry.services import gate
 from w2w_registry.services.pull import PullReport, PullRequest, look_up, pull
+from w2w_registry.services.registry import open_registry
 from w2w_registry.services.release import PushRequest, push
 from w2w_registry.services.release_files import Options
+from w2w_registry.settings import load_settings
 
 REPO = "acme/alice-lora"
 
@@ -454,6 +457,39 @@ def test_the_connection_breaks_at_every_request(world: World, wiped: World, acti
         assert report.status == "added"
         assert coordinates(wiped, f"acme/at{at}") == coordinates(world, "acme/alice")
     assert failures == 0 or onward
+
+
+def _pull_in_child(home: str, endpoint: str, token: str, ready: Any) -> None:
+    """A pull in a process of its own, to be killed, which waits until the fault for it is in place."""
+    ready.wait(60)
+    with open_registry(load_settings(home, actor="tester", env={})) as registry:
+        pull(registry, HubClient(endpoint, token=token, sleep=lambda s: None), PullRequest(REPO))
+
+
+def test_kill_9_at_every_request_of_a_pull(world: World, wiped: World) -> None:
+    push(world.registry, world.client, PushRequest("acme/alice", REPO))
+    world.hub.faults.reset()
+    pull(world.registry, world.client, PullRequest(REPO))
+    total = len(world.hub.faults.seen)
+    # Children are forked from a clean process that has everything imported: fast, and no lock is ever held.
+    spawner = multiprocessing.get_context("forkserver")
+    spawner.set_forkserver_preload(["tests.services.test_pull"])
+    before = set(wiped.registry.artifacts.digests())
+    for at in range(1, total + 1):
+        world.hub.faults.reset()
+        home = str(wiped.registry.settings.home)
+        ready = spawner.Event()
+        child = spawner.Process(target=_pull_in_child, args=(home, world.hub.endpoint, world.owner.token, ready))
+        child.start()
+        world.hub.faults.add(Fault("kill", at=at, pid=child.pid))
+        ready.set()
+        child.join(120)
+        assert child.exitcode == -9, at
+        world.hub.faults.reset()
+        absent(wiped, "acme/alice")
+        assert wiped.releases() == []
+        assert set(wiped.registry.artifacts.digests()) == before
+    assert pull(wiped.registry, wiped.client, PullRequest(REPO)).status == "added"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])

@@ -17,13 +17,14 @@ from sqlalchemy import select
 from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
 from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import User, Visibility
-from tests.services.hub_world import World, open_world
+from tests.services.hub_world import World, add_space, make_space, open_world
 from w2w_registry.catalog.models import Job, ReleaseState
 from w2w_registry.errors import ConsentDenied, HubError, WhereError
 from w2w_registry.hub.client import HubClient
 from w2w_registry.hub.plan import Access, Difference
 from w2w_registry.records import Kind
 from w2w_registry.services.pull import PullRequest, pull
+from w2w_registry.services.registry import Registry
 from w2w_registry.services.release import PushRequest, push
 from w2w_registry.services.release_files import Options
 from w2w_registry.services.sync import SyncReport, list_releases, sync
@@ -195,9 +196,29 @@ def test_releases_and_their_filter(published: World) -> None:
         list_releases(published.registry, "kind ==== product")
 
 
+def test_the_whole_round_on_both_databases(
+    registry: Registry,
+    hub: LocalHub,  # noqa: F811
+    owner: User,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    world = World(registry, hub, owner, add_space(registry, make_space()), tmp_path)
+    world.consent("p0001")
+    world.add("acme/alice", subjects=["p0001"])
+    push(registry, world.client, PushRequest("acme/alice", REPO, Access.GATED))
+    assert not push(registry, world.client, PushRequest("acme/alice", REPO, Access.GATED)).changed
+    assert pull(registry, world.client, PullRequest(REPO)).status == "existing"
+    assert [r["consent"] for r in list_releases(registry, "kind = person")] == ["granted"]
+    in_agreement(world)
+    world.withdraw("p0001")
+    assert differences(run(world)) == [Difference.CONSENT_ENDED]
+    in_agreement(world)
+
+
 # -- a push that is killed ---------------------------------------------------------------------
-def _push_in_child(home: str, endpoint: str, token: str) -> None:
-    """A push in a process of its own, to be killed."""
+def _push_in_child(home: str, endpoint: str, token: str, ready: Any) -> None:
+    """A push in a process of its own, to be killed, which waits until the fault for it is in place."""
+    ready.wait(60)
     import huggingface_hub.constants as constants
 
     constants.HF_HUB_DISABLE_XET = True
@@ -229,11 +250,13 @@ def test_kill_9_at_every_request(world: World, spawner: Any, pattern: tuple[Any,
     total = len(world.hub.faults.seen)
     for at in range(1, total + 1):
         world.hub.faults.reset()
-        child = spawner.Process(target=_push_in_child, args=(home, world.hub.endpoint, world.owner.token))
+        ready = spawner.Event()
+        child = spawner.Process(target=_push_in_child, args=(home, world.hub.endpoint, world.owner.token, ready))
         fault = Fault("kill", at=at, when=pattern[(at - 1) % 2])
         child.start()
         fault.pid = child.pid
         world.hub.faults.add(fault)
+        ready.set()
         child.join(120)
         assert child.exitcode == -9, at
         world.hub.faults.reset()
