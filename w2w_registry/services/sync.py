@@ -171,7 +171,8 @@ def _compare(
         begun = release.unfinished(session, hub.endpoint)
         jobs = {job.state["repo"]: job.id for job in begun}
         rows = _newest(session, hub.endpoint)
-        published = [_published(registry, session, row) for row in rows]
+        options = _options(session)
+        published = [_published(registry, session, row, options.get(row.id, Options())) for row in rows]
         known = {row.repo_id for row in session.scalars(select(Release).where(Release.endpoint == hub.endpoint))}
         pulled = session.scalars(select(OperationInput.ref).where(OperationInput.kind == InputKind.HUB).distinct())
         known |= {ref.partition("@")[0] for ref in pulled if ref is not None}
@@ -203,14 +204,14 @@ def _newest(session: Session, endpoint: str) -> list[Release]:
     return list(newest.values())
 
 
-def _published(registry: Registry, session: Session, row: Release) -> Published:
+def _published(registry: Registry, session: Session, row: Release, options: Options) -> Published:
     consent = True
     if row.version_id is not None and row.state is ReleaseState.PUBLISHED:
         consent = gate.ask(
             registry,
             Use.PUBLISH,
             versions=[row.version_id],
-            purpose=_options_of(session, row).purpose,
+            purpose=options.purpose,
             session=session,
         ).allowed
     return Published(
@@ -305,7 +306,7 @@ def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
     assert item.ref is not None
     with registry.catalog.read() as session:
         row = session.get_one(Release, item.release_id)
-        options, access = _options_of(session, row), _access(row)
+        options, access = _options(session).get(row.id, Options()), _access(row)
         is_space = row.space_id is not None
     if is_space:
         from w2w_registry.services.hub_spaces import push_space
@@ -320,12 +321,10 @@ def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
     return True
 
 
-def _options_of(session: Session, row: Release) -> Options:
-    """How a release was made, as the event of its push says; the prompt is in the card alone."""
-    events = session.scalars(select(Event).where(Event.action == "release.push").order_by(Event.seq.desc()))
-    for event in events:
-        if event.objects.get("release") == row.id and "options" in event.payload:
-            return Options.from_json(event.payload["options"])
-    if row.format == "coordinates":
-        return Options(coordinates_only=True)
-    return Options()
+def _options(session: Session) -> dict[int, Options]:
+    """How releases were made, by id, as the events of their pushes say; the prompt is in the card alone."""
+    found: dict[int, Options] = {}
+    for event in session.scalars(select(Event).where(Event.action == "release.push").order_by(Event.seq)):
+        if "options" in event.payload:
+            found[event.objects["release"]] = Options.from_json(event.payload["options"])
+    return found
