@@ -19,8 +19,8 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.services import audit, withdraw
 
 
-def attach(url: str, folder: Path, prefix: str) -> Small:
-    """A ``Small`` on a catalog that has its space already."""
+def attach(url: str, folder: Path, first: int = 0) -> Small:
+    """A ``Small`` on a catalog that has its space already; its models are numbered from ``first`` on."""
     from sqlalchemy import select
 
     from w2w_registry.artifacts import ArtifactStore
@@ -30,7 +30,7 @@ def attach(url: str, folder: Path, prefix: str) -> Small:
     small = Small.__new__(Small)
     settings = Settings(folder / "home", url, "curator", str(folder / "home" / "artifacts"))
     small.registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
-    small.url, small._count, small.prefix = url, 0, prefix
+    small.url, small._count = url, first
     with small.registry.catalog.read() as session:
         small.space_id = session.scalars(select(Space.id)).one()
     return small
@@ -38,7 +38,7 @@ def attach(url: str, folder: Path, prefix: str) -> Small:
 
 def work(url: str, folder: Path, seed: int, count: int) -> None:
     """Perform ``count`` random operations under names that carry the seed."""
-    small, rng = attach(url, folder, f"w{seed}"), random.Random(seed)
+    small, rng = attach(url, folder, seed * 1_000_000), random.Random(seed)
     versions: list[int] = []
     for step in range(count):
         name, subject = f"w{seed}-{step}", f"w{seed}s{step % 7}"

@@ -32,7 +32,7 @@ def start(url: str, folder: Path, seed: int, count: int) -> subprocess.Popen[str
 
 def check_after(url: str, folder: Path, acknowledged: list[str]) -> None:
     """The catalog opens and verifies; what was acknowledged is there; withdrawals finish; nothing is half done."""
-    small = attach(url, folder, "check")
+    small = attach(url, folder)
     for withdrawal_id in withdraw.unfinished(small.registry):
         withdraw.resume(small.registry, withdrawal_id)
     verdict = audit.verify(small.registry)
@@ -72,6 +72,7 @@ def kill_loop(url: str, folder: Path, kills: int, seed: int, longest: float) -> 
         assert process.stdout is not None
         lines = [process.stdout.readline()]
         time.sleep(rng.random() * longest)
+        assert process.poll() is None, "the worker stopped by itself"
         process.kill()
         lines += process.stdout.readlines()
         process.wait()
@@ -108,7 +109,7 @@ def write_together(url: str, folder: Path, writers: int, count: int) -> None:
         acknowledged += out.splitlines()
     assert len(acknowledged) == writers * count
     check_after(url, folder, acknowledged)
-    small = attach(url, folder, "check")
+    small = attach(url, folder)
     with small.registry.catalog.read() as session:
         sequence = [event.seq for event in events(session)]
         assert sequence == list(range(1, event_count(session) + 1))
