@@ -67,11 +67,12 @@ def fit_space(
 
     σ makes the parameters comparable before the PCA; it is never zero or negative, and Σ var/σ² = D:
 
-    - ``module``: one σ per tensor, so that a unit of z is a unit of *effect*, and every module has the same variance.
-      To first order the change of ΔW ∝ BA is δB A + B δA, so B counts by E‖A‖² and A by E‖B‖². Parameters that
-      hardly do anything then hardly count, however they vary.
+    - ``module``: one σ per tensor. Every module has the same variance, and within it A and B have a say in proportion
+      to √(what they do): to first order ΔW ∝ BA changes by δB A + B δA, so B does E‖A‖²·var(B) and A does
+      E‖B‖²·var(A). Parameters that hardly do anything hardly count, and a gauge shared by all LoRAs
+      (A twice as large, B half) changes nothing. This finds identities again best (docs/metric.md).
     - ``parameter``: the standard deviation of each parameter (the paper's), at least 1% of the median one. It gives
-      training noise in an idle parameter the same say as signal in a busy one; docs/metric.md has what that costs.
+      training noise in an idle parameter the same say as signal in a busy one.
 
     Each component's largest entry is positive.
 
@@ -195,16 +196,20 @@ def _module_std(
     inverse = np.empty(layout.dim)
     used = 0
     for module in layout.modules:
-        a, b = places[(module, "A")], places[(module, "B")]
-        effect = {"A": size[(module, "B")], "B": size[(module, "A")]}
-        whole = effect["A"] * float(variance[a].sum()) + effect["B"] * float(variance[b].sum())
+        parts: dict[Factor, slice] = {"A": places[(module, "A")], "B": places[(module, "B")]}
+        gain = {"A": size[(module, "B")], "B": size[(module, "A")]}
+        own = {factor: float(variance[part].sum()) for factor, part in parts.items()}
+        says = {factor: np.sqrt(gain[factor] * own[factor]) for factor in parts}
+        whole = says["A"] + says["B"]
         used += whole > 0
-        parts: tuple[tuple[Factor, slice], ...] = (("A", a), ("B", b))
-        for factor, part in parts:
-            if effect[factor] > 0 and whole > 0:
-                inverse[part] = np.sqrt(effect[factor] / whole)
+        for factor, part in parts.items():
+            other: Factor = "B" if factor == "A" else "A"
+            if says[factor] > 0:
+                inverse[part] = np.sqrt(says[factor] / whole / own[factor])
+            elif whole > 0:
+                # It never varied: count it, should it ever, by its effect against its partner's.
+                inverse[part] = np.sqrt(gain[factor] / gain[other] / own[other])
             else:
-                # Without its partner a factor does nothing; it needs a finite σ all the same.
                 inverse[part] = 1.0 / np.sqrt(size[(module, factor)]) if size[(module, factor)] > 0 else 1.0
     return np.asarray(np.sqrt(used / layout.dim) / inverse)
 
