@@ -41,6 +41,8 @@ from w2w_registry.space.metrics import (
     repeat_reliability,
 )
 
+FALSE_MATCH_RATE = 1e-4
+"""Of pairs of different identities, how many may score as the same one."""
 _FEW = 40
 """Below so many LoRAs nothing can be said about what left-out ones look like."""
 
@@ -110,10 +112,13 @@ def fit_calibrated(
     residual: dict[str, float] = {}
     if len(fit_set.members) >= _FEW:
         left_out = cross_fit(fit_set.thetas, fit_set.layout, space.k, choose)
-        genuine = None
+        impostors, genuine = left_out.impostors, None
         if pairs is not None:
+            # Better than left-out LoRAs: these were trained apart from the fitted ones, as a query is.
             genuine = metric.score(first, second)
-        calibration = calibrate_scores(metric.name, left_out.impostors, genuine=genuine)
+            across = metric.unit(second) @ metric.unit(first).T
+            impostors = across[~np.eye(len(across), dtype=bool)]
+        calibration = calibrate_scores(metric.name, impostors, genuine=genuine, false_match_rate=FALSE_MATCH_RATE)
         residual = {
             "typical": float(np.median(left_out.residuals)),
             "high": float(np.quantile(left_out.residuals, 0.99)),

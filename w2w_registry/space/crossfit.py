@@ -20,8 +20,8 @@ from w2w_registry.space.metrics import Metric
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """What left-out LoRAs look like: ``residuals`` (n,), and ``impostors``, scores of pairs of different left-out
-    identities (each against those left out with it) in a space that knew neither."""
+    """What left-out LoRAs look like: ``residuals`` (n,), and ``impostors``, the scores of each against every fitted
+    identity, as a search for it would give them."""
 
     residuals: NDArray[np.float64]
     impostors: NDArray[np.float64]
@@ -51,6 +51,7 @@ def cross_fit(
         space = space.truncated(min(components, space.k))
         coordinates = space.project(thetas[out])
         residuals[out] = space.residual(thetas[out], coordinates)
-        units = choose_metric(space).unit(coordinates).astype(np.float64)
-        impostors.append((units @ units.T)[np.triu_indices(len(out), 1)])
+        metric = choose_metric(space)
+        scores = metric.unit(coordinates) @ metric.unit(space.project(thetas[kept])).T
+        impostors.append(scores.astype(np.float64).reshape(-1))
     return CrossFit(residuals, np.concatenate(impostors))
