@@ -112,6 +112,31 @@ def test_twice_is_once_and_erasing_later_goes_on(small: Small) -> None:
     assert small.events() == before
 
 
+def test_a_wish_for_protection_may_come_later_but_not_after_erasure(small: Small) -> None:
+    Scene(small)
+    withdraw.withdraw(small.registry, "s1")
+    assert not withdraw.withdraw(small.registry, "s1", protect=True)["already"]
+    assert withdraw.withdraw(small.registry, "s1", protect=True)["already"]
+    assert subjects.show_subject(small.registry, "s1")["do_not_recreate"] == 1
+    withdraw.withdraw(small.registry, "s1", erase=True)
+    assert withdraw.withdraw(small.registry, "s1", protect=True)["already"]
+
+
+def test_a_withdrawal_still_running_elsewhere_is_joined(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(small)
+    monkeypatch.setattr(withdraw, "resume", crash_now)
+    with pytest.raises(Crash):
+        withdraw.withdraw(small.registry, "s1")
+    monkeypatch.undo()
+    monkeypatch.setattr(withdraw, "unfinished", lambda *_: [])
+    joined = withdraw.withdraw(small.registry, "s1")
+    assert (joined["already"], joined["receipt"]["subject"]) == (True, "s1")
+    assert scene.states()[:3] == ["blocked"] * 3
+    before = small.events()
+    withdraw._issue(small.registry, joined["withdrawal"], withdraw.plan_withdrawal(small.registry, "s1"))
+    assert small.events() == before
+
+
 def test_erasure_leaves_ids_and_digests_only(small: Small) -> None:
     scene = Scene(small)
     index = small.registry.settings.index_dir / "0123456789abcdef-cafe-flat"

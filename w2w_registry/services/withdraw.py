@@ -88,12 +88,9 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
         resume(registry, withdrawal_id)
     with registry.catalog.write(registry.actor) as uow:
         plan = _plan(uow.session, subject, erase=erase, protect=protect)
-        if _nothing_left(uow.session, plan):
-            last = _last(uow.session, subject)
-            assert last is not None
-            return {**last.receipt, "already": True} if last.receipt else {}
-        withdrawal_id = _block(uow, plan)
-    return {**resume(registry, withdrawal_id), "already": False}
+        done = _nothing_left(uow.session, plan)
+        withdrawal_id = _block(uow, plan) if done is None else done
+    return {**resume(registry, withdrawal_id), "already": done is not None}
 
 
 def invalidate(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
@@ -261,18 +258,19 @@ def _held_by_others(session: Session, digests: Iterable[str], version_ids: set[i
     return found
 
 
-def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> bool:
-    """Whether an earlier withdrawal did all that this one would."""
+def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
+    """Id of an earlier withdrawal (it may still be running elsewhere) that does all that this one would."""
     last = _last(session, plan.subject)
     if last is None or plan.records or plan.releases:
-        return False
+        return None
     gone = {VersionState.ERASED} if plan.erase else {VersionState.BLOCKED, VersionState.REMOVED, VersionState.ERASED}
     if any(v.state not in gone for v in plan.versions) or (plan.erase and not last.erase):
-        return False
+        return None
     kept = session.scalar(
         select(func.count()).select_from(GuardReference).where(GuardReference.subject_id == plan.subject)
     )
-    return not plan.protect or bool(kept) or plan.erase
+    could_protect = any(not v.derived and v.state != VersionState.ERASED for v in plan.versions)
+    return last.id if not plan.protect or kept or not could_protect else None
 
 
 def _last(session: Session, subject: str) -> Withdrawal | None:
@@ -414,6 +412,8 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
 def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
     with registry.catalog.write(registry.actor) as uow:
         row = uow.session.get_one(Withdrawal, withdrawal_id)
+        if row.finished is not None:
+            return  # another process resumed it too, and was first
         stone: Tombstone = withdrawal.tombstone(plan, secrets.token_hex(32))
         completed = uow.now()
         row.receipt = {
