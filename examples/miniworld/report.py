@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from examples.miniworld.world import ATTRIBUTES, BINARY, CONTINUOUS, Array, samp
 from w2w_registry.diffusion.bank import LoraBank
 
 CUT: Final = len(CONTINUOUS)
+STRENGTH: Final = 1.5
 PICTURES: Final = Path(__file__).parent / "pictures"
 WORDS: Final = (
     "photo of person",
@@ -71,7 +73,9 @@ class World:
         self.readers: Readers = load_readers(data / "readers.safetensors")
         self.pipeline = load_pipeline(data / "pipeline")
         self.loras = store.load_loras(data)
-        self.bank = LoraBank(self.pipeline.unet, self.loras.layout)
+        layout = self.loras.layout
+        self.bank = LoraBank(self.pipeline.unet, layout)
+        self.strong = LoraBank(self.pipeline.unet, replace(layout, alpha=STRENGTH * layout.alpha))
         self.truth = people.attributes()
 
     def through_vae(self, photos: Photos) -> Photos:
@@ -81,10 +85,11 @@ class World:
             y = torch.cat([self.pipeline.vae(part).sample for part in x.split(128)])
         return ((y.permute(0, 2, 3, 1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
 
-    def draw(self, theta: Array, seeds: int, prompt: str = PROMPT) -> Photos:
+    def draw(self, theta: Array, seeds: int, strong: bool = False) -> Photos:
         """(N·seeds, 32, 32, 3): LoRA i from seeds 0 … seeds - 1, together."""
         rows = torch.from_numpy(theta).repeat_interleave(seeds, dim=0)
-        return sample(self.pipeline, [prompt] * len(rows), list(range(seeds)) * len(theta), self.bank, rows)
+        bank = self.strong if strong else self.bank
+        return sample(self.pipeline, [PROMPT] * len(rows), list(range(seeds)) * len(theta), bank, rows)
 
 
 def report_readers(world: World) -> None:
@@ -131,8 +136,9 @@ def report_loras(world: World, count: int = 48, seeds: int = 4) -> None:
     fit = np.arange(count)
     held = np.arange(people.FIT, people.FIT + min(count, people.HELDOUT))
     columns = {}
-    for label, rows in (("fit", fit), ("held out", held)):
-        readings = world.readers.read(world.draw(world.loras.theta[rows], seeds))
+    cases = (("fit", fit, False), ("held out", held, False), (f"held out, strength {STRENGTH}", held, True))
+    for label, rows, strong in cases:
+        readings = world.readers.read(world.draw(world.loras.theta[rows], seeds, strong))
         truth = world.truth[rows].repeat(seeds, axis=0)
         columns[f"{label}, every picture"] = agreement(readings, truth)
         mean = readings.reshape(len(rows), seeds, -1).mean(axis=1)
@@ -207,8 +213,9 @@ def make_sheets(world: World) -> None:
     sheet(list(photos.reshape(len(WORDS), 12, *photos.shape[1:])), PICTURES / "base.png")
     rows = []
     for index in [0, 1, 2, 3, 4, *range(people.FIT, people.FIT + 3)]:
-        true = people.photo_set(index, world.truth[index])[:5]
-        rows.append(np.concatenate([true, np.full_like(true[:1], 255), world.draw(world.loras.theta[index][None], 6)]))
+        true = people.photo_set(index, world.truth[index])[:4]
+        blank, theta = np.full_like(true[:1], 255), world.loras.theta[index][None]
+        rows.append(np.concatenate([true, blank, world.draw(theta, 5), blank, world.draw(theta, 5, strong=True)]))
     sheet(rows, PICTURES / "loras.png")
     truth = sample_attributes(24, 77)
     shown = render(truth, sample_nuisances(24, (77, 7)))
