@@ -25,7 +25,7 @@ from w2w_registry.errors import UsageError
 Array = NDArray[np.float32]
 
 LATENT_SIDE: Final = 16
-MIDDLE_VALUES: Final = 2560
+MIDDLE_VALUES: Final = 640
 LEVELS: Final = (0.05, 0.3)
 """Noise levels the UNet looks at, as shares of the schedule: fine and coarse."""
 MAX_RANK: Final = 1024

@@ -25,6 +25,8 @@ from w2w_registry.space.layout import Layout
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+SMALL: Final = 1024
+"""Latent positions up to which attention is small enough to be written out."""
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -230,7 +232,15 @@ def load_model(
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
-    return DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
+    model = DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
+    _, height, width = model.latent_shape
+    if where.type == "cpu" and height * width <= SMALL:
+        from diffusers.models.attention_processor import AttnProcessor
+
+        # Torch's fused attention has no bfloat16 backward worth the name on the CPU: plain products train twice as
+        # fast. They cost memory with the square of the latents, so this is for small pictures only.
+        pipe.unet.set_attn_processor(AttnProcessor())
+    return model
 
 
 @contextmanager

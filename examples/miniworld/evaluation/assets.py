@@ -32,6 +32,7 @@ Pictures = NDArray[np.uint8]
 RECIPE: Final = Recipe(PROMPT, steps=20, guidance=2.0)
 UNSEEN: Final = 2
 """The photo session inversions see: of other nuisances than the one the LoRAs learned from."""
+GUESS_PHOTOS: Final = 6
 JUDGED: Final = 3
 """The session drawn pictures are compared with."""
 
@@ -52,11 +53,13 @@ class Scope:
 
 @dataclass
 class Assets:
-    """The shipped mini world, opened once. ``theta`` (N, D) by identity; ``again`` (R, D) the retrained ones."""
+    """The shipped mini world, opened once. ``theta0`` (D,): where all LoRAs began; ``theta`` (N, D) by identity;
+    ``again`` (R, D) the retrained ones."""
 
     model: DiffusionModel
     readers: Readers
     layout: Layout
+    theta0: Array
     theta: Array
     again: Array
     cache: Path
@@ -67,7 +70,8 @@ class Assets:
         store.verify(data)
         loras = store.load_loras(data)
         model = load_model(data / "pipeline", device="cpu", dtype="float32")
-        return cls(model, load_readers(data / "readers.safetensors"), loras.layout, loras.theta, loras.retrained, cache)
+        readers = load_readers(data / "readers.safetensors")
+        return cls(model, readers, loras.layout, loras.theta0, loras.theta, loras.retrained, cache)
 
     @property
     def bf16(self) -> bool:
@@ -133,8 +137,9 @@ class Assets:
         names = ("mean", "std", "weights", "bias", "variance")
 
         def compute() -> dict[str, Array]:
-            rows = [self.features(self.photos(i, 0)) for i in range(people.FIT)]
-            who = np.repeat(np.arange(people.FIT), people.PHOTOS)
+            shown = [self.photos(i, 0)[:GUESS_PHOTOS] for i in range(people.FIT)]
+            rows = [self.features(np.concatenate(shown[i : i + 40])) for i in range(0, people.FIT, 40)]
+            who = np.repeat(np.arange(people.FIT), GUESS_PHOTOS)
             white = (self.coordinates[: people.FIT] / self.space.component_std)[who]
             return fit_guess(np.concatenate(rows), white, who).to_tensors()
 

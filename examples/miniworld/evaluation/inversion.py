@@ -12,9 +12,9 @@ import torch
 from examples.miniworld import identities as people
 from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, Scope, identity_scores
 from examples.miniworld.evaluation.report import Row
-from examples.miniworld.train_loras import INIT_SEED, RECIPE
+from examples.miniworld.train_loras import RECIPE
 from w2w_registry.diffusion.invert import InvertConfig, invert
-from w2w_registry.diffusion.train import initial_theta, train
+from w2w_registry.diffusion.train import train
 from w2w_registry.space import intervals
 
 COMPONENTS: Final = 256
@@ -54,7 +54,7 @@ def dreambooth(assets: Assets, indices: Sequence[int], photos: int) -> Array:
     """θ (n, D) of LoRAs trained on the first ``photos`` photos of the unseen session, by the space's own recipe."""
 
     def compute() -> Array:
-        theta0 = initial_theta(assets.layout, INIT_SEED)
+        theta0 = torch.from_numpy(assets.theta0)
         config, found = replace(RECIPE, seed=31, bf16=assets.bf16), []
         for start in range(0, len(indices), 16):
             part = indices[start : start + 16]

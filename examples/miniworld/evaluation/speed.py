@@ -16,9 +16,9 @@ from examples.miniworld import identities as people
 from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, Scope, identity_scores
 from examples.miniworld.evaluation.inversion import COMPONENTS, CONFIG
 from examples.miniworld.evaluation.report import Row, exact
-from examples.miniworld.train_loras import INIT_SEED, RECIPE, SHARD
+from examples.miniworld.train_loras import RECIPE, SHARD
 from w2w_registry.diffusion.invert import invert
-from w2w_registry.diffusion.train import initial_theta, train
+from w2w_registry.diffusion.train import train
 from w2w_registry.space import intervals
 
 BUDGETS = (0, 5, 10, 20, 40, CONFIG.steps)
@@ -112,7 +112,7 @@ def training(assets: Assets, scope: Scope) -> list[Row]:
     photos = [assets.photos(i, 0) for i in range(count)]
     latents = assets.model.encode_images(np.concatenate(photos), batch=64)
     latents = latents.reshape(count, people.PHOTOS, *latents.shape[1:])
-    theta0 = initial_theta(assets.layout, INIT_SEED)
+    theta0 = torch.from_numpy(assets.theta0)
 
     def batched(group: int, bf16: bool) -> float:
         config = replace(RECIPE, steps=steps, bf16=bf16)
