@@ -1,6 +1,6 @@
 """Which metric finds the same identity again? Recall of retrained LoRAs among all identities, for every metric.
 
-``python -m benchmarks.recall_metrics [--loras FILE] [--components K …] [--json FILE]`` prints the table of
+``python -m benchmarks.recall_metrics [--loras FILE] [--components K …] [--unseen] [--json FILE]`` prints the table of
 docs/metric.md. Data: the mini world's LoRAs, or an ``.npz`` with ``theta`` (n, D), ``retrained`` (q, D, row i the same
 identity as row i of theta), ``fit`` (how many leading rows the space may be fitted on) and ``layout`` (its JSON).
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +40,18 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """LoRAs of all identities (n, D), of some retrained (q, D), and how many of the first may be fitted on."""
+    """LoRAs of all identities (n, D), of some retrained (q, D); rows ``first`` to ``fit`` may be fitted on."""
 
     layout: Layout
     theta: NDArray[np.float32]
     retrained: NDArray[np.float32]
     fit: int
+    first: int = 0
+
+    @property
+    def fitted(self) -> NDArray[np.float32]:
+        """The rows the space is fitted on."""
+        return self.theta[self.first : self.fit]
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def load(path: Path | None) -> Data:
 
 def table(data: Data, components: list[int]) -> list[Row]:
     """Every metric, at every number of components."""
-    mean = data.theta[: data.fit].mean(0)
+    mean = data.fitted.mean(0)
     rows = [
         _row("raw θ, cosine", None, False, theta_scores(data.retrained, data.theta)),
         _row("raw θ less the mean, cosine", None, False, theta_scores(data.retrained - mean, data.theta - mean)),
@@ -90,7 +96,7 @@ def table(data: Data, components: list[int]) -> list[Row]:
     ]
     scalings: tuple[Scaling, ...] = ("parameter", "module")
     for scaling in scalings:
-        widest = fit_space(data.theta[: data.fit], data.layout, base_model="benchmark", scaling=scaling)
+        widest = fit_space(data.fitted, data.layout, base_model="benchmark", scaling=scaling)
         for k in sorted({min(k, widest.k) for k in components}):
             rows += _coordinate_rows(data, widest.truncated(k), f"coordinates (σ per {scaling})")
     return rows
@@ -153,7 +159,7 @@ def markdown(rows: list[Row], data: Data) -> str:
     """The table, best first within its kind."""
     lines = [
         f"{len(data.retrained)} retrained LoRAs among {len(data.theta)} identities; "
-        f"space fitted on {data.fit}; D = {data.layout.dim}.",
+        f"space fitted on {len(data.fitted)}; D = {data.layout.dim}.",
         "",
         "| metric | components | needs repeats | recall@1 (95%) | recall@10 | apart, mean | apart, worst 5% |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -176,9 +182,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loras", type=Path, help="data/loras.safetensors of a mini world, or an .npz")
     parser.add_argument("--components", type=int, nargs="+", default=[64, 256, 999])
+    parser.add_argument("--unseen", action="store_true", help="leave the retrained identities out of the fit")
     parser.add_argument("--json", type=Path, help="write the rows here too")
     args = parser.parse_args(argv)
     data = load(args.loras)
+    if args.unseen:
+        data = replace(data, first=len(data.retrained))
     rows = table(data, args.components)
     print(markdown(rows, data))
     if args.json:
