@@ -116,7 +116,7 @@ def fit_calibrated(
         if pairs is not None:
             # Better than left-out LoRAs: these were trained apart from the fitted ones, as a query is.
             genuine = metric.score(first, second)
-            across = metric.unit(second) @ metric.unit(first).T
+            across = metric.unit(second).astype(np.float64) @ metric.unit(first).T
             impostors = across[~np.eye(len(across), dtype=bool)]
         calibration = calibrate_scores(metric.name, impostors, genuine=genuine, false_match_rate=FALSE_MATCH_RATE)
         residual = {
