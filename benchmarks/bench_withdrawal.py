@@ -24,6 +24,7 @@ from sqlalchemy import func, select
 
 from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.models import (
     Coordinates,
@@ -167,6 +168,13 @@ def run(url: str, home: Path, descendants: int, bystanders: int) -> dict[str, An
     with registry.catalog.read() as session:
         ids = list(range(root, root + min(1000, descendants)))
         out["consent states of 1,000 versions"], _ = timed(lambda: gate.consent_states(session, ids, now()))
+        out["lineage down from the root, ids by recursive SQL"], found = timed(
+            lambda: walks.descendant_ids(session, [root])
+        )
+        assert len(found) == descendants + 1
+        out["lineage down from the root, with every edge"], _ = timed(lambda: walks.descendants(session, [root]))
+        out["lineage up from the last, with every edge"], above = timed(lambda: walks.ancestors(session, [last]))
+        out["versions above the last"] = len(above.depth)
     out["plan"], plan = timed(lambda: withdraw.plan_withdrawal(registry, "s1"))
     assert len(plan.versions) == descendants + 1
 

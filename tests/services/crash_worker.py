@@ -12,21 +12,20 @@ import random
 import sys
 from pathlib import Path
 
+from sqlalchemy import select
+
 from tests.services.small import ANY, Small
+from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.services import audit, withdraw
+from w2w_registry.services.registry import Registry
+from w2w_registry.settings import Settings
 
 
 def attach(url: str, folder: Path, first: int = 0) -> Small:
     """A ``Small`` on a catalog that has its space already; its models are numbered from ``first`` on."""
-    from sqlalchemy import select
-
-    from w2w_registry.artifacts import ArtifactStore
-    from w2w_registry.services.registry import Registry
-    from w2w_registry.settings import Settings
-
     small = Small.__new__(Small)
     settings = Settings(folder / "home", url, "curator", str(folder / "home" / "artifacts"))
     small.registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
