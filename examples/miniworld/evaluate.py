@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -35,12 +36,17 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=[*SUITES, "all"], default="all")
     parser.add_argument("--small", action="store_true", help="few identities and seeds: a look, not a measurement")
+    parser.add_argument("--heldout", type=int, help="measure on so many held-out identities")
+    parser.add_argument("--registered", type=int, help="look for so many registered persons by an unseen photo")
+    parser.add_argument("--samples", type=int, help="sample so many identities")
     parser.add_argument("--json", type=Path, help="also write every row here")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
     one_thread()
-    scope = Scope.small() if args.small else Scope()
+    asked = {name: getattr(args, name) for name in ("heldout", "registered", "samples")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    scope = replace(Scope.small() if args.small else Scope(), **given)
     assets = Assets.load(args.data, args.cache)
     rows: list[Row] = []
     for name in SUITES if args.suite == "all" else (args.suite,):
