@@ -2,8 +2,8 @@
 
     python -m tests.services.crash_worker URL HOME SEED COUNT
 
-Prints one line per acknowledged operation, after it returned: ``add NAME``, ``edit NAME``, ``withdraw SUBJECT``,
-``checkpoint SIZE``. The reader may rely on exactly what was printed.
+Prints one line per acknowledged operation, after it returned: ``add ID``, ``edit ID`` (of the version: its name may be
+erased later), ``withdraw SUBJECT``, ``checkpoint SIZE``. The reader may rely on exactly what was printed.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
         name, subject = f"w{seed}-{step}", f"w{seed}s{step % 7}"
         kind = rng.choice(["add", "add", "add", "edit", "edit", "withdraw", "checkpoint"])
         if kind == "edit" and versions:
-            small.derive(name, rng.choice(versions))
-            print("edit", name, flush=True)
+            print("edit", small.derive(name, rng.choice(versions)), flush=True)
         elif kind == "withdraw" and versions:
             small.grant(subject, ANY)
             small.add(name, subject)
@@ -57,7 +56,7 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
         else:
             small.grant(subject, ANY)
             versions.append(small.add(name, subject))
-            print("add", name, flush=True)
+            print("add", versions[-1], flush=True)
 
 
 if __name__ == "__main__":
