@@ -39,12 +39,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--heldout", type=int, help="measure on so many held-out identities")
     parser.add_argument("--registered", type=int, help="look for so many registered persons by an unseen photo")
     parser.add_argument("--samples", type=int, help="sample so many identities")
+    parser.add_argument("--seeds", type=int, help="draw everybody with so many seeds")
     parser.add_argument("--json", type=Path, help="also write every row here")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args(argv)
     one_thread()
-    asked = {name: getattr(args, name) for name in ("heldout", "registered", "samples")}
+    asked = {name: getattr(args, name) for name in ("heldout", "registered", "samples", "seeds")}
     given = {name: value for name, value in asked.items() if value is not None}
     scope = replace(Scope.small() if args.small else Scope(), **given)
     assets = Assets.load(args.data, args.cache)

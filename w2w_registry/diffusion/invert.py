@@ -101,15 +101,15 @@ class InvertConfig:
     patience: how many judgements without progress end it. bf16: arithmetic in bfloat16. seed: of all noise.
     """
 
-    steps: int = 60
+    steps: int = 25
     samples: int = 16
     lr: float = 0.1
-    prior: float = 0.02
+    prior: float = 0.01
     low: float = 0.0
     high: float = 1.0
-    held_out: int = 32
+    held_out: int = 16
     every: int = 5
-    patience: int = 4
+    patience: int = 3
     bf16: bool = False
     seed: int = 0
 

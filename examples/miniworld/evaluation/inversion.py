@@ -17,7 +17,7 @@ from w2w_registry.diffusion.invert import InvertConfig, invert
 from w2w_registry.diffusion.train import train
 from w2w_registry.space import intervals
 
-COMPONENTS: Final = 256
+COMPONENTS: Final = 999
 CONFIG: Final = InvertConfig()
 BATCH: Final = 8
 
