@@ -37,7 +37,8 @@ def add(
     """Add LoRA files, folders or globs as identities, with coordinates in a weight space.
 
     A folder of LoRA folders adds them all. The same content again is "already there" (exit 0), also when
-    it was re-saved in another format or dtype. A name that exists gets a new version. Files that cannot be
+    it was re-saved in another format or dtype; a --subject not named before is then added to what is there.
+    A name that exists gets a new version. Files that cannot be
     used are reported one by one; the good ones are added all the same (exit 5 says some were not).
     """
     from w2w_registry.services import ingest

@@ -211,3 +211,12 @@ def test_one_source_file_row_per_content(fitted: Registry, loras: Path) -> None:
     put(fitted, loras / "p0001")
     with fitted.catalog.read() as session:
         assert session.query(SourceFile).count() == 1
+
+
+def test_a_subject_named_later_is_added_to_what_is_there(fitted: Registry, loras: Path) -> None:
+    put(fitted, loras / "p0001")
+    assert show(fitted, "p0001")["subjects"] == []
+    assert put(fitted, loras / "p0001", subjects=("s-1",)).items[0].status == "existing"
+    assert show(fitted, "p0001")["subjects"] == ["s-1"]
+    put(fitted, loras / "p0001", subjects=("s-1", "s-2"))
+    assert show(fitted, "p0001")["subjects"] == ["s-1", "s-2"]

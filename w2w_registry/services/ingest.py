@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Identity, InputKind, SourceFile, Space, Version
+from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.models import (
+    Coordinates,
+    Identity,
+    InputKind,
+    SourceFile,
+    Space,
+    Version,
+    VersionSubject,
+)
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
@@ -40,6 +49,7 @@ from w2w_registry.services.previews import read_preview
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.resemblance import Resemblance, resemblances
 from w2w_registry.services.spaces import open_space
+from w2w_registry.services.subjects import ensure_subject
 from w2w_registry.services.versions import (
     Activity,
     File,
@@ -334,7 +344,15 @@ class _Chunk:
         return self._added(one, version.number, near)
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> None:
-        """Note a file not seen before, and coordinates in a space the version was not placed in yet."""
+        """Note a file not seen before, subjects not named before, and coordinates in a space the version was not
+        placed in yet."""
+        named = subjects_of(uow.session, [version.id]).get(version.id, ())
+        missing = [subject for subject in self.request.subjects if subject not in named]
+        for subject in missing:
+            ensure_subject(uow, subject)
+            uow.add(VersionSubject(version_id=version.id, subject_id=subject))
+        if missing:
+            uow.event("version.depict", {"version": version.id, "subject": missing})
         seen = uow.session.scalar(
             select(SourceFile.id).where(SourceFile.version_id == version.id, SourceFile.sha256 == one.lora.sha256)
         )
