@@ -101,14 +101,14 @@ class InvertConfig:
     patience: how many judgements without progress end it. bf16: arithmetic in bfloat16. seed: of all noise.
     """
 
-    steps: int = 25
-    samples: int = 16
+    steps: int = 40
+    samples: int = 8
     lr: float = 0.1
-    prior: float = 0.01
+    prior: float = 0.001
     low: float = 0.0
     high: float = 1.0
     held_out: int = 16
-    every: int = 5
+    every: int = 10
     patience: int = 3
     bf16: bool = False
     seed: int = 0
@@ -292,9 +292,7 @@ class _Inversion:
                 with torch.no_grad():
                     first.lerp_(gradient, 0.1)
                     second.lerp_(gradient.square(), 0.01)
-                    # One second moment for all components of a photo: whitened, they share a unit, and a component
-                    # the photo says nothing about must not be driven by its noise at full speed.
-                    size = (second.mean(1, keepdim=True) / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
+                    size = (second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
                     lr = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
                     white = white - lr * first / (1 - 0.9 ** (step + 1)) / size
                 step += 1

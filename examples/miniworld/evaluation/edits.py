@@ -17,7 +17,9 @@ from w2w_registry.diffusion.generate import Recipe, Shot
 from w2w_registry.space import directions as d
 from w2w_registry.space import intervals
 
-MARGIN: Final = 0.25
+MARGINS: Final = (0.0, 0.5, 1.0, 2.0)
+TRIED_ON: Final = range(12)
+"""Identities of the fit split that say how far beyond the average "yes" an edit has to aim."""
 STRENGTHS: Final = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
@@ -27,15 +29,34 @@ def fitted(assets: Assets) -> dict[str, d.Direction]:
     return {name: d.fit_reader(name, points, assets.truth[: people.FIT, i], std) for i, name in enumerate(ATTRIBUTES)}
 
 
-def moves(assets: Assets, all_: dict[str, d.Direction], attribute: str, points: Array, on: Sequence[bool]) -> Array:
+def moves(
+    assets: Assets,
+    all_: dict[str, d.Direction],
+    attribute: str,
+    points: Array,
+    on: Sequence[bool],
+    margin: float,
+) -> Array:
     """The edit (n, k) of each point that turns ``attribute`` on or off and keeps every other labelled attribute."""
     direction, std = all_[attribute], assets.space.component_std
     keep = [other for name, other in all_.items() if name != attribute]
     out = []
     for point, yes in zip(points, on, strict=True):
-        amount = d.amount_for(direction, point, d.target_reading(direction, yes, MARGIN))
+        amount = d.amount_for(direction, point, d.target_reading(direction, yes, margin))
         out.append(d.solve_edit([(direction, amount)], keep, std))
     return np.stack(out).astype(np.float32)
+
+
+def margin_for(assets: Assets, all_: dict[str, d.Direction], attribute: str) -> float:
+    """The least margin at which the drawn attribute flips for nearly everybody tried, none of them held out."""
+    i, tried = ATTRIBUTES.index(attribute), list(TRIED_ON)
+    on = [bool(v < 0.5) for v in assets.truth[tried, i]]
+    points = assets.coordinates[tried]
+    for margin in MARGINS[:-1]:
+        thetas = assets.space.reconstruct(points + moves(assets, all_, attribute, points, on, margin))
+        if flipped(assets.readings(thetas, (1,), f"margin-{attribute}"), i, on).mean() > 0.9:
+            return margin
+    return MARGINS[-1]
 
 
 def prompted(assets: Assets, thetas: Array, word: str, on: Sequence[bool], seeds: Sequence[int]) -> Array:
@@ -83,12 +104,13 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
     for binary in BINARY:
         i, name = ATTRIBUTES.index(binary.name), binary.name
         on = [bool(v < 0.5) for v in assets.truth[held, i]]
-        step = moves(assets, every, name, points, on)
+        margin = margin_for(assets, every, name)
+        step = moves(assets, every, name, points, on, margin)
         after = assets.readings(assets.space.reconstruct(points + step), seeds, f"edit-{name}")
         words = prompted(assets, thetas, binary.word, on, seeds)
         flips = flipped(after, i, on)
         rows += [
-            Row("edits", f"{name}: flips", intervals.mean(flips), 0.9),
+            Row("edits", f"{name}: flips", intervals.mean(flips), 0.9, note=f"margin {margin:g}"),
             Row("edits", f"{name}: flips by prompting", intervals.mean(flipped(words, i, on))),
             Row(
                 "edits",
