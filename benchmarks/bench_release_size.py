@@ -29,8 +29,8 @@ from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.manifest import Facts, manifest
 from w2w_registry.records import now
+from w2w_registry.services.hub.release_files import Options, VersionFacts, build_files, consent_of
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.release_files import Options, VersionFacts, build_files, consent_of
 from w2w_registry.settings import Settings
 from w2w_registry.space.layout import Layout, LayoutTensor
 

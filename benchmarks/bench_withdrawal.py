@@ -40,8 +40,9 @@ from w2w_registry.catalog.session import Catalog, UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.records import Kind, VersionState, now
-from w2w_registry.services import audit, consent, gate, withdraw
-from w2w_registry.services.nearest import open_nearest
+from w2w_registry.services.audit import log
+from w2w_registry.services.consent import gate, grants, withdraw
+from w2w_registry.services.finding.nearest import open_nearest
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
 
@@ -157,7 +158,7 @@ def run(url: str, home: Path, descendants: int, bystanders: int) -> dict[str, An
     schema.upgrade(url)
     settings = Settings(home, url, "bench", str(home / "artifacts"))
     registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
-    consent.grant(registry, "s1", Scope(("any",), derivatives=True, publication=True))
+    grants.grant(registry, "s1", Scope(("any",), derivatives=True, publication=True))
     out: dict[str, Any] = {"descendants": descendants, "bystanders": bystanders}
     out["fill"], (space_id, root) = timed(lambda: fill(registry, descendants, bystanders))
     out["first search, index built"], before = timed(lambda: search_everything(registry, space_id))
@@ -190,7 +191,7 @@ def run(url: str, home: Path, descendants: int, bystanders: int) -> dict[str, An
     assert blocked == descendants + 1
     out["rest (receipt)"], _ = timed(lambda: withdraw.withdraw(registry, "s1"))
     out["erasure on top"], _ = timed(lambda: withdraw.withdraw(registry, "s1", erase=True))
-    out["verify the whole log"], verdict = timed(lambda: audit.verify(registry))
+    out["verify the whole log"], verdict = timed(lambda: log.verify(registry))
     assert verdict.ok, verdict.findings[:3]
     out["events"], out["rows"] = verdict.events, verdict.rows
     registry.catalog.close()

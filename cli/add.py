@@ -41,8 +41,8 @@ def add(
     A name that exists gets a new version. Files that cannot be
     used are reported one by one; the good ones are added all the same (exit 5 says some were not).
     """
-    from w2w_registry.services import ingest
-    from w2w_registry.services.labels import parse_labels
+    from w2w_registry.services.identities import ingest
+    from w2w_registry.services.identities.labels import parse_labels
     from w2w_registry.services.registry import open_registry
 
     from .messages import message

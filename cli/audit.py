@@ -19,7 +19,7 @@ def audit() -> None:
 @takes_frame
 def checkpoint(frame: Frame, out: Path | None) -> None:
     """Verify the log and sign its length and Merkle root. Keep a copy out of reach: it proves what was there."""
-    from w2w_registry.services import audit as service
+    from w2w_registry.services.audit import log as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -46,7 +46,7 @@ def checkpoint(frame: Frame, out: Path | None) -> None:
 @takes_frame
 def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:
     """Check the whole chain, all checkpoints, and every row against its events. Exit 6 when something is wrong."""
-    from w2w_registry.services import audit as service
+    from w2w_registry.services.audit import log as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -71,7 +71,7 @@ def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:
 @takes_frame
 def prove(frame: Frame, seq: int, out: Path | None) -> None:
     """Prove that event SEQ is in the log (RFC 9162 inclusion proof, JSON), for examples/verify_audit.py."""
-    from w2w_registry.services import audit as service
+    from w2w_registry.services.audit import log as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -89,7 +89,7 @@ def prove(frame: Frame, seq: int, out: Path | None) -> None:
 @takes_frame
 def export(frame: Frame, out: Path) -> None:
     """Write the whole log as JSON lines; check it anywhere with examples/verify_audit.py."""
-    from w2w_registry.services import audit as service
+    from w2w_registry.services.audit import log as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -136,8 +136,8 @@ def query(
     withdrawals  withdrawals and takedowns under way
     versions     versions that match --where EXPR
     """
-    from w2w_registry.services import audit_query as service
-    from w2w_registry.services.consent import parse_day
+    from w2w_registry.services.audit import queries as service
+    from w2w_registry.services.consent.grants import parse_day
     from w2w_registry.services.registry import open_registry
 
     asked = question or ("versions" if where else "actions")
@@ -172,8 +172,8 @@ def query(
 @takes_frame
 def report(frame: Frame, out: Path, days: int, since: str | None) -> int:
     """Write a report for people: whether the log verifies, and the answers worth reading. Exit 6 when it does not."""
-    from w2w_registry.services import audit_query as service
-    from w2w_registry.services.consent import parse_day
+    from w2w_registry.services.audit import queries as service
+    from w2w_registry.services.consent.grants import parse_day
     from w2w_registry.services.registry import open_registry
 
     filters = service.Filters(days=days, since=parse_day(since, end=False))

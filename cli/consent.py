@@ -63,7 +63,7 @@ _NOTICE: Callable[[Any], Any] = _options(
 @takes_frame
 def request(frame: Frame, subject: str, **options: Any) -> None:
     """Write down that a consent was asked for. It allows nothing until `consent grant --request ID`."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     scope, notice = _scope(options), service.build_notice(**_notice(options))
@@ -100,7 +100,7 @@ def grant(
     `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models a
     withdrawal had blocked, and nobody else upstream holds back, are served again.
     """
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     scope = None if record_id is not None and not options["purposes"] else _scope(options)
@@ -135,7 +135,7 @@ def grant(
 @takes_frame
 def narrow(frame: Frame, subject: str, record_id: str | None, **options: Any) -> None:
     """Make a consent smaller; what is not named stays as it is. A wider one is a new grant."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     expires = service.parse_day(options.pop("expires"), end=True)
@@ -156,7 +156,7 @@ def narrow(frame: Frame, subject: str, record_id: str | None, **options: Any) ->
 @takes_frame
 def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
     """Lengthen the term of a consent, also of one that has run out."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -181,7 +181,7 @@ def withdraw(frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bo
     queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. A withdrawal that
     was interrupted goes on where it stopped; done twice is done once.
     """
-    from w2w_registry.services import withdraw as service
+    from w2w_registry.services.consent import withdraw as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -210,7 +210,7 @@ def withdraw(frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bo
 @takes_frame
 def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:
     """Record that a consent never held (forged, coerced, not theirs to give), and block what hung on it."""
-    from w2w_registry.services import withdraw as service
+    from w2w_registry.services.consent import withdraw as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -231,7 +231,7 @@ def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:
 @takes_frame
 def dispute(frame: Frame, subject: str, record_id: str | None) -> None:
     """Suspend a consent that somebody contests."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -246,7 +246,7 @@ def dispute(frame: Frame, subject: str, record_id: str | None) -> None:
 @takes_frame
 def resolve(frame: Frame, subject: str, upheld: bool, record_id: str | None) -> None:
     """End a dispute: the consent stands again, or is invalidated."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -259,7 +259,7 @@ def resolve(frame: Frame, subject: str, upheld: bool, record_id: str | None) -> 
 @takes_frame
 def show(frame: Frame, subject: str) -> None:
     """Show a subject's consent records."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -282,7 +282,7 @@ def show(frame: Frame, subject: str) -> None:
 @takes_frame
 def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None) -> None:
     """Issue the receipts of a subject's consents: Markdown, or with --json JSON-LD (W3C DPV, ISO/IEC TS 27560)."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -309,7 +309,7 @@ def check(
     frame: Frame, name: str, uses: tuple[str, ...], purpose: str | None, territory: str | None, at: str | None
 ) -> int:
     """Say what may be done with a version, and why not. Exit 4 when one of the uses asked about is denied."""
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.registry import open_registry
 
     chosen: dict[str, Any] = {"uses": uses} if uses else {}
@@ -328,7 +328,7 @@ def check(
 
 
 def _scope(options: dict[str, Any]) -> Any:
-    from w2w_registry.services import consent as service
+    from w2w_registry.services.consent import grants as service
 
     return service.build_scope(
         options["purposes"],

@@ -40,7 +40,7 @@ def fit(
     One unit is one standard deviation of the attribute in the space. Quality (AUROC or R²) is
     cross-validated; leakage says how far one unit moves the other labelled attributes, in their units.
     """
-    from w2w_registry.services import directions as service
+    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -55,7 +55,7 @@ def fit(
 @takes_frame
 def list_(frame: Frame, space: str | None) -> None:
     """List the directions of a space."""
-    from w2w_registry.services import directions as service
+    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -71,7 +71,7 @@ def list_(frame: Frame, space: str | None) -> None:
 @takes_frame
 def show(frame: Frame, name: str, space: str | None) -> None:
     """Show a direction: quality, calibration, leakage."""
-    from w2w_registry.services import directions as service
+    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -87,8 +87,8 @@ def show(frame: Frame, name: str, space: str | None) -> None:
 @takes_frame
 def compose(frame: Frame, name: str, parts: str, space: str | None, replace: bool) -> None:
     """Store direction NAME that moves several at once: `direction compose pirate 'beard=1, hat=2'`."""
-    from w2w_registry.services import directions as service
-    from w2w_registry.services.edit import parse_amounts
+    from w2w_registry.services.making import directions as service
+    from w2w_registry.services.making.edit import parse_amounts
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -108,7 +108,7 @@ def debias(
     frame: Frame, name: str, against: tuple[str, ...], new: str | None, space: str | None, replace: bool
 ) -> None:
     """Store direction NAME with what it does to other attributes taken out."""
-    from w2w_registry.services import directions as service
+    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:

@@ -33,8 +33,8 @@ def evaluate(frame: Frame, seeds: str, **options: Any) -> None:
 
     Every figure has a 95% interval over identities.
     """
-    from w2w_registry.services import evaluate as service
-    from w2w_registry.services.generate import parse_seeds
+    from w2w_registry.services.making import evaluate as service
+    from w2w_registry.services.making.generate import parse_seeds
     from w2w_registry.services.registry import open_registry
 
     request = service.EvaluateRequest(seeds=parse_seeds(seeds), **_engine(options))

@@ -29,7 +29,7 @@ def export(
     frame: Frame, name: str, out: str, fmt: Any, dtype: Any, from_coordinates: bool, purpose: str | None
 ) -> None:
     """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates."""
-    from w2w_registry.services import export as service
+    from w2w_registry.services.making import export as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:

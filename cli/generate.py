@@ -35,8 +35,8 @@ def generate(
     An edit from a timestep on keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail.
     Each PNG says who it shows, how it was made, and that a model made it.
     """
-    from w2w_registry.services import edit as edits_service
-    from w2w_registry.services import generate as service
+    from w2w_registry.services.making import edit as edits_service
+    from w2w_registry.services.making import generate as service
     from w2w_registry.services.registry import open_registry
 
     request = service.GenerateRequest(

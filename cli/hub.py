@@ -55,7 +55,7 @@ def push(
     A person's likeness needs consent for publication, and is private unless --gated is asked for. The
     same content again makes no commit; a changed one makes one commit and a tag.
     """
-    from w2w_registry.services import release
+    from w2w_registry.services.hub import release
     from w2w_registry.services.registry import open_registry
 
     request = release.push_request(
@@ -83,11 +83,11 @@ def push(
 @takes_frame
 def push_space(frame: Frame, name: str, repo_id: str, access: str | None, license_: str, dry_run: bool) -> None:
     """Publish a weight space as a Hub repo, private unless asked; `space import NAME hf://OWNER/REPO` reads it."""
-    from w2w_registry.services import hub_spaces, release
+    from w2w_registry.services.hub import release, spaces
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("uploading") as tick:
-        report = hub_spaces.push_space(
+        report = spaces.push_space(
             registry,
             release.connect(registry),
             name,
@@ -139,9 +139,9 @@ def pull(
     A release is taken bit for bit after its digests, weights and coordinates were held against one
     another. A stranger's LoRA is placed like an added file. Pickles are never fetched.
     """
-    from w2w_registry.services import pull as service
+    from w2w_registry.services.hub import pull as service
+    from w2w_registry.services.hub.release import connect
     from w2w_registry.services.registry import open_registry
-    from w2w_registry.services.release import connect
 
     request = service.PullRequest(repo, name, space, kind, subjects, base_model, file, dry_run)
     with open_registry(frame.settings()) as registry, progress("downloading") as tick:
@@ -169,9 +169,9 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
     Begun pushes and takedowns are finished, repos that are too open are closed, releases without consent
     are taken down, and what is gone or renamed there is noted here. Content moves only with --push or --pull.
     """
-    from w2w_registry.services import sync as service
+    from w2w_registry.services.hub import sync as service
+    from w2w_registry.services.hub.release import connect
     from w2w_registry.services.registry import open_registry
-    from w2w_registry.services.release import connect
 
     from .messages import message
 
@@ -211,7 +211,7 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
 @takes_frame
 def releases(frame: Frame, where: str | None) -> None:
     """List what is published, with its state, consent and unfinished takedowns."""
-    from w2w_registry.services import sync as service
+    from w2w_registry.services.hub import sync as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -238,9 +238,9 @@ def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dr
 
     What fails stays queued and is tried again by `w2w-reg sync`. Copies that others downloaded are out of reach.
     """
-    from w2w_registry.services import takedown as service
+    from w2w_registry.services.hub import takedown as service
+    from w2w_registry.services.hub.release import connect
     from w2w_registry.services.registry import open_registry
-    from w2w_registry.services.release import connect
 
     from .messages import message
 

@@ -14,11 +14,11 @@ from .output import Frame, emit, note, pairs, table, takes_frame
 @takes_frame
 def list_(frame: Frame, where: str | None, sort: str, limit: int | None) -> None:
     """List identities (their newest active versions)."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        rows = identities.list_identities(registry, where=where, sort=sort, limit=limit)
+        rows = manage.list_identities(registry, where=where, sort=sort, limit=limit)
 
     def human() -> None:
         columns = ["identity", "version", "kind", "state", "space", "residual", "consent", "created"]
@@ -32,11 +32,11 @@ def list_(frame: Frame, where: str | None, sort: str, limit: int | None) -> None
 @takes_frame
 def show(frame: Frame, name: str) -> None:
     """Show one identity: its versions, coordinates digest, operation, labels, tags and aliases."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        value = identities.show(registry, name)
+        value = manage.show(registry, name)
 
     def human() -> None:
         skip = {"versions", "operation"}
@@ -59,12 +59,12 @@ def remove(frame: Frame, name: str, yes: bool, dry_run: bool) -> int:
 
     Its history stays in the audit log. To erase a person's data for good, see `consent withdraw --erase`.
     """
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     perform = yes and not dry_run
     with open_registry(frame.settings()) as registry:
-        plan = identities.remove(registry, name, perform=perform)
+        plan = manage.remove(registry, name, perform=perform)
 
     def human() -> None:
         verb = "removed" if perform else "would remove"
@@ -88,11 +88,11 @@ def alias() -> None:
 @takes_frame
 def alias_set(frame: Frame, alias_name: str, target: str) -> None:
     """Let ALIAS mean a version of an identity: `alias set production p0007@2`."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        value = identities.set_alias(registry, alias_name, target)
+        value = manage.set_alias(registry, alias_name, target)
     emit(frame, value, lambda: click.echo(f"{value['identity']}@{value['alias']} is now version {value['version']}"))
 
 
@@ -102,11 +102,11 @@ def alias_set(frame: Frame, alias_name: str, target: str) -> None:
 @takes_frame
 def alias_unset(frame: Frame, alias_name: str, name: str) -> None:
     """Take an alias away from an identity."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        value = identities.unset_alias(registry, alias_name, name)
+        value = manage.unset_alias(registry, alias_name, name)
     emit(frame, value, lambda: click.echo(f"{value['identity']}@{value['alias']} is gone"))
 
 
@@ -121,11 +121,11 @@ def tag() -> None:
 @takes_frame
 def tag_set(frame: Frame, name: str, items: tuple[str, ...]) -> None:
     """Set tags: `tag set p0007 team=ads campaign=spring`."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        value = identities.set_tags(registry, name, items)
+        value = manage.set_tags(registry, name, items)
     emit(frame, value, lambda: pairs(value["tags"].items()))
 
 
@@ -135,11 +135,11 @@ def tag_set(frame: Frame, name: str, items: tuple[str, ...]) -> None:
 @takes_frame
 def tag_unset(frame: Frame, name: str, keys: tuple[str, ...]) -> None:
     """Take tags away."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        value = identities.unset_tags(registry, name, keys)
+        value = manage.unset_tags(registry, name, keys)
     emit(frame, value, lambda: pairs(value["tags"].items()))
 
 
@@ -149,9 +149,9 @@ def tag_unset(frame: Frame, name: str, keys: tuple[str, ...]) -> None:
 @takes_frame
 def history(frame: Frame, name: str, at: str | None) -> None:
     """Which version each alias of an identity meant, and from when to when."""
-    from w2w_registry.services import identities
+    from w2w_registry.services.identities import manage
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
-        rows = identities.history(registry, name, at=at)
+        rows = manage.history(registry, name, at=at)
     emit(frame, rows, lambda: table(rows, ["alias", "version", "since", "until"], empty="no alias was ever set"))

@@ -20,7 +20,7 @@ from .output import Frame, emit, note, pairs, table, takes_frame
 @takes_frame
 def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | None) -> None:
     """Show ancestors or descendants of a version, with the operations between them."""
-    from w2w_registry.services import lineage as service
+    from w2w_registry.services.provenance import lineage as service
     from w2w_registry.services.registry import open_registry
 
     chosen = form or ("json" if frame.json else "tree")
@@ -46,7 +46,7 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float) -> int:
 
     Exit 6 when it comes out different, 3 when an input is gone.
     """
-    from w2w_registry.services import replay as service
+    from w2w_registry.services.provenance import replay as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -72,7 +72,7 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float) -> int:
 @takes_frame
 def manifest(frame: Frame, name: str) -> None:
     """Print a version's manifest: every fact that fixes what it is, in one canonical form with one digest."""
-    from w2w_registry.services import lineage as service
+    from w2w_registry.services.provenance import lineage as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -94,7 +94,7 @@ def manifest(frame: Frame, name: str) -> None:
 @takes_frame
 def sign(frame: Frame, folder: Path, key: Path | None, new_key: Path | None) -> None:
     """Sign an exported folder (OpenSSF model signing); the signature is FOLDER/model.sig."""
-    from w2w_registry.services import verify as service
+    from w2w_registry.services.provenance import verify as service
 
     made = {} if new_key is None else service.new_key_pair(new_key)
     value = {**service.sign_folder(folder, Path(made["private_key"]) if made else key), **made}
@@ -109,7 +109,7 @@ def sign(frame: Frame, folder: Path, key: Path | None, new_key: Path | None) -> 
 @takes_frame
 def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issuer: str | None) -> int:
     """Verify a signed folder, or a registered version's files and coordinates. Exit 6 when something does not hold."""
-    from w2w_registry.services import verify as service
+    from w2w_registry.services.provenance import verify as service
     from w2w_registry.services.registry import open_registry
 
     if service.is_folder(what):

@@ -63,8 +63,8 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
     """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with a folder
     for each identity. All identities train side by side in one batch; a killed run goes on where it was.
     """
-    from w2w_registry.services import train as service
-    from w2w_registry.services.labels import parse_labels
+    from w2w_registry.services.identities.labels import parse_labels
+    from w2w_registry.services.making import train as service
     from w2w_registry.services.registry import open_registry
 
     request = service.TrainRequest(
@@ -102,8 +102,8 @@ def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **opt
 
     Fastest and best after `guess fit`, which learns where to start.
     """
-    from w2w_registry.services import invert as service
-    from w2w_registry.services.labels import parse_labels
+    from w2w_registry.services.identities.labels import parse_labels
+    from w2w_registry.services.making import invert as service
     from w2w_registry.services.registry import open_registry
 
     request = service.InvertRequest(photos=photos, labels=parse_labels(labels), **_engine(options))
@@ -132,7 +132,7 @@ def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: st
 
     Amounts are in standard deviations of the attribute; `on` and `off` go as far as it takes.
     """
-    from w2w_registry.services import edit as service
+    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -156,7 +156,7 @@ def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: st
 @takes_frame
 def mix(frame: Frame, names: tuple[str, ...], weights: tuple[float, ...], new: str, purpose: str | None) -> None:
     """Mix identities: `mix alice bob --weight 0.3 --name both` is 0.3 of alice and 0.7 of bob."""
-    from w2w_registry.services import edit as service
+    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -198,7 +198,7 @@ def sample(
     purpose: str | None,
 ) -> None:
     """Make new identities from the distribution of a space, and register them."""
-    from w2w_registry.services import edit as service
+    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -239,7 +239,7 @@ def guess() -> None:
 @takes_frame
 def guess_fit(frame: Frame, **options: Any) -> None:
     """Fit the guess on photos of registered identities, on pictures drawn of them, or on both."""
-    from w2w_registry.services import models as service
+    from w2w_registry.services.making import engine as service
     from w2w_registry.services.registry import open_registry
 
     given = _engine(options)
@@ -260,7 +260,7 @@ def guess_fit(frame: Frame, **options: Any) -> None:
 
 def _engine(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options given, with pipeline, device and dtype gathered, and what was not given left to its default."""
-    from w2w_registry.services.models import Engine
+    from w2w_registry.services.making.engine import Engine
 
     rest = {k: v for k, v in options.items() if k not in ("pipeline", "device", "dtype")}
     if rest.get("prompt") is None:

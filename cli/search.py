@@ -23,9 +23,9 @@ def search(
 
     "same" says whether the score means the same identity, by a threshold calibrated on the space's own data.
     """
-    from w2w_registry.services import search as service
+    from w2w_registry.services.finding import search as service
+    from w2w_registry.services.finding.sheets import write_sheet
     from w2w_registry.services.registry import open_registry
-    from w2w_registry.services.sheets import write_sheet
 
     with open_registry(frame.settings()) as registry:
         found = service.search(registry, query, limit=limit, space=space, where=where, include_blocked=include_blocked)

@@ -34,11 +34,11 @@ def fit(
     Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
     components are reliable across trainings.
     """
-    from w2w_registry.services import spaces
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces import manage
 
     with open_registry(frame.settings()) as registry, progress("reading") as tick:
-        value = spaces.fit_space(
+        value = manage.fit_space(
             registry,
             name,
             paths,
@@ -65,11 +65,11 @@ def import_(
 ) -> None:
     """Import a weight space from PATH: a folder of `space export`, the public weights2weights release
     (mean.pt, std.pt, V.pt, weight_dimensions.pt), or a Hub repo (hf://owner/repo[@rev])."""
-    from w2w_registry.services import spaces
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces import manage
 
     with open_registry(frame.settings()) as registry, progress("importing") as tick:
-        value = spaces.import_space(
+        value = manage.import_space(
             registry,
             name,
             path,
@@ -87,11 +87,11 @@ def import_(
 @takes_frame
 def list_(frame: Frame) -> None:
     """List weight spaces."""
-    from w2w_registry.services import spaces
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces import manage
 
     with open_registry(frame.settings()) as registry:
-        rows = spaces.list_spaces(registry)
+        rows = manage.list_spaces(registry)
     columns = ["space", "base_model", "dim", "components", "fit_size", "identities", "digest", "created"]
     shown = [{**row, "digest": row["digest"][:12]} for row in rows]
     emit(frame, rows, lambda: table(shown, columns, empty="no spaces yet; `w2w-reg space fit NAME PATH…`"))
@@ -102,11 +102,11 @@ def list_(frame: Frame) -> None:
 @takes_frame
 def show(frame: Frame, name: str) -> None:
     """Show a weight space: base model, layout, explained variance, metric, calibration, versions of software."""
-    from w2w_registry.services import spaces
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces import manage
 
     with open_registry(frame.settings()) as registry:
-        value = spaces.show_space(registry, name)
+        value = manage.show_space(registry, name)
     emit(frame, value, lambda: pairs((k.replace("_", " "), v) for k, v in value.items()))
 
 
@@ -116,11 +116,11 @@ def show(frame: Frame, name: str) -> None:
 @takes_frame
 def export(frame: Frame, name: str, out: str) -> None:
     """Write a weight space to folder OUT (safetensors + json), which `space import` reads back bit for bit."""
-    from w2w_registry.services import spaces
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces import manage
 
     with open_registry(frame.settings()) as registry:
-        value = spaces.export_space(registry, name, out)
+        value = manage.export_space(registry, name, out)
     emit(frame, value, lambda: pairs(value.items()))
 
 
@@ -131,8 +131,8 @@ def export(frame: Frame, name: str, out: str) -> None:
 def refit(frame: Frame, name: str, without: tuple[str, ...]) -> None:
     """Fit the next version of a space again from the catalog's files, without some subjects, and place every
     remaining identity in it."""
-    from w2w_registry.services.refit import refit_space
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.spaces.refit import refit_space
 
     with open_registry(frame.settings()) as registry, progress("fitting") as tick:
         value = refit_space(registry, name, without=without, progress=tick)

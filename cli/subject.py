@@ -18,7 +18,7 @@ def subject() -> None:
 @takes_frame
 def add(frame: Frame, subject_id: str, kind: str) -> None:
     """Register a subject. One that is there is left as it is (exit 0)."""
-    from w2w_registry.services import subjects
+    from w2w_registry.services.consent import subjects
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -31,7 +31,7 @@ def add(frame: Frame, subject_id: str, kind: str) -> None:
 @takes_frame
 def list_(frame: Frame) -> None:
     """List subjects with their consent in one word."""
-    from w2w_registry.services import subjects
+    from w2w_registry.services.consent import subjects
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -45,7 +45,7 @@ def list_(frame: Frame) -> None:
 @takes_frame
 def show(frame: Frame, subject_id: str) -> None:
     """Show one subject: consent records, versions, withdrawals. All of it: `audit query subject --subject ID`."""
-    from w2w_registry.services import subjects
+    from w2w_registry.services.consent import subjects
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:
@@ -75,7 +75,7 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
 
     What is kept is a salted sketch, not coordinates. From then on, new models too near to it are refused.
     """
-    from w2w_registry.services import protect as protecting
+    from w2w_registry.services.consent import protect as protecting
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry:

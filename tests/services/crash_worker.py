@@ -19,7 +19,8 @@ from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.services import audit, withdraw
+from w2w_registry.services.audit import log
+from w2w_registry.services.consent import withdraw
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
 
@@ -52,7 +53,7 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
             print("withdraw", subject, flush=True)
             versions = []
         elif kind == "checkpoint":
-            print("checkpoint", audit.checkpoint(small.registry)["size"], flush=True)
+            print("checkpoint", log.checkpoint(small.registry)["size"], flush=True)
         else:
             small.grant(subject, ANY)
             versions.append(small.add(name, subject))

@@ -24,11 +24,11 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, write_lora
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent_rows import insert_record, load_records, move_record
+from w2w_registry.services.consent.rows import insert_record, load_records, move_record
+from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.identities.versions import Activity, File, NewVersion, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.space_store import load_space, store_space
-from w2w_registry.services.subjects import ensure_subject
-from w2w_registry.services.versions import Activity, File, NewVersion, record_version
+from w2w_registry.services.spaces.store import load_space, store_space
 from w2w_registry.settings import Settings
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Layout, LayoutTensor

@@ -14,9 +14,9 @@ from w2w_registry.catalog.models import InputKind, Release, Space, SpaceMember, 
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services import consent, gate
+from w2w_registry.services.consent import gate, grants
+from w2w_registry.services.identities.versions import Activity, Input, NewVersion, record_operation, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.versions import Activity, Input, NewVersion, record_operation, record_version
 from w2w_registry.settings import Settings
 
 K = 8
@@ -111,7 +111,7 @@ class Small:
         return self.add(name, made=OperationKind(how.value), parents=parents, params={"strength": 1.0})
 
     def grant(self, subject: str, scope: Scope = ANY, **more: Any) -> dict[str, Any]:
-        return consent.grant(self.registry, subject, scope, **more)
+        return grants.grant(self.registry, subject, scope, **more)
 
     def release(self, version_id: int, repo: str) -> int:
         """Record a release as ``push`` would, the gate asked first."""

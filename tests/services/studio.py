@@ -12,9 +12,10 @@ from PIL import Image
 
 from tests.diffusion import tiny
 from w2w_registry.lora import write_lora
-from w2w_registry.services import ingest, spaces
-from w2w_registry.services.models import Engine
+from w2w_registry.services.identities import ingest
+from w2w_registry.services.making.engine import Engine
 from w2w_registry.services.registry import Registry, init_registry, open_registry
+from w2w_registry.services.spaces import manage
 from w2w_registry.settings import Settings, load_settings
 from w2w_registry.space.layout import Layout
 
@@ -53,7 +54,7 @@ def build(root: Path, pipeline: Path, layout: Layout) -> Settings:
         writer.writerow(["id", *labels])
         writer.writerows([f"p{i:02d}", *(v[i] for v in labels.values())] for i in range(PEOPLE))
     with open_registry(settings) as registry:
-        spaces.fit_space(registry, "faces", [str(root / "loras")], base_model=str(pipeline), components=20)
+        manage.fit_space(registry, "faces", [str(root / "loras")], base_model=str(pipeline), components=20)
         report = ingest.add(
             registry, ingest.AddRequest(paths=[str(root / "loras")], labels_csv=str(root / "labels.csv"))
         )

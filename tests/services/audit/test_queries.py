@@ -1,0 +1,156 @@
+"""The ready questions and the report, on both databases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.services.small import ANY, Small, digest
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadFile, NotFound, StorageError, UsageError, WhereError
+from w2w_registry.records import Kind, OperationKind, now
+from w2w_registry.services.audit import queries
+from w2w_registry.services.audit.queries import Filters
+from w2w_registry.services.consent import withdraw
+
+
+@pytest.fixture
+def small(catalog: Catalog, tmp_path: Path) -> Small:
+    made = Small(catalog, tmp_path)
+    made.grant("s1")
+    made.grant("s2", replace(ANY, expires_at=now() + timedelta(days=5)))
+    a, b = made.add("a", "s1", photo="selfie"), made.add("b", "s2", photo="b")
+    edited = made.derive("e", a)
+    made.derive("m", edited, b, how=Use.MIX)
+    made.release(b, "acme/b")
+    made.release(edited, "acme/e")
+    made.member("s1", a)
+    return made
+
+
+def ask(small: Small, question: str, **filters: object) -> list[dict[str, object]]:
+    return queries.ask(small.registry, question, Filters(**filters))  # type: ignore[arg-type]
+
+
+def test_everything_about_a_subject(small: Small) -> None:
+    rows = ask(small, "subject", subject="s1")
+    kinds = [r["what"] for r in rows]
+    versions = {r["id"]: r["details"] for r in rows if r["what"] == "version"}
+    assert versions == {
+        "a@1": "depicts the subject",
+        "e@1": "made from a model of the subject",
+        "m@1": "made from a model of the subject",
+    }
+    assert [r["id"] for r in rows if r["what"] == "release"] == ["acme/e"]
+    assert [r["id"] for r in rows if r["what"] == "space"] == ["faces@1"]
+    assert {"subject.add", "consent.grant"} <= {r["state"] for r in rows if r["what"] == "event"}
+    assert kinds[0] == "subject"
+    withdraw.withdraw(small.registry, "s1")
+    assert [r["state"] for r in ask(small, "subject", subject="s1") if r["what"] == "withdrawal"] == ["finished"]
+    with pytest.raises(NotFound):
+        ask(small, "subject", subject="nobody")
+    with pytest.raises(UsageError):
+        ask(small, "subject")
+
+
+def test_everything_from_a_photo(small: Small, tmp_path: Path) -> None:
+    rows = ask(small, "photo", photo=digest("selfie"))
+    assert [(r["version"], r["steps"], r["made_by"]) for r in rows] == [
+        ("a@1", 0, "import"),
+        ("e@1", 1, "edit"),
+        ("m@1", 2, "mix"),
+    ]
+    (tmp_path / "selfie.png").write_bytes(b"selfie")
+    assert ask(small, "photo", photo=str(tmp_path / "selfie.png")) == rows
+    assert ask(small, "photo", photo="0" * 64) == []
+    with pytest.raises(BadFile):
+        ask(small, "photo", photo=str(tmp_path / "missing.png"))
+
+
+def test_published_without_consent(small: Small) -> None:
+    assert ask(small, "unconsented") == []
+    from w2w_registry.services.consent import grants
+
+    grants.narrow(small.registry, "s1", lambda scope: replace(scope, publication=False))
+    [row] = ask(small, "unconsented")
+    assert (row["repo"], row["version"]) == ("acme/e", "e@1")
+    assert "publication-not-granted" in str(row["reasons"])
+
+
+def test_expiring(small: Small) -> None:
+    [row] = ask(small, "expiring", days=7)
+    assert (row["subject"], row["days"], row["versions"], row["releases"]) == ("s2", 4, 2, 1)
+    assert ask(small, "expiring", days=3) == []
+
+
+def test_who_did_what(small: Small) -> None:
+    assert {r["action"] for r in ask(small, "actions", action="consent.")} == {"consent.grant"}
+    assert len(ask(small, "actions", limit=3)) == 3
+    assert ask(small, "actions", actor="nobody") == []
+    assert ask(small, "actions", since=now() + timedelta(days=1)) == []
+    assert ask(small, "actions", until=now() - timedelta(days=1)) == []
+
+
+def test_spaces_with_whom(small: Small) -> None:
+    assert ask(small, "spaces") == [{"space": "faces@1", "subject": "s1", "members": 1, "consent": "granted"}]
+    assert ask(small, "spaces", subject="s2") == []
+
+
+def test_unexplained_and_mismatched(small: Small) -> None:
+    small.add("stranger")
+    small.add("sampled", made=OperationKind.SAMPLE)
+    small.add("shoe", kind=Kind.PRODUCT, photo="shoe")
+    found = {str(r["version"]): r["why"] for r in ask(small, "unexplained")}
+    assert found == {"stranger@1": ["no input is recorded", "depicts a person, names no subject"]}
+    assert ask(small, "mismatched") == []
+    path = small.registry.artifacts.path(digest("lora 1"))
+    assert path is not None
+    path.unlink()
+    assert [r["version"] for r in ask(small, "mismatched")] == ["a@1"]
+
+
+def test_withdrawals_under_way(small: Small) -> None:
+    assert ask(small, "withdrawals") == []
+    withdraw.withdraw(small.registry, "s1")
+    assert [(r["what"], r["about"]) for r in ask(small, "withdrawals")] == [("takedown", "acme/e")]
+
+
+def test_free_questions(small: Small) -> None:
+    rows = ask(small, "versions", where="subject = s1")
+    assert [(r["version"], r["made_by"], r["consent"]) for r in rows] == [("a@1", "import", "granted")]
+    with pytest.raises(WhereError):
+        ask(small, "versions", where="subject =")
+    with pytest.raises(UsageError):
+        ask(small, "riddle")
+
+
+@pytest.mark.parametrize("suffix", [".html", ".md"])
+def test_reports(small: Small, tmp_path: Path, suffix: str) -> None:
+    withdraw.withdraw(small.registry, "s1")
+    out = tmp_path / "deep" / f"report{suffix}"
+    done = queries.report(small.registry, out, Filters())
+    text = out.read_text("utf-8")
+    assert done["ok"]
+    assert "The log verifies" in text
+    for question in queries._IN_REPORT:
+        assert queries.QUESTIONS[question].heading in text
+    assert "acme/e" in text
+    with pytest.raises(UsageError):
+        queries.report(small.registry, tmp_path / "report.pdf", Filters())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        queries.report(small.registry, tmp_path / "file" / f"r{suffix}", Filters())
+
+
+def test_a_report_escapes_what_it_shows() -> None:
+    question = queries.QUESTIONS["mismatched"]
+    rows = [{"version": "<b>a|b</b>", "problems": ["x & y"]}]
+    page = queries._html("t", ["<i>"], [(question, rows)])
+    assert "<b>" not in page
+    assert "&lt;b&gt;a|b&lt;/b&gt;" in page
+    assert "x &amp; y" in page
+    assert "a\\|b" in queries._markdown("t", [], [(question, rows)])

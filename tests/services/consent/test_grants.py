@@ -1,0 +1,179 @@
+"""Consent operations on both databases: what they write, and what they refuse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.services.small import ANY, Small, digest
+from w2w_registry.catalog.models import ConsentRecord
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.consent.records import Notice, Scope, Use
+from w2w_registry.errors import BadFile, BadName, Conflict, NotFound, UsageError
+from w2w_registry.records import now
+from w2w_registry.services.consent import grants, subjects, withdraw
+
+
+@pytest.fixture
+def small(catalog: Catalog, tmp_path: Path) -> Small:
+    return Small(catalog, tmp_path)
+
+
+RESEARCH = Scope(purposes=("research",), derivatives=True)
+
+
+def test_subjects_are_added_once(small: Small) -> None:
+    assert subjects.add_subject(small.registry, "s1")["created"]
+    assert not subjects.add_subject(small.registry, "s1")["created"]
+    assert small.events().count("subject.add") == 1
+    with pytest.raises(BadName):
+        subjects.add_subject(small.registry, "a b")
+    with pytest.raises(NotFound):
+        subjects.show_subject(small.registry, "nobody")
+
+
+def test_a_request_is_answered(small: Small) -> None:
+    version = small.add("a", "s1")
+    asked = grants.request(
+        small.registry, "s1", RESEARCH, notice=Notice(notice="n-7", language="en", recipients=("lab-1",))
+    )
+    assert not small.allowed(Use.EDIT, version)
+    given = grants.grant(small.registry, "s1", None, record_id=asked["record_id"], guardian="g1")
+    assert small.allowed(Use.EDIT, version)
+    assert given["record_id"] == asked["record_id"]
+    assert [e["kind"] for e in given["events"]] == ["request", "grant"]
+    shown = grants.show(small.registry, "s1")
+    assert shown["consent"] == "granted"
+    assert shown["records"] == [{k: v for k, v in given.items() if k != "restored"}]
+    assert shown["records"][0]["notice"]["recipients"] == ["lab-1"]
+    with pytest.raises(Conflict):
+        grants.grant(small.registry, "s1", None, record_id=asked["record_id"])
+    with pytest.raises(NotFound):
+        grants.grant(small.registry, "s1", None, record_id="other")
+
+
+def test_narrow_and_renew_supersede(small: Small) -> None:
+    version = small.add("a", "s1")
+    first = small.grant("s1", replace(ANY, expires_at=now() + timedelta(days=5)))
+    second = grants.narrow(small.registry, "s1", lambda s: replace(s, publication=False))
+    assert second["supersedes"] == first["record_id"]
+    assert not small.allowed(Use.PUBLISH, version)
+    assert small.allowed(Use.EDIT, version)
+    with pytest.raises(UsageError):
+        grants.narrow(small.registry, "s1", lambda s: replace(s, publication=True))
+    third = grants.renew(small.registry, "s1", now() + timedelta(days=50))
+    assert small.allowed(Use.EDIT, version, at=now() + timedelta(days=20))
+    assert [e["kind"] for e in third["events"]] == ["grant", "narrow", "renew"]
+    assert [r["record_id"] for r in grants.show(small.registry, "s1")["records"]] == [third["record_id"]]
+    with small.registry.catalog.read() as session:
+        assert session.get_one(ConsentRecord, first["record_id"]).state.value == "expired"
+
+
+def test_grants_add_up_and_ambiguity_is_named(small: Small) -> None:
+    version = small.add("a", "s1")
+    small.grant("s1", RESEARCH)
+    ads = small.grant("s1", Scope(purposes=("ads",)))
+    assert small.allowed(Use.GENERATE, version)
+    assert small.allowed(Use.GENERATE, version, purpose="ads")
+    with pytest.raises(Conflict, match="name one"):
+        grants.renew(small.registry, "s1", None)
+    narrowed = grants.narrow(small.registry, "s1", lambda s: replace(s, uses=(Use.SEARCH,)), record_id=ads["record_id"])
+    assert narrowed["scope"]["uses"] == ["search"]
+    assert not small.allowed(Use.GENERATE, version, purpose="ads")
+
+
+def test_disputes_suspend(small: Small) -> None:
+    version = small.add("a", "s1")
+    small.grant("s1")
+    grants.dispute(small.registry, "s1")
+    assert not small.allowed(Use.GENERATE, version)
+    assert grants.show(small.registry, "s1")["consent"] == "unknown"
+    grants.resolve(small.registry, "s1", upheld=True)
+    assert small.allowed(Use.GENERATE, version)
+    grants.dispute(small.registry, "s1")
+    grants.resolve(small.registry, "s1", upheld=False)
+    assert grants.show(small.registry, "s1")["consent"] == "invalidated"
+    with pytest.raises(Conflict):
+        grants.dispute(small.registry, "s1")
+
+
+def test_invalidating_blocks_what_depends_on_it(small: Small) -> None:
+    a = small.add("a", "s1")
+    small.grant("s1")
+    edited = small.derive("e", a)
+    small.release(edited, "acme/e")
+    other = small.add("b", "s2")
+    done = withdraw.invalidate(small.registry, "s1")
+    assert (done["blocked"], done["releases_queued"]) == (2, 1)
+    assert [small.state(v) for v in (a, edited, other)] == ["blocked", "blocked", "active"]
+    again = withdraw.invalidate(small.registry, "s1")
+    assert (again["invalidated"], again["blocked"], again["releases_queued"]) == ([], 0, 0)
+    with pytest.raises(NotFound):
+        withdraw.invalidate(small.registry, "s2")
+
+
+def test_one_of_two_records_invalidated_blocks_nothing(small: Small) -> None:
+    a = small.add("a", "s1")
+    first = small.grant("s1", RESEARCH)
+    small.grant("s1", Scope(purposes=("ads",)))
+    assert withdraw.invalidate(small.registry, "s1", record_id=first["record_id"])["blocked"] == 0
+    assert small.state(a) == "active"
+    assert not small.allowed(Use.GENERATE, a)
+    assert small.allowed(Use.GENERATE, a, purpose="ads")
+
+
+def test_evidence_is_kept_by_digest_unless_asked(small: Small, tmp_path: Path) -> None:
+    form = tmp_path / "form.pdf"
+    form.write_bytes(b"signed form")
+    kept = small.grant("s1", evidence=form)
+    assert kept["evidence_digest"] == digest("signed form")
+    assert not small.registry.artifacts.exists(digest("signed form"))
+    small.grant("s1", evidence=form, keep_evidence=True)
+    assert small.registry.artifacts.get(digest("signed form")) == b"signed form"
+    with pytest.raises(BadFile):
+        small.grant("s1", evidence=tmp_path / "missing.pdf")
+
+
+def test_receipts_are_issued_and_noted(small: Small) -> None:
+    granted = small.grant("s1", RESEARCH)
+    [one] = grants.receipt(small.registry, "s1")
+    assert one["json"]["identifier"] == granted["record_id"]
+    assert "| Purposes | research |" in one["markdown"]
+    assert grants.show(small.registry, "s1")["records"][0]["events"][-1]["kind"] == "receipt"
+    assert one["json"]["digest"] == grants.show(small.registry, "s1")["records"][0]["digest"]
+    subjects.add_subject(small.registry, "s2")
+    with pytest.raises(NotFound):
+        grants.receipt(small.registry, "s2")
+
+
+def test_check_lists_every_use(small: Small) -> None:
+    small.add("a", "s1")
+    small.grant("s1", RESEARCH)
+    found = grants.check(small.registry, "a@1")
+    allowed = {d["use"]: d["allowed"] for d in found["decisions"]}
+    assert (found["version"], found["consent"], found["purpose"]) == ("a@1", "granted", "research")
+    assert allowed["edit"]
+    assert not allowed["publish"]
+    assert len(allowed) == len(Use)
+    with pytest.raises(NotFound):
+        grants.check(small.registry, "missing")
+
+
+def test_scopes_from_what_people_type() -> None:
+    scope = grants.build_scope(["Research", "any"], territory=["de", "DE"], uses=["edit"], forbidden=["Ads"])
+    assert scope.purposes == ("research", "any")
+    assert (scope.territory, scope.uses, scope.forbidden, scope.derivatives) == (("DE",), (Use.EDIT,), ("ads",), True)
+    assert grants.build_scope(["x"]).uses is None
+    assert grants.build_scope(["x"]).territory is None
+
+
+def test_a_failed_operation_writes_nothing(small: Small) -> None:
+    before = small.events()
+    with pytest.raises(UsageError):
+        small.grant("s1", Scope())
+    assert small.events() == before
+    with pytest.raises(NotFound):
+        subjects.show_subject(small.registry, "s1")

@@ -1,0 +1,108 @@
+"""``search``: nearest identities, filters, removals, thresholds; the index follows the catalog."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.services.world import BASE, World
+from w2w_registry.errors import BadLora, NotFound, WhereError
+from w2w_registry.lora import write_lora
+from w2w_registry.services.finding.search import search, search_many
+from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.identities.manage import remove, set_alias, set_tags
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import fit_space
+
+
+@pytest.fixture
+def filled(registry: Registry, loras: Path) -> Registry:
+    fit_space(registry, "tiny", [str(loras)], base_model=BASE)
+    add(registry, AddRequest([str(loras)], labels={"group": "all"}))
+    return registry
+
+
+def test_retrained_loras_find_their_identity(filled: Registry, retrained: Path) -> None:
+    queries = sorted(str(p) for p in retrained.iterdir())
+    found = search_many(filled, queries, limit=3)
+    right = [Path(q).name == f.results[0].identity for q, f in zip(queries, found, strict=True)]
+    assert sum(right) >= 29
+    assert sum(f.results[0].same_identity is True for f in found) >= 27
+    assert not any(hit.same_identity for f in found for hit in f.results[1:])
+
+
+def test_contract_of_the_json(filled: Registry, loras: Path) -> None:
+    value = search(filled, str(loras / "p0004"), limit=2).to_json()
+    assert {"query", "space", "metric", "residual", "results"} <= value.keys()
+    assert value["results"][0].keys() == {"rank", "identity", "version", "score", "same_identity", "kind", "consent"}
+    assert value["results"][0]["identity"] == "p0004"
+    assert value["space"] == "tiny@1"
+
+
+def test_by_name_version_alias_and_path(filled: Registry, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_alias(filled, "production", "p0004@1")
+    for query in ("p0004", "p0004@1", "p0004@production", str(loras / "p0004")):
+        assert search(filled, query, limit=1).results[0].identity == "p0004"
+    monkeypatch.chdir(loras.parent)
+    assert search(filled, "loras/p0005", limit=1).results[0].identity == "p0005"
+    with pytest.raises(NotFound):
+        search(filled, "p9999")
+    with pytest.raises(BadLora):
+        search(filled, "./nothing.safetensors")
+
+
+def test_where_restricts_the_results(filled: Registry) -> None:
+    set_tags(filled, "p0040", ["team=ads"])
+    found = search(filled, "p0004", where="tag.team = 'ads'")
+    assert [hit.identity for hit in found.results] == ["p0040"]
+    assert len(search(filled, "p0004", limit=100, where="group = 'all'").results) == 80
+    assert search(filled, "p0004", where="tag.team = 'nobody'").results == ()
+    with pytest.raises(WhereError):
+        search(filled, "p0004", where="team = ")
+
+
+def test_removed_identities_are_gone_and_come_back(filled: Registry, loras: Path) -> None:
+    neighbour = search(filled, "p0004", limit=2).results[1].identity
+    remove(filled, neighbour, perform=True)
+    assert neighbour not in [h.identity for h in search(filled, "p0004", limit=100).results]
+    assert len(search(filled, "p0004", limit=100).results) == 79
+    add(filled, AddRequest([str(loras / neighbour)]))
+    found = search(filled, "p0004", limit=2).results[1]
+    assert (found.identity, found.version) == (neighbour, 2)
+
+
+def test_the_index_is_only_a_cache(filled: Registry) -> None:
+    before = search(filled, "p0004", limit=80).to_json()
+    assert any(filled.settings.index_dir.iterdir())
+    shutil.rmtree(filled.settings.index_dir)
+    assert search(filled, "p0004", limit=80).to_json() == before
+    for file in filled.settings.index_dir.rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:-7])
+    assert search(filled, "p0004", limit=80).to_json() == before
+
+
+def test_each_identity_once_with_its_best_version(filled: Registry, retrained: Path) -> None:
+    add(filled, AddRequest([str(retrained)]))
+    found = search(filled, str(retrained / "p0004"), limit=10)
+    names = [hit.identity for hit in found.results]
+    assert len(set(names)) == len(names) == 10
+    assert (found.results[0].identity, found.results[0].version) == ("p0004", 2)
+
+
+def test_a_strange_lora_is_told_by_its_residual(filled: Registry, world: World, loras: Path, tmp_path: Path) -> None:
+    fit_space(filled, "narrow", [str(loras)], base_model=BASE, components=6)
+    theta = world.mean + 5 * np.random.default_rng(1).normal(size=world.layout.dim)
+    write_lora(tmp_path / "strange", world.layout.unflatten(theta.astype(np.float32)), 4.0, base_model=BASE)
+    found = search(filled, str(tmp_path / "strange"), space="narrow")
+    assert found.residual is not None
+    assert found.residual > 0.5
+    assert any("residual" in warning for warning in found.warnings)
+    added = add(filled, AddRequest([str(tmp_path / "strange")], space="narrow")).items[0]
+    assert added.status == "added"
+    assert any("residual" in warning for warning in added.warnings)
+    usual = search(filled, str(loras / "p0007"), space="narrow")
+    assert not any("residual" in warning for warning in usual.warnings)

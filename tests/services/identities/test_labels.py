@@ -1,0 +1,56 @@
+"""Labels from the command line and from CSV files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.services.identities.labels import parse_labels, read_labels_csv
+
+
+def test_numbers_words_and_texts() -> None:
+    assert parse_labels(["beard=1", "hat=yes", "team=ads", "note=a=b", "x=nan", "skin = 0.25"]) == {
+        "beard": 1.0, "hat": 1.0, "team": "ads", "note": "a=b", "x": "nan", "skin": 0.25,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("item", ["beard", "=1", " =1", "a b=1"])
+def test_what_is_no_label_is_refused(item: str) -> None:
+    with pytest.raises(RegistryError):
+        parse_labels([item])
+
+
+def test_csv_by_named_or_first_column(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("\ufeffsplit,id,beard\nfit,p0001,1\nfit,p0002,\n\n", "utf-8")
+    assert read_labels_csv(file) == {"p0001": {"split": "fit", "beard": 1.0}, "p0002": {"split": "fit"}}
+    file.write_text("who,beard\np0001,0.5\n", "utf-8")
+    assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no header"),
+        ("id,beard\np1,1\np1,0\n", "twice"),
+        ("id,beard\np1,1,2\n", "cells"),
+        ("id,beard\n,1\n", "no identity"),
+        ('id,beard\n"p1,1\n', "CSV"),
+    ],
+)
+def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text(text, "utf-8")
+    with pytest.raises(BadFile, match=said):
+        read_labels_csv(file)
+
+
+def test_binary_and_missing_files(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(BadFile):
+        read_labels_csv(file)
+    with pytest.raises(BadFile):
+        read_labels_csv(tmp_path / "none.csv")

@@ -1,0 +1,528 @@
+"""Ready questions to the catalog and its log, each answered with plain rows, and the report made of them."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.artifacts import sha256_file
+from w2w_registry.catalog import events as log
+from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog import where_sql
+from w2w_registry.catalog.lookup import refs_of, versions_by_id
+from w2w_registry.catalog.models import (
+    Identity,
+    InputKind,
+    Operation,
+    OperationInput,
+    Release,
+    ReleaseState,
+    SourceFile,
+    Space,
+    SpaceMember,
+    Subject,
+    Takedown,
+    TakedownState,
+    Version,
+    VersionSubject,
+    Withdrawal,
+)
+from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadFile, StorageError, UsageError
+from w2w_registry.records import VersionState, iso, now
+from w2w_registry.services.audit import log as audit_log
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.grants import describe
+from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.provenance import verify
+from w2w_registry.services.registry import Registry
+
+Rows = list[dict[str, Any]]
+_HEX = frozenset("0123456789abcdef")
+_UP = (ReleaseState.PUBLISHED, ReleaseState.GATED, ReleaseState.TAKEDOWN_QUEUED)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What narrows a question down; each uses what it can. ``days``: for ``expiring``."""
+
+    subject: str | None = None
+    photo: str | None = None
+    days: int = 30
+    since: datetime | None = None
+    until: datetime | None = None
+    actor: str | None = None
+    action: str | None = None
+    where: str | None = None
+    limit: int | None = None
+
+
+def ask(registry: Registry, question: str, filters: Filters) -> Rows:
+    """Answer one of ``QUESTIONS``.
+
+    Raises:
+        UsageError: no such question, or it needs a filter that is missing. NotFound: no such subject.
+        WhereError: ``filters.where`` does not parse.
+    """
+    if question not in QUESTIONS:
+        raise UsageError(reason=f"no question {question!r}", hint=f"one of: {', '.join(sorted(QUESTIONS))}")
+    return QUESTIONS[question].answer(registry, filters)
+
+
+# -- the questions -----------------------------------------------------------------------------------
+def about_subject(registry: Registry, filters: Filters) -> Rows:
+    """Subject access report: records, versions (own and derived), releases, spaces, withdrawals, events."""
+    subject = _need(filters.subject, "subject", "--subject ID")
+    at = now()
+    out: Rows = []
+    with registry.catalog.read() as session:
+        row = subject_by_id(session, subject)
+        out.append({"what": "subject", "id": row.id, "state": row.state.value, "at": row.created, "details": row.kind})
+        for record in load_records(session, [subject]).get(subject, ()):
+            shown = describe(record, at)
+            purposes = ", ".join(shown["scope"]["purposes"])
+            out.append(
+                {
+                    "what": "consent",
+                    "id": record.record_id,
+                    "state": shown["status"],
+                    "at": record.events[-1].at if record.events else None,
+                    "details": f"for {purposes}; until {shown['scope']['expires_at'] or 'withdrawn'}",
+                }
+            )
+        down = gate.descendants(gate.versions_of(subject))
+        derived: dict[int, int] = {}
+        for i, d in session.execute(
+            select(down.c.version_id, func.max(1 - down.c.derived)).group_by(down.c.version_id)
+        ):
+            derived[i] = d
+        refs = refs_of(session, derived)
+        for version in _versions(session, derived):
+            made = "depicts the subject" if derived[version.id] else "made from a model of the subject"
+            out.append(
+                {
+                    "what": "version",
+                    "id": str(refs[version.id]),
+                    "state": version.state.value,
+                    "at": version.created,
+                    "details": made,
+                }
+            )
+        for release in _releases(session, derived):
+            out.append(
+                {
+                    "what": "release",
+                    "id": release.repo_id,
+                    "state": release.state.value,
+                    "at": release.created,
+                    "details": f"{refs[release.version_id or 0]} at {release.commit_id[:12]}",
+                }
+            )
+        for space in session.scalars(_spaces_with(subject)):
+            out.append(
+                {
+                    "what": "space",
+                    "id": space.ref,
+                    "state": space.state.value,
+                    "at": space.created,
+                    "details": "fitted with",
+                }
+            )
+        for gone in session.scalars(select(Withdrawal).where(Withdrawal.subject_id == subject)):
+            done = "finished" if gone.finished else f"at {gone.phase}"
+            out.append(
+                {
+                    "what": "withdrawal",
+                    "id": gone.id,
+                    "state": done,
+                    "at": gone.started,
+                    "details": "with erasure" if gone.erase else "",
+                }
+            )
+        for event in log.events_about(session, "subject", {subject}):
+            out.append(
+                {"what": "event", "id": str(event.seq), "state": event.action, "at": event.at, "details": event.actor}
+            )
+    return out
+
+
+def from_photo(registry: Registry, filters: Filters) -> Rows:
+    """Everything made from a photo (or any file) with this SHA-256, and what was made of that."""
+    photo = _need(filters.photo, "photo", "--photo SHA256|FILE")
+    digest = photo.lower() if len(photo) == 64 and set(photo.lower()) <= _HEX else _sha256(Path(photo))
+    with registry.catalog.read() as session:
+        starts = set(walks.made_with(session, digest))
+        starts.update(session.scalars(select(SourceFile.version_id).where(SourceFile.sha256 == digest)))
+        members = session.scalars(
+            select(Space)
+            .join(OperationInput, OperationInput.operation_id == Space.operation_id)
+            .where(OperationInput.digest == digest)
+        )
+        spaces: Rows = [{"version": s.ref, "state": s.state.value, "steps": 0, "made_by": "fit"} for s in members]
+        if not starts:
+            return spaces
+        reach = walks.descendants(session, sorted(starts))
+        refs = refs_of(session, reach.depth)
+        made = {key: operation.kind for key, (operation, _) in walks.operations_of(session, reach.depth).items()}
+        return spaces + [
+            {
+                "version": str(refs[v.id]),
+                "state": v.state.value,
+                "steps": reach.depth[v.id],
+                "made_by": made[v.operation_id],
+            }
+            for v in _versions(session, reach.depth)
+        ]
+
+
+def unconsented(registry: Registry, filters: Filters) -> Rows:
+    """Releases that are up though somebody upstream has not agreed to publication, or does no more."""
+    out: Rows = []
+    with registry.catalog.read() as session:
+        rows = list(
+            session.scalars(
+                select(Release).where(Release.state.in_(_UP), Release.version_id.is_not(None)).order_by(Release.id)
+            )
+        )
+        refs = refs_of(session, {r.version_id for r in rows if r.version_id is not None})
+        for row in rows:
+            assert row.version_id is not None
+            decision = gate.ask(registry, Use.PUBLISH, versions=[row.version_id], session=session)
+            if not decision.allowed:
+                out.append(
+                    {
+                        "repo": row.repo_id,
+                        "version": str(refs[row.version_id]),
+                        "state": row.state.value,
+                        "reasons": [str(r) for r in decision.reasons],
+                    }
+                )
+    return out
+
+
+def expiring(registry: Registry, filters: Filters) -> Rows:
+    """Consents that run out within ``days``, soonest first, with how many versions and releases hang on them."""
+    at = now()
+    until = at + timedelta(days=filters.days)
+    out: Rows = []
+    with registry.catalog.read() as session:
+        subjects = list(session.scalars(select(Subject.id)))
+        for subject, records in load_records(session, subjects, history=False).items():
+            for record in records:
+                ends = record.scope.expires_at
+                if ends is None or not at < ends <= until or record.status_at(at) != "given":
+                    continue
+                down = gate.descendants(gate.versions_of(subject))
+                ids = set(session.scalars(select(down.c.version_id)))
+                out.append(
+                    {
+                        "subject": subject,
+                        "record": record.record_id,
+                        "expires": ends,
+                        "days": (ends - at).days,
+                        "versions": len(ids),
+                        "releases": len(_releases(session, ids)),
+                    }
+                )
+    return sorted(out, key=lambda row: (row["expires"], row["record"]))
+
+
+def actions(registry: Registry, filters: Filters) -> Rows:
+    """Who did what, between dates, by whom, of which kind (``consent.`` is every consent action)."""
+    rows = audit_log.events_list(
+        registry,
+        since=filters.since,
+        before=filters.until,
+        actor=filters.actor,
+        action=filters.action,
+        limit=filters.limit,
+    )
+    return [{key: row[key] for key in ("seq", "at", "actor", "action", "objects")} for row in rows]
+
+
+def spaces(registry: Registry, filters: Filters) -> Rows:
+    """Which weight spaces were fitted with whom: a row per space and subject."""
+    with registry.catalog.read() as session:
+        owner = func.coalesce(SpaceMember.subject_id, VersionSubject.subject_id)
+        query = (
+            select(Space.name, Space.number, owner, func.count())
+            .join(SpaceMember, SpaceMember.space_id == Space.id)
+            .outerjoin(VersionSubject, VersionSubject.version_id == SpaceMember.version_id)
+            .group_by(Space.id, Space.name, Space.number, owner)
+            .order_by(Space.id, owner)
+        )
+        if filters.subject is not None:
+            query = query.where(owner == filters.subject)
+        found = [(f"{name}@{number}", subject, size) for name, number, subject, size in session.execute(query)]
+        records = load_records(session, {s for _, s, _ in found if s is not None}, history=False)
+    at = now()
+    return [
+        {
+            "space": space,
+            "subject": subject,
+            "members": size,
+            "consent": None if subject is None else subject_state(records.get(subject, ()), at).value,
+        }
+        for space, subject, size in found
+    ]
+
+
+def mismatched(registry: Registry, filters: Filters) -> Rows:
+    """Versions whose files or coordinates no longer match what was recorded."""
+    return verify.mismatched(registry)
+
+
+def unexplained(registry: Registry, filters: Filters) -> Rows:
+    """Versions whose origin is not told: nothing went in, an input is unnamed, or a person without a subject."""
+    out: Rows = []
+    rules = gate.rules_of(registry)
+    with registry.catalog.read() as session:
+        entered = exists().where(
+            and_(
+                OperationInput.operation_id == Version.operation_id,
+                OperationInput.kind.in_([InputKind.VERSION, InputKind.FILE, InputKind.PHOTO, InputKind.HUB]),
+            )
+        )
+        from_version = exists().where(
+            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
+        )
+        nameless = exists().where(
+            and_(
+                OperationInput.operation_id == Version.operation_id,
+                OperationInput.version_id.is_(None),
+                OperationInput.digest.is_(None),
+            )
+        )
+        named = exists().where(VersionSubject.version_id == Version.id)
+        sampled = Operation.kind == "sample"
+        nobody = and_(Identity.kind.in_(sorted(rules.likeness_kinds)), ~named, ~from_version, ~sampled)
+        query = (
+            select(Version, Identity.name, Operation.kind, and_(~entered, ~sampled), nameless, nobody)
+            .join(Identity, Identity.id == Version.identity_id)
+            .join(Operation, Operation.id == Version.operation_id)
+            .where(Version.state.in_([VersionState.ACTIVE, VersionState.BLOCKED]))
+            .where(or_(and_(~entered, ~sampled), nameless, nobody))
+            .order_by(Version.id)
+        )
+        for version, name, kind, empty, unnamed, unknown in session.execute(query):
+            why = [
+                text
+                for flag, text in (
+                    (empty, "no input is recorded"),
+                    (unnamed, "an input has no digest"),
+                    (unknown, "depicts a person, names no subject"),
+                )
+                if flag
+            ]
+            out.append({"version": f"{name}@{version.number}", "made_by": kind, "why": why})
+    return out
+
+
+def withdrawals(registry: Registry, filters: Filters) -> Rows:
+    """Withdrawals that are not finished, and takedowns still waiting."""
+    with registry.catalog.read() as session:
+        open_rows = session.scalars(
+            select(Withdrawal).where(Withdrawal.finished.is_(None)).order_by(Withdrawal.started)
+        )
+        out: Rows = [
+            {"what": "withdrawal", "id": w.id, "state": f"after {w.phase}", "since": w.started, "about": w.subject_id}
+            for w in open_rows
+        ]
+        waiting = session.scalars(
+            select(Takedown).where(Takedown.state != TakedownState.DONE).order_by(Takedown.created)
+        )
+        out += [
+            {"what": "takedown", "id": t.id, "state": t.state.value, "since": t.created, "about": t.release.repo_id}
+            for t in waiting
+        ]
+    return out
+
+
+def versions(registry: Registry, filters: Filters) -> Rows:
+    """A free question in the ``--where`` language: versions that match, with provenance and consent."""
+    expression = parse_where(_need(filters.where, "versions", "--where EXPR"))
+    with registry.catalog.read() as session:
+        rows = session.execute(
+            select(Version, Identity.name, Operation)
+            .join(Identity, Identity.id == Version.identity_id)
+            .join(Operation, Operation.id == Version.operation_id)
+            .where(where_sql.condition(expression))
+            .order_by(Version.id)
+            .limit(filters.limit)
+        ).all()
+        states = gate.consent_states(session, [v.id for v, _, _ in rows], now(), gate.rules_of(registry))
+        return [
+            {
+                "version": f"{name}@{version.number}",
+                "state": version.state.value,
+                "made_by": operation.kind,
+                "agent": operation.agent,
+                "at": version.created,
+                "consent": states[version.id].value,
+            }
+            for version, name, operation in rows
+        ]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A ready question: its answer, a heading for reports, and the columns of its table."""
+
+    answer: Callable[[Registry, Filters], Rows]
+    heading: str
+    columns: tuple[str, ...]
+
+
+QUESTIONS: Mapping[str, Question] = {
+    "subject": Question(about_subject, "Everything about a subject", ("what", "id", "state", "at", "details")),
+    "photo": Question(from_photo, "Everything derived from a photo", ("version", "state", "steps", "made_by")),
+    "unconsented": Question(unconsented, "Published without valid consent", ("repo", "version", "state", "reasons")),
+    "expiring": Question(
+        expiring, "Consent expiring", ("subject", "record", "expires", "days", "versions", "releases")
+    ),
+    "actions": Question(actions, "Who did what", ("seq", "at", "actor", "action", "objects")),
+    "spaces": Question(spaces, "Which spaces contain whom", ("space", "subject", "members", "consent")),
+    "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
+    "unexplained": Question(unexplained, "Versions whose origin is not told", ("version", "made_by", "why")),
+    "withdrawals": Question(withdrawals, "Withdrawals under way", ("what", "id", "state", "since", "about")),
+    "versions": Question(versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent")),
+}
+_IN_REPORT = ("unconsented", "expiring", "withdrawals", "mismatched", "unexplained", "spaces", "actions")
+
+
+# -- the report --------------------------------------------------------------------------------------
+def report(registry: Registry, out: Path, filters: Filters) -> dict[str, Any]:
+    """Write a report for people: the log's verdict, then the ready questions. ``.html`` or ``.md`` by its name.
+
+    Raises:
+        UsageError: another kind of file. StorageError: it cannot be written.
+    """
+    if out.suffix not in (".html", ".md"):
+        raise UsageError(reason=f"a report is .html or .md, not {out.suffix or out.name!r}")
+    verdict = audit_log.verify(registry)
+    sections = [(QUESTIONS[name], QUESTIONS[name].answer(registry, filters)) for name in _IN_REPORT]
+    title = f"Audit report, {iso(now())[:10]}"
+    summary = _summary(verdict)
+    text = _markdown(title, summary, sections) if out.suffix == ".md" else _html(title, summary, sections)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    return {"path": str(out), "ok": verdict.ok, "sections": {q.heading: len(rows) for q, rows in sections}}
+
+
+def _summary(verdict: audit_log.Verdict) -> list[str]:
+    if verdict.ok:
+        state = "The log verifies: nothing was edited, removed, inserted or reordered."
+    else:
+        where = "" if verdict.first_bad is None else f" from event {verdict.first_bad} on"
+        state = f"THE LOG DOES NOT VERIFY{where}: {len(verdict.findings)} findings."
+    lines = [state, f"{verdict.events} events, {verdict.checkpoints} signed checkpoints, {verdict.rows} rows checked."]
+    return lines + [f"{f.code}: {f.what}" for f in verdict.findings[:20]]
+
+
+def _markdown(title: str, summary: Sequence[str], sections: Iterable[tuple[Question, Rows]]) -> str:
+    lines = [f"# {title}", "", *(f"- {line}" for line in summary)]
+    for question, rows in sections:
+        lines += ["", f"## {question.heading}", ""]
+        if not rows:
+            lines.append("None.")
+            continue
+        lines += [
+            "| " + " | ".join(c.replace("_", " ") for c in question.columns) + " |",
+            "|" + " --- |" * len(question.columns),
+        ]
+        for row in rows:
+            cells = (_cell(row[c]).replace("|", "\\|").replace("\n", " ") for c in question.columns)
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
+    "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3em .6em;border-bottom:1px solid #ccc;"
+    "vertical-align:top}th{background:#f3f3f3}"
+)
+
+
+def _html(title: str, summary: Sequence[str], sections: Iterable[tuple[Question, Rows]]) -> str:
+    parts = [
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>",
+        f"<h1>{html.escape(title)}</h1><ul>",
+        *(f"<li>{html.escape(line)}" for line in summary),
+        "</ul>",
+    ]
+    for question, rows in sections:
+        parts.append(f"<h2>{html.escape(question.heading)}</h2>")
+        if not rows:
+            parts.append("<p>None.")
+            continue
+        heads = "".join(f"<th>{html.escape(c.replace('_', ' '))}" for c in question.columns)
+        parts.append(f"<table><tr>{heads}")
+        for row in rows:
+            parts.append("<tr>" + "".join(f"<td>{html.escape(_cell(row[c]))}" for c in question.columns))
+        parts.append("</table>")
+    return "\n".join(parts) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return iso(value)[:19].replace("T", " ")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(_cell(v) for v in value)
+    return str(value)
+
+
+# -- parts -------------------------------------------------------------------------------------------
+def _need(value: str | None, question: str, option: str) -> str:
+    if value is None:
+        raise UsageError(reason=f"the question {question!r} needs {option}")
+    return value
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise BadFile(
+            path=str(path), reason=error.strerror or str(error), hint="give a file, or its SHA-256 in hex"
+        ) from None
+
+
+def _versions(session: Session, ids: Iterable[int]) -> list[Version]:
+    found = versions_by_id(session, ids)
+    return [found[i] for i in sorted(found)]
+
+
+def _releases(session: Session, version_ids: Iterable[int]) -> list[Release]:
+    wanted = sorted(set(version_ids))
+    found: list[Release] = []
+    for start in range(0, len(wanted), 500):
+        chunk = wanted[start : start + 500]
+        found += session.scalars(select(Release).where(Release.version_id.in_(chunk)).order_by(Release.id))
+    return found
+
+
+def _spaces_with(subject: str) -> Any:
+    return (
+        select(Space)
+        .join(SpaceMember, SpaceMember.space_id == Space.id)
+        .where(or_(SpaceMember.subject_id == subject, SpaceMember.version_id.in_(gate.versions_of(subject))))
+        .distinct()
+        .order_by(Space.id)
+    )

@@ -1,0 +1,313 @@
+"""The gate every service passes before it does anything with a likeness.
+
+    decision = gate.require(registry, Use.EDIT, versions=[source.id], purpose=purpose)
+    with registry.catalog.write(registry.actor) as uow:
+        gate.require(registry, Use.EDIT, versions=[source.id], purpose=purpose, session=uow.session)
+        …
+        uow.event("version.edit", objects=…, **gate.evidence(decision))
+
+Ask once before long work, to fail early, and once more inside the write transaction (``session=uow.session``): a
+withdrawal that came in between has then been seen, because writers take turns.
+
+- Work on versions (edit, mix, generate, export, push; search by a version): pass ``versions``. Their subjects and
+  those of all their ancestors are found here.
+- Making something new (add, train, invert, pull): pass ``subjects`` (may be empty) and ``kind``.
+- Work in a space (sample): pass ``spaces``; subjects of the fit set who have withdrawn become warnings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import CTE, ColumnElement, Select, and_, exists, literal, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.models import (
+    Identity,
+    Operation,
+    OperationInput,
+    SpaceMember,
+    Version,
+    VersionSubject,
+)
+from w2w_registry.consent.policy import (
+    Decision,
+    Reason,
+    ReasonCode,
+    Rules,
+    Upstream,
+    combined_state,
+    decide,
+    subject_state,
+)
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import ConsentDenied
+from w2w_registry.records import ConsentState, Kind, OperationKind, VersionState, now
+from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.registry import Registry
+
+_CHUNK = 500
+_STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
+
+
+def rules_of(registry: Registry) -> Rules:
+    """The registry's policy. Raises SettingError when registry.toml's ``[policy]`` cannot be used."""
+    return Rules.from_settings(registry.settings.policy)
+
+
+def require(
+    registry: Registry,
+    use: Use | str,
+    *,
+    versions: Sequence[int] = (),
+    subjects: Sequence[str] = (),
+    kind: Kind | None = None,
+    spaces: Sequence[int] = (),
+    purpose: str | None = None,
+    territory: str | None = None,
+    session: Session | None = None,
+    at: datetime | None = None,
+) -> Decision:
+    """Let the use pass, or raise.
+
+    Args:
+        use: register, search, train, invert, edit, mix, sample, generate, export or publish (= push).
+        versions: ids of versions operated on; every subject of theirs and of their ancestors has to allow it.
+        subjects: subjects of something that is no version yet.
+        kind: what that something depicts; a person without a named subject is somebody unknown, not nobody.
+        spaces: ids of weight spaces worked in.
+        purpose, territory: what for, and where; None = what registry.toml says.
+        session: the session to look in (``uow.session`` inside a write); None = a read of its own.
+        at: the instant asked about; None = now.
+
+    Returns:
+        The decision; its ``warnings`` are worth showing, its ``relied_on`` worth recording (``evidence``).
+
+    Raises:
+        ConsentDenied: with every reason and the subjects in the way. SettingError: an unusable ``[policy]``.
+    """
+    decision = ask(
+        registry,
+        use,
+        versions=versions,
+        subjects=subjects,
+        kind=kind,
+        spaces=spaces,
+        purpose=purpose,
+        territory=territory,
+        session=session,
+        at=at,
+    )
+    if not decision.allowed:
+        raise ConsentDenied(
+            operation=str(decision.use),
+            purpose=decision.purpose,
+            reasons=tuple(str(r) for r in decision.reasons),
+            subjects=decision.subjects,
+        )
+    return decision
+
+
+def ask(
+    registry: Registry,
+    use: Use | str,
+    *,
+    versions: Sequence[int] = (),
+    subjects: Sequence[str] = (),
+    kind: Kind | None = None,
+    spaces: Sequence[int] = (),
+    purpose: str | None = None,
+    territory: str | None = None,
+    session: Session | None = None,
+    at: datetime | None = None,
+) -> Decision:
+    """As ``require``, returning a refusal instead of raising it."""
+    what, rules, moment = Use(use), rules_of(registry), at or now()
+    with _session(registry, session) as where:
+        upstream = list(upstream_of(where, versions, rules)) if versions else []
+        upstream += _direct(where, subjects)
+        if kind is not None and not subjects and kind in rules.likeness_kinds:
+            upstream.append(Upstream(None))
+        decision = decide(
+            what,
+            upstream,
+            rules,
+            moment,
+            purpose=purpose,
+            territory=territory,
+            fitted_on=_withdrawn_members(where, spaces),
+        )
+        blocked = _blocked(where, versions) if versions and what not in _STATE_FREE else []
+    if not blocked:
+        return decision
+    return Decision(False, what, decision.purpose, moment, (*blocked, *decision.reasons), warnings=decision.warnings)
+
+
+def evidence(decision: Decision) -> dict[str, Any]:
+    """What a decision adds to the event of the operation it allowed: ids and digests only."""
+    return {"consent": {"use": str(decision.use), "purpose": decision.purpose, "relied_on": dict(decision.relied_on)}}
+
+
+def consent_states(
+    session: Session, version_ids: Iterable[int], at: datetime, rules: Rules | None = None
+) -> dict[int, ConsentState]:
+    """One word on the consent of everyone upstream, for many versions at a few queries per 500.
+
+    Ids that do not exist are left out.
+    """
+    wanted = sorted(set(version_ids))
+    reach = walks.ancestors(session, wanted)
+    known = sorted(reach.depth)
+    likenesses: dict[int, set[str | None]] = {}
+    present: set[int] = set()
+    for start in range(0, len(known), _CHUNK):
+        chunk = known[start : start + _CHUNK]
+        present |= set(session.scalars(select(Version.id).where(Version.id.in_(chunk))))
+        for version_id, subject in session.execute(
+            select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
+        ):
+            likenesses.setdefault(version_id, set()).add(subject)
+        unnamed = select(Version.id).join(Identity).join(Operation).where(Version.id.in_(chunk), _nobody_named(rules))
+        for version_id in session.scalars(unnamed):
+            likenesses.setdefault(version_id, set()).add(None)
+    # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
+    parents: dict[int, list[int]] = {}
+    for edge in reach.edges:
+        parents.setdefault(edge.child, []).append(edge.parent)
+    nobody: frozenset[str | None] = frozenset()
+    upstream: dict[int, frozenset[str | None]] = {}
+    for version_id in known:
+        own = frozenset(likenesses.get(version_id, ()))
+        upstream[version_id] = own.union(*(upstream.get(p, nobody) for p in parents.get(version_id, ())))
+    named = {subject for i in wanted for subject in upstream.get(i, nobody) if subject is not None}
+    records = load_records(session, named, history=False)
+    state_of: dict[str | None, ConsentState] = {s: subject_state(records.get(s, ()), at) for s in named}
+    state_of[None] = ConsentState.UNKNOWN
+    return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in present}
+
+
+def upstream_of(session: Session, version_ids: Sequence[int], rules: Rules) -> tuple[Upstream, ...]:
+    """Every subject upstream of these versions, with records; ``derived`` when reached through another version."""
+    derived: dict[str | None, bool] = {}
+    through: dict[str | None, str] = {}
+    wanted = sorted(set(version_ids))
+    for start in range(0, len(wanted), _CHUNK):
+        for _, subject, is_derived, name in _likenesses(session, wanted[start : start + _CHUNK], rules):
+            derived[subject] = derived.get(subject, False) or is_derived
+            if subject not in through or is_derived:
+                through[subject] = name
+    records = load_records(session, [s for s in derived if s is not None])
+    ordered = sorted(derived, key=lambda s: (s is None, s or ""))
+    return tuple(Upstream(s, records.get(s, ()) if s is not None else (), derived[s], through[s]) for s in ordered)
+
+
+def ancestors(version_ids: Sequence[int]) -> CTE:
+    """Recursive SQL: (root, version_id, derived) for the given versions (derived 0) and all their ancestors (1)."""
+    base = select(Version.id.label("root"), Version.id.label("version_id"), literal(0).label("derived")).where(
+        Version.id.in_(version_ids)
+    )
+    up = base.cte("up", recursive=True)
+    # UNION, not UNION ALL: a version reached twice is followed once, so that diamonds do not multiply
+    return up.union(
+        select(up.c.root, OperationInput.version_id, literal(1))
+        .join(Version, Version.id == up.c.version_id)
+        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
+        .where(OperationInput.version_id.is_not(None))
+    )
+
+
+def descendants(version_ids: Any) -> CTE:
+    """Recursive SQL: (version_id, derived) for the given versions (ids or a subquery), and with 1 all made of them."""
+    down = (
+        select(Version.id.label("version_id"), literal(0).label("derived"))
+        .where(Version.id.in_(version_ids))
+        .cte("down", recursive=True)
+    )
+    return down.union(
+        select(Version.id, literal(1))
+        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
+        .join(down, OperationInput.version_id == down.c.version_id)
+    )
+
+
+def versions_of(subject: str) -> Select[int]:
+    """SQL: ids of the versions that depict a subject by their own account."""
+    return select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)
+
+
+def _likenesses(session: Session, ids: Sequence[int], rules: Rules) -> Iterator[tuple[int, str | None, bool, str]]:
+    """(root, subject or None, derived, name@number that brings it in) for everybody depicted upstream."""
+    up = ancestors(ids)
+    named = (
+        select(up.c.root, VersionSubject.subject_id, up.c.derived, Identity.name, Version.number)
+        .join(VersionSubject, VersionSubject.version_id == up.c.version_id)
+        .join(Version, Version.id == up.c.version_id)
+        .join(Identity, Identity.id == Version.identity_id)
+    )
+    for root, subject, derived, name, number in session.execute(named):
+        yield root, subject, bool(derived), f"{name}@{number}"
+    unnamed = (
+        select(up.c.root, up.c.derived, Identity.name, Version.number)
+        .join(Version, Version.id == up.c.version_id)
+        .join(Identity, Identity.id == Version.identity_id)
+        .join(Operation, Operation.id == Version.operation_id)
+        .where(_nobody_named(rules))
+    )
+    for root, derived, name, number in session.execute(unnamed):
+        yield root, None, bool(derived), f"{name}@{number}"
+
+
+def _nobody_named(rules: Rules | None) -> ColumnElement[bool]:
+    """SQL over version, identity and operation: somebody is depicted and nobody named.
+
+    That is where a likeness enters the graph (no version behind it) without a subject. Sampled identities depict
+    nobody.
+    """
+    return and_(
+        Identity.kind.in_(sorted((rules or Rules()).likeness_kinds)),
+        Operation.kind != OperationKind.SAMPLE.value,
+        ~exists().where(VersionSubject.version_id == Version.id),
+        ~exists().where(
+            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
+        ),
+    )
+
+
+def _direct(session: Session, subjects: Sequence[str]) -> list[Upstream]:
+    records = load_records(session, subjects) if subjects else {}
+    return [Upstream(subject, records.get(subject, ())) for subject in sorted(set(subjects))]
+
+
+def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream]:
+    if not spaces:
+        return []
+    query = select(SpaceMember.subject_id).where(SpaceMember.space_id.in_(spaces), SpaceMember.subject_id.is_not(None))
+    members = [s for s in session.scalars(query.distinct()) if s is not None]
+    ended = load_records(session, members, history=False, states=(ConsentState.WITHDRAWN, ConsentState.INVALIDATED))
+    return [Upstream(subject, records) for subject, records in sorted(ended.items())]
+
+
+def _blocked(session: Session, versions: Sequence[int]) -> list[Reason]:
+    rows = session.execute(
+        select(Identity.name, Version.number, Version.state)
+        .join(Identity, Identity.id == Version.identity_id)
+        .where(Version.id.in_(versions), Version.state != VersionState.ACTIVE)
+        .order_by(Version.id)
+    )
+    return [
+        Reason(ReasonCode.VERSION_BLOCKED, None, detail=state.value, through=f"{name}@{number}")
+        for name, number, state in rows
+    ]
+
+
+@contextmanager
+def _session(registry: Registry, session: Session | None) -> Iterator[Session]:
+    if session is not None:
+        yield session
+        return
+    with registry.catalog.read() as own:
+        yield own

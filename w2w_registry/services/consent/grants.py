@@ -1,0 +1,478 @@
+"""Consent operations: each one transaction with its event. Withdrawal, which does much more, is in ``withdraw``."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.artifacts import sha256_file, write_atomic
+from w2w_registry.catalog.lookup import refs_of
+from w2w_registry.catalog.models import SubjectState, Version
+from w2w_registry.catalog.resolve import subject_by_id, version_for
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent import lifecycle
+from w2w_registry.consent.policy import Decision, subject_state
+from w2w_registry.consent.receipt import receipt as receipt_json
+from w2w_registry.consent.receipt import receipt_markdown
+from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, ConsentRecord, Notice, Scope, Status, Use, to_json
+from w2w_registry.errors import BadFile, Conflict, NotFound, StorageError, UsageError
+from w2w_registry.records import ConsentState, VersionState, now
+from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
+from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.registry import Registry
+
+
+def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> dict[str, Any]:
+    """Write down that a consent was asked for. Adds the subject when it is not there.
+
+    Raises:
+        BadName, UsageError: a scope that can never hold.
+    """
+    with registry.catalog.write(registry.actor) as uow:
+        record = lifecycle.request(_new_id(), subject, scope, uow.now(), registry.actor, notice=notice)
+        ensure_subject(uow, subject)
+        insert_record(uow, record)
+        _journal(uow, "consent.request", record)
+    return describe(record, now())
+
+
+def grant(
+    registry: Registry,
+    subject: str,
+    scope: Scope | None,
+    *,
+    record_id: str | None = None,
+    notice: Notice | None = None,
+    guardian: str | None = None,
+    compensation: str | None = None,
+    evidence: Path | None = None,
+    keep_evidence: bool = False,
+    signature: str | None = None,
+    training_set_digest: str | None = None,
+    method: str = "command line",
+) -> dict[str, Any]:
+    """Write down a consent: an answer to request ``record_id``, or a new record.
+
+    Models of the subject that a withdrawal had blocked, and that nobody else upstream holds back, are served again;
+    the subject's do-not-recreate references are forgotten.
+
+    Args:
+        scope: None = what was requested.
+        evidence: a signed form, a recording…; its SHA-256 is kept, its content only with ``keep_evidence``.
+
+    Returns:
+        The record, with ``restored``: versions back in service.
+
+    Raises:
+        BadName, BadFile (evidence), UsageError, NotFound (no such request), Conflict (it is no open request).
+    """
+    digest = None if evidence is None else _digest(evidence)
+    if evidence is not None and keep_evidence:
+        registry.artifacts.put_file(evidence)
+    given: dict[str, Any] = {
+        "scope": scope,
+        "method": method,
+        "guardian": guardian,
+        "compensation": compensation,
+        "evidence_digest": digest,
+        "signature": signature,
+        "training_set_digest": training_set_digest,
+    }
+    with registry.catalog.write(registry.actor) as uow:
+        at = uow.now()
+        if record_id is not None:
+            asked = _one(uow.session, subject, record_id)
+            record = lifecycle.grant(asked, at, registry.actor, **given)
+            grant_request(uow, record, evidence_stored=keep_evidence)
+        else:
+            asked = lifecycle.request(_new_id(), subject, scope or Scope(), at, registry.actor, notice=notice)
+            record = lifecycle.grant(replace(asked, events=()), at, registry.actor, **given)
+            ensure_subject(uow, subject)
+            insert_record(uow, record, evidence_stored=keep_evidence)
+        row = subject_by_id(uow.session, subject)
+        restored: list[str] = []
+        if row.state is not SubjectState.ACTIVE:
+            row.state = SubjectState.ACTIVE
+            guard.unprotect(uow, subject)
+            restored = _restore(uow, subject, registry)
+        _journal(uow, "consent.grant", record, restored=len(restored))
+    return {**describe(record, now()), "restored": restored}
+
+
+def narrow(
+    registry: Registry, subject: str, change: Callable[[Scope], Scope], *, record_id: str | None = None
+) -> dict[str, Any]:
+    """Replace a live record by one with a smaller scope: ``change`` makes the new scope from the old one.
+
+    Raises:
+        NotFound, Conflict (nothing live, or several records and none named), UsageError (not smaller).
+    """
+    return _supersede(
+        registry,
+        subject,
+        record_id,
+        "consent.narrow",
+        lambda old, new_id, at: lifecycle.narrow(old, new_id, change(old.scope), at, registry.actor),
+        {Status.GIVEN},
+    )
+
+
+def renew(
+    registry: Registry, subject: str, expires_at: datetime | None, *, record_id: str | None = None
+) -> dict[str, Any]:
+    """Replace a live or expired record by one with a longer term; None = until withdrawn.
+
+    Raises:
+        NotFound, Conflict, UsageError: as ``lifecycle.renew``.
+    """
+    return _supersede(
+        registry,
+        subject,
+        record_id,
+        "consent.renew",
+        lambda old, new_id, at: lifecycle.renew(old, new_id, expires_at, at, registry.actor),
+        {Status.GIVEN, Status.EXPIRED},
+    )
+
+
+def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
+    """Suspend a record that somebody contests: until it is resolved nothing is allowed on its strength."""
+    return _move(
+        registry,
+        subject,
+        record_id,
+        "consent.dispute",
+        {Status.GIVEN},
+        lambda record, at: lifecycle.dispute(record, at, registry.actor),
+    )
+
+
+def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | None = None) -> dict[str, Any]:
+    """End a dispute: the consent stands again, or is invalidated."""
+    return _move(
+        registry,
+        subject,
+        record_id,
+        "consent.resolve",
+        {Status.DISPUTED},
+        lambda record, at: lifecycle.resolve(record, upheld, at, registry.actor),
+    )
+
+
+def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -> list[dict[str, Any]]:
+    """Receipts of a subject's records: ``json`` (JSON-LD) and ``markdown`` of each; that they were issued is noted.
+
+    Raises:
+        NotFound: no such subject or record, or nothing was ever asked or granted.
+    """
+    out: list[dict[str, Any]] = []
+    with registry.catalog.write(registry.actor) as uow:
+        records = [r for r in _all(uow.session, subject) if record_id in (None, r.record_id)]
+        if not records:
+            raise NotFound(what="consent record", name=record_id or subject)
+        for record in records:
+            noted = lifecycle.note(record, "receipt", uow.now(), registry.actor)
+            move_record(uow, noted)
+            _journal(uow, "consent.receipt", noted)
+            out.append({"json": receipt_json(noted, uow.now()), "markdown": receipt_markdown(noted, uow.now())})
+    return out
+
+
+def write_receipts(receipts: Sequence[dict[str, Any]], folder: Path) -> list[str]:
+    """Write each receipt as RECORD.json and RECORD.md into ``folder``; returns the paths.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    written: list[str] = []
+    for one in receipts:
+        for suffix, text in (
+            (".json", json.dumps(one["json"], indent=2, ensure_ascii=False) + "\n"),
+            (".md", one["markdown"]),
+        ):
+            path = folder / f"{one['json']['identifier']}{suffix}"
+            try:
+                write_atomic(path, text.encode())
+            except OSError as error:
+                raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+            written.append(str(path))
+    return written
+
+
+def show(registry: Registry, subject: str) -> dict[str, Any]:
+    """A subject's consent: in one word, and every record.
+
+    Raises:
+        NotFound: no such subject.
+    """
+    at = now()
+    with registry.catalog.read() as session:
+        row = subject_by_id(session, subject)
+        records = _all(session, subject)
+    return {
+        "subject": subject,
+        "state": row.state.value,
+        "consent": subject_state(records, at).value,
+        "records": [describe(record, at) for record in records],
+    }
+
+
+def check(
+    registry: Registry,
+    reference: str,
+    *,
+    uses: Sequence[str] = tuple(Use),
+    purpose: str | None = None,
+    territory: str | None = None,
+    at: datetime | None = None,
+) -> dict[str, Any]:
+    """What may be done with a version, for a purpose, at an instant: one decision per use.
+
+    Raises:
+        NotFound: no such identity or version.
+    """
+    moment = at or now()
+    with registry.catalog.read() as session:
+        version = version_for(session, reference)
+        decisions = [
+            gate.ask(
+                registry,
+                use,
+                versions=[version.id],
+                purpose=purpose,
+                territory=territory,
+                session=session,
+                at=moment,
+            )
+            for use in parse_uses(uses)
+        ]
+        state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry))[version.id]
+        name = f"{version.identity.name}@{version.number}"
+    return {
+        "version": name,
+        "consent": state.value,
+        "purpose": decisions[0].purpose if decisions else purpose,
+        "at": moment,
+        "decisions": [decision_json(d) for d in decisions],
+    }
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    return {
+        "use": str(decision.use),
+        "allowed": decision.allowed,
+        "reasons": [str(r) for r in decision.reasons],
+        "warnings": [str(w) for w in decision.warnings],
+        "relied_on": dict(decision.relied_on),
+    }
+
+
+def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
+    """A record as plain values, with its state at ``at`` and its digest."""
+    return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
+
+
+def build_notice(
+    *,
+    notice: str | None = None,
+    language: str | None = None,
+    controllers: Sequence[str] = (),
+    recipients: Sequence[str] = (),
+    storage_location: str | None = None,
+    retention: str | None = None,
+    jurisdiction: str | None = None,
+) -> Notice:
+    """A notice from what people type; nothing typed means not stated."""
+    return Notice(
+        notice=notice,
+        language=language,
+        controllers=tuple(controllers) or None,
+        recipients=tuple(recipients) or None,
+        storage_location=storage_location,
+        retention=retention,
+        jurisdiction=jurisdiction,
+    )
+
+
+def narrowed(
+    scope: Scope,
+    *,
+    purposes: Sequence[str] = (),
+    uses: Sequence[str] = (),
+    forbidden: Sequence[str] = (),
+    no_derivatives: bool = False,
+    no_publication: bool = False,
+    territory: Sequence[str] = (),
+    expires_at: datetime | None = None,
+) -> Scope:
+    """A scope with what people type taken away; what is not typed stays. Leave for derivatives that came with the
+    purpose ``any`` ends with ``no_derivatives`` only where ``any`` is replaced by named purposes.
+
+    Raises:
+        UsageError: an unknown use.
+    """
+    asked = build_scope(purposes, uses=uses, forbidden=forbidden, territory=territory)
+    named = asked.purposes or scope.purposes
+    if no_derivatives and ANY_PURPOSE in named:
+        named_uses = asked.uses or scope.uses or tuple(Use)
+        asked = replace(asked, uses=tuple(u for u in named_uses if u not in DERIVING))
+    return replace(
+        scope,
+        purposes=named,
+        uses=asked.uses or scope.uses,
+        forbidden=tuple(dict.fromkeys((*scope.forbidden, *asked.forbidden))),
+        derivatives=scope.derivatives and not no_derivatives,
+        publication=scope.publication and not no_publication,
+        territory=asked.territory or scope.territory,
+        expires_at=expires_at or scope.expires_at,
+    )
+
+
+def parse_uses(texts: Sequence[str]) -> tuple[Use, ...]:
+    """Uses by name. Raises UsageError listing the uses there are."""
+    try:
+        return tuple(Use(text.strip().lower()) for text in dict.fromkeys(texts))
+    except ValueError as error:
+        raise UsageError(reason=str(error), hint=f"uses are {', '.join(Use)}") from None
+
+
+def parse_day(text: str | None, *, end: bool) -> datetime | None:
+    """A day or moment as people type it, UTC; a bare day means its ``end`` or its beginning.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(reason=f"{text!r} is no date", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
+    if len(text) == 10 and end:
+        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def build_scope(
+    purposes: Sequence[str],
+    *,
+    uses: Sequence[str] = (),
+    forbidden: Sequence[str] = (),
+    derivatives: bool = False,
+    publication: bool = False,
+    territory: Sequence[str] = (),
+    valid_from: datetime | None = None,
+    expires_at: datetime | None = None,
+) -> Scope:
+    """A scope from what people type; nothing typed for uses and territory means all of them."""
+    return Scope(
+        purposes=tuple(dict.fromkeys(p.strip().lower() for p in purposes)),
+        uses=parse_uses(uses) or None,
+        forbidden=tuple(dict.fromkeys(f.strip().lower() for f in forbidden)),
+        derivatives=derivatives or ANY_PURPOSE in purposes,
+        publication=publication,
+        territory=tuple(dict.fromkeys(t.strip().upper() for t in territory)) or None,
+        valid_from=valid_from,
+        expires_at=expires_at,
+    )
+
+
+def _supersede(
+    registry: Registry,
+    subject: str,
+    record_id: str | None,
+    action: str,
+    change: Callable[[ConsentRecord, str, datetime], ConsentRecord],
+    among: set[Status],
+) -> dict[str, Any]:
+    with registry.catalog.write(registry.actor) as uow:
+        old = _pick(uow.session, subject, record_id, among, uow.now())
+        record = change(old, _new_id(), uow.now())
+        insert_record(uow, record)
+        _journal(uow, action, record, supersedes=old.record_id)
+    return describe(record, now())
+
+
+def _move(
+    registry: Registry,
+    subject: str,
+    record_id: str | None,
+    action: str,
+    among: set[Status],
+    change: Callable[[ConsentRecord, datetime], ConsentRecord],
+) -> dict[str, Any]:
+    with registry.catalog.write(registry.actor) as uow:
+        record = change(_pick(uow.session, subject, record_id, among, uow.now()), uow.now())
+        move_record(uow, record)
+        _journal(uow, action, record)
+    return describe(record, now())
+
+
+def _all(session: Session, subject: str) -> tuple[ConsentRecord, ...]:
+    subject_by_id(session, subject)
+    return load_records(session, [subject]).get(subject, ())
+
+
+def _one(session: Session, subject: str, record_id: str) -> ConsentRecord:
+    for record in _all(session, subject):
+        if record.record_id == record_id:
+            return record
+    raise NotFound(what="consent record", name=record_id)
+
+
+def _pick(session: Session, subject: str, record_id: str | None, among: set[Status], at: datetime) -> ConsentRecord:
+    """The record meant: the one named, else the only one in one of these states."""
+    if record_id is not None:
+        return _one(session, subject, record_id)
+    found = [r for r in _all(session, subject) if r.status_at(at) in among]
+    if len(found) == 1:
+        return found[0]
+    wanted = " or ".join(sorted(among))
+    if not found:
+        raise Conflict(what="consent of", name=subject, reason=f"no record is {wanted}")
+    names = ", ".join(r.record_id for r in found)
+    raise Conflict(what="consent of", name=subject, reason=f"{len(found)} records are {wanted}; name one: {names}")
+
+
+def _restore(uow: UnitOfWork, subject: str, registry: Registry) -> list[str]:
+    """Serve again what the subject's withdrawal had blocked, unless somebody else upstream holds it back."""
+    session = uow.session
+    uow.session.flush()
+    down = gate.descendants(gate.versions_of(subject))
+    blocked = list(
+        session.scalars(
+            select(Version.id)
+            .where(Version.id.in_(select(down.c.version_id)), Version.state == VersionState.BLOCKED)
+            .order_by(Version.id)
+        )
+    )
+    states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry))
+    free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
+    uow.bulk_update(Version, free, {"state": VersionState.ACTIVE})
+    refs = refs_of(session, free)
+    return [str(refs[i]) for i in free]
+
+
+def _journal(uow: UnitOfWork, action: str, record: ConsentRecord, **payload: Any) -> None:
+    uow.event(action, {"subject": record.subject, "record": record.record_id}, digest=record.digest(), **payload)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise BadFile(path=str(path), reason=error.strerror or str(error)) from None
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())

@@ -1,0 +1,49 @@
+"""Protecting somebody who does not want to be recreated, registered or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+
+from w2w_registry.catalog.models import Subject, SubjectState
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.errors import UsageError
+from w2w_registry.lora import read_lora
+from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.making.drafts import source
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.spaces.placing import place
+
+
+def protect_subject(registry: Registry, subject: str, what: str, *, space: str | None = None) -> dict[str, Any]:
+    """Keep a do-not-recreate reference of ``subject``, made from a registered version or a LoRA file or folder.
+
+    A LoRA is only looked at, not registered. Adds the subject when it is not there.
+
+    Raises:
+        BadName, NotFound, BadLora, SpaceMismatch. UsageError: the LoRA lies at the centre of the space.
+    """
+    row, basis = open_space(registry, space)
+    with registry.catalog.read() as session:
+        version = None if Path(what).exists() else version_for(session, what)
+        if version is not None:
+            point = source(session, version, row).coordinates
+        else:
+            point = np.asarray(basis.project(place(read_lora(Path(what)), basis, row.ref).theta), np.float32)
+    if not np.any(point):
+        raise UsageError(reason="that model lies at the centre of the space: it resembles everybody")
+    with registry.catalog.write(registry.actor) as uow:
+        ensure_subject(uow, subject)
+        down = gate.descendants(gate.versions_of(subject))
+        depicting = set(uow.session.scalars(select(down.c.version_id)))
+        limit = guard.keep(uow, subject, row, point, depicting if version is None else depicting | {version.id})
+        found = uow.session.get_one(Subject, subject)
+        if found.state is SubjectState.ACTIVE and not depicting:
+            found.state = SubjectState.PROTECTED
+        uow.event("subject.protect", {"subject": subject, "space": row.id})
+    return {"subject": subject, "space": row.ref, "threshold": limit}

@@ -1,0 +1,101 @@
+"""Subjects: the people and rights holders identities depict, under pseudonymous ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+
+from w2w_registry.catalog.models import GuardReference, Identity, Subject, Version, VersionSubject, Withdrawal
+from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.records import to_json
+from w2w_registry.records import check_name, now
+from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.registry import Registry
+
+
+def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") -> dict[str, Any]:
+    """Register a subject; one that is there is left as it is.
+
+    Raises:
+        BadName: an id that breaks the naming rules.
+    """
+    with registry.catalog.write(registry.actor) as uow:
+        created = ensure_subject(uow, subject_id, kind=kind)
+        row = uow.session.get_one(Subject, subject_id)
+        return {"subject": row.id, "kind": row.kind, "state": row.state.value, "created": created}
+
+
+def ensure_subject(uow: UnitOfWork, subject_id: str, *, kind: str = "person") -> bool:
+    """Add the subject unless it is there; True when it was added."""
+    check_name(subject_id, "subject")
+    if uow.session.get(Subject, subject_id) is not None:
+        return False
+    uow.add(Subject(id=subject_id, kind=kind, created=uow.now()))
+    uow.event("subject.add", {"subject": subject_id}, kind=kind)
+    return True
+
+
+def list_subjects(registry: Registry) -> list[dict[str, Any]]:
+    """Every subject with its state, its consent in one word, and how many versions name it."""
+    at = now()
+    with registry.catalog.read() as session:
+        rows = list(session.scalars(select(Subject).order_by(Subject.id)))
+        records = load_records(session, [row.id for row in rows], history=False)
+        counted = session.execute(
+            select(VersionSubject.subject_id, func.count()).group_by(VersionSubject.subject_id)
+        ).all()
+        counts: dict[str, int] = dict(row.tuple() for row in counted)
+    return [
+        {
+            "subject": row.id,
+            "kind": row.kind,
+            "state": row.state.value,
+            "consent": subject_state(records.get(row.id, ()), at).value,
+            "records": len(records.get(row.id, ())),
+            "versions": counts.get(row.id, 0),
+            "created": row.created,
+        }
+        for row in rows
+    ]
+
+
+def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
+    """One subject: its records in full, the versions that name it, withdrawals, do-not-recreate references.
+
+    Raises:
+        NotFound.
+    """
+    at = now()
+    with registry.catalog.read() as session:
+        row = subject_by_id(session, subject_id)
+        records = load_records(session, [subject_id]).get(subject_id, ())
+        versions = session.execute(
+            select(Identity.name, Version.number, Version.state)
+            .join(Version, Version.identity_id == Identity.id)
+            .join(VersionSubject, VersionSubject.version_id == Version.id)
+            .where(VersionSubject.subject_id == subject_id)
+            .order_by(Version.id)
+        ).all()
+        withdrawals = session.scalars(
+            select(Withdrawal).where(Withdrawal.subject_id == subject_id).order_by(Withdrawal.started)
+        )
+        references = session.scalar(
+            select(func.count()).select_from(GuardReference).where(GuardReference.subject_id == subject_id)
+        )
+        return {
+            "subject": row.id,
+            "kind": row.kind,
+            "state": row.state.value,
+            "consent": subject_state(records, at).value,
+            "created": row.created,
+            "erased": row.erased,
+            "records": [{**to_json(record), "digest": record.digest()} for record in records],
+            "versions": [{"version": f"{name}@{number}", "state": state.value} for name, number, state in versions],
+            "withdrawals": [
+                {"id": w.id, "started": w.started, "finished": w.finished, "erase": w.erase} for w in withdrawals
+            ],
+            "do_not_recreate": references,
+        }

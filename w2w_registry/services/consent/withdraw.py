@@ -1,0 +1,463 @@
+"""Withdrawing consent: planned from the catalog, performed step by step, resumed where it stopped.
+
+BLOCK is one transaction: records withdrawn, every version that depicts the subject (also through edits and mixes)
+out of service, releases queued for takedown, the do-not-recreate reference made, and the withdrawal's row written
+with its plan. Every later step can be done again without harm; the row's ``phase`` says which came last.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, or_, select, text
+from sqlalchemy.orm import Session
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.models import (
+    Alias,
+    AliasChange,
+    ConsentRecord,
+    Coordinates,
+    GuardReference,
+    Identity,
+    Label,
+    Operation,
+    OperationInput,
+    Release,
+    ReleaseState,
+    SourceFile,
+    Space,
+    SpaceMember,
+    Subject,
+    SubjectState,
+    Tag,
+    Takedown,
+    TakedownState,
+    Version,
+    Withdrawal,
+)
+from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent import lifecycle, withdrawal
+from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.receipt import withdrawal_markdown, withdrawal_receipt
+from w2w_registry.consent.records import Status
+from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
+from w2w_registry.errors import NotFound, StorageError
+from w2w_registry.index import store as index_store
+from w2w_registry.records import ConsentState, VersionState, now
+from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent.rows import load_records, move_record
+from w2w_registry.services.hub import takedown
+from w2w_registry.services.registry import Registry
+
+_CHUNK = 500
+_OPEN = frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUTED})
+
+
+def plan_withdrawal(
+    registry: Registry, subject: str, *, erase: bool = False, protect: bool = False
+) -> withdrawal.Withdrawal:
+    """What ``withdraw`` would do now; nothing is changed.
+
+    Raises:
+        NotFound: no such subject.
+    """
+    with registry.catalog.read() as session:
+        return _plan(session, subject, erase=erase, protect=protect)
+
+
+def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: bool = False) -> dict[str, Any]:
+    """Withdraw everything a subject ever granted, and act on it. Returns the receipt, with ``already`` when a
+    withdrawal before had left nothing to do.
+
+    A withdrawal of the subject that stopped half-way is finished first.
+
+    Args:
+        erase: coordinates, files, previews, caches and what is personal in the catalog go for good.
+        protect: keep a do-not-recreate reference, as the subject wishes.
+
+    Raises:
+        NotFound: no such subject. StorageError: a file could not be erased; run again to go on from there.
+    """
+    for withdrawal_id in unfinished(registry, subject):
+        resume(registry, withdrawal_id)
+    with registry.catalog.write(registry.actor) as uow:
+        plan = _plan(uow.session, subject, erase=erase, protect=protect)
+        done = _nothing_left(uow.session, plan)
+        withdrawal_id = _block(uow, plan) if done is None else done
+    return {**resume(registry, withdrawal_id), "already": done is not None}
+
+
+def invalidate(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
+    """The subject's consent (or one record of it) never held. When nothing live is left, what depicts the subject is
+    blocked and its releases are queued for takedown.
+
+    Raises:
+        NotFound: no such subject or record.
+    """
+    with registry.catalog.write(registry.actor) as uow:
+        subject_by_id(uow.session, subject)
+        records = load_records(uow.session, [subject]).get(subject, ())
+        chosen = [r for r in records if record_id in (None, r.record_id)]
+        if not chosen:
+            raise NotFound(what="consent record", name=record_id or subject)
+        changed = [r for r in chosen if r.status is not Status.INVALIDATED]
+        for record in changed:
+            move_record(uow, lifecycle.invalidate(record, uow.now(), registry.actor))
+        uow.session.flush()
+        after = load_records(uow.session, [subject], history=False).get(subject, ())
+        blocked: list[int] = []
+        releases: list[AffectedRelease] = []
+        if subject_state(after, uow.now()) is not ConsentState.GRANTED:
+            versions = _affected(uow.session, subject)
+            blocked = [v.version_id for v in versions if v.state == VersionState.ACTIVE]
+            uow.bulk_update(Version, blocked, {"state": VersionState.BLOCKED})
+            releases = _releases(uow.session, [v.version_id for v in versions], erase=False)
+        if changed or blocked:
+            uow.event(
+                "consent.invalidate",
+                {"subject": subject, "record": [r.record_id for r in changed]},
+                blocked=len(blocked),
+            )
+        takedown.queue(uow, [r.release_id for r in releases], takedown.UP_TO["hide"])
+    return {
+        "subject": subject,
+        "invalidated": [r.record_id for r in changed],
+        "blocked": len(blocked),
+        "releases_queued": len(releases),
+    }
+
+
+def unfinished(registry: Registry, subject: str | None = None) -> list[str]:
+    """Ids of withdrawals that were begun and not finished, oldest first."""
+    query = select(Withdrawal.id).where(Withdrawal.finished.is_(None)).order_by(Withdrawal.started)
+    if subject is not None:
+        query = query.where(Withdrawal.subject_id == subject)
+    with registry.catalog.read() as session:
+        return list(session.scalars(query))
+
+
+def resume(registry: Registry, withdrawal_id: str) -> dict[str, Any]:
+    """Do what is left of a withdrawal; returns its receipt. A finished one is left as it is."""
+    steps: dict[Step, Callable[[Registry, str, withdrawal.Withdrawal], None]] = {
+        Step.ERASE: _erase,
+        Step.PURGE: _purge,
+        Step.RECEIPT: _issue,
+    }
+    with registry.catalog.read() as session:
+        row = session.get_one(Withdrawal, withdrawal_id)
+        plan, phase = withdrawal.from_json(row.plan), row.phase
+    for step in withdrawal.left(plan.steps, phase):
+        steps[step](registry, withdrawal_id, plan)
+    with registry.catalog.read() as session:
+        receipt = session.get_one(Withdrawal, withdrawal_id).receipt
+    assert receipt is not None
+    return receipt
+
+
+def write_receipt(value: dict[str, Any], out: Path) -> None:
+    """Write what ``withdraw`` returned: the text for a name in ``.md``, else the JSON.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    text = value["markdown"] if out.suffix == ".md" else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_atomic(out, text.encode())
+    except OSError as error:
+        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+
+
+# -- planning ----------------------------------------------------------------------------------------
+def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> withdrawal.Withdrawal:
+    subject_by_id(session, subject)
+    records = load_records(session, [subject], history=False).get(subject, ())
+    versions = _affected(session, subject)
+    ids = {v.version_id for v in versions}
+    recipients = {r for record in records for r in record.notice.recipients or ()}
+    spaces = session.scalars(
+        select(Space)
+        .join(SpaceMember, SpaceMember.space_id == Space.id)
+        .where(or_(SpaceMember.subject_id == subject, SpaceMember.version_id.in_(gate.versions_of(subject))))
+        .distinct()
+    )
+    held = sorted({digest for v in versions for digest in v.artifacts})
+    return withdrawal.plan(
+        subject,
+        now(),
+        records=[r.record_id for r in records if r.status in _OPEN],
+        versions=versions,
+        releases=_releases(session, sorted(ids), erase=erase),
+        shared_artifacts=_held_by_others(session, held, ids) if erase else (),
+        spaces=[space.ref for space in spaces],
+        recipients=recipients,
+        erase=erase,
+        protect=protect,
+    )
+
+
+def _affected(session: Session, subject: str) -> list[AffectedVersion]:
+    down = gate.descendants(gate.versions_of(subject))
+    rows = session.execute(
+        select(
+            down.c.version_id,
+            func.min(down.c.derived),
+            Identity.name,
+            Version.number,
+            Version.state,
+            Version.artifact_digest,
+            Version.preview_digest,
+            Version.manifest_digest,
+        )
+        .join(Version, Version.id == down.c.version_id)
+        .join(Identity, Identity.id == Version.identity_id)
+        .group_by(down.c.version_id, Identity.name, Version.number, Version.state, Version.artifact_digest)
+        .group_by(Version.preview_digest, Version.manifest_digest)
+    )
+    return [
+        AffectedVersion(i, f"{name}@{number}", bool(derived), state.value, tuple(d for d in digests if d is not None))
+        for i, derived, name, number, state, *digests in rows
+    ]
+
+
+def _releases(session: Session, version_ids: Iterable[int], *, erase: bool) -> list[AffectedRelease]:
+    """Releases of these versions that no takedown has brought, or is to bring, as far as this one would."""
+    steps = takedown.UP_TO["delete" if erase else "hide"]
+    reached = {ReleaseState.DELETED} if erase else {ReleaseState.DELETED, ReleaseState.HIDDEN}
+    found: list[AffectedRelease] = []
+    for chunk in _chunks(version_ids):
+        queued = {
+            row.release_id: row.wanted
+            for row in session.scalars(
+                select(Takedown)
+                .join(Release, Release.id == Takedown.release_id)
+                .where(Release.version_id.in_(chunk), Takedown.state != TakedownState.DONE)
+            )
+        }
+        for row in session.scalars(select(Release).where(Release.version_id.in_(chunk))):
+            if row.state in reached or set(steps) <= set(queued.get(row.id, ())):
+                continue
+            assert row.version_id is not None
+            found.append(AffectedRelease(row.id, row.repo_id, row.commit_id, row.version_id))
+    return found
+
+
+def _held_by_others(session: Session, digests: Iterable[str], version_ids: set[int]) -> set[str]:
+    found: set[str] = set()
+    for chunk in _chunks(digests):
+        for column in (Version.artifact_digest, Version.preview_digest, Version.manifest_digest):
+            for digest, version_id in session.execute(select(column, Version.id).where(column.in_(chunk))):
+                if version_id not in version_ids and digest is not None:
+                    found.add(digest)
+        found.update(session.scalars(select(Space.artifact_digest).where(Space.artifact_digest.in_(chunk))))
+    return found
+
+
+def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
+    """Id of an earlier withdrawal (it may still be running elsewhere) that does all that this one would."""
+    last = _last(session, plan.subject)
+    if last is None or plan.records or plan.releases:
+        return None
+    gone = {VersionState.ERASED} if plan.erase else {VersionState.BLOCKED, VersionState.REMOVED, VersionState.ERASED}
+    if any(v.state not in gone for v in plan.versions) or (plan.erase and not last.erase):
+        return None
+    kept = session.scalar(
+        select(func.count()).select_from(GuardReference).where(GuardReference.subject_id == plan.subject)
+    )
+    could_protect = any(not v.derived and v.state != VersionState.ERASED for v in plan.versions)
+    return last.id if not plan.protect or kept or not could_protect else None
+
+
+def _last(session: Session, subject: str) -> Withdrawal | None:
+    return session.scalar(
+        select(Withdrawal)
+        .where(Withdrawal.subject_id == subject)
+        .order_by(Withdrawal.erase.desc(), Withdrawal.started.desc())
+        .limit(1)
+    )
+
+
+# -- performing --------------------------------------------------------------------------------------
+def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
+    session = uow.session
+    records = load_records(session, [plan.subject]).get(plan.subject, ())
+    for record in records:
+        if record.record_id in plan.records:
+            move_record(uow, lifecycle.withdraw(record, uow.now(), uow.actor))
+    if plan.protect:
+        own = [v.version_id for v in plan.versions if not v.derived]
+        guard.protect(uow, plan.subject, own, {v.version_id for v in plan.versions})
+    active = [v.version_id for v in plan.versions if v.state == VersionState.ACTIVE]
+    uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
+    row = session.get_one(Subject, plan.subject)
+    if row.state is not SubjectState.ERASED:
+        row.state = SubjectState.WITHDRAWN
+    withdrawal_id = str(uuid.uuid4())
+    uow.add(
+        Withdrawal(
+            id=withdrawal_id,
+            subject_id=plan.subject,
+            plan=_without_names(plan.to_json()),
+            erase=plan.erase,
+            phase=Step.BLOCK.value,
+            started=uow.now(),
+        )
+    )
+    uow.event(
+        "consent.withdraw",
+        {"subject": plan.subject, "withdrawal": withdrawal_id, "record": list(plan.records)},
+        blocked=len(active),
+        releases=len(plan.releases),
+        erase=plan.erase,
+    )
+    steps = takedown.UP_TO["delete" if plan.erase else "hide"]
+    takedown.queue(uow, [r.release_id for r in plan.releases], steps, withdrawal_id=withdrawal_id)
+    return withdrawal_id
+
+
+def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
+    """Take out of the catalog what says anything about the subject; ids, digests and the graph's shape stay."""
+    with registry.catalog.write(registry.actor) as uow:
+        session = uow.session
+        _overwrite_deleted(session)
+        ids = [v.version_id for v in plan.versions]
+        for model in (Coordinates, Label, SourceFile):
+            for chunk in _chunks(ids):
+                uow.bulk_delete(model, uow.keys(model, model.version_id.in_(chunk)))
+        gone = {"artifact_digest": None, "preview_digest": None, "manifest_digest": None}
+        uow.bulk_update(Version, ids, {**gone, "state": VersionState.ERASED})
+        _erase_identities(uow, ids)
+        for chunk in _chunks(ids):
+            made = select(Version.operation_id).where(Version.id.in_(chunk))
+            uow.bulk_update(Operation, uow.keys(Operation, Operation.id.in_(made)), {"params": {}})
+            outside = OperationInput.version_id.is_(None)
+            uow.bulk_update(
+                OperationInput, uow.keys(OperationInput, OperationInput.operation_id.in_(made), outside), {"ref": None}
+            )
+            uow.bulk_update(SpaceMember, uow.keys(SpaceMember, SpaceMember.version_id.in_(chunk)), {"name": "erased"})
+        members = uow.keys(SpaceMember, SpaceMember.subject_id == plan.subject)
+        uow.bulk_update(SpaceMember, members, {"name": "erased"})
+        consents = uow.keys(ConsentRecord, ConsentRecord.subject_id == plan.subject)
+        uow.bulk_update(ConsentRecord, consents, {"guardian": None, "compensation": None, "signature": None})
+        row = session.get_one(Withdrawal, withdrawal_id)
+        row.phase = Step.ERASE.value
+        uow.event("consent.erase", {"subject": plan.subject, "withdrawal": withdrawal_id}, versions=len(ids))
+    _shrink_log(registry)
+
+
+def _erase_identities(uow: UnitOfWork, version_ids: list[int]) -> None:
+    """Rename identities of which nothing is left, and drop their tags and aliases: names can say who it was."""
+    session = uow.session
+    touched: set[int] = set()
+    for chunk in _chunks(version_ids):
+        touched.update(session.scalars(select(Version.identity_id).where(Version.id.in_(chunk)).distinct()))
+    for chunk in _chunks(sorted(touched)):
+        alive = set(
+            session.scalars(
+                select(Version.identity_id)
+                .where(Version.identity_id.in_(chunk), Version.state != VersionState.ERASED)
+                .distinct()
+            )
+        )
+        dead = [i for i in chunk if i not in alive]
+        for model in (Tag, Alias, AliasChange):
+            uow.bulk_delete(model, uow.keys(model, model.identity_id.in_(dead)))
+        for identity in session.scalars(select(Identity).where(Identity.id.in_(dead))):
+            identity.name = f"erased-{identity.id}"
+            identity.removed = identity.removed or uow.now()
+    session.flush()
+
+
+def _without_names(plan: dict[str, Any]) -> dict[str, Any]:
+    """The plan as it is kept: identities' names can say who it was, and the row outlives an erasure."""
+    versions = [{**v, "ref": f"version {v['id']}"} for v in plan["versions"]]
+    return {**plan, "versions": versions}
+
+
+def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
+    """Delete files nobody else holds, kept evidence, and the index caches."""
+    ids = {v.version_id for v in plan.versions}
+    with registry.catalog.read() as session:
+        held = _held_by_others(session, plan.purged_artifacts, ids)
+        evidence = session.scalars(
+            select(ConsentRecord.evidence_digest).where(
+                ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)
+            )
+        )
+        kept_evidence = {digest for digest in evidence if digest is not None}
+    for digest in plan.purged_artifacts:
+        if digest not in held:
+            registry.artifacts.remove(digest)
+    for digest in sorted(kept_evidence):
+        registry.artifacts.remove(digest)
+    # Which caches hold a version's vector cannot be told once its coordinates are gone; all are rebuilt when needed.
+    for folder in sorted(registry.settings.index_dir.glob("*")):
+        index_store.discard(folder)
+    with registry.catalog.write(registry.actor) as uow:
+        stored = uow.keys(
+            ConsentRecord, ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)
+        )
+        uow.bulk_update(ConsentRecord, stored, {"evidence_stored": False})
+        uow.session.get_one(Withdrawal, withdrawal_id).phase = Step.PURGE.value
+        uow.event(
+            "consent.purge", {"subject": plan.subject, "withdrawal": withdrawal_id}, files=len(plan.purged_artifacts)
+        )
+
+
+def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
+    with registry.catalog.write(registry.actor) as uow:
+        row = uow.session.get_one(Withdrawal, withdrawal_id)
+        if row.finished is not None:
+            return  # another process resumed it too, and was first
+        stone: Tombstone = withdrawal.tombstone(plan, secrets.token_hex(32))
+        completed = uow.now()
+        row.receipt = {
+            "withdrawal": withdrawal_id,
+            "receipt": withdrawal_receipt(plan, stone, completed=completed),
+            "markdown": withdrawal_markdown(plan, stone, completed=completed),
+            "tombstone": dict(stone.__dict__),
+        }
+        row.phase, row.finished = Step.RECEIPT.value, completed
+        subject = uow.session.get_one(Subject, plan.subject)
+        if plan.erase:
+            subject.state, subject.erased = SubjectState.ERASED, completed
+        uow.event(
+            "consent.withdrawn",
+            {"subject": plan.subject, "withdrawal": withdrawal_id},
+            tombstone=stone.digest(),
+        )
+
+
+def _overwrite_deleted(session: Session) -> None:
+    """On SQLite a deleted row's bytes stay in the file until something else needs the room, unless it is told so."""
+    if session.get_bind().dialect.name == "sqlite":
+        session.execute(text("PRAGMA secure_delete=ON"))
+
+
+def _shrink_log(registry: Registry) -> None:
+    """On SQLite the write-ahead log still holds pages as they were; fold it into the file as soon as nobody reads."""
+    with registry.catalog.read() as session:
+        bind = session.get_bind()
+        if bind.dialect.name != "sqlite":
+            return
+        engine = bind.engine
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA query_only=OFF")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        cursor.close()
+    finally:
+        connection.close()
+
+
+def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
+    ordered = list(values)
+    for start in range(0, len(ordered), _CHUNK):
+        yield ordered[start : start + _CHUNK]

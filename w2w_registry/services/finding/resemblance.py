@@ -1,0 +1,110 @@
+"""Whom a new LoRA resembles: possible twins (the same model re-saved) and people it might really draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import and_, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.records import VersionState
+from w2w_registry.services.finding.nearest import Nearest
+
+_NEIGHBOURS = 3
+_TWIN_SCORE = 0.995
+"""Rounding to bf16 moves a score far less than this; two trainings of one identity stay below it."""
+
+
+@dataclass(frozen=True)
+class Resemblance:
+    """``twins``: ids of versions so near that they may be the same model; ``warnings``: what to tell the user."""
+
+    twins: tuple[int, ...]
+    warnings: tuple[str, ...]
+
+
+def resemblances(
+    session: Session,
+    nearest: Nearest,
+    space: Space,
+    coordinates: NDArray[np.float32],
+    names: Sequence[str],
+    subjects: Sequence[str],
+) -> list[Resemblance]:
+    """Compare new points (n, k), to be named ``names`` and said to depict ``subjects``, with what is registered."""
+    ids, scores = nearest.search(coordinates, _NEIGHBOURS)
+    known = _identities(session, {int(i) for i in ids.reshape(-1)})
+    threshold = space.calibration.get("threshold")
+    earlier = _newest_coordinates(session, space, set(names))
+    found = []
+    for row, name in enumerate(names):
+        near = [
+            (known[int(i)], int(i), float(s)) for i, s in zip(ids[row], scores[row], strict=True) if int(i) in known
+        ]
+        twins = tuple(i for _, i, score in near if score >= _TWIN_SCORE)
+        own = earlier.get(name)
+        own_score = None if own is None else float(nearest.metric.score(coordinates[row], own))
+        found.append(Resemblance(twins, _warnings(near, name, set(subjects), threshold, own_score)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Known:
+    name: str
+    number: int
+    subjects: frozenset[str]
+
+
+def _identities(session: Session, ids: set[int]) -> dict[int, _Known]:
+    if not ids:
+        return {}
+    subjects = subjects_of(session, ids)
+    rows = session.execute(
+        select(Version.id, Identity.name, Version.number)
+        .join(Identity, Identity.id == Version.identity_id)
+        .where(Version.id.in_(ids))
+    )
+    return {i: _Known(name, number, frozenset(subjects.get(i, ()))) for i, name, number in rows}
+
+
+def _newest_coordinates(session: Session, space: Space, names: set[str]) -> dict[str, NDArray[np.float32]]:
+    """Coordinates of the newest active version of each of these identities that is there."""
+    rows = session.execute(
+        select(Identity.name, Coordinates.data)
+        .join(Version, Version.identity_id == Identity.id)
+        .join(Coordinates, and_(Coordinates.version_id == Version.id, Coordinates.space_id == space.id))
+        .where(Identity.name.in_(names), Version.state == VersionState.ACTIVE)
+        .order_by(Version.number)
+    )
+    return {name: unpack(data) for name, data in rows}
+
+
+def _warnings(
+    near: Sequence[tuple[_Known, int, float]],
+    name: str,
+    subjects: set[str],
+    threshold: float | None,
+    own_score: float | None,
+) -> tuple[str, ...]:
+    if threshold is None:
+        return ()
+    said = []
+    for known, _, score in near:
+        if score < threshold or known.name == name:
+            continue
+        where = f"{known.name}@{known.number} (score {score:.3f}, same identity from {threshold:.3f} up)"
+        if subjects and known.subjects and not subjects & known.subjects:
+            said.append(
+                f"suspiciously near {where}, which depicts another subject ({', '.join(sorted(known.subjects))})"
+            )
+        elif not (subjects & known.subjects):
+            said.append(f"looks like {where}: the same identity under another name?")
+    if own_score is not None and own_score < threshold:
+        said.append(f"does not look like the version before it (score {own_score:.3f}, same from {threshold:.3f} up)")
+    return tuple(said)

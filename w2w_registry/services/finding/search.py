@@ -1,0 +1,272 @@
+"""``search``: the identities nearest to a registered version, a LoRA file or folder, or a Hub repo."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.listing import matching_ids
+from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.resolve import space_for, version_for
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadName, NotFound, UsageError
+from w2w_registry.lora import read_lora
+from w2w_registry.records import IdentityRef, VersionState, now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.finding.nearest import Nearest, blocked, open_nearest
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import find_space
+from w2w_registry.services.spaces.placing import place
+from w2w_registry.services.spaces.store import load_space
+
+HUB = "hf://"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One result. ``same_identity``: whether the score reaches the space's threshold; None when it has none."""
+
+    rank: int
+    identity: str
+    version: int
+    score: float
+    same_identity: bool | None
+    kind: str
+    consent: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found. ``residual``: share of the query the space cannot say, None for a registered version."""
+
+    query: str
+    space: str
+    metric: str
+    residual: float | None
+    results: tuple[Hit, ...]
+    threshold: float | None
+    false_match_rate: float | None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "query": self.query,
+            "space": self.space,
+            "metric": self.metric,
+            "residual": self.residual,
+            "threshold": self.threshold,
+            "false_match_rate": self.false_match_rate,
+            "warnings": list(self.warnings),
+            "results": [vars(hit) for hit in self.results],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class _Query:
+    text: str
+    coordinates: NDArray[np.float32]
+    residual: float | None
+    warnings: tuple[str, ...] = ()
+
+
+def search(
+    registry: Registry,
+    query: str,
+    *,
+    limit: int = 10,
+    space: str | None = None,
+    where: str | None = None,
+    include_blocked: bool = False,
+) -> Found:
+    """The ``limit`` identities nearest to ``query``, each with its best version.
+
+    Args:
+        query: a registered name (``p0007``, ``p0007@2``, ``p0007@production``), a LoRA file or folder, or
+            ``hf://owner/repo``. A name that is registered wins over a path; write ``./p0007`` for the path.
+        space: where to search; None = where the version lives, or the newest space.
+        where: only versions for which this holds.
+        include_blocked: also versions blocked by consent.
+
+    Raises:
+        NotFound: neither a name nor a path. BadLora, SpaceMismatch: a file that cannot be placed.
+        ConsentDenied: the query's subject does not allow being searched for.
+    """
+    return search_many(registry, [query], limit=limit, space=space, where=where, include_blocked=include_blocked)[0]
+
+
+def search_many(
+    registry: Registry,
+    queries: Sequence[str],
+    *,
+    limit: int = 10,
+    space: str | None = None,
+    where: str | None = None,
+    include_blocked: bool = False,
+) -> list[Found]:
+    """As :func:`search`, for many queries in one space; the index is opened once."""
+    expression = None if where is None else parse_where(where)
+    with registry.catalog.read() as session:
+        row = _space_of(session, queries, space)
+        asked = [_resolve(registry, session, row, text, include_blocked) for text in queries]
+        nearest = open_nearest(registry, session, row)
+        allowed = None if expression is None else matching_ids(session, expression, row.id)
+        found = []
+        for one in asked:
+            ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed)
+            if include_blocked:
+                ids, scores = _with_blocked(session, nearest, row, one.coordinates, ids, scores, limit)
+            found.append(_found(registry, session, row, nearest, one, ids, scores, limit))
+        return found
+
+
+def _space_of(session: Session, queries: Sequence[str], space: str | None) -> Space:
+    """The space asked for, else that of the first query when it is registered, else the newest."""
+    if space is not None:
+        return space_for(session, space)
+    version = _version(session, queries[0]) if queries else None
+    if version is None:
+        return find_space(session, None)
+    return session.get_one(Space, version.space_id)
+
+
+def _version(session: Session, text: str) -> Version | None:
+    """The registered version a query names; None when it is to be taken as a path or Hub repo.
+
+    Raises:
+        NotFound: neither a registered name nor a path.
+    """
+    path_like = text.startswith((".", "/", "~", HUB)) or text.endswith(".safetensors")
+    if path_like:
+        return None
+    try:
+        return version_for(session, IdentityRef.parse(text))
+    except (NotFound, BadName):
+        if os.path.lexists(text):
+            return None
+        raise
+
+
+def _resolve(registry: Registry, session: Session, row: Space, text: str, include_blocked: bool) -> _Query:
+    if text.startswith(HUB):
+        from w2w_registry.services.hub.pull import look_up
+
+        path = look_up(registry, text)
+    else:
+        version = _version(session, text)
+        if version is not None:
+            return _registered(registry, session, row, text, version, include_blocked)
+        path = Path(text).expanduser()
+    space = load_space(registry.artifacts, row)
+    placed = place(read_lora(path), space, row.ref)
+    coordinates = space.project(placed.theta)
+    residual = float(space.residual(placed.theta, coordinates))
+    warnings = list(placed.warnings)
+    high = (row.calibration.get("residual") or {}).get("high")
+    if high is not None and residual > high:
+        warnings.append(
+            f"residual {residual:.2f}: new LoRAs of this space leave {high:.2f} at most; it says little of this one"
+        )
+    return _Query(text, coordinates, residual, tuple(warnings))
+
+
+def _registered(
+    registry: Registry, session: Session, row: Space, text: str, version: Version, include_blocked: bool
+) -> _Query:
+    if not include_blocked:
+        gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
+    data = session.scalar(
+        select(Coordinates.data).where(Coordinates.space_id == row.id, Coordinates.version_id == version.id)
+    )
+    if data is None:
+        raise UsageError(
+            reason=f"{text} has no coordinates in {row.ref}",
+            hint="they were erased" if version.state is VersionState.ERASED else f"add its LoRA with --space {row.ref}",
+        )
+    return _Query(text, unpack(data), None)
+
+
+def _distinct(
+    session: Session, nearest: Nearest, point: NDArray[np.float32], limit: int, allowed: NDArray[np.int64] | None
+) -> tuple[list[int], list[float]]:
+    """The best version of each of the nearest ``limit`` identities."""
+    asked = limit
+    while True:
+        asked = asked * 2 + 8
+        ids, scores = (part[0] for part in nearest.search(point[None], asked, allowed))
+        identity = _identity_of(session, [int(i) for i in ids])
+        best: dict[int, tuple[int, float]] = {}
+        for version, score in zip(ids, scores, strict=True):
+            best.setdefault(identity[int(version)], (int(version), float(score)))
+        if len(best) >= limit or len(ids) < asked:
+            chosen = list(best.values())[:limit]
+            return [v for v, _ in chosen], [s for _, s in chosen]
+
+
+def _with_blocked(
+    session: Session,
+    nearest: Nearest,
+    row: Space,
+    point: NDArray[np.float32],
+    ids: list[int],
+    scores: list[float],
+    limit: int,
+) -> tuple[list[int], list[float]]:
+    more, more_scores = blocked(session, row, nearest.metric, point)
+    ranked = sorted(
+        [*zip(ids, scores, strict=True), *zip(more.tolist(), more_scores.tolist(), strict=True)],
+        key=lambda pair: (-pair[1], pair[0]),
+    )[:limit]
+    return [v for v, _ in ranked], [s for _, s in ranked]
+
+
+def _identity_of(session: Session, versions: list[int]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for start in range(0, len(versions), 500):
+        query = select(Version.id, Version.identity_id).where(Version.id.in_(versions[start : start + 500]))
+        found.update((version, identity) for version, identity in session.execute(query))
+    return found
+
+
+def _found(
+    registry: Registry,
+    session: Session,
+    row: Space,
+    nearest: Nearest,
+    asked: _Query,
+    ids: list[int],
+    scores: list[float],
+    limit: int,
+) -> Found:
+    rows = session.execute(
+        select(Version.id, Version.number, Identity.name, Identity.kind)
+        .join(Identity, Identity.id == Version.identity_id)
+        .where(Version.id.in_(ids))
+    )
+    known = {version: (number, name, kind) for version, number, name, kind in rows}
+    consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
+    threshold = row.calibration.get("threshold")
+    hits = []
+    for rank, (version, score) in enumerate(zip(ids, scores, strict=True), start=1):
+        number, name, kind = known[version]
+        same = None if threshold is None else score >= threshold
+        hits.append(Hit(rank, name, number, round(score, 6), same, str(kind), str(consent[version])))
+    return Found(
+        asked.text,
+        row.ref,
+        nearest.metric.name,
+        None if asked.residual is None else round(asked.residual, 6),
+        tuple(hits[:limit]),
+        threshold,
+        row.calibration.get("false_match_rate"),
+        asked.warnings,
+    )

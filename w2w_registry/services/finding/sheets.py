@@ -1,0 +1,65 @@
+"""Contact sheets of search results: the query's picture and those of its matches."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.models import Identity, Version
+from w2w_registry.diffusion.images import contact_sheet
+from w2w_registry.errors import RegistryError, StorageError
+from w2w_registry.services.finding.search import Found
+from w2w_registry.services.identities.previews import SIDE, read_preview
+from w2w_registry.services.registry import Registry
+
+
+def write_sheet(registry: Registry, found: Found, path: str) -> None:
+    """A PNG with the query's picture (when it has one) and those of its matches, each with rank, name and score.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    from PIL import Image
+
+    query = _open(read_preview(Path(found.query).expanduser()))
+    with registry.catalog.read() as session:
+        names = [hit.identity for hit in found.results]
+        rows = session.execute(
+            select(Identity.name, Version.number, Version.preview_digest)
+            .join(Version, Version.identity_id == Identity.id)
+            .where(Identity.name.in_(names))
+        )
+        digests = {(name, number): digest for name, number, digest in rows}
+    tiles, labels = [query], ["query"]
+    for hit in found.results:
+        digest = digests.get((hit.identity, hit.version))
+        tiles.append(_open(_stored(registry, digest)))
+        labels.append(f"{hit.rank} {hit.identity} {hit.score:.2f}")
+    out = io.BytesIO()
+    Image.fromarray(contact_sheet([tiles], column_labels=labels)).save(out, "PNG")
+    try:
+        write_atomic(Path(path), out.getvalue())
+    except OSError as error:
+        raise StorageError(path=path, reason=error.strerror or str(error)) from None
+
+
+def _stored(registry: Registry, digest: str | None) -> bytes | None:
+    try:
+        return None if digest is None else registry.artifacts.get(digest)
+    except RegistryError:
+        return None
+
+
+def _open(data: bytes | None) -> NDArray[np.uint8]:
+    """Pixels (h, w, 3); a grey square where there is no picture."""
+    from PIL import Image
+
+    if data is None:
+        return np.full((SIDE, SIDE, 3), 208, np.uint8)
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), np.uint8)

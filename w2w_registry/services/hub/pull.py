@@ -1,0 +1,498 @@
+"""``pull``: a LoRA repo of the Hub becomes a version here, whoever made it.
+
+One of ours (it has a ``w2w.json``): every digest is checked, the weights are held against the coordinates, then the
+coordinates are taken as they are, bit for bit, with the manifest and the consents it was published under. A
+stranger's: files found whatever the format, fetched only when names, sizes and headers are harmless, placed in a
+space like any added file. Nothing is opened but safetensors and JSON; everything lands in a temporary folder first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import Coordinates, Identity, InputKind, Release, ReleaseState, Space, Version
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadFile, IntegrityError, NotFound, SpaceMismatch
+from w2w_registry.hub import bundle
+from w2w_registry.hub.api import Hub, RepoState
+from w2w_registry.hub.bundle import Document
+from w2w_registry.hub.plan import Access, parse_repo
+from w2w_registry.hub.safety import shorten
+from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name, write_lora
+from w2w_registry.records import Kind, OperationKind, VersionState, canonical_json, check_name, digest_of, now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.restore import Restored, owns, restore
+from w2w_registry.services.hub import signatures
+from w2w_registry.services.hub.release import connect
+from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.versions import Activity, File, Input, NewVersion, record_version
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.spaces.placing import place, same_model_id
+from w2w_registry.services.spaces.store import load_space
+from w2w_registry.space.basis import WeightSpace
+
+_TOLERANCE = 1e-3
+"""How far coordinates may be from their weights' projection, relative: other machines sum in another order."""
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several."""
+
+    repo: str
+    name: str | None = None
+    space: str | None = None
+    kind: str | None = None
+    subjects: Sequence[str] = ()
+    base_model: str | None = None
+    file: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PullReport:
+    """What a pull did. ``status``: added or existing; ``ours``: it was a release of a registry like this one."""
+
+    repo_id: str
+    commit: str
+    ours: bool
+    status: str
+    ref: str | None
+    space: str
+    residual: float | None
+    consent: str
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "repo": self.repo_id,
+            "commit": self.commit,
+            "ours": self.ours,
+            "status": self.status,
+            "version": self.ref,
+            "space": self.space,
+            "residual": self.residual,
+            "consent": self.consent,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """What came from a repo: its state, its document when it is ours, and a folder with the checked files."""
+
+    state: RepoState
+    document: Document | None
+    folder: Path
+    lora: Path | None
+    consent: bytes | None
+
+    @property
+    def origin(self) -> Input:
+        """The repo as an input of the operation: its commit names the content."""
+        return Input(
+            "repo", InputKind.HUB, digest=digest_of(self._listing), ref=f"{self.state.repo_id}@{self.state.commit}"
+        )
+
+    @property
+    def _listing(self) -> list[list[str]]:
+        return sorted([f.path, f.sha256 or f.blob_id] for f in self.state.files)
+
+
+def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress = no_progress) -> PullReport:
+    """Fetch a repo and register what is in it.
+
+    Raises:
+        NotFound: no such repo, revision or space. UnsafeRepo, BadFile, BadLora, IntegrityError: what is there is
+        refused. SpaceMismatch: another base model or other modules. LikenessRefused, ConsentDenied: a subject is in
+        the way. StorageError: the disk said no.
+    """
+    with tempfile.TemporaryDirectory(prefix="w2w-pull-") as folder:
+        fetched = fetch(hub, request.repo, Path(folder), file=request.file, progress=progress)
+        if fetched.document is not None:
+            return _take_ours(registry, hub, request, fetched, fetched.document)
+        return _take_strangers(registry, request, fetched)
+
+
+def look_up(registry: Registry, uri: str) -> Path:
+    """A LoRA on disk with what ``hf://owner/repo[@rev]`` holds, for a search that adds nothing; it is gone at exit.
+
+    Raises:
+        As :func:`pull`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fetched = fetch(connect(registry), uri, folder)
+    if fetched.lora is not None:
+        return fetched.lora
+    assert fetched.document is not None
+    with registry.catalog.read() as session:
+        space = load_space(registry.artifacts, _space_of(session, fetched.document))
+    out = folder / "from-coordinates"
+    theta = space.reconstruct(unpack(fetched.document.coordinates))
+    write_lora(out, space.layout.unflatten(theta), space.layout.alpha, base_model=fetched.document.base_model)
+    return out
+
+
+def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress: Progress = no_progress) -> Fetched:
+    """Fetch and check what makes up the LoRA of a repo, into ``folder``; nothing is registered.
+
+    Raises:
+        As :func:`pull`.
+    """
+    repo_id, revision = parse_repo(uri)
+    state = hub.state(repo_id, revision)
+    entry = state.file(bundle.DOCUMENT) if file is None else None
+    document = None
+    if entry is not None:
+        data = hub.read(state.repo_id, state.commit, entry)
+        document = bundle.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}", _reader(hub, state))
+    choice = bundle.choose(state, document, name=file)
+    hub.download(state.repo_id, state.commit, choice.files, folder, progress)
+    consent = None
+    lora: Path | None = None
+    if document is not None:
+        digests = {f.path: _sha256(folder / f.path) for f in choice.files}
+        bundle.check_files(document, digests, f"hf://{state.repo_id}")
+        if bundle.CONSENT in digests:
+            consent = (folder / bundle.CONSENT).read_bytes()
+        if any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in document.files):
+            lora = folder
+    else:
+        # A PEFT file keeps its settings beside it; the others say everything themselves.
+        first = folder / choice.files[0].path
+        lora = first.parent if first.name == bundle.PEFT_FILES[0] else first
+    return Fetched(state, document, folder, lora, consent)
+
+
+def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
+    def read(path: str) -> bytes:
+        file = state.file(path)
+        if file is None:
+            raise BadFile(path=f"hf://{state.repo_id}/{path}", reason="named by its document, but not there")
+        return hub.read(state.repo_id, state.commit, file)
+
+    return read
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# -- a stranger's ------------------------------------------------------------------------------
+def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -> PullReport:
+    state = fetched.state
+    assert fetched.lora is not None
+    row, space = open_space(registry, request.space)
+    warnings = _check_card(state, row.ref, space, request.base_model)
+    kind = str(ingest.parse_kind(request.kind or str(Kind.PERSON)))
+    name = request.name or suggest_name(Path(state.repo_id.split("/")[1]))
+    report = ingest.add(
+        registry,
+        ingest.AddRequest(
+            paths=[str(fetched.lora)],
+            space=row.ref,
+            name=check_name(name),
+            kind=kind,
+            subjects=request.subjects,
+            base_model=request.base_model or _card_base(state),
+            dry_run=request.dry_run,
+            origin=fetched.origin,
+        ),
+    )
+    item = report.items[0]
+    if item.error is not None:
+        raise _named_after(item.error, state, fetched.folder)
+    consent = "unknown"
+    if item.version is not None and item.identity is not None:
+        consent = _consent_word(registry, item.identity, item.version)
+    return PullReport(
+        state.repo_id,
+        state.commit,
+        False,
+        item.status,
+        f"{item.identity}@{item.version}",
+        row.ref,
+        item.residual,
+        consent,
+        (*warnings, *item.warnings),
+    )
+
+
+def _check_card(state: RepoState, ref: str, space: WeightSpace, said: str | None) -> tuple[str, ...]:
+    """Hold the card's base model against the space's; silence is worth a warning.
+
+    Raises:
+        SpaceMismatch: the card names another base model.
+    """
+    base = said or _card_base(state)
+    if base is None:
+        return (f"its card names no base model; taken to be {space.base_model}",)
+    if not same_model_id(base, space.base_model):
+        raise SpaceMismatch(
+            path=f"hf://{state.repo_id}",
+            space=ref,
+            differences=(f"its card says the base model is {base}, the space's is {space.base_model}",),
+            hint="say --base-model if it is the same model under another name",
+        )
+    return ()
+
+
+def _card_base(state: RepoState) -> str | None:
+    base = state.card.get("base_model")
+    if isinstance(base, (list, tuple)):
+        base = base[0] if len(base) == 1 else None
+    return base if isinstance(base, str) and base else None
+
+
+def _named_after(error: Any, state: RepoState, folder: Path) -> Any:
+    """The error with the repo for a path: the temporary folder means nothing to anybody."""
+    path = error.fields.get("path")
+    if path is not None:
+        error.fields["path"] = str(path).replace(str(folder), f"hf://{state.repo_id}")
+    return error
+
+
+# -- one of ours -------------------------------------------------------------------------------
+def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetched, document: Document) -> PullReport:
+    where = f"hf://{fetched.state.repo_id}"
+    with registry.catalog.read() as session:
+        row = _space_of(session, document)
+        space = load_space(registry.artifacts, row)
+    coordinates = _check_document(document, row, space, where)
+    lora = None if fetched.lora is None else read_lora(fetched.lora)
+    if lora is not None:
+        _check_weights(lora, document, coordinates, space, row.ref, where)
+    signed, remarks = signatures.check(registry, fetched.folder, where)
+    mine = owns(hub, fetched.state.repo_id)
+    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
+    restored = replace(restored, warnings=(*remarks, *restored.warnings))
+    name = check_name(request.name or document.name)
+    kind = _kind_of(request, document, where)
+    if request.dry_run:
+        return _report(registry, fetched, document, "added", name, 0, row.ref, restored, dry=True)
+    artifact, file = (None, None) if lora is None else _store(registry, lora)
+    manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
+    with registry.catalog.write(registry.actor) as uow:
+        subjects = sorted({*request.subjects, *restored.write(uow)})
+        decision = gate.require(
+            registry, Use.REGISTER, subjects=subjects, kind=kind, spaces=[row.id], session=uow.session
+        )
+        known = _known(uow.session, document, row, name)
+        if known is not None:
+            version, status = known, "existing"
+        else:
+            status = "added"
+            version = record_version(
+                uow,
+                NewVersion(
+                    name=name,
+                    kind=kind,
+                    space_id=row.id,
+                    model_digest=document.model_digest,
+                    coordinates=coordinates,
+                    base_model=document.base_model,
+                    base_revision=document.base_revision,
+                    residual=document.residual,
+                    artifact_digest=artifact,
+                    manifest_digest=manifest,
+                    file=file,
+                    subjects=subjects,
+                ),
+                Activity(
+                    OperationKind.PULL,
+                    now(),
+                    params={
+                        "endpoint": hub.endpoint,
+                        "document": digest_of(document.manifest),
+                        "number": document.number,
+                    },
+                    inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
+                    models={"base": document.base_model},
+                ),
+            )
+        if mine:
+            _know_release(uow, hub, fetched, version)
+        uow.event(
+            "version.pull",
+            {"version": version.id, "operation": version.operation_id},
+            status=status,
+            commit=fetched.state.commit,
+            **gate.evidence(decision),
+        )
+        number = version.number
+        shown = uow.session.get_one(Identity, version.identity_id).name
+    return _report(registry, fetched, document, status, shown, number, row.ref, restored)
+
+
+def _kind_of(request: PullRequest, document: Document, where: str) -> Kind:
+    if request.kind is not None:
+        return ingest.parse_kind(request.kind)
+    try:
+        return Kind(document.kind)
+    except ValueError:
+        raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"no kind {shorten(document.kind, 40)!r}") from None
+
+
+def _space_of(session: Session, document: Document) -> Space:
+    """The very space the coordinates live in.
+
+    Raises:
+        NotFound: it is not registered here; says where to get it when the release knows.
+    """
+    row = session.scalar(select(Space).where(Space.digest == document.space_digest))
+    if row is None:
+        where = f" (w2w-reg space import NAME hf://{document.space_repo})" if document.space_repo else ""
+        raise NotFound(what="space", name=f"{document.space}, digest {document.space_digest[:12]}{where}")
+    return row
+
+
+def _check_document(document: Document, row: Space, space: WeightSpace, where: str) -> NDArray[np.float32]:
+    """The coordinates, when they can be a point of the space.
+
+    Raises:
+        IntegrityError, BadFile.
+    """
+    if document.layout_digest != row.layout_digest:
+        raise IntegrityError(
+            what="layout", name=f"{where}/{bundle.DOCUMENT}", expected=row.layout_digest, found=document.layout_digest
+        )
+    coordinates = unpack(document.coordinates)
+    if len(coordinates) != space.k or not np.isfinite(coordinates).all():
+        raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"its coordinates are not {space.k} finite numbers")
+    return coordinates
+
+
+def _check_weights(
+    lora: LoraFile, document: Document, coordinates: NDArray[np.float32], space: WeightSpace, ref: str, where: str
+) -> None:
+    """Hold the weights against the coordinates and the model digest: nobody may change one without the other.
+
+    Raises:
+        IntegrityError, SpaceMismatch.
+    """
+    own = lora.layout() == space.layout
+    theta = space.layout.flatten(lora.tensors) if own else place(lora, space, ref, document.base_model).theta
+    digest = model_digest(theta, space.layout)
+    if digest != document.model_digest:
+        # An imported LoRA of another gauge is published as it came in; its place is where the gauge puts it, which
+        # may differ in its last bits from one machine to the next.
+        placed = place(lora, space, ref, document.base_model)
+        if placed.gauge == "as-is":
+            raise IntegrityError(what="model", name=where, expected=document.model_digest, found=digest)
+        theta = placed.theta
+    projected = space.project(theta).astype(np.float64)
+    distance = float(np.linalg.norm(projected - coordinates))
+    scale = max(float(np.linalg.norm(projected)), float(np.linalg.norm(coordinates)), 1e-12)
+    if not distance <= _TOLERANCE * scale:
+        raise IntegrityError(
+            what="coordinates",
+            name=f"{where}/{bundle.DOCUMENT}",
+            expected="the point its weights are at",
+            found=f"one {distance / scale:.1%} away",
+        )
+
+
+def _store(registry: Registry, lora: LoraFile) -> tuple[str, File]:
+    """The LoRA in one self-contained file, as ``add`` keeps it."""
+    dtype: Any = lora.dtype if lora.dtype in ("fp16", "bf16") else "fp32"
+    data = next(iter(lora_files("lora.safetensors", lora, fmt="diffusers", dtype=dtype).values()))
+    file = lora.files[0]
+    return registry.artifacts.put(data), File(lora.sha256, lora.format, lora.dtype, file.name, file.stat().st_size)
+
+
+def _known(session: Session, document: Document, row: Space, name: str) -> Version | None:
+    """The version that is this already: same model, same point, same name."""
+    return session.scalars(
+        select(Version)
+        .join(Identity, Identity.id == Version.identity_id)
+        .join(Coordinates, Coordinates.version_id == Version.id)
+        .where(
+            Identity.name == name,
+            Version.model_digest == document.model_digest,
+            Coordinates.space_id == row.id,
+            Coordinates.digest == document.coordinates_digest,
+            Version.state.in_((VersionState.ACTIVE, VersionState.BLOCKED)),
+        )
+        .order_by(Version.id)
+    ).first()
+
+
+def _know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:
+    """The repo it came from is a release of this version, to be kept in step and taken down with it."""
+    state = fetched.state
+    known = uow.session.scalars(
+        select(Release).where(
+            Release.repo_id == state.repo_id, Release.endpoint == hub.endpoint, Release.commit_id == state.commit
+        )
+    ).first()
+    if known is not None:
+        return
+    access = Access.of(private=state.private, gated=state.gated)
+    uow.add(
+        Release(
+            version_id=version.id,
+            endpoint=hub.endpoint,
+            repo_id=state.repo_id,
+            commit_id=state.commit,
+            revision="main",
+            visibility="private" if access.private else "public",
+            gated="manual" if access.gated else "",
+            format="pulled",
+            digests={f.path: f.sha256 for f in state.files if f.sha256 is not None},
+            state=ReleaseState.PUBLISHED,
+            created=uow.now(),
+            checked_at=uow.now(),
+        )
+    )
+
+
+def _consent_word(registry: Registry, name: str, number: int) -> str:
+    with registry.catalog.read() as session:
+        version = session.scalar(
+            select(Version.id).join(Identity).where(Identity.name == name, Version.number == number)
+        )
+        if version is None:
+            return "unknown"
+        return str(gate.consent_states(session, [version], now(), gate.rules_of(registry))[version])
+
+
+def _report(
+    registry: Registry,
+    fetched: Fetched,
+    document: Document,
+    status: str,
+    name: str,
+    number: int,
+    space: str,
+    restored: Restored,
+    *,
+    dry: bool = False,
+) -> PullReport:
+    return PullReport(
+        fetched.state.repo_id,
+        fetched.state.commit,
+        True,
+        status,
+        None if dry else f"{name}@{number}",
+        space,
+        document.residual,
+        restored.state if dry else _consent_word(registry, name, number),
+        restored.warnings,
+    )

@@ -1,0 +1,486 @@
+"""``push``: one version published as a Hub repo, in one commit, with consent for it.
+
+Order of things, so that no crash leaves a half release that nobody knows of: the gate; a plan; a note of the intent
+(a job) in the catalog; then the Hub (a new repo is private until its content is complete); then, in one transaction,
+the gate once more, the release row and its event, and the note removed. ``sync`` finishes or undoes what a note is
+left of (:func:`finish`). Every step looks at what the Hub has first, so doing it again is harmless.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Version
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.policy import Decision
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError, UsageError
+from w2w_registry.hub import bundle
+from w2w_registry.hub import client as hub_client
+from w2w_registry.hub.api import Content, Digests, Hub, RepoState
+from w2w_registry.hub.plan import Access, PushPlan, TakedownStep, check_repo_id, choose_access, plan_push
+from w2w_registry.records import now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.hub import signatures, takedown
+from w2w_registry.services.hub.release_files import (
+    DEFAULT_FORMATS,
+    Consent,
+    Options,
+    VersionFacts,
+    build_files,
+    consent_of,
+    find_facts,
+    read_facts,
+)
+from w2w_registry.services.registry import Progress, Registry, no_progress
+
+JOB = "push"
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """What ``w2w-reg push`` was asked. ``access`` None: private for a likeness, else public."""
+
+    name: str
+    repo_id: str
+    access: Access | None = None
+    options: Options = field(default_factory=Options)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """What a push did. ``changed`` is False when the repo held all of it already; ``commit`` is None for a dry run."""
+
+    ref: str
+    repo_id: str
+    access: Access
+    plan: PushPlan
+    changed: bool
+    commit: str | None = None
+    tag: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "version": self.ref,
+            "repo": self.repo_id,
+            "access": str(self.access),
+            "commit": self.commit,
+            "tag": self.tag,
+            "changed": self.changed,
+            "plan": self.plan.lines(),
+            "bytes": sum(self.plan.add.values()),
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A release ready to go: its files and who may see them."""
+
+    facts: VersionFacts
+    consent: Consent
+    files: Mapping[str, bytes]
+    access: Access
+    warnings: tuple[str, ...]
+
+
+def connect(registry: Registry) -> Hub:
+    """The Hub of this registry: ``HF_ENDPOINT``, else ``[hub] endpoint`` in registry.toml, else huggingface.co."""
+    endpoint = registry.settings.hub.get("endpoint")
+    return hub_client.connect(str(endpoint) if endpoint else None)
+
+
+def push_request(
+    name: str,
+    repo_id: str,
+    *,
+    access: str | None = None,
+    formats: Sequence[str] = (),
+    coordinates_only: bool = False,
+    license: str | None = None,
+    instance_prompt: str | None = None,
+    purpose: str | None = None,
+    dry_run: bool = False,
+) -> PushRequest:
+    """A request out of what people type; what is not typed is the default.
+
+    Raises:
+        UsageError: forms of a LoRA asked of a release without one.
+    """
+    if coordinates_only and formats:
+        raise UsageError(reason="--coordinates-only publishes no LoRA, so --format has nothing to say")
+    options = Options(
+        formats=tuple(dict.fromkeys(formats)) or DEFAULT_FORMATS,
+        coordinates_only=coordinates_only,
+        license=license or "other",
+        instance_prompt=instance_prompt,
+        purpose=purpose,
+    )
+    return PushRequest(name, repo_id, None if access is None else parse_access(access), options, dry_run)
+
+
+def parse_access(text: str) -> Access:
+    """``private``, ``gated`` or ``public``."""
+    try:
+        return Access(text)
+    except ValueError:
+        raise UsageError(reason=f"no access {text!r}", hint=f"one of {', '.join(Access)}") from None
+
+
+def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress = no_progress) -> PushReport:
+    """Publish a version.
+
+    Raises:
+        ConsentDenied: before anything leaves. NotFound: no such version. Conflict: the repo changed meanwhile.
+        HubError: the Hub refused or cannot be reached; ``sync`` finishes what was begun.
+    """
+    repo_id = check_repo_id(request.repo_id)
+    with registry.catalog.read() as session:
+        facts = find_facts(registry, session, request.name)
+        _check_free(session, hub, repo_id, facts)
+    prepared = prepare(registry, facts, repo_id, request.access, request.options)
+    state = look(hub, repo_id)
+    prepared, plan = _planned(registry, repo_id, state, prepared)
+    report = PushReport(facts.ref, plan.repo_id, prepared.access, plan, not plan.empty, warnings=prepared.warnings)
+    if request.dry_run:
+        return report
+    with registry.catalog.read() as session:
+        recorded = _recorded(session, hub, plan.repo_id, facts.version_id, state)
+    if plan.empty and recorded is not None:
+        return replace(report, commit=recorded.commit_id, tag=recorded.revision)
+    job = _note(registry, hub, facts, plan, prepared.access, request.options)
+    commit, tag = carry_out(hub, plan, prepared.files, facts.number, progress)
+    _record(registry, hub, job, prepared, plan, commit, tag, request.options)
+    return replace(report, commit=commit, tag=tag)
+
+
+def prepare(registry: Registry, facts: VersionFacts, repo_id: str, asked: Access | None, options: Options) -> Prepared:
+    """Ask the gate, decide who may see it, and make the files.
+
+    Raises:
+        ConsentDenied.
+    """
+    decision = gate.require(registry, Use.PUBLISH, versions=[facts.version_id], purpose=options.purpose)
+    with registry.catalog.read() as session:
+        upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry))
+        consent = consent_of(upstream, decision, now())
+        space = session.get_one(Space, facts.space_id)
+    access = choose_access(likeness=consent.likeness, asked=asked)
+    files = build_files(registry, facts, space, consent, options, repo_id)
+    warnings = tuple(str(w) for w in decision.warnings)
+    if consent.likeness and asked is Access.PUBLIC:
+        warnings += ("it draws a person, so it is published gated: whoever wants it asks for access",)
+    return Prepared(facts, consent, files, access, warnings)
+
+
+def _planned(
+    registry: Registry, repo_id: str, state: RepoState | None, prepared: Prepared
+) -> tuple[Prepared, PushPlan]:
+    """The plan, with a signature when the registry has a key and what is signed is not there already as it is: a
+    new signature over the same content would be a new content."""
+    key = signatures.signing_key(registry)
+    keep = frozenset({bundle.SIGNATURE})
+    if key is None:
+        return prepared, plan_push(repo_id, state, prepared.files, prepared.access)
+    plan = plan_push(repo_id, state, prepared.files, prepared.access, keep=keep)
+    signed = state is not None and state.file(bundle.SIGNATURE) is not None
+    if signed and not plan.delete and set(plan.add) <= {bundle.CARD}:
+        return prepared, plan
+    files = {**prepared.files, bundle.SIGNATURE: signatures.sign(key, prepared.files)}
+    prepared = replace(prepared, files=files)
+    return prepared, plan_push(repo_id, state, files, prepared.access)
+
+
+def carry_out(
+    hub: Hub, plan: PushPlan, files: Mapping[str, Content], number: int, progress: Progress = no_progress
+) -> tuple[str, str]:
+    """Make the Hub as planned; returns commit and tag. Safe to repeat after planning anew.
+
+    A repo is never more open than it will be: it is closed before content changes and opened after.
+    """
+    repo_id = plan.repo_id
+    opening = plan.access_before is not None and _opens(plan)
+    if plan.create:
+        hub.create(repo_id, private=True)
+    elif plan.access_before is not plan.access and not opening:
+        _set_access(hub, repo_id, plan.access)
+    parent = plan.parent if plan.parent is not None else hub.state(repo_id).commit
+    commit = parent
+    if plan.commits:
+        add = {path: files[path] for path in plan.add}
+        message = f"Publish version {number}"
+        commit = hub.commit(repo_id, parent=parent, add=add, delete=plan.delete, message=message, progress=progress)
+    tag = _tag(hub, repo_id, number, commit)
+    if (plan.create and plan.access is not Access.PRIVATE) or opening:
+        _set_access(hub, repo_id, plan.access)
+    _prove(hub, repo_id, commit, files, plan.access)
+    return commit, tag
+
+
+def _opens(plan: PushPlan) -> bool:
+    order = [Access.PRIVATE, Access.GATED, Access.PUBLIC]
+    return plan.access_before is not None and order.index(plan.access) > order.index(plan.access_before)
+
+
+def _set_access(hub: Hub, repo_id: str, access: Access) -> None:
+    hub.set_access(repo_id, private=access.private, gated=access.gated)
+
+
+def _tag(hub: Hub, repo_id: str, number: int, commit: str) -> str:
+    """``v3``, or ``v3.1``, ``v3.2``… when the same version was published before with other content."""
+    there = hub.tags(repo_id)
+    serial = 0
+    while True:
+        tag = f"v{number}.{serial}" if serial else f"v{number}"
+        if tag not in there:
+            hub.tag(repo_id, tag, commit)
+            return tag
+        if there[tag] == commit:
+            return tag
+        serial += 1
+
+
+def _prove(hub: Hub, repo_id: str, commit: str, files: Mapping[str, Content], access: Access) -> None:
+    """Ask the Hub whether it now shows what was meant."""
+    state = hub.state(repo_id)
+    if state.commit != commit:
+        raise HubError(repo=repo_id, reason="somebody else committed to it meanwhile; try again", status=None)
+    missing = [p for p, c in files.items() if (f := state.file(p)) is None or not f.holds(Digests.of(c))]
+    if missing:
+        raise HubError(repo=repo_id, reason=f"the Hub does not hold {missing[0]} as it was sent", status=None)
+    found = Access.of(private=state.private, gated=state.gated)
+    if found is not access:
+        raise HubError(repo=repo_id, reason=f"the Hub shows it {found}, it was to be {access}", status=None)
+
+
+def look(hub: Hub, repo_id: str) -> RepoState | None:
+    """The repo, None when there is none for this token."""
+    try:
+        return hub.state(repo_id)
+    except NotFound:
+        return None
+
+
+# -- in the catalog ----------------------------------------------------------------------------
+def _check_free(session: Session, hub: Hub, repo_id: str, facts: VersionFacts) -> None:
+    """One repo, one identity: its history is taken down as a whole.
+
+    Raises:
+        Conflict: another identity is published there.
+    """
+    others = session.scalars(
+        select(Release)
+        .join(Version, Version.id == Release.version_id)
+        .where(Release.repo_id == repo_id, Release.endpoint == hub.endpoint, Release.state != ReleaseState.DELETED)
+    )
+    for other in others:
+        if other.version is not None and other.version.identity.name != facts.name:
+            raise Conflict(
+                what="Hub repo", name=repo_id, reason=f"holds {other.version.identity.name}; give each identity its own"
+            )
+
+
+def _recorded(session: Session, hub: Hub, repo_id: str, version_id: int, state: RepoState | None) -> Release | None:
+    """The row of this version at this very commit."""
+    if state is None:
+        return None
+    return session.scalars(
+        select(Release).where(
+            Release.repo_id == repo_id,
+            Release.endpoint == hub.endpoint,
+            Release.version_id == version_id,
+            Release.commit_id == state.commit,
+            Release.state == ReleaseState.PUBLISHED,
+        )
+    ).first()
+
+
+def _note(registry: Registry, hub: Hub, facts: VersionFacts, plan: PushPlan, access: Access, options: Options) -> str:
+    """Write down what is about to be done; one note per repo, the newest intent wins."""
+    with registry.catalog.write(registry.actor) as uow:
+        for old in uow.session.scalars(select(Job).where(Job.kind == JOB)):
+            if old.state["repo"] == plan.repo_id and old.state["endpoint"] == hub.endpoint:
+                uow.delete(old)
+        job = Job(
+            id=str(uuid.uuid4()),
+            kind=JOB,
+            state={
+                "repo": plan.repo_id,
+                "endpoint": hub.endpoint,
+                "version": facts.version_id,
+                "ref": facts.ref,
+                "access": str(access),
+                "created": plan.create,
+                "before": plan.parent,
+                "options": options.to_json(),
+            },
+            updated=uow.now(),
+        )
+        uow.session.add(job)
+        return job.id
+
+
+def _record(
+    registry: Registry,
+    hub: Hub,
+    job_id: str,
+    prepared: Prepared,
+    plan: PushPlan,
+    commit: str,
+    tag: str,
+    options: Options,
+) -> None:
+    """The release row, its event, and the note gone; when consent ended meanwhile, the takedown queued with it.
+
+    Raises:
+        ConsentDenied: it ended between the gate and now. What went out is being taken down.
+    """
+    with registry.catalog.write(registry.actor) as uow:
+        decision = gate.ask(
+            registry,
+            Use.PUBLISH,
+            versions=[prepared.facts.version_id],
+            purpose=options.purpose,
+            session=uow.session,
+        )
+        release = _upsert(uow, hub, prepared, plan, commit, tag, options)
+        job = uow.session.get(Job, job_id)
+        if job is not None:
+            uow.delete(job)
+        uow.event(
+            "release.push",
+            {"release": release.id, "version": prepared.facts.version_id},
+            commit=commit,
+            # Events stay for ever, so the prompt, which may name somebody, is not among them.
+            options=replace(options, instance_prompt=None).to_json(),
+            **gate.evidence(decision),
+        )
+        if not decision.allowed:
+            takedown.queue(uow, [release.id], takedown.UP_TO["delete" if plan.create else "erase"])
+            release_id = release.id
+    if not decision.allowed:
+        takedown.drain(registry, hub, releases=[release_id])
+        raise denied(decision)
+
+
+def denied(decision: Decision) -> ConsentDenied:
+    """The error of a refusal."""
+    return ConsentDenied(
+        operation=str(decision.use),
+        purpose=decision.purpose,
+        reasons=tuple(str(r) for r in decision.reasons),
+        subjects=decision.subjects,
+    )
+
+
+def _upsert(
+    uow: UnitOfWork, hub: Hub, prepared: Prepared, plan: PushPlan, commit: str, tag: str, options: Options
+) -> Release:
+    facts = prepared.facts
+    row = uow.session.scalars(
+        select(Release).where(
+            Release.repo_id == plan.repo_id,
+            Release.endpoint == hub.endpoint,
+            Release.version_id == facts.version_id,
+            Release.commit_id == commit,
+        )
+    ).first()
+    if row is None:
+        row = Release(
+            version_id=facts.version_id,
+            endpoint=hub.endpoint,
+            repo_id=plan.repo_id,
+            commit_id=commit,
+            created=uow.now(),
+        )
+        uow.session.add(row)
+    row.revision = tag
+    row.visibility = "private" if prepared.access.private else "public"
+    row.gated = "manual" if prepared.access.gated else ""
+    row.format = options.word
+    row.digests = {path: Digests.of(content).sha256 for path, content in sorted(prepared.files.items())}
+    row.state = ReleaseState.PUBLISHED
+    row.checked_at = uow.now()
+    uow.session.flush()
+    return row
+
+
+# -- finishing what was begun ------------------------------------------------------------------
+def unfinished(session: Session, endpoint: str) -> list[Job]:
+    """Notes of pushes that were begun and never recorded, oldest first."""
+    jobs = session.scalars(select(Job).where(Job.kind == JOB).order_by(Job.updated, Job.id))
+    return [job for job in jobs if job.state["endpoint"] == endpoint]
+
+
+def finish(registry: Registry, hub: Hub, job_id: str) -> str:
+    """Bring a push that stopped half-way to its end: ``published``, or ``undone`` when it may not go out any more.
+
+    Raises:
+        HubError: the Hub cannot be reached yet; the note stays.
+    """
+    with registry.catalog.read() as session:
+        job = session.get_one(Job, job_id)
+        intent = dict(job.state)
+        version = session.get(Version, intent["version"])
+        facts = None if version is None else _facts_or_none(registry, session, version)
+    options = Options.from_json(intent["options"])
+    try:
+        if facts is None:
+            raise NotFound(what="version", name=intent["ref"])
+        prepared = prepare(registry, facts, intent["repo"], Access(intent["access"]), options)
+    except (ConsentDenied, NotFound):
+        _undo(registry, hub, job_id, intent)
+        return "undone"
+    state = look(hub, intent["repo"])
+    prepared, plan = _planned(registry, intent["repo"], state, prepared)
+    commit, tag = carry_out(hub, plan, prepared.files, facts.number)
+    _record(registry, hub, job_id, prepared, replace(plan, create=bool(intent["created"])), commit, tag, options)
+    return "published"
+
+
+def _facts_or_none(registry: Registry, session: Session, version: Version) -> VersionFacts | None:
+    try:
+        return read_facts(registry, session, version)
+    except RegistryError:
+        return None
+
+
+def _undo(registry: Registry, hub: Hub, job_id: str, intent: Mapping[str, Any]) -> None:
+    """Take back what a forbidden push may have left on the Hub, then forget the note.
+
+    A repo it made is deleted. One that was there before is closed, and if a commit landed, recorded as a release and
+    queued for takedown, so that the usual machinery erases it.
+    """
+    state = look(hub, intent["repo"])
+    landed = state is not None and state.commit != intent["before"]
+    if state is not None and intent["created"]:
+        hub.delete(state.repo_id)
+    elif state is not None and landed:
+        hub.set_access(state.repo_id, private=True)
+    with registry.catalog.write(registry.actor) as uow:
+        job = uow.session.get(Job, job_id)
+        if job is not None:
+            uow.delete(job)
+        if state is not None and landed and not intent["created"]:
+            row = uow.add(
+                Release(
+                    version_id=intent["version"],
+                    endpoint=hub.endpoint,
+                    repo_id=state.repo_id,
+                    commit_id=state.commit,
+                    revision="main",
+                    visibility="private",
+                    format="unfinished",
+                    created=uow.now(),
+                )
+            )
+            takedown.queue(uow, [row.id], [TakedownStep.HIDE, TakedownStep.ERASE])
+        uow.event("release.undo", {"version": intent["version"]})

@@ -1,0 +1,311 @@
+"""What goes into a release: a version's facts read from the catalog, turned into the files of its repo."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import (
+    Coordinates,
+    InputKind,
+    OperationInput,
+    Release,
+    ReleaseState,
+    Space,
+    Version,
+)
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.consent.policy import Decision, Upstream, combined_state, subject_state
+from w2w_registry.consent.receipt import CONTEXT, public_consent
+from w2w_registry.consent.records import ConsentRecord
+from w2w_registry.errors import UsageError
+from w2w_registry.hub import bundle
+from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
+from w2w_registry.lora import LoraFile, lora_files, read_lora
+from w2w_registry.records import ConsentState, iso
+from w2w_registry.services.provenance.lineage import manifest_of
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.store import load_space
+from w2w_registry.space.layout import Layout, TensorKey
+
+FORMATS = ("peft", "diffusers", "kohya")
+DEFAULT_FORMATS = ("peft", "diffusers")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a release is made, apart from where it goes."""
+
+    formats: tuple[str, ...] = DEFAULT_FORMATS
+    coordinates_only: bool = False
+    license: str = "other"
+    instance_prompt: str | None = None
+    purpose: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "formats": list(self.formats)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Options:
+        return cls(**{**data, "formats": tuple(data["formats"])})
+
+    @property
+    def word(self) -> str:
+        """What the release row calls its format."""
+        return "coordinates" if self.coordinates_only else "+".join(self.formats)
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """A version as its release tells of it."""
+
+    version_id: int
+    name: str
+    number: int
+    kind: str
+    state: str
+    space_id: int
+    space: str
+    space_digest: str
+    space_repo: str | None
+    layout: Layout
+    coordinates: bytes
+    model_digest: str
+    residual: float | None
+    base_model: str
+    base_revision: str | None
+    operation: str
+    instance_prompt: str | None
+    made_from: tuple[str, ...]
+    artifact_digest: str | None
+    preview_digest: str | None
+    manifest: Mapping[str, Any]
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.number}"
+
+
+def read_facts(registry: Registry, session: Session, version: Version) -> VersionFacts:
+    """Everything the catalog has on a version that a release tells.
+
+    Raises:
+        UsageError: its coordinates were erased.
+    """
+    point = session.get(Coordinates, (version.space_id, version.id))
+    name = version.identity.name
+    if point is None:
+        raise UsageError(reason=f"{name}@{version.number} has no coordinates any more")
+    inputs = session.scalars(
+        select(OperationInput)
+        .where(OperationInput.operation_id == version.operation_id)
+        .order_by(OperationInput.position)
+    ).all()
+    prompt = version.operation.params.get("instance_prompt") or version.operation.params.get("prompt")
+    return VersionFacts(
+        version_id=version.id,
+        name=name,
+        number=version.number,
+        kind=str(version.identity.kind),
+        state=str(version.state),
+        space_id=version.space_id,
+        space=version.space.ref,
+        space_digest=version.space.digest,
+        space_repo=_space_repo(session, version.space_id),
+        layout=Layout.from_json(version.space.layout),
+        coordinates=point.data,
+        model_digest=version.model_digest,
+        residual=version.residual,
+        base_model=version.base_model,
+        base_revision=version.base_revision,
+        operation=version.operation.kind,
+        instance_prompt=prompt if isinstance(prompt, str) else None,
+        made_from=tuple(i.ref for i in inputs if i.ref and i.kind in (InputKind.VERSION, InputKind.HUB)),
+        artifact_digest=version.artifact_digest,
+        preview_digest=version.preview_digest,
+        manifest=_manifest(registry, session, version),
+    )
+
+
+def find_facts(registry: Registry, session: Session, name: str) -> VersionFacts:
+    """The facts of the version a reference means. Raises NotFound."""
+    return read_facts(registry, session, version_for(session, name))
+
+
+def _manifest(registry: Registry, session: Session, version: Version) -> Mapping[str, Any]:
+    """The manifest recorded with the version (a pulled one keeps its own), else the one its rows amount to."""
+    if version.manifest_digest is not None and registry.artifacts.exists(version.manifest_digest):
+        recorded: Mapping[str, Any] = json.loads(registry.artifacts.get(version.manifest_digest))
+        return recorded
+    return manifest_of(session, version)
+
+
+def _space_repo(session: Session, space_id: int) -> str | None:
+    """Where the space itself is published, so that a stranger can fetch it."""
+    row = session.scalars(
+        select(Release)
+        .where(Release.space_id == space_id, Release.state == ReleaseState.PUBLISHED)
+        .order_by(Release.id.desc())
+    ).first()
+    return None if row is None else f"{row.repo_id}@{row.commit_id}"
+
+
+def weights_of(
+    registry: Registry, facts: VersionFacts, space: Space
+) -> LoraFile | dict[TensorKey, np.ndarray[Any, np.dtype[np.float32]]]:
+    """The LoRA itself: as it came in when it was kept, else what its coordinates say in the space.
+
+    Raises:
+        NotFound, BadLora, IntegrityError: the stored file is gone or damaged.
+    """
+    if facts.artifact_digest is None:
+        arrays = load_space(registry.artifacts, space)
+        return arrays.layout.unflatten(arrays.reconstruct(unpack(facts.coordinates)))
+    path = registry.artifacts.path(facts.artifact_digest)
+    if path is not None and path.exists():
+        return read_lora(path)
+    with tempfile.TemporaryDirectory() as folder:
+        local = Path(folder) / "lora.safetensors"
+        local.write_bytes(registry.artifacts.get(facts.artifact_digest))
+        return read_lora(local)
+
+
+def build_files(
+    registry: Registry, facts: VersionFacts, space: Space, consent: Consent, options: Options, repo_id: str
+) -> dict[str, bytes]:
+    """Every file of the release, by path. The same facts and options give the same bytes."""
+    files: dict[str, bytes] = {}
+    if not options.coordinates_only:
+        lora = weights_of(registry, facts, space)
+        alpha = None if isinstance(lora, LoraFile) else facts.layout.alpha
+        for fmt in options.formats:
+            made = lora_files(
+                "out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision  # type: ignore[arg-type]
+            )  # fmt: skip
+            files |= {path.name: data for path, data in made.items()}
+    previews: tuple[Preview, ...] = ()
+    if facts.preview_digest is not None and registry.artifacts.exists(facts.preview_digest):
+        path = f"{bundle.PREVIEWS}1.png"
+        files[path] = registry.artifacts.get(facts.preview_digest)
+        previews = (Preview(path, options.instance_prompt or facts.instance_prompt or facts.name),)
+    if consent.likeness:
+        files[bundle.CONSENT] = consent.file
+    if options.coordinates_only:
+        files[bundle.COORDINATES] = bundle.encode_coordinates(facts.coordinates)
+    files[bundle.DOCUMENT] = bundle.encode(
+        bundle.Document(
+            name=facts.name,
+            number=facts.number,
+            kind=facts.kind,
+            space=facts.space,
+            space_digest=facts.space_digest,
+            space_repo=facts.space_repo,
+            base_model=facts.base_model,
+            base_revision=facts.base_revision,
+            layout_digest=facts.layout.digest,
+            alpha=float(facts.layout.alpha),
+            layout=None if options.coordinates_only else facts.layout.to_json(),
+            coordinates=facts.coordinates,
+            model_digest=facts.model_digest,
+            residual=facts.residual,
+            manifest=facts.manifest,
+            files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+        )
+    )
+    files[bundle.CARD] = model_card(
+        CardFacts(
+            repo_id=repo_id,
+            name=facts.name,
+            number=facts.number,
+            kind=facts.kind,
+            base_model=facts.base_model,
+            base_revision=facts.base_revision,
+            space=facts.space,
+            space_digest=facts.space_digest,
+            components=len(facts.coordinates) // 4,
+            operation=facts.operation,
+            made_from=facts.made_from,
+            residual=facts.residual,
+            license=options.license,
+            instance_prompt=options.instance_prompt or facts.instance_prompt,
+            previews=previews,
+            weights=not options.coordinates_only,
+            likeness=consent.likeness,
+            consent=consent.facts,
+        )
+    ).encode()
+    return files
+
+
+# -- consent as published ----------------------------------------------------------------------
+@dataclass(frozen=True)
+class Consent:
+    """Whether somebody is depicted, what the card says of their consent, and ``consent.json``."""
+
+    likeness: bool
+    facts: ConsentFacts | None
+    file: bytes
+
+
+def consent_of(upstream: Sequence[Upstream], decision: Decision, at: datetime) -> Consent:
+    """What a release tells of the consents the decision relied on: ids, digests and scopes, nobody's name."""
+    if not upstream:
+        return Consent(False, None, b"")
+    relied = dict(decision.relied_on)
+    per_subject = [tuple(r for r in u.records if r.record_id in relied) for u in upstream]
+    state = combined_state(subject_state(u.records, at) for u in upstream)
+    receipts = [_receipt(records, at) for records in per_subject]
+    return Consent(
+        True,
+        _facts([r for records in per_subject for r in records], state),
+        bundle.encode_consent(str(state), receipts, _CONTEXT),
+    )
+
+
+def _receipt(records: Sequence[ConsentRecord], at: datetime) -> dict[str, Any]:
+    said = {k: v for k, v in public_consent(records, at).items() if k != "@context"}
+    # The moment of issue would make every push a new content; the last change of the records does not.
+    moments = [event.at for record in records for event in record.events]
+    return {**said, "issued": iso(max(moments)) if moments else None}
+
+
+# The terms of DPV and Dublin Core that occur in what is published; the rest is this project's own vocabulary.
+_TERMS = ("dpv", "dct", "identifier", "status", "issued")
+_CONTEXT = {"@vocab": "urn:w2w-registry:terms#", **{term: CONTEXT[term] for term in _TERMS}}
+
+
+def _facts(records: Sequence[ConsentRecord], state: ConsentState) -> ConsentFacts:
+    """What all records together allow: only what each of them does."""
+    if not records:
+        return ConsentFacts(str(state))
+    scopes = [record.scope for record in records]
+    purposes = _common([None if s.any_purpose else set(s.purposes) for s in scopes])
+    uses = _common([None if s.uses is None else {str(u) for u in s.uses} for s in scopes])
+    ends = [s.expires_at for s in scopes if s.expires_at is not None]
+    return ConsentFacts(
+        state=str(state),
+        purposes=("any",) if purposes is None else tuple(sorted(purposes)),
+        uses=None if uses is None else tuple(sorted(uses)),
+        forbidden=tuple(sorted({str(f) for s in scopes for f in s.forbidden})),
+        derivatives=all(s.allows_derivatives for s in scopes),
+        expires=None if not ends else f"{min(ends):%Y-%m-%d}",
+    )
+
+
+def _common(sets: Sequence[set[str] | None]) -> set[str] | None:
+    """Intersection; None is everything."""
+    found: set[str] | None = None
+    for one in sets:
+        found = one if found is None else found if one is None else found & one
+    return found

@@ -1,0 +1,79 @@
+"""Signatures of releases: made with the registry's key when it has one, checked against the keys it trusts.
+
+registry.toml::
+
+    [hub]
+    signing_key = "/keys/signing.key"      # w2w-reg sign --new-key makes a pair
+    keys = ["/keys/acme.pub"]              # whose releases are known to be theirs
+    require_signature = false              # true: refuse releases that none of the keys signed
+
+What is signed is every file of a release but the card, which people edit on the Hub.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from w2w_registry.errors import BadFile, IntegrityError, SettingError
+from w2w_registry.hub import bundle
+from w2w_registry.services.provenance.verify import SIGNATURE, sign_folder, verify_folder
+from w2w_registry.services.registry import Registry
+
+
+def signing_key(registry: Registry) -> Path | None:
+    """The private key releases are signed with; None when none is set.
+
+    Raises:
+        SettingError: it is not there.
+    """
+    named = registry.settings.hub.get("signing_key")
+    if named is None:
+        return None
+    path = Path(str(named)).expanduser()
+    if not path.is_file():
+        raise SettingError(setting="[hub] signing_key", value=str(named), reason="no such file")
+    return path
+
+
+def sign(key: Path, files: Mapping[str, bytes]) -> bytes:
+    """The signature over a release's files."""
+    with tempfile.TemporaryDirectory(prefix="w2w-sign-") as name:
+        folder = Path(name)
+        for path, data in files.items():
+            if path != bundle.CARD:
+                target = folder / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(data)
+        sign_folder(folder, key)
+        return (folder / SIGNATURE).read_bytes()
+
+
+def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether a key this registry trusts signed the files in ``folder``, and what to tell about it.
+
+    Raises:
+        IntegrityError: it is signed, but by none of the keys or over other content; or not signed where it has to be.
+        SettingError: a key that is named is not there.
+    """
+    keys = registry.settings.hub.get("keys", [])
+    if not isinstance(keys, list):
+        raise SettingError(setting="[hub] keys", value=keys, reason="expected a list of files")
+    signed = (folder / SIGNATURE).is_file()
+    if not signed:
+        if registry.settings.hub.get("require_signature"):
+            raise IntegrityError(what="release", name=where, expected="a signature", found="none")
+        return False, ()
+    if not keys:
+        return False, ("it is signed, but registry.toml names no key to check it with ([hub] keys)",)
+    for key in keys:
+        path = Path(str(key)).expanduser()
+        if not path.is_file():
+            raise SettingError(setting="[hub] keys", value=str(key), reason="no such file")
+        try:
+            verify_folder(folder, public_key=path)
+        except (IntegrityError, BadFile):
+            continue
+        return True, ()
+    raise IntegrityError(what="signature of", name=where, expected="made by a trusted key", found="by none of them")

@@ -1,0 +1,331 @@
+"""``sync``: what differs between catalog and Hub, then made to agree; and ``releases``, the list of what is published.
+
+Begun pushes and takedowns are finished, what became too open is closed, what lost its consent is taken down, and what
+is gone or was renamed there is written down here: always. Content moves only as asked: ``push`` makes the Hub like the
+catalog, ``pull`` the catalog like the Hub. Every item is performed by itself, so a failure leaves the rest done and a
+second run goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import (
+    Event,
+    InputKind,
+    OperationInput,
+    Release,
+    ReleaseState,
+    Takedown,
+    TakedownState,
+    Version,
+)
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.catalog.where_sql import condition
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import HubError, RegistryError
+from w2w_registry.hub.api import Account, Hub, Listed
+from w2w_registry.hub.bundle import HUB_TAG
+from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
+from w2w_registry.records import now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.hub import pull, release, takedown
+from w2w_registry.services.hub.release_files import Options
+from w2w_registry.services.registry import Progress, Registry, no_progress
+
+_UP = (ReleaseState.PUBLISHED, ReleaseState.TAKEDOWN_QUEUED, ReleaseState.HIDDEN, ReleaseState.GATED)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """One difference and what became of it. ``done`` False: reported only, or it failed with ``error``."""
+
+    item: SyncItem
+    done: bool
+    error: RegistryError | None = None
+
+
+@dataclass(frozen=True)
+class SyncReport:
+    """The plan, and what became of each item; ``settled`` is empty for a dry run."""
+
+    plan: SyncPlan
+    settled: tuple[Settled, ...] = ()
+    dry_run: bool = False
+
+    @property
+    def entries(self) -> tuple[Settled, ...]:
+        """Every difference with what became of it; nothing yet, in a dry run."""
+        return tuple(Settled(item, False) for item in self.plan.items) if self.dry_run else self.settled
+
+    @property
+    def left(self) -> int:
+        """How many differences are left."""
+        return sum(not s.done for s in self.entries)
+
+    @property
+    def differs(self) -> bool:
+        """Whether anything still differs."""
+        return self.left > 0
+
+
+def sync(
+    registry: Registry,
+    hub: Hub,
+    *,
+    owner: str | None = None,
+    push: bool = False,
+    pull: bool = False,
+    dry_run: bool = False,
+    progress: Progress = no_progress,
+) -> SyncReport:
+    """Compare and settle.
+
+    Args:
+        owner: whose repos to look through for ones missing here; None = the token's own and its organisations'.
+
+    Raises:
+        HubError: the Hub cannot be asked at all. Failures of single items are in the report.
+    """
+    account = _account(hub)
+    plan, jobs = _compare(registry, hub, account, owner, push, pull)
+    if dry_run:
+        return SyncReport(plan, dry_run=True)
+    settled = []
+    for number, item in enumerate(plan.items, start=1):
+        try:
+            settled.append(Settled(item, _settle(registry, hub, item, jobs)))
+        except RegistryError as error:
+            settled.append(Settled(item, False, error))
+        progress(number, len(plan.items))
+    return SyncReport(plan, tuple(settled))
+
+
+def list_releases(registry: Registry, where: str | None = None) -> list[dict[str, Any]]:
+    """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere.
+
+    Raises:
+        WhereError: it does not parse.
+    """
+    with registry.catalog.read() as session:
+        query = select(Release).order_by(Release.id.desc())
+        if where is not None:
+            query = query.join(Version, Version.id == Release.version_id).join(Version.identity)
+            query = query.where(condition(parse_where(where)))
+        rows = list(session.scalars(query))
+        versions = [r.version_id for r in rows if r.version_id is not None]
+        states = gate.consent_states(session, versions, now(), gate.rules_of(registry))
+        waiting = {
+            t.release_id: t for t in session.scalars(select(Takedown).where(Takedown.state != TakedownState.DONE))
+        }
+        return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
+
+
+def _row(row: Release, consent: Any, waiting: Takedown | None) -> dict[str, Any]:
+    return {
+        "version": takedown.release_ref(row),
+        "repo": row.repo_id,
+        "commit": row.commit_id,
+        "tag": row.revision,
+        "access": str(_access(row)),
+        "format": row.format,
+        "state": str(row.state),
+        "consent": None if consent is None else str(consent),
+        "endpoint": row.endpoint,
+        "created": row.created,
+        "checked": row.checked_at,
+        "takedown": None
+        if waiting is None
+        else {
+            "wanted": waiting.wanted,
+            "done": [s["step"] for s in waiting.done],
+            "attempts": waiting.attempts,
+            "last_error": waiting.last_error,
+            "next_at": waiting.next_at,
+        },
+    }
+
+
+def _access(row: Release) -> Access:
+    return Access.of(private=row.visibility == "private", gated=bool(row.gated))
+
+
+# -- comparing ---------------------------------------------------------------------------------
+def _account(hub: Hub) -> Account | None:
+    try:
+        return hub.whoami()
+    except HubError as error:
+        if error.fields.get("status") in (401, 403) or error.fields.get("reason") == "no token":
+            return None
+        raise
+
+
+def _compare(
+    registry: Registry, hub: Hub, account: Account | None, owner: str | None, push: bool, pull: bool
+) -> tuple[SyncPlan, Mapping[str, str]]:
+    with registry.catalog.read() as session:
+        begun = release.unfinished(session, hub.endpoint)
+        jobs = {job.state["repo"]: job.id for job in begun}
+        rows = _newest(session, hub.endpoint)
+        options = _options(session)
+        published = [_published(registry, session, row, options.get(row.id, Options())) for row in rows]
+        known = {row.repo_id for row in session.scalars(select(Release).where(Release.endpoint == hub.endpoint))}
+        pulled = session.scalars(select(OperationInput.ref).where(OperationInput.kind == InputKind.HUB).distinct())
+        known |= {ref.partition("@")[0] for ref in pulled if ref is not None}
+        unfinished = [(job.state["repo"], job.state["ref"]) for job in begun]
+    states = {p.repo_id: release.look(hub, p.repo_id) for p in published}
+    known |= {state.repo_id for state in states.values() if state is not None}
+    plan = plan_sync(
+        published,
+        states,
+        _listed(hub, account, owner),
+        unfinished=unfinished,
+        known=frozenset(known),
+        push=push,
+        pull=pull,
+    )
+    return plan, jobs
+
+
+def _newest(session: Session, endpoint: str) -> list[Release]:
+    """The newest release per repo that should be up, and every one being taken down."""
+    rows = session.scalars(
+        select(Release).where(Release.endpoint == endpoint, Release.state.in_(_UP)).order_by(Release.id)
+    )
+    newest: dict[str, Release] = {}
+    for row in rows:
+        before = newest.get(row.repo_id)
+        if before is None or before.state is not ReleaseState.TAKEDOWN_QUEUED:
+            newest[row.repo_id] = row
+    return list(newest.values())
+
+
+def _published(registry: Registry, session: Session, row: Release, options: Options) -> Published:
+    consent = True
+    if row.version_id is not None and row.state is ReleaseState.PUBLISHED:
+        consent = gate.ask(
+            registry,
+            Use.PUBLISH,
+            versions=[row.version_id],
+            purpose=options.purpose,
+            session=session,
+        ).allowed
+    return Published(
+        release_id=row.id,
+        repo_id=row.repo_id,
+        ref=takedown.release_ref(row),
+        commit=row.commit_id,
+        access=_access(row),
+        consent=consent,
+        takedown=row.state is ReleaseState.TAKEDOWN_QUEUED,
+    )
+
+
+def _listed(hub: Hub, account: Account | None, owner: str | None) -> list[Listed]:
+    owners = [owner] if owner else [] if account is None else [account.name, *account.orgs]
+    return [repo for one in owners for repo in hub.listing(owner=one, tags=[HUB_TAG])]
+
+
+# -- settling ----------------------------------------------------------------------------------
+def _settle(registry: Registry, hub: Hub, item: SyncItem, jobs: Mapping[str, str]) -> bool:
+    """Perform one item; whether it now agrees."""
+    if item.action is Action.REPORT:
+        return False
+    if item.difference is Difference.UNFINISHED_PUSH:
+        if release.finish(registry, hub, jobs[item.repo_id]) == "undone":
+            _drain(registry, hub, item.repo_id)
+        return True
+    if item.difference is Difference.UNFINISHED_TAKEDOWN:
+        return _drain(registry, hub, item.repo_id)
+    if item.action is Action.TAKE_DOWN:
+        assert item.release_id is not None
+        with registry.catalog.write(registry.actor) as uow:
+            takedown.queue(uow, [item.release_id], takedown.UP_TO["hide"])
+        return _drain(registry, hub, item.repo_id)
+    if item.action is Action.RESTRICT:
+        access = _row_access(registry, item)
+        hub.set_access(item.repo_id, private=access.private, gated=access.gated)
+        state = hub.state(item.repo_id)
+        return Access.of(private=state.private, gated=state.gated) is access
+    if item.action is Action.RECORD:
+        _write_down(registry, hub, item)
+        return True
+    if item.action is Action.PUSH:
+        return _push_again(registry, hub, item)
+    pull.pull(registry, hub, pull.PullRequest(item.repo_id))
+    return True
+
+
+def _drain(registry: Registry, hub: Hub, repo_id: str) -> bool:
+    """Perform the takedowns of a repo: several versions of one identity may have been released there."""
+    with registry.catalog.read() as session:
+        releases = session.scalars(
+            select(Release.id).where(Release.repo_id == repo_id, Release.endpoint == hub.endpoint)
+        ).all()
+    outcomes = takedown.drain(registry, hub, releases=releases)
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise outcome.error
+    return all(o.finished for o in outcomes)
+
+
+def _row_access(registry: Registry, item: SyncItem) -> Access:
+    with registry.catalog.read() as session:
+        return _access(session.get_one(Release, item.release_id))
+
+
+def _write_down(registry: Registry, hub: Hub, item: SyncItem) -> None:
+    """Take over what the Hub shows: gone, renamed, or less open than it was published."""
+    state = release.look(hub, item.repo_id)
+    with registry.catalog.write(registry.actor) as uow:
+        rows = uow.session.scalars(
+            select(Release).where(
+                Release.repo_id == item.repo_id,
+                Release.endpoint == hub.endpoint,
+                Release.state != ReleaseState.DELETED,
+            )
+        )
+        touched = []
+        for row in rows:
+            if state is None:
+                row.state = ReleaseState.DELETED
+            else:
+                row.repo_id = state.repo_id
+                row.visibility = "private" if state.private else "public"
+                row.gated = "manual" if state.gated else ""
+            row.checked_at = uow.now()
+            touched.append(row.id)
+        uow.event("release.record", {"release": touched}, difference=str(item.difference))
+
+
+def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
+    assert item.ref is not None
+    with registry.catalog.read() as session:
+        row = session.get_one(Release, item.release_id)
+        options, access = _options(session).get(row.id, Options()), _access(row)
+        is_space = row.space_id is not None
+    if is_space:
+        from w2w_registry.services.hub.spaces import push_space
+
+        push_space(registry, hub, item.ref, item.repo_id, access=access)
+        return True
+    state = release.look(hub, item.repo_id)
+    prompt = None if state is None else state.card.get("instance_prompt")
+    if isinstance(prompt, str):
+        options = replace(options, instance_prompt=prompt)
+    release.push(registry, hub, release.PushRequest(item.ref, item.repo_id, access, options))
+    return True
+
+
+def _options(session: Session) -> dict[int, Options]:
+    """How releases were made, by id, as the events of their pushes say; the prompt is in the card alone."""
+    found: dict[int, Options] = {}
+    for event in session.scalars(select(Event).where(Event.action == "release.push").order_by(Event.seq)):
+        if "options" in event.payload:
+            found[event.objects["release"]] = Options.from_json(event.payload["options"])
+    return found

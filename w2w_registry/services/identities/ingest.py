@@ -1,0 +1,440 @@
+"""``add``: LoRA files become identities with coordinates.
+
+Read and place each file, find out which are already there, then record the new ones chunk by chunk, each chunk one
+transaction. A file that cannot be used is reported and the others go on; a crash leaves whole versions or none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.models import (
+    Coordinates,
+    Identity,
+    InputKind,
+    SourceFile,
+    Space,
+    Version,
+    VersionSubject,
+)
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import pack
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadFile, Conflict, NotFound, RegistryError, UsageError
+from w2w_registry.lora import (
+    Candidate,
+    LoraFile,
+    ModelDigests,
+    find_loras,
+    lora_files,
+    model_digests,
+    read_lora,
+    same_model,
+)
+from w2w_registry.records import Kind, OperationKind, VersionState, check_name, now
+from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.finding.nearest import open_nearest
+from w2w_registry.services.finding.resemblance import Resemblance, resemblances
+from w2w_registry.services.identities.labels import Labels, read_labels_csv
+from w2w_registry.services.identities.previews import read_preview
+from w2w_registry.services.identities.versions import (
+    Activity,
+    File,
+    Input,
+    NewVersion,
+    record_version,
+    source_file,
+)
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.spaces.placing import Placed, place
+from w2w_registry.space.basis import WeightSpace
+
+CHUNK = 256
+_PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
+
+
+@dataclass(frozen=True)
+class AddRequest:
+    """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
+    ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from."""
+
+    paths: Sequence[str]
+    space: str | None = None
+    name: str | None = None
+    prefix: str = ""
+    kind: str = "person"
+    subjects: Sequence[str] = ()
+    labels: Labels = field(default_factory=dict)
+    labels_csv: str | None = None
+    base_model: str | None = None
+    dry_run: bool = False
+    origin: Input | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
+    known when its bytes differ."""
+
+    path: str
+    status: str
+    identity: str | None = None
+    version: int | None = None
+    residual: float | None = None
+    gauge: str | None = None
+    same_model: str | None = None
+    warnings: tuple[str, ...] = ()
+    error: RegistryError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the error, whose sentence is the command line's business."""
+        shown = {name: value for name, value in vars(self).items() if name != "error"}
+        return {**shown, "warnings": list(self.warnings)}
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """All items, in the order the files were found, and the space they were placed in."""
+
+    space: str
+    items: tuple[Item, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when no file failed; the failures' common exit code, or 5 when they differ."""
+        codes = {item.error.exit_code for item in self.items if item.error is not None}
+        return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """One readable LoRA on its way in."""
+
+    candidate: Candidate
+    name: str
+    lora: LoraFile
+    placed: Placed
+    digests: ModelDigests
+    coordinates: NDArray[np.float32]
+    residual: float
+
+    @property
+    def path(self) -> str:
+        return str(self.candidate.path)
+
+
+def add(registry: Registry, request: AddRequest, progress: Progress = no_progress) -> AddReport:
+    """Add every LoRA under ``request.paths``.
+
+    Raises:
+        NotFound: no such space. UsageError, BadName, BadFile: the request itself cannot be used.
+        ConsentDenied: the subjects' consent does not allow registering them.
+    """
+    kind = parse_kind(request.kind)
+    row, space = open_space(registry, request.space)
+    by_name = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    candidates = find_loras(request.paths)
+    if request.name is not None:
+        if len(candidates) != 1:
+            raise UsageError(reason=f"--name is for one LoRA, {len(candidates)} were given", hint="try --prefix")
+        candidates = [replace(candidates[0], name=check_name(request.name))]
+    gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
+    taken: dict[str, tuple[str, str]] = {}
+    items: list[Item] = []
+    for start in range(0, len(candidates), CHUNK):
+        part = candidates[start : start + CHUNK]
+        incoming, failed = _read(part, request, row, space, taken)
+        chunk = _Chunk(registry, request, kind, row, space, by_name)
+        done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
+        items += [done[str(candidate.path)] for candidate in part]
+        progress(min(start + CHUNK, len(candidates)), len(candidates))
+    return AddReport(row.ref, tuple(items))
+
+
+def parse_kind(text: str) -> Kind:
+    """The kind of that name. Raises UsageError listing the kinds there are."""
+    try:
+        return Kind(text)
+    except ValueError:
+        raise UsageError(reason=f"no kind {text!r}", hint=f"one of {', '.join(Kind)}") from None
+
+
+def _read(
+    candidates: Sequence[Candidate],
+    request: AddRequest,
+    row: Space,
+    space: WeightSpace,
+    taken: dict[str, tuple[str, str]],
+) -> tuple[list[Incoming], list[Item]]:
+    """Read and place; ``taken`` remembers which path and model each name of this command came from."""
+    read: list[tuple[Candidate, str, LoraFile, Placed]] = []
+    failed: list[Item] = []
+    for candidate in candidates:
+        name = request.prefix + candidate.name
+        try:
+            check_name(name)
+            lora = read_lora(candidate.path)
+            placed = place(lora, space, row.ref, request.base_model)
+            read.append((candidate, name, lora, placed))
+        except RegistryError as error:
+            failed.append(Item(str(candidate.path), "failed", name, error=error))
+    if not read:
+        return [], failed
+    thetas = np.stack([placed.theta for _, _, _, placed in read])
+    coordinates = space.project(thetas)
+    residuals = space.residual(thetas, coordinates)
+    incoming = []
+    for (candidate, name, lora, placed), c, residual in zip(read, coordinates, residuals, strict=True):
+        digests = model_digests(placed.theta, space.layout)
+        path = str(candidate.path)
+        first, model = taken.setdefault(name, (path, digests.exact))
+        if model != digests.exact:
+            reason = f"{path} and {first} would both get it; use --name or --prefix"
+            failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
+            continue
+        incoming.append(Incoming(candidate, name, lora, placed, digests, c, float(residual)))
+    return incoming, failed
+
+
+class _Chunk:
+    """One transaction's worth of an ``add``."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        request: AddRequest,
+        kind: Kind,
+        row: Space,
+        space: WeightSpace,
+        by_name: dict[str, dict[str, float | str]],
+    ) -> None:
+        self.registry, self.request, self.kind = registry, request, kind
+        self.row, self.space, self.by_name = row, space, by_name
+        self.started = now()
+
+    def settle(self, incoming: Sequence[Incoming]) -> list[Item]:
+        """Record the new ones; say of the others that they are there."""
+        if not incoming:
+            return []
+        with self.registry.catalog.read() as session:
+            near = resemblances(
+                session,
+                open_nearest(self.registry, session, self.row),
+                self.row,
+                np.stack([one.coordinates for one in incoming]),
+                [one.name for one in incoming],
+                self.request.subjects,
+            )
+            resaved = {i: hit for i, one in enumerate(incoming) if (hit := self._resaved(session, one, near[i]))}
+        if self.request.dry_run:
+            with self.registry.catalog.read() as session:
+                return [self._foresee(session, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
+        with self.registry.catalog.write(self.registry.actor) as uow:
+            gate.require(
+                self.registry,
+                Use.REGISTER,
+                subjects=self.request.subjects,
+                kind=self.kind,
+                spaces=[self.row.id],
+                session=uow.session,
+            )
+            return [self._record(uow, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
+
+    def _resaved(self, session: Session, one: Incoming, near: Resemblance) -> tuple[int, str] | None:
+        """A version that is the same model though no digest says so: (version id, how)."""
+        for version_id in near.twins:
+            version = session.get_one(Version, version_id)
+            if version.artifact_digest is None:
+                continue
+            try:
+                path = self.registry.artifacts.path(version.artifact_digest)
+                if path is None:
+                    continue
+                other = read_lora(path)
+                theta = place(other, self.space, self.row.ref, version.base_model).theta
+            except (RegistryError, NotFound):
+                continue  # its file is damaged or gone, which is `verify`'s to say
+            found = same_model(one.placed.theta, theta, self.space.layout, one.lora.dtype, other.dtype)
+            if found.same:
+                return version_id, f"re-saved ({found.how}, {other.dtype} and {one.lora.dtype})"
+        return None
+
+    def _store(self, one: Incoming) -> tuple[str, str | None]:
+        """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
+        came in, and of the picture beside it."""
+        dtype: Any = one.lora.dtype if one.lora.dtype in ("fp16", "bf16") else "fp32"
+        files = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype)
+        picture = read_preview(one.candidate.path)
+        put = self.registry.artifacts.put
+        return put(next(iter(files.values()))), None if picture is None else put(picture)
+
+    def _known(
+        self, session: Session, one: Incoming, resaved: tuple[int, str] | None
+    ) -> tuple[Version, str | None] | None:
+        """The version that already holds this model, and how it is known when the bytes differ."""
+        by_bytes = session.scalars(
+            select(Version)
+            .join(SourceFile, SourceFile.version_id == Version.id)
+            .where(SourceFile.sha256 == one.lora.sha256, Version.state.in_(_PRESENT))
+            .order_by(Version.id)
+        ).first()
+        if by_bytes is not None:
+            return by_bytes, None
+        by_model = session.scalars(
+            select(Version)
+            .where(Version.model_digest.in_(tuple(one.digests)), Version.state.in_(_PRESENT))
+            .order_by(Version.id)
+        ).first()
+        if by_model is not None:
+            same = by_model.model_digest == one.digests.exact
+            return by_model, "re-saved (same numbers)" if same else f"re-saved (rounded, now {one.lora.dtype})"
+        if resaved is not None:
+            version = session.get_one(Version, resaved[0])
+            if version.state in _PRESENT:
+                return version, resaved[1]
+        return None
+
+    def _foresee(self, session: Session, one: Incoming, resaved: tuple[int, str] | None, near: Resemblance) -> Item:
+        known = self._known(session, one, resaved)
+        if known is not None:
+            return self._existing(session, one, *known)
+        identity = session.scalar(select(Identity).where(Identity.name == one.name))
+        numbers = (
+            []
+            if identity is None
+            else session.scalars(select(Version.number).where(Version.identity_id == identity.id)).all()
+        )
+        return self._added(one, 1 + max(numbers, default=0), near)
+
+    def _record(
+        self,
+        uow: UnitOfWork,
+        one: Incoming,
+        resaved: tuple[int, str] | None,
+        near: Resemblance,
+    ) -> Item:
+        known = self._known(uow.session, one, resaved)
+        if known is not None:
+            self._seen_again(uow, one, known[0])
+            return self._existing(uow.session, one, *known)
+        try:
+            met = guard.check(uow.session, self.row, one.coordinates, path=one.path)
+            # Stored only now: a LoRA that is refused or already there leaves nothing behind.
+            new = self._new_version(one, self._store(one))
+            with uow.savepoint():
+                version = record_version(uow, new, self._activity(one))
+        except RegistryError as error:
+            return Item(one.path, "failed", one.name, error=error)
+        if met is not None:
+            warning = (
+                f"resembles protected subject {met.subject} ({met.similarity:.2f}, refused from {met.threshold:.2f})"
+            )
+            near = replace(near, warnings=(*near.warnings, warning))
+        return self._added(one, version.number, near)
+
+    def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> None:
+        """Note a file not seen before, subjects not named before, and coordinates in a space the version was not
+        placed in yet."""
+        named = subjects_of(uow.session, [version.id]).get(version.id, ())
+        missing = [subject for subject in self.request.subjects if subject not in named]
+        for subject in missing:
+            ensure_subject(uow, subject)
+            uow.add(VersionSubject(version_id=version.id, subject_id=subject))
+        if missing:
+            uow.event("version.depict", {"version": version.id, "subject": missing})
+        seen = uow.session.scalar(
+            select(SourceFile.id).where(SourceFile.version_id == version.id, SourceFile.sha256 == one.lora.sha256)
+        )
+        if seen is None:
+            uow.add(source_file(version, one.digests.exact, _file(one), uow.now()))
+            uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
+        if uow.session.get(Coordinates, (self.row.id, version.id)) is None:
+            data, digest = pack(one.coordinates)
+            uow.add(
+                Coordinates(
+                    space_id=self.row.id, version_id=version.id, k=len(one.coordinates), digest=digest, data=data
+                )
+            )
+            uow.event("coordinates.add", {"version": version.id, "space": self.row.id}, coordinates=digest)
+
+    def _new_version(self, one: Incoming, artifacts: tuple[str, str | None]) -> NewVersion:
+        return NewVersion(
+            name=one.name,
+            kind=self.kind,
+            space_id=self.row.id,
+            model_digest=one.digests.exact,
+            coordinates=one.coordinates,
+            base_model=one.placed.base_model,
+            base_revision=one.lora.base_revision or self.space.base_revision,
+            residual=one.residual,
+            artifact_digest=artifacts[0],
+            preview_digest=artifacts[1],
+            file=_file(one),
+            subjects=self.request.subjects,
+            labels={
+                **self.by_name.get(one.candidate.name, {}),
+                **self.by_name.get(one.name, {}),
+                **self.request.labels,
+            },
+        )
+
+    def _activity(self, one: Incoming) -> Activity:
+        origin = self.request.origin
+        return Activity(
+            OperationKind.IMPORT if origin is None else OperationKind.PULL,
+            self.started,
+            params={
+                "format": one.lora.format,
+                "dtype": one.lora.dtype,
+                "gauge": one.placed.gauge,
+                "loss": one.placed.loss,
+            },
+            inputs=[
+                *([] if origin is None else [origin]),
+                Input("lora", InputKind.FILE, digest=one.lora.sha256, ref=Path(one.path).name),
+                Input("space", InputKind.SPACE, digest=self.row.digest, ref=self.row.ref),
+            ],
+            models={"base": one.placed.base_model},
+        )
+
+    def _existing(self, session: Session, one: Incoming, version: Version, how: str | None) -> Item:
+        name = session.get_one(Identity, version.identity_id).name
+        warnings = () if name == one.name else (f"this is {name}@{version.number}, which it was not named after",)
+        return Item(
+            one.path,
+            "existing",
+            name,
+            version.number,
+            one.residual,
+            one.placed.gauge,
+            same_model=how,
+            warnings=warnings if how is None and name != one.name else (),
+        )
+
+    def _added(self, one: Incoming, number: int, near: Resemblance) -> Item:
+        warnings = (*one.placed.warnings, *self._residual_warning(one), *near.warnings)
+        return Item(one.path, "added", one.name, number, one.residual, one.placed.gauge, warnings=tuple(warnings))
+
+    def _residual_warning(self, one: Incoming) -> Iterable[str]:
+        high = (self.row.calibration.get("residual") or {}).get("high")
+        if high is not None and one.residual > high:
+            yield (
+                f"residual {one.residual:.2f}: new LoRAs of this space leave {high:.2f} at most; the space says little "
+                "of this one, so its matches and edits mean less (other base model, subject or training?)"
+            )
+
+
+def _file(one: Incoming) -> File:
+    tensor_file = one.lora.files[0]
+    return File(one.lora.sha256, one.lora.format, one.lora.dtype, Path(one.path).name, tensor_file.stat().st_size)

@@ -1,0 +1,279 @@
+"""Looking after identities: list, show, remove, aliases, tags, history."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.listing import list_versions
+from w2w_registry.catalog.lookup import aliases_of, labels_of, subjects_of, tags_of
+from w2w_registry.catalog.models import Alias, AliasChange, Coordinates, Identity, Operation, Space, Tag, Version
+from w2w_registry.catalog.resolve import PRESENT, alias_at, alias_history, identity_named, version_for
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, iso, now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.registry import Registry
+
+
+def list_identities(
+    registry: Registry, *, where: str | None = None, sort: str = "name", limit: int | None = None
+) -> list[dict[str, Any]]:
+    """The newest version of each identity that matches ``where``, sorted.
+
+    Raises:
+        WhereError: the expression does not parse. UsageError: an unknown sort.
+    """
+    expression = None if where is None else parse_where(where)
+    with registry.catalog.read() as session:
+        listed = list_versions(session, expression, sort=sort, limit=limit)
+        ids = [line.version.id for line in listed]
+        consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
+        labels = labels_of(session, ids)
+        tags = tags_of(session, [line.identity.id for line in listed])
+        return [
+            {
+                "identity": line.identity.name,
+                "version": line.version.number,
+                "kind": str(line.identity.kind),
+                "state": str(line.version.state),
+                "space": line.space.ref,
+                "residual": line.version.residual,
+                "consent": str(consent[line.version.id]),
+                "labels": labels.get(line.version.id, {}),
+                "tags": tags.get(line.identity.id, {}),
+                "created": line.version.created,
+            }
+            for line in listed
+        ]
+
+
+def show(registry: Registry, name: str) -> dict[str, Any]:
+    """One version of an identity and all that is known of it; every version in short."""
+    with registry.catalog.read() as session:
+        version = version_for(session, name, any_state="@" in name)
+        identity = session.get_one(Identity, version.identity_id)
+        consent = gate.consent_states(session, [version.id], now(), gate.rules_of(registry))
+        operation = session.get_one(Operation, version.operation_id)
+        digest = session.scalar(
+            select(Coordinates.digest).where(
+                Coordinates.version_id == version.id, Coordinates.space_id == version.space_id
+            )
+        )
+        return {
+            "identity": identity.name,
+            "version": version.number,
+            "kind": str(identity.kind),
+            "state": str(version.state),
+            "consent": str(consent[version.id]),
+            "subjects": list(subjects_of(session, [version.id]).get(version.id, ())),
+            "space": session.get_one(Space, version.space_id).ref,
+            "residual": version.residual,
+            "coordinates_digest": digest,
+            "model_digest": version.model_digest,
+            "manifest_digest": version.manifest_digest,
+            "base_model": version.base_model,
+            "base_revision": version.base_revision,
+            "labels": labels_of(session, [version.id]).get(version.id, {}),
+            "tags": tags_of(session, [identity.id]).get(identity.id, {}),
+            "aliases": aliases_of(session, [identity.id]).get(identity.id, {}),
+            "operation": {
+                "id": operation.id,
+                "kind": operation.kind,
+                "agent": operation.agent,
+                "started_at": iso(operation.started_at),
+                "params": operation.params,
+                "seed": operation.seed,
+                "code_version": operation.code_version,
+                "models": operation.models,
+            },
+            "versions": _versions(session, identity),
+        }
+
+
+def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
+    rows = session.execute(
+        select(Version, Operation.kind, Space)
+        .join(Operation, Operation.id == Version.operation_id)
+        .join(Space, Space.id == Version.space_id)
+        .where(Version.identity_id == identity.id)
+        .order_by(Version.number)
+    )
+    return [
+        {
+            "version": version.number,
+            "state": str(version.state),
+            "space": space.ref,
+            "residual": version.residual,
+            "operation": operation,
+            "created": version.created,
+        }
+        for version, operation, space in rows
+    ]
+
+
+def remove(registry: Registry, name: str, *, perform: bool) -> dict[str, Any]:
+    """Take an identity, or with ``@`` one version, out of service. Without ``perform`` only the plan is given.
+
+    The rows stay (their history is audited); search, list and show no longer find them, and aliases that meant a
+    removed version are unset.
+    """
+    ref = IdentityRef.parse(name)
+    with registry.catalog.read() as session:
+        identity, versions = _to_remove(session, ref)
+        plan = {
+            "identity": identity.name,
+            "versions": [f"{identity.name}@{v.number}" for v in versions],
+            "performed": perform,
+        }
+    if not perform:
+        return plan
+    with registry.catalog.write(registry.actor) as uow:
+        identity, versions = _to_remove(uow.session, ref)
+        ids = [v.id for v in versions]
+        for alias in uow.session.scalars(select(Alias).where(Alias.version_id.in_(ids))).all():
+            _change_alias(uow, identity, alias.name, None)
+        for version in versions:
+            version.state = VersionState.REMOVED
+        left = uow.session.scalars(
+            select(Version.id).where(
+                Version.identity_id == identity.id, Version.state.in_(PRESENT), Version.id.not_in(ids)
+            )
+        ).first()
+        if left is None:
+            identity.removed = uow.now()
+        uow.event("version.remove", {"identity": identity.id, "version": ids})
+    return plan
+
+
+def _to_remove(session: Session, ref: IdentityRef) -> tuple[Identity, list[Version]]:
+    if ref.number is not None or ref.alias is not None:
+        version = version_for(session, ref)
+        return session.get_one(Identity, version.identity_id), [version]
+    identity = identity_named(session, ref.name)
+    query = select(Version).where(Version.identity_id == identity.id, Version.state.in_(PRESENT))
+    versions = session.scalars(query.order_by(Version.number)).all()
+    if not versions:
+        raise NotFound(what="identity", name=ref.name)
+    return identity, list(versions)
+
+
+def set_alias(registry: Registry, alias: str, target: str) -> dict[str, Any]:
+    """Let ``alias`` mean the version ``target`` names. Setting it to what it means already changes nothing."""
+    check_alias(alias)
+    with registry.catalog.write(registry.actor) as uow:
+        version = version_for(uow.session, target)
+        identity = uow.session.get_one(Identity, version.identity_id)
+        _change_alias(uow, identity, alias, version)
+        return {"identity": identity.name, "alias": alias, "version": version.number}
+
+
+def unset_alias(registry: Registry, alias: str, name: str) -> dict[str, Any]:
+    """Take ``alias`` away from identity ``name``."""
+    with registry.catalog.write(registry.actor) as uow:
+        version = version_for(uow.session, IdentityRef(check_name(name), alias=check_alias(alias)))
+        identity = uow.session.get_one(Identity, version.identity_id)
+        _change_alias(uow, identity, alias, None)
+        return {"identity": identity.name, "alias": alias, "version": None}
+
+
+def _change_alias(uow: UnitOfWork, identity: Identity, alias: str, version: Version | None) -> None:
+    row = uow.session.scalar(select(Alias).where(Alias.identity_id == identity.id, Alias.name == alias))
+    before = None if row is None else row.version_id
+    if version is not None and before == version.id:
+        return
+    if version is None and row is not None:
+        uow.delete(row)
+    elif version is not None and row is None:
+        uow.add(Alias(identity_id=identity.id, name=alias, version_id=version.id))
+    elif version is not None and row is not None:
+        row.version_id = version.id
+    after = None if version is None else version.id
+    uow.add(AliasChange(identity_id=identity.id, alias=alias, version_id=after, at=uow.now()))
+    uow.event("alias.set" if version else "alias.unset", {"identity": identity.id, "version": after}, before=before)
+
+
+def parse_tags(items: Iterable[str]) -> dict[str, str]:
+    """``("team=ads",)`` → ``{"team": "ads"}``. Raises UsageError or BadName."""
+    tags = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UsageError(reason=f"{item[:60]!r} is not KEY=VALUE, as in team=ads")
+        tags[check_name(key.strip(), "tag")] = value.strip()
+    return tags
+
+
+def set_tags(registry: Registry, name: str, items: Iterable[str]) -> dict[str, Any]:
+    """Set tags of an identity; what a tag already says is left alone."""
+    wanted = parse_tags(items)
+    with registry.catalog.write(registry.actor) as uow:
+        identity = identity_named(uow.session, check_name(name))
+        present = {t.key: t for t in uow.session.scalars(select(Tag).where(Tag.identity_id == identity.id))}
+        changed = [key for key, value in wanted.items() if key not in present or present[key].value != value]
+        for key in changed:
+            if key in present:
+                present[key].value = wanted[key]
+            else:
+                uow.add(Tag(identity_id=identity.id, key=key, value=wanted[key]))
+        if changed:
+            uow.event("tag.set", {"identity": identity.id})
+        return {"identity": identity.name, "tags": tags_of(uow.session, [identity.id]).get(identity.id, {})}
+
+
+def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> dict[str, Any]:
+    """Take tags away.
+
+    Raises:
+        NotFound: a tag that is not set.
+    """
+    with registry.catalog.write(registry.actor) as uow:
+        identity = identity_named(uow.session, check_name(name))
+        present = {t.key: t for t in uow.session.scalars(select(Tag).where(Tag.identity_id == identity.id))}
+        for key in keys:
+            if key not in present:
+                raise NotFound(what="tag", name=key)
+            uow.delete(present[key])
+        uow.event("tag.unset", {"identity": identity.id})
+        return {"identity": identity.name, "tags": tags_of(uow.session, [identity.id]).get(identity.id, {})}
+
+
+def history(registry: Registry, name: str, *, at: str | None = None) -> list[dict[str, Any]]:
+    """What each alias of an identity meant and from when to when; with ``at`` only what held at that moment.
+
+    Raises:
+        UsageError: ``at`` is no ISO date or time.
+    """
+    ref = IdentityRef.parse(name)
+    with registry.catalog.read() as session:
+        identity = identity_named(session, ref.name)
+        periods = alias_history(session, identity, ref.alias)
+        if at is not None:
+            moment = parse_moment(at)
+            names = sorted({p.alias for p in periods})
+            then = {alias: alias_at(session, identity, alias, moment) for alias in names}
+            return [
+                {"identity": identity.name, "alias": alias, "version": v.number, "at": iso(moment)}
+                for alias, v in then.items()
+                if v is not None
+            ]
+        return [
+            {"identity": identity.name, "alias": p.alias, "version": p.number, "since": p.start, "until": p.end}
+            for p in periods
+        ]
+
+
+def parse_moment(text: str) -> datetime:
+    """An ISO date (its end, as "on that day" means) or time; without a zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(reason=f"{text!r} is no date or time", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
+    if len(text) == 10:
+        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

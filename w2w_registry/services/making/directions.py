@@ -1,0 +1,286 @@
+"""Attribute directions of a weight space: fitted from labels, composed, de-biased, stored with measured quality."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import Coordinates, Direction, InputKind, Label, Space, Version
+from w2w_registry.catalog.resolve import direction_named
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.errors import Conflict, NotFound, UsageError
+from w2w_registry.records import VersionState, check_name, digest_of, now
+from w2w_registry.services.identities.versions import Activity, Input, record_operation
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import find_space, open_space
+from w2w_registry.space import directions as maths
+from w2w_registry.space.directions import Direction as Fitted
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """The identities of a space with their labels: coordinates (n, k) and, per attribute, values (n,), NaN unknown."""
+
+    version_ids: tuple[int, ...]
+    coordinates: NDArray[np.float32]
+    labels: Mapping[str, NDArray[np.float64]]
+
+    def values(self, attribute: str) -> NDArray[np.float64]:
+        """Values (n,) of one attribute.
+
+        Raises:
+            NotFound: nobody has such a numeric label.
+        """
+        if attribute not in self.labels:
+            near = tuple(sorted(self.labels))[:8]
+            raise NotFound(what="numeric label", name=attribute, near=near)
+        return self.labels[attribute]
+
+
+def labelled(session: Session, space: Space) -> Labelled:
+    """The newest active version of every identity in ``space``, with its numeric labels."""
+    newest = (
+        select(Version.identity_id, func.max(Version.number).label("number"))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space.id))
+        .where(Version.state == VersionState.ACTIVE)
+        .group_by(Version.identity_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Version.id, Coordinates.data)
+        .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space.id))
+        .order_by(Version.id)
+    ).all()
+    ids = tuple(int(v) for v, _ in rows)
+    points = np.stack([unpack(d) for _, d in rows]) if rows else np.zeros((0, space.components), np.float32)
+    place = {v: i for i, v in enumerate(ids)}
+    labels: dict[str, NDArray[np.float64]] = {}
+    found = (
+        select(Label.version_id, Label.name, Label.number)
+        .join(Coordinates, Coordinates.version_id == Label.version_id)
+        .where(Coordinates.space_id == space.id, Label.number.is_not(None))
+    )
+    for version, name, number in session.execute(found):
+        if version in place and number is not None:
+            column = labels.setdefault(name, np.full(len(ids), np.nan))
+            column[place[version]] = float(number)
+    return Labelled(ids, points, dict(sorted(labels.items())))
+
+
+# -- stored rows <-> fitted values -------------------------------------------------------------------
+def from_row(row: Direction) -> Fitted:
+    """The direction a row holds."""
+    calibration = dict(row.calibration)
+    reader = np.frombuffer(base64.b64decode(calibration.pop("reader")), "<f4")
+    data = {**calibration, "attribute": row.attribute, "method": row.method}
+    data |= {"quality": row.quality, "leakage": row.leakage}
+    return Fitted.from_json(data, np.frombuffer(row.vector, "<f4"), reader)
+
+
+def in_space(session: Session, space: Space) -> list[Direction]:
+    """Every direction of a space, by name."""
+    return list(session.scalars(select(Direction).where(Direction.space_id == space.id).order_by(Direction.name)))
+
+
+def to_json(row: Direction, space: Space) -> dict[str, Any]:
+    """What ``direction list`` and ``show`` print."""
+    calibration = {k: v for k, v in row.calibration.items() if k != "reader"}
+    return {
+        "direction": row.name,
+        "space": space.ref,
+        "attribute": row.attribute,
+        "method": row.method,
+        "quality": row.quality,
+        "unit": calibration["unit"],
+        "levels": calibration["levels"],
+        "kept": calibration["kept"],
+        "leakage": row.leakage,
+        "digest": row.digest,
+        "created": row.created,
+    }
+
+
+# -- services ----------------------------------------------------------------------------------------
+def fit(
+    registry: Registry,
+    name: str,
+    attribute: str,
+    space_ref: str | None = None,
+    *,
+    method: maths.Method = "least-squares",
+    seed: int = 0,
+    replace_existing: bool = False,
+) -> dict[str, Any]:
+    """Fit ``attribute`` on the labelled identities of ``space`` and store it under ``name``.
+
+    Raises:
+        NotFound: no such label. UsageError: labels that cannot be fitted. Conflict: the name is taken.
+    """
+    started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
+    with registry.catalog.read() as session:
+        people = labelled(session, space)
+    values = people.values(attribute)
+    fitted = maths.fit_direction(attribute, people.coordinates, values, component_std, method=method, seed=seed)
+    others = readers(people, component_std, without=attribute)
+    fitted = maths.with_leakage(fitted, others)
+    known = np.isfinite(values)
+    pairs = [[v, float(x)] for v, x in zip(people.version_ids, values, strict=True) if np.isfinite(x)]
+    params = {"attribute": attribute, "method": method, "labels": digest_of(pairs), "identities": int(known.sum())}
+    activity = Activity("direction-fit", started, params, (_space_input(space),), seed)
+    return _store(registry, name, space, fitted, activity, replace_existing)
+
+
+def compose(
+    registry: Registry,
+    name: str,
+    parts: Mapping[str, float],
+    space_ref: str | None = None,
+    *,
+    replace_existing: bool = False,
+) -> dict[str, Any]:
+    """Store the direction that moves several stored ones at once, each by its weight in units."""
+    started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
+    with registry.catalog.read() as session:
+        rows = [direction_named(session, space, part) for part in parts]
+    fitted = maths.compose(name, [(from_row(r), w) for r, w in zip(rows, parts.values(), strict=True)], component_std)
+    inputs = (_space_input(space), *(_direction_input(r) for r in rows))
+    activity = Activity("direction-compose", started, {"parts": dict(parts)}, inputs)
+    return _store(registry, name, space, fitted, activity, replace_existing)
+
+
+def debias(
+    registry: Registry,
+    name: str,
+    source: str,
+    against: Sequence[str],
+    space_ref: str | None = None,
+    *,
+    replace_existing: bool = False,
+) -> dict[str, Any]:
+    """Store ``source`` moved so that the attributes or directions ``against`` stay where they are."""
+    if not against:
+        raise UsageError(reason="say against what: --against hat --against skin")
+    started = now()
+    space, arrays = open_space(registry, space_ref)
+    component_std = arrays.component_std
+    with registry.catalog.read() as session:
+        row = direction_named(session, space, source)
+        people = labelled(session, space)
+        keep = keepers(session, space, against, people, component_std)
+    fitted = maths.debias(from_row(row), keep, component_std)
+    everyone = {d.attribute: d for d in [*readers(people, component_std, without=fitted.attribute), *keep]}
+    fitted = maths.with_leakage(fitted, list(everyone.values()))
+    inputs = (_space_input(space), _direction_input(row))
+    activity = Activity("direction-debias", started, {"against": list(against)}, inputs)
+    return _store(registry, name, space, fitted, activity, replace_existing)
+
+
+def show(registry: Registry, name: str, space_ref: str | None = None) -> dict[str, Any]:
+    """One direction."""
+    with registry.catalog.read() as session:
+        space = find_space(session, space_ref)
+        return to_json(direction_named(session, space, name), space)
+
+
+def list_directions(registry: Registry, space_ref: str | None = None) -> list[dict[str, Any]]:
+    """Every direction of a space, by name."""
+    with registry.catalog.read() as session:
+        space = find_space(session, space_ref)
+        return [to_json(row, space) for row in in_space(session, space)]
+
+
+def keepers(
+    session: Session,
+    space: Space,
+    names: Sequence[str],
+    people: Labelled | None,
+    component_std: NDArray[np.float32],
+) -> list[Fitted]:
+    """Directions to hold still: stored ones by name, else fitted on the spot from the labels of that name."""
+    found = []
+    for name in names:
+        row = session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
+        if row is not None:
+            found.append(from_row(row))
+            continue
+        people = people or labelled(session, space)
+        found.append(maths.fit_reader(name, people.coordinates, people.values(name), component_std))
+    return found
+
+
+def readers(people: Labelled, component_std: NDArray[np.float32], without: str) -> list[Fitted]:
+    """A reader of every other attribute that has enough labels to fit one."""
+    found = []
+    for name in people.labels:
+        if name != without:
+            try:
+                found.append(maths.fit_reader(name, people.coordinates, people.labels[name], component_std))
+            except UsageError:
+                continue  # too few labels, or the same for everybody: nothing to leak on
+    return found
+
+
+def _store(
+    registry: Registry, name: str, space: Space, fitted: Fitted, activity: Activity, replace_existing: bool
+) -> dict[str, Any]:
+    check_name(name, "direction")
+    calibration = fitted.to_json()
+    quality, leakage = calibration.pop("quality"), calibration.pop("leakage")
+    attribute, method = calibration.pop("attribute"), calibration.pop("method")
+    vector = np.ascontiguousarray(fitted.vector, "<f4").tobytes()
+    reader = np.ascontiguousarray(fitted.reader, "<f4").tobytes()
+    calibration["reader"] = base64.b64encode(reader).decode()
+    digest = hashlib.sha256(space.digest.encode() + vector + reader + digest_of(calibration).encode()).hexdigest()
+    with registry.catalog.write(registry.actor) as uow:
+        old = uow.session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
+        if old is not None:
+            if old.digest == digest:
+                return to_json(old, space)
+            if not replace_existing:
+                raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; --replace makes it anew")
+            _remove(uow, old)
+        row = Direction(
+            space_id=space.id,
+            name=name,
+            attribute=attribute,
+            vector=vector,
+            method=method,
+            calibration=calibration,
+            quality=quality,
+            leakage=leakage,
+            operation=record_operation(uow, activity),
+            digest=digest,
+            created=uow.now(),
+        )
+        uow.add(row)
+        objects = {"direction": row.id, "space": space.id, "operation": row.operation_id}
+        uow.event("direction.add", objects, digest=digest)
+        return to_json(row, space)
+
+
+def _remove(uow: UnitOfWork, row: Direction) -> None:
+    identifier, digest = row.id, row.digest
+    uow.delete(row)
+    uow.event("direction.remove", {"direction": identifier}, digest=digest)
+
+
+def _space_input(space: Space) -> Input:
+    return Input("space", InputKind.SPACE, digest=space.digest, ref=space.ref)
+
+
+def _direction_input(row: Direction) -> Input:
+    return Input("direction", InputKind.DIRECTION, digest=row.digest, ref=row.name)

@@ -1,0 +1,271 @@
+"""Editing, mixing and sampling: new identities by arithmetic on coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import refs_of
+from w2w_registry.catalog.models import Direction, InputKind, Space
+from w2w_registry.catalog.resolve import direction_named, version_for
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import UsageError
+from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.identities.ingest import parse_kind
+from w2w_registry.services.identities.versions import Activity, Input
+from w2w_registry.services.making import directions as stored
+from w2w_registry.services.making.drafts import (
+    Draft,
+    Permission,
+    Vector,
+    free_names,
+    open_space_of,
+    record,
+    same_space,
+    source,
+    space_input,
+)
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import find_space
+from w2w_registry.space import directions as maths
+from w2w_registry.space import sampling
+from w2w_registry.space.basis import WeightSpace
+
+Amounts = Mapping[str, float | bool]
+"""Per direction: units to move by (standard deviations of the attribute), or True / False for "yes" / "no"."""
+MARGIN: Final = 0.25
+"""How far beyond the average "yes" (or "no") an on/off edit aims, as a share of the way from one to the other."""
+
+
+def parse_amounts(text: str) -> dict[str, float | bool]:
+    """``"beard=+1.5, glasses=-1, hat=on"`` → ``{"beard": 1.5, "glasses": -1.0, "hat": True}``.
+
+    Raises:
+        UsageError: not of that form, or a direction twice.
+    """
+    found: dict[str, float | bool] = {}
+    for part in text.split(","):
+        if not part.strip():
+            continue
+        name, equals, value = (p.strip() for p in part.partition("="))
+        if not equals or not name or not value:
+            raise UsageError(reason=f"{part.strip()[:60]!r} is not DIRECTION=AMOUNT, as in 'beard=+1.5, hat=on'")
+        if name in found:
+            raise UsageError(reason=f"direction {name} is named twice")
+        if value.lower() in ("on", "yes"):
+            found[name] = True
+        elif value.lower() in ("off", "no"):
+            found[name] = False
+        else:
+            try:
+                found[name] = float(value)
+            except ValueError:
+                raise UsageError(reason=f"{value[:30]!r} is neither a number of units nor on or off") from None
+            if not abs(float(found[name])) <= 1000:
+                raise UsageError(reason=f"{value} units of {name} make no sense")
+    if not found:
+        raise UsageError(reason="no direction given", hint="as in --direction 'beard=+1.5, glasses=-1'")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """An edit worked out for one point: the change δ (k,), what was resolved, and the directions it used."""
+
+    delta: Vector
+    resolved: Mapping[str, float]
+    rows: Sequence[Direction]
+
+    def inputs(self) -> tuple[Input, ...]:
+        return tuple(Input("direction", InputKind.DIRECTION, digest=r.digest, ref=r.name) for r in self.rows)
+
+
+def plan_move(
+    session: Session,
+    space_row: Space,
+    component_std: Vector,
+    start: Vector,
+    amounts: Amounts,
+    keep: Sequence[str],
+    scale: float = 1.0,
+) -> Move:
+    """The move of ``start`` that does ``amounts``, times ``scale``, and leaves the ``keep`` attributes where they are.
+
+    Raises:
+        NotFound: no such direction. UsageError: they contradict each other.
+    """
+    rows = [direction_named(session, space_row, name) for name in amounts]
+    fitted = [stored.from_row(row) for row in rows]
+    resolved: dict[str, float] = {}
+    for name, direction in zip(amounts, fitted, strict=True):
+        amount = amounts[name]
+        if isinstance(amount, bool):
+            goal = maths.target_reading(direction, amount, MARGIN)
+            resolved[name] = maths.amount_for(direction, start, goal)
+        else:
+            resolved[name] = amount
+    kept = stored.keepers(session, space_row, keep, None, component_std)
+    targets = [(d, resolved[n] * scale) for n, d in zip(amounts, fitted, strict=True)]
+    # A composed direction stands for its own name, not for an attribute somebody may also want to keep.
+    delta = maths.solve_edit(targets, kept, component_std)
+    return Move(delta.astype(np.float32), resolved, rows)
+
+
+def edit(
+    registry: Registry,
+    ref: str,
+    amounts: Amounts,
+    *,
+    name: str,
+    keep: Sequence[str] = (),
+    purpose: str | None = None,
+    kind: str | None = None,
+) -> dict[str, Any]:
+    """Record ``ref`` moved along directions as a version of ``name``.
+
+    Raises:
+        NotFound, UsageError, ConsentDenied, Conflict.
+    """
+    started = now()
+    check_name(name)
+    with registry.catalog.read() as session:
+        start = source(session, version_for(session, ref))
+        permission = Permission(Use.EDIT, versions=[start.version_id], purpose=purpose)
+        decision = permission.require(registry, session)
+        space_row, space = open_space_of(registry, session, start.space_id)
+        move = plan_move(session, space_row, space.component_std, start.coordinates, amounts, keep)
+    params = {"amounts": {k: float(v) for k, v in move.resolved.items()}, "keep": list(keep)}
+    params["asked"] = {k: ("on" if v else "off") if isinstance(v, bool) else v for k, v in amounts.items()}
+    activity = Activity(
+        OperationKind.EDIT, started, params, (start.input("source"), space_input(space_row), *move.inputs())
+    )
+    coordinates = start.coordinates + move.delta
+    draft = Draft(name, start.kind if kind is None else parse_kind(kind), coordinates, activity)
+    (made,) = record(registry, space_row, space, [draft], permission)
+    typical = float(sampling.typicality(coordinates, space.component_std))
+    warnings = [str(w) for w in decision.warnings]
+    if typical > max(1.6, 1.3 * float(sampling.typicality(start.coordinates, space.component_std))):
+        warnings.append(f"the result is unusual for this space (typicality {typical:.2f}): expect artefacts")
+    return {**made, "from": start.ref, "amounts": params["amounts"], "typicality": typical, "warnings": warnings}
+
+
+def mix(
+    registry: Registry, refs: Sequence[str], weights: Sequence[float], *, name: str, purpose: str | None = None
+) -> dict[str, Any]:
+    """Record the convex combination of identities as a version of ``name``.
+
+    Raises:
+        NotFound, UsageError, ConsentDenied, Conflict.
+    """
+    started = now()
+    check_name(name)
+    if len(refs) < 2:
+        raise UsageError(reason="mixing needs at least two identities")
+    with registry.catalog.read() as session:
+        sources = [source(session, version_for(session, ref)) for ref in refs]
+        permission = Permission(Use.MIX, versions=[s.version_id for s in sources], purpose=purpose)
+        decision = permission.require(registry, session)
+        space_row, space = open_space_of(registry, session, same_space(sources))
+    mixed = sampling.mix([s.coordinates for s in sources], weights).astype(np.float32)
+    shares = [float(w) / float(sum(weights)) for w in weights]
+    inputs = (*(s.input("source") for s in sources), space_input(space_row))
+    activity = Activity(OperationKind.MIX, started, {"weights": shares}, inputs)
+    kinds = {s.kind for s in sources}
+    draft = Draft(name, kinds.pop() if len(kinds) == 1 else Kind.OTHER, mixed, activity)
+    (made,) = record(registry, space_row, space, [draft], permission)
+    return {
+        **made,
+        "from": [s.ref for s in sources],
+        "weights": shares,
+        "warnings": [str(w) for w in decision.warnings],
+    }
+
+
+def mixing_weights(count: int, given: Sequence[float]) -> tuple[float, ...]:
+    """One weight for each of ``count`` identities: none given means equal ones, one for two means its share.
+
+    Raises:
+        UsageError.
+    """
+    if not given:
+        return (1.0,) * count
+    if len(given) == 1 and count == 2:
+        if not 0.0 <= given[0] <= 1.0:
+            raise UsageError(reason="the share of the first identity lies between 0 and 1")
+        return (given[0], 1.0 - given[0])
+    if len(given) != count:
+        raise UsageError(reason=f"{len(given)} weights for {count} identities")
+    return tuple(given)
+
+
+def sample(
+    registry: Registry,
+    count: int,
+    *,
+    space: str | None = None,
+    name: str = "sample",
+    seed: int = 0,
+    min_distance: float = 0.0,
+    shape: sampling.Shape = "unmixed",
+    kind: str = "person",
+    purpose: str | None = None,
+) -> dict[str, Any]:
+    """Record ``count`` new identities ``name-001``… from the distribution of the space's identities.
+
+    Distance is one minus the space's own identity score, to every registered identity and among the samples.
+
+    Raises:
+        UsageError: too few identities to sample from, or no room at that distance. ConsentDenied, NotFound.
+    """
+    started = now()
+    with registry.catalog.read() as session:
+        space_row = find_space(session, space)
+        permission = Permission(Use.SAMPLE, spaces=[space_row.id], purpose=purpose)
+        decision = permission.require(registry, session)
+        _, weights = open_space_of(registry, session, space_row.id)
+        people = stored.labelled(session, space_row)
+        names = free_names(session, name, count)
+    found = draw_samples(weights, people.coordinates, count, seed=seed, min_distance=min_distance, shape=shape)
+    drafts = []
+    for i, point in enumerate(found.points):
+        params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
+        params["population"] = len(people.version_ids)
+        activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
+        drafts.append(Draft(names[i], parse_kind(kind), point.astype(np.float32), activity))
+    made = record(registry, space_row, weights, drafts, permission)
+    ids = [people.version_ids[j] if j >= 0 else None for j in found.nearest]
+    with registry.catalog.read() as session:
+        refs = refs_of(session, [i for i in ids if i is not None])
+    nearest = [None if i is None else str(refs[i]) for i in ids]
+    for row, near, far in zip(made, nearest, found.distance, strict=True):
+        row |= {"nearest": near, "distance": float(far)}
+    return {
+        "space": space_row.ref,
+        "seed": seed,
+        "refused": found.refused,
+        "samples": made,
+        "warnings": [str(w) for w in decision.warnings],
+    }
+
+
+def draw_samples(
+    space: WeightSpace,
+    known: Vector,
+    count: int,
+    *,
+    seed: int,
+    min_distance: float,
+    shape: sampling.Shape,
+) -> sampling.Sampled:
+    """Points from the distribution of ``known`` (n, k); from the space's own spread when there are too few."""
+    if len(known) >= 20:
+        population = sampling.fit_population(known, shape)
+    else:
+        centre = np.zeros(space.k) if space.coordinate_mean is None else space.coordinate_mean.astype(np.float64)
+        population = sampling.Population("independent", centre, space.component_std.astype(np.float64))
+    metric = None if space.metric is None or space.metric.weights is None else np.asarray(space.metric.weights)
+    return sampling.sample(population, count, known, seed=seed, min_distance=min_distance, metric_weights=metric)

@@ -1,0 +1,224 @@
+"""The base model of a space, opened; and what the registry has learned about looking at photos with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.lookup import versions_by_id
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import BadImage, MissingExtra, NotFound, UsageError
+from w2w_registry.records import digest_of
+from w2w_registry.services.consent import gate
+from w2w_registry.services.making.directions import labelled
+from w2w_registry.services.making.drafts import Source, source, theta_of
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.space.basis import WeightSpace
+
+if TYPE_CHECKING:
+    from w2w_registry.catalog.models import Space
+    from w2w_registry.diffusion.guess import GuessModel
+    from w2w_registry.diffusion.pipeline import DiffusionModel
+
+PROMPT: Final = "photo of sks person"
+"""What the LoRAs of a space are usually trained with; ``--prompt`` says otherwise."""
+PEOPLE_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How to run the base model. ``pipeline``: a folder or Hub id instead of the space's own base model id."""
+
+    pipeline: str | None = None
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    def open(self, space: WeightSpace) -> DiffusionModel:
+        """The base model of ``space``.
+
+        Raises:
+            MissingExtra, NotFound, DeviceError, UsageError.
+        """
+        require_diffusion()
+        from w2w_registry.diffusion.pipeline import load_model
+
+        revision = None if self.pipeline else space.base_revision
+        try:
+            model = load_model(
+                self.pipeline or space.base_model, revision=revision, device=self.device, dtype=self.dtype
+            )
+        except NotFound as error:
+            if self.pipeline is None:
+                raise NotFound(
+                    what="base model (say where it is with --pipeline)", name=space.base_model, reason=error.reason
+                ) from None
+            raise
+        model.bank(space.layout)
+        return model
+
+
+def require_diffusion() -> None:
+    """Raises MissingExtra when torch or diffusers is not installed."""
+    from importlib.util import find_spec
+
+    for package in ("torch", "diffusers", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtra(package=package, extra="diffusion", feature="working with pictures")
+
+
+# -- the guess ---------------------------------------------------------------------------------------
+def guess_path(registry: Registry, space: Space, model: DiffusionModel) -> Path:
+    """Where the guess for one space and base model is kept: a cache, made again with ``space guess``."""
+    return registry.settings.home / "guesses" / f"{space.digest[:24]}-{model.unet_digest[:24]}.safetensors"
+
+
+def load_guess(registry: Registry, space: Space, model: DiffusionModel) -> tuple[GuessModel, str] | None:
+    """The guess and its digest, or None when none was fitted."""
+    from safetensors.numpy import load_file
+
+    from w2w_registry.diffusion.guess import GuessModel
+
+    path = guess_path(registry, space, model)
+    if not path.exists():
+        return None
+    tensors = load_file(str(path))
+    return GuessModel.from_tensors(tensors), _digest(tensors)
+
+
+def fit_guess(
+    registry: Registry,
+    space_ref: str | None,
+    engine: Engine,
+    *,
+    photos: str | None = None,
+    drawn: int = 0,
+    prompt: str = PROMPT,
+    components: int | None = None,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Learn to guess coordinates from photos of registered identities, from pictures drawn of them, or both.
+
+    Args:
+        photos: a folder with a folder of photos per identity, named as the identity is.
+        drawn: how many pictures to draw of each registered identity.
+        components: how many to guess (the leading ones carry what a photo shows); all by default.
+
+    Raises:
+        UsageError: fewer than twenty identities. BadImage, NotFound, DeviceError.
+    """
+    from w2w_registry.diffusion.guess import features
+    from w2w_registry.diffusion.guess import fit_guess as fit
+
+    if not photos and drawn < 1:
+        raise UsageError(reason="say what to learn from: --photos FOLDER, or --drawn 4")
+    row, space = open_space(registry, space_ref)
+    model = engine.open(space)
+    folders = {} if photos is None else photo_folders(Path(photos))
+    people, skipped = _allowed(
+        registry, row, sorted(folders) if folders else None, Use.GENERATE if drawn else Use.INVERT
+    )
+    if not people:
+        raise UsageError(reason=f"no registered identity to learn from ({skipped} not allowed by consent)")
+    words = model.encode_text(prompt)
+    rows, white, who = [], [], []
+    k = components or space.k
+    scale = np.maximum(space.component_std, 1e-6 * float(space.component_std.max()))[:k]
+    for start in range(0, len(people), PEOPLE_AT_ONCE):
+        part = people[start : start + PEOPLE_AT_ONCE]
+        pictures = _pictures(registry, part, space, row.ref, model, folders, drawn, prompt, seed + start)
+        rows.append(features(model, model.encode_images(np.concatenate(pictures)), words))
+        for number, (person, own) in enumerate(zip(part, pictures, strict=True), start=start):
+            white.append(np.repeat((person.coordinates[:k] / scale)[None], len(own), axis=0))
+            who.append(np.full(len(own), number))
+        progress(start + len(part), len(people))
+    fitted = fit(np.concatenate(rows), np.concatenate(white).astype(np.float32), np.concatenate(who), seed=seed)
+    tensors = fitted.to_tensors()
+    from safetensors.numpy import save
+
+    path = guess_path(registry, row, model)
+    write_atomic(path, save({n: np.ascontiguousarray(a) for n, a in tensors.items()}))
+    certain = 1.0 - np.minimum(fitted.variance, 1.0)
+    return {
+        "space": row.ref,
+        "identities": len(people),
+        "pictures": sum(len(r) for r in rows),
+        "skipped": skipped,
+        "components": k,
+        "explained": float((certain * scale**2).sum() / (scale**2).sum()),
+        "digest": _digest(tensors),
+    }
+
+
+def photo_folders(root: Path) -> dict[str, Path]:
+    """Identity name → folder of photos.
+
+    Raises:
+        BadImage: no folders there.
+    """
+    found = {p.name: p for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}
+    if not found:
+        raise BadImage(path=str(root), reason="no folders of photos there", hint="one folder per identity")
+    return found
+
+
+def _allowed(registry: Registry, row: Space, names: Sequence[str] | None, use: Use) -> tuple[list[Source], int]:
+    """Registered identities (of these names) whose consent allows ``use``, and how many it does not allow."""
+    people: list[Source] = []
+    skipped = 0
+    with registry.catalog.read() as session:
+        if names is None:
+            versions = list(versions_by_id(session, labelled(session, row).version_ids).values())
+        else:
+            versions = []
+            for name in names:
+                try:
+                    versions.append(version_for(session, name))
+                except NotFound:
+                    continue  # photos of somebody who is not registered
+        for version in versions:
+            if gate.ask(registry, use, versions=[version.id], session=session).allowed:
+                people.append(source(session, version, row))
+            else:
+                skipped += 1
+    return people, skipped
+
+
+def _pictures(
+    registry: Registry,
+    people: Sequence[Source],
+    space: WeightSpace,
+    ref: str,
+    model: DiffusionModel,
+    folders: dict[str, Path],
+    drawn: int,
+    prompt: str,
+    seed: int,
+) -> list[Any]:
+    """Photos and drawn pictures (P, H, W, 3) of each person."""
+    from w2w_registry.diffusion.generate import Recipe, Shot, draw
+    from w2w_registry.diffusion.images import find_photos, load_photo
+
+    pictures: list[list[Any]] = []
+    shots = []
+    for number, person in enumerate(people):
+        folder = folders.get(person.ref.partition("@")[0])
+        found = [] if folder is None else find_photos(folder)
+        pictures.append([load_photo(p, model.image_size).pixels for p in found])
+        if drawn:
+            theta = theta_of(registry, person, space, ref, from_coordinates=False)
+            shots += [Shot(theta, (seed + number) * 1000 + i) for i in range(drawn)]
+    for i, picture in enumerate(draw(model, space.layout, shots, Recipe(prompt, steps=20))):
+        pictures[i // drawn].append(picture)
+    return [np.stack(own) for own in pictures]
+
+
+def _digest(tensors: dict[str, Any]) -> str:
+    return digest_of({name: array.tobytes() for name, array in tensors.items()})

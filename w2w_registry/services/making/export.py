@@ -1,0 +1,94 @@
+"""A registered version as files others can load: PEFT, diffusers, kohya, or its coordinates."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.vectors import pack
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.lora import DType, Format, lora_files, model_digest
+from w2w_registry.records import canonical_json
+from w2w_registry.services.consent import gate
+from w2w_registry.services.making.drafts import Permission, open_space_of, source, theta_of
+from w2w_registry.services.registry import Registry
+
+ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates"]
+FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
+DTYPES: Final[tuple[DType, ...]] = ("fp32", "fp16", "bf16")
+
+
+def export(
+    registry: Registry,
+    ref: str,
+    out: str,
+    *,
+    fmt: ExportFormat = "peft",
+    dtype: DType = "fp32",
+    from_coordinates: bool = False,
+    purpose: str | None = None,
+) -> dict[str, Any]:
+    """Write a version into folder (or ``.safetensors`` / ``.json`` file) ``out``; says what was written.
+
+    ``from_coordinates`` writes the version's point in the space even when its own LoRA is stored.
+
+    Raises:
+        ConsentDenied, NotFound, UsageError, BadLora, StorageError.
+    """
+    if fmt not in FORMATS:
+        raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
+    if dtype not in DTYPES:
+        raise UsageError(reason=f"unknown dtype {dtype!r}", hint="one of: " + ", ".join(DTYPES))
+    with registry.catalog.read() as session:
+        origin = source(session, version_for(session, ref))
+        permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
+        permission.require(registry, session)
+        row, space = open_space_of(registry, session, origin.space_id)
+    data, digest = pack(origin.coordinates)
+    facts = {
+        "identity": origin.ref,
+        "space": row.ref,
+        "space_digest": row.digest,
+        "base_model": space.base_model,
+        "base_revision": space.base_revision,
+        "coordinates_digest": digest,
+    }
+    if fmt == "coordinates":
+        body = {**facts, "format": "w2w-registry coordinates", "dtype": "float32", "components": space.k}
+        path = Path(out) if Path(out).suffix == ".json" else Path(out) / "coordinates.json"
+        text = canonical_json({**body, "data": base64.b64encode(data).decode()})
+        files = {path: (text + "\n").encode()}
+    else:
+        theta = theta_of(registry, origin, space, row.ref, from_coordinates=from_coordinates)
+        kind: Format = fmt
+        files = lora_files(
+            out,
+            space.layout.unflatten(theta),
+            space.layout.alpha,
+            fmt=kind,
+            dtype=dtype,
+            base_model=space.base_model,
+            revision=space.base_revision,
+            metadata={"w2w": canonical_json(facts)},
+        )
+        facts["model_digest"] = model_digest(theta, space.layout)
+    with registry.catalog.write(registry.actor) as uow:
+        decision = permission.require(registry, uow.session)
+        uow.event("version.export", {"version": origin.version_id}, format=fmt, **gate.evidence(decision))
+    try:
+        # The tensor file comes first and is written last: settings beside old tensors would be another model.
+        for path in reversed(list(files)):
+            write_atomic(path, files[path])
+    except OSError as error:
+        raise StorageError(path=out, reason=error.strerror or str(error)) from error
+    return {
+        **facts,
+        "format": fmt,
+        "files": [str(p) for p in files],
+        "bytes": sum(len(c) for c in files.values()),
+        "warnings": [str(w) for w in decision.warnings],
+    }

@@ -1,0 +1,230 @@
+"""Pictures of registered identities: PNGs that say what they are, a contact sheet, strips over an edit's strength."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.services.consent import gate
+from w2w_registry.services.making.drafts import Permission, Source, Vector, open_space_of, source, theta_of
+from w2w_registry.services.making.edit import Amounts, plan_move
+from w2w_registry.services.making.engine import PROMPT, Engine, require_diffusion
+from w2w_registry.services.registry import Progress, Registry, no_progress
+
+if TYPE_CHECKING:
+    from w2w_registry.catalog.models import Space
+    from w2w_registry.diffusion.generate import Recipe
+    from w2w_registry.diffusion.pipeline import DiffusionModel
+    from w2w_registry.space.basis import WeightSpace
+
+MAX_PICTURES = 10_000
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """What ``w2w-reg generate`` was asked.
+
+    ``edit``: amounts per direction. ``strengths``: multiples of the edit, one picture each, as a strip.
+    ``from_coordinates`` draws the version's point in the space even when its own LoRA is stored.
+    """
+
+    ref: str
+    out: str
+    prompt: str = PROMPT
+    seeds: Sequence[int] = (1, 2, 3, 4)
+    negative: str | None = None
+    guidance: float | None = None
+    steps: int = 30
+    edit: Amounts = field(default_factory=dict)
+    keep: Sequence[str] = ()
+    from_timestep: int | None = None
+    strengths: Sequence[float] = (1.0,)
+    from_coordinates: bool = False
+    batch: int = 8
+    purpose: str | None = None
+    engine: Engine = field(default_factory=Engine)
+
+    def recipe(self) -> Recipe:
+        from w2w_registry.diffusion.generate import Recipe
+
+        edit_from = self.from_timestep if self.edit else None
+        recipe = Recipe(self.prompt, self.negative, self.steps, self.guidance, edit_from)
+        recipe.check()
+        return recipe
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """One picture to be made: seed, multiple of the edit, θ before and after it, and what was resolved."""
+
+    seed: int
+    strength: float
+    theta: Vector
+    edited: Vector | None
+    amounts: Mapping[str, float]
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """``"1-4,9"`` → ``(1, 2, 3, 4, 9)``.
+
+    Raises:
+        UsageError: not of that form, or absurdly many.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = (p.strip() for p in part.partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()) or len(first) > 15 or len(last) > 15:
+            raise UsageError(reason=f"{text[:40]!r} names no seeds", hint="as in --seeds 1-8 or --seeds 3,7")
+        end = int(last) if dash else int(first)
+        if end < int(first) or end - int(first) >= MAX_PICTURES:
+            raise UsageError(reason=f"{part.strip()} is no range of seeds")
+        seeds += range(int(first), end + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def parse_strengths(text: str) -> tuple[float, ...]:
+    """``"-1:2:4"`` → four strengths from −1 to 2; ``"0,0.5,1"`` as they are.
+
+    Raises:
+        UsageError.
+    """
+    try:
+        if ":" in text:
+            first, last, count = text.split(":")
+            if not 2 <= int(count) <= 100:
+                raise UsageError(reason="a strip has 2 to 100 strengths")
+            return tuple(float(v) for v in np.linspace(float(first), float(last), int(count)))
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(reason=f"{text[:40]!r} names no strengths", hint="as in 0:2:5 or 0,0.5,1") from None
+
+
+def generate(registry: Registry, request: GenerateRequest, progress: Progress = no_progress) -> dict[str, Any]:
+    """Draw and write the pictures; returns where they are.
+
+    Raises:
+        ConsentDenied, NotFound, UsageError, DeviceError, StorageError, MissingExtra.
+    """
+    require_diffusion()
+    from w2w_registry.diffusion.generate import Shot, draw
+
+    recipe = request.recipe()
+    if not request.seeds or len(request.seeds) * len(request.strengths) > MAX_PICTURES:
+        raise UsageError(reason=f"between 1 and {MAX_PICTURES} pictures can be drawn at once")
+    with registry.catalog.read() as session:
+        origin = source(session, version_for(session, request.ref))
+        permission = Permission(Use.GENERATE, versions=[origin.version_id], purpose=request.purpose)
+        decision = permission.require(registry, session)
+        row, space = open_space_of(registry, session, origin.space_id)
+        theta = theta_of(registry, origin, space, row.ref, from_coordinates=request.from_coordinates)
+        plan = _plan(session, row, space, origin, theta, request)
+    model = request.engine.open(space)
+    shots = [Shot(d.theta, d.seed, d.edited) for d in plan]
+    pictures = draw(model, space.layout, shots, recipe, batch=request.batch, progress=progress)
+    with registry.catalog.write(registry.actor) as uow:
+        decision = permission.require(registry, uow.session)
+        facts = {"pictures": len(pictures), "seeds": list(request.seeds), **gate.evidence(decision)}
+        uow.event("version.generate", {"version": origin.version_id}, **facts)
+    folder = Path(request.out)
+    files = _write(folder, plan, pictures, origin, row, model, recipe, request)
+    return {
+        "identity": origin.ref,
+        "space": row.ref,
+        "folder": str(folder),
+        "files": files["pictures"],
+        "sheet": files["sheet"],
+        "warnings": [str(w) for w in decision.warnings],
+    }
+
+
+def _plan(
+    session: Any, row: Space, space: WeightSpace, origin: Source, theta: Vector, request: GenerateRequest
+) -> list[Drawn]:
+    if not request.edit:
+        return [Drawn(seed, 0.0, theta, None, {}) for seed in request.seeds]
+    plan = []
+    for strength in request.strengths:
+        move = plan_move(
+            session, row, space.component_std, origin.coordinates, request.edit, request.keep, scale=strength
+        )
+        # The move is linear, so it can be laid upon the LoRA itself: what the space cannot say of it stays.
+        change = space.reconstruct(move.delta) - space.reconstruct(np.zeros_like(move.delta))
+        amounts = {name: value * strength for name, value in move.resolved.items()}
+        plan += [Drawn(seed, strength, theta, theta + change, amounts) for seed in request.seeds]
+    return plan
+
+
+def _write(
+    folder: Path,
+    plan: Sequence[Drawn],
+    pictures: Sequence[Any],
+    origin: Source,
+    row: Space,
+    model: DiffusionModel,
+    recipe: Recipe,
+    request: GenerateRequest,
+) -> dict[str, Any]:
+    from w2w_registry.diffusion.images import contact_sheet, png_bytes
+
+    name, _, number = origin.ref.partition("@")
+    stem = name.replace("/", "_")
+    facts = {
+        "ai_generated": True,
+        "identity": name,
+        "version": int(number),
+        "space": row.ref,
+        "space_digest": row.digest,
+        "prompt": recipe.prompt,
+        "negative": recipe.negative,
+        "steps": recipe.steps,
+        "guidance": recipe.guidance,
+        "scheduler": type(model.scheduler).__name__,
+        "from": "coordinates" if request.from_coordinates or origin.artifact_digest is None else "lora",
+        "models": model.versions(),
+    }
+    written = []
+    try:
+        for drawn, picture in zip(plan, pictures, strict=True):
+            told = facts | {"seed": drawn.seed}
+            suffix = ""
+            if drawn.edited is not None:
+                told |= {"edit": dict(drawn.amounts), "keep": list(request.keep), "from_timestep": recipe.edit_from}
+                suffix = f"_{drawn.strength:+g}" if len(request.strengths) > 1 else "_edited"
+            path = folder / f"{stem}_{drawn.seed}{suffix}.png"
+            write_atomic(path, png_bytes(picture, told))
+            written.append(str(path))
+        rows, labels, columns = _grid(plan, pictures, request)
+        sheet = folder / f"{stem}_sheet.png"
+        pixels = contact_sheet(rows, row_labels=labels, column_labels=columns)
+        write_atomic(sheet, png_bytes(pixels, facts | {"seeds": list(request.seeds), "edit": _words(request.edit)}))
+    except OSError as error:
+        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
+    return {"pictures": written, "sheet": str(sheet)}
+
+
+def _grid(
+    plan: Sequence[Drawn], pictures: Sequence[Any], request: GenerateRequest
+) -> tuple[list[list[Any]], list[str], list[str]]:
+    """Rows of pictures with their labels: a strip has a row per seed and a column per strength."""
+    if len(request.strengths) > 1 and request.edit:
+        by_seed: dict[int, list[Any]] = {}
+        for drawn, picture in zip(plan, pictures, strict=True):
+            by_seed.setdefault(drawn.seed, []).append(picture)
+        what = ", ".join(request.edit)
+        columns = [f"{what} ×{s:g}" for s in request.strengths]
+        return list(by_seed.values()), [f"seed {s}" for s in by_seed], columns
+    columns = [f"seed {s}" for s in request.seeds[:8]]
+    chunks = [list(pictures[i : i + 8]) for i in range(0, len(pictures), 8)]
+    return chunks, [], columns if len(chunks) == 1 else []
+
+
+def _words(edit: Amounts) -> dict[str, Any]:
+    return {k: ("on" if v else "off") if isinstance(v, bool) else v for k, v in edit.items()}

@@ -1,0 +1,208 @@
+"""Replaying a version: computing it again from what was recorded, and saying how near the result is.
+
+Imports and pulls are placed again from the stored LoRA; edits, mixtures and samples are worked out again from their
+inputs' coordinates. Trainings and inversions need their photos, which the registry keeps by digest only: their
+replay is planned, and answered with what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+import w2w_registry
+from w2w_registry.catalog.models import Coordinates, Direction, InputKind, OperationInput, Space, Version
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.vectors import pack, unpack
+from w2w_registry.errors import IntegrityError, NotFound, RegistryError
+from w2w_registry.provenance.graph import OperationNode
+from w2w_registry.provenance.replay import CLOSED_FORM, Comparison, Outcome, ReplayPlan, compare, plan
+from w2w_registry.services.provenance.lineage import operation_nodes
+from w2w_registry.services.registry import Registry
+
+TOLERANCE = 1e-4
+"""Relative L2 distance of coordinates that float32 arithmetic in another order explains."""
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The version being replayed, its rows and its operation."""
+
+    version: Version
+    space: Space
+    operation: OperationNode
+    inputs: tuple[OperationInput, ...]
+    recorded: Vector
+
+
+def replay(
+    registry: Registry, reference: str, *, dry_run: bool = False, tolerance: float = TOLERANCE
+) -> dict[str, Any]:
+    """Plan the replay of a version, perform it unless ``dry_run``, and compare.
+
+    Returns:
+        The plan as plain values, with ``outcome``, ``distance`` and ``reasons`` when it was performed.
+
+    Raises:
+        NotFound: no such version. IntegrityError: its stored coordinates are not what was recorded.
+    """
+    with registry.catalog.read() as session:
+        subject = _subject(session, version_for(session, reference, any_state=True))
+        made = _plan(registry, session, subject)
+        out = made.to_json()
+        if dry_run:
+            return out
+        result = _perform(registry, session, subject, made, tolerance)
+    return {
+        **out,
+        "outcome": str(result.outcome),
+        "distance": result.distance,
+        "tolerance": tolerance,
+        "reasons": list(result.reasons),
+    }
+
+
+def _subject(session: Session, version: Version) -> _Subject:
+    node = operation_nodes(session, [version.id])[version.operation_id]
+    inputs = session.scalars(
+        select(OperationInput)
+        .where(OperationInput.operation_id == version.operation_id)
+        .order_by(OperationInput.position)
+    )
+    row = session.get(Coordinates, (version.space_id, version.id))
+    name = f"{version.identity.name}@{version.number}"
+    if row is None:
+        raise NotFound(what="coordinates", name=name)
+    recorded = unpack(row.data)
+    found = pack(recorded)[1]
+    if found != row.digest:
+        raise IntegrityError(what="coordinates of", name=name, expected=row.digest, found=found)
+    return _Subject(version, session.get_one(Space, version.space_id), node, tuple(inputs), recorded)
+
+
+def _plan(registry: Registry, session: Session, subject: _Subject) -> ReplayPlan:
+    available = {number: _missing(registry, session, subject, item) for number, item in enumerate(subject.inputs)}
+    name = f"{subject.version.identity.name}@{subject.version.number}"
+    return plan(name, subject.operation, available, {"code_version": w2w_registry.__version__})
+
+
+def _missing(registry: Registry, session: Session, subject: _Subject, item: OperationInput) -> str | None:
+    """What stands in the way of using this input again; None when nothing does."""
+    if item.kind is InputKind.VERSION:
+        found = session.get(Coordinates, (subject.version.space_id, item.version_id))
+        return None if found is not None else "the coordinates of an input were erased"
+    if item.kind is InputKind.SPACE:
+        return None if item.digest == subject.space.digest else "the space is not the one that was used"
+    if item.kind is InputKind.DIRECTION:
+        known = session.scalar(select(Direction.id).where(Direction.digest == item.digest).limit(1))
+        return None if known is not None else f"direction {item.ref} is not what it was"
+    if item.kind in (InputKind.FILE, InputKind.HUB):
+        stored = subject.version.artifact_digest
+        if stored is not None and registry.artifacts.exists(stored):
+            return None
+        return "the LoRA is not in the artifact store"
+    return f"{item.kind.value}s are kept by digest only ({(item.digest or '')[:12]})"
+
+
+def _perform(registry: Registry, session: Session, subject: _Subject, made: ReplayPlan, tolerance: float) -> Comparison:
+    if made.missing:
+        return Comparison(Outcome.IMPOSSIBLE, None, made.missing)
+    kind = subject.operation.kind
+    compute = _REPLAYERS.get(kind)
+    if compute is None:
+        return Comparison(Outcome.IMPOSSIBLE, None, (f"a {kind} cannot be computed from what is kept",))
+    try:
+        computed = compute(registry, session, subject)
+    except RegistryError as error:
+        return Comparison(Outcome.IMPOSSIBLE, None, (str(error),))
+    return compare(
+        subject.recorded,
+        computed,
+        tolerance=tolerance,
+        changed=made.changed,
+        closed_form=kind in CLOSED_FORM,
+    )
+
+
+def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
+    """Import and pull: the stored LoRA, brought to the space's gauge and projected."""
+    from w2w_registry.services.making.drafts import open_space_of, source, theta_of
+
+    row, space = open_space_of(registry, session, subject.space.id)
+    origin = source(session, subject.version, row)
+    theta = theta_of(registry, origin, space, row.ref, from_coordinates=False)
+    return np.asarray(space.project(theta[None])[0], np.float32)
+
+
+def _edited_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
+    from w2w_registry.services.making.drafts import open_space_of
+    from w2w_registry.services.making.edit import plan_move
+
+    row, space = open_space_of(registry, session, subject.space.id)
+    (start,) = _points(session, subject)
+    parameters: Mapping[str, Any] = subject.operation.parameters
+    move = plan_move(session, row, space.component_std, start, parameters["amounts"], parameters["keep"])
+    return start + move.delta
+
+
+def _mixed_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
+    from w2w_registry.space import sampling
+
+    return sampling.mix(_points(session, subject), subject.operation.parameters["weights"]).astype(np.float32)
+
+
+def _sampled_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
+    from w2w_registry.services.making import directions
+    from w2w_registry.services.making.drafts import open_space_of
+    from w2w_registry.services.making.edit import draw_samples
+
+    row, space = open_space_of(registry, session, subject.space.id)
+    parameters = subject.operation.parameters
+    people = directions.labelled(session, row)
+    older = [i for i, v in enumerate(people.version_ids) if v < _first_of_batch(session, subject)]
+    if len(older) != parameters["population"]:
+        raise NotFound(what="population of", name=f"{parameters['population']} identities it was drawn among")
+    found = draw_samples(
+        space,
+        people.coordinates[older],
+        parameters["count"],
+        seed=subject.operation.seed or 0,
+        min_distance=parameters["min_distance"],
+        shape=parameters["shape"],
+    )
+    return np.asarray(found.points[parameters["index"]], np.float32)
+
+
+def _first_of_batch(session: Session, subject: _Subject) -> int:
+    """Id of the first version recorded with this one: samples of one command are recorded together, in order."""
+    index = int(subject.operation.parameters["index"])
+    earlier = session.scalar(
+        select(func.min(Version.id)).where(Version.id >= subject.version.id - index, Version.id <= subject.version.id)
+    )
+    return earlier or subject.version.id
+
+
+def _points(session: Session, subject: _Subject) -> list[Vector]:
+    found: list[Vector] = []
+    for item in subject.inputs:
+        if item.kind is InputKind.VERSION:
+            row = session.get_one(Coordinates, (subject.version.space_id, item.version_id))
+            found.append(unpack(row.data))
+    return found
+
+
+_REPLAYERS = {
+    "import": _placed_again,
+    "pull": _placed_again,
+    "edit": _edited_again,
+    "mix": _mixed_again,
+    "sample": _sampled_again,
+}

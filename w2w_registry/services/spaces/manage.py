@@ -1,0 +1,370 @@
+"""Weight spaces: fit, import, list, show, export, refit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.models import (
+    Coordinates,
+    InputKind,
+    Space,
+    SpaceMember,
+    Version,
+    VersionSubject,
+)
+from w2w_registry.catalog.resolve import default_space, space_for
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.records import check_name, now
+from w2w_registry.services.identities.versions import Activity, Input, record_operation
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.files import Release, read_space, read_w2w_release, write_space
+from w2w_registry.services.spaces.fitset import FitSet, Member, read_fit_set
+from w2w_registry.services.spaces.release_points import add_points
+from w2w_registry.services.spaces.store import load_space, store_space
+from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.crossfit import cross_fit
+from w2w_registry.space.fit import fit_space as fit_pca
+from w2w_registry.space.metrics import (
+    Calibration,
+    Metric,
+    calibrate_scores,
+    default_metric,
+    reliability_weighted,
+    repeat_reliability,
+)
+
+FALSE_MATCH_RATE = 1e-4
+"""Of pairs of different identities, how many may score as the same one."""
+_FEW = 40
+"""Below so many LoRAs nothing can be said about what left-out ones look like."""
+
+
+def fit_space(
+    registry: Registry,
+    name: str,
+    paths: Sequence[str],
+    *,
+    base_model: str,
+    revision: str | None = None,
+    components: int | None = None,
+    repeats: str | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Fit the next version of space ``name`` and register it.
+
+    Args:
+        components: k to keep; None = as many as the LoRAs support, at most 1,000.
+        repeats: second LoRAs of the same identities under the same names; the metric then learns from them.
+
+    Returns:
+        What :func:`show_space` gives, plus ``warnings``.
+
+    Raises:
+        BadLora, UsageError: no usable fit set. BadName: an illegal name.
+    """
+    check_name(name, "space")
+    started = now()
+    fit_set = read_fit_set(paths, base_model, progress)
+    again = read_fit_set([repeats], base_model, progress) if repeats else None
+    space, residual = fit_calibrated(fit_set, base_model, revision, components, again)
+    inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
+    activity = Activity(
+        "fit",
+        started,
+        params={"components": space.k, "repeats": None if again is None else len(again.members)},
+        inputs=inputs,
+        models={"base": f"{base_model}@{revision}" if revision else base_model},
+    )
+    row = register_space(registry, name, space, activity, fit_set.members, residual)
+    warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
+    if space.calibration is None:
+        warnings.append(f"{len(fit_set.members)} LoRAs are too few to calibrate what score means the same identity")
+    return {**show_space(registry, row), "warnings": warnings}
+
+
+def fit_calibrated(
+    fit_set: FitSet, base_model: str, revision: str | None, components: int | None, repeats: FitSet | None = None
+) -> tuple[WeightSpace, dict[str, float]]:
+    """The space with its metric and calibration, and what residuals new LoRAs will have (empty when not known)."""
+    space = fit_pca(
+        fit_set.thetas, fit_set.layout, base_model=base_model, base_revision=revision, components=components
+    )
+    pairs = _pairs(fit_set, repeats)
+    if pairs is not None:
+        first, second = (space.project(theta) for theta in pairs)
+        space = replace(space, repeat_reliability=repeat_reliability(first, second))
+
+    def choose(fitted: WeightSpace) -> Metric:
+        if space.repeat_reliability is not None:
+            return reliability_weighted(fitted.component_std, space.repeat_reliability[: fitted.k])
+        return default_metric(fitted.component_std)
+
+    metric = choose(space)
+    calibration: Calibration | None = None
+    residual: dict[str, float] = {}
+    if len(fit_set.members) >= _FEW:
+        left_out = cross_fit(fit_set.thetas, fit_set.layout, space.k, choose)
+        impostors, genuine = left_out.impostors, None
+        if pairs is not None:
+            # Better than left-out LoRAs: these were trained apart from the fitted ones, as a query is.
+            genuine = metric.score(first, second)
+            across = metric.unit(second).astype(np.float64) @ metric.unit(first).T
+            impostors = across[~np.eye(len(across), dtype=bool)]
+        calibration = calibrate_scores(metric.name, impostors, genuine=genuine, false_match_rate=FALSE_MATCH_RATE)
+        residual = {
+            "typical": float(np.median(left_out.residuals)),
+            "high": float(np.quantile(left_out.residuals, 0.99)),
+        }
+    return replace(space, metric=metric, calibration=calibration), residual
+
+
+def _pairs(fit_set: FitSet, repeats: FitSet | None) -> tuple[Any, Any] | None:
+    """θ of identities trained twice: (first trainings, second trainings), row by row."""
+    if repeats is None:
+        return None
+    if repeats.layout != fit_set.layout:
+        raise UsageError(reason="the repeats have another layout than the fit set")
+    at = {member.name: i for i, member in enumerate(fit_set.members)}
+    rows = [(at[m.name], j) for j, m in enumerate(repeats.members) if m.name in at]
+    if len(rows) < 10:
+        raise UsageError(reason=f"only {len(rows)} repeats share a name with the fit set; at least 10 are needed")
+    return fit_set.thetas[[i for i, _ in rows]], repeats.thetas[[j for _, j in rows]]
+
+
+def register_space(
+    registry: Registry,
+    name: str,
+    space: WeightSpace,
+    activity: Activity,
+    members: Sequence[Member] = (),
+    residual: dict[str, float] | None = None,
+    parent_id: int | None = None,
+) -> str:
+    """Store the arrays and add the row, its operation and its members, with one event; returns ``name@number``.
+
+    A space whose digest is in the catalog already is not added again.
+    """
+    artifact = store_space(registry.artifacts, space)
+    with registry.catalog.write(registry.actor) as uow:
+        known = uow.session.scalar(select(Space).where(Space.digest == space.digest))
+        if known is not None:
+            return known.ref
+        number = 1 + (uow.session.scalar(select(func.max(Space.number)).where(Space.name == name)) or 0)
+        row = Space(
+            name=name,
+            number=number,
+            digest=space.digest,
+            base_model=space.base_model,
+            base_revision=space.base_revision,
+            layout_digest=space.layout.digest,
+            layout=space.layout.to_json(),
+            dim=space.dim,
+            rank=space.layout.rank,
+            alpha=space.layout.alpha,
+            components=space.k,
+            artifact_digest=artifact,
+            fit_set_digest=space.fit_set_digest or None,
+            fit_size=space.fit_size or None,
+            metric={} if space.metric is None else space.metric.to_json(),
+            calibration={
+                **({} if space.calibration is None else space.calibration.to_json()),
+                **({"residual": residual} if residual else {}),
+            },
+            explained_variance=[float(v) for v in space.explained_variance_ratio] or None,
+            software=dict(space.software),
+            parent_id=parent_id,
+            operation=record_operation(uow, activity),
+            created=uow.now(),
+        )
+        uow.add(row)
+        _add_members(uow, row, members)
+        uow.event("space.add", {"space": row.id, "operation": row.operation_id}, digest=space.digest)
+        return row.ref
+
+
+def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None:
+    digests = [m.model_digest for m in members]
+    versions: dict[str, int] = {}
+    for start in range(0, len(digests), 500):
+        chunk = digests[start : start + 500]
+        found = uow.session.execute(select(Version.model_digest, Version.id).where(Version.model_digest.in_(chunk)))
+        versions.update((digest, version) for digest, version in found)
+    subjects: dict[int, str] = {}
+    ids = sorted(versions.values())
+    for start in range(0, len(ids), 500):
+        found_subjects = uow.session.execute(
+            select(VersionSubject.version_id, VersionSubject.subject_id).where(
+                VersionSubject.version_id.in_(ids[start : start + 500])
+            )
+        )
+        subjects.update((version, subject) for version, subject in found_subjects)
+    uow.bulk_insert(
+        SpaceMember,
+        [
+            {
+                "space_id": row.id,
+                "position": position,
+                "model_digest": member.model_digest,
+                "name": member.name,
+                "version_id": (version := versions.get(member.model_digest)),
+                "subject_id": None if version is None else subjects.get(version),
+            }
+            for position, member in enumerate(members)
+        ],
+    )
+
+
+def find_space(session: Session, ref: str | None) -> Space:
+    """The row a reference means: ``faces@1``, ``faces`` (its newest), or None (the newest of all).
+
+    Raises:
+        NotFound: with near names. BadName: not a reference.
+    """
+    if ref is not None:
+        return space_for(session, ref)
+    row = default_space(session)
+    if row is None:
+        raise NotFound(what="space", name="")
+    return row
+
+
+def list_spaces(registry: Registry) -> list[dict[str, Any]]:
+    """Every space with how many active versions have coordinates in it."""
+    with registry.catalog.read() as session:
+        counts = dict(
+            session.execute(select(Coordinates.space_id, func.count()).group_by(Coordinates.space_id)).tuples().all()
+        )
+        rows = session.scalars(select(Space).order_by(Space.name, Space.number)).all()
+        return [_summary(row, counts.get(row.id, 0)) for row in rows]
+
+
+def _summary(row: Space, identities: int) -> dict[str, Any]:
+    return {
+        "space": row.ref,
+        "digest": row.digest,
+        "base_model": row.base_model,
+        "base_revision": row.base_revision,
+        "dim": row.dim,
+        "components": row.components,
+        "rank": row.rank,
+        "alpha": row.alpha,
+        "fit_size": row.fit_size,
+        "identities": identities,
+        "metric": row.metric.get("name", "cosine"),
+        "state": str(row.state),
+        "created": row.created,
+    }
+
+
+def show_space(registry: Registry, ref: str) -> dict[str, Any]:
+    """One space: what it was fitted on, explained variance, metric, calibration, software."""
+    with registry.catalog.read() as session:
+        row = find_space(session, ref)
+        count = session.scalar(select(func.count()).where(Coordinates.space_id == row.id)) or 0
+        variance = row.explained_variance or []
+        parent = None if row.parent_id is None else session.get_one(Space, row.parent_id).ref
+        return {
+            **_summary(row, count),
+            "layout_digest": row.layout_digest,
+            "modules": len(row.layout["tensors"]) // 2,
+            "fit_set_digest": row.fit_set_digest,
+            "explained_variance": float(sum(variance)) if variance else None,
+            "explained_variance_first_10": [round(float(v), 5) for v in variance[:10]],
+            "threshold": row.calibration.get("threshold"),
+            "false_match_rate": row.calibration.get("false_match_rate"),
+            "true_match_rate": row.calibration.get("true_match_rate"),
+            "residual_of_new_loras": row.calibration.get("residual"),
+            "software": row.software,
+            "refit_of": parent,
+            "operation": row.operation_id,
+        }
+
+
+def open_space(registry: Registry, ref: str | None) -> tuple[Space, WeightSpace]:
+    """The row and the arrays of a space."""
+    with registry.catalog.read() as session:
+        row = find_space(session, ref)
+        return row, load_space(registry.artifacts, row)
+
+
+def export_space(registry: Registry, ref: str, out: str) -> dict[str, Any]:
+    """Write a space as safetensors + json into folder ``out``."""
+    row, space = open_space(registry, ref)
+    write_space(out, space)
+    return {"space": row.ref, "digest": space.digest, "folder": str(Path(out))}
+
+
+def import_space(
+    registry: Registry,
+    name: str,
+    path: str,
+    *,
+    components: int | None = None,
+    base_model: str | None = None,
+    with_identities: bool = False,
+    progress: Progress = no_progress,
+    origin: Input | None = None,
+) -> dict[str, Any]:
+    """Register a space from an exported folder or file, from the public weights2weights release, or from the Hub.
+
+    Args:
+        components: keep only the first so many; a cut space has its own digest and no calibration.
+        with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
+        origin: where a folder that was fetched comes from; ``hf://owner/repo[@rev]`` as path fetches one.
+
+    Returns:
+        What :func:`show_space` gives, plus ``notes``, and ``identities_added`` when asked for.
+
+    Raises:
+        BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
+    """
+    check_name(name, "space")
+    if path.startswith("hf://"):
+        from w2w_registry.services.hub.release import connect
+        from w2w_registry.services.hub.spaces import fetched_space
+
+        with fetched_space(connect(registry), path, progress) as (folder, repo):
+            return import_space(
+                registry,
+                name,
+                str(folder),
+                components=components,
+                base_model=base_model,
+                with_identities=with_identities,
+                progress=progress,
+                origin=repo,
+            )
+    started = now()
+    space, release = _read_space(path, components, base_model)
+    activity = Activity(
+        "import-space",
+        started,
+        params={"components": space.k, "source": "release" if release else "export"},
+        inputs=[origin or Input("space", InputKind.SPACE, digest=space.digest, ref=Path(path).name)],
+    )
+    ref = register_space(registry, name, space, activity)
+    added = None
+    if with_identities:
+        if release is None or release.coordinates is None:
+            raise UsageError(reason=f"{path} has no coordinates of identities (proj_1000pc.pt)")
+        added = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
+    shown = show_space(registry, ref)
+    notes = list(release.notes) if release else []
+    return {**shown, "notes": notes, **({} if added is None else {"identities_added": added})}
+
+
+def _read_space(path: str, components: int | None, base_model: str | None) -> tuple[WeightSpace, Release | None]:
+    folder = Path(path)
+    if (folder / "mean.pt").exists():
+        release = read_w2w_release(folder, components, base_model=base_model)
+        return release.space, release
+    space = read_space(folder)
+    return (space if components in (None, space.k) else space.truncated(components)), None

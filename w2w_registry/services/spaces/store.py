@@ -1,0 +1,49 @@
+"""Weight spaces in the artifact store: one safetensors file each, opened as memory maps."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from w2w_registry.artifacts import ArtifactStore
+from w2w_registry.catalog.models import Space
+from w2w_registry.errors import BadFile, IntegrityError, NotFound
+from w2w_registry.services.spaces.files import read_space, write_space
+from w2w_registry.space.basis import WeightSpace
+
+
+def store_space(artifacts: ArtifactStore, space: WeightSpace) -> str:
+    """Write ``space`` into the store; returns the artifact's digest. The same space gives the same artifact."""
+    with tempfile.TemporaryDirectory(prefix="w2w-space-") as folder:
+        file, _ = write_space(folder, space)
+        return artifacts.put_file(file)
+
+
+def load_space(artifacts: ArtifactStore, row: Space, *, verify: bool = False) -> WeightSpace:
+    """The space of a catalog row. On a local store its arrays stay on disk until they are used.
+
+    Args:
+        verify: hold every array against the digest, which reads the whole file; else only the recorded digest is
+            compared with the row's.
+
+    Raises:
+        NotFound: the artifact is gone. IntegrityError: the file is not what the row says.
+    """
+    path = artifacts.path(row.artifact_digest)
+    try:
+        if path is None:
+            with tempfile.TemporaryDirectory(prefix="w2w-space-") as folder:
+                local = Path(folder) / "space.safetensors"
+                local.write_bytes(artifacts.get(row.artifact_digest))
+                space = read_space(local, mmap=False, verify=verify)
+        elif not path.exists():
+            raise NotFound(what="artifact", name=row.artifact_digest)
+        else:
+            space = read_space(path, verify=verify)
+    except BadFile as error:
+        raise IntegrityError(
+            what="space", name=row.ref, expected=row.digest, found=str(error.fields["reason"])
+        ) from None
+    if space.digest != row.digest:
+        raise IntegrityError(what="space", name=row.ref, expected=row.digest, found=space.digest)
+    return space
