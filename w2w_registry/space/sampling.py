@@ -5,11 +5,8 @@ Three distributions over coordinates (n, k), all with the identities' own mean a
 - ``independent``: one Gaussian per component (the paper, §3.3 and its appendix).
 - ``full``: one Gaussian with the whole covariance, shrunk towards the diagonal as far as the data ask (Ledoit & Wolf
   2004), since identities registered later need not be uncorrelated in the space's components.
-- ``unmixed``: yes/no attributes make identities many-humped along directions that are no component's own, and a
-  Gaussian fills the valleys with half-worn glasses.  Independent component analysis (Hyvärinen 1999) finds the
-  rotation of the leading whitened components whose axes are least Gaussian, which is where attributes lie; each axis
-  is then drawn by itself from a smoothed bootstrap of the identities' values on it, the other components from their
-  Gaussians.  Every axis takes a different donor, so no sample is a copy of anybody.
+- ``unmixed``: axes that vary by themselves, found by independent component analysis (``unmixed.py``).  The default:
+  its samples are the ones that look like one person each.
 
 Numpy on float64 throughout; nothing here knows of names or files.
 """
@@ -24,13 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.errors import UsageError
+from w2w_registry.space.unmixed import Unmixed, fit_unmixed
 
 Array = NDArray[np.float64]
 Shape = Literal["independent", "full", "unmixed"]
 SHAPES: Final[tuple[Shape, ...]] = ("independent", "full", "unmixed")
-LEADING: Final = 32
-ROWS_PER_AXIS: Final = 20
-BANDWIDTHS: Final = (0.05, 0.08, 0.12, 0.18, 0.25, 0.35, 0.5, 0.7, 1.0)
 MAX_ROUNDS: Final = 200
 
 
@@ -41,30 +36,22 @@ class Population:
     Attributes:
         mean, std: (k,).
         factor: (k, k) with ``factor @ factorᵀ`` the covariance. For ``full``.
-        axes: (q, q) rows are what one unit of each unmixed axis does to the q leading components.
-        donors: (n, q) the identities' values on those axes. bandwidths: (q,) the kernel of each. For ``unmixed``.
+        unmixed: the axes and what goes with them. For ``unmixed``.
     """
 
     shape: Shape
     mean: Array
     std: Array
     factor: Array | None = None
-    axes: Array | None = None
-    donors: Array | None = None
-    bandwidths: Array | None = None
+    unmixed: Unmixed | None = None
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """(count, k) new points."""
+        if self.unmixed is not None:
+            return np.asarray(self.mean + self.unmixed.draw(count, rng))
         noise = rng.standard_normal((count, len(self.mean)))
         if self.factor is not None:
             return np.asarray(self.mean + noise @ self.factor.T)
-        if self.axes is not None and self.donors is not None and self.bandwidths is not None:
-            n, q = self.donors.shape
-            rows = rng.integers(n, size=(count, q))
-            # Shrinking the donors by what the kernel adds keeps the variance (Silverman 1986, §6.4).
-            values = np.sqrt(1.0 - self.bandwidths**2) * np.take_along_axis(self.donors, rows, axis=0)
-            leading = (values + self.bandwidths * noise[:, :q]) @ self.axes
-            return np.asarray(self.mean + np.concatenate([leading, noise[:, q:] * self.std[q:]], axis=1))
         return np.asarray(self.mean + noise * self.std)
 
 
@@ -84,15 +71,7 @@ def fit_population(coordinates: ArrayLike, shape: Shape = "unmixed") -> Populati
         return Population(shape, mean, std)
     if shape == "full":
         return Population(shape, mean, std, factor=_shrunk_factor(points - mean))
-    q = max(1, min(LEADING, points.shape[1], len(points) // ROWS_PER_AXIS))
-    leading = points[:, :q] - mean[:q]
-    values, vectors = np.linalg.eigh(np.atleast_2d(np.cov(leading, rowvar=False)))
-    root = np.sqrt(np.maximum(values, 1e-12 * float(values[-1]) + 1e-300))
-    white = leading @ vectors / root
-    turn = _unmix(white)
-    donors = white @ turn.T
-    widths = np.array([_bandwidth(donors[:, j]) for j in range(q)])
-    return Population(shape, mean, std, axes=turn * root @ vectors.T, donors=donors, bandwidths=widths)
+    return Population(shape, mean, std, unmixed=fit_unmixed(points - mean))
 
 
 def typicality(coordinates: ArrayLike, component_std: ArrayLike) -> Array:
@@ -204,33 +183,3 @@ def _shrunk_factor(centred: Array) -> Array:
     shrunk = keep * off + np.eye(k)
     values, vectors = np.linalg.eigh(shrunk)
     return np.asarray(std[:, None] * (vectors * np.sqrt(np.maximum(values, 0.0))))
-
-
-def _unmix(white: Array, steps: int = 200) -> Array:
-    """(q, q) orthonormal rows: FastICA with the log-cosh contrast, all axes at once, from the identity rotation."""
-    n, q = white.shape
-    axes = np.eye(q)
-    for _ in range(steps):
-        bent = np.tanh(white @ axes.T)
-        moved = bent.T @ white / n - (1.0 - bent**2).mean(0)[:, None] * axes
-        u, _, vt = np.linalg.svd(moved)
-        after = u @ vt
-        done = float(np.abs(np.abs((after * axes).sum(1)) - 1.0).max()) < 1e-6
-        axes = after
-        if done:
-            break
-    return axes
-
-
-def _bandwidth(values: Array) -> float:
-    """Kernel width with the best leave-one-out log-likelihood, judged on at most 1,000 identities."""
-    points = values[:1000]
-    best, width = -np.inf, 1.0
-    for h in BANDWIDTHS:
-        gap = points[:, None] - np.sqrt(1.0 - h**2) * points[None, :]
-        density = np.exp(-(gap**2) / (2.0 * h**2)) / h
-        np.fill_diagonal(density, 0.0)
-        value = float(np.log(density.sum(1) + 1e-300).mean())
-        if value > best:
-            best, width = value, h
-    return width
