@@ -21,6 +21,12 @@ from .output import Frame, emit, progress, takes_frame
 @click.option("--edit", "edits", metavar="EDITS", help="As in 'beard=+1, hat=on'.")
 @click.option("--keep", default="", metavar="A,B", help="Attributes or directions the edit holds still.")
 @click.option("--from-timestep", type=click.IntRange(0, 1000), help="The edit acts below this timestep only.")
+@click.option(
+    "--local",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Keep the unedited picture wherever the edit changes less than this share of its most; try 0.5.",
+)
 @click.option("--strengths", metavar="FROM:TO:N", help="A strip over multiples of the edit, as in -1:2:7.")
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Draw the point in the space, not the LoRA.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures side by side.")
@@ -32,7 +38,8 @@ def generate(
 ) -> None:
     """Draw an identity: a PNG per seed and a contact sheet in the --out folder.
 
-    An edit from a timestep on keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail.
+    An edit from a timestep on keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail. A local edit
+    keeps everything that the edit is not about; it takes twice as long.
     Each PNG says who it shows, how it was made, and that a model made it.
     """
     from w2w_registry.services.making import edit as edits_service

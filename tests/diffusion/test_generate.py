@@ -103,6 +103,32 @@ def test_an_edit_acts_from_its_timestep_on(tiny_model: Models, kind: str) -> Non
     assert change == sorted(change)
 
 
+@pytest.mark.parametrize("kind", tiny.KINDS)
+def test_a_local_edit_keeps_the_picture_where_the_edit_does_little(tiny_model: Models, kind: str) -> None:
+    model = tiny_model(kind)
+    layout = tiny.layout(model.unet)
+    shots = [Shot(tiny.theta(layout, i), 3 + i, tiny.theta(layout, i + 5)) for i in range(2)]
+
+    def pictures(local: float | None, limit: int | None = None) -> np.ndarray:
+        recipe = Recipe("photo of sks person", steps=6, edit_from=limit, local=local)
+        return np.stack(draw(model, layout, shots, recipe)).astype(int)
+
+    without = np.stack(draw(model, layout, [Shot(s.theta, s.seed) for s in shots], Recipe(RECIPE.prompt, steps=6)))
+    # Nothing is too little for a share of zero, and an edit that has not begun changes nothing.
+    assert apart(pictures(0.0), pictures(None)) <= 1
+    assert apart(pictures(0.5, limit=0), without) <= 1
+    changed = [float(np.abs(pictures(local) - without).mean()) for local in (0.0, 0.7, 1.0)]
+    assert changed[0] > changed[1] > changed[2] > 0
+
+
+def test_an_unedited_shot_is_untouched_by_local(tiny_model: Models) -> None:
+    model = tiny_model("sd1")
+    layout = tiny.layout(model.unet)
+    shot = Shot(tiny.theta(layout, 0), 1)
+    plain = draw(model, layout, [shot], RECIPE)[0]
+    np.testing.assert_array_equal(draw(model, layout, [shot], Recipe(RECIPE.prompt, steps=5, local=0.5))[0], plain)
+
+
 def test_hooks_are_gone_afterwards(tiny_model: Models) -> None:
     model = tiny_model("sd1")
     layout = tiny.layout(model.unet)
@@ -122,7 +148,12 @@ def test_prompt_of_a_shot_wins(tiny_model: Models) -> None:
 def test_refusals(tiny_model: Models) -> None:
     model = tiny_model("sd1")
     layout = tiny.layout(model.unet)
-    for recipe in (Recipe("x", steps=0), Recipe("x", guidance=-1.0), Recipe("x", edit_from=2000)):
+    for recipe in (
+        Recipe("x", steps=0),
+        Recipe("x", guidance=-1.0),
+        Recipe("x", edit_from=2000),
+        Recipe("x", local=1.5),
+    ):
         with pytest.raises(UsageError):
             draw(model, layout, [Shot(None, 1)], recipe)
     other = tiny.layout(tiny_model("sdxl").unet)

@@ -2,7 +2,10 @@
 
 Because the pipeline's own ``__call__`` does the work, a picture is the one that stock diffusers draws with the exported
 LoRA, prompt, seed and settings.  An edit is injected from a timestep on (the paper, §3.3 and its appendix): above it
-the unedited weights lay out the picture, below it the edited ones finish it, so that pose and background stay.
+the unedited weights lay out the picture, below it the edited ones finish it, so that pose and background stay.  A
+local edit goes further: the unedited picture is drawn beside the edited one, and after every step whatever the edit
+hardly touches is taken from it (as DiffEdit and blended latent diffusion do with masks; here the two walks themselves
+say where).
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,18 +27,24 @@ Pixels = NDArray[np.uint8]
 Theta = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
+StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+"""What diffusers calls after a step: pipeline, step, timestep, and a dict with the latents; returns the dict."""
+MEMORY: Final = 0.8
+"""How much of what an edit has changed in earlier steps still says where it acts."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a picture besides weights and seed. ``guidance`` None is the pipeline's own default;
-    ``edit_from`` is the timestep (1000 is pure noise, 0 the picture) from which an edit acts."""
+    ``edit_from`` is the timestep (1000 is pure noise, 0 the picture) from which an edit acts; ``local`` keeps the
+    unedited picture wherever an edit changes less than this share of what it changes most."""
 
     prompt: str
     negative: str | None = None
     steps: int = 30
     guidance: float | None = None
     edit_from: int | None = None
+    local: float | None = None
 
     def check(self) -> None:
         """Raises UsageError when the numbers make no sense."""
@@ -45,6 +54,8 @@ class Recipe:
             raise UsageError(reason="guidance must be zero or more")
         if self.edit_from is not None and not 0 <= self.edit_from <= 1000:
             raise UsageError(reason="--from-timestep is between 0 and 1000")
+        if self.local is not None and not 0.0 <= self.local <= 1.0:
+            raise UsageError(reason="--local is a share between 0 and 1")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -93,40 +104,78 @@ def _draw_batch(
     bare = [s.theta is None for s in shots]
     if any(bare) and not all(bare):
         raise ValueError("a batch is drawn with LoRAs or without, not both")
-    generators = [torch.Generator().manual_seed(s.seed) for s in shots]
+    blended = recipe.local is not None and any(s.edited is not None for s in shots)
+    # A local edit is drawn beside its unedited picture, from the same noise.
+    drawn = [*shots, *shots] if blended else list(shots)
     call: dict[str, Any] = {
-        "prompt": [recipe.prompt if s.prompt is None else s.prompt for s in shots],
+        "prompt": [recipe.prompt if s.prompt is None else s.prompt for s in drawn],
         "num_inference_steps": recipe.steps,
-        "generator": generators,
+        "generator": [torch.Generator().manual_seed(s.seed) for s in drawn],
         "output_type": "np",
     }
     if recipe.negative is not None:
-        call["negative_prompt"] = [recipe.negative] * len(shots)
+        call["negative_prompt"] = [recipe.negative] * len(drawn)
     if recipe.guidance is not None:
         call["guidance_scale"] = recipe.guidance
     with ExitStack() as stack, torch.inference_mode():
         stack.enter_context(model.autocast(bf16))
         if not all(bare):
             bank = model.bank(layout)
-            plain = _stack(model, [s.theta for s in shots])
-            edited = _stack(model, [s.theta if s.edited is None else s.edited for s in shots])
-            group = torch.arange(len(shots), device=model.device)
+            plain = _stack(model, [s.theta for s in drawn])
+            edited = _stack(model, [s.theta if s.edited is None else s.edited for s in drawn])
+            if blended:
+                edited[: len(shots)] = plain[: len(shots)]
+            group = torch.arange(len(drawn), device=model.device)
             lora = stack.enter_context(ExitStack())
-            if all(s.edited is None for s in shots):
-                lora.enter_context(bank.apply(plain, group))
-            elif recipe.edit_from is None:
-                lora.enter_context(bank.apply(edited, group))
-            else:
-                limit = recipe.edit_from
-                call["callback_on_step_end"] = _switch(lora, bank, edited, group, limit)
-                total = int(model.scheduler.config.num_train_timesteps)
+            total = int(model.scheduler.config.num_train_timesteps)
+            limit = total if recipe.edit_from is None else recipe.edit_from
+            if all(s.edited is None for s in shots) or limit >= total:
                 # The first step belongs to the edit only if the whole schedule does.
-                lora.enter_context(bank.apply(edited if limit >= total else plain, group))
-        images = model.pipe(**call).images
+                lora.enter_context(bank.apply(edited, group))
+                after: list[StepEnd] = []
+            else:
+                lora.enter_context(bank.apply(plain, group))
+                after = [_switch(lora, bank, edited, group, limit)]
+            if blended and recipe.local is not None:
+                after.append(_blend(recipe.local))
+            if after:
+                call["callback_on_step_end"] = _in_turn(after)
+        images = model.pipe(**call).images[-len(shots) :]
     return [np.asarray(np.rint(np.clip(image, 0.0, 1.0) * 255.0), np.uint8) for image in images]
 
 
-def _switch(lora: ExitStack, bank: Any, edited: torch.Tensor, group: torch.Tensor, limit: int) -> Callable[..., Any]:
+def _in_turn(callbacks: Sequence[StepEnd]) -> StepEnd:
+    def after_step(pipe: Any, step: int, timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        for callback in callbacks:
+            kwargs = callback(pipe, step, timestep, kwargs)
+        return kwargs
+
+    return after_step
+
+
+def _blend(share: float) -> StepEnd:
+    """A step callback for a batch of unedited pictures followed by their edited ones: in the latter, latents that have
+    moved less than ``share`` of the furthest one, over the steps so far and with their neighbours, are put back."""
+    moved: torch.Tensor | None = None
+
+    def after_step(_pipe: Any, _step: int, _timestep: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        nonlocal moved
+        plain, edited = kwargs["latents"].chunk(2)
+        change = edited - plain
+        now = change.float().square().sum(1, keepdim=True)
+        moved = now if moved is None else MEMORY * moved + now
+        reach = max(1, min(now.shape[-2:]) // 8)
+        around = torch.nn.functional.pad(moved, (reach,) * 4, mode="replicate")
+        local = torch.nn.functional.avg_pool2d(around, 2 * reach + 1, stride=1).sqrt()
+        most = local.amax(dim=(2, 3), keepdim=True)
+        kept = torch.where(local >= share * most, change, torch.zeros_like(change))
+        kwargs["latents"] = torch.cat([plain, plain + kept])
+        return kwargs
+
+    return after_step
+
+
+def _switch(lora: ExitStack, bank: Any, edited: torch.Tensor, group: torch.Tensor, limit: int) -> StepEnd:
     """A step callback that swaps the weights once the next timestep is below ``limit``."""
     done = False
 

@@ -33,6 +33,7 @@ class GenerateRequest:
     """What ``w2w-reg generate`` was asked.
 
     ``edit``: amounts per direction. ``strengths``: multiples of the edit, one picture each, as a strip.
+    ``from_timestep``, ``local``: as in ``Recipe``.
     ``from_coordinates`` draws the version's point in the space even when its own LoRA is stored.
     """
 
@@ -46,6 +47,7 @@ class GenerateRequest:
     edit: Amounts = field(default_factory=dict)
     keep: Sequence[str] = ()
     from_timestep: int | None = None
+    local: float | None = None
     strengths: Sequence[float] = (1.0,)
     from_coordinates: bool = False
     batch: int = 8
@@ -55,8 +57,8 @@ class GenerateRequest:
     def recipe(self) -> Recipe:
         from w2w_registry.diffusion.generate import Recipe
 
-        edit_from = self.from_timestep if self.edit else None
-        recipe = Recipe(self.prompt, self.negative, self.steps, self.guidance, edit_from)
+        edit_from, local = (self.from_timestep, self.local) if self.edit else (None, None)
+        recipe = Recipe(self.prompt, self.negative, self.steps, self.guidance, edit_from, local)
         recipe.check()
         return recipe
 
@@ -196,7 +198,8 @@ def _write(
             told = facts | {"seed": drawn.seed}
             suffix = ""
             if drawn.edited is not None:
-                told |= {"edit": dict(drawn.amounts), "keep": list(request.keep), "from_timestep": recipe.edit_from}
+                told |= {"edit": dict(drawn.amounts), "keep": list(request.keep)}
+                told |= {"from_timestep": recipe.edit_from, "local": recipe.local}
                 suffix = f"_{drawn.strength:+g}" if len(request.strengths) > 1 else "_edited"
             path = folder / f"{stem}_{drawn.seed}{suffix}.png"
             write_atomic(path, png_bytes(picture, told))
