@@ -110,14 +110,18 @@ class Assets:
         """(len(shots), 32, 32, 3)."""
         return np.stack(draw(self.model, self.layout, shots, recipe, batch=64, bf16=self.bf16))
 
-    def readings(self, thetas: Array, seeds: Sequence[int], name: str, recipe: Recipe = RECIPE) -> Array:
-        """Readings (n, seeds, attributes) of pictures of θ (n, D); kept in the cache under ``name``."""
+    def readings(
+        self, thetas: Array, seeds: Sequence[int], name: str, recipe: Recipe = RECIPE, edited: Array | None = None
+    ) -> Array:
+        """Readings (n, seeds, attributes) of pictures of θ (n, D), each injected with ``edited`` (n, D) if given; kept
+        in the cache under ``name``."""
+        after: Sequence[Array | None] = [None] * len(thetas) if edited is None else list(edited)
 
         def compute() -> Array:
-            shots = [Shot(theta, seed) for theta in thetas for seed in seeds]
+            shots = [Shot(theta, seed, other) for theta, other in zip(thetas, after, strict=True) for seed in seeds]
             return self.readers.read(self.draw(shots, recipe)).reshape(len(thetas), len(seeds), -1)
 
-        key = [array_key(thetas), list(seeds), recipe.to_json()]
+        key = [array_key(thetas), None if edited is None else array_key(edited), list(seeds), recipe.to_json()]
         return self.keep(name, key, compute)
 
     def real(self, indices: Sequence[int], session: int = JUDGED) -> Array:

@@ -1,4 +1,10 @@
-"""Edits along directions: does the attribute flip, what else moves, is strength monotone; against prompting."""
+"""Edits along directions: does the attribute flip, what else moves, is strength monotone; against prompting.
+
+An edit is measured twice: injected into pictures of the identity where it acts (``generate --edit … --local``), and as
+the new identity that ``edit`` makes.  Prompting is measured twice as well: at the guidance that all pictures here are
+drawn with, where it leaves many people as they were, and at the guidance it takes to flip as many as the edit does.
+Movement is always measured from the same identity's picture of the same seed and guidance, without edit or word.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +19,18 @@ from examples.miniworld.evaluation.assets import RECIPE, Array, Assets, Scope, a
 from examples.miniworld.evaluation.report import Row, exact
 from examples.miniworld.readers import SPREAD
 from examples.miniworld.world import ATTRIBUTES, BINARY
-from w2w_registry.diffusion.generate import Recipe, Shot
+from w2w_registry.diffusion.generate import Shot
 from w2w_registry.space import directions as d
 from w2w_registry.space import intervals
+from w2w_registry.space.intervals import Estimate
 
-MARGINS: Final = (0.0, 0.5, 1.0, 2.0)
+MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+GUIDANCES: Final = (2.0, 3.0, 4.5, 6.5, 9.0)
+LOCAL: Final = 0.5
 TRIED_ON: Final = range(12)
-"""Identities of the fit split that say how far beyond the average "yes" an edit has to aim."""
+"""Identities of the fit split that say how far beyond the average "yes" an edit has to aim, and how much guidance words
+need."""
+ENOUGH: Final = 0.9
 STRENGTHS: Final = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
 
@@ -47,20 +58,35 @@ def moves(
     return np.stack(out).astype(np.float32)
 
 
-def margin_for(assets: Assets, all_: dict[str, d.Direction], attribute: str) -> float:
+def edited(
+    assets: Assets, points: Array, step: Array, seeds: Sequence[int], name: str, *, local: float | None
+) -> Array:
+    """Readings (n, seeds, attributes) after an edit: in pictures of the identity, or (``local`` None) of a new one."""
+    after = assets.space.reconstruct((points + step).astype(np.float32))
+    if local is None:
+        return assets.readings(after, seeds, name)
+    recipe = replace(RECIPE, local=local)
+    return assets.readings(assets.space.reconstruct(points), seeds, name, recipe, after)
+
+
+def margin_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, local: float | None) -> float:
     """The least margin at which the drawn attribute flips for nearly everybody tried, none of them held out."""
     i, tried = ATTRIBUTES.index(attribute), list(TRIED_ON)
     on = [bool(v < 0.5) for v in assets.truth[tried, i]]
     points = assets.coordinates[tried]
     for margin in MARGINS[:-1]:
-        thetas = assets.space.reconstruct(points + moves(assets, all_, attribute, points, on, margin))
-        if flipped(assets.readings(thetas, (1,), f"margin-{attribute}"), i, on).mean() > 0.9:
+        step = moves(assets, all_, attribute, points, on, margin)
+        after = edited(assets, points, step, (1, 2), f"margin-{attribute}", local=local)
+        if flipped(after, i, on).mean() > ENOUGH:
             return margin
     return MARGINS[-1]
 
 
-def prompted(assets: Assets, thetas: Array, word: str, on: Sequence[bool], seeds: Sequence[int]) -> Array:
+def prompted(
+    assets: Assets, thetas: Array, word: str, on: Sequence[bool], seeds: Sequence[int], guidance: float
+) -> Array:
     """Readings (n, seeds, attributes) when the unedited identity is asked for in words."""
+    plain = replace(RECIPE, guidance=guidance)
 
     def compute() -> Array:
         found = np.zeros((len(thetas), len(seeds), len(ATTRIBUTES)), np.float32)
@@ -68,28 +94,31 @@ def prompted(assets: Assets, thetas: Array, word: str, on: Sequence[bool], seeds
             rows = [i for i, o in enumerate(on) if o == yes]
             if not rows:
                 continue
-            asked: Recipe = (
-                replace(RECIPE, prompt=f"{RECIPE.prompt} with {word}") if yes else replace(RECIPE, negative=word)
-            )
+            asked = replace(plain, prompt=f"{plain.prompt} with {word}") if yes else replace(plain, negative=word)
             shots = [Shot(thetas[i], seed) for i in rows for seed in seeds]
             pictures = assets.draw(shots, asked)
             found[rows] = assets.readers.read(pictures).reshape(len(rows), len(seeds), -1)
         return found
 
-    key = [array_key(thetas), word, [bool(o) for o in on], list(seeds), RECIPE.to_json()]
+    key = [array_key(thetas), word, [bool(o) for o in on], list(seeds), plain.to_json()]
     return assets.keep("prompted", key, compute)
+
+
+def guidance_for(assets: Assets, attribute: str, word: str) -> float:
+    """The least guidance at which words flip nearly everybody tried (the most there is, if they never do)."""
+    i, tried = ATTRIBUTES.index(attribute), list(TRIED_ON)
+    on = [bool(v < 0.5) for v in assets.truth[tried, i]]
+    thetas = assets.space.reconstruct(assets.coordinates[tried])
+    for guidance in GUIDANCES[:-1]:
+        if flipped(prompted(assets, thetas, word, on, (1, 2), guidance), i, on).mean() > ENOUGH:
+            return guidance
+    return GUIDANCES[-1]
 
 
 def moved(before: Array, after: Array, attribute: int) -> np.ndarray:
     """How far the other attributes go, in their spreads (n,): per picture of one seed, averaged."""
     change = np.abs(after - before) / SPREAD
     return np.asarray(np.delete(change, attribute, axis=-1).mean((1, 2)), np.float64)
-
-
-def drifted(before: Array, after: Array, attribute: int) -> np.ndarray:
-    """As ``moved``, of the readings averaged over seeds first (n,)."""
-    change = np.abs(after.mean(1) - before.mean(1)) / SPREAD
-    return np.asarray(np.delete(change, attribute, axis=-1).mean(1), np.float64)
 
 
 def run(assets: Assets, scope: Scope) -> list[Row]:
@@ -104,26 +133,35 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
     for binary in BINARY:
         i, name = ATTRIBUTES.index(binary.name), binary.name
         on = [bool(v < 0.5) for v in assets.truth[held, i]]
-        margin = margin_for(assets, every, name)
+        margin = margin_for(assets, every, name, LOCAL)
         step = moves(assets, every, name, points, on, margin)
-        after = assets.readings(assets.space.reconstruct(points + step), seeds, f"edit-{name}")
-        words = prompted(assets, thetas, binary.word, on, seeds)
-        flips = flipped(after, i, on)
+        after = edited(assets, points, step, seeds, f"edit-{name}", local=LOCAL)
+        weak = prompted(assets, thetas, binary.word, on, seeds, GUIDANCES[0])
+        guidance = guidance_for(assets, name, binary.word)
+        words = prompted(assets, thetas, binary.word, on, seeds, guidance)
+        unasked = assets.readings(thetas, seeds, "edit-before", replace(RECIPE, guidance=guidance))
+        own_margin = margin_for(assets, every, name, None)
+        own_step = moves(assets, every, name, points, on, own_margin)
+        new = edited(assets, points, own_step, seeds, f"edit-{name}", local=None)
+
+        def row(
+            what: str, estimate: Estimate, target: float | None = None, *, label: str = name, note: str = ""
+        ) -> Row:
+            return Row("edits", f"{label}: {what}", estimate, target, above=target != 0.5, note=note)
+
+        def share(readings: Array, index: int = i, asked: Sequence[bool] = on) -> Estimate:
+            return intervals.mean(flipped(readings, index, asked))
+
+        ours, theirs = moved(before, after, i), moved(unasked, words, i)
         rows += [
-            Row("edits", f"{name}: flips", intervals.mean(flips), 0.9, note=f"margin {margin:g}"),
-            Row("edits", f"{name}: flips by prompting", intervals.mean(flipped(words, i, on))),
-            Row(
-                "edits",
-                f"{name}: others' movement ÷ that of prompting",
-                intervals.ratio(moved(before, after, i), moved(before, words, i)),
-                0.5,
-                above=False,
-            ),
-            Row(
-                "edits",
-                f"{name}: others' movement ÷ that of prompting, seeds averaged first",
-                intervals.ratio(drifted(before, after, i), drifted(before, words, i)),
-            ),
+            row("flips", share(after), 0.9, note=f"margin {margin:g}"),
+            row("flips by words", share(words), note=f"guidance {guidance:g}, the least that flips as many"),
+            row("others' movement", intervals.mean(ours)),
+            row("others' movement ÷ that of words which flip as many", intervals.ratio(ours, theirs), 0.5),
+            row("flips by words at guidance 2", share(weak)),
+            row("others' movement ÷ that of words at guidance 2", intervals.ratio(ours, moved(before, weak, i)), 0.5),
+            row("flips as a new identity", share(new), 0.9, note=f"margin {own_margin:g}"),
+            row("others' movement as a new identity ÷ words", intervals.ratio(moved(before, new, i), theirs)),
         ]
         rows.append(_monotone(assets, every[name], every, name, points[: max(4, scope.heldout // 4)], seeds[:4]))
     return rows
