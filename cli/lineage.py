@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from .output import Frame, emit, note, pairs, table, takes_frame
+from .output import Frame, emit, note, pairs, progress, table, takes_frame
 
 
 @click.command()
@@ -40,21 +41,37 @@ def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | No
 @click.option(
     "--tolerance", type=click.FloatRange(0), default=1e-4, show_default=True, help="Relative distance still equal."
 )
+@click.option(
+    "--photos",
+    multiple=True,
+    metavar="PATH",
+    type=click.Path(exists=True),
+    help="Where the photos of a training or inversion are: a file, or a folder with all below (repeatable).",
+)
+@click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="The mask of an inversion.")
+@click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: as recorded).")
+@click.option("--device", help="auto, cpu, cuda (default: as recorded).")
+@click.option("--dtype", help="auto, float32, bfloat16, float16 (default: as recorded).")
+@click.option("--purpose", metavar="WHAT", help="What for, as consent records name it.")
 @takes_frame
-def replay(frame: Frame, name: str, dry_run: bool, tolerance: float) -> int:
+def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: Any) -> int:
     """Compute a version again from its recorded inputs: identical, equal within tolerance, or different, and why.
+
+    Trainings and inversions run again: the registry knows their photos by digest only, --photos says where to look
+    for them. What such a photo shows has to be allowed by consent today as it was then.
 
     Exit 6 when it comes out different, 3 when an input is gone.
     """
     from w2w_registry.services.provenance import replay as service
+    from w2w_registry.services.provenance.retrace import Given
     from w2w_registry.services.registry import open_registry
 
-    with open_registry(frame.settings()) as registry:
-        value = service.replay(registry, name, dry_run=dry_run, tolerance=tolerance)
+    with open_registry(frame.settings()) as registry, progress("replaying") as tick:
+        value = service.replay(registry, name, Given(**given), dry_run=dry_run, tolerance=tolerance, progress=tick)
 
     def human() -> None:
         pairs((("version", value["version"]), ("operation", value["operation"]), ("seed", value["seed"])))
-        table(value["steps"], ["action", "of", "missing"])
+        table([{**step, "missing": step["missing"] or ""} for step in value["steps"]], ["action", "of", "missing"])
         for change in value["changed"]:
             note(f"changed since: {change}")
         if not dry_run:

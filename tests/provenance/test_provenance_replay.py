@@ -29,20 +29,20 @@ def test_the_plan_names_steps_what_is_missing_and_what_changed() -> None:
 
 def test_comparisons() -> None:
     a = np.linspace(-1, 1, 50, dtype=np.float32)
-    assert compare(a, a.copy(), tolerance=0, closed_form=True).outcome is Outcome.IDENTICAL
-    near = compare(a, a + np.float32(1e-6), tolerance=1e-4, closed_form=False)
+    assert compare(a, a.copy(), tolerance=0, exact=True).outcome is Outcome.IDENTICAL
+    near = compare(a, a + np.float32(1e-6), tolerance=1e-4, exact=False)
     assert near.outcome is Outcome.EQUAL
     assert near.distance is not None
     assert 0 < near.distance < 1e-5
-    far = compare(a, -a, tolerance=1e-4, changed=["code_version: 1 → 2"], closed_form=True)
+    far = compare(a, -a, tolerance=1e-4, changed=["code_version: 1 → 2"], exact=True)
     assert (far.outcome, far.reasons) == (Outcome.DIFFERENT, ("changed since: code_version: 1 → 2",))
-    unexplained = compare(a, -a, tolerance=1e-4, closed_form=True)
+    unexplained = compare(a, -a, tolerance=1e-4, exact=True)
     assert "altered" in unexplained.reasons[0]
 
 
 def test_nan_zero_and_other_shapes_are_different() -> None:
     a = np.ones(3, np.float32)
-    assert compare(a, a * np.float32("nan"), tolerance=1, closed_form=True).outcome is Outcome.DIFFERENT
-    assert compare(a, a[:2], tolerance=1, closed_form=True).outcome is Outcome.DIFFERENT
-    zero = compare(a * 0, a, tolerance=1e-3, closed_form=True)
+    assert compare(a, a * np.float32("nan"), tolerance=1, exact=True).outcome is Outcome.DIFFERENT
+    assert compare(a, a[:2], tolerance=1, exact=True).outcome is Outcome.DIFFERENT
+    zero = compare(a * 0, a, tolerance=1e-3, exact=True)
     assert (zero.outcome, zero.distance) == (Outcome.DIFFERENT, float(np.sqrt(3)))

@@ -149,19 +149,40 @@ class DiffusionModel:
     @cached_property
     def unet_digest(self) -> str:
         """SHA-256 over the UNet's tensors, by name: which model it is, whatever file it came from."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.unet.state_dict().items()):
-            digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return _weights_digest(self.unet)
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """The same digest of every part that is a network: ``unet``, ``vae``, ``text_encoder``…"""
+        networks = {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
+        return {
+            name: self.unet_digest if part is self.unet else _weights_digest(part)
+            for name, part in sorted(networks.items())
+        }
 
     def versions(self) -> dict[str, str]:
         """What made the result, for the operation record."""
-        import diffusers
+        revision = {"model_revision": self.revision} if self.revision else {}
+        return {"model": self.source, **revision, **surroundings(self.device, self.dtype)}
 
-        found = {"model": self.source, "torch": torch.__version__, "diffusers": str(diffusers.__version__)}
-        found |= {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
-        return found | ({"model_revision": self.revision} if self.revision else {})
+
+def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
+    """What the same arithmetic rounds by: libraries, device, precision, kind of processor, and threads on a CPU."""
+    import diffusers
+
+    found = {"torch": torch.__version__, "diffusers": str(diffusers.__version__)}
+    found |= {"device": device.type, "dtype": str(dtype).removeprefix("torch.")}
+    if device.type == "cpu":
+        return found | {"hardware": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
+    return found | {"hardware": torch.cuda.get_device_name(device)}
+
+
+def _weights_digest(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def pick_device(device: Device = "auto") -> torch.device:

@@ -64,7 +64,11 @@ class ReplayPlan:
 
 
 def plan(
-    ref: str, operation: OperationNode, available: Mapping[int, str | None], current: Mapping[str, str]
+    ref: str,
+    operation: OperationNode,
+    available: Mapping[int, str | None],
+    current: Mapping[str, str],
+    further: Sequence[ReplayStep] = (),
 ) -> ReplayPlan:
     """Plan the replay of one version.
 
@@ -72,11 +76,13 @@ def plan(
         available: per position of ``operation.inputs``: None when the input can be had with its recorded digest,
             else what is wrong with it.
         current: what would run now: ``code_version`` and the models by name, held against what was recorded.
+        further: what has to be there besides the inputs (a base model, a guess).
     """
     steps = [
         ReplayStep("load", f"{item.kind} {item.name}", available.get(number))
         for number, item in enumerate(operation.inputs)
     ]
+    steps += further
     seed = "" if operation.seed is None else f" with seed {operation.seed}"
     steps.append(ReplayStep("run", f"{operation.kind}{seed}"))
     steps.append(ReplayStep("compare", "coordinates"))
@@ -105,14 +111,15 @@ def compare(
     *,
     tolerance: float,
     changed: Sequence[str] = (),
-    closed_form: bool,
+    exact: bool,
 ) -> Comparison:
     """Compare coordinates, shape (k,) float32, recorded and computed again.
 
     Args:
         tolerance: largest relative L2 distance that still counts as equal.
         changed: what is known to differ (``ReplayPlan.changed``), named as possible reasons.
-        closed_form: whether the operation is arithmetic only, so that a difference cannot be blamed on training.
+        exact: whether the same inputs, software and machine have to give the same numbers, or nearly: arithmetic on
+            recorded arrays, or an optimisation on a CPU of the recorded kind with as many threads.
     """
     if recorded.shape != computed.shape:
         reason = f"{recorded.size} coordinates were recorded, {computed.size} came out"
@@ -123,13 +130,11 @@ def compare(
     scale = float(np.linalg.norm(a))
     distance = float(np.linalg.norm(a - b)) / scale if scale else float(np.linalg.norm(b))
     reasons = [f"changed since: {change}" for change in changed]
-    if not closed_form:
-        reasons.append("optimisation on another device or thread count rounds differently")
+    if not exact:
+        reasons.append("an optimisation rounds differently on another device, kind of processor or number of threads")
     # NaN compares false: a result with NaN is never equal.
     if distance <= tolerance:
         return Comparison(Outcome.EQUAL, distance, tuple(reasons))
-    if not changed and closed_form:
-        reasons.append(
-            "same inputs and software, arithmetic only: an input, the record or the stored result was altered"
-        )
+    if not changed and exact:
+        reasons.append("same inputs, software and arithmetic: the record or the stored result was altered")
     return Comparison(Outcome.DIFFERENT, distance, tuple(reasons))

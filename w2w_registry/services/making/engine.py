@@ -74,18 +74,18 @@ def require_diffusion() -> None:
 
 
 # -- the guess ---------------------------------------------------------------------------------------
-def guess_path(registry: Registry, space: Space, model: DiffusionModel) -> Path:
-    """Where the guess for one space and base model is kept: a cache, made again with ``space guess``."""
-    return registry.settings.home / "guesses" / f"{space.digest[:24]}-{model.unet_digest[:24]}.safetensors"
+def guess_path(registry: Registry, space: Space, unet_digest: str) -> Path:
+    """Where the guess for one space and base model is kept: a cache, made again with ``guess fit``."""
+    return registry.settings.home / "guesses" / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
 
 
-def load_guess(registry: Registry, space: Space, model: DiffusionModel) -> tuple[GuessModel, str] | None:
+def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[GuessModel, str] | None:
     """The guess and its digest, or None when none was fitted."""
     from safetensors.numpy import load_file
 
     from w2w_registry.diffusion.guess import GuessModel
 
-    path = guess_path(registry, space, model)
+    path = guess_path(registry, space, unet_digest)
     if not path.exists():
         return None
     tensors = load_file(str(path))
@@ -143,7 +143,7 @@ def fit_guess(
     tensors = fitted.to_tensors()
     from safetensors.numpy import save
 
-    path = guess_path(registry, row, model)
+    path = guess_path(registry, row, model.unet_digest)
     write_atomic(path, save({n: np.ascontiguousarray(a) for n, a in tensors.items()}))
     certain = 1.0 - np.minimum(fitted.variance, 1.0)
     return {

@@ -139,7 +139,8 @@ class _Bench:
         names = [n for n, photos in folders.items() if len(photos) > 1][: self.request.limit]
         if len(names) < 2:
             raise UsageError(reason="at least two identities with two photos each are needed")
-        words, found = self.model.encode_text(self.request.prompt), load_guess(self.registry, self.row, self.model)
+        words = self.model.encode_text(self.request.prompt)
+        found = load_guess(self.registry, self.row, self.model.unet_digest)
         config = InvertConfig(bf16=fast_bf16(self.model.device))
         s = self.space
         basis = SpaceBasis.of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind
@@ -25,6 +26,7 @@ from w2w_registry.services.spaces.manage import open_space
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
+    from w2w_registry.diffusion.guess import GuessModel
     from w2w_registry.diffusion.images import Photo
     from w2w_registry.diffusion.invert import InvertConfig, Inverted
     from w2w_registry.diffusion.pipeline import DiffusionModel
@@ -86,19 +88,33 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     if request.mask is not None and len(request.photos) != 1:
         raise UsageError(reason="--mask is for one photo")
     model = request.engine.open(space)
+    found = load_guess(registry, row, model.unet_digest) if request.use_guess else None
     photos = [load_photo(Path(p), model.image_size) for p in request.photos]
     mask = None if request.mask is None else load_mask(Path(request.mask), Path(request.photos[0]), model.image_size)
     config = invert_config(request, model)
-    answers, guess_digest = _solve(registry, row, space, model, photos, mask, config, request, progress)
+    answers = solve(
+        model,
+        space,
+        photos,
+        None if mask is None else mask[0],
+        config,
+        prompt=request.prompt,
+        components=request.components,
+        guess=None if found is None else found[0],
+        progress=progress,
+    )
     k = request.components or space.k
     drafts = []
-    for name, path, photo, answer in zip(names, request.photos, photos, answers, strict=True):
+    for place, (name, path, photo, answer) in enumerate(zip(names, request.photos, photos, answers, strict=True)):
         inputs = [Input("photo", InputKind.PHOTO, digest=photo.sha256, ref=Path(path).name)]
         if mask is not None:
             inputs.append(Input("mask", InputKind.FILE, digest=mask[1], ref=Path(str(request.mask)).name))
-        params = {"config": config.to_json(), "components": k, "prompt": request.prompt, "guess": guess_digest}
+        params = {"config": config.to_json(), "components": k, "prompt": request.prompt}
+        params["guess"] = None if found is None else found[1]
+        # Rounding depends on how many are computed side by side, and where among them one stands.
+        params |= {"photos_in_batch": len(photos), "place_in_batch": place}
         params["result"] = {"loss": answer.loss, "steps": answer.steps, "converged": answer.converged}
-        models = {**model.versions(), "unet": model.unet_digest}
+        models = {**model.versions(), **model.parts}
         activity = Activity(OperationKind.INVERT, started, params, (*inputs, space_input(row)), request.seed, models)
         drafts.append(
             Draft(name, kind, padded(answer.coordinates, space.k), activity, request.subjects, request.labels)
@@ -114,7 +130,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
             "converged": answer.converged,
             "steps": answer.steps,
             "seconds": answer.seconds,
-            "guessed": guess_digest is not None,
+            "guessed": found is not None,
             "nearest": near,
             "warnings": [*photo.notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
         }
@@ -131,17 +147,23 @@ def invert_config(request: InvertRequest, model: DiffusionModel) -> InvertConfig
     return InvertConfig(**given, seed=request.seed, bf16=fast_bf16(model.device))
 
 
-def _solve(
-    registry: Registry,
-    row: Space,
-    space: WeightSpace,
+def solve(
     model: DiffusionModel,
+    space: WeightSpace,
     photos: Sequence[Photo],
-    mask: tuple[Any, str] | None,
+    mask: NDArray[np.float32] | None,
     config: InvertConfig,
-    request: InvertRequest,
-    progress: Progress,
-) -> tuple[list[Inverted], str | None]:
+    *,
+    prompt: str,
+    components: int | None,
+    guess: GuessModel | None,
+    progress: Progress = no_progress,
+) -> list[Inverted]:
+    """Invert the photos side by side, started at the guess when there is one; ``mask`` (H, W) is for one photo.
+
+    Raises:
+        DeviceError, UsageError.
+    """
     from w2w_registry.diffusion.guess import features
     from w2w_registry.diffusion.invert import SpaceBasis, invert, latent_masks
 
@@ -152,27 +174,23 @@ def _solve(
         space.components,
         space.component_std,
         device=model.device,
-        count=request.components,
+        count=components,
         dtype=model.dtype,
     )
-    words = model.encode_text(request.prompt)
+    words = model.encode_text(prompt)
     latents = model.encode_images(np.stack([p.pixels for p in photos]))
-    found = load_guess(registry, row, model) if request.use_guess else None
-    guess = None
-    if found is not None:
-        guess = found[0].fitted_to(basis.k)(features(model, latents, words))
-    masks = None if mask is None else latent_masks(model, mask[0][None])
-    answers = invert(
+    start = None if guess is None else guess.fitted_to(basis.k)(features(model, latents, words))
+    masks = None if mask is None else latent_masks(model, np.stack([mask] * len(photos)))
+    return invert(
         model,
         basis,
         latents,
         words,
         config,
         masks=masks,
-        guess=guess,
+        guess=start,
         progress=lambda done, total, _loss: progress(done, total),
     )
-    return answers, None if found is None else found[1]
 
 
 def padded(coordinates: Vector, k: int) -> Vector:

@@ -93,7 +93,7 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
     """
     require_diffusion()
     from w2w_registry.diffusion.pipeline import fast_bf16
-    from w2w_registry.diffusion.train import TrainConfig, initial_theta
+    from w2w_registry.diffusion.train import TrainConfig
 
     people, kind = who_is_where(request), parse_kind(request.kind)
     if request.out is None and not request.register:
@@ -106,11 +106,7 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
     decision = permission.require(registry)
     model = _model(request.engine, space)
     layout = space.layout if space is not None else own_layout(model, request.rank, request.alpha)
-    theta0 = (
-        initial_theta(layout, request.init_seed or 0).numpy()
-        if space is None or request.init_seed is not None
-        else np.array(space.mean)
-    )
+    theta0 = start_of(layout, space, request.init_seed)
     config = TrainConfig(
         steps=request.steps,
         samples=request.samples,
@@ -131,7 +127,8 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
         "prior": [request.prior, request.class_prompt] if request.prior else None,
     }
     batches = _batches(people, request.batch, model.image_size, facts)
-    words, prior = model.encode_text(request.prompt), _prior(model, layout, request)
+    words = model.encode_text(request.prompt)
+    prior = prior_pictures(model, layout, request.prior, request.class_prompt, request.seed)
     made: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
 
@@ -139,22 +136,26 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
             progress(number * config.steps + step, len(batches) * config.steps)
 
         started = now()
-        theta, loss = _run(registry, batch, model, layout, theta0, words, prior, config, tick)
+        state = _state_path(registry, batch)
+        theta, loss = solve(model, layout, theta0, batch.pixels, words, config, prior=prior, state=state, tick=tick)
         entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
         if request.out is not None:
             _write_loras(Path(request.out), batch.names, theta, layout, _base(space, request), entries)
         if row is not None and space is not None:
-            params = {**facts, "identities_in_batch": len(batch.names)}
+            # What of a batch decides one identity's LoRA to the last bit: its size, one's place, and of how many photos
+            # the deck was that is dealt to everybody.
+            shared = {"identities_in_batch": len(batch.names), "photos_dealt": max(map(len, batch.photos))}
+            params = {**facts, **shared, "init_seed": request.init_seed}
             activities = [
                 Activity(
                     OperationKind.TRAIN,
                     started,
-                    params,
+                    {**params, "place_in_batch": place},
                     (*(Input("photo", InputKind.PHOTO, digest=d, ref=r) for d, r in photos), space_input(row)),
                     request.seed,
-                    model.versions(),
+                    {**model.versions(), **model.parts},
                 )
-                for photos in batch.photos
+                for place, photos in enumerate(batch.photos)
             ]
             _register(registry, row, space, kind, batch, theta, activities, permission, request, entries)
         for entry, value, photos in zip(entries, loss, batch.photos, strict=True):
@@ -249,47 +250,64 @@ def _batches(people: Mapping[str, list[Path]], size: int, side: int, facts: Mapp
     return out
 
 
-def _prior(model: DiffusionModel, layout: Layout, request: TrainRequest) -> tuple[Any, Any] | None:
-    """Latents of pictures of the class as the base model draws it, and the class prompt's embedding."""
-    if request.prior < 1:
+def start_of(layout: Layout, space: WeightSpace | None, init_seed: int | None) -> NDArray[np.float32]:
+    """θ₀ (D,): a shared initialisation by its seed; without one the space's mean, or without a space seed 0."""
+    from w2w_registry.diffusion.train import initial_theta
+
+    if space is not None and init_seed is None:
+        return np.array(space.mean)
+    return np.asarray(initial_theta(layout, init_seed or 0).numpy(), np.float32)
+
+
+def prior_pictures(model: DiffusionModel, layout: Layout, count: int, prompt: str, seed: int) -> tuple[Any, Any] | None:
+    """Latents of ``count`` pictures of the class as the base model draws it, and the class prompt's embedding."""
+    if count < 1:
         return None
     from w2w_registry.diffusion.generate import Recipe, Shot, draw
 
-    shots = [Shot(None, request.seed * 100_003 + i) for i in range(request.prior)]
-    pictures = draw(model, layout, shots, Recipe(request.class_prompt))
-    return model.encode_images(np.stack(pictures)), model.encode_text(request.class_prompt).text
+    shots = [Shot(None, seed * 100_003 + i) for i in range(count)]
+    pictures = draw(model, layout, shots, Recipe(prompt))
+    return model.encode_images(np.stack(pictures)), model.encode_text(prompt).text
 
 
-def _run(
-    registry: Registry,
-    batch: Batch,
+def solve(
     model: DiffusionModel,
     layout: Layout,
     theta0: NDArray[np.float32],
+    photos: Sequence[NDArray[np.uint8]],
     words: Conditioning,
-    prior: tuple[Any, Any] | None,
     config: TrainConfig,
-    tick: Callable[[int], None],
+    *,
+    prior: tuple[Any, Any] | None = None,
+    state: Path | None = None,
+    tick: Callable[[int], None] = lambda step: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """θ (G, D) and the mean loss of the last tenth of the steps (G,)."""
+    """Train the identities with these photos, (P, H, W, 3) each, side by side.
+
+    ``state``: where the run is kept every few steps, and taken up again when it is there.
+
+    Returns:
+        θ (G, D) and the mean loss of the last tenth of the steps (G,).
+
+    Raises:
+        DeviceError, StorageError.
+    """
     from w2w_registry.diffusion import state as saved
     from w2w_registry.diffusion import train as engine
     from w2w_registry.diffusion.pipeline import memory_guard
 
-    most = max(len(p) for p in batch.pixels)
+    most = max(len(p) for p in photos)
     # Everybody gets as many photos as the richest: one's own photos come round again.
-    everyone = [np.resize(p, (most, *p.shape[1:])) for p in batch.pixels]
+    everyone = [np.resize(p, (most, *p.shape[1:])) for p in photos]
     latents = model.encode_images(np.concatenate(everyone))
     latents = latents.reshape(len(everyone), most, *latents.shape[1:])
-    path = _state_path(registry, batch)
-    state = saved.load(path, model.device)
 
     def after(now_at: TrainState) -> None:
-        if now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps:
+        if state is not None and (now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps):
             try:
-                write_atomic(path, saved.to_bytes(now_at))
+                write_atomic(state, saved.to_bytes(now_at))
             except OSError as error:
-                raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+                raise StorageError(path=str(state), reason=error.strerror or str(error)) from error
         tick(now_at.step)
 
     with memory_guard(model.device, "lower --batch or --samples"), model.conditioned(words):
@@ -303,7 +321,7 @@ def _run(
             config,
             prior_latents=None if prior is None else prior[0],
             prior_text=None if prior is None else prior[1],
-            state=state,
+            state=None if state is None else saved.load(state, model.device),
             callback=after,
         )
     theta = np.asarray(trained.theta.cpu().numpy(), np.float32)

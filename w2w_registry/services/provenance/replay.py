@@ -1,18 +1,17 @@
 """Replaying a version: computing it again from what was recorded, and saying how near the result is.
 
 Imports and pulls are placed again from the stored LoRA; edits, mixtures and samples are worked out again from their
-inputs' coordinates. Trainings and inversions need their photos, which the registry keeps by digest only: their
-replay is planned, and answered with what is missing.
+inputs' coordinates. Trainings and inversions run again on their photos, which the registry knows by digest only:
+whoever asks says where they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -20,16 +19,18 @@ import w2w_registry
 from w2w_registry.catalog.models import Coordinates, Direction, InputKind, OperationInput, Space, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack, unpack
-from w2w_registry.errors import IntegrityError, NotFound, RegistryError
+from w2w_registry.errors import IntegrityError, NotFound
 from w2w_registry.provenance.graph import OperationNode
 from w2w_registry.provenance.replay import CLOSED_FORM, Comparison, Outcome, ReplayPlan, compare, plan
+from w2w_registry.services.making.drafts import Vector
+from w2w_registry.services.provenance import retrace
 from w2w_registry.services.provenance.lineage import operation_nodes
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.provenance.retrace import Impossible, Rerun
+from w2w_registry.services.registry import Progress, Registry, no_progress
 
-TOLERANCE = 1e-4
+TOLERANCE: Final = 1e-4
 """Relative L2 distance of coordinates that float32 arithmetic in another order explains."""
-
-Vector = NDArray[np.float32]
+RERUN: Final = ("train", "invert")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,25 +43,45 @@ class _Subject:
     inputs: tuple[OperationInput, ...]
     recorded: Vector
 
+    @property
+    def name(self) -> str:
+        return f"{self.version.identity.name}@{self.version.number}"
+
 
 def replay(
-    registry: Registry, reference: str, *, dry_run: bool = False, tolerance: float = TOLERANCE
+    registry: Registry,
+    reference: str,
+    given: retrace.Given | None = None,
+    *,
+    dry_run: bool = False,
+    tolerance: float = TOLERANCE,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Plan the replay of a version, perform it unless ``dry_run``, and compare.
+
+    Args:
+        given: where the photos and the base model of a training or inversion are, and what to run it on.
 
     Returns:
         The plan as plain values, with ``outcome``, ``distance`` and ``reasons`` when it was performed.
 
     Raises:
         NotFound: no such version. IntegrityError: its stored coordinates are not what was recorded.
+        ConsentDenied: a training or inversion that would not be allowed today. BadImage, DeviceError.
     """
     with registry.catalog.read() as session:
         subject = _subject(session, version_for(session, reference, any_state=True))
-        made = _plan(registry, session, subject)
+        rerun = None
+        if subject.operation.kind in RERUN:
+            rerun = retrace.prepare(registry, session, subject.version, subject.operation, given or retrace.Given())
+        made = _plan(registry, session, subject, rerun)
         out = made.to_json()
         if dry_run:
             return out
-        result = _perform(registry, session, subject, made, tolerance)
+        if rerun is None or made.missing:
+            result = _perform(registry, session, subject, made, tolerance)
+    if rerun is not None and not made.missing:
+        result = _run_again(registry, subject, rerun, made, tolerance, progress)
     return {
         **out,
         "outcome": str(result.outcome),
@@ -80,7 +101,7 @@ def _subject(session: Session, version: Version) -> _Subject:
     row = session.get(Coordinates, (version.space_id, version.id))
     name = f"{version.identity.name}@{version.number}"
     if row is None:
-        raise NotFound(what="coordinates", name=name)
+        raise NotFound(what="coordinates of", name=name)
     recorded = unpack(row.data)
     found = pack(recorded)[1]
     if found != row.digest:
@@ -88,13 +109,19 @@ def _subject(session: Session, version: Version) -> _Subject:
     return _Subject(version, session.get_one(Space, version.space_id), node, tuple(inputs), recorded)
 
 
-def _plan(registry: Registry, session: Session, subject: _Subject) -> ReplayPlan:
-    available = {number: _missing(registry, session, subject, item) for number, item in enumerate(subject.inputs)}
-    name = f"{subject.version.identity.name}@{subject.version.number}"
-    return plan(name, subject.operation, available, {"code_version": w2w_registry.__version__})
+def _plan(registry: Registry, session: Session, subject: _Subject, rerun: Rerun | None) -> ReplayPlan:
+    available = {
+        number: _missing(registry, session, subject, item, rerun) for number, item in enumerate(subject.inputs)
+    }
+    current = {"code_version": w2w_registry.__version__}
+    if rerun is None:
+        return plan(subject.name, subject.operation, available, current)
+    return plan(subject.name, subject.operation, available, current | rerun.surroundings, rerun.steps)
 
 
-def _missing(registry: Registry, session: Session, subject: _Subject, item: OperationInput) -> str | None:
+def _missing(
+    registry: Registry, session: Session, subject: _Subject, item: OperationInput, rerun: Rerun | None
+) -> str | None:
     """What stands in the way of using this input again; None when nothing does."""
     if item.kind is InputKind.VERSION:
         found = session.get(Coordinates, (subject.version.space_id, item.version_id))
@@ -104,12 +131,12 @@ def _missing(registry: Registry, session: Session, subject: _Subject, item: Oper
     if item.kind is InputKind.DIRECTION:
         known = session.scalar(select(Direction.id).where(Direction.digest == item.digest).limit(1))
         return None if known is not None else f"direction {item.ref} is not what it was"
-    if item.kind in (InputKind.FILE, InputKind.HUB):
-        stored = subject.version.artifact_digest
-        if stored is not None and registry.artifacts.exists(stored):
-            return None
-        return "the LoRA is not in the artifact store"
-    return f"{item.kind.value}s are kept by digest only ({(item.digest or '')[:12]})"
+    if rerun is not None:
+        return rerun.missing(item.kind.value, item.ref, item.digest)
+    stored = subject.version.artifact_digest
+    if stored is not None and registry.artifacts.exists(stored):
+        return None
+    return "the LoRA is not in the artifact store"
 
 
 def _perform(registry: Registry, session: Session, subject: _Subject, made: ReplayPlan, tolerance: float) -> Comparison:
@@ -121,15 +148,27 @@ def _perform(registry: Registry, session: Session, subject: _Subject, made: Repl
         return Comparison(Outcome.IMPOSSIBLE, None, (f"a {kind} cannot be computed from what is kept",))
     try:
         computed = compute(registry, session, subject)
-    except RegistryError as error:
-        return Comparison(Outcome.IMPOSSIBLE, None, (str(error),))
-    return compare(
-        subject.recorded,
-        computed,
-        tolerance=tolerance,
-        changed=made.changed,
-        closed_form=kind in CLOSED_FORM,
-    )
+    except Impossible as error:
+        return Comparison(Outcome.IMPOSSIBLE, None, (error.reason,))
+    return compare(subject.recorded, computed, tolerance=tolerance, changed=made.changed, exact=kind in CLOSED_FORM)
+
+
+def _run_again(
+    registry: Registry, subject: _Subject, rerun: Rerun, made: ReplayPlan, tolerance: float, progress: Progress
+) -> Comparison:
+    """A training or inversion on its photos; outside any transaction, because it may take hours."""
+    try:
+        found = rerun.run(registry, progress)
+    except Impossible as error:
+        return Comparison(Outcome.IMPOSSIBLE, None, (error.reason,))
+    exact = rerun.exact and not made.changed
+    result = compare(subject.recorded, found.coordinates, tolerance=tolerance, changed=made.changed, exact=exact)
+    if found.model_digest in (None, subject.version.model_digest):
+        return replace(result, reasons=(*result.reasons, *found.notes) if result.reasons else ())
+    if result.outcome is Outcome.IDENTICAL:
+        beyond = "its point in the space is the same, the LoRA beyond it is not"
+        return Comparison(Outcome.EQUAL, result.distance, (beyond, *found.notes))
+    return replace(result, reasons=(*result.reasons, *found.notes))
 
 
 def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
@@ -169,7 +208,7 @@ def _sampled_again(registry: Registry, session: Session, subject: _Subject) -> V
     people = directions.labelled(session, row)
     older = [i for i, v in enumerate(people.version_ids) if v < _first_of_batch(session, subject)]
     if len(older) != parameters["population"]:
-        raise NotFound(what="population of", name=f"{parameters['population']} identities it was drawn among")
+        raise Impossible(f"it was drawn among {parameters['population']} identities, {len(older)} of them are left")
     found = draw_samples(
         space,
         people.coordinates[older],
