@@ -176,8 +176,8 @@ def consent_states(
             likenesses.setdefault(version_id, set()).add(None)
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
     parents: dict[int, list[int]] = {}
-    for edge in reach.edges:
-        parents.setdefault(edge.child, []).append(edge.parent)
+    for child, parent in reach.edges:
+        parents.setdefault(child, []).append(parent)
     nobody: frozenset[str | None] = frozenset()
     upstream: dict[int, frozenset[str | None]] = {}
     for version_id in known:
