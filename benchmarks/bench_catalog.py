@@ -1,12 +1,15 @@
 """The catalog at size: lineage among many versions, one block of many, adding many.
 
-    python -m benchmarks.bench_catalog [--versions 1000000] [--block 10000] [--add 1000] [--url URL] [--json FILE]
+    python -m benchmarks.bench_catalog [--versions 1000000] [--block 10000] [--add 1000] [--family N …] [--url URL]
+        [--json FILE]
 
 Without ``--url`` a SQLite file in a temporary folder; with it an empty database of your own. The graph: two versions in
 five are imported, the others are edits of one or (three in ten) mixes of two of the last 3,000, so that chains are long
 and ancestries overlap; besides, ``--block`` versions descend from one. Times are of warm calls, all of the answer
 fetched: wall clock, and beside it the CPU seconds, which say what the wall clock would without other load.
-Lineage: the best of three calls; median and worst over ``--samples`` random versions.
+Lineage: the best of three calls; median and worst over ``--samples`` random versions. Beside them stand families of
+``--family`` versions each, every one an edit of one or a mix of two of the 500 before it: down from the first, up from
+the last, and the provenance graph that ``w2w-reg lineage --json`` prints of it.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.rows import table_of
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.vectors import pack
+from w2w_registry.provenance.graph import Direction
 from w2w_registry.records import Kind, VersionState
+from w2w_registry.services.provenance.lineage import lineage_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BATCH = 5000
@@ -88,8 +93,9 @@ def rows(first: int, stop: int, parents: Callable[[int], Sequence[int]]) -> dict
     return found
 
 
-def fill(connection: Connection, versions: int, family: int) -> None:
-    """``versions`` of the random graph, then ``family`` versions that all descend from the first of them."""
+def fill(connection: Connection, versions: int, family: int, families: Sequence[int] = ()) -> dict[int, int]:
+    """``versions`` of the random graph, then ``family`` versions that all descend from the first of them, then the
+    families of edits and mixes; returns the first id of each of those by its size."""
     rng = random.Random(1)
     operation = {"id": "fit", "kind": "fit", "agent": "bench", "started_at": NOW, "code_version": "0"}
     connection.execute(insert(table_of(Operation)), operation)
@@ -105,15 +111,27 @@ def fill(connection: Connection, versions: int, family: int) -> None:
     def family_parents(number: int) -> list[int]:
         return [] if number == versions + 1 else [rng.randint(max(versions + 1, number - 500), number - 1)]
 
+    def mixed_in(first: int) -> Callable[[int], Sequence[int]]:
+        def parents(number: int) -> Sequence[int]:
+            near = range(max(first, number - 500), number)
+            return sorted(rng.sample(near, min(len(near), rng.choice([1, 2, 2]))))
+
+        return parents
+
     plans: list[tuple[int, int, Callable[[int], Sequence[int]]]] = [
         (1, versions + 1, lambda number: parents_of(number, rng)),
         (versions + 1, versions + family + 1, family_parents),
     ]
+    firsts: dict[int, int] = {}
+    for size in families:
+        firsts[size] = plans[-1][1]
+        plans.append((firsts[size], firsts[size] + size, mixed_in(firsts[size])))
     for first, stop, parents in plans:
         for start in range(first, stop, BATCH):
             for model, values in rows(start, min(stop, start + BATCH), parents).items():
                 if values:
                     connection.execute(insert(table_of(model)), values)
+    return firsts
 
 
 @dataclass(frozen=True)
@@ -157,6 +175,31 @@ def measure_lineage(catalog: Catalog, versions: int, samples: int) -> dict[str, 
     return found
 
 
+def measure_families(catalog: Catalog, firsts: dict[int, int]) -> list[dict[str, Any]]:
+    """One row per family and way: how many versions and edges were found, and the best of five calls."""
+    found: list[dict[str, Any]] = []
+    with catalog.read() as session:
+        for size, first in firsts.items():
+            for way, walk, start in (
+                ("down", lineage.descendants, first),
+                ("up", lineage.ancestors, first + size - 1),
+            ):
+                runs = [timed(partial(walk, session, [start])) for _ in range(5)]
+                row = {"family": size, "way": way, "versions": len(runs[0][1].depth), "edges": len(runs[0][1].edges)}
+                row |= _best("", [run for run, _ in runs])
+                ids = lineage.ancestor_ids if way == "up" else lineage.descendant_ids
+                row |= _best("ids_", [timed(partial(ids, session, [start]))[0] for _ in range(5)])
+                direction = Direction.UP if way == "up" else Direction.DOWN
+                row |= _best("graph_", [timed(lambda: lineage_of(session, start, direction).to_json())[0]])  # noqa: B023
+                found.append(row)
+    return found
+
+
+def _best(name: str, runs: Sequence[Taken]) -> dict[str, float]:
+    best = min(runs, key=lambda run: run.wall)
+    return {f"{name}ms": round(1000 * best.wall, 1), f"{name}cpu_ms": round(1000 * min(r.cpu for r in runs), 1)}
+
+
 def block(catalog: Catalog, first: int) -> int:
     with catalog.write("bench") as uow:
         ids = lineage.descendant_ids(uow.session, [first])
@@ -194,19 +237,20 @@ def add(catalog: Catalog, count: int, k: int = 64) -> None:
             uow.event("version.add", objects={"version": version.id})
 
 
-def run(url: str, versions: int, family: int, adds: int, samples: int) -> dict[str, Any]:
+def run(url: str, versions: int, family: int, adds: int, samples: int, families: Sequence[int] = ()) -> dict[str, Any]:
     schema.upgrade(url)
     engine = make_engine(parse_url(url))
     with engine.connect() as connection:
         connection.execution_options(**{WRITE: True})
         with connection.begin():
-            taken, _ = timed(lambda: fill(connection, versions, family))
+            taken, firsts = timed(lambda: fill(connection, versions, family, families))
         if connection.dialect.name == "postgresql":
             connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("ANALYZE")
     engine.dispose()
     catalog = Catalog(url, event_hash=event_hash)
-    found: dict[str, Any] = {"versions": versions + family, "filled_s": round(taken.wall, 1)}
+    found: dict[str, Any] = {"versions": versions + family + sum(families), "filled_s": round(taken.wall, 1)}
     found["lineage"] = measure_lineage(catalog, versions, samples)
+    found["families"] = measure_families(catalog, firsts)
     taken, count = timed(lambda: block(catalog, versions + 1))
     found["block"] = {"versions": count, "seconds": round(taken.wall, 2), "cpu": round(taken.cpu, 2)}
     if adds:
@@ -234,11 +278,12 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=10_000)
     parser.add_argument("--add", type=int, default=1000)
     parser.add_argument("--samples", type=int, default=100)
+    parser.add_argument("--family", type=int, nargs="*", default=[2_500, 5_000, 7_500, 10_000, 20_000])
     parser.add_argument("--url")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     for url in databases(options.url):
-        found = run(url, options.versions, options.block, options.add, options.samples)
+        found = run(url, options.versions, options.block, options.add, options.samples, options.family)
         print(json.dumps(found, indent=2))
         if options.json:
             options.json.write_text(json.dumps(found, indent=2) + "\n")

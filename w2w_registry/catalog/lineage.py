@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sqlalchemy import CTE, ColumnElement, literal, select
+from sqlalchemy import CTE, ColumnElement, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Version
-from w2w_registry.catalog.lookup import subjects_of, versions_by_id
+from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.rows import table_of
 
 _T = TypeVar("_T")
 
 
+_VERSION, _INPUT = table_of(Version), table_of(OperationInput)
 _SHALLOW = 16
 """Up to how many steps a limited walk counts them in SQL, where a version is met once for every number of steps that
 leads to it. Beyond, it costs less to fetch everything and cut."""
@@ -31,7 +33,7 @@ class Reach:
     """
 
     depth: dict[int, int]
-    edges: frozenset[tuple[int, int]]
+    edges: Set[tuple[int, int]]
     cut: frozenset[int]
 
 
@@ -81,15 +83,17 @@ def made_with(session: Session, digest: str) -> list[int]:
     return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
 
 
-def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tuple[Operation, list[OperationInput]]]:
-    """The operations that made these versions, with their inputs in order, by operation id."""
-    wanted = sorted({version.operation_id for version in versions_by_id(session, version_ids).values()})
-    found: dict[str, tuple[Operation, list[OperationInput]]] = {}
-    for chunk in _chunks(wanted):
-        for operation in session.scalars(select(Operation).where(Operation.id.in_(chunk))):
+def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tuple[Row[Any], list[Row[Any]]]]:
+    """The operations that made these versions, with their inputs in order, by operation id: rows of both tables."""
+    found: dict[str, tuple[Row[Any], list[Row[Any]]]] = {}
+    made, inputs = table_of(Operation), table_of(OperationInput)
+    for chunk in _chunks(list(version_ids)):
+        wanted = Version.id.in_(chunk)
+        operations = select(*made.c).join(Version, Version.operation_id == made.c.id).where(wanted)
+        for operation in session.execute(operations):
             found[operation.id] = (operation, [])
-        inputs = select(OperationInput).where(OperationInput.operation_id.in_(chunk))
-        for item in session.scalars(inputs.order_by(OperationInput.operation_id, OperationInput.position)):
+        used = select(*inputs.c).join(Version, Version.operation_id == inputs.c.operation_id).where(wanted)
+        for item in session.execute(used.order_by(inputs.c.operation_id, inputs.c.position)):
             found[item.operation_id][1].append(item)
     return found
 
@@ -97,8 +101,13 @@ def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tup
 def _ids(session: Session, starts: list[int], *, up: bool) -> set[int]:
     found: set[int] = set()
     for chunk in _chunks(starts):
-        found.update(session.scalars(select(_reached(chunk, None, up=up).c.id)))
+        found.update(id for (id,) in _plain(session, select(_reached(chunk, None, up=up).c.id)))
     return found
+
+
+def _plain(session: Session, query: Select[Any]) -> Sequence[Any]:
+    """All rows at once and past the mapper, which would take longer over ten thousand of them than the database."""
+    return session.connection().execute(query).all()
 
 
 def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -> Reach:
@@ -108,29 +117,31 @@ def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -
         reached = _reached(chunk, counted, up=up)
         reach = select(reached.c.id).distinct().subquery("reach") if counted is not None else reached
         # Two integers a row, both found in indexes alone: families of ten thousand are read in a tenth of a second.
-        query = _join(select(Version.id, OperationInput.version_id).select_from(reach), reach.c.id, up=up)
-        edges.update(map(tuple, session.execute(query)))
+        query = _join(select(_VERSION.c.id, _INPUT.c.version_id).select_from(reach), reach.c.id, up=up)
+        edges.update(map(tuple, _plain(session, query)))
     return _measure(starts, edges, limit, up=up)
 
 
 def _reached(starts: list[int], limit: int | None, *, up: bool) -> CTE:
     """Ids within ``limit`` steps, with the steps; without a limit the ids alone, so that each is visited once."""
-    relative = OperationInput.version_id if up else Version.id
+    relative = _INPUT.c.version_id if up else _VERSION.c.id
     if limit is None:
-        whole = select(Version.id).where(Version.id.in_(starts)).cte("reached", recursive=True)
+        whole = select(_VERSION.c.id).where(_VERSION.c.id.in_(starts)).cte("reached", recursive=True)
         return whole.union(_join(select(relative).select_from(whole), whole.c.id, up=up))
-    near = select(Version.id, literal(0).label("depth")).where(Version.id.in_(starts)).cte("reached", recursive=True)
+    near = (
+        select(_VERSION.c.id, literal(0).label("depth")).where(_VERSION.c.id.in_(starts)).cte("reached", recursive=True)
+    )
     step = select(relative, near.c.depth + 1).select_from(near).where(near.c.depth < limit)
     return near.union(_join(step, near.c.id, up=up))
 
 
 def _join(query: Any, origin: ColumnElement[Any], *, up: bool) -> Any:
     """From versions ``origin`` over operations and inputs to their parents (``up``) or children."""
-    made = OperationInput.operation_id == Version.operation_id
+    made = _INPUT.c.operation_id == _VERSION.c.operation_id
     if up:
-        query = query.join(Version, Version.id == origin).join(OperationInput, made)
-        return query.where(OperationInput.version_id.is_not(None))
-    return query.join(OperationInput, OperationInput.version_id == origin).join(Version, made)
+        query = query.join(_VERSION, _VERSION.c.id == origin).join(_INPUT, made)
+        return query.where(_INPUT.c.version_id.is_not(None))
+    return query.join(_INPUT, _INPUT.c.version_id == origin).join(_VERSION, made)
 
 
 def _measure(starts: list[int], edges: set[tuple[int, int]], limit: int | None, *, up: bool) -> Reach:
@@ -150,10 +161,10 @@ def _measure(starts: list[int], edges: set[tuple[int, int]], limit: int | None, 
         depth.update(dict.fromkeys(further, steps))
         level = list(further)
     if limit is None:
-        return Reach(depth, frozenset(edges), frozenset())
+        return Reach(depth, edges, frozenset())
     cut = {version for version in level if any(relative not in depth for relative in beside.get(version, ()))}
     inside = {(child, parent) for child, parent in edges if child in depth and parent in depth}
-    return Reach(depth, frozenset(inside), frozenset(cut))
+    return Reach(depth, inside, frozenset(cut))
 
 
 def _chunks(ids: list[_T]) -> Iterator[list[_T]]:

@@ -13,6 +13,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NotFound
 from w2w_registry.provenance.graph import Direction
+from w2w_registry.records import IdentityRef
 from w2w_registry.services.consent import withdraw
 from w2w_registry.services.provenance import lineage
 
@@ -43,6 +44,17 @@ def test_up_and_down(small: Small) -> None:
     assert {cut.versions[i].ref for i in cut.cut} == {"m@1"}
     with pytest.raises(NotFound):
         lineage.lineage(small.registry, "missing", Direction.UP)
+
+
+def test_a_name_is_put_together_once(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten thousand versions must not mean ten thousand times ten thousand names."""
+    made: list[IdentityRef] = []
+    for _ in range(8):
+        small.derive("z", small.derive("z", small.add("c", "s1")))
+    written = IdentityRef.__str__
+    monkeypatch.setattr(IdentityRef, "__str__", lambda ref: made.append(ref) or written(ref))
+    found = lineage.lineage(small.registry, "a@1", Direction.DOWN)
+    assert len(made) <= len(found.versions)
 
 
 def test_every_form(small: Small) -> None:

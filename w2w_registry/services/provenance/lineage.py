@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row, and_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, subjects_of, versions_by_id
-from w2w_registry.catalog.models import Coordinates, Identity, Operation, OperationInput, Space, Version
+from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.provenance import graph, prov, svg
 from w2w_registry.provenance import manifest as manifests
@@ -55,59 +55,58 @@ def lineage_of(session: Session, version_id: int, direction: Direction, *, depth
     """As ``lineage``, by version id in a session."""
     walk = walks.ancestors if direction is Direction.UP else walks.descendants
     reach = walk(session, [version_id], depth=depth)
-    versions = versions_by_id(session, reach.depth)
+    versions = _nodes(session, list(reach.depth))
     return Lineage(
         start=version_id,
         direction=direction,
-        versions=_nodes(session, versions),
+        versions=versions,
         operations=operation_nodes(session, versions),
         cut=reach.cut,
     )
 
 
-def _nodes(session: Session, versions: Mapping[int, Version]) -> dict[int, VersionNode]:
-    refs, subjects = refs_of(session, versions), subjects_of(session, versions)
-    kinds: dict[int, str] = {}
+def _nodes(session: Session, version_ids: Sequence[int]) -> dict[int, VersionNode]:
+    subjects = subjects_of(session, version_ids)
     spaces = {space.id: space.ref for space in session.scalars(select(Space))}
-    digests: dict[int, str] = {}
-    wanted = list(versions)
-    for start in range(0, len(wanted), 500):
-        chunk = wanted[start : start + 500]
-        kind_of = select(Version.id, Identity.kind).join(Identity, Identity.id == Version.identity_id)
-        for i, kind in session.execute(kind_of.where(Version.id.in_(chunk))):
-            kinds[i] = kind.value
-        placed = select(Coordinates.version_id, Coordinates.space_id, Coordinates.digest)
-        for i, space_id, digest in session.execute(placed.where(Coordinates.version_id.in_(chunk))):
-            if space_id == versions[i].space_id:
-                digests[i] = digest
-    return {
-        i: VersionNode(
-            version_id=i,
-            ref=str(refs[i]),
-            kind=kinds[i],
-            state=row.state.value,
-            operation_id=row.operation_id,
-            subjects=subjects.get(i, ()),
-            coordinates_digest=digests.get(i),
-            space=spaces.get(row.space_id),
+    query = (
+        select(
+            Version.id,
+            Version.number,
+            Version.state,
+            Version.operation_id,
+            Version.space_id,
+            Identity.name,
+            Identity.kind,
+            Coordinates.digest,
         )
-        for i, row in versions.items()
-    }
+        .join(Identity, Identity.id == Version.identity_id)
+        .outerjoin(Coordinates, and_(Coordinates.space_id == Version.space_id, Coordinates.version_id == Version.id))
+    )
+    found: dict[int, VersionNode] = {}
+    for start in range(0, len(version_ids), 500):
+        for row in session.execute(query.where(Version.id.in_(version_ids[start : start + 500]))):
+            found[row.id] = VersionNode(
+                version_id=row.id,
+                ref=f"{row.name}@{row.number}",
+                kind=row.kind.value,
+                state=row.state.value,
+                operation_id=row.operation_id,
+                subjects=subjects.get(row.id, ()),
+                coordinates_digest=row.digest,
+                space=spaces.get(row.space_id),
+            )
+    return found
 
 
 def operation_nodes(session: Session, version_ids: Iterable[int]) -> dict[str, OperationNode]:
     """The operations that made these versions, by id."""
     found = walks.operations_of(session, version_ids)
     parents = {item.version_id for _, inputs in found.values() for item in inputs if item.version_id is not None}
-    refs = refs_of(session, parents)
-    return {
-        key: operation_node(operation, inputs, {i: str(ref) for i, ref in refs.items()})
-        for key, (operation, inputs) in found.items()
-    }
+    names = {i: str(ref) for i, ref in refs_of(session, parents).items()}
+    return {key: _operation_node(operation, inputs, names) for key, (operation, inputs) in found.items()}
 
 
-def operation_node(operation: Operation, inputs: Iterable[OperationInput], refs: Mapping[int, str]) -> OperationNode:
-    """An operation as a provenance node; ``refs`` names the versions among its inputs."""
+def _operation_node(operation: Row[Any], inputs: Iterable[Row[Any]], names: Mapping[int, str]) -> OperationNode:
     return OperationNode(
         operation_id=operation.id,
         kind=operation.kind,
@@ -122,7 +121,7 @@ def operation_node(operation: Operation, inputs: Iterable[OperationInput], refs:
             Input(
                 kind=item.kind.value,
                 role=item.role,
-                name=refs.get(item.version_id or 0) or item.ref or "unnamed",
+                name=names.get(item.version_id or 0) or item.ref or "unnamed",
                 version_id=item.version_id,
                 digest=item.digest,
             )
@@ -139,7 +138,7 @@ def manifest_of(session: Session, version: Version) -> dict[str, Any]:
     reach = walks.ancestors(session, [version.id])
     versions = versions_by_id(session, reach.depth)
     operations = operation_nodes(session, versions)
-    nodes = _nodes(session, versions)
+    nodes = _nodes(session, list(versions))
     made: dict[int, dict[str, Any]] = {}
     digests: dict[int, str] = {}
     # Oldest first: a version's inputs are always older than itself.
