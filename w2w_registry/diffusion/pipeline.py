@@ -177,6 +177,19 @@ def surroundings(device: torch.device, dtype: torch.dtype) -> dict[str, str]:
     return found | {"hardware": torch.cuda.get_device_name(device)}
 
 
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Inside the block the CPU computes with ``count`` threads (0: as many as it does): sums over more of them are
+    rounded in another order."""
+    before = torch.get_num_threads()
+    try:
+        if count > 0:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):

@@ -8,8 +8,7 @@ their places every number of its own comes out the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import file_digest
 from pathlib import Path
@@ -21,7 +20,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadImage, MissingExtra
+from w2w_registry.errors import BadImage, DeviceError, MissingExtra
 from w2w_registry.lora import model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.replay import ReplayStep
@@ -161,11 +160,13 @@ class Rerun:
         Raises:
             Impossible: what was found is not what was used. ConsentDenied. BadImage, DeviceError, MissingExtra.
         """
+        from w2w_registry.diffusion.pipeline import threads
+
         self.permission.require(registry)
         with registry.catalog.read() as session:
             _, space = open_space_of(registry, session, self.space.id)
         model = self._model(space)
-        with _threads(self.operation.models.get("threads")):
+        with threads(int(self.operation.models.get("threads", 0))):
             again = _train if self.operation.kind == "train" else _invert
             return again(self, registry, space, model, progress)
 
@@ -238,15 +239,16 @@ def _surroundings(operation: OperationNode, given: Given) -> tuple[dict[str, str
         require_diffusion()
     except MissingExtra as error:
         return {}, f"the package {error.package} is not installed: pip install 'w2w-registry[{error.extra}]'"
-    import torch
-
     from w2w_registry.diffusion.pipeline import pick_device, pick_dtype, surroundings
 
     recorded = operation.models
     asked = given.device or recorded.get("device", "auto")
-    if given.device is None and asked == "cuda" and not torch.cuda.is_available():
-        asked = "cpu"
-    device = pick_device(cast(Any, asked))
+    try:
+        device = pick_device(cast(Any, asked))
+    except DeviceError:
+        if given.device is not None:
+            raise
+        device = pick_device("cpu")
     found = surroundings(device, pick_dtype(device, cast(Any, given.dtype or recorded.get("dtype", "auto"))))
     # As many threads as then are used, whatever is set now.
     found.pop("threads", None)
@@ -351,17 +353,3 @@ def _of_role(operation: OperationNode, role: str) -> list[Input]:
 
 def _head(digest: str | None) -> str:
     return "none" if digest is None else f"{digest[:12]}…"
-
-
-@contextmanager
-def _threads(recorded: object) -> Iterator[None]:
-    """As many threads as were recorded: sums over more of them are rounded in another order."""
-    import torch
-
-    before = torch.get_num_threads()
-    try:
-        if isinstance(recorded, str) and recorded.isdigit():
-            torch.set_num_threads(int(recorded))
-        yield
-    finally:
-        torch.set_num_threads(before)
