@@ -99,6 +99,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.SettingError: lambda f: f"setting {f['setting']}{_value(f['value'])}: {f['reason']}",
     e.StorageError: lambda f: f"cannot write or read {f['path']}: {f['reason']}",
     e.DatabaseError: lambda f: f"database {f['url']}: {f['reason']}",
+    e.SigningError: lambda f: f"sigstore: {f['reason']}{f.hint}",
     e.HubError: lambda f: f"{f['repo']}: {f['reason']}{f.hint}",
 }
 

@@ -164,6 +164,12 @@ class HubError(RegistryError):
     code, exit_code = "hub", 9
 
 
+class SigningError(RegistryError):
+    """Sigstore refused, cannot be reached, or does not know who signs. Fields: reason[, hint]."""
+
+    code, exit_code = "signing", 9
+
+
 class UnsafeRepo(HubError):
     """A Hub repo with content that is refused unread. Fields: repo, reason, path."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -178,7 +179,7 @@ class Operations(RuleBasedStateMachine):
     @rule(data=st.data(), purpose=purposes)
     def push(self, data: st.DataObject, purpose: str) -> None:
         source = self.pick(data)
-        repo = source.repo or f"acme/{self.shop.folder.name}-{source.id}".replace("_", "-")
+        repo = source.repo or f"acme/r{uuid.uuid4().hex}"
         there = self.shop.visible(repo)
         expected = self.model.allows(Use.PUBLISH, [source], purpose, now())
         self.attempt("push", expected, lambda: self.shop.push(source.ref, repo, purpose), (source,))

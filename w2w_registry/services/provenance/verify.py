@@ -1,7 +1,8 @@
 """Verifying what is stored, and signing and verifying exported folders.
 
 Folders are signed with ``model-signing`` (OpenSSF model signing, sigstore bundles): with a key pair offline, or
-through sigstore by those who have it. The signature lies in the folder as ``model.sig``.
+through sigstore by those who have it. The signature lies in the folder as ``model.sig``. The calls made for sigstore
+are tested against a stand-in of its signer; nothing here was ever run against the real service.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,23 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
 from w2w_registry.catalog.resolve import PRESENT, version_for
 from w2w_registry.catalog.vectors import pack, unpack
-from w2w_registry.errors import BadFile, IntegrityError, MissingExtra, NotFound, StorageError
+from w2w_registry.errors import (
+    BadFile,
+    IntegrityError,
+    MissingExtra,
+    NotFound,
+    RegistryError,
+    SigningError,
+    StorageError,
+    UsageError,
+)
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.services.provenance.lineage import manifest_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 SIGNATURE = "model.sig"
+_SIGSTORE = frozenset({"sigstore", "sigstore_models", "model_signing", "tuf", "id", "requests", "urllib3"})
+"""Packages whose errors while signing are the outside world's, not bugs."""
 
 
 # -- what is stored ----------------------------------------------------------------------------------
@@ -121,26 +134,59 @@ def new_key_pair(folder: Path) -> dict[str, str]:
     return {"private_key": str(private), "public_key": str(public)}
 
 
-def sign_folder(folder: Path, private_key: Path | None) -> dict[str, str]:
-    """Sign every file of an exported folder; with None through sigstore, which asks who you are.
+@dataclass(frozen=True)
+class Sigstore:
+    """Who signs through sigstore: an OIDC ``identity_token``; the ``ambient`` credentials of a CI job; or a person,
+    asked in a browser, where there is one (``interactive``)."""
+
+    identity_token: str | None = None
+    ambient: bool = False
+    interactive: bool = False
+
+
+def sign_folder(folder: Path, signer: Path | Sigstore) -> dict[str, str]:
+    """Sign every file of an exported folder with a private key (PEM file), or through sigstore.
 
     Raises:
         BadFile: no folder, or no usable key. MissingExtra: model-signing is not installed.
+        SigningError: sigstore cannot be reached, or does not learn who signs.
     """
     _check_folder(folder)
     signature = folder / SIGNATURE
-    with _signing_errors(private_key or folder):
+    with _signing_errors(signer if isinstance(signer, Path) else folder):
         from model_signing import hashing, signing
 
         config = signing.Config().set_hashing_config(
             hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
         )
-        if private_key is None:
-            config.use_sigstore_signer()
+        if isinstance(signer, Path):
+            try:
+                config.use_elliptic_key_signer(private_key=signer)
+            except (ValueError, TypeError) as error:
+                raise BadFile(path=str(signer), reason=f"no usable private key ({_first_line(error)})") from None
         else:
-            config.use_elliptic_key_signer(private_key=private_key)
+            _check_credentials(signer)
+            config.use_sigstore_signer(identity_token=signer.identity_token, use_ambient_credentials=signer.ambient)
         config.sign(folder, signature)
     return {"folder": str(folder), "signature": str(signature)}
+
+
+def _check_credentials(signer: Sigstore) -> None:
+    """Without a token sigstore would open a browser and wait for ever where nobody sits before one."""
+    if signer.identity_token is not None or (not signer.ambient and signer.interactive):
+        return
+    if not signer.ambient:
+        raise SigningError(
+            reason="nobody here to ask who signs",
+            hint="give --key, --ambient in a CI job that may ask for an identity, or SIGSTORE_ID_TOKEN",
+        )
+    from sigstore.oidc import detect_credential
+
+    if detect_credential() is None:
+        raise SigningError(
+            reason="this environment offers no credentials",
+            hint="in GitHub Actions the job needs the permission `id-token: write`",
+        )
 
 
 def verify_folder(
@@ -157,7 +203,10 @@ def verify_folder(
     if not signature.is_file():
         raise BadFile(path=str(folder), reason=f"it is not signed (no {SIGNATURE})")
     if public_key is None and (identity is None or issuer is None):
-        raise BadFile(path=str(folder), reason="no key to check its signature with", hint="give --key PUBLIC_KEY")
+        if identity is not None or issuer is not None:
+            raise UsageError(reason="a sigstore signature is checked against both --identity and --issuer")
+        hint = "give --key PUBLIC_KEY, or --identity and --issuer of who signed through sigstore"
+        raise BadFile(path=str(folder), reason="no key to check its signature with", hint=hint)
     with _signing_errors(public_key or folder):
         from model_signing import hashing, verifying
 
@@ -165,7 +214,10 @@ def verify_folder(
             hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
         )
         if public_key is not None:
-            config.use_elliptic_key_verifier(public_key=public_key)
+            try:
+                config.use_elliptic_key_verifier(public_key=public_key)
+            except (ValueError, TypeError) as error:
+                raise BadFile(path=str(public_key), reason=f"no usable public key ({_first_line(error)})") from None
         else:
             config.use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
         try:
@@ -174,8 +226,9 @@ def verify_folder(
             reason = f"{SIGNATURE} is no signature"
             raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
         except ValueError as error:
-            reason = (str(error).strip().splitlines() or ["the signature does not hold"])[0]
-            raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
+            raise IntegrityError(
+                what="folder", name=str(folder), expected="as signed", found=_first_line(error)
+            ) from None
     return {"folder": str(folder), "ok": True, "signed": True}
 
 
@@ -197,3 +250,27 @@ def _signing_errors(key: Path) -> Iterator[None]:
         raise MissingExtra(package=error.name or "model-signing", extra="signing", feature="signing folders") from None
     except FileNotFoundError as error:
         raise BadFile(path=str(error.filename or key), reason="no such file") from None
+    except RegistryError:
+        raise
+    except Exception as error:
+        # Sigstore and what it is made of raise dozens of kinds, many of them private, and have no common root.
+        if type(error).__module__.partition(".")[0] not in _SIGSTORE:
+            raise
+        if type(error).__name__ == "VerificationError":
+            raise IntegrityError(what="folder", name=str(key), expected="as signed", found=_first_line(error)) from None
+        hint = "sigstore needs the internet; sign and verify with --key without it" if _unreachable(error) else ""
+        raise SigningError(reason=_first_line(error), hint=hint) from None
+
+
+def _unreachable(error: BaseException) -> bool:
+    """Whether the network failed somewhere below."""
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) or type(chain).__name__ in ("TUFError", "NetworkError"):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
