@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from w2w_registry.records import counted
+
 from .output import Frame, emit, note, pairs, table, takes_frame
 
 
@@ -55,7 +57,8 @@ def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:
 
     def human() -> None:
         if verdict.ok:
-            click.echo(f"OK: {verdict.events} events, {verdict.checkpoints} checkpoints, {verdict.rows} rows hold")
+            held = [(verdict.events, "event"), (verdict.checkpoints, "checkpoint"), (verdict.rows, "row")]
+            click.echo(f"OK: {', '.join(counted(number, thing) for number, thing in held)} hold")
             return
         where = "" if verdict.first_bad is None else f", the first at event {verdict.first_bad}"
         click.echo(f"FAILED: {len(verdict.findings)} findings{where}")

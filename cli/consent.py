@@ -350,8 +350,8 @@ def _notice(options: dict[str, Any]) -> dict[str, Any]:
 def _say(value: dict[str, Any], done: str) -> None:
     scope = value["scope"]
     click.echo(f"{done}: {value['subject']}, record {value['record_id']}, {value['status']}")
-    pairs((key.replace("_", " "), scope[key]) for key in ("purposes", "uses", "forbidden", "territory", "expires_at"))
-    pairs((("derivatives", scope["derivatives"]), ("publication", scope["publication"])))
+    keys = ("purposes", "uses", "forbidden", "derivatives", "publication", "territory", "expires_at")
+    pairs((key.replace("_", " "), scope[key]) for key in keys)
 
 
 def _show_plan(plan: dict[str, Any]) -> None:

@@ -72,10 +72,16 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: An
 
     def human() -> None:
         pairs((("version", value["version"]), ("operation", value["operation"]), ("seed", value["seed"])))
-        table([{**step, "missing": step["missing"] or ""} for step in value["steps"]], ["action", "of", "missing"])
+        rows = [{**step, "state": "" if step["missing"] is None else "missing"} for step in value["steps"]]
+        table(rows, ["action", "of", "state"])
         for change in value["changed"]:
             note(f"changed since: {change}")
-        if not dry_run:
+        if dry_run:
+            click.echo("nothing is missing" if value["possible"] else "impossible as it stands")
+            for step in value["steps"]:
+                if step["missing"] is not None:
+                    click.echo(f"  {step['missing']}")
+        else:
             distance = "" if value["distance"] is None else f" (distance {value['distance']:.2e})"
             click.echo(f"{value['outcome']}{distance}")
             for reason in value["reasons"]:
@@ -124,6 +130,7 @@ def sign(
     """
     from w2w_registry.services.provenance import verify as service
 
+    service.check_folder(folder)
     made = {} if new_key is None else service.new_key_pair(new_key)
     own = Path(made["private_key"]) if made else key
     signer = own or service.Sigstore(identity_token, ambient, interactive=sys.stdin.isatty())

@@ -39,6 +39,19 @@ def _short(value: Any, limit: int = 160) -> str:
     return text if len(text) <= limit else f"{text[: limit // 2]}…{text[-limit // 3 :]}"
 
 
+def _integrity(f: _Fields) -> str:
+    what = f"{f['what']} {_short(f['name'])}"
+    if f["expected"] == "as signed":
+        return f"{what} is not as it was signed: {_digest(f['found'])}"
+    return f"{what} is not what was recorded: expected {_digest(f['expected'])}, found {_digest(f['found'])}"
+
+
+def _digest(value: Any) -> str:
+    """A digest is known by its ends; words are for reading."""
+    text = str(value)
+    return _short(text, 300 if " " in text else 24)
+
+
 def _not_found(f: _Fields) -> str:
     if not f["name"]:
         return f"there is no {f['what']} yet{_FIND.get(str(f['what']), '')}"
@@ -85,10 +98,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.SpaceMismatch: lambda f: (
         f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
     ),
-    e.IntegrityError: lambda f: (
-        f"{f['what']} {_short(f['name'])} is not what was recorded: expected {_short(f['expected'], 24)}, "
-        f"found {_short(f['found'], 24)}"
-    ),
+    e.IntegrityError: _integrity,
     e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
     e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",
     e.SchemaOutOfDate: _schema,

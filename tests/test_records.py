@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from w2w_registry.errors import BadName
-from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, digest_of, iso
+from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, counted, digest_of, iso
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -78,3 +78,7 @@ def test_moments_in_one_form() -> None:
     moment = datetime(2026, 1, 31, 13, tzinfo=timezone(timedelta(hours=1)))
     assert iso(moment) == iso(datetime(2026, 1, 31, 12, tzinfo=UTC)) == "2026-01-31T12:00:00.000000Z"
     assert iso(datetime(2026, 1, 31, 12)) == "2026-01-31T12:00:00.000000Z"
+
+
+def test_counting() -> None:
+    assert [counted(n, "event") for n in (0, 1, 2)] == ["0 events", "1 event", "2 events"]

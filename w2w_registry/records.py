@@ -135,6 +135,11 @@ class SpaceRef:
         return self.name if self.number is None else f"{self.name}@{self.number}"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 event``, ``2 events``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, UTF-8 kept, no NaN. What every digest is taken over."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)

@@ -97,7 +97,7 @@ def test_withdrawal_receipts() -> None:
     assert data["versions"] == ["acme/a@1", "acme/x@1"]
     assert data["tombstone"] == stone.digest()
     text = receipt.withdrawal_markdown(make(), stone, completed=NOW)
-    for expected in ("# Withdrawal of s1", "1 models and 1 made from them", "faces@1", "- lab-1", stone.digest()):
+    for expected in ("# Withdrawal of s1", "1 model and 1 made from them", "faces@1", "- lab-1", stone.digest()):
         assert expected in text
 
 

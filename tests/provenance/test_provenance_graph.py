@@ -51,7 +51,7 @@ def test_the_tree_goes_up() -> None:
         "│  └─ file a.safetensors abababababab",
         "├─ acme/a@2 (blocked)  ← edit beard=1.5",
         "│  └─ acme/a@1 [s1]  ← import  ↑",
-        "└─ acme/b@1 [s2, s3]  ← invert",
+        "└─ acme/b@1 [s2, s3]  ← invert seed 7",
         "   └─ photo b.png cdcdcdcdcdcd",
     ]
 
@@ -65,6 +65,35 @@ def test_the_tree_goes_down_and_says_where_it_was_cut() -> None:
     ]
     cut = Lineage(1, Direction.DOWN, {i: VERSIONS[i] for i in (1, 3)}, OPERATIONS, frozenset({3}))
     assert tree(cut)[-1] == "   └─ …"
+
+
+def test_parameters_are_told_in_few_words() -> None:
+    config = {"steps": 40, "samples": 8, "betas": [0.9, 0.99]}
+    told = {
+        "edit beard +1.5, hat -0.4": {"amounts": {"beard": 1.5, "hat": -0.4}, "asked": {"hat": "off"}, "keep": []},
+        "edit beard +1.5 keeping hat, skin": {"amounts": {"beard": 1.5}, "keep": ["hat", "skin"]},
+        "mix 0.3 : 0.7": {"weights": [0.3, 0.7]},
+        "invert 40 steps, seed 7": {"config": config, "prompt": "photo of sks person"},
+        "sample seed 7": {"shape": "unmixed", "count": 3},
+        "import format=peft, gauge=as-is": {"format": "peft", "gauge": "as-is", "lost": None},
+        "import": {},
+    }
+    for line, parameters in told.items():
+        kind, seed = line.split()[0], 7 if "seed" in line else None
+        node = OperationNode("op", kind, "c", parameters=parameters, seed=seed)
+        assert tree(Lineage(1, Direction.UP, {1: version(1, "x@1", "op")}, {"op": node})) == [f"x@1  ← {line}"]
+
+
+def test_a_space_is_named_once_in_a_tree() -> None:
+    faces, pets = (Input("space", "space", name, digest=name * 8) for name in ("faces@1", "pets@1"))
+    versions = {i: version(i, f"x@{i}", f"op-{i}") for i in (1, 2, 3)}
+    operations = {
+        "op-1": OperationNode("op-1", "sample", "c", inputs=(faces,)),
+        "op-2": OperationNode("op-2", "sample", "c", inputs=(pets,)),
+        "op-3": OperationNode("op-3", "mix", "c", inputs=(used(1, "x@1"), used(2, "x@2"), faces)),
+    }
+    lines = "\n".join(tree(Lineage(3, Direction.UP, versions, operations)))
+    assert (lines.count("space faces@1"), lines.count("space pets@1")) == (1, 1)
 
 
 def test_a_chain_deeper_than_recursion_allows_is_drawn() -> None:

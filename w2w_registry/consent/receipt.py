@@ -11,7 +11,7 @@ from typing import Any
 
 from w2w_registry.consent.records import ConsentRecord, Status, to_json
 from w2w_registry.consent.withdrawal import Tombstone, Withdrawal, remains
-from w2w_registry.records import iso
+from w2w_registry.records import counted, iso
 
 CONTEXT: dict[str, Any] = {
     "dpv": "https://w3id.org/dpv#",
@@ -139,14 +139,14 @@ def withdrawal_markdown(withdrawal: Withdrawal, stone: Tombstone, *, completed: 
     own = sum(not v.derived for v in withdrawal.versions)
     derived = len(withdrawal.versions) - own
     done = [
-        f"{len(withdrawal.records)} consent records withdrawn",
-        f"{own} models and {derived} made from them taken out of service and out of search",
+        f"{counted(len(withdrawal.records), 'consent record')} withdrawn",
+        f"{counted(own, 'model')} and {derived} made from them taken out of service and out of search",
     ]
     if withdrawal.releases:
         done.append(f"{len(withdrawal.releases)} releases queued for takedown")
     if withdrawal.erase:
-        done.append(f"coordinates of {len(withdrawal.versions)} models erased")
-        done.append(f"{len(withdrawal.purged_artifacts)} files erased")
+        done.append(f"coordinates of {counted(len(withdrawal.versions), 'model')} erased")
+        done.append(f"{counted(len(withdrawal.purged_artifacts), 'file')} erased")
     if withdrawal.protect:
         done.append("a do-not-recreate reference kept: new models too near are refused at the door")
     lines = [f"# Withdrawal of {withdrawal.subject}", ""]

@@ -122,10 +122,12 @@ def _plain(node: VersionNode | OperationNode) -> dict[str, Any]:
 
 
 def tree(lineage: Lineage) -> list[str]:
-    """Lines of a tree for the terminal. A version met again is named and marked ``↑``, not drawn twice."""
+    """Lines of a tree for the terminal. A version met again is named and marked ``↑``, not drawn twice; a weight space
+    is named where it is first met."""
     children = lineage._children()
     out: list[str] = []
     drawn: set[int] = set()
+    spaces: set[str | None] = set()
     # An explicit stack: chains of edits can be deeper than Python's recursion allows.
     stack: list[tuple[int | None, str, str, str]] = [(lineage.start, "", "", "")]
     while stack:
@@ -143,6 +145,11 @@ def tree(lineage: Lineage) -> list[str]:
         if lineage.direction is Direction.UP:
             operation = lineage.operations.get(lineage.versions[node].operation_id)
             for item in operation.inputs if operation else ():
+                if item.kind == "space":
+                    # Everything in a tree lives in the same one or two: each is named once.
+                    if item.digest in spaces:
+                        continue
+                    spaces.add(item.digest)
                 known = item.version_id in lineage.versions
                 below.append((item.version_id if known else None, "" if known else _outside(item)))
         else:
@@ -164,9 +171,26 @@ def _label(lineage: Lineage, version_id: int) -> str:
     if version.subjects:
         text += f" [{', '.join(version.subjects)}]"
     if operation is not None:
-        details = ", ".join(f"{k}={_short(v)}" for k, v in sorted(operation.parameters.items())[:3])
-        text += f"  ← {operation.kind}" + (f" {details}" if details else "")
+        text += f"  ← {' '.join([operation.kind, *_details(operation)])}"
     return text
+
+
+def _details(operation: OperationNode) -> list[str]:
+    """What a person wants to know of an operation's parameters: at most three, in few words."""
+    parameters = operation.parameters
+    amounts, weights, config = (parameters.get(name) for name in ("amounts", "weights", "config"))
+    if isinstance(amounts, Mapping):
+        moved = ", ".join(f"{name} {amount:+.4g}" for name, amount in amounts.items())
+        kept = parameters.get("keep")
+        return [moved] + ([f"keeping {', '.join(kept)}"] if kept else [])
+    if isinstance(weights, (list, tuple)):
+        return [" : ".join(f"{weight:.4g}" for weight in weights)]
+    if isinstance(config, Mapping):
+        return [f"{config['steps']} steps, seed {operation.seed}"] if "steps" in config else []
+    if operation.seed is not None:
+        return [f"seed {operation.seed}"]
+    plain = [(k, v) for k, v in sorted(parameters.items()) if isinstance(v, (str, int, float))]
+    return [", ".join(f"{k}={_short(v)}" for k, v in plain[:3])] if plain else []
 
 
 def _outside(item: Input) -> str:

@@ -155,3 +155,32 @@ def test_what_is_no_key_is_said(folder: Path, tmp_path: Path, content: bytes) ->
     verify.sign_folder(folder, Path(verify.new_key_pair(tmp_path / "keys")["private_key"]))
     with pytest.raises(BadFile, match="no usable public key"):
         verify.verify_folder(folder, public_key=key)
+
+
+def test_a_folder_named_from_here_is_signed_and_verified(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(*words: str) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(words))
+        shown = capsys.readouterr()
+        return int(stopped.value.code or 0), shown.out + shown.err
+
+    monkeypatch.chdir(folder.parent)
+    assert run("sign", "missing", "--new-key", "keys")[0] == 5
+    assert not Path("keys").exists()
+    assert run("sign", "export", "--new-key", "keys")[0] == 0
+    check = ("verify", "export", "--key", "keys/signing.pub")
+    assert run(*check) == (0, "OK: export is as it was signed\n")
+    monkeypatch.chdir(folder)
+    assert run("verify", ".", "--key", "../keys/signing.pub")[0] == 0
+    (folder / "adapter.safetensors").write_bytes(b"others")
+    (folder / "more.txt").write_text("x")
+    code, text = run("verify", "../export", "--key", "../keys/signing.pub")
+    assert code == 6
+    assert text == "error: folder ../export is not as it was signed: adapter.safetensors changed; more.txt added\n"
+    (folder / "more.txt").unlink()
+    (folder / "adapter.safetensors").unlink()
+    (folder / "b.txt").write_text("x")
+    code, text = run("verify", ".", "--key", "../keys/signing.pub")
+    assert text == "error: folder . is not as it was signed: b.txt added; adapter.safetensors removed\n"

@@ -39,7 +39,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, StorageError, UsageError
-from w2w_registry.records import VersionState, iso, now
+from w2w_registry.records import VersionState, counted, iso, now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.grants import describe
@@ -428,7 +428,8 @@ def _summary(verdict: audit_log.Verdict) -> list[str]:
     else:
         where = "" if verdict.first_bad is None else f" from event {verdict.first_bad} on"
         state = f"THE LOG DOES NOT VERIFY{where}: {len(verdict.findings)} findings."
-    lines = [state, f"{verdict.events} events, {verdict.checkpoints} signed checkpoints, {verdict.rows} rows checked."]
+    checked = [(verdict.events, "event"), (verdict.checkpoints, "signed checkpoint"), (verdict.rows, "row")]
+    lines = [state, f"{', '.join(counted(number, thing) for number, thing in checked)} checked."]
     return lines + [f"{f.code}: {f.what}" for f in verdict.findings[:20]]
 
 

@@ -338,7 +338,7 @@ class _Chunk:
             return Item(one.path, "failed", one.name, error=error)
         if met is not None:
             warning = (
-                f"resembles protected subject {met.subject} ({met.similarity:.2f}, refused from {met.threshold:.2f})"
+                f"resembles protected subject {met.subject} ({met.similarity:.3f}, refused from {met.threshold:.3f})"
             )
             near = replace(near, warnings=(*near.warnings, warning))
         return self._added(one, version.number, near)

@@ -133,6 +133,10 @@ def _missing(
         return None if known is not None else f"direction {item.ref} is not what it was"
     if rerun is not None:
         return rerun.missing(item.kind.value, item.ref, item.digest)
+    if item.kind is InputKind.PHOTO:
+        return (
+            f"photo {item.ref} ({(item.digest or '')[:12]}…) is not kept here, and a {subject.operation.kind} uses none"
+        )
     stored = subject.version.artifact_digest
     if stored is not None and registry.artifacts.exists(stored):
         return None

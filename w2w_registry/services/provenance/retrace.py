@@ -149,7 +149,7 @@ class Rerun:
         what = f"{kind if kind == 'photo' else 'mask'} {name or 'without a name'} (sha256 {digest})"
         if digest in self.found.namesakes:
             path, other = self.found.namesakes[digest]
-            return f"{what} was altered: {path} is {other[:12]}…"
+            return f"{what} is not there: {path} has its name but another content ({other[:12]}…)"
         if not self.found.looked_at:
             return f"{what} is not kept here: say where it is with --photos or --mask"
         return f"{what} is not among the {self.found.looked_at} files given"

@@ -8,6 +8,7 @@ are tested against a stand-in of its signer; nothing here was ever run against t
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from w2w_registry.provenance import manifest as manifests
 from w2w_registry.services.provenance.lineage import manifest_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
-SIGNATURE = "model.sig"
+SIGNATURE = "model.sig"  # in the folder; model-signing, too, names what it leaves out from there
 _SIGSTORE = frozenset({"sigstore", "sigstore_models", "model_signing", "tuf", "id", "requests", "urllib3"})
 """Packages whose errors while signing are the outside world's, not bugs."""
 
@@ -151,13 +152,13 @@ def sign_folder(folder: Path, signer: Path | Sigstore) -> dict[str, str]:
         BadFile: no folder, or no usable key. MissingExtra: model-signing is not installed.
         SigningError: sigstore cannot be reached, or does not learn who signs.
     """
-    _check_folder(folder)
+    check_folder(folder)
     signature = folder / SIGNATURE
     with _signing_errors(signer if isinstance(signer, Path) else folder):
         from model_signing import hashing, signing
 
         config = signing.Config().set_hashing_config(
-            hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
+            hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
         )
         if isinstance(signer, Path):
             try:
@@ -198,7 +199,7 @@ def verify_folder(
         BadFile: no folder, no signature, no usable key. IntegrityError: a file was changed, added or removed, or it
         was signed by another key. MissingExtra: model-signing is not installed.
     """
-    _check_folder(folder)
+    check_folder(folder)
     signature = folder / SIGNATURE
     if not signature.is_file():
         raise BadFile(path=str(folder), reason=f"it is not signed (no {SIGNATURE})")
@@ -211,7 +212,7 @@ def verify_folder(
         from model_signing import hashing, verifying
 
         config = verifying.Config().set_hashing_config(
-            hashing.Config().set_ignored_paths(paths=[signature], ignore_git_paths=True)
+            hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
         )
         if public_key is not None:
             try:
@@ -227,7 +228,7 @@ def verify_folder(
             raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
         except ValueError as error:
             raise IntegrityError(
-                what="folder", name=str(folder), expected="as signed", found=_first_line(error)
+                what="folder", name=str(folder), expected="as signed", found=_mismatch(_first_line(error))
             ) from None
     return {"folder": str(folder), "ok": True, "signed": True}
 
@@ -237,7 +238,8 @@ def is_folder(text: str) -> bool:
     return text.startswith((".", "/", "~")) or Path(text).is_dir()
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raises BadFile when there is no such folder."""
     if not folder.is_dir():
         raise BadFile(path=str(folder), reason="not a folder")
 
@@ -260,6 +262,20 @@ def _signing_errors(key: Path) -> Iterator[None]:
             raise IntegrityError(what="folder", name=str(key), expected="as signed", found=_first_line(error)) from None
         hint = "sigstore needs the internet; sign and verify with --key without it" if _unreachable(error) else ""
         raise SigningError(reason=_first_line(error), hint=hint) from None
+
+
+_DIFFERENCES = (
+    (r"Hash mismatch for \\*'(.+?)\\*': Expected", "changed"),
+    (r"Extra files found in model \\*'.*?\\*': (.+?)[\"']", "added"),
+    (r"Missing files in model \\*'.*?\\*': (.+?)[\"']", "removed"),
+)
+"""How model-signing words what differs from the signature, amid digests as raw bytes; and how it is worded here."""
+
+
+def _mismatch(text: str) -> str:
+    """``a.json, b.json changed; c.txt added``; the text itself when it says something else."""
+    found = [(", ".join(re.findall(pattern, text)), what) for pattern, what in _DIFFERENCES]
+    return "; ".join(f"{files} {what}" for files, what in found if files) or text
 
 
 def _unreachable(error: BaseException) -> bool:
