@@ -128,7 +128,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items())
+        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items() if v not in ([], (), ""))
     if isinstance(value, (list, tuple)):
         return ", ".join(_cell(v) for v in value)
     return str(_plain(value)) if not isinstance(value, (str, int)) else str(value)

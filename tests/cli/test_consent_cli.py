@@ -103,6 +103,20 @@ def test_grants_are_written_as_typed(small: Small, shell: Shell, tmp_path: Path)
     assert shell.json("consent", "show", "s1")["consent"] == "invalidated"
 
 
+def test_what_was_granted_stands_in_one_column(small: Small, shell: Shell) -> None:
+    text = shell.run("consent", "grant", "s1", "--purpose", "research", "--expires", "2099-01-01")
+    starts = {line.index(line.split("  ", 1)[1].lstrip()) for line in text.splitlines()[1:]}
+    assert len(starts) == 1, text
+
+
+def test_actions_leave_out_what_is_empty(small: Small, shell: Shell) -> None:
+    small.add("a", "s1")
+    shell.run("consent", "withdraw", "s1")
+    shown = shell.run("audit", "query", "actions", "--action", "consent.withdraw")
+    assert "subject=s1" in shown
+    assert "record=," not in shown
+
+
 def test_audit_commands(small: Small, shell: Shell, tmp_path: Path) -> None:
     small.grant("s1")
     small.add("a", "s1")
@@ -135,6 +149,8 @@ def test_lineage_commands(small: Small, shell: Shell) -> None:
     assert shell.run("lineage", "e", "--dot").startswith("digraph")
     assert "entity" in json.loads(shell.run("lineage", "e", "--prov"))
     assert shell.json("manifest", "e")["manifest"]["operation"]["kind"] == "edit"
+    assert "impossible as it stands\n  photo " in shell.run("replay", "a", "--dry-run")
+    assert shell.run("replay", "e", "--dry-run").endswith("nothing is missing\n")
     plan = shell.json("replay", "a", "--dry-run")
     assert not plan["possible"]
     shell.run("replay", "a", code=3)
