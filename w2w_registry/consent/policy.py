@@ -33,6 +33,7 @@ class ReasonCode(StrEnum):
 
     NO_SUBJECT = "no-subject"
     NO_RECORD = "no-record"
+    REFUSES = "subject-refuses"
     REQUESTED = "only-requested"
     NOT_YET = "not-yet-valid"
     EXPIRED = "expired"
@@ -120,13 +121,14 @@ class Upstream:
 
     ``subject`` is None when somebody is depicted and nobody is named. ``derived``: whether the likeness comes
     through an edit or a mix (so that leave for derivatives is needed to use it at all). ``through``: the version
-    that brought it in.
+    that brought it in. ``refuses``: they withdrew, or asked not to be recreated, whether there is a record or not.
     """
 
     subject: str | None
     records: tuple[ConsentRecord, ...] = ()
     derived: bool = False
     through: str | None = None
+    refuses: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,9 +189,12 @@ def decide(
             relied[covering.record_id] = covering.digest()
             continue
         if not refusals:
-            code = ReasonCode.NO_SUBJECT if source.subject is None else ReasonCode.NO_RECORD
+            code = ReasonCode.REFUSES if source.refuses else ReasonCode.NO_RECORD
+            if source.subject is None:
+                code = ReasonCode.NO_SUBJECT
             refusals = [Reason(code, source.subject, through=source.through)]
-        if use in rules.unknown and not any(_speaks_against(record, use) for record in source.records):
+        against = source.refuses or any(_speaks_against(record, use) for record in source.records)
+        if use in rules.unknown and not against:
             warnings += refusals
         else:
             reasons += refusals

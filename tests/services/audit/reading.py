@@ -61,12 +61,14 @@ class Made:
 
 @dataclass
 class Model:
-    """``protected``: subjects with a do-not-recreate reference, and the seeds of the LoRAs it was made of."""
+    """``protected``: subjects with a do-not-recreate reference, and the seeds of the LoRAs it was made of.
+    ``refusing``: who withdrew or was protected, with or without a record, and has not consented since."""
 
     grants: dict[str, list[Grant]] = field(default_factory=lambda: {s: [] for s in SUBJECTS})
     versions: list[Made] = field(default_factory=list)
     released: list[Made] = field(default_factory=list)
     protected: dict[str, list[int]] = field(default_factory=dict)
+    refusing: set[str] = field(default_factory=set)
 
     def allows(self, use: Use, versions: list[Made], purpose: str, at: Any) -> bool:
         """Whether versions may be used so."""
@@ -85,7 +87,8 @@ class Model:
         """Whether something new of a subject may be made: the unknown may, who ended a consent has to grant again."""
         assert use in OPEN_TO_THE_UNKNOWN
         records = [] if subject is None else self.grants[subject]
-        return all(g.live for g in records) or any(g.covers(use, False, purpose, at) for g in records)
+        unknown = subject not in self.refusing and all(g.live for g in records)
+        return unknown or any(g.covers(use, False, purpose, at) for g in records)
 
     def depicting(self, subject: str) -> list[Made]:
         return [v for v in self.versions if any(s.subject == subject for s, _ in v.upstream())]

@@ -15,7 +15,7 @@ from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import ConsentDenied
 from w2w_registry.records import ConsentState, Kind, OperationKind, now
-from w2w_registry.services.consent import gate, grants
+from w2w_registry.services.consent import gate, grants, withdraw
 
 
 @pytest.fixture
@@ -150,3 +150,18 @@ def test_a_diamond_is_walked_once(small: Small) -> None:
     with small.registry.catalog.read() as session:
         upstream = gate.upstream_of(session, layer, Rules())
     assert [(u.subject, u.derived, u.through) for u in upstream] == [("s1", True, "root@1")]
+
+
+@pytest.mark.parametrize("use", [Use.REGISTER, Use.TRAIN, Use.INVERT])
+def test_who_withdrew_without_a_record_is_unknown_no_longer(small: Small, use: Use) -> None:
+    def allowed() -> bool:
+        return gate.ask(small.registry, use, subjects=["s-no"], kind=Kind.PERSON).allowed
+
+    small.add("x", "s-no")
+    assert allowed()
+    withdraw.withdraw(small.registry, "s-no")
+    assert not allowed()
+    (reason,) = gate.ask(small.registry, use, subjects=["s-no"], kind=Kind.PERSON).reasons
+    assert str(reason) == "s-no: subject-refuses"
+    small.grant("s-no")
+    assert allowed()

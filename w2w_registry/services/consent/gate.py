@@ -31,6 +31,8 @@ from w2w_registry.catalog.models import (
     Operation,
     OperationInput,
     SpaceMember,
+    Subject,
+    SubjectState,
     Version,
     VersionSubject,
 )
@@ -201,8 +203,11 @@ def upstream_of(session: Session, version_ids: Sequence[int], rules: Rules) -> t
             if subject not in through or is_derived:
                 through[subject] = name
     records = load_records(session, [s for s in derived if s is not None])
+    refusing = _refusing(session, [s for s in derived if s is not None])
     ordered = sorted(derived, key=lambda s: (s is None, s or ""))
-    return tuple(Upstream(s, records.get(s, ()) if s is not None else (), derived[s], through[s]) for s in ordered)
+    return tuple(
+        Upstream(s, records.get(s, ()) if s is not None else (), derived[s], through[s], s in refusing) for s in ordered
+    )
 
 
 def ancestors(version_ids: Sequence[int]) -> CTE:
@@ -279,7 +284,17 @@ def _nobody_named(rules: Rules | None) -> ColumnElement[bool]:
 
 def _direct(session: Session, subjects: Sequence[str]) -> list[Upstream]:
     records = load_records(session, subjects) if subjects else {}
-    return [Upstream(subject, records.get(subject, ())) for subject in sorted(set(subjects))]
+    refusing = _refusing(session, subjects)
+    return [Upstream(s, records.get(s, ()), refuses=s in refusing) for s in sorted(set(subjects))]
+
+
+def _refusing(session: Session, subjects: Sequence[str]) -> set[str]:
+    """Those who withdrew or are protected. One who never gave a record can do both, and is unknown no longer."""
+    found: set[str] = set()
+    for start in range(0, len(subjects), _CHUNK):
+        chunk = Subject.id.in_(subjects[start : start + _CHUNK])
+        found.update(session.scalars(select(Subject.id).where(chunk, Subject.state != SubjectState.ACTIVE)))
+    return found
 
 
 def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream]:
