@@ -21,7 +21,10 @@ from w2w_registry.diffusion.invert import invert
 from w2w_registry.diffusion.train import train
 from w2w_registry.space import intervals
 
-BUDGETS = (0, 20, CONFIG.steps, 60, 90)
+BUDGETS = (0, 12, 20, CONFIG.steps, 40, 60)
+LIKE_THE_PAPER = replace(CONFIG, prior=0.003)
+"""The paper's procedure has no prior to speak of: it fits its photo more closely than the default here, which also wants
+to be found among the registered.  Equal score is compared at an equally weak prior."""
 
 
 def run(assets: Assets, scope: Scope) -> list[Row]:
@@ -48,8 +51,16 @@ def inversion(assets: Assets, scope: Scope) -> list[Row]:
         if not equal and steps < max(BUDGETS):
             continue
         rows += [
-            Row("speed", f"ours with {steps} steps at most: seconds a photo", intervals.mean(own)),
-            Row("speed", f"ours with {steps} steps at most: identity score", intervals.mean(score)),
+            Row(
+                "speed",
+                f"ours with {steps} steps, prior {LIKE_THE_PAPER.prior:g}: seconds a photo",
+                intervals.mean(own),
+            ),
+            Row(
+                "speed",
+                f"ours with {steps} steps, prior {LIKE_THE_PAPER.prior:g}: identity score",
+                intervals.mean(score),
+            ),
             Row(
                 "speed",
                 f"inversion time ÷ the paper's procedure, {how}",
@@ -85,7 +96,7 @@ def _paper(assets: Assets, held: list[int]) -> tuple[Array, np.ndarray]:
 
 def _ours(assets: Assets, held: list[int], steps: int) -> tuple[Array, np.ndarray]:
     space, basis = assets.space, assets.basis(COMPONENTS)
-    config = replace(CONFIG, steps=steps, bf16=assets.bf16)
+    config = replace(LIKE_THE_PAPER, steps=steps, bf16=assets.bf16)
     guess = assets.guess.fitted_to(COMPONENTS)
 
     def compute() -> Array:
