@@ -28,7 +28,6 @@ def test_movement_leaves_out_the_edited_attribute() -> None:
     np.testing.assert_allclose(edits.moved(before, after, hat), 0.0)
     after[:, 0, skin], after[:, 1, skin] = SPREAD[skin], -SPREAD[skin]
     np.testing.assert_allclose(edits.moved(before, after, hat), 2 / 3 / (len(ATTRIBUTES) - 1), rtol=1e-5)
-    np.testing.assert_allclose(edits.drifted(before, after, hat), 0.0, atol=1e-7)
     np.testing.assert_array_equal(edits.flipped(after, hat, [True, False]), [1.0, 0.0])
 
 

@@ -2,7 +2,7 @@
 
 An edit is measured twice: injected into pictures of the identity where it acts (``generate --edit … --local``), and as
 the new identity that ``edit`` makes.  Prompting is measured twice as well: at the guidance that all pictures here are
-drawn with, where it leaves many people as they were, and at the guidance it takes to flip as many as the edit does.
+drawn with, where it leaves many people as they were, and at the guidance that flipped nearly everybody it was tried on.
 Movement is always measured from the same identity's picture of the same seed and guidance, without edit or word.
 """
 
@@ -155,9 +155,9 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
         ours, theirs = moved(before, after, i), moved(unasked, words, i)
         rows += [
             row("flips", share(after), 0.9, note=f"margin {margin:g}"),
-            row("flips by words", share(words), note=f"guidance {guidance:g}, the least that flips as many"),
+            row("flips by words", share(words), note=f"guidance {guidance:g}"),
             row("others' movement", intervals.mean(ours)),
-            row("others' movement ÷ that of words which flip as many", intervals.ratio(ours, theirs), 0.5),
+            row("others' movement ÷ that of words at that guidance", intervals.ratio(ours, theirs), 0.5),
             row("flips by words at guidance 2", share(weak)),
             row("others' movement ÷ that of words at guidance 2", intervals.ratio(ours, moved(before, weak, i)), 0.5),
             row("flips as a new identity", share(new), 0.9, note=f"margin {own_margin:g}"),

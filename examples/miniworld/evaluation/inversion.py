@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from examples.miniworld import identities as people
-from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, Scope, identity_scores
+from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, Scope, array_key, identity_scores
 from examples.miniworld.evaluation.report import Row
 from examples.miniworld.train_loras import RECIPE
+from w2w_registry.diffusion.generate import Shot
 from w2w_registry.diffusion.invert import InvertConfig, invert
 from w2w_registry.diffusion.train import train
 from w2w_registry.space import intervals
@@ -79,6 +80,25 @@ def recall(assets: Assets, points: Array, owners: Sequence[int], at: int = 1) ->
     return np.asarray((best == np.asarray(owners)[:, None]).any(1), float)
 
 
+def copying(assets: Assets, thetas: Array, indices: Sequence[int], seeds: Sequence[int], name: str) -> np.ndarray:
+    """How near pictures of each identity come to the one photo, against its other photos of that session (n,).
+
+    The ratio of mean pixel distances: 1 when the one photo is like any other, less when it was learned by heart.
+    """
+
+    def compute() -> Array:
+        pictures = assets.draw([Shot(theta, seed) for theta in thetas for seed in seeds]).astype(np.float32)
+        pictures = pictures.reshape(len(thetas), len(seeds), *pictures.shape[1:])
+        found = []
+        for drawn, i in zip(pictures, indices, strict=True):
+            photos = assets.photos(i, UNSEEN).astype(np.float32)
+            gaps = np.sqrt(((drawn[:, None] - photos[None]) ** 2).mean((2, 3, 4))).mean(0)
+            found.append(gaps[0] / gaps[1:].mean())
+        return np.array(found, np.float32)
+
+    return assets.keep(name, [array_key(thetas), list(indices), list(seeds)], compute).astype(np.float64)
+
+
 def run(assets: Assets, scope: Scope) -> list[Row]:
     """The suite's table."""
     held = [people.FIT + i for i in range(scope.heldout)]
@@ -89,8 +109,8 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
         return identity_scores(assets.readings(thetas, seeds, name), real)
 
     ours = inverted(assets, held)
-    many = scored("draw-many", dreambooth(assets, held, 10))
-    one = scored("draw-one", dreambooth(assets, held, 1))
+    trained = {10: dreambooth(assets, held, 10), 1: dreambooth(assets, held, 1)}
+    many, one = scored("draw-many", trained[10]), scored("draw-one", trained[1])
     single = scored("draw-inverted", assets.space.reconstruct(ours))
     start = inverted(assets, held, replace(CONFIG, steps=0))
     guessed = scored("draw-guessed", assets.space.reconstruct(start))
@@ -108,6 +128,16 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
         Row("inversion", "single-photo inversion ÷ LoRA from ten photos", intervals.ratio(single, many), 0.93),
         Row("inversion", "single-photo inversion ÷ LoRA from one photo", intervals.ratio(single, one), 1.4),
     ]
+    few, some = held[:12], seeds[:2]
+    for label, thetas in (
+        ("a LoRA trained on one photo", trained[1]),
+        ("a LoRA trained on ten photos", trained[10]),
+        ("single-photo inversion", assets.space.reconstruct(ours)),
+    ):
+        near = copying(assets, thetas[: len(few)], few, some, "copying")
+        rows.append(
+            Row("inversion", f"{label}: distance to the one photo ÷ to the person's others", intervals.mean(near))
+        )
     known = list(range(scope.registered))
     points = inverted(assets, known)
     for at, target in ((1, 0.9), (10, None)):

@@ -23,8 +23,8 @@ from w2w_registry.space import intervals
 
 BUDGETS = (0, 12, 20, CONFIG.steps, 40, 60)
 LIKE_THE_PAPER = replace(CONFIG, prior=0.003)
-"""The paper's procedure has no prior to speak of: it fits its photo more closely than the default here, which also wants
-to be found among the registered.  Equal score is compared at an equally weak prior."""
+"""The paper's procedure has next to no prior: it fits its photo more closely than the default here, which also wants to
+be found among the registered.  Equal score is compared at a prior as weak."""
 
 
 def run(assets: Assets, scope: Scope) -> list[Row]:
