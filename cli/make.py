@@ -91,6 +91,7 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
 @click.option("--prompt", help="The prompt the space's LoRAs were trained with (default: 'photo of sks person').")
 @click.option("--steps", type=click.IntRange(0), help="At most so many optimiser steps.")
 @click.option("--samples", type=click.IntRange(1), help="Noisy copies a step; fewer need less memory.")
+@click.option("--lr", "rate", type=float, help="Length of a step; a longer one fits the photo more closely.")
 @click.option("--prior", type=float, help="How strongly to stay near the guess.")
 @click.option("--no-guess", "use_guess", is_flag=True, flag_value=False, default=True, help="Start at the average.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all noise.")

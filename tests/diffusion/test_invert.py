@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -64,7 +65,7 @@ def test_identities_are_found_again(portrait: tuple[DiffusionModel, SpaceBasis, 
     model, basis, words = portrait
     truth = torch.randn(3, basis.k, generator=torch.Generator().manual_seed(2))
     photos = drawn(model, basis, words, truth)
-    config = InvertConfig(steps=300, samples=2, prior=1e-6, every=10, patience=30, held_out=2)
+    config = InvertConfig(steps=300, samples=2, lr=0.1, prior=1e-6, emphasis=1.0, every=10, patience=30, held_out=2)
     found = invert(model, basis, photos, words, config)
     for answer, white in zip(found, truth, strict=True):
         np.testing.assert_allclose(answer.coordinates, (white * basis.component_std).numpy(), rtol=0.05, atol=0.1)
@@ -78,8 +79,12 @@ def test_a_strong_prior_keeps_the_start(portrait: tuple[DiffusionModel, SpaceBas
     truth = torch.ones(1, basis.k)
     photos = drawn(model, basis, words, truth)
     guess = Guess(torch.full((1, basis.k), 0.3), torch.full((basis.k,), 0.5))
-    weak = invert(model, basis, photos, words, InvertConfig(steps=80, samples=2, prior=1e-6), guess=guess)[0]
-    strong = invert(model, basis, photos, words, InvertConfig(steps=80, samples=2, prior=1e4), guess=guess)[0]
+    weak = invert(
+        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e-6, emphasis=1.0), guess=guess
+    )[0]
+    strong = invert(
+        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e4, emphasis=1.0), guess=guess
+    )[0]
     start = (guess.white * basis.component_std)[0].numpy()
     gap = [float(np.linalg.norm(r.coordinates - start)) for r in (weak, strong)]
     assert gap[1] < 0.05 * gap[0]
@@ -180,9 +185,20 @@ def test_no_steps_give_the_guess_itself(tiny_model: Models) -> None:
     words = model.encode_text("photo of sks person")
     latents = model.encode_images(np.stack([tiny.photo(1)]))
     guess = Guess(torch.full((1, basis.k), 0.5), torch.ones(basis.k))
-    (found,) = invert(model, basis, latents, words, InvertConfig(steps=0, held_out=4), guess=guess)
+    (found,) = invert(model, basis, latents, words, InvertConfig(steps=0, held_out=4, emphasis=1.0), guess=guess)
     np.testing.assert_allclose(found.coordinates, 0.5 * basis.component_std.numpy())
     assert found.steps == 0
+
+
+def test_emphasis_goes_further_the_same_way(tiny_model: Models) -> None:
+    model = tiny_model("sd1")
+    basis = basis_for(tiny.layout(model.unet))
+    words = model.encode_text("photo of sks person")
+    latents = model.encode_images(np.stack([tiny.photo(1)]))
+    plain, loud = (invert(model, basis, latents, words, replace(FAST, emphasis=e))[0] for e in (1.0, 1.5))
+    np.testing.assert_allclose(loud.coordinates, 1.5 * plain.coordinates, rtol=1e-5)
+    assert loud.loss != plain.loss
+    assert loud.typicality == pytest.approx(1.5 * plain.typicality, rel=1e-5)
 
 
 def test_noise_is_stratified_antithetic_and_seeded() -> None:
@@ -196,7 +212,9 @@ def test_noise_is_stratified_antithetic_and_seeded() -> None:
     assert noise_for(3, -1, 3, (2, 4, 4), 1000, 0.0, 1.0)[0].shape == (3, 2, 4, 4)
 
 
-@pytest.mark.parametrize("bad", [{"samples": 0}, {"lr": 0.0}, {"low": 0.7, "high": 0.2}, {"steps": -1}])
+@pytest.mark.parametrize(
+    "bad", [{"samples": 0}, {"lr": 0.0}, {"low": 0.7, "high": 0.2}, {"steps": -1}, {"emphasis": 0.0}]
+)
 def test_settings_must_make_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         InvertConfig(**bad).check()

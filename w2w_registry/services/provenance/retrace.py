@@ -336,6 +336,9 @@ def _config(kind: type[_C], recorded: Mapping[str, Any]) -> _C:
     unknown = sorted(set(recorded) - {f.name for f in fields(cast(Any, kind))})
     if unknown:
         raise Impossible(f"its settings are of another version of this program: {', '.join(unknown)}")
+    silent = sorted({f.name for f in fields(cast(Any, kind))} - set(recorded))
+    if silent:
+        raise Impossible(f"recorded before there was a setting for {', '.join(silent)}")
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in recorded.items()})
 
 
