@@ -110,7 +110,7 @@ class InvertConfig:
 
     steps: int = 20
     samples: int = 8
-    lr: float = 0.1
+    lr: float = 0.07
     prior: float = 0.02
     emphasis: float = 1.4
     low: float = 0.3
