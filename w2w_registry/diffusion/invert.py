@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,10 +36,6 @@ from w2w_registry.space.layout import Layout
 
 Progress = Callable[[int, int, float], None]
 """Called with (step, steps, held-out loss)."""
-
-
-UNUSUAL: Final = 2.5
-"""Typicality above which an answer is called unusual; faces in their place give 1.2 to 2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +166,7 @@ class Inverted:
     def warnings(self) -> tuple[str, ...]:
         """What a person should know before trusting the result."""
         found = []
-        if self.typicality > UNUSUAL:
+        if self.typicality > 1.6:
             found.append(f"unusual for this space ({self.typicality:.1f} times the typical distance from its centre)")
         if self.explained < 0.005:
             found.append("the photo is explained no better than by the average identity: is it a face, and cropped?")
