@@ -93,6 +93,7 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
 @click.option("--samples", type=click.IntRange(1), help="Noisy copies a step; fewer need less memory.")
 @click.option("--lr", "rate", type=float, help="Length of a step; a longer one fits the photo more closely.")
 @click.option("--prior", type=float, help="How strongly to stay near the guess.")
+@click.option("--emphasis", type=float, help="Factor of the answer's distance from the average identity.")
 @click.option("--no-guess", "use_guess", is_flag=True, flag_value=False, default=True, help="Start at the average.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of all noise.")
 @subject_options

@@ -99,6 +99,7 @@ def _hook(a: Tensor, b: Tensor, scale: float, group: Tensor | None) -> Any:
         flat = x.reshape(len(left), -1, x.shape[-1])
         # The scale goes onto the smallest operand.
         low = torch.bmm(flat, left.transpose(1, 2)) * scale
-        return output + torch.bmm(low, right.transpose(1, 2)).reshape(output.shape)
+        rows = output.reshape(len(left), -1, output.shape[-1])
+        return torch.baddbmm(rows, low, right.transpose(1, 2)).reshape(output.shape)
 
     return hook

@@ -266,6 +266,8 @@ def load_model(
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
+    # Convolutions are faster when the channels of a pixel lie side by side, on the CPU and on tensor cores.
+    pipe.unet.to(memory_format=torch.channels_last)
     model = DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
     _, height, width = model.latent_shape
     if where.type == "cpu" and height * width <= SMALL:

@@ -1,14 +1,15 @@
 """Edits along directions: does the attribute flip, what else moves, is strength monotone; against prompting.
 
 An edit is measured twice: injected into pictures of the identity where it acts (``generate --edit … --local``), and as
-the new identity that ``edit`` makes.  Prompting is measured twice as well: at the guidance that all pictures here are
-drawn with, where it leaves many people as they were, and at the guidance that flipped nearly everybody it was tried on.
-Movement is always measured from the same identity's picture of the same seed and guidance, without edit or word.
+the new identity that ``edit`` makes.  Prompting is measured twice as well: at the one guidance that flips nearly
+everybody it was tried on, and, harder to beat, with the least guidance that does it for adding and for removing.  How
+far an edit aims is settled in the same way, on the same people.  Movement is always measured from the same identity's
+picture of the same seed and guidance, without edit or word.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -27,11 +28,14 @@ from w2w_registry.space.intervals import Estimate
 MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 GUIDANCES: Final = (2.0, 3.0, 4.5, 6.5, 9.0)
 LOCAL: Final = 0.5
-TRIED_ON: Final = range(12)
-"""Identities of the fit split that say how far beyond the average "yes" an edit has to aim, and how much guidance words
-need."""
+TRIED_ON: Final = 24
+"""Identities of the fit split, by their second LoRAs (which no direction was fitted on), that say how far beyond the
+average "yes" or "no" an edit has to aim, and how much guidance words need."""
+TRIED_SEEDS: Final = (101, 102, 103)
 ENOUGH: Final = 0.9
 STRENGTHS: Final = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+BothWays = tuple[float, float]
+"""A setting for adding an attribute and one for removing it."""
 
 
 def fitted(assets: Assets) -> dict[str, d.Direction]:
@@ -46,15 +50,15 @@ def moves(
     attribute: str,
     points: Array,
     on: Sequence[bool],
-    margin: float,
+    margins: BothWays,
 ) -> Array:
     """The edit (n, k) of each point that turns ``attribute`` on or off and keeps every other labelled attribute."""
     direction, std = all_[attribute], assets.space.component_std
     keep = [other for name, other in all_.items() if name != attribute]
     out = []
     for point, yes in zip(points, on, strict=True):
-        amount = d.amount_for(direction, point, d.target_reading(direction, yes, margin))
-        out.append(d.solve_edit([(direction, amount)], keep, std))
+        target = d.target_reading(direction, yes, margins[0] if yes else margins[1])
+        out.append(d.solve_edit([(direction, d.amount_for(direction, point, target))], keep, std))
     return np.stack(out).astype(np.float32)
 
 
@@ -69,17 +73,38 @@ def edited(
     return assets.readings(assets.space.reconstruct(points), seeds, name, recipe, after)
 
 
-def margin_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, local: float | None) -> float:
-    """The least margin at which the drawn attribute flips for nearly everybody tried, none of them held out."""
-    i, tried = ATTRIBUTES.index(attribute), list(TRIED_ON)
-    on = [bool(v < 0.5) for v in assets.truth[tried, i]]
-    points = assets.coordinates[tried]
-    for margin in MARGINS[:-1]:
-        step = moves(assets, all_, attribute, points, on, margin)
-        after = edited(assets, points, step, (1, 2), f"margin-{attribute}", local=local)
-        if flipped(after, i, on).mean() > ENOUGH:
-            return margin
-    return MARGINS[-1]
+def least(options: Sequence[float], on: Sequence[bool], flips: Callable[[float], np.ndarray]) -> tuple[float, BothWays]:
+    """The least of ``options`` that flips nearly everybody tried, and the same for adding and for removing alone; the
+    last one where none does.  ``flips(option)`` says who flips (n,)."""
+    rows = {"all": np.ones(len(on), bool), "on": np.asarray(on), "off": ~np.asarray(on)}
+    found: dict[str, float] = {}
+    for option in options[:-1]:
+        did = flips(option)
+        for name in rows.keys() - found.keys():
+            if rows[name].any() and did[rows[name]].mean() >= ENOUGH:
+                found[name] = option
+        if len(found) == len(rows):
+            break
+    whole, on_, off = (found.get(name, options[-1]) for name in rows)
+    return whole, (on_, off)
+
+
+def tried(assets: Assets, attribute: str) -> tuple[Array, list[bool]]:
+    """Coordinates (n, k) of the people settings are chosen on, and whether the attribute is to be added to each."""
+    points = assets.space.project(assets.again[:TRIED_ON])
+    return points, [bool(v < 0.5) for v in assets.truth[:TRIED_ON, ATTRIBUTES.index(attribute)]]
+
+
+def margins_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, local: float | None) -> BothWays:
+    """How far beyond the average "yes" and "no" the drawn attribute flips for nearly everybody tried."""
+    points, on = tried(assets, attribute)
+
+    def flips(margin: float) -> np.ndarray:
+        step = moves(assets, all_, attribute, points, on, (margin, margin))
+        after = edited(assets, points, step, TRIED_SEEDS, f"margin-{attribute}", local=local)
+        return flipped(after, ATTRIBUTES.index(attribute), on)
+
+    return least(MARGINS, on, flips)[1]
 
 
 def prompted(
@@ -104,15 +129,16 @@ def prompted(
     return assets.keep("prompted", key, compute)
 
 
-def guidance_for(assets: Assets, attribute: str, word: str) -> float:
-    """The least guidance at which words flip nearly everybody tried (the most there is, if they never do)."""
-    i, tried = ATTRIBUTES.index(attribute), list(TRIED_ON)
-    on = [bool(v < 0.5) for v in assets.truth[tried, i]]
-    thetas = assets.space.reconstruct(assets.coordinates[tried])
-    for guidance in GUIDANCES[:-1]:
-        if flipped(prompted(assets, thetas, word, on, (1, 2), guidance), i, on).mean() > ENOUGH:
-            return guidance
-    return GUIDANCES[-1]
+def guidance_for(assets: Assets, attribute: str, word: str) -> tuple[float, BothWays]:
+    """The guidance at which words flip nearly everybody tried, and that for adding and for removing."""
+    points, on = tried(assets, attribute)
+    thetas = assets.space.reconstruct(points)
+
+    def flips(guidance: float) -> np.ndarray:
+        after = prompted(assets, thetas, word, on, TRIED_SEEDS, guidance)
+        return flipped(after, ATTRIBUTES.index(attribute), on)
+
+    return least(GUIDANCES, on, flips)
 
 
 def moved(before: Array, after: Array, attribute: int) -> np.ndarray:
@@ -131,40 +157,62 @@ def run(assets: Assets, scope: Scope) -> list[Row]:
     every = fitted(assets)
     rows: list[Row] = []
     for binary in BINARY:
-        i, name = ATTRIBUTES.index(binary.name), binary.name
-        on = [bool(v < 0.5) for v in assets.truth[held, i]]
-        margin = margin_for(assets, every, name, LOCAL)
-        step = moves(assets, every, name, points, on, margin)
-        after = edited(assets, points, step, seeds, f"edit-{name}", local=LOCAL)
-        weak = prompted(assets, thetas, binary.word, on, seeds, GUIDANCES[0])
-        guidance = guidance_for(assets, name, binary.word)
-        words = prompted(assets, thetas, binary.word, on, seeds, guidance)
-        unasked = assets.readings(thetas, seeds, "edit-before", replace(RECIPE, guidance=guidance))
-        own_margin = margin_for(assets, every, name, None)
-        own_step = moves(assets, every, name, points, on, own_margin)
-        new = edited(assets, points, own_step, seeds, f"edit-{name}", local=None)
-
-        def row(
-            what: str, estimate: Estimate, target: float | None = None, *, label: str = name, note: str = ""
-        ) -> Row:
-            return Row("edits", f"{label}: {what}", estimate, target, above=target != 0.5, note=note)
-
-        def share(readings: Array, index: int = i, asked: Sequence[bool] = on) -> Estimate:
-            return intervals.mean(flipped(readings, index, asked))
-
-        ours, theirs = moved(before, after, i), moved(unasked, words, i)
-        rows += [
-            row("flips", share(after), 0.9, note=f"margin {margin:g}"),
-            row("flips by words", share(words), note=f"guidance {guidance:g}"),
-            row("others' movement", intervals.mean(ours)),
-            row("others' movement ÷ that of words at that guidance", intervals.ratio(ours, theirs), 0.5),
-            row("flips by words at guidance 2", share(weak)),
-            row("others' movement ÷ that of words at guidance 2", intervals.ratio(ours, moved(before, weak, i)), 0.5),
-            row("flips as a new identity", share(new), 0.9, note=f"margin {own_margin:g}"),
-            row("others' movement as a new identity ÷ words", intervals.ratio(moved(before, new, i), theirs)),
-        ]
-        rows.append(_monotone(assets, every[name], every, name, points[: max(4, scope.heldout // 4)], seeds[:4]))
+        rows += _attribute(assets, every, binary.name, binary.word, held, seeds, before)
+        shown = points[: max(4, scope.heldout // 4)]
+        rows.append(_monotone(assets, every[binary.name], every, binary.name, shown, seeds[:4]))
     return rows
+
+
+def _attribute(
+    assets: Assets,
+    every: dict[str, d.Direction],
+    name: str,
+    word: str,
+    held: Sequence[int],
+    seeds: Sequence[int],
+    before: Array,
+) -> list[Row]:
+    """Flips and movement of one yes/no attribute: edits in pictures, edits as new identities, words."""
+    i = ATTRIBUTES.index(name)
+    on = [bool(v < 0.5) for v in assets.truth[list(held), i]]
+    points = assets.coordinates[list(held)]
+    thetas = assets.space.reconstruct(points)
+
+    def after_edit(local: float | None) -> tuple[Array, BothWays]:
+        margins = margins_for(assets, every, name, local)
+        step = moves(assets, every, name, points, on, margins)
+        return edited(assets, points, step, seeds, f"edit-{name}", local=local), margins
+
+    def in_words(guidance: float) -> tuple[Array, Array]:
+        plain = assets.readings(thetas, seeds, "edit-before", replace(RECIPE, guidance=guidance))
+        return plain, prompted(assets, thetas, word, on, seeds, guidance)
+
+    local, margins = after_edit(LOCAL)
+    new, own_margins = after_edit(None)
+    guidance, (adding, removing) = guidance_for(assets, name, word)
+    plain, words = in_words(guidance)
+    added, removed = in_words(adding), in_words(removing)
+    # Every person by the guidance of the way they are to go.
+    way = np.asarray(on)[:, None, None]
+    plain_each, words_each = (np.where(way, add, remove) for add, remove in zip(added, removed, strict=True))
+
+    def row(what: str, estimate: Estimate, target: float | None = None, note: str = "") -> Row:
+        return Row("edits", f"{name}: {what}", estimate, target, above=target != 0.5, note=note)
+
+    def share(readings: Array) -> Estimate:
+        return intervals.mean(flipped(readings, i, on))
+
+    ours, theirs, each = moved(before, local, i), moved(plain, words, i), moved(plain_each, words_each, i)
+    return [
+        row("flips", share(local), 0.9, f"margins {margins[0]:g} on, {margins[1]:g} off"),
+        row("flips by words", share(words), note=f"guidance {guidance:g}"),
+        row("flips by words each way", share(words_each), note=f"guidance {adding:g} on, {removing:g} off"),
+        row("others' movement", intervals.mean(ours)),
+        row("others' movement ÷ that of words", intervals.ratio(ours, theirs), 0.5),
+        row("others' movement ÷ that of words each way", intervals.ratio(ours, each), 0.5),
+        row("flips as a new identity", share(new), 0.9, f"margins {own_margins[0]:g} on, {own_margins[1]:g} off"),
+        row("others' movement as a new identity ÷ words", intervals.ratio(moved(before, new, i), theirs)),
+    ]
 
 
 def flipped(after: Array, attribute: int, on: Sequence[bool]) -> np.ndarray:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InvertRequest:
-    """What ``w2w-reg invert`` was asked. ``steps``, ``samples``, ``rate``, ``prior``: None takes the default."""
+    """What ``w2w-reg invert`` was asked. ``steps``, ``samples``, ``rate``, ``prior``,
+    ``emphasis``: None takes the default."""
 
     photos: Sequence[str]
     name: str | None = None
@@ -48,6 +49,7 @@ class InvertRequest:
     samples: int | None = None
     rate: float | None = None
     prior: float | None = None
+    emphasis: float | None = None
     seed: int = 0
     use_guess: bool = True
     kind: str = "person"
@@ -143,7 +145,13 @@ def invert_config(request: InvertRequest, model: DiffusionModel) -> InvertConfig
     from w2w_registry.diffusion.invert import InvertConfig
     from w2w_registry.diffusion.pipeline import fast_bf16
 
-    asked = {"steps": request.steps, "samples": request.samples, "lr": request.rate, "prior": request.prior}
+    asked = {
+        "steps": request.steps,
+        "samples": request.samples,
+        "lr": request.rate,
+        "prior": request.prior,
+        "emphasis": request.emphasis,
+    }
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     return InvertConfig(**given, seed=request.seed, bf16=fast_bf16(model.device))
 
