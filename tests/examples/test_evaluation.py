@@ -38,3 +38,17 @@ def test_targets_are_floors_or_ceilings(value: float, above: bool, holds: bool) 
     text = table([row, Row("x", "other", exact(3.0, 1))])
     assert ("**no**" in text) is not holds
     assert "| other | 3.000 |  | 1 |  |  |" in text
+
+
+def test_the_least_setting_is_found_for_everybody_and_each_way() -> None:
+    on = [True, True, False, False]
+    needs = np.array([1.0, 2.0, 2.0, 3.0])
+    asked = []
+
+    def flips(option: float) -> np.ndarray:
+        asked.append(option)
+        return needs <= option
+
+    assert edits.least((1.0, 2.0, 3.0, 4.0), on, flips) == (3.0, (2.0, 3.0))
+    assert asked == [1.0, 2.0, 3.0]
+    assert edits.least((1.0, 2.0), on, flips) == (2.0, (2.0, 2.0))

@@ -124,10 +124,11 @@ class InvertConfig:
             or self.samples < 1
             or self.held_out < 1
             or self.every < 1
-            or min(self.lr, self.emphasis) <= 0
+            or not all(math.isfinite(v) and v > 0 for v in (self.lr, self.emphasis))
+            or not (math.isfinite(self.prior) and self.prior >= 0)
         ):
             raise UsageError(
-                reason="inversion needs steps >= 0, samples >= 1, held-out >= 1, a positive rate and emphasis"
+                reason="inversion needs steps and prior >= 0, samples and held-out >= 1, a positive rate and emphasis"
             )
         if not 0.0 <= self.low < self.high <= 1.0:
             raise UsageError(reason="the timestep range must lie within 0 and 1")

@@ -242,6 +242,17 @@ def test_fewer_components_leave_the_rest_at_the_centre(registry: Registry, tmp_p
     assert not point(registry, "a")[5:].any()
 
 
+def test_emphasis_scales_the_answer_and_is_recorded(registry: Registry, tmp_path: Path) -> None:
+    request = invert.InvertRequest([str(studio.photo(tmp_path, "a", 1))], engine=studio.ENGINE, **FAST)
+    invert.invert(registry, replace(request, emphasis=1.0))
+    invert.invert(registry, replace(request, emphasis=2.0, name="b"))
+    np.testing.assert_allclose(point(registry, "b"), 2.0 * point(registry, "a"), rtol=1e-5)
+    assert operation(registry, "b")[0].params["config"]["emphasis"] == 2.0
+    for wrong in ({"emphasis": 0.0}, {"rate": float("nan")}, {"prior": -1.0}):
+        with pytest.raises(UsageError):
+            invert.invert(registry, replace(request, name="c", **wrong))
+
+
 def test_a_mask_is_recorded_and_an_empty_one_refused(registry: Registry, tmp_path: Path) -> None:
     from PIL import Image
 
