@@ -33,6 +33,8 @@ TRIED_ON: Final = 24
 average "yes" or "no" an edit has to aim, and how much guidance words need."""
 TRIED_SEEDS: Final = (101, 102, 103)
 ENOUGH: Final = 0.9
+"""Share of the people tried that a setting has to flip. A new identity, which has no picture to stay near, has to flip
+all of them."""
 STRENGTHS: Final = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BothWays = tuple[float, float]
 """A setting for adding an attribute and one for removing it."""
@@ -73,15 +75,17 @@ def edited(
     return assets.readings(assets.space.reconstruct(points), seeds, name, recipe, after)
 
 
-def least(options: Sequence[float], on: Sequence[bool], flips: Callable[[float], np.ndarray]) -> tuple[float, BothWays]:
-    """The least of ``options`` that flips nearly everybody tried, and the same for adding and for removing alone; the
-    last one where none does.  ``flips(option)`` says who flips (n,)."""
+def least(
+    options: Sequence[float], on: Sequence[bool], flips: Callable[[float], np.ndarray], share: float = ENOUGH
+) -> tuple[float, BothWays]:
+    """The least of ``options`` that flips a ``share`` of those tried, and the same for adding and for removing alone;
+    the last one where none does.  ``flips(option)`` says who flips (n,)."""
     rows = {"all": np.ones(len(on), bool), "on": np.asarray(on), "off": ~np.asarray(on)}
     found: dict[str, float] = {}
     for option in options[:-1]:
         did = flips(option)
         for name in rows.keys() - found.keys():
-            if rows[name].any() and did[rows[name]].mean() >= ENOUGH:
+            if rows[name].any() and did[rows[name]].mean() >= share:
                 found[name] = option
         if len(found) == len(rows):
             break
@@ -96,7 +100,7 @@ def tried(assets: Assets, attribute: str) -> tuple[Array, list[bool]]:
 
 
 def margins_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, local: float | None) -> BothWays:
-    """How far beyond the average "yes" and "no" the drawn attribute flips for nearly everybody tried."""
+    """How far beyond the average "yes" and "no" the drawn attribute flips for (nearly) everybody tried."""
     points, on = tried(assets, attribute)
 
     def flips(margin: float) -> np.ndarray:
@@ -104,7 +108,7 @@ def margins_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, lo
         after = edited(assets, points, step, TRIED_SEEDS, f"margin-{attribute}", local=local)
         return flipped(after, ATTRIBUTES.index(attribute), on)
 
-    return least(MARGINS, on, flips)[1]
+    return least(MARGINS, on, flips, 1.0 if local is None else ENOUGH)[1]
 
 
 def prompted(
