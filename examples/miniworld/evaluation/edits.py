@@ -27,7 +27,8 @@ from w2w_registry.space.intervals import Estimate
 
 MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 GUIDANCES: Final = (2.0, 3.0, 4.5, 6.5, 9.0)
-LOCAL: Final = 0.5
+LOCALS: Final = (0.5, 0.3)
+"""How much of the unedited picture to keep, the most first: small things like earrings need the second."""
 TRIED_ON: Final = 24
 """Identities of the fit split, by their second LoRAs (which no direction was fitted on), that say how far beyond the
 average "yes" or "no" an edit has to aim, and how much guidance words need."""
@@ -100,7 +101,8 @@ def tried(assets: Assets, attribute: str) -> tuple[Array, list[bool]]:
 
 
 def margins_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, local: float | None) -> BothWays:
-    """How far beyond the average "yes" and "no" the drawn attribute flips for (nearly) everybody tried."""
+    """How far beyond the average "yes" and "no" the drawn attribute flips for (nearly) everybody tried; infinite
+    where it does not."""
     points, on = tried(assets, attribute)
 
     def flips(margin: float) -> np.ndarray:
@@ -108,7 +110,7 @@ def margins_for(assets: Assets, all_: dict[str, d.Direction], attribute: str, lo
         after = edited(assets, points, step, TRIED_SEEDS, f"margin-{attribute}", local=local)
         return flipped(after, ATTRIBUTES.index(attribute), on)
 
-    return least(MARGINS, on, flips, 1.0 if local is None else ENOUGH)[1]
+    return least((*MARGINS, np.inf), on, flips, 1.0 if local is None else ENOUGH)[1]
 
 
 def prompted(
@@ -131,6 +133,17 @@ def prompted(
 
     key = [array_key(thetas), word, [bool(o) for o in on], list(seeds), plain.to_json()]
     return assets.keep("prompted", key, compute)
+
+
+def reach_for(
+    assets: Assets, all_: dict[str, d.Direction], attribute: str, locals_: Sequence[float | None]
+) -> tuple[float | None, BothWays]:
+    """The first of ``locals_`` with which the attribute can be made to flip (or the last of them), and the margins."""
+    for local in locals_:
+        margins = margins_for(assets, all_, attribute, local)
+        if max(margins) <= MARGINS[-1]:
+            break
+    return local, (min(margins[0], MARGINS[-1]), min(margins[1], MARGINS[-1]))
 
 
 def guidance_for(assets: Assets, attribute: str, word: str) -> tuple[float, BothWays]:
@@ -182,17 +195,19 @@ def _attribute(
     points = assets.coordinates[list(held)]
     thetas = assets.space.reconstruct(points)
 
-    def after_edit(local: float | None) -> tuple[Array, BothWays]:
-        margins = margins_for(assets, every, name, local)
-        step = moves(assets, every, name, points, on, margins)
-        return edited(assets, points, step, seeds, f"edit-{name}", local=local), margins
+    def after_edit(locals_: Sequence[float | None]) -> tuple[Array, str]:
+        share_kept, (adding, removing) = reach_for(assets, every, name, locals_)
+        step = moves(assets, every, name, points, on, (adding, removing))
+        how = "" if share_kept is None else f"local {share_kept:g}, "
+        after = edited(assets, points, step, seeds, f"edit-{name}", local=share_kept)
+        return after, f"{how}margins {adding:g} on, {removing:g} off"
 
     def in_words(guidance: float) -> tuple[Array, Array]:
         plain = assets.readings(thetas, seeds, "edit-before", replace(RECIPE, guidance=guidance))
         return plain, prompted(assets, thetas, word, on, seeds, guidance)
 
-    local, margins = after_edit(LOCAL)
-    new, own_margins = after_edit(None)
+    local, how_local = after_edit(LOCALS)
+    new, how_new = after_edit([None])
     guidance, (adding, removing) = guidance_for(assets, name, word)
     plain, words = in_words(guidance)
     added, removed = in_words(adding), in_words(removing)
@@ -208,13 +223,13 @@ def _attribute(
 
     ours, theirs, each = moved(before, local, i), moved(plain, words, i), moved(plain_each, words_each, i)
     return [
-        row("flips", share(local), 0.9, f"margins {margins[0]:g} on, {margins[1]:g} off"),
+        row("flips", share(local), 0.9, how_local),
         row("flips by words", share(words), note=f"guidance {guidance:g}"),
         row("flips by words each way", share(words_each), note=f"guidance {adding:g} on, {removing:g} off"),
         row("others' movement", intervals.mean(ours)),
         row("others' movement ÷ that of words", intervals.ratio(ours, theirs), 0.5),
         row("others' movement ÷ that of words each way", intervals.ratio(ours, each), 0.5),
-        row("flips as a new identity", share(new), 0.9, f"margins {own_margins[0]:g} on, {own_margins[1]:g} off"),
+        row("flips as a new identity", share(new), 0.9, how_new),
         row("others' movement as a new identity ÷ words", intervals.ratio(moved(before, new, i), theirs)),
     ]
 
