@@ -25,7 +25,7 @@ from w2w_registry.space import directions as d
 from w2w_registry.space import intervals
 from w2w_registry.space.intervals import Estimate
 
-MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
 GUIDANCES: Final = (2.0, 3.0, 4.5, 6.5, 9.0)
 LOCALS: Final = (0.5, 0.3)
 """How much of the unedited picture to keep, the most first: small things like earrings need the second."""
