@@ -1,10 +1,10 @@
 """Edits along directions: does the attribute flip, what else moves, is strength monotone; against prompting.
 
 An edit is measured twice: injected into pictures of the identity where it acts (``generate --edit … --local``), and as
-the new identity that ``edit`` makes.  Prompting is measured twice as well: at the one guidance that flips nearly
-everybody it was tried on, and, harder to beat, with the least guidance that does it for adding and for removing.  How
-far an edit aims is settled in the same way, on the same people.  Movement is always measured from the same identity's
-picture of the same seed and guidance, without edit or word.
+the new identity that ``edit`` makes.  How far it aims is settled on people none of whom is held out.  Prompting is
+measured twice as well, always of the held-out people: at the least guidance at which words, too, flip nearly everybody,
+and, harder to beat, with the least that does it for adding and for removing.  Movement is always measured from the same
+identity's picture of the same seed and guidance, without edit or word.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ LOCALS: Final = (0.5, 0.3)
 """How much of the unedited picture to keep, the most first: small things like earrings need the second."""
 TRIED_ON: Final = 24
 """Identities of the fit split, by their second LoRAs (which no direction was fitted on), that say how far beyond the
-average "yes" or "no" an edit has to aim, and how much guidance words need."""
+average "yes" or "no" an edit has to aim."""
 TRIED_SEEDS: Final = (101, 102, 103)
 ENOUGH: Final = 0.9
-"""Share of the people tried that a setting has to flip. A new identity, which has no picture to stay near, has to flip
-all of them."""
+"""Share of people that a setting has to flip. Edits of new identities, which have no picture to stay near, aim so far
+that all they are tried on flip."""
 STRENGTHS: Final = (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 BothWays = tuple[float, float]
 """A setting for adding an attribute and one for removing it."""
@@ -146,18 +146,6 @@ def reach_for(
     return local, (min(margins[0], MARGINS[-1]), min(margins[1], MARGINS[-1]))
 
 
-def guidance_for(assets: Assets, attribute: str, word: str) -> tuple[float, BothWays]:
-    """The guidance at which words flip nearly everybody tried, and that for adding and for removing."""
-    points, on = tried(assets, attribute)
-    thetas = assets.space.reconstruct(points)
-
-    def flips(guidance: float) -> np.ndarray:
-        after = prompted(assets, thetas, word, on, TRIED_SEEDS, guidance)
-        return flipped(after, ATTRIBUTES.index(attribute), on)
-
-    return least(GUIDANCES, on, flips)
-
-
 def moved(before: Array, after: Array, attribute: int) -> np.ndarray:
     """How far the other attributes go, in their spreads (n,): per picture of one seed, averaged."""
     change = np.abs(after - before) / SPREAD
@@ -208,7 +196,7 @@ def _attribute(
 
     local, how_local = after_edit(LOCALS)
     new, how_new = after_edit([None])
-    guidance, (adding, removing) = guidance_for(assets, name, word)
+    guidance, (adding, removing) = least(GUIDANCES, on, lambda g: flipped(in_words(g)[1], i, on))
     plain, words = in_words(guidance)
     added, removed = in_words(adding), in_words(removing)
     # Every person by the guidance of the way they are to go.
