@@ -2,9 +2,10 @@
 
 An edit is measured twice: injected into pictures of the identity where it acts (``generate --edit … --local``), and as
 the new identity that ``edit`` makes.  How far it aims is settled on people none of whom is held out.  Prompting is
-measured twice as well, always of the held-out people: at the least guidance at which words, too, flip nearly everybody,
-and, harder to beat, with the least that does it for adding and for removing.  Movement is always measured from the same
-identity's picture of the same seed and guidance, without edit or word.
+measured three times, always of the held-out people: at the least guidance at which words, too, flip nearly everybody;
+harder to beat, with the least that does it for adding and for removing; and at the guidance of all pictures here, where
+words leave many people as they were.  Movement is always measured from the same identity's picture of the same seed and
+guidance, without edit or word.
 """
 
 from __future__ import annotations
@@ -198,7 +199,7 @@ def _attribute(
     new, how_new = after_edit([None])
     guidance, (adding, removing) = least(GUIDANCES, on, lambda g: flipped(in_words(g)[1], i, on))
     plain, words = in_words(guidance)
-    added, removed = in_words(adding), in_words(removing)
+    added, removed, weak = in_words(adding), in_words(removing), in_words(GUIDANCES[0])
     # Every person by the guidance of the way they are to go.
     way = np.asarray(on)[:, None, None]
     plain_each, words_each = (np.where(way, add, remove) for add, remove in zip(added, removed, strict=True))
@@ -217,6 +218,8 @@ def _attribute(
         row("others' movement", intervals.mean(ours)),
         row("others' movement ÷ that of words", intervals.ratio(ours, theirs), 0.5),
         row("others' movement ÷ that of words each way", intervals.ratio(ours, each), 0.5),
+        row("flips by words at guidance 2", share(weak[1])),
+        row("others' movement ÷ that of words at guidance 2", intervals.ratio(ours, moved(*weak, i)), 0.5),
         row("flips as a new identity", share(new), 0.9, how_new),
         row("others' movement as a new identity ÷ words", intervals.ratio(moved(before, new, i), theirs)),
     ]

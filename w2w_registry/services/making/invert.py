@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InvertRequest:
-    """What ``w2w-reg invert`` was asked. ``steps``, ``samples``, ``rate``, ``prior``,
-    ``emphasis``: None takes the default."""
+    """What ``w2w-reg invert`` was asked. ``steps``, ``samples``, ``rate``, ``prior``, ``emphasis``: None takes the
+    default."""
 
     photos: Sequence[str]
     name: str | None = None
