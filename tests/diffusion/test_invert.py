@@ -122,9 +122,20 @@ def test_inversion_lowers_the_held_out_loss_of_every_kind_of_model(tiny_model: M
     basis = basis_for(tiny.layout(model.unet))
     words = model.encode_text("photo of sks person")
     latents = model.encode_images(np.stack([tiny.photo(1)]))
-    (found,) = invert(model, basis, latents, words, InvertConfig(steps=12, samples=4, held_out=8, prior=1e-4))
+    (found,) = invert(
+        model, basis, latents, words, InvertConfig(steps=12, samples=4, held_out=8, prior=1e-4, emphasis=1.0)
+    )
     assert found.loss < found.mean_loss
     assert found.history[0][1] == pytest.approx(found.start_loss)
+
+
+def test_the_rate_is_held_and_then_falls_to_nothing() -> None:
+    config = InvertConfig(steps=20, lr=0.4, hold=0.5)
+    rates = [config.rate(step) for step in range(20)]
+    assert rates[:11] == [0.4] * 11
+    np.testing.assert_allclose(np.diff(rates[10:]), -0.04)
+    assert config.rate(20) == 0.0
+    assert {replace(config, hold=1.0).rate(step) for step in range(20)} == {0.4}
 
 
 def test_two_runs_with_one_seed_are_the_same_to_the_bit(tiny_model: Models) -> None:
@@ -213,7 +224,7 @@ def test_noise_is_stratified_antithetic_and_seeded() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"samples": 0}, {"lr": 0.0}, {"low": 0.7, "high": 0.2}, {"steps": -1}, {"emphasis": 0.0}]
+    "bad", [{"samples": 0}, {"lr": 0.0}, {"low": 0.7, "high": 0.2}, {"steps": -1}, {"emphasis": 0.0}, {"hold": 1.5}]
 )
 def test_settings_must_make_sense(bad: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -262,6 +273,43 @@ def test_guess_copes_with_more_features_than_photos() -> None:
     model = fit_guess(rows, white, np.arange(60))
     assert model.variance.max() < 0.3
     assert np.abs(model(rows).white.numpy() - white).mean() < 0.3
+
+
+def test_guess_sees_what_is_not_in_proportion_to_any_feature() -> None:
+    rng = np.random.default_rng(2)
+    rows = rng.normal(size=(900, 3)).astype(np.float32)
+    white = np.sqrt(2.0) * np.cos(2.0 * rows[:, :1]).astype(np.float32)
+    model = fit_guess(rows, white, np.arange(900))
+    fresh = rng.normal(size=(200, 3)).astype(np.float32)
+    found = model(fresh).white.numpy()[:, 0]
+    assert np.corrcoef(found, np.cos(2.0 * fresh[:, 0]))[0, 1] > 0.9
+    assert model.variance[0] < 0.3
+
+
+def test_guess_holds_nobody_s_features() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(80, 40)).astype(np.float32)
+    model = fit_guess(rows, rows[:, :2].copy(), np.arange(80))
+    assert model.landmarks is not None
+    seen = (rows - model.mean) / model.std
+    apart = np.linalg.norm(model.landmarks[:, None] - seen[None], axis=2)
+    among = np.linalg.norm(seen[:, None] - seen[None], axis=2)[~np.eye(80, dtype=bool)]
+    # No nearer to any photo than another photo is.
+    assert apart.min() > 0.9 * among.min()
+
+
+def test_a_linear_guess_of_an_earlier_version_is_still_read() -> None:
+    tensors = {
+        "mean": np.array([1.0, 2.0], np.float32),
+        "std": np.array([2.0, 1.0], np.float32),
+        "weights": np.array([[1.0], [3.0]], np.float32),
+        "bias": np.array([0.5], np.float32),
+        "variance": np.array([0.25], np.float32),
+    }
+    model = GuessModel.from_tensors(tensors)
+    guess = model(np.array([[3.0, 4.0]], np.float32))
+    assert guess.white.tolist() == [[7.5]]
+    assert set(model.to_tensors()) == set(tensors)
 
 
 def test_guess_needs_people() -> None:

@@ -1,4 +1,4 @@
-"""A first guess of a photo's coordinates: ridge regression from what the base model already sees in it.
+"""A first guess of a photo's coordinates: kernel ridge regression from what the base model already sees in it.
 
 Features need nothing but the pipeline at hand: the photo's latents, pooled, and the activations in the middle of the
 UNet while it looks at the photo with a little noise on it.  Fitted once per space, from photos of identities whose
@@ -8,7 +8,7 @@ of an inversion, and the regression's own error, component by component, says ho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
@@ -28,8 +28,10 @@ LATENT_SIDE: Final = 16
 MIDDLE_VALUES: Final = 640
 LEVELS: Final = (0.05, 0.3)
 """Noise levels the UNet looks at, as shares of the schedule: fine and coarse."""
-MAX_RANK: Final = 1024
-RIDGES: Final = np.logspace(-5, 1, 13)
+LANDMARKS: Final = 2048
+WIDTH_SAMPLE: Final = 500
+RIDGES: Final = np.logspace(-3, 3, 13)
+"""Penalties tried, in units of what one photo has in common with itself."""
 MIN_IDENTITIES: Final = 20
 
 
@@ -65,46 +67,74 @@ def features(model: DiffusionModel, latents: Tensor, conditioning: Conditioning,
 
 @dataclass(frozen=True, eq=False)
 class GuessModel:
-    """Features (f,) → whitened coordinates (k,) by ``(x − mean) / std @ weights + bias``; error ``variance`` (k,)."""
+    """Features (f,) → whitened coordinates (k,); the error's ``variance`` (k,).
+
+    Standardised features, (x − mean) / std, are compared with ``landmarks`` (m, f), points among them; ``weights``
+    (m, k) and ``bias`` (k,) make coordinates of the resemblances.  A guess without landmarks is linear: its weights are
+    (f, k) and apply to the features themselves.  Guesses used to be so, and those kept in a registry are still read.
+    """
 
     mean: Array
     std: Array
     weights: Array
     bias: Array
     variance: Array
+    landmarks: Array | None = None
+    width: Array | None = None
 
     def __call__(self, rows: Array) -> Guess:
         """The guess for features (N, f)."""
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
             raise UsageError(reason="the guess was fitted with another base model", hint="fit it again")
-        white = ((rows - self.mean) / self.std) @ self.weights + self.bias
-        return Guess(torch.from_numpy(white), torch.from_numpy(self.variance))
+        seen = ((rows - self.mean) / self.std).astype(np.float32)
+        if self.landmarks is not None and self.width is not None:
+            seen = resemblance(seen, self.landmarks, float(self.width[0]))
+        return Guess(torch.from_numpy(seen @ self.weights + self.bias), torch.from_numpy(self.variance))
 
     def to_tensors(self) -> dict[str, Array]:
-        return {n: getattr(self, n) for n in ("mean", "std", "weights", "bias", "variance")}
+        return {n: value for n, value in vars(self).items() if value is not None}
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Array]) -> GuessModel:
-        return cls(**{n: np.asarray(tensors[n], np.float32) for n in ("mean", "std", "weights", "bias", "variance")})
+        return cls(**{f.name: np.asarray(tensors[f.name], np.float32) for f in fields(cls) if f.name in tensors})
 
     def fitted_to(self, components: int) -> GuessModel:
         """The same guess for so many components: later ones dropped, or left at the centre with full variance."""
         known = self.weights.shape[1]
         if components <= known:
             weights = np.ascontiguousarray(self.weights[:, :components])
-            return GuessModel(self.mean, self.std, weights, self.bias[:components], self.variance[:components])
+            return replace(self, weights=weights, bias=self.bias[:components], variance=self.variance[:components])
         more = components - known
-        return GuessModel(
-            self.mean,
-            self.std,
-            np.pad(self.weights, ((0, 0), (0, more))),
-            np.pad(self.bias, (0, more)),
-            np.pad(self.variance, (0, more), constant_values=1.0),
+        return replace(
+            self,
+            weights=np.pad(self.weights, ((0, 0), (0, more))),
+            bias=np.pad(self.bias, (0, more)),
+            variance=np.pad(self.variance, (0, more), constant_values=1.0),
         )
 
 
+def resemblance(rows: Array, landmarks: Array, width: float) -> Array:
+    """Kernel (N, m) of standardised features (N, f) with (m, f): ``exp(−d² / width) + x·l / width``.
+
+    The first part tells what only photos much like each other share, the second what changes in proportion.
+    """
+    product = rows @ landmarks.T
+    apart = (rows * rows).sum(1)[:, None] + (landmarks * landmarks).sum(1)[None, :] - 2.0 * product
+    return np.asarray(np.exp(-np.maximum(apart, 0.0) / width) + product / width, np.float32)
+
+
+def _landmarks(x: Array, rng: np.random.Generator) -> Array:
+    """Points (m, f) distributed as standardised features (n, f) are.
+
+    Drawn, not picked: a guess that is kept or handed on holds what photos have in common, and nobody's photo.
+    """
+    values, axes = np.linalg.eigh(x.T @ x / len(x))
+    drawn = rng.standard_normal((min(LANDMARKS, len(x)), x.shape[1])) * np.sqrt(np.maximum(values, 0.0))
+    return np.asarray(drawn @ axes.T, np.float32)
+
+
 def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds: int = 5, seed: int = 0) -> GuessModel:
-    """Fit on photos of known identities.
+    """Fit on photos of known identities: kernel ridge regression, by ``LANDMARKS`` points.
 
     Args:
         rows: (n, f) features. white: (n, k) whitened coordinates of who each photo shows. identities: (n,) a number
@@ -121,40 +151,48 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
     mean = rows.mean(0, dtype=np.float64)
     std = rows.std(0, dtype=np.float64)
     std = np.where(std > 1e-6 * max(float(std.max()), 1e-30), std, np.inf)
-    x = ((rows - mean) / std).astype(np.float64)
-    # Rotated to principal axes once: every fold and penalty then works on at most MAX_RANK columns.
-    values, vectors = np.linalg.eigh(x.T @ x if x.shape[1] <= len(x) else x @ x.T)
-    order = np.argsort(-values)[: min(MAX_RANK, int((values > 1e-9 * values.max()).sum()))]
-    axes = vectors[:, order]
-    if x.shape[1] > len(x):
-        axes = x.T @ axes / np.sqrt(values[order])
-    z, y = x @ axes, white.astype(np.float64)
+    x = ((rows - mean) / std).astype(np.float32)
     rng = np.random.default_rng(seed)
+    landmarks = _landmarks(x, rng)
+    sample = x[rng.permutation(len(x))[:WIDTH_SAMPLE]]
+    product = sample @ sample.T
+    apart = np.diag(product)[:, None] + np.diag(product)[None, :] - 2.0 * product
+    width = max(float(np.median(apart[~np.eye(len(sample), dtype=bool)])), 1e-12)
+    # Coordinates in which the landmarks' own kernel is the identity (Nyström): a plain ridge there is one with the
+    # kernel.
+    values, vectors = np.linalg.eigh(resemblance(landmarks, landmarks, width).astype(np.float64))
+    kept = values > 1e-6 * values.max()
+    inward = vectors[:, kept] / np.sqrt(values[kept])
+    z, y = resemblance(x, landmarks, width) @ inward, white.astype(np.float64)
+    centre, middle = z.mean(0), y.mean(0)
+    z -= centre
+    y -= middle
     fold_of = dict(zip(people.tolist(), (rng.permutation(len(people)) % folds).tolist(), strict=True))
     fold = np.array([fold_of[i] for i in identities.tolist()])
-    penalties = RIDGES * float(values.max())
-    errors = np.zeros((len(penalties), y.shape[1]))
+    gram, cross = z.T @ z, z.T @ y
+    errors = np.zeros((len(RIDGES), y.shape[1]))
     for f in range(folds):
-        held = fold == f
-        centre, middle = z[~held].mean(0), y[~held].mean(0)
-        gram, cross = (z[~held] - centre).T @ (z[~held] - centre), (z[~held] - centre).T @ (y[~held] - middle)
-        spectrum, turn = np.linalg.eigh(gram)
-        inner, outer = turn.T @ cross, (z[held] - centre) @ turn
-        for i, penalty in enumerate(penalties):
-            guess = outer @ (inner / (np.maximum(spectrum, 0.0) + penalty)[:, None]) + middle
-            errors[i] += ((guess - y[held]) ** 2).sum(0)
+        own, truth = z[fold == f], y[fold == f]
+        rest = len(z) - len(own)
+        # The others' sums are everybody's without the fold's; everybody's mean is zero.
+        away, off = -own.sum(0) / rest, -truth.sum(0) / rest
+        spectrum, turn = np.linalg.eigh(gram - own.T @ own - rest * np.outer(away, away))
+        inner = turn.T @ (cross - own.T @ truth - rest * np.outer(away, off))
+        outer = (own - away) @ turn
+        for i, penalty in enumerate(RIDGES):
+            guess = outer @ (inner / (np.maximum(spectrum, 0.0) + penalty)[:, None]) + off
+            errors[i] += ((guess - truth) ** 2).sum(0)
     errors /= len(y)
     # Late components are harder to see than early ones: each takes the penalty that suits it.
-    chosen = errors.argmin(0)
-    centre, middle = z.mean(0), y.mean(0)
-    spectrum, turn = np.linalg.eigh((z - centre).T @ (z - centre))
-    inner = turn.T @ ((z - centre).T @ (y - middle))
-    weights = axes @ (turn @ (inner / (np.maximum(spectrum, 0.0)[:, None] + penalties[chosen][None, :])))
-    bias = middle - ((z.mean(0)) @ (axes.T @ weights))
+    chosen = RIDGES[errors.argmin(0)]
+    spectrum, turn = np.linalg.eigh(gram)
+    inside = turn @ ((turn.T @ cross) / (np.maximum(spectrum, 0.0)[:, None] + chosen[None, :]))
     return GuessModel(
         mean.astype(np.float32),
         std.astype(np.float32),
-        weights.astype(np.float32),
-        bias.astype(np.float32),
+        (inward @ inside).astype(np.float32),
+        (middle - centre @ inside).astype(np.float32),
         errors.min(0).astype(np.float32),
+        landmarks,
+        np.array([width], np.float32),
     )

@@ -96,7 +96,8 @@ class InvertConfig:
     """How to invert.
 
     steps: at most. samples: noisy copies per photo and step, in antithetic pairs. lr: Adam's, in units of a component's
-    spread, falling to zero over the steps by a half cosine. prior: weight of the Gaussian prior against the loss.
+    spread, held for the first ``hold`` of the steps and then falling to zero in a straight line (steps are few, and
+    slow ones are mostly lost). prior: weight of the Gaussian prior against the loss.
     emphasis: factor from the space's centre at the end: a walk that a prior holds and that ends early gives a milder
     identity than training does. Whom it is near does not change with it; 1 leaves the answer as it was found.
     low, high: range of timesteps as shares of the schedule; what little noise hides is texture, not who it is.
@@ -106,8 +107,9 @@ class InvertConfig:
 
     steps: int = 20
     samples: int = 8
-    lr: float = 0.07
-    prior: float = 0.02
+    lr: float = 0.15
+    hold: float = 0.85
+    prior: float = 0.2
     emphasis: float = 1.4
     low: float = 0.3
     high: float = 1.0
@@ -132,6 +134,13 @@ class InvertConfig:
             )
         if not 0.0 <= self.low < self.high <= 1.0:
             raise UsageError(reason="the timestep range must lie within 0 and 1")
+        if not 0.0 <= self.hold <= 1.0:
+            raise UsageError(reason="the share of the steps that hold the rate must lie within 0 and 1")
+
+    def rate(self, step: int) -> float:
+        """The learning rate of ``step``, counted from 0."""
+        left = 1.0 - step / self.steps
+        return self.lr * min(1.0, left / (1.0 - self.hold)) if self.hold < 1.0 else self.lr
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -306,8 +315,7 @@ class _Inversion:
                     first.lerp_(gradient, 0.1)
                     second.lerp_(gradient.square(), 0.01)
                     size = (second / (1 - 0.99 ** (step + 1))).sqrt() + 1e-12
-                    lr = config.lr * 0.5 * (1 + math.cos(math.pi * step / config.steps))
-                    white = white - lr * first / (1 - 0.9 ** (step + 1)) / size
+                    white = white - config.rate(step) * first / (1 - 0.9 ** (step + 1)) / size
                 step += 1
                 if step % config.every == 0 or step == config.steps:
                     held = self.judge(white)

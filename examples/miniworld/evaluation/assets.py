@@ -32,7 +32,6 @@ Pictures = NDArray[np.uint8]
 RECIPE: Final = Recipe(PROMPT, steps=20, guidance=2.0)
 UNSEEN: Final = 2
 """The photo session inversions see: of other nuisances than the one the LoRAs learned from."""
-GUESS_PHOTOS: Final = 6
 JUDGED: Final = 3
 """The session drawn pictures are compared with."""
 
@@ -138,21 +137,20 @@ class Assets:
     @cached_property
     def guess(self) -> GuessModel:
         """Fitted on the fit split's own training photos, as ``guess fit --photos`` does."""
-        names = ("mean", "std", "weights", "bias", "variance")
 
         def compute() -> dict[str, Array]:
-            shown = [self.photos(i, 0)[:GUESS_PHOTOS] for i in range(people.FIT)]
+            shown = [self.photos(i, 0) for i in range(people.FIT)]
             rows = [self.features(np.concatenate(shown[i : i + 40])) for i in range(0, people.FIT, 40)]
-            who = np.repeat(np.arange(people.FIT), GUESS_PHOTOS)
+            who = np.repeat(np.arange(people.FIT), people.PHOTOS)
             white = (self.coordinates[: people.FIT] / self.space.component_std)[who]
             return fit_guess(np.concatenate(rows), white, who).to_tensors()
 
-        path = self.cache / f"guess-{self.space.digest[:16]}.npz"
+        path = self.cache / f"guess-{people.PHOTOS}-{self.space.digest[:16]}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, **compute())  # type: ignore[arg-type]
         with np.load(path) as stored:
-            return GuessModel.from_tensors({n: stored[n] for n in names})
+            return GuessModel.from_tensors(dict(stored))
 
     # -- the cache -----------------------------------------------------------------------------------
     def keep(self, name: str, key: Any, compute: Callable[[], Array]) -> Array:
