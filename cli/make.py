@@ -240,7 +240,10 @@ def guess() -> None:
 @engine_options
 @takes_frame
 def guess_fit(frame: Frame, **options: Any) -> None:
-    """Fit the guess on photos of registered identities, on pictures drawn of them, or on both."""
+    """Fit the guess on photos of registered identities, on pictures drawn of them, or on both.
+
+    Kept is what the pictures have in common, and none of them.
+    """
     from w2w_registry.services.making import engine as service
     from w2w_registry.services.registry import open_registry
 

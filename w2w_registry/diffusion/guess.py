@@ -29,6 +29,7 @@ MIDDLE_VALUES: Final = 640
 LEVELS: Final = (0.05, 0.3)
 """Noise levels the UNet looks at, as shares of the schedule: fine and coarse."""
 LANDMARKS: Final = 2048
+"""At most so many, and no more than four to a photo."""
 WIDTH_SAMPLE: Final = 500
 RIDGES: Final = np.logspace(-3, 3, 13)
 """Penalties tried, in units of what one photo has in common with itself."""
@@ -129,7 +130,7 @@ def _landmarks(x: Array, rng: np.random.Generator) -> Array:
     Drawn, not picked: a guess that is kept or handed on holds what photos have in common, and nobody's photo.
     """
     values, axes = np.linalg.eigh(x.T @ x / len(x))
-    drawn = rng.standard_normal((min(LANDMARKS, len(x)), x.shape[1])) * np.sqrt(np.maximum(values, 0.0))
+    drawn = rng.standard_normal((min(LANDMARKS, 4 * len(x)), x.shape[1])) * np.sqrt(np.maximum(values, 0.0))
     return np.asarray(drawn @ axes.T, np.float32)
 
 
