@@ -135,7 +135,10 @@ def _landmarks(x: Array, rng: np.random.Generator) -> Array:
 
 
 def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds: int = 5, seed: int = 0) -> GuessModel:
-    """Fit on photos of known identities: kernel ridge regression, by ``LANDMARKS`` points.
+    """Fit on photos of known identities.
+
+    Kernel ridge regression in the coordinates in which the landmarks' own kernel is the identity (the Nyström method,
+    Williams & Seeger 2001), so that it takes no more memory with more photos than a linear one.
 
     Args:
         rows: (n, f) features. white: (n, k) whitened coordinates of who each photo shows. identities: (n,) a number
@@ -155,24 +158,42 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
     x = ((rows - mean) / std).astype(np.float32)
     rng = np.random.default_rng(seed)
     landmarks = _landmarks(x, rng)
-    sample = x[rng.permutation(len(x))[:WIDTH_SAMPLE]]
-    product = sample @ sample.T
-    apart = np.diag(product)[:, None] + np.diag(product)[None, :] - 2.0 * product
-    width = max(float(np.median(apart[~np.eye(len(sample), dtype=bool)])), 1e-12)
-    # Coordinates in which the landmarks' own kernel is the identity (Nyström): a plain ridge there is one with the
-    # kernel.
+    width = _median_apart(x[rng.permutation(len(x))[:WIDTH_SAMPLE]])
     values, vectors = np.linalg.eigh(resemblance(landmarks, landmarks, width).astype(np.float64))
     kept = values > 1e-6 * values.max()
     inward = vectors[:, kept] / np.sqrt(values[kept])
     z, y = resemblance(x, landmarks, width) @ inward, white.astype(np.float64)
     centre, middle = z.mean(0), y.mean(0)
-    z -= centre
-    y -= middle
     fold_of = dict(zip(people.tolist(), (rng.permutation(len(people)) % folds).tolist(), strict=True))
-    fold = np.array([fold_of[i] for i in identities.tolist()])
+    slopes, errors = _ridge(z - centre, y - middle, np.array([fold_of[i] for i in identities.tolist()]))
+    return GuessModel(
+        mean.astype(np.float32),
+        std.astype(np.float32),
+        (inward @ slopes).astype(np.float32),
+        (middle - centre @ slopes).astype(np.float32),
+        errors.astype(np.float32),
+        landmarks,
+        np.array([width], np.float32),
+    )
+
+
+def _median_apart(x: Array) -> float:
+    """Median squared distance among rows (n, f)."""
+    product = x @ x.T
+    apart = np.diag(product)[:, None] + np.diag(product)[None, :] - 2.0 * product
+    return max(float(np.median(apart[~np.eye(len(x), dtype=bool)])), 1e-12)
+
+
+def _ridge(
+    z: NDArray[np.float64], y: NDArray[np.float64], fold: NDArray[np.intp]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Ridge regression of centred y (n, k) on centred z (n, m): slopes (m, k) and cross-validated errors (k,).
+
+    Every component takes the penalty that suits it: late ones are harder to see than early ones.
+    """
     gram, cross = z.T @ z, z.T @ y
     errors = np.zeros((len(RIDGES), y.shape[1]))
-    for f in range(folds):
+    for f in np.unique(fold):
         own, truth = z[fold == f], y[fold == f]
         rest = len(z) - len(own)
         # The others' sums are everybody's without the fold's; everybody's mean is zero.
@@ -181,19 +202,10 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
         inner = turn.T @ (cross - own.T @ truth - rest * np.outer(away, off))
         outer = (own - away) @ turn
         for i, penalty in enumerate(RIDGES):
-            guess = outer @ (inner / (np.maximum(spectrum, 0.0) + penalty)[:, None]) + off
-            errors[i] += ((guess - truth) ** 2).sum(0)
+            found = outer @ (inner / (np.maximum(spectrum, 0.0) + penalty)[:, None]) + off
+            errors[i] += ((found - truth) ** 2).sum(0)
     errors /= len(y)
-    # Late components are harder to see than early ones: each takes the penalty that suits it.
     chosen = RIDGES[errors.argmin(0)]
     spectrum, turn = np.linalg.eigh(gram)
-    inside = turn @ ((turn.T @ cross) / (np.maximum(spectrum, 0.0)[:, None] + chosen[None, :]))
-    return GuessModel(
-        mean.astype(np.float32),
-        std.astype(np.float32),
-        (inward @ inside).astype(np.float32),
-        (middle - centre @ inside).astype(np.float32),
-        errors.min(0).astype(np.float32),
-        landmarks,
-        np.array([width], np.float32),
-    )
+    slopes = turn @ ((turn.T @ cross) / (np.maximum(spectrum, 0.0)[:, None] + chosen[None, :]))
+    return slopes, errors.min(0)
