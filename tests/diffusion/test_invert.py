@@ -19,7 +19,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.space.layout import Layout, layout_of
 
 Models = Callable[[str], DiffusionModel]
-FAST = InvertConfig(steps=6, samples=4, held_out=4, every=2, patience=3)
+FAST = InvertConfig(steps=6, samples=4, held_out=4, every=2, patience=3, prior=0.02)
 
 
 def basis_for(layout: Layout, k: int = 5, seed: int = 0) -> SpaceBasis:

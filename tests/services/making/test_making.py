@@ -27,7 +27,8 @@ from w2w_registry.services.registry import Registry, open_registry
 from w2w_registry.services.spaces.manage import open_space
 from w2w_registry.settings import load_settings
 
-FAST = {"steps": 4, "samples": 2}
+FAST = {"steps": 4, "samples": 2, "prior": 1e-4}
+"""Next to no prior, or the answer to a photo of noise is the start."""
 
 
 @pytest.fixture(scope="module")
