@@ -91,6 +91,15 @@ def test_no_room_is_said() -> None:
     assert "at least 1.9" in caught.value.fields["reason"]
 
 
+def test_room_that_is_hard_to_find_is_found() -> None:
+    population = s.fit_population(np.random.default_rng(0).normal(size=(40, 5)), "full")
+    found = s.sample(population, 30, np.empty((0, 5)), seed=1, min_distance=0.4)
+    unit = found.points / np.linalg.norm(found.points, axis=1, keepdims=True)
+    assert np.triu(unit @ unit.T, 1).max() <= 0.6 + 1e-9
+    # Most of what is drawn is too near to what was kept before.
+    assert found.refused > 1600
+
+
 def test_an_empty_registry_has_no_nearest() -> None:
     known = two_humps()
     drawn = s.sample(s.fit_population(known), 2, np.empty((0, known.shape[1])), seed=0, min_distance=0.1)

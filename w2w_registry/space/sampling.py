@@ -159,7 +159,7 @@ def sample(
         if len(kept) == count:
             return Sampled(np.stack(kept), np.array(nearest, np.intp), np.array(distance), refused)
     raise UsageError(
-        reason=f"only {len(kept)} of {count} samples lie at least {min_distance:g} from every identity",
+        reason=f"only {len(kept)} of {count} samples lie at least {min_distance:g} from every identity and each other",
         hint="ask for a smaller --min-distance or fewer samples",
     )
 
