@@ -138,6 +138,20 @@ def test_the_rate_is_held_and_then_falls_to_nothing() -> None:
     assert {replace(config, hold=1.0).rate(step) for step in range(20)} == {0.4}
 
 
+def test_a_walk_converges_when_its_end_finds_little_more(tiny_model: Models) -> None:
+    model = tiny_model("sd1")
+    basis = basis_for(tiny.layout(model.unet))
+    words = model.encode_text("photo of sks person")
+    latents = model.encode_images(np.stack([tiny.photo(1)]))
+    config = replace(FAST, prior=1e-4, emphasis=1.0, every=10)
+    short = invert(model, basis, latents, words, replace(config, steps=5))[0]
+    assert not short.converged
+    assert any("--steps" in warning for warning in short.warnings())
+    long = invert(model, basis, latents, words, replace(config, steps=60))[0]
+    assert long.converged
+    assert not any("--steps" in warning for warning in long.warnings())
+
+
 def test_two_runs_with_one_seed_are_the_same_to_the_bit(tiny_model: Models) -> None:
     model = tiny_model("sd1")
     basis = basis_for(tiny.layout(model.unet))

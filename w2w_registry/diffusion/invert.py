@@ -22,7 +22,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -91,6 +91,10 @@ class SpaceBasis:
         return np.asarray((white * self.component_std).detach().cpu().numpy(), np.float32)
 
 
+SETTLED: Final = 0.2
+"""Share of a walk's improvement that its last judgement may still find, for the walk to count as converged."""
+
+
 @dataclass(frozen=True)
 class InvertConfig:
     """How to invert.
@@ -154,7 +158,7 @@ class Inverted:
         coordinates: (k,) float32, in the space's own units.
         loss, start_loss, mean_loss: held-out denoising loss at the answer, at the start, and of the average identity.
         typicality: root mean square of the whitened coordinates (Mahalanobis distance / √k); an average member has 1.
-        steps: steps taken. converged: the held-out loss stopped improving (rather than the steps running out).
+        steps: steps taken. converged: the last judgement found less than ``SETTLED`` of all that the walk improved.
         history: (step, held-out loss) pairs. seconds: of the whole batch, divided by its photos.
     """
 
@@ -304,6 +308,7 @@ class _Inversion:
             start_loss = mean_loss if not bool(self.start.any()) else self.judge(white)
             history = [(0, start_loss)]
             best, best_held, best_score = white.clone(), start_loss, start_loss + self.penalty(white)
+            start_score, last_gain = best_score, torch.zeros_like(best_score)
             stale = torch.zeros(self.count, dtype=torch.long, device=white.device)
             first, second, step = torch.zeros_like(white), torch.zeros_like(white), 0
             while step < config.steps and bool((stale < config.patience).any()):
@@ -323,7 +328,10 @@ class _Inversion:
                     score = held + self.penalty(white)
                     better = score < best_score - 1e-5 * best_score.abs()
                     # A photo that has stopped improving keeps its answer while the others go on.
-                    better &= stale < config.patience
+                    going = stale < config.patience
+                    better &= going
+                    gain = torch.where(better, best_score - score, 0.0)
+                    last_gain = torch.where(going, gain, last_gain)
                     best = torch.where(better[:, None], white, best)
                     best_held = torch.where(better, held, best_held)
                     best_score = torch.where(better, score, best_score)
@@ -334,6 +342,7 @@ class _Inversion:
                 best = best * config.emphasis
                 best_held = self.judge(best)
         seconds = (time.monotonic() - began) / self.count
+        settled = last_gain <= SETTLED * (start_score - best_score)
         coordinates = self.basis.coordinates(best)
         typical = best.square().mean(1).sqrt()
         return [
@@ -344,7 +353,7 @@ class _Inversion:
                 mean_loss=float(mean_loss[i]),
                 typicality=float(typical[i]),
                 steps=step,
-                converged=bool(stale[i] >= 1) or config.steps == 0,
+                converged=bool(settled[i]),
                 history=tuple((s, float(v[i])) for s, v in history),
                 seconds=seconds,
             )
