@@ -138,7 +138,7 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
     """Fit on photos of known identities.
 
     Kernel ridge regression in the coordinates in which the landmarks' own kernel is the identity (the Nyström method,
-    Williams & Seeger 2001), so that it takes no more memory with more photos than a linear one.
+    Williams & Seeger 2001), so that the size of the guess does not grow with the photos.
 
     Args:
         rows: (n, f) features. white: (n, k) whitened coordinates of who each photo shows. identities: (n,) a number
