@@ -122,10 +122,11 @@ def test_inversion_lowers_the_held_out_loss_of_every_kind_of_model(tiny_model: M
     basis = basis_for(tiny.layout(model.unet))
     words = model.encode_text("photo of sks person")
     latents = model.encode_images(np.stack([tiny.photo(1)]))
-    (found,) = invert(
-        model, basis, latents, words, InvertConfig(steps=12, samples=4, held_out=8, prior=1e-4, emphasis=1.0)
-    )
-    assert found.loss < found.mean_loss
+    # Without emphasis: in a network of noise a walk that nothing holds back ends where the loss is least.
+    config = InvertConfig(steps=12, samples=4, held_out=8, prior=1e-4, emphasis=1.0)
+    (found,) = invert(model, basis, latents, words, config)
+    assert found.loss < 0.99 * found.mean_loss
+    assert found.loss == pytest.approx(min(loss for _, loss in found.history))
     assert found.history[0][1] == pytest.approx(found.start_loss)
 
 
