@@ -1,28 +1,94 @@
-"""Every benchmark, one after the other: ``python -m benchmarks`` (what ``make bench`` runs).
+"""Benchmarks: ours beside a peer, in one run, read as ratios.
 
-Speed is measured side by side in one run and read as ratios; each module says what it compares and takes its own
-options (``python -m benchmarks.bench_index --help``).
+    python -m benchmarks [--small] [--only NAME …] [--json FILE] [--list]
+
+Each benchmark is a module of ``benchmarks/cases`` and runs in a process of its own, so that none finds another's
+memory. The table goes to standard output, progress to standard error. Exit status: 0 when all ran, 1 when one failed
+(the others still run, and their rows are still written), 2 for a wrong option.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+from benchmarks import frame
 
-def main() -> int:
-    """Run each module of this folder in a process of its own; 1 when any failed."""
-    here = Path(__file__).parent
-    names = sorted(p.stem for p in here.glob("*.py") if not p.stem.startswith("_"))
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--small", action="store_true", help="small sizes: all benchmarks in ten minutes on two cores")
+    options.add_argument("--only", metavar="NAME", action="append", help="run this benchmark; may be repeated")
+    options.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
+    options.add_argument("--list", action="store_true", help="list the benchmarks and stop")
+    options.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)  # a child process: rows to --json, no table
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser()
+    asked = options.parse_args(arguments)
+    known = frame.names()
+    if asked.list:
+        print("\n".join(f"{name:16} {frame.first_line(name)}" for name in known))
+        return 0
+    if asked.one:
+        return _one(asked.one, asked.json, small=asked.small)
+    unknown = sorted(set(asked.only or ()) - set(known))
+    if unknown:
+        options.error(f"no benchmark named {', '.join(unknown)}; there are {', '.join(known)}")
+    rows: list[frame.Row] = []
     failed = []
-    for name in names:
-        print(f"\n== {name}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], cwd=here.parent).returncode:
+    for name in asked.only or known:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        found, status = _in_a_process(name, small=asked.small)
+        rows += found
+        if status:
             failed.append(name)
+    print(frame.table(rows))
+    if asked.json:
+        asked.json.write_text(frame.dump(rows))
     if failed:
-        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
-    return bool(failed)
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _in_a_process(name: str, *, small: bool) -> tuple[list[frame.Row], int]:
+    """The rows one benchmark measured in a fresh process (those before a failure, too) and its exit status."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "rows.jsonl"
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "--one",
+            name,
+            "--json",
+            str(out),
+            *(["--small"] if small else []),
+        ]
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        status = subprocess.run(command, cwd=Path(__file__).parents[1], env=environment).returncode
+        lines = out.read_text().splitlines() if out.exists() else []
+    entries = [json.loads(line) for line in lines]
+    return [frame.Row(**entry) for entry in entries], status
+
+
+def _one(name: str, out: Path, *, small: bool) -> int:
+    """Measure one benchmark here, each row written as soon as it is known."""
+    with open(out, "w") as stream:
+        for row in frame.measure(name, small=small):
+            print(frame.line(row), file=sys.stderr, flush=True)
+            stream.write(json.dumps({**vars(row), "quality": dict(row.quality), "size": dict(row.size)}) + "\n")
+            stream.flush()
+    return 0
 
 
 if __name__ == "__main__":
