@@ -42,7 +42,7 @@ def add(
     used are reported one by one; the good ones are added all the same (exit 5 says some were not).
     """
     from w2w_registry.services.identities import ingest
-    from w2w_registry.services.identities.labels import parse_labels
+    from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.registry import open_registry
 
     from .messages import message

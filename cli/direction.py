@@ -40,8 +40,8 @@ def fit(
     One unit is one standard deviation of the attribute in the space. Quality (AUROC or R²) is
     cross-validated; leakage says how far one unit moves the other labelled attributes, in their units.
     """
-    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import directions as service
 
     with open_registry(frame.settings()) as registry:
         value = service.fit(
@@ -55,8 +55,8 @@ def fit(
 @takes_frame
 def list_(frame: Frame, space: str | None) -> None:
     """List the directions of a space."""
-    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import directions as service
 
     with open_registry(frame.settings()) as registry:
         rows = service.list_directions(registry, space)
@@ -71,8 +71,8 @@ def list_(frame: Frame, space: str | None) -> None:
 @takes_frame
 def show(frame: Frame, name: str, space: str | None) -> None:
     """Show a direction: quality, calibration, leakage."""
-    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import directions as service
 
     with open_registry(frame.settings()) as registry:
         value = service.show(registry, name, space)
@@ -87,9 +87,9 @@ def show(frame: Frame, name: str, space: str | None) -> None:
 @takes_frame
 def compose(frame: Frame, name: str, parts: str, space: str | None, replace: bool) -> None:
     """Store direction NAME that moves several at once: `direction compose pirate 'beard=1, hat=2'`."""
-    from w2w_registry.services.making import directions as service
-    from w2w_registry.services.making.edit import parse_amounts
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import directions as service
+    from w2w_registry.services.synthesis.edit import parse_amounts
 
     with open_registry(frame.settings()) as registry:
         weights = {k: float(v) for k, v in parse_amounts(parts).items()}
@@ -108,8 +108,8 @@ def debias(
     frame: Frame, name: str, against: tuple[str, ...], new: str | None, space: str | None, replace: bool
 ) -> None:
     """Store direction NAME with what it does to other attributes taken out."""
-    from w2w_registry.services.making import directions as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import directions as service
 
     with open_registry(frame.settings()) as registry:
         value = service.debias(registry, new or f"{name}-only", name, against, space, replace_existing=replace)

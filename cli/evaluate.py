@@ -33,9 +33,9 @@ def evaluate(frame: Frame, seeds: str, **options: Any) -> None:
 
     Every figure has a 95% interval over identities.
     """
-    from w2w_registry.services.making import evaluate as service
-    from w2w_registry.services.making.generate import parse_seeds
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import evaluate as service
+    from w2w_registry.services.synthesis.generate import parse_seeds
 
     request = service.EvaluateRequest(seeds=parse_seeds(seeds), **_engine(options))
     with open_registry(frame.settings()) as registry, progress("measuring") as tick:

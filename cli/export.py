@@ -29,8 +29,8 @@ def export(
     frame: Frame, name: str, out: str, fmt: Any, dtype: Any, from_coordinates: bool, purpose: str | None
 ) -> None:
     """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates."""
-    from w2w_registry.services.making import export as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import export as service
 
     with open_registry(frame.settings()) as registry:
         value = service.export(

@@ -42,9 +42,9 @@ def generate(
     keeps everything that the edit is not about; it takes twice as long.
     Each PNG says who it shows, how it was made, and that a model made it.
     """
-    from w2w_registry.services.making import edit as edits_service
-    from w2w_registry.services.making import generate as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import edit as edits_service
+    from w2w_registry.services.synthesis import generate as service
 
     request = service.GenerateRequest(
         ref=name,

@@ -64,7 +64,7 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: An
     Exit 6 when it comes out different, 3 when an input is gone.
     """
     from w2w_registry.services.provenance import replay as service
-    from w2w_registry.services.provenance.retrace import Given
+    from w2w_registry.services.provenance.replay_training import Given
     from w2w_registry.services.registry import open_registry
 
     with open_registry(frame.settings()) as registry, progress("replaying") as tick:
@@ -128,7 +128,7 @@ def sign(
     With a key pair nothing leaves this machine. Without one sigstore signs: it needs the internet, and writes who
     signed into a public log. (That way is tested against a stand-in only, never against the real service.)
     """
-    from w2w_registry.services.provenance import verify as service
+    from w2w_registry.services import signing as service
 
     service.check_folder(folder)
     made = {} if new_key is None else service.new_key_pair(new_key)
@@ -146,11 +146,12 @@ def sign(
 @takes_frame
 def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issuer: str | None) -> int:
     """Verify a signed folder, or a registered version's files and coordinates. Exit 6 when something does not hold."""
+    from w2w_registry.services import signing
     from w2w_registry.services.provenance import verify as service
     from w2w_registry.services.registry import open_registry
 
-    if service.is_folder(what):
-        value = service.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
+    if signing.is_folder(what):
+        value = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
         emit(frame, value, lambda: click.echo(f"OK: {what} is as it was signed"))
         return 0
     with open_registry(frame.settings()) as registry:

@@ -63,9 +63,9 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
     """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with a folder
     for each identity. All identities train side by side in one batch; a killed run goes on where it was.
     """
-    from w2w_registry.services.identities.labels import parse_labels
-    from w2w_registry.services.making import train as service
+    from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import train as service
 
     request = service.TrainRequest(
         photos=photos, register=not no_register, labels=parse_labels(labels), **_engine(options)
@@ -104,9 +104,9 @@ def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **opt
 
     Fastest and best after `guess fit`, which learns where to start.
     """
-    from w2w_registry.services.identities.labels import parse_labels
-    from w2w_registry.services.making import invert as service
+    from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import invert as service
 
     request = service.InvertRequest(photos=photos, labels=parse_labels(labels), **_engine(options))
     with open_registry(frame.settings()) as registry, progress("inverting") as tick:
@@ -134,8 +134,8 @@ def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: st
 
     Amounts are in standard deviations of the attribute; `on` and `off` go as far as it takes.
     """
-    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import edit as service
 
     with open_registry(frame.settings()) as registry:
         value = service.edit(
@@ -158,8 +158,8 @@ def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: st
 @takes_frame
 def mix(frame: Frame, names: tuple[str, ...], weights: tuple[float, ...], new: str, purpose: str | None) -> None:
     """Mix identities: `mix alice bob --weight 0.3 --name both` is 0.3 of alice and 0.7 of bob."""
-    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import edit as service
 
     with open_registry(frame.settings()) as registry:
         value = service.mix(registry, names, service.mixing_weights(len(names), weights), name=new, purpose=purpose)
@@ -200,8 +200,8 @@ def sample(
     purpose: str | None,
 ) -> None:
     """Make new identities from the distribution of a space, and register them."""
-    from w2w_registry.services.making import edit as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import edit as service
 
     with open_registry(frame.settings()) as registry:
         value = service.sample(
@@ -244,8 +244,8 @@ def guess_fit(frame: Frame, **options: Any) -> None:
 
     Kept is what the pictures have in common, and none of them.
     """
-    from w2w_registry.services.making import engine as service
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis import engine as service
 
     given = _engine(options)
     space, engine = given.pop("space"), given.pop("engine")
@@ -265,7 +265,7 @@ def guess_fit(frame: Frame, **options: Any) -> None:
 
 def _engine(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options given, with pipeline, device and dtype gathered, and what was not given left to its default."""
-    from w2w_registry.services.making.engine import Engine
+    from w2w_registry.services.synthesis.engine import Engine
 
     rest = {k: v for k, v in options.items() if k not in ("pipeline", "device", "dtype")}
     if rest.get("prompt") is None:

@@ -23,12 +23,14 @@ def search(
 
     "same" says whether the score means the same identity, by a threshold calibrated on the space's own data.
     """
-    from w2w_registry.services.finding import search as service
-    from w2w_registry.services.finding.sheets import write_sheet
+    from w2w_registry.services.hub.resolving import as_query
+    from w2w_registry.services.identities.search_sheet import write_sheet
     from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.search import query as service
 
     with open_registry(frame.settings()) as registry:
-        found = service.search(registry, query, limit=limit, space=space, where=where, include_blocked=include_blocked)
+        asked = as_query(registry, query)
+        found = service.search(registry, asked, limit=limit, space=space, where=where, include_blocked=include_blocked)
         if sheet is not None:
             write_sheet(registry, found, sheet)
 

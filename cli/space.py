@@ -65,18 +65,24 @@ def import_(
 ) -> None:
     """Import a weight space from PATH: a folder of `space export`, the public weights2weights release
     (mean.pt, std.pt, V.pt, weight_dimensions.pt), or a Hub repo (hf://owner/repo[@rev])."""
+    from w2w_registry.services.hub.resolving import space_folder
     from w2w_registry.services.registry import open_registry
     from w2w_registry.services.spaces import manage
 
-    with open_registry(frame.settings()) as registry, progress("importing") as tick:
+    with (
+        open_registry(frame.settings()) as registry,
+        progress("importing") as tick,
+        space_folder(registry, path, tick) as (folder, origin),
+    ):
         value = manage.import_space(
             registry,
             name,
-            path,
+            folder,
             components=components,
             base_model=base_model,
             with_identities=identities,
             progress=tick,
+            origin=origin,
         )
     for text in value.pop("notes"):
         note(text)

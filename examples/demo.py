@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from examples.miniworld.unpack import unpack
-from w2w_registry.services.finding.search import Found, search_many
 from w2w_registry.services.registry import open_registry
+from w2w_registry.services.search.query import Found, search_many
 from w2w_registry.settings import load_settings
 
 ROWS, MATCHES, TILE = 6, 6, 96

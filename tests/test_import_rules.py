@@ -1,4 +1,4 @@
-"""DESIGN §4's import rules, read from the source: who may import whom, and what may load when."""
+"""Who may import whom (contracts of import-linter in pyproject.toml), and what may load when."""
 
 from __future__ import annotations
 
@@ -11,31 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2w_registry"
-ANYONE = {"errors", "records"}
-
-# part -> parts of the package it may import besides itself, errors and records
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "records": set(),
-    "settings": set(),
-    "artifacts": set(),
-    "space": set(),
-    "consent": set(),
-    "audit": set(),
-    "provenance": set(),
-    "lora": {"space"},
-    "diffusion": {"space", "lora"},
-    "catalog": {"migrations"},
-    "index": set(),
-    "hub": set(),
-    "services": {
-        "settings", "artifacts", "space", "lora", "catalog", "index", "diffusion",
-        "consent", "audit", "provenance", "hub",
-    },
-    "cli": {"services", "settings"},
-    "migrations": {"catalog"},
-}  # fmt: skip
-
 # third-party package -> the only places that may import it
 OWNED: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
@@ -54,13 +29,6 @@ OWNED: dict[str, tuple[str, ...]] = {
 
 def sources() -> list[Path]:
     return [p for top in ("w2w_registry", "cli", "migrations") for p in sorted((ROOT / top).rglob("*.py"))]
-
-
-def part_of(path: Path) -> str:
-    relative = path.relative_to(ROOT)
-    if relative.parts[0] in ("cli", "migrations"):
-        return relative.parts[0]
-    return relative.parts[1].removesuffix(".py")
 
 
 def imports(path: Path, *, runtime_top_only: bool = False) -> list[tuple[str, int]]:
@@ -85,16 +53,13 @@ def imports(path: Path, *, runtime_top_only: bool = False) -> list[tuple[str, in
     return found
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_imports_only_what_its_part_may(path: Path) -> None:
-    part = part_of(path)
-    if part == "__init__":
-        return
-    allowed = ALLOWED[part] | ANYONE | {part, "__version__"}
-    for name, line in imports(path):
-        if name.startswith("w2w_registry."):
-            target = name.split(".")[1]
-            assert target in allowed, f"{path.relative_to(ROOT)}:{line}: {part} may not import {target}"
+def test_the_house_is_in_order(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Floors, the order of services, no circles: the contracts in pyproject.toml, checked by import-linter."""
+    from importlinter.cli import lint_imports
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    assert lint_imports(no_cache=True) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from w2w_registry.errors import BadName
+from w2w_registry.errors import BadName, UsageError
 
 
 class Kind(StrEnum):
@@ -26,6 +26,14 @@ class Kind(StrEnum):
     ANIMAL = "animal"
     CHARACTER = "character"
     OTHER = "other"
+
+    @classmethod
+    def parse(cls, text: str) -> Kind:
+        """The kind of that name. Raises UsageError listing the kinds there are."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise UsageError(reason=f"no kind {text!r}", hint=f"one of {', '.join(cls)}") from None
 
 
 class OperationKind(StrEnum):

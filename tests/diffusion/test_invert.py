@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tests.diffusion import tiny
-from w2w_registry.diffusion.guess import GuessModel, features, fit_guess
+from w2w_registry.diffusion.initializer import GuessModel, features, fit_guess
 from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert, latent_masks, noise_for
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
 from w2w_registry.diffusion.train import denoising_target

@@ -24,11 +24,12 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, write_lora
 from w2w_registry.records import Kind, OperationKind, now
+from w2w_registry.services.consent import guard
 from w2w_registry.services.consent.rows import insert_record, load_records, move_record
-from w2w_registry.services.consent.subjects import ensure_subject
-from w2w_registry.services.identities.versions import Activity, File, NewVersion, record_version
+from w2w_registry.services.recording.spaces import load_space, store_space
+from w2w_registry.services.recording.subjects import ensure_subject
+from w2w_registry.services.recording.versions import Activity, File, NewVersion, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.store import load_space, store_space
 from w2w_registry.settings import Settings
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Layout, LayoutTensor
@@ -173,22 +174,20 @@ class World:
         else:
             theta = space.reconstruct(coordinates)
         with self.registry.catalog.write(self.registry.actor) as uow:
-            version = record_version(
-                uow,
-                NewVersion(
-                    name=name,
-                    kind=kind,
-                    space_id=self.space_id,
-                    model_digest=model_digest(theta, space.layout),
-                    coordinates=coordinates,
-                    base_model=BASE,
-                    residual=float(space.residual(theta, coordinates)),
-                    artifact_digest=artifact,
-                    file=file,
-                    subjects=subjects,
-                ),
-                Activity(OperationKind.IMPORT if stored else OperationKind.SAMPLE, now(), params={"seed": seed}),
+            new = NewVersion(
+                name=name,
+                kind=kind,
+                space_id=self.space_id,
+                model_digest=model_digest(theta, space.layout),
+                coordinates=coordinates,
+                base_model=BASE,
+                residual=float(space.residual(theta, coordinates)),
+                artifact_digest=artifact,
+                file=file,
+                subjects=subjects,
             )
+            activity = Activity(OperationKind.IMPORT if stored else OperationKind.SAMPLE, now(), params={"seed": seed})
+            version = record_version(uow, new, activity, guard.admit(uow.session, new))
             return version.id
 
     # -- looking -------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from PIL import Image
 from tests.diffusion import tiny
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.making.engine import Engine
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.spaces import manage
+from w2w_registry.services.synthesis.engine import Engine
 from w2w_registry.settings import Settings, load_settings
 from w2w_registry.space.layout import Layout
 

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from w2w_registry.catalog.base import Base, Salted, autoincrement
 from w2w_registry.catalog.operations import Operation
-from w2w_registry.catalog.people import Subject
 from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.subjects import Subject
 from w2w_registry.catalog.types import BigInt, Hex, Number, UtcDateTime, Words, choice
 from w2w_registry.records import Kind, VersionState
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
 from w2w_registry.catalog.base import audited_models, table_name
-from w2w_registry.catalog.journal import ChainHead, Checkpoint, Event
+from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event
 from w2w_registry.catalog.rows import key_text, present_digests
 from w2w_registry.catalog.types import UtcDateTime, stored_form
 from w2w_registry.records import canonical_json

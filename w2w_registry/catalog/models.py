@@ -12,9 +12,11 @@ from w2w_registry.catalog.assets import (
     VersionSubject,
 )
 from w2w_registry.catalog.base import Base, audited_models
-from w2w_registry.catalog.journal import ChainHead, Checkpoint, Event, Job
+from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
-from w2w_registry.catalog.people import (
+from w2w_registry.catalog.releases import Release, ReleaseState, Takedown, TakedownState
+from w2w_registry.catalog.spaces import Direction, Space, SpaceMember, SpaceState
+from w2w_registry.catalog.subjects import (
     ConsentEvent,
     ConsentEventType,
     ConsentRecord,
@@ -23,8 +25,6 @@ from w2w_registry.catalog.people import (
     SubjectState,
     Withdrawal,
 )
-from w2w_registry.catalog.releases import Release, ReleaseState, Takedown, TakedownState
-from w2w_registry.catalog.spaces import Direction, Space, SpaceMember, SpaceState
 
 __all__ = [
     "Alias",

@@ -13,7 +13,7 @@ from w2w_registry.catalog.base import Base, Salted
 from w2w_registry.catalog.types import BigInt, Hex, Json, UtcDateTime, Words, choice
 
 if TYPE_CHECKING:
-    from w2w_registry.catalog.assets import Version
+    pass
 
 
 class InputKind(StrEnum):
@@ -66,4 +66,3 @@ class OperationInput(Salted, Base):
     ref: Mapped[str | None] = mapped_column(Words)
 
     operation: Mapped[Operation] = relationship()
-    version: Mapped[Version | None] = relationship()

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base, autoincrement
-from w2w_registry.catalog.people import Withdrawal
 from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.subjects import Withdrawal
 from w2w_registry.catalog.types import BigInt, Json, UtcDateTime, Words, choice
 
 

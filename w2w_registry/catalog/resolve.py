@@ -12,8 +12,8 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, AliasChange, Identity, Version
-from w2w_registry.catalog.people import Subject
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
+from w2w_registry.catalog.subjects import Subject
 from w2w_registry.errors import NotFound
 from w2w_registry.records import IdentityRef, SpaceRef, VersionState
 

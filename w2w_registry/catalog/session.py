@@ -24,7 +24,7 @@ from sqlalchemy.orm.session import ORMExecuteState
 from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.base import Base, Salted, new_salt
 from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url, safe_url
-from w2w_registry.catalog.journal import ChainHead, Event
+from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.rows import (
     Key,
     chunks,

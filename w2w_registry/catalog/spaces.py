@@ -14,7 +14,7 @@ from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.types import BigInt, Hex, Json, Number, UtcDateTime, Words, choice
 
 if TYPE_CHECKING:
-    from w2w_registry.catalog.assets import Version
+    pass
 
 
 class SpaceState(StrEnum):
@@ -84,7 +84,6 @@ class SpaceMember(Salted, Base):
     version_id: Mapped[int | None] = mapped_column(ForeignKey("version.id"))
 
     space: Mapped[Space] = relationship()
-    version: Mapped[Version | None] = relationship()
 
 
 class Direction(Base):

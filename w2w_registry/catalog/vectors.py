@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Version
-from w2w_registry.catalog.journal import ChainHead
+from w2w_registry.catalog.event_log import ChainHead
 from w2w_registry.records import VersionState
 
 SERVED = (VersionState.ACTIVE,)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.errors import UsageError
-from w2w_registry.space.unmixed import Unmixed, fit_unmixed
+from w2w_registry.space.ica import Unmixed, fit_unmixed
 
 Array = NDArray[np.float64]
 Shape = Literal["independent", "full", "unmixed"]

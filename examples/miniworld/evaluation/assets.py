@@ -17,7 +17,7 @@ from examples.miniworld import unpack as store
 from examples.miniworld.pipeline import PROMPT
 from examples.miniworld.readers import Readers, load_readers, unit
 from w2w_registry.diffusion.generate import Recipe, Shot, draw
-from w2w_registry.diffusion.guess import GuessModel, features, fit_guess
+from w2w_registry.diffusion.initializer import GuessModel, features, fit_guess
 from w2w_registry.diffusion.invert import SpaceBasis
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, fast_bf16, load_model
 from w2w_registry.records import digest_of

@@ -170,7 +170,7 @@ def other_value(connection: Connection, table: str, column: Any, key: str, value
 
 def tamper_columns() -> list[tuple[str, str]]:
     cases = [(table_name(model), column.name) for model in audited_models() for column in table_of(model).columns]
-    from w2w_registry.catalog.journal import ChainHead, Checkpoint, Event
+    from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event
 
     return cases + [(m.__tablename__, c.name) for m in (Event, Checkpoint, ChainHead) for c in table_of(m).columns]
 

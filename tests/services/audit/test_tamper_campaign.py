@@ -20,7 +20,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.records import now
 from w2w_registry.services.audit import log
 from w2w_registry.services.identities import manage
-from w2w_registry.services.identities.versions import Activity, File, record_operation, source_file
+from w2w_registry.services.recording.versions import Activity, File, record_operation, source_file
 
 pytestmark = pytest.mark.soak
 

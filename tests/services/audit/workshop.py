@@ -25,14 +25,15 @@ from w2w_registry.hub.client import HubClient
 from w2w_registry.hub.plan import Access
 from w2w_registry.lora import write_lora
 from w2w_registry.records import Kind, OperationKind, now
+from w2w_registry.services.consent import guard
 from w2w_registry.services.hub.release import PushReport, PushRequest, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.versions import Activity, NewVersion, record_version
-from w2w_registry.services.making import directions, edit, export, generate, invert, train
-from w2w_registry.services.making.engine import Engine
+from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.store import load_space
+from w2w_registry.services.synthesis import directions, edit, export, generate, invert, train
+from w2w_registry.services.synthesis.engine import Engine
 from w2w_registry.settings import Settings
 
 K = 12
@@ -67,7 +68,7 @@ def furnish(url: str, home: Path, base: Path) -> None:
                 base_model=space.base_model,
                 labels={"shine": float(point[0] + 0.1 * rng.normal())},
             )
-            record_version(uow, made, Activity(OperationKind.IMPORT, now()))
+            record_version(uow, made, Activity(OperationKind.IMPORT, now()), guard.admit(uow.session, made))
     directions.fit(registry, "shine", "shine")
     registry.catalog.close()
 

@@ -42,9 +42,10 @@ from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import lora_files, model_digest, read_lora
 from w2w_registry.records import Kind
 from w2w_registry.services.consent import gate
-from w2w_registry.services.hub.pull import PullReport, PullRequest, look_up, pull
+from w2w_registry.services.hub.pull import PullReport, PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
+from w2w_registry.services.hub.resolving import look_up
 from w2w_registry.services.registry import open_registry
 from w2w_registry.settings import load_settings
 

@@ -17,6 +17,7 @@ from w2w_registry.catalog.models import OperationInput, Space
 from w2w_registry.errors import BadFile, NotFound, RegistryError
 from w2w_registry.hub.plan import Access
 from w2w_registry.services.hub.release import PushRequest, push
+from w2w_registry.services.hub.resolving import space_folder
 from w2w_registry.services.hub.spaces import fetched_space, push_space, spectrum_svg
 from w2w_registry.services.hub.sync import list_releases, sync
 from w2w_registry.services.spaces.manage import import_space
@@ -47,7 +48,8 @@ def test_there_and_back_bit_for_bit(
         row = uow.session.get_one(Space, other.space_id)
         row.digest = "0" * 64
         uow.event("test")
-    shown = import_space(other.registry, "theirs", f"hf://{REPO}@v1")
+    with space_folder(other.registry, f"hf://{REPO}@v1") as (folder, origin):
+        shown = import_space(other.registry, "theirs", folder, origin=origin)
     assert shown["digest"] == world.space.digest
     with other.registry.catalog.read() as session:
         refs = session.scalars(

@@ -23,11 +23,11 @@ from w2w_registry.errors import ConsentDenied, HubError, WhereError
 from w2w_registry.hub.client import HubClient
 from w2w_registry.hub.plan import Access, Difference
 from w2w_registry.records import Kind
+from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub.pull import PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.hub.sync import SyncReport, list_releases, sync
-from w2w_registry.services.hub.takedown import UP_TO, queue
 from w2w_registry.services.registry import Registry
 
 REPO = "acme/alice-lora"
@@ -299,7 +299,7 @@ def test_consent_that_ended_while_a_push_lay_broken_undoes_it(world: World, monk
 def test_signed_releases(world: World, tmp_path: Path, sqlite_template: Path) -> None:
     pytest.importorskip("model_signing")
     from w2w_registry.errors import IntegrityError
-    from w2w_registry.services.provenance.verify import new_key_pair
+    from w2w_registry.services.signing import new_key_pair
 
     keys, others = new_key_pair(tmp_path / "k"), new_key_pair(tmp_path / "o")
     settings = replace(world.registry.settings, hub={"signing_key": keys["private_key"]})

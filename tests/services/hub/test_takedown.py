@@ -16,7 +16,8 @@ from tests.services.hub_world import World, open_world
 from w2w_registry.catalog.models import Event, Release, ReleaseState, Takedown, TakedownState
 from w2w_registry.errors import HubError, NotFound
 from w2w_registry.hub.plan import TakedownStep
-from w2w_registry.services.hub.takedown import drain, queue, takedown
+from w2w_registry.services.consent.takedown_queue import queue
+from w2w_registry.services.hub.takedown import drain, takedown
 
 REPO = "acme/alice"
 

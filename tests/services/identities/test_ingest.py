@@ -11,10 +11,10 @@ from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.catalog.models import Operation, SourceFile, Version
 from w2w_registry.errors import BadFile, NotFound, UsageError
 from w2w_registry.lora import write_lora
-from w2w_registry.services.finding.search import search
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
 from w2w_registry.services.identities.manage import list_identities, show
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
 
 
@@ -187,7 +187,7 @@ def test_dry_run_changes_nothing(fitted: Registry, loras: Path) -> None:
 
 
 def fitted_artifact(registry: Registry) -> str:
-    from w2w_registry.services.spaces.manage import open_space
+    from w2w_registry.services.recording.spaces import open_space
 
     return open_space(registry, None)[0].artifact_digest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from w2w_registry.errors import BadFile, RegistryError
-from w2w_registry.services.identities.labels import parse_labels, read_labels_csv
+from w2w_registry.services.recording.labels import parse_labels, read_labels_csv
 
 
 def test_numbers_words_and_texts() -> None:

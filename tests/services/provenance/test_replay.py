@@ -17,12 +17,13 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import BadFile, IntegrityError, NotFound
 from w2w_registry.records import OperationKind
+from w2w_registry.services import signing
 from w2w_registry.services.consent import protect, subjects
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.making import directions, edit, export
 from w2w_registry.services.provenance import replay, verify
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces import manage
+from w2w_registry.services.synthesis import directions, edit, export
 from w2w_registry.settings import Settings
 
 OPEN = {"unknown": ["register", "search", "edit", "mix", "sample", "export"]}
@@ -159,28 +160,28 @@ def test_versions_verify_until_a_file_changes(registry: Registry) -> None:
 def test_signed_folders(registry: Registry, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     export.export(registry, "mixed", str(folder))
-    keys, others = verify.new_key_pair(tmp_path / "keys"), verify.new_key_pair(tmp_path / "others")
+    keys, others = signing.new_key_pair(tmp_path / "keys"), signing.new_key_pair(tmp_path / "others")
     with pytest.raises(BadFile):
-        verify.verify_folder(folder, public_key=Path(keys["public_key"]))
+        signing.verify_folder(folder, public_key=Path(keys["public_key"]))
     with pytest.raises(BadFile):
-        verify.new_key_pair(tmp_path / "keys")
-    verify.sign_folder(folder, Path(keys["private_key"]))
-    assert verify.verify_folder(folder, public_key=Path(keys["public_key"]))["ok"]
+        signing.new_key_pair(tmp_path / "keys")
+    signing.sign_folder(folder, Path(keys["private_key"]))
+    assert signing.verify_folder(folder, public_key=Path(keys["public_key"]))["ok"]
     with pytest.raises(IntegrityError):
-        verify.verify_folder(folder, public_key=Path(others["public_key"]))
+        signing.verify_folder(folder, public_key=Path(others["public_key"]))
     target = next(p for p in folder.iterdir() if p.suffix == ".safetensors")
     content = target.read_bytes()
     target.write_bytes(content[:-1] + b"\x01")
     with pytest.raises(IntegrityError):
-        verify.verify_folder(folder, public_key=Path(keys["public_key"]))
+        signing.verify_folder(folder, public_key=Path(keys["public_key"]))
     target.write_bytes(content)
     (folder / "extra.txt").write_text("more")
     with pytest.raises(IntegrityError):
-        verify.verify_folder(folder, public_key=Path(keys["public_key"]))
+        signing.verify_folder(folder, public_key=Path(keys["public_key"]))
     with pytest.raises(BadFile):
-        verify.sign_folder(tmp_path / "missing", Path(keys["private_key"]))
+        signing.sign_folder(tmp_path / "missing", Path(keys["private_key"]))
     with pytest.raises(BadFile):
-        verify.sign_folder(folder, tmp_path / "missing.key")
+        signing.sign_folder(folder, tmp_path / "missing.key")
 
 
 # -- protecting somebody who was never registered ----------------------------------------------------

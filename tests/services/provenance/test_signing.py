@@ -13,8 +13,8 @@ import sigstore.oidc
 from w2w_registry.cli.app import main
 from w2w_registry.cli.messages import message
 from w2w_registry.errors import BadFile, IntegrityError, SigningError, UsageError
-from w2w_registry.services.provenance import verify
-from w2w_registry.services.provenance.verify import Sigstore
+from w2w_registry.services import signing
+from w2w_registry.services.signing import Sigstore
 
 
 class Stand:
@@ -58,7 +58,7 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_identity_token_is_handed_on(stand: type[Stand], folder: Path) -> None:
-    verify.sign_folder(folder, Sigstore(identity_token="a.b.c"))
+    signing.sign_folder(folder, Sigstore(identity_token="a.b.c"))
     assert [given(options) for options in stand.made] == [{"identity_token": "a.b.c"}]
     assert (folder / "model.sig").read_text() == "a bundle"
 
@@ -67,18 +67,18 @@ def test_the_credentials_of_a_job_are_used_when_there_are_any(
     stand: type[Stand], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SigningError, match="offers no credentials"):
-        verify.sign_folder(folder, Sigstore(ambient=True, interactive=True))
+        signing.sign_folder(folder, Sigstore(ambient=True, interactive=True))
     assert stand.made == []
     monkeypatch.setattr(sigstore.oidc, "detect_credential", lambda *a: "a.b.c")
-    verify.sign_folder(folder, Sigstore(ambient=True))
+    signing.sign_folder(folder, Sigstore(ambient=True))
     assert [given(options) for options in stand.made] == [{"use_ambient_credentials": True}]
 
 
 def test_a_person_is_asked_only_where_one_sits(stand: type[Stand], folder: Path) -> None:
     with pytest.raises(SigningError, match="nobody here"):
-        verify.sign_folder(folder, Sigstore())
+        signing.sign_folder(folder, Sigstore())
     assert stand.made == []
-    verify.sign_folder(folder, Sigstore(interactive=True))
+    signing.sign_folder(folder, Sigstore(interactive=True))
     assert [given(options) for options in stand.made] == [{}]
 
 
@@ -94,7 +94,7 @@ def test_a_person_is_asked_only_where_one_sits(stand: type[Stand], folder: Path)
 def test_failures_are_one_line(stand: type[Stand], folder: Path, error: Exception, hinted: bool) -> None:
     stand.refuses = error
     with pytest.raises(SigningError) as caught:
-        verify.sign_folder(folder, Sigstore(identity_token="x"))
+        signing.sign_folder(folder, Sigstore(identity_token="x"))
     text = message(caught.value)
     assert text.startswith(f"sigstore: {str(error).splitlines()[0]}")
     assert "\n" not in text
@@ -106,7 +106,7 @@ def test_failures_are_one_line(stand: type[Stand], folder: Path, error: Exceptio
 def test_our_own_mistakes_stay_bugs(stand: type[Stand], folder: Path) -> None:
     stand.refuses = ZeroDivisionError("ours")
     with pytest.raises(ZeroDivisionError):
-        verify.sign_folder(folder, Sigstore(identity_token="x"))
+        signing.sign_folder(folder, Sigstore(identity_token="x"))
 
 
 def test_the_command_takes_a_token_and_never_waits(
@@ -130,9 +130,9 @@ def test_a_sigstore_signature_is_checked_against_who_and_by_whose_word(
     (folder / "model.sig").write_text("a bundle")
     for half in ({"identity": "ann@example.org"}, {"issuer": "https://issuer.example"}):
         with pytest.raises(UsageError, match="both"):
-            verify.verify_folder(folder, **half)
+            signing.verify_folder(folder, **half)
     with pytest.raises(BadFile, match="no key"):
-        verify.verify_folder(folder)
+        signing.verify_folder(folder)
     asked: list[dict[str, Any]] = []
 
     class Refusing:
@@ -142,7 +142,7 @@ def test_a_sigstore_signature_is_checked_against_who_and_by_whose_word(
 
     monkeypatch.setattr(model_signing.verifying.sigstore, "Verifier", Refusing)
     with pytest.raises(IntegrityError, match="do not match"):
-        verify.verify_folder(folder, identity="ann@example.org", issuer="https://issuer.example")
+        signing.verify_folder(folder, identity="ann@example.org", issuer="https://issuer.example")
     assert asked == [{"identity": "ann@example.org", "oidc_issuer": "https://issuer.example"}]
 
 
@@ -151,10 +151,10 @@ def test_what_is_no_key_is_said(folder: Path, tmp_path: Path, content: bytes) ->
     key = tmp_path / "key.pem"
     key.write_bytes(content)
     with pytest.raises(BadFile, match="no usable private key"):
-        verify.sign_folder(folder, key)
-    verify.sign_folder(folder, Path(verify.new_key_pair(tmp_path / "keys")["private_key"]))
+        signing.sign_folder(folder, key)
+    signing.sign_folder(folder, Path(signing.new_key_pair(tmp_path / "keys")["private_key"]))
     with pytest.raises(BadFile, match="no usable public key"):
-        verify.verify_folder(folder, public_key=key)
+        signing.verify_folder(folder, public_key=key)
 
 
 def test_a_folder_named_from_here_is_signed_and_verified(

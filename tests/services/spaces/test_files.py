@@ -20,13 +20,8 @@ import pytest
 
 from tests.space.spaces import MODULES, make_layout, population
 from w2w_registry.errors import BadFile, IntegrityError, StorageError, UsageError
-from w2w_registry.services.spaces.files import (
-    read_any_space,
-    read_point,
-    read_space,
-    read_w2w_release,
-    write_space,
-)
+from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.spaces.public_release import read_any_space, read_point, read_w2w_release
 from w2w_registry.services.spaces.torch_files import TorchFile
 from w2w_registry.space import Layout, Metric, WeightSpace, calibrate, fit_space
 
@@ -444,7 +439,7 @@ def test_reading_needs_neither_torch_nor_the_memory_of_v(tmp_path: Path) -> None
     code = """
 import resource, sys
 import numpy as np
-from w2w_registry.services.spaces.files import read_space, read_w2w_release, write_space
+from w2w_registry.services.spaces.public_release import read_space, read_w2w_release, write_space
 from w2w_registry.services.spaces.torch_files import TorchFile
 pages = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_DATA, (pages + (96 << 20),) * 2)  # counts allocations, not read-only maps

@@ -12,17 +12,11 @@ from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.catalog.models import Operation, OperationInput, SpaceMember
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, RegistryError, UsageError
 from w2w_registry.lora import write_lora
-from w2w_registry.services.finding.search import search
 from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import (
-    export_space,
-    fit_space,
-    import_space,
-    list_spaces,
-    open_space,
-    show_space,
-)
+from w2w_registry.services.search.query import search
+from w2w_registry.services.spaces.manage import export_space, fit_space, import_space, list_spaces, show_space
 from w2w_registry.services.spaces.refit import refit_space
 
 

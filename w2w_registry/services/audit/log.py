@@ -30,7 +30,7 @@ from w2w_registry.audit.checks import (
     leaf_of,
 )
 from w2w_registry.catalog import events as log
-from w2w_registry.catalog.journal import Checkpoint, Event
+from w2w_registry.catalog.event_log import Checkpoint, Event
 from w2w_registry.catalog.types import UtcDateTime, stored_form
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
 from w2w_registry.records import iso

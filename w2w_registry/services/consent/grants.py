@@ -27,7 +27,7 @@ from w2w_registry.errors import BadFile, Conflict, NotFound, StorageError, Usage
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
-from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
 

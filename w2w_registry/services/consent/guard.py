@@ -1,9 +1,9 @@
 """The guard at the door: every new version is held against withdrawn and protected subjects before it is recorded.
 
-    encounter = guard.check(session, space, coordinates, path=str(path))
+    version = record_version(uow, new, activity, guard.admit(uow.session, new))
 
-``versions.record_version`` asks it, so that no service can forget to; services that talk to a person ask it too, to
-say more when a newcomer is only flagged.
+A version cannot be recorded without the admission that is made here, so no service can forget to ask; services that
+talk to a person ask ``check`` too, to say more when a newcomer is only flagged.
 
 References are kept per subject's wish (``consent withdraw --protect``); what they are is said in
 ``w2w_registry.consent.guard``.
@@ -32,10 +32,24 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.guard import Encounter, Reference, Verdict, meet, similarities, sketch, threshold
 from w2w_registry.errors import LikenessRefused
 from w2w_registry.records import VersionState
-from w2w_registry.services.finding.nearest import metric_of
+from w2w_registry.services.recording.spaces import metric_of
+from w2w_registry.services.recording.versions import Admission, NewVersion
 
 KIND = "simhash-512"
 _STRANGERS = 2000
+
+
+def admit(session: Session, new: NewVersion) -> Admission:
+    """Let a new version in, inside the transaction that records it.
+
+    Raises:
+        LikenessRefused: it is a withdrawn or protected subject again.
+    """
+    path = new.name if new.file is None else new.file.name
+    check_erased(session, new.model_digest, path=path)
+    met = check(session, session.get_one(Space, new.space_id), new.coordinates, path=path)
+    resembles = None if met is None else {"subject": met.subject, "similarity": round(met.similarity, 3)}
+    return Admission(new.model_digest, resembles)
 
 
 def check(session: Session, space: Space, coordinates: NDArray[np.float32], *, path: str) -> Encounter | None:

@@ -13,11 +13,11 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.services.consent import gate, guard
-from w2w_registry.services.consent.subjects import ensure_subject
-from w2w_registry.services.making.drafts import source
+from w2w_registry.services.recording.placement import place
+from w2w_registry.services.recording.sources import source
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import open_space
-from w2w_registry.services.spaces.placing import place
 
 
 def protect_subject(registry: Registry, subject: str, what: str, *, space: str | None = None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from w2w_registry.hub.api import Hub
 from w2w_registry.hub.bundle import decode_consent
 from w2w_registry.records import ConsentState, digest_of, now
 from w2w_registry.services.consent.rows import insert_record
-from w2w_registry.services.consent.subjects import ensure_subject
+from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
 _STATUS = {

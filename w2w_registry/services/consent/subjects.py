@@ -8,11 +8,11 @@ from sqlalchemy import func, select
 
 from w2w_registry.catalog.models import GuardReference, Identity, Subject, Version, VersionSubject, Withdrawal
 from w2w_registry.catalog.resolve import subject_by_id
-from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import to_json
-from w2w_registry.records import check_name, now
+from w2w_registry.records import now
 from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
 
@@ -26,16 +26,6 @@ def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") ->
         created = ensure_subject(uow, subject_id, kind=kind)
         row = uow.session.get_one(Subject, subject_id)
         return {"subject": row.id, "kind": row.kind, "state": row.state.value, "created": created}
-
-
-def ensure_subject(uow: UnitOfWork, subject_id: str, *, kind: str = "person") -> bool:
-    """Add the subject unless it is there; True when it was added."""
-    check_name(subject_id, "subject")
-    if uow.session.get(Subject, subject_id) is not None:
-        return False
-    uow.add(Subject(id=subject_id, kind=kind, created=uow.now()))
-    uow.event("subject.add", {"subject": subject_id}, kind=kind)
-    return True
 
 
 def list_subjects(registry: Registry) -> list[dict[str, Any]]:

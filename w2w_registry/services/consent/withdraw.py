@@ -53,7 +53,7 @@ from w2w_registry.index import store as index_store
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.rows import load_records, move_record
-from w2w_registry.services.hub import takedown
+from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
 
 _CHUNK = 500
@@ -125,7 +125,7 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
                 {"subject": subject, "record": [r.record_id for r in changed]},
                 blocked=len(blocked),
             )
-        takedown.queue(uow, [r.release_id for r in releases], takedown.UP_TO["hide"])
+        queue(uow, [r.release_id for r in releases], UP_TO["hide"])
     return {
         "subject": subject,
         "invalidated": [r.record_id for r in changed],
@@ -228,7 +228,7 @@ def _affected(session: Session, subject: str) -> list[AffectedVersion]:
 
 def _releases(session: Session, version_ids: Iterable[int], *, erase: bool) -> list[AffectedRelease]:
     """Releases of these versions that no takedown has brought, or is to bring, as far as this one would."""
-    steps = takedown.UP_TO["delete" if erase else "hide"]
+    steps = UP_TO["delete" if erase else "hide"]
     reached = {ReleaseState.DELETED} if erase else {ReleaseState.DELETED, ReleaseState.HIDDEN}
     found: list[AffectedRelease] = []
     for chunk in _chunks(version_ids):
@@ -316,8 +316,8 @@ def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
         releases=len(plan.releases),
         erase=plan.erase,
     )
-    steps = takedown.UP_TO["delete" if plan.erase else "hide"]
-    takedown.queue(uow, [r.release_id for r in plan.releases], steps, withdrawal_id=withdrawal_id)
+    steps = UP_TO["delete" if plan.erase else "hide"]
+    queue(uow, [r.release_id for r in plan.releases], steps, withdrawal_id=withdrawal_id)
     return withdrawal_id
 
 

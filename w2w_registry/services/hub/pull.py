@@ -8,9 +8,7 @@ space like any added file. Nothing is opened but safetensors and JSON; everythin
 
 from __future__ import annotations
 
-import atexit
 import hashlib
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -32,18 +30,16 @@ from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
-from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name, write_lora
+from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name
 from w2w_registry.records import Kind, OperationKind, VersionState, canonical_json, check_name, digest_of, now
-from w2w_registry.services.consent import gate
+from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
-from w2w_registry.services.hub.release import connect
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.versions import Activity, File, Input, NewVersion, record_version
+from w2w_registry.services.recording.placement import place, same_model_id
+from w2w_registry.services.recording.spaces import load_space, open_space
+from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
-from w2w_registry.services.spaces.placing import place, same_model_id
-from w2w_registry.services.spaces.store import load_space
 from w2w_registry.space.basis import WeightSpace
 
 _TOLERANCE = 1e-3
@@ -129,26 +125,6 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
         return _take_strangers(registry, request, fetched)
 
 
-def look_up(registry: Registry, uri: str) -> Path:
-    """A LoRA on disk with what ``hf://owner/repo[@rev]`` holds, for a search that adds nothing; it is gone at exit.
-
-    Raises:
-        As :func:`pull`.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    fetched = fetch(connect(registry), uri, folder)
-    if fetched.lora is not None:
-        return fetched.lora
-    assert fetched.document is not None
-    with registry.catalog.read() as session:
-        space = load_space(registry.artifacts, _space_of(session, fetched.document))
-    out = folder / "from-coordinates"
-    theta = space.reconstruct(unpack(fetched.document.coordinates))
-    write_lora(out, space.layout.unflatten(theta), space.layout.alpha, base_model=fetched.document.base_model)
-    return out
-
-
 def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress: Progress = no_progress) -> Fetched:
     """Fetch and check what makes up the LoRA of a repo, into ``folder``; nothing is registered.
 
@@ -201,7 +177,7 @@ def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) 
     assert fetched.lora is not None
     row, space = open_space(registry, request.space)
     warnings = _check_card(state, row.ref, space, request.base_model)
-    kind = str(ingest.parse_kind(request.kind or str(Kind.PERSON)))
+    kind = str(Kind.parse(request.kind or str(Kind.PERSON)))
     name = request.name or suggest_name(Path(state.repo_id.split("/")[1]))
     report = ingest.add(
         registry,
@@ -273,7 +249,7 @@ def _named_after(error: Any, state: RepoState, folder: Path) -> Any:
 def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetched, document: Document) -> PullReport:
     where = f"hf://{fetched.state.repo_id}"
     with registry.catalog.read() as session:
-        row = _space_of(session, document)
+        row = space_of(session, document)
         space = load_space(registry.artifacts, row)
     coordinates = _check_document(document, row, space, where)
     lora = None if fetched.lora is None else read_lora(fetched.lora)
@@ -299,34 +275,32 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
             version, status = known, "existing"
         else:
             status = "added"
-            version = record_version(
-                uow,
-                NewVersion(
-                    name=name,
-                    kind=kind,
-                    space_id=row.id,
-                    model_digest=document.model_digest,
-                    coordinates=coordinates,
-                    base_model=document.base_model,
-                    base_revision=document.base_revision,
-                    residual=document.residual,
-                    artifact_digest=artifact,
-                    manifest_digest=manifest,
-                    file=file,
-                    subjects=subjects,
-                ),
-                Activity(
-                    OperationKind.PULL,
-                    now(),
-                    params={
-                        "endpoint": hub.endpoint,
-                        "document": digest_of(document.manifest),
-                        "number": document.number,
-                    },
-                    inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
-                    models={"base": document.base_model},
-                ),
+            new = NewVersion(
+                name=name,
+                kind=kind,
+                space_id=row.id,
+                model_digest=document.model_digest,
+                coordinates=coordinates,
+                base_model=document.base_model,
+                base_revision=document.base_revision,
+                residual=document.residual,
+                artifact_digest=artifact,
+                manifest_digest=manifest,
+                file=file,
+                subjects=subjects,
             )
+            activity = Activity(
+                OperationKind.PULL,
+                now(),
+                params={
+                    "endpoint": hub.endpoint,
+                    "document": digest_of(document.manifest),
+                    "number": document.number,
+                },
+                inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
+                models={"base": document.base_model},
+            )
+            version = record_version(uow, new, activity, guard.admit(uow.session, new))
         if mine:
             _know_release(uow, hub, fetched, version)
         uow.event(
@@ -343,14 +317,14 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
 
 def _kind_of(request: PullRequest, document: Document, where: str) -> Kind:
     if request.kind is not None:
-        return ingest.parse_kind(request.kind)
+        return Kind.parse(request.kind)
     try:
         return Kind(document.kind)
     except ValueError:
         raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"no kind {shorten(document.kind, 40)!r}") from None
 
 
-def _space_of(session: Session, document: Document) -> Space:
+def space_of(session: Session, document: Document) -> Space:
     """The very space the coordinates live in.
 
     Raises:

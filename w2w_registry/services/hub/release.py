@@ -27,6 +27,7 @@ from w2w_registry.hub.api import Content, Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan, TakedownStep, check_repo_id, choose_access, plan_push
 from w2w_registry.records import now
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
 from w2w_registry.services.hub.release_files import (
     DEFAULT_FORMATS,
@@ -364,7 +365,7 @@ def _record(
             **gate.evidence(decision),
         )
         if not decision.allowed:
-            takedown.queue(uow, [release.id], takedown.UP_TO["delete" if plan.create else "erase"])
+            queue(uow, [release.id], UP_TO["delete" if plan.create else "erase"])
             release_id = release.id
     if not decision.allowed:
         takedown.drain(registry, hub, releases=[release_id])
@@ -482,5 +483,5 @@ def _undo(registry: Registry, hub: Hub, job_id: str, intent: Mapping[str, Any]) 
                     created=uow.now(),
                 )
             )
-            takedown.queue(uow, [row.id], [TakedownStep.HIDE, TakedownStep.ERASE])
+            queue(uow, [row.id], [TakedownStep.HIDE, TakedownStep.ERASE])
         uow.event("release.undo", {"version": intent["version"]})

@@ -34,9 +34,9 @@ from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import ConsentState, iso
-from w2w_registry.services.provenance.lineage import manifest_of
+from w2w_registry.services.recording.manifests import manifest_of
+from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.store import load_space
 from w2w_registry.space.layout import Layout, TensorKey
 
 FORMATS = ("peft", "diffusers", "kohya")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from w2w_registry.errors import BadFile, IntegrityError, SettingError
 from w2w_registry.hub import bundle
-from w2w_registry.services.provenance.verify import SIGNATURE, sign_folder, verify_folder
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.signing import SIGNATURE, sign_folder, verify_folder
 
 
 def signing_key(registry: Registry) -> Path | None:

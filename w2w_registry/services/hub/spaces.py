@@ -28,10 +28,10 @@ from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, parse_repo, p
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.hub.release import carry_out, look
-from w2w_registry.services.identities.versions import Input
+from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, write_space
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.files import SPACE_FILE, SPACE_JSON, write_space
-from w2w_registry.services.spaces.manage import open_space
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import Calibration, Metric

@@ -34,6 +34,7 @@ from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
 from w2w_registry.records import now
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -245,7 +246,7 @@ def _settle(registry: Registry, hub: Hub, item: SyncItem, jobs: Mapping[str, str
     if item.action is Action.TAKE_DOWN:
         assert item.release_id is not None
         with registry.catalog.write(registry.actor) as uow:
-            takedown.queue(uow, [item.release_id], takedown.UP_TO["hide"])
+            queue(uow, [item.release_id], UP_TO["hide"])
         return _drain(registry, hub, item.repo_id)
     if item.action is Action.RESTRICT:
         access = _row_access(registry, item)

@@ -9,8 +9,7 @@ Copies that others have downloaded are out of reach of all this.
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -27,7 +26,6 @@ from w2w_registry.catalog.models import (
     Version,
     VersionSubject,
 )
-from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import HubError, NotFound, RegistryError
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import CARD, DOCUMENT, SPACE_DOCUMENT
@@ -35,15 +33,8 @@ from w2w_registry.hub.card import removed_card
 from w2w_registry.hub.plan import TakedownStep, plan_takedown, still_up
 from w2w_registry.records import IdentityRef, iso, now
 from w2w_registry.services.consent.gate import descendants
+from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Progress, Registry, no_progress
-
-UP_TO: dict[str, tuple[TakedownStep, ...]] = {
-    "gate": (TakedownStep.GATE,),
-    "hide": (TakedownStep.HIDE,),
-    "erase": (TakedownStep.HIDE, TakedownStep.ERASE),
-    "delete": (TakedownStep.HIDE, TakedownStep.ERASE, TakedownStep.DELETE),
-}
-"""How far a takedown goes → its steps. Hidden first, so that nobody fetches what is about to go."""
 
 _KEPT = frozenset({CARD, ".gitattributes"})
 _END = {
@@ -117,45 +108,6 @@ def takedown(
         queue(uow, [t.release_id for t in targets], steps)
     wanted = {t.release_id for t in targets}
     return TakedownReport(targets, steps, drain(registry, hub, releases=wanted, progress=progress))
-
-
-def queue(
-    uow: UnitOfWork,
-    release_ids: Iterable[int],
-    steps: Sequence[TakedownStep | str],
-    *,
-    withdrawal_id: str | None = None,
-) -> list[str]:
-    """Queue the takedown of releases, inside the caller's transaction; returns the takedowns' ids.
-
-    A release with an unfinished takedown keeps it, with the steps of both.
-    """
-    made: list[str] = []
-    for release_id in sorted(set(release_ids)):
-        release = uow.session.get_one(Release, release_id)
-        row = uow.session.scalar(
-            select(Takedown).where(Takedown.release_id == release_id, Takedown.state != TakedownState.DONE)
-        )
-        if row is None:
-            row = Takedown(
-                id=str(uuid.uuid4()),
-                release_id=release_id,
-                withdrawal_id=withdrawal_id,
-                wanted=[str(s) for s in steps],
-                done=[],
-                state=TakedownState.QUEUED,
-                attempts=0,
-                created=uow.now(),
-            )
-            uow.session.add(row)
-        else:
-            row.wanted = list(dict.fromkeys([*row.wanted, *(str(s) for s in steps)]))
-            row.withdrawal_id = row.withdrawal_id or withdrawal_id
-            row.state, row.next_at = TakedownState.QUEUED, None
-        release.state = ReleaseState.TAKEDOWN_QUEUED
-        made.append(row.id)
-        uow.event("takedown.queue", {"takedown": row.id, "release": release_id}, wanted=row.wanted)
-    return made
 
 
 def drain(

@@ -42,22 +42,15 @@ from w2w_registry.lora import (
 )
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name, now
 from w2w_registry.services.consent import gate, guard
-from w2w_registry.services.consent.subjects import ensure_subject
-from w2w_registry.services.finding.nearest import open_nearest
-from w2w_registry.services.finding.resemblance import Resemblance, resemblances
-from w2w_registry.services.identities.labels import Labels, read_labels_csv
 from w2w_registry.services.identities.previews import read_preview
-from w2w_registry.services.identities.versions import (
-    Activity,
-    File,
-    Input,
-    NewVersion,
-    record_version,
-    source_file,
-)
+from w2w_registry.services.recording.labels import Labels, read_labels_csv
+from w2w_registry.services.recording.placement import Placed, place
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.subjects import ensure_subject
+from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
-from w2w_registry.services.spaces.placing import Placed, place
+from w2w_registry.services.search.nearest import open_nearest
+from w2w_registry.services.search.resemblance import Resemblance, resemblances
 from w2w_registry.space.basis import WeightSpace
 
 CHUNK = 256
@@ -141,7 +134,7 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
         NotFound: no such space. UsageError, BadName, BadFile: the request itself cannot be used.
         ConsentDenied: the subjects' consent does not allow registering them.
     """
-    kind = parse_kind(request.kind)
+    kind = Kind.parse(request.kind)
     row, space = open_space(registry, request.space)
     by_name = read_labels_csv(request.labels_csv) if request.labels_csv else {}
     candidates = find_loras(request.paths)
@@ -160,14 +153,6 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
         items += [done[str(candidate.path)] for candidate in part]
         progress(min(start + CHUNK, len(candidates)), len(candidates))
     return AddReport(row.ref, tuple(items))
-
-
-def parse_kind(text: str) -> Kind:
-    """The kind of that name. Raises UsageError listing the kinds there are."""
-    try:
-        return Kind(text)
-    except ValueError:
-        raise UsageError(reason=f"no kind {text!r}", hint=f"one of {', '.join(Kind)}") from None
 
 
 def _read(
@@ -333,7 +318,7 @@ class _Chunk:
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
             new = self._new_version(one, self._store(one))
             with uow.savepoint():
-                version = record_version(uow, new, self._activity(one))
+                version = record_version(uow, new, self._activity(one), guard.admit(uow.session, new))
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
         if met is not None:

@@ -22,10 +22,10 @@ from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import IntegrityError, NotFound
 from w2w_registry.provenance.graph import OperationNode
 from w2w_registry.provenance.replay import CLOSED_FORM, Comparison, Outcome, ReplayPlan, compare, plan
-from w2w_registry.services.making.drafts import Vector
-from w2w_registry.services.provenance import retrace
-from w2w_registry.services.provenance.lineage import operation_nodes
-from w2w_registry.services.provenance.retrace import Impossible, Rerun
+from w2w_registry.services.provenance import replay_training
+from w2w_registry.services.provenance.replay_training import Impossible, Rerun
+from w2w_registry.services.recording.manifests import operation_nodes
+from w2w_registry.services.recording.sources import Vector
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 TOLERANCE: Final = 1e-4
@@ -51,7 +51,7 @@ class _Subject:
 def replay(
     registry: Registry,
     reference: str,
-    given: retrace.Given | None = None,
+    given: replay_training.Given | None = None,
     *,
     dry_run: bool = False,
     tolerance: float = TOLERANCE,
@@ -73,7 +73,9 @@ def replay(
         subject = _subject(session, version_for(session, reference, any_state=True))
         rerun = None
         if subject.operation.kind in RERUN:
-            rerun = retrace.prepare(registry, session, subject.version, subject.operation, given or retrace.Given())
+            rerun = replay_training.prepare(
+                registry, session, subject.version, subject.operation, given or replay_training.Given()
+            )
         made = _plan(registry, session, subject, rerun)
         out = made.to_json()
         if dry_run:
@@ -177,7 +179,7 @@ def _run_again(
 
 def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
     """Import and pull: the stored LoRA, brought to the space's gauge and projected."""
-    from w2w_registry.services.making.drafts import open_space_of, source, theta_of
+    from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 
     row, space = open_space_of(registry, session, subject.space.id)
     origin = source(session, subject.version, row)
@@ -186,8 +188,8 @@ def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Ve
 
 
 def _edited_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
-    from w2w_registry.services.making.drafts import open_space_of
-    from w2w_registry.services.making.edit import plan_move
+    from w2w_registry.services.recording.sources import open_space_of
+    from w2w_registry.services.synthesis.edit import plan_move
 
     row, space = open_space_of(registry, session, subject.space.id)
     (start,) = _points(session, subject)
@@ -203,9 +205,9 @@ def _mixed_again(registry: Registry, session: Session, subject: _Subject) -> Vec
 
 
 def _sampled_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
-    from w2w_registry.services.making import directions
-    from w2w_registry.services.making.drafts import open_space_of
-    from w2w_registry.services.making.edit import draw_samples
+    from w2w_registry.services.recording.sources import open_space_of
+    from w2w_registry.services.synthesis import directions
+    from w2w_registry.services.synthesis.edit import draw_samples
 
     row, space = open_space_of(registry, session, subject.space.id)
     parameters = subject.operation.parameters

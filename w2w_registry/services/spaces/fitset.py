@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, RegistryError, UsageError
 from w2w_registry.lora import LoraFile, find_loras, model_digest, read_lora
+from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.registry import Progress, no_progress
-from w2w_registry.services.spaces.placing import same_model_id
 from w2w_registry.space.layout import Layout
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import (
     Coordinates,
@@ -19,16 +18,16 @@ from w2w_registry.catalog.models import (
     Version,
     VersionSubject,
 )
-from w2w_registry.catalog.resolve import default_space, space_for
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.errors import UsageError
 from w2w_registry.records import check_name, now
-from w2w_registry.services.identities.versions import Activity, Input, record_operation
+from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.recording.spaces import find_space, open_space, store_space
+from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.files import Release, read_space, read_w2w_release, write_space
 from w2w_registry.services.spaces.fitset import FitSet, Member, read_fit_set
+from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
-from w2w_registry.services.spaces.store import load_space, store_space
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.crossfit import cross_fit
 from w2w_registry.space.fit import fit_space as fit_pca
@@ -222,20 +221,6 @@ def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None
     )
 
 
-def find_space(session: Session, ref: str | None) -> Space:
-    """The row a reference means: ``faces@1``, ``faces`` (its newest), or None (the newest of all).
-
-    Raises:
-        NotFound: with near names. BadName: not a reference.
-    """
-    if ref is not None:
-        return space_for(session, ref)
-    row = default_space(session)
-    if row is None:
-        raise NotFound(what="space", name="")
-    return row
-
-
 def list_spaces(registry: Registry) -> list[dict[str, Any]]:
     """Every space with how many active versions have coordinates in it."""
     with registry.catalog.read() as session:
@@ -288,13 +273,6 @@ def show_space(registry: Registry, ref: str) -> dict[str, Any]:
         }
 
 
-def open_space(registry: Registry, ref: str | None) -> tuple[Space, WeightSpace]:
-    """The row and the arrays of a space."""
-    with registry.catalog.read() as session:
-        row = find_space(session, ref)
-        return row, load_space(registry.artifacts, row)
-
-
 def export_space(registry: Registry, ref: str, out: str) -> dict[str, Any]:
     """Write a space as safetensors + json into folder ``out``."""
     row, space = open_space(registry, ref)
@@ -313,12 +291,12 @@ def import_space(
     progress: Progress = no_progress,
     origin: Input | None = None,
 ) -> dict[str, Any]:
-    """Register a space from an exported folder or file, from the public weights2weights release, or from the Hub.
+    """Register a space from an exported folder or file, or from the public weights2weights release.
 
     Args:
         components: keep only the first so many; a cut space has its own digest and no calibration.
         with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
-        origin: where a folder that was fetched comes from; ``hf://owner/repo[@rev]`` as path fetches one.
+        origin: where a folder that was fetched comes from.
 
     Returns:
         What :func:`show_space` gives, plus ``notes``, and ``identities_added`` when asked for.
@@ -327,21 +305,6 @@ def import_space(
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
     """
     check_name(name, "space")
-    if path.startswith("hf://"):
-        from w2w_registry.services.hub.release import connect
-        from w2w_registry.services.hub.spaces import fetched_space
-
-        with fetched_space(connect(registry), path, progress) as (folder, repo):
-            return import_space(
-                registry,
-                name,
-                str(folder),
-                components=components,
-                base_model=base_model,
-                with_identities=with_identities,
-                progress=progress,
-                origin=repo,
-            )
     started = now()
     space, release = _read_space(path, components, base_model)
     activity = Activity(

@@ -14,12 +14,12 @@ from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import model_digest, read_lora
 from w2w_registry.records import VersionState, now
-from w2w_registry.services.identities.versions import Activity, Input
+from w2w_registry.services.recording.placement import place
+from w2w_registry.services.recording.spaces import find_space, load_space
+from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.fitset import FitSet, Member
-from w2w_registry.services.spaces.manage import find_space, fit_calibrated, register_space, show_space
-from w2w_registry.services.spaces.placing import place
-from w2w_registry.services.spaces.store import load_space
+from w2w_registry.services.spaces.manage import fit_calibrated, register_space, show_space
 from w2w_registry.space.basis import WeightSpace
 
 _CHUNK = 500

@@ -14,8 +14,9 @@ from w2w_registry.catalog.models import InputKind
 from w2w_registry.catalog.resolve import space_for
 from w2w_registry.lora import model_digest
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.identities.labels import Label, to_label
-from w2w_registry.services.identities.versions import Activity, Input, NewVersion, record_version
+from w2w_registry.services.consent import guard
+from w2w_registry.services.recording.labels import Label, to_label
+from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry
 from w2w_registry.space.basis import WeightSpace
 
@@ -57,7 +58,9 @@ def add_points(
                     labels=_labels(labels, i),
                 )
                 inputs = [Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)]
-                record_version(uow, new, Activity(OperationKind.IMPORT, started, {"row": i}, inputs))
+                record_version(
+                    uow, new, Activity(OperationKind.IMPORT, started, {"row": i}, inputs), guard.admit(uow.session, new)
+                )
                 added += 1
         progress(rows.stop, len(coordinates))
     return added

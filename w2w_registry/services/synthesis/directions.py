@@ -19,9 +19,9 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import VersionState, check_name, digest_of, now
-from w2w_registry.services.identities.versions import Activity, Input, record_operation
+from w2w_registry.services.recording.spaces import find_space, open_space
+from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import find_space, open_space
 from w2w_registry.space import directions as maths
 from w2w_registry.space.directions import Direction as Fitted
 

@@ -15,22 +15,12 @@ from w2w_registry.catalog.resolve import direction_named, version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
-from w2w_registry.services.identities.ingest import parse_kind
-from w2w_registry.services.identities.versions import Activity, Input
-from w2w_registry.services.making import directions as stored
-from w2w_registry.services.making.drafts import (
-    Draft,
-    Permission,
-    Vector,
-    free_names,
-    open_space_of,
-    record,
-    same_space,
-    source,
-    space_input,
-)
+from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
+from w2w_registry.services.recording.spaces import find_space
+from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import find_space
+from w2w_registry.services.synthesis import directions as stored
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, free_names, record
 from w2w_registry.space import directions as maths
 from w2w_registry.space import sampling
 from w2w_registry.space.basis import WeightSpace
@@ -144,7 +134,7 @@ def edit(
         OperationKind.EDIT, started, params, (start.input("source"), space_input(space_row), *move.inputs())
     )
     coordinates = start.coordinates + move.delta
-    draft = Draft(name, start.kind if kind is None else parse_kind(kind), coordinates, activity)
+    draft = Draft(name, start.kind if kind is None else Kind.parse(kind), coordinates, activity)
     (made,) = record(registry, space_row, space, [draft], permission)
     typical = float(sampling.typicality(coordinates, space.component_std))
     warnings = [str(w) for w in decision.warnings]
@@ -235,7 +225,7 @@ def sample(
         params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
         params["population"] = len(people.version_ids)
         activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
-        drafts.append(Draft(names[i], parse_kind(kind), point.astype(np.float32), activity))
+        drafts.append(Draft(names[i], Kind.parse(kind), point.astype(np.float32), activity))
     made = record(registry, space_row, weights, drafts, permission)
     ids = [people.version_ids[j] if j >= 0 else None for j in found.nearest]
     with registry.catalog.read() as session:

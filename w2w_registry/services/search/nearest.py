@@ -19,8 +19,9 @@ from w2w_registry.index.factory import choose_kind, open_index
 from w2w_registry.index.milvus import MilvusTarget
 from w2w_registry.index.protocol import Stamp, VectorIndex
 from w2w_registry.records import VersionState, digest_of
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
-from w2w_registry.space.metrics import Metric, cosine
+from w2w_registry.space.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,6 @@ class Nearest:
             # The vectors of a large index are checked only as they are read: make it again from the catalog.
             self._cache.rebuild()
             return self._cache.index.search(units, limit, allowed=allowed)
-
-
-def metric_of(space: Space) -> Metric:
-    """The metric a space compares with; plain cosine when none was chosen."""
-    return Metric.from_json(space.metric) if space.metric else cosine()
 
 
 def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from w2w_registry.artifacts import ArtifactStore
-from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.models import (
+    Space,
+)
+from w2w_registry.catalog.resolve import default_space, space_for
 from w2w_registry.errors import BadFile, IntegrityError, NotFound
-from w2w_registry.services.spaces.files import read_space, write_space
+from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.metrics import (
+    Metric,
+    cosine,
+)
 
 
 def store_space(artifacts: ArtifactStore, space: WeightSpace) -> str:
@@ -47,3 +57,29 @@ def load_space(artifacts: ArtifactStore, row: Space, *, verify: bool = False) ->
     if space.digest != row.digest:
         raise IntegrityError(what="space", name=row.ref, expected=row.digest, found=space.digest)
     return space
+
+
+def find_space(session: Session, ref: str | None) -> Space:
+    """The row a reference means: ``faces@1``, ``faces`` (its newest), or None (the newest of all).
+
+    Raises:
+        NotFound: with near names. BadName: not a reference.
+    """
+    if ref is not None:
+        return space_for(session, ref)
+    row = default_space(session)
+    if row is None:
+        raise NotFound(what="space", name="")
+    return row
+
+
+def open_space(registry: Registry, ref: str | None) -> tuple[Space, WeightSpace]:
+    """The row and the arrays of a space."""
+    with registry.catalog.read() as session:
+        row = find_space(session, ref)
+        return row, load_space(registry.artifacts, row)
+
+
+def metric_of(space: Space) -> Metric:
+    """The metric a space compares with; plain cosine when none was chosen."""
+    return Metric.from_json(space.metric) if space.metric else cosine()

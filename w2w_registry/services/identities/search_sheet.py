@@ -13,9 +13,9 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.diffusion.images import contact_sheet
 from w2w_registry.errors import RegistryError, StorageError
-from w2w_registry.services.finding.search import Found
 from w2w_registry.services.identities.previews import SIDE, read_preview
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.query import Found
 
 
 def write_sheet(registry: Registry, found: Found, path: str) -> None:

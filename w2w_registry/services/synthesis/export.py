@@ -14,8 +14,9 @@ from w2w_registry.errors import StorageError, UsageError
 from w2w_registry.lora import DType, Format, lora_files, model_digest
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent import gate
-from w2w_registry.services.making.drafts import Permission, open_space_of, source, theta_of
+from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis.new_versions import Permission
 
 ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates"]
 FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)

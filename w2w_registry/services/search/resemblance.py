@@ -14,7 +14,7 @@ from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.records import VersionState
-from w2w_registry.services.finding.nearest import Nearest
+from w2w_registry.services.search.nearest import Nearest
 
 _NEIGHBOURS = 3
 _TWIN_SCORE = 0.995

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from w2w_registry.space import unmixed as u
+from w2w_registry.space import ica as u
 
 Array = NDArray[np.float64]
 TRAITS = 8

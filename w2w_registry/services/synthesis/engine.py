@@ -16,15 +16,15 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadImage, MissingExtra, NotFound, UsageError
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
-from w2w_registry.services.making.directions import labelled
-from w2w_registry.services.making.drafts import Source, source, theta_of
+from w2w_registry.services.recording.sources import Source, source, theta_of
+from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.synthesis.directions import labelled
 from w2w_registry.space.basis import WeightSpace
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
-    from w2w_registry.diffusion.guess import GuessModel
+    from w2w_registry.diffusion.initializer import GuessModel
     from w2w_registry.diffusion.pipeline import DiffusionModel
 
 PROMPT: Final = "photo of sks person"
@@ -83,7 +83,7 @@ def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[Gues
     """The guess and its digest, or None when none was fitted."""
     from safetensors.numpy import load_file
 
-    from w2w_registry.diffusion.guess import GuessModel
+    from w2w_registry.diffusion.initializer import GuessModel
 
     path = guess_path(registry, space, unet_digest)
     if not path.exists():
@@ -114,8 +114,8 @@ def fit_guess(
     Raises:
         UsageError: fewer than twenty identities. BadImage, NotFound, DeviceError.
     """
-    from w2w_registry.diffusion.guess import features
-    from w2w_registry.diffusion.guess import fit_guess as fit
+    from w2w_registry.diffusion.initializer import features
+    from w2w_registry.diffusion.initializer import fit_guess as fit
 
     if not photos and drawn < 1:
         raise UsageError(reason="say what to learn from: --photos FOLDER, or --drawn 4")

@@ -25,11 +25,12 @@ from w2w_registry.lora import model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.replay import ReplayStep
 from w2w_registry.records import Kind, digest_of
-from w2w_registry.services.making import train
-from w2w_registry.services.making.drafts import Permission, Vector, open_space_of
-from w2w_registry.services.making.engine import Engine, guess_path, load_guess, require_diffusion
-from w2w_registry.services.making.invert import padded, solve
+from w2w_registry.services.recording.sources import Vector, open_space_of
 from w2w_registry.services.registry import Progress, Registry
+from w2w_registry.services.synthesis import train
+from w2w_registry.services.synthesis.engine import Engine, guess_path, load_guess, require_diffusion
+from w2w_registry.services.synthesis.invert import padded, solve
+from w2w_registry.services.synthesis.new_versions import Permission
 from w2w_registry.space.basis import WeightSpace
 
 if TYPE_CHECKING:

@@ -23,13 +23,18 @@ from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import IdentityRef, VersionState, now
 from w2w_registry.services.consent import gate
-from w2w_registry.services.finding.nearest import Nearest, blocked, open_nearest
+from w2w_registry.services.recording.placement import place
+from w2w_registry.services.recording.spaces import find_space, load_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import find_space
-from w2w_registry.services.spaces.placing import place
-from w2w_registry.services.spaces.store import load_space
+from w2w_registry.services.search.nearest import Nearest, blocked, open_nearest
 
-HUB = "hf://"
+
+@dataclass(frozen=True)
+class Query:
+    """What a search is asked with: a registered name or a path as typed, and the file when it was fetched."""
+
+    text: str
+    file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Found:
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
+class _Point:
     text: str
     coordinates: NDArray[np.float32]
     residual: float | None
@@ -81,7 +86,7 @@ class _Query:
 
 def search(
     registry: Registry,
-    query: str,
+    query: str | Query,
     *,
     limit: int = 10,
     space: str | None = None,
@@ -91,8 +96,8 @@ def search(
     """The ``limit`` identities nearest to ``query``, each with its best version.
 
     Args:
-        query: a registered name (``p0007``, ``p0007@2``, ``p0007@production``), a LoRA file or folder, or
-            ``hf://owner/repo``. A name that is registered wins over a path; write ``./p0007`` for the path.
+        query: a registered name (``p0007``, ``p0007@2``, ``p0007@production``), or a LoRA file or folder. A name
+            that is registered wins over a path; write ``./p0007`` for the path.
         space: where to search; None = where the version lives, or the newest space.
         where: only versions for which this holds.
         include_blocked: also versions blocked by consent.
@@ -106,7 +111,7 @@ def search(
 
 def search_many(
     registry: Registry,
-    queries: Sequence[str],
+    queries: Sequence[str | Query],
     *,
     limit: int = 10,
     space: str | None = None,
@@ -115,9 +120,10 @@ def search_many(
 ) -> list[Found]:
     """As :func:`search`, for many queries in one space; the index is opened once."""
     expression = None if where is None else parse_where(where)
+    wanted = [Query(q) if isinstance(q, str) else q for q in queries]
     with registry.catalog.read() as session:
-        row = _space_of(session, queries, space)
-        asked = [_resolve(registry, session, row, text, include_blocked) for text in queries]
+        row = _space_of(session, wanted, space)
+        asked = [_resolve(registry, session, row, query, include_blocked) for query in wanted]
         nearest = open_nearest(registry, session, row)
         allowed = None if expression is None else matching_ids(session, expression, row.id)
         found = []
@@ -129,7 +135,7 @@ def search_many(
         return found
 
 
-def _space_of(session: Session, queries: Sequence[str], space: str | None) -> Space:
+def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> Space:
     """The space asked for, else that of the first query when it is registered, else the newest."""
     if space is not None:
         return space_for(session, space)
@@ -139,14 +145,14 @@ def _space_of(session: Session, queries: Sequence[str], space: str | None) -> Sp
     return session.get_one(Space, version.space_id)
 
 
-def _version(session: Session, text: str) -> Version | None:
+def _version(session: Session, query: Query) -> Version | None:
     """The registered version a query names; None when it is to be taken as a path or Hub repo.
 
     Raises:
         NotFound: neither a registered name nor a path.
     """
-    path_like = text.startswith((".", "/", "~", HUB)) or text.endswith(".safetensors")
-    if path_like:
+    text = query.text
+    if query.file is not None or text.startswith((".", "/", "~")) or text.endswith(".safetensors"):
         return None
     try:
         return version_for(session, IdentityRef.parse(text))
@@ -156,16 +162,12 @@ def _version(session: Session, text: str) -> Version | None:
         raise
 
 
-def _resolve(registry: Registry, session: Session, row: Space, text: str, include_blocked: bool) -> _Query:
-    if text.startswith(HUB):
-        from w2w_registry.services.hub.pull import look_up
-
-        path = look_up(registry, text)
-    else:
-        version = _version(session, text)
-        if version is not None:
-            return _registered(registry, session, row, text, version, include_blocked)
-        path = Path(text).expanduser()
+def _resolve(registry: Registry, session: Session, row: Space, query: Query, include_blocked: bool) -> _Point:
+    text = query.text
+    version = _version(session, query)
+    if version is not None:
+        return _registered(registry, session, row, text, version, include_blocked)
+    path = query.file or Path(text).expanduser()
     space = load_space(registry.artifacts, row)
     placed = place(read_lora(path), space, row.ref)
     coordinates = space.project(placed.theta)
@@ -176,12 +178,12 @@ def _resolve(registry: Registry, session: Session, row: Space, text: str, includ
         warnings.append(
             f"residual {residual:.2f}: new LoRAs of this space leave {high:.2f} at most; it says little of this one"
         )
-    return _Query(text, coordinates, residual, tuple(warnings))
+    return _Point(text, coordinates, residual, tuple(warnings))
 
 
 def _registered(
     registry: Registry, session: Session, row: Space, text: str, version: Version, include_blocked: bool
-) -> _Query:
+) -> _Point:
     if not include_blocked:
         gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
     data = session.scalar(
@@ -192,7 +194,7 @@ def _registered(
             reason=f"{text} has no coordinates in {row.ref}",
             hint="they were erased" if version.state is VersionState.ERASED else f"add its LoRA with --space {row.ref}",
         )
-    return _Query(text, unpack(data), None)
+    return _Point(text, unpack(data), None)
 
 
 def _distinct(
@@ -242,7 +244,7 @@ def _found(
     session: Session,
     row: Space,
     nearest: Nearest,
-    asked: _Query,
+    asked: _Point,
     ids: list[int],
     scores: list[float],
     limit: int,

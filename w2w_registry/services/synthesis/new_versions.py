@@ -4,48 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import labels_of
-from w2w_registry.catalog.models import Coordinates, Identity, InputKind, Space, Version
+from w2w_registry.catalog.models import Identity, Space
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.lora import lora_files, model_digest, read_lora
+from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, check_name
-from w2w_registry.services.consent import gate
-from w2w_registry.services.identities.versions import Activity, Input, NewVersion, record_version
+from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.recording.sources import (
+    Vector,
+)
+from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.placing import place
-from w2w_registry.services.spaces.store import load_space
 from w2w_registry.space.basis import WeightSpace
-
-Vector = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """A registered version as a starting point: who, in which space, at which coordinates (k,)."""
-
-    version_id: int
-    ref: str
-    kind: Kind
-    space_id: int
-    coordinates: Vector
-    artifact_digest: str | None
-    labels: Mapping[str, float | str] = field(default_factory=dict)
-
-    def input(self, role: str) -> Input:
-        return Input(role, InputKind.VERSION, version_id=self.version_id, ref=self.ref)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,46 +63,6 @@ class Permission:
             purpose=self.purpose,
             session=session,
         )
-
-
-def source(session: Session, version: Version, space: Space | None = None) -> Source:
-    """The version with its coordinates in ``space`` (in its own space by default).
-
-    Raises:
-        UsageError: the version has no coordinates there.
-    """
-    space_id = version.space_id if space is None else space.id
-    row = session.get(Coordinates, (space_id, version.id))
-    identity = session.get_one(Identity, version.identity_id)
-    ref = f"{identity.name}@{version.number}"
-    if row is None:
-        where = session.get_one(Space, space_id).ref
-        raise UsageError(reason=f"{ref} has no coordinates in {where}")
-    labels = labels_of(session, [version.id]).get(version.id, {})
-    return Source(version.id, ref, identity.kind, space_id, unpack(row.data), version.artifact_digest, labels)
-
-
-def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *, from_coordinates: bool) -> Vector:
-    """θ (D,) of a version: of the LoRA it came as, or of its point in the space when that is all there is (or asked).
-
-    Raises:
-        NotFound, IntegrityError: its file is gone or damaged.
-    """
-    if from_coordinates or origin.artifact_digest is None:
-        return space.reconstruct(origin.coordinates)
-    path = registry.artifacts.path(origin.artifact_digest)
-    if path is not None and path.exists():
-        return place(read_lora(path), space, ref, space.base_model).theta
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "lora.safetensors"
-        copy.write_bytes(registry.artifacts.get(origin.artifact_digest))
-        return place(read_lora(copy), space, ref, space.base_model).theta
-
-
-def open_space_of(registry: Registry, session: Session, space_id: int) -> tuple[Space, WeightSpace]:
-    """The row and arrays of a space by id."""
-    row = session.get_one(Space, space_id)
-    return row, load_space(registry.artifacts, row)
 
 
 def record(
@@ -175,7 +111,7 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
 
 
 def _record_one(uow: UnitOfWork, new: NewVersion, draft: Draft, decision: Decision, space_row: Space) -> dict[str, Any]:
-    version = record_version(uow, new, draft.activity)
+    version = record_version(uow, new, draft.activity, guard.admit(uow.session, new))
     uow.event(
         f"version.{draft.activity.kind}",
         {"version": version.id, "operation": version.operation_id},
@@ -205,22 +141,3 @@ def free_names(session: Session, prefix: str, count: int) -> list[str]:
         if name not in taken:
             names.append(name)
     return names
-
-
-def space_input(space: Space) -> Input:
-    """The space as an input of an operation."""
-    return Input("space", InputKind.SPACE, digest=space.digest, ref=space.ref)
-
-
-def same_space(sources: Sequence[Source]) -> int:
-    """The one space all sources live in.
-
-    Raises:
-        UsageError: they live in different spaces.
-    """
-    spaces = {s.space_id for s in sources}
-    if len(spaces) > 1:
-        raise UsageError(reason=f"{', '.join(s.ref for s in sources)} live in different weight spaces")
-    if not spaces:
-        raise NotFound(what="identity", name="(none given)")
-    return spaces.pop()

@@ -11,10 +11,10 @@ import pytest
 from tests.services.world import BASE, World
 from w2w_registry.errors import BadLora, NotFound, WhereError
 from w2w_registry.lora import write_lora
-from w2w_registry.services.finding.search import search, search_many
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove, set_alias, set_tags
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.query import search, search_many
 from w2w_registry.services.spaces.manage import fit_space
 
 

@@ -20,14 +20,13 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind
 from w2w_registry.services.consent import gate
-from w2w_registry.services.finding.nearest import metric_of
-from w2w_registry.services.making import directions as stored
-from w2w_registry.services.making.drafts import Source, Vector, source
-from w2w_registry.services.making.edit import draw_samples
-from w2w_registry.services.making.engine import PROMPT, Engine, load_guess, photo_folders
-from w2w_registry.services.making.invert import padded
+from w2w_registry.services.recording.sources import Source, Vector, source
+from w2w_registry.services.recording.spaces import metric_of, open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.synthesis import directions as stored
+from w2w_registry.services.synthesis.edit import draw_samples
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, photo_folders
+from w2w_registry.services.synthesis.invert import padded
 from w2w_registry.space import directions as maths
 from w2w_registry.space import intervals
 from w2w_registry.space.basis import WeightSpace
@@ -126,8 +125,8 @@ class _Bench:
 
     def inversion(self) -> list[Figure]:
         """Identity score of single-photo inversions, and whether they find the registered person."""
-        from w2w_registry.diffusion.guess import features
         from w2w_registry.diffusion.images import find_photos, load_photo
+        from w2w_registry.diffusion.initializer import features
         from w2w_registry.diffusion.invert import InvertConfig, SpaceBasis, invert
         from w2w_registry.diffusion.pipeline import fast_bf16
         from w2w_registry.diffusion.scorer import between

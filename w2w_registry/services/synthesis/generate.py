@@ -14,10 +14,11 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import StorageError, UsageError
 from w2w_registry.services.consent import gate
-from w2w_registry.services.making.drafts import Permission, Source, Vector, open_space_of, source, theta_of
-from w2w_registry.services.making.edit import Amounts, plan_move
-from w2w_registry.services.making.engine import PROMPT, Engine, require_diffusion
+from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source, theta_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.synthesis.edit import Amounts, plan_move
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
+from w2w_registry.services.synthesis.new_versions import Permission
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space

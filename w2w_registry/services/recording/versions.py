@@ -24,7 +24,6 @@ from w2w_registry.catalog.models import (
     Operation,
     OperationInput,
     SourceFile,
-    Space,
     Version,
     VersionSubject,
 )
@@ -32,9 +31,8 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
-from w2w_registry.services.consent import guard
-from w2w_registry.services.consent.subjects import ensure_subject
-from w2w_registry.services.identities.labels import Labels
+from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.subjects import ensure_subject
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,17 @@ class NewVersion:
     labels: Labels = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Admission:
+    """The door's word that this very model may be recorded (``services.consent.guard.admit`` alone makes one).
+
+    ``resembles`` says whom the model comes near without being refused: for the event, ids and numbers only.
+    """
+
+    model_digest: str
+    resembles: Mapping[str, Any] | None = None
+
+
 def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
     """Add the operation and its inputs; they are flushed with the next event."""
     operation = Operation(
@@ -121,7 +130,7 @@ def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
     return operation
 
 
-def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Version:
+def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admission: Admission) -> Version:
     """Record one version with its operation and one ``version.add`` event; makes the identity when it is new.
 
     Subjects that are not in the catalog yet are added: a pseudonymous id without consent allows nothing more than
@@ -129,12 +138,10 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
 
     Raises:
         BadName: an illegal name. Conflict: the identity exists and is of another kind.
-        LikenessRefused: it is a withdrawn or protected subject again.
+        AssertionError: the admission is of another model (a bug).
     """
+    assert admission.model_digest == new.model_digest, "the door admitted another model"
     session = uow.session
-    path = new.name if new.file is None else new.file.name
-    guard.check_erased(session, new.model_digest, path=path)
-    met = guard.check(session, session.get_one(Space, new.space_id), new.coordinates, path=path)
     for subject in new.subjects:
         ensure_subject(uow, subject)
     identity = session.scalar(select(Identity).where(Identity.name == check_name(new.name)))
@@ -182,7 +189,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity) -> Vers
         kind=str(activity.kind),
         model=new.model_digest,
         coordinates=digest,
-        **({} if met is None else {"resembles": {"subject": met.subject, "similarity": round(met.similarity, 3)}}),
+        **({} if admission.resembles is None else {"resembles": dict(admission.resembles)}),
     )
     return version
 

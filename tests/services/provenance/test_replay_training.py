@@ -19,10 +19,10 @@ from w2w_registry.catalog.models import Coordinates, Operation
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import BadImage, ConsentDenied
-from w2w_registry.services.making import engine, invert, train
 from w2w_registry.services.provenance.replay import replay
-from w2w_registry.services.provenance.retrace import Given
+from w2w_registry.services.provenance.replay_training import Given
 from w2w_registry.services.registry import Registry, open_registry
+from w2w_registry.services.synthesis import engine, invert, train
 from w2w_registry.settings import load_settings
 
 STEPS: dict[str, Any] = {"steps": 3, "samples": 2, "engine": studio.ENGINE}
@@ -34,7 +34,7 @@ WALK: dict[str, Any] = {**STEPS, "prior": 1e-4}
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from w2w_registry.diffusion.pipeline import load_model
 
-    root = tmp_path_factory.mktemp("retrace")
+    root = tmp_path_factory.mktemp("replay")
     pipeline = tiny.build("sd1", root)
     studio.build(root, pipeline, tiny.layout(load_model(pipeline, device="cpu").unet))
     return root

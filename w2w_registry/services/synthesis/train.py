@@ -21,13 +21,13 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import StorageError, UsageError
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
-from w2w_registry.services.identities.ingest import parse_kind
-from w2w_registry.services.identities.labels import Labels
-from w2w_registry.services.identities.versions import Activity, Input
-from w2w_registry.services.making.drafts import Draft, Permission, record, space_input
-from w2w_registry.services.making.engine import PROMPT, Engine, require_diffusion
+from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.sources import space_input
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
 from w2w_registry.space.layout import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
     from w2w_registry.diffusion.pipeline import fast_bf16
     from w2w_registry.diffusion.train import TrainConfig
 
-    people, kind = who_is_where(request), parse_kind(request.kind)
+    people, kind = who_is_where(request), Kind.parse(request.kind)
     if request.out is None and not request.register:
         raise UsageError(reason="say where the LoRAs go: --out FOLDER, or a space to register them in")
     if request.steps < 1 or request.samples < 1 or request.batch < 1 or request.lr <= 0:

@@ -22,9 +22,9 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.diffusion.images import read_metadata
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.services.making import directions, edit, engine, evaluate, export, generate, invert, train
+from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, open_registry
-from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.synthesis import directions, edit, engine, evaluate, export, generate, invert, train
 from w2w_registry.settings import load_settings
 
 FAST = {"steps": 4, "samples": 2, "prior": 1e-4}

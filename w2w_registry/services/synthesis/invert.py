@@ -14,20 +14,20 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.records import OperationKind, check_name, now
-from w2w_registry.services.finding.nearest import open_nearest
-from w2w_registry.services.identities.ingest import parse_kind
-from w2w_registry.services.identities.labels import Labels
-from w2w_registry.services.identities.versions import Activity, Input
-from w2w_registry.services.making.drafts import Draft, Permission, Vector, record, space_input
-from w2w_registry.services.making.engine import PROMPT, Engine, load_guess, require_diffusion
+from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.sources import Vector, space_input
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.manage import open_space
+from w2w_registry.services.search.nearest import open_nearest
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, require_diffusion
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
-    from w2w_registry.diffusion.guess import GuessModel
     from w2w_registry.diffusion.images import Photo
+    from w2w_registry.diffusion.initializer import GuessModel
     from w2w_registry.diffusion.invert import InvertConfig, Inverted
     from w2w_registry.diffusion.pipeline import DiffusionModel
     from w2w_registry.space.basis import WeightSpace
@@ -84,7 +84,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     require_diffusion()
     from w2w_registry.diffusion.images import load_mask, load_photo
 
-    names, kind = request.names(), parse_kind(request.kind)
+    names, kind = request.names(), Kind.parse(request.kind)
     row, space = open_space(registry, request.space)
     permission = Permission(Use.INVERT, subjects=request.subjects, kind=kind, spaces=[row.id], purpose=request.purpose)
     decision = permission.require(registry)
@@ -173,7 +173,7 @@ def solve(
     Raises:
         DeviceError, UsageError.
     """
-    from w2w_registry.diffusion.guess import features
+    from w2w_registry.diffusion.initializer import features
     from w2w_registry.diffusion.invert import SpaceBasis, invert, latent_masks
 
     basis = SpaceBasis.of(

@@ -1,0 +1,65 @@
+"""``hf://`` references resolved to local files, before a service that knows nothing of the Hub is called."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.lora import write_lora
+from w2w_registry.services.hub.pull import fetch, space_of
+from w2w_registry.services.hub.release import connect
+from w2w_registry.services.hub.spaces import fetched_space
+from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.versions import Input
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.search.query import Query
+
+HUB = "hf://"
+
+
+def as_query(registry: Registry, text: str) -> Query:
+    """What a search is asked with: ``hf://owner/repo[@rev]`` is fetched first, everything else is taken as it is.
+
+    Raises:
+        As :func:`w2w_registry.services.hub.pull.pull`.
+    """
+    return Query(text, look_up(registry, text)) if text.startswith(HUB) else Query(text)
+
+
+def look_up(registry: Registry, uri: str) -> Path:
+    """A LoRA on disk with what ``hf://owner/repo[@rev]`` holds, for a search that adds nothing; it is gone at exit.
+
+    Raises:
+        As :func:`w2w_registry.services.hub.pull.pull`.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    fetched = fetch(connect(registry), uri, folder)
+    if fetched.lora is not None:
+        return fetched.lora
+    assert fetched.document is not None
+    with registry.catalog.read() as session:
+        space = load_space(registry.artifacts, space_of(session, fetched.document))
+    out = folder / "from-coordinates"
+    theta = space.reconstruct(unpack(fetched.document.coordinates))
+    write_lora(out, space.layout.unflatten(theta), space.layout.alpha, base_model=fetched.document.base_model)
+    return out
+
+
+@contextmanager
+def space_folder(registry: Registry, text: str, progress: Progress = no_progress) -> Iterator[tuple[str, Input | None]]:
+    """A folder or file that holds a space, and where it comes from when it was fetched; a fetched one is gone after.
+
+    Raises:
+        NotFound: no such repo, or no space in it. UnsafeRepo, BadFile: what is there is refused.
+    """
+    if not text.startswith(HUB):
+        yield text, None
+        return
+    with fetched_space(connect(registry), text, progress) as (folder, repo):
+        yield str(folder), repo

@@ -1,0 +1,17 @@
+"""Subjects as a recording names them."""
+
+from __future__ import annotations
+
+from w2w_registry.catalog.models import Subject
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.records import check_name
+
+
+def ensure_subject(uow: UnitOfWork, subject_id: str, *, kind: str = "person") -> bool:
+    """Add the subject unless it is there; True when it was added."""
+    check_name(subject_id, "subject")
+    if uow.session.get(Subject, subject_id) is not None:
+        return False
+    uow.add(Subject(id=subject_id, kind=kind, created=uow.now()))
+    uow.event("subject.add", {"subject": subject_id}, kind=kind)
+    return True
