@@ -51,8 +51,11 @@ def with_overview(readme: str) -> str:
 
 
 def main(root: Path) -> None:
-    """Write docs/cli.md and the README's block below ``root``."""
+    """Write docs/cli.md, docs/api.md and the README's block below ``root``."""
+    from .api_reference import api_reference
+
     (root / "docs" / "cli.md").write_text(reference(), "utf-8")
+    (root / "docs" / "api.md").write_text(api_reference(), "utf-8")
     readme = root / "README.md"
     readme.write_text(with_overview(readme.read_text("utf-8")), "utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from w2w_registry.cli.api_reference import api_reference
 from w2w_registry.cli.reference import reference, with_overview
 
 ROOT = Path(__file__).parents[2]
@@ -17,3 +18,7 @@ def test_readme_shows_the_present_commands() -> None:
 
 def test_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text("utf-8") == reference(), REGENERATE
+
+
+def test_api_reference_is_current() -> None:
+    assert (ROOT / "docs" / "api.md").read_text("utf-8") == api_reference(), REGENERATE

@@ -1,0 +1,157 @@
+"""The Python API: named like the commands, results with the keys of ``--json``, nothing public that is untested."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import w2w_registry as w2w
+from tests.services.world import World
+from w2w_registry.cli.app import cli
+from w2w_registry.errors import ConsentDenied, NotFound, NotInitialised, UsageError
+from w2w_registry.interface.consent import Consent
+from w2w_registry.interface.registry import Registry
+from w2w_registry.interface.results import Pictures, Row, Rows
+from w2w_registry.interface.spaces import Spaces
+
+PUBLIC = {
+    Registry: {
+        "add", "alias", "close", "edit", "export", "generate", "history", "invert", "lineage", "list", "mix", "remove",
+        "sample", "search", "show", "tag", "train", "verify_audit",
+    },
+    Consent: {"check", "grant", "show", "subjects", "withdraw"},
+    Spaces: {"export", "fit", "import_", "list", "show"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eighty LoRAs, and a registry with a space fitted on them and everybody added."""
+    from tests.services.world import make_world
+
+    root = tmp_path_factory.mktemp("api")
+    made: World = make_world()
+    made.write(root / "loras", range(80))
+    made.write(root / "retrained", range(10), training=1)
+    (root / "home").mkdir()
+    (root / "home" / "registry.toml").write_text(
+        '[policy]\nunknown = ["register", "search", "edit", "mix", "sample"]\n'
+    )
+    with w2w.open(root / "home", create=True, actor="curator") as reg:
+        reg.spaces.fit("faces", root / "loras", base_model="tiny/base")
+        reg.add(root / "loras")
+    return root
+
+
+def test_what_is_public_is_what_is_listed_here() -> None:
+    for kind, names in PUBLIC.items():
+        found = {n for n, f in vars(kind).items() if inspect.isfunction(f) and not n.startswith("_")}
+        assert found == names
+        for name in names:
+            assert inspect.getdoc(getattr(kind, name)), f"{kind.__name__}.{name} has no docstring"
+    assert sorted(w2w.__all__) == ["__version__", "open"]
+
+
+def test_opening_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, w2w_registry; w2w_registry.open;"
+        "print(sorted({'numpy', 'sqlalchemy', 'torch', 'faiss', 'click'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_search_gives_identities_in_order(world: Path) -> None:
+    with w2w.open(world / "home") as reg:
+        found = reg.search(world / "retrained" / "p0004", limit=3)
+        assert [len(found), found[0].identity, found.results[0].identity] == [3, "p0004", "p0004"]
+        assert found[0]["score"] == found[0].score > found[1].score
+        assert found.space == "faces@1"
+        assert found[:2].space == "faces@1"
+        with pytest.raises(NotFound):
+            reg.search("nobody")
+        with pytest.raises(AttributeError, match="it has rank"):
+            _ = found[0].nonsense
+
+
+def test_results_are_what_the_commands_print(world: Path) -> None:
+    """The same keys and values as ``--json``, for everything that only reads."""
+    asked = {
+        ("list", "--limit", "3"): lambda reg: reg.list(limit=3).to_json(),
+        ("show", "p0003"): lambda reg: reg.show("p0003").to_json(),
+        ("search", "p0003"): lambda reg: reg.search("p0003").to_json(),
+        ("space", "list"): lambda reg: reg.spaces.list().to_json(),
+        ("space", "show", "faces"): lambda reg: reg.spaces.show("faces").to_json(),
+        ("lineage", "p0003", "--up"): lambda reg: reg.lineage("p0003").to_json(),
+        ("consent", "check", "p0003"): lambda reg: reg.consent.check("p0003").to_json(),
+    }
+    with w2w.open(world / "home") as reg:
+        for command, call in asked.items():
+            done = CliRunner().invoke(cli, ["--home", str(world / "home"), *command, "--json"])
+            printed = json.loads(done.stdout)
+            expected = printed["results"] if command[0] == "search" else printed
+            assert json.loads(json.dumps(call(reg), default=str)) is not None
+            got = call(reg)
+            assert set(_keys(expected)) == set(_keys(got)), command
+
+
+def _keys(value: object) -> list[str]:
+    one = value[0] if isinstance(value, list) and value else value
+    return list(one) if isinstance(one, dict) else []
+
+
+def test_making_and_consent(world: Path, tmp_path: Path) -> None:
+    with w2w.open(world / "home", actor="maker") as reg:
+        mixed = reg.mix("p0001", "p0002", weights=[0.3], new="made/mix")
+        assert mixed.identity == "made/mix"
+        assert mixed.weights == [0.3, 0.7]
+        assert len(reg.sample(2, name="made/new", seed=3).samples) == 2
+        assert ["p0001@1", "made/mix@1"] in reg.lineage("made/mix").edges
+        assert reg.alias("production", "made/mix@1").identity == "made/mix"
+        assert reg.history("made/mix")[0].alias == "production"
+        assert reg.tag("made/mix", team="ads").tags == {"team": "ads"}
+        reg.add(world / "retrained" / "p0009", name="acme/nine", subjects=["s-9"])
+        with pytest.raises(ConsentDenied):
+            reg.export("acme/nine", tmp_path / "out")
+        granted = reg.consent.grant("s-9", purposes=["research"], derivatives=True, expires="2099-12-31")
+        assert granted.status == "given"
+        assert reg.export("acme/nine", tmp_path / "out").files
+        assert "s-9" in {row.subject for row in reg.consent.subjects()}
+        assert reg.consent.withdraw("s-9", dry_run=True).subject == "s-9"
+        reg.consent.withdraw("s-9")
+        with pytest.raises(ConsentDenied):
+            reg.export("acme/nine", tmp_path / "again")
+        assert reg.remove("made/mix", dry_run=True).performed is False
+        assert reg.show("made/mix").identity == "made/mix"
+        reg.remove("made/mix")
+        with pytest.raises(NotFound):
+            reg.show("made/mix")
+        with pytest.raises(UsageError):
+            reg.mix("p0001", new="alone")
+        assert reg.verify_audit().ok
+
+
+def test_pandas_and_notebooks(world: Path, tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    with w2w.open(world / "home") as reg:
+        frame = reg.list(limit=4).to_pandas()
+        assert isinstance(frame, pandas.DataFrame)
+        assert list(frame["identity"]) == [row.identity for row in reg.list(limit=4)]
+    rows = Rows([{"name": "<b>", "score": 0.123456}])
+    assert "&lt;b&gt;" in rows._repr_html_()
+    assert "0.1235" in rows._repr_html_()
+    (tmp_path / "sheet.png").write_bytes(b"png")
+    assert "data:image/png" in Pictures({"sheet": str(tmp_path / "sheet.png")})._repr_html_()
+    assert "img" not in Pictures({"sheet": str(tmp_path / "gone.png")})._repr_html_()
+    assert dict(Row({"a": 1})) == {"a": 1}
+
+
+def test_a_missing_registry_is_said_at_the_first_use(tmp_path: Path) -> None:
+    with w2w.open(tmp_path / "none") as reg, pytest.raises(NotInitialised):
+        reg.list()

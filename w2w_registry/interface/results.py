@@ -1,0 +1,126 @@
+"""What the Python API returns: rows with the keys of ``--json``, and sequences of them.
+
+A row is an ordinary mapping whose keys can be read as attributes too; a sequence of rows becomes a data frame with
+``to_pandas()``. Both show themselves as tables in a notebook.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from w2w_registry.errors import MissingExtra
+
+if TYPE_CHECKING:
+    import pandas
+
+
+class Row(Mapping[str, Any]):
+    """One result. ``row["score"]`` and ``row.score`` are the same; ``row.to_json()`` is what ``--json`` prints."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self._values:
+            return self._values[name]
+        raise AttributeError(f"{type(self).__name__} has no {name!r}; it has {', '.join(self.__dict__['_values'])}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *self._values]
+
+    def __repr__(self) -> str:
+        inner = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
+        return f"{type(self).__name__}({inner})"
+
+    def to_json(self) -> dict[str, Any]:
+        """The plain dictionary that ``--json`` prints."""
+        return dict(self._values)
+
+    def _repr_html_(self) -> str:
+        return _table(["", ""], [[key, value] for key, value in self._values.items()])
+
+
+class Rows(Sequence[Row]):
+    """Results in order, with what is true of all of them (``space``, ``threshold``, ``warnings``…) as attributes."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> None:
+        self._rows = tuple(row if isinstance(row, Row) else Row(row) for row in rows)
+        self._facts = dict(facts or {})
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Rows: ...
+    def __getitem__(self, index: int | slice) -> Row | Rows:
+        return Rows(self._rows[index], self._facts) if isinstance(index, slice) else self._rows[index]
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_") and name in self._facts:
+            return self._facts[name]
+        raise AttributeError(f"these results have no {name!r}; they have {', '.join(self.__dict__['_facts'])}")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Rows({list(self._rows)!r})"
+
+    @property
+    def results(self) -> tuple[Row, ...]:
+        """The rows themselves."""
+        return self._rows
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rows as plain dictionaries."""
+        return [row.to_json() for row in self._rows]
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """A data frame with a row per result; nested values (labels, tags) spread out as ``labels.beard``.
+
+        Raises:
+            MissingExtra: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise MissingExtra(feature="to_pandas", extra="pandas", install="pip install pandas") from None
+        return pandas.json_normalize(self.to_json())
+
+    def _repr_html_(self) -> str:
+        columns = list(dict.fromkeys(key for row in self._rows for key in row))
+        return _table(columns, [[row.get(column) for column in columns] for row in self._rows])
+
+
+class Pictures(Row):
+    """What :meth:`Registry.generate` drew: ``files``, ``folder`` and a contact ``sheet``, which a notebook shows."""
+
+    def _repr_html_(self) -> str:
+        sheet = Path(str(self["sheet"]))
+        try:
+            data = base64.b64encode(sheet.read_bytes()).decode()
+        except OSError:
+            return super()._repr_html_()
+        return f'<img alt="contact sheet" src="data:image/png;base64,{data}">'
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    head = "".join(f"<th>{html.escape(str(c))}</th>" for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(_cell(v))}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
