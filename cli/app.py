@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from w2w_registry import __version__
 from w2w_registry.errors import RegistryError
+from w2w_registry.version import __version__
 
 from .output import Frame, report_bug, report_error
 

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from w2w_registry.version import __version__
+
 if TYPE_CHECKING:
     from w2w_registry.interface.registry import Registry
 
-__version__ = "0.1.0"
+
 __all__ = ["__version__", "open"]
 
 

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry import __version__
 from w2w_registry.errors import UsageError
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Factor, Layout
+from w2w_registry.version import __version__
 
 Method = Literal["auto", "gram", "covariance", "randomized"]
 Scaling = Literal["module", "parameter"]

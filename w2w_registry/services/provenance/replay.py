@@ -15,7 +15,6 @@ import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-import w2w_registry
 from w2w_registry.catalog.models import Coordinates, Direction, InputKind, OperationInput, Space, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack, unpack
@@ -27,6 +26,7 @@ from w2w_registry.services.provenance.replay_training import Impossible, Rerun
 from w2w_registry.services.recording.manifests import operation_nodes
 from w2w_registry.services.recording.sources import Vector
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.version import __version__
 
 TOLERANCE: Final = 1e-4
 """Relative L2 distance of coordinates that float32 arithmetic in another order explains."""
@@ -115,7 +115,7 @@ def _plan(registry: Registry, session: Session, subject: _Subject, rerun: Rerun 
     available = {
         number: _missing(registry, session, subject, item, rerun) for number, item in enumerate(subject.inputs)
     }
-    current = {"code_version": w2w_registry.__version__}
+    current = {"code_version": __version__}
     if rerun is None:
         return plan(subject.name, subject.operation, available, current)
     return plan(subject.name, subject.operation, available, current | rerun.surroundings, rerun.steps)

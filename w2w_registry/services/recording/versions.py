@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import func, select
 
-import w2w_registry
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
@@ -33,6 +32,7 @@ from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.subjects import ensure_subject
+from w2w_registry.version import __version__
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
         ended_at=uow.now(),
         params=dict(activity.params),
         seed=activity.seed,
-        code_version=w2w_registry.__version__,
+        code_version=__version__,
         models=dict(activity.models),
     )
     uow.session.add(operation)

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry import __version__
 from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.lora.names import UnknownKey, parse_key
 from w2w_registry.records import digest_of
@@ -23,6 +22,7 @@ from w2w_registry.services.recording.space_files import (
 from w2w_registry.services.spaces.torch_files import TorchFile
 from w2w_registry.space.basis import WeightSpace, array_digest
 from w2w_registry.space.layout import Layout, LayoutTensor
+from w2w_registry.version import __version__
 
 
 def read_any_space(
