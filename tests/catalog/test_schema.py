@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import inspect
 
-from tests.catalog.build import add_space
+from tests.catalog.build import add_space, add_version
 from tests.catalog.test_session import problems, raw
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events, schema
 from w2w_registry.catalog.engine import make_engine, parse_url
 from w2w_registry.catalog.models import Base
 from w2w_registry.catalog.session import HEAD, Catalog
-from w2w_registry.errors import NotInitialised
+from w2w_registry.errors import Conflict, NotInitialised
 
 
 def test_the_code_knows_the_newest_migration() -> None:
@@ -48,6 +48,26 @@ def test_down_to_nothing_and_up_again(catalog_url: str) -> None:
     engine.dispose()
     assert len(schema.check(catalog_url)) >= len(Base.metadata.tables)
     assert schema.upgrade(catalog_url) == HEAD
+    assert schema.check(catalog_url) == []
+
+
+def test_events_of_before_a_column_still_hold(catalog: Catalog, catalog_url: str) -> None:
+    with catalog.write("tester") as uow:
+        add_version(uow, "a", add_space(uow))
+    schema.downgrade(catalog_url, "0001")
+    schema.upgrade(catalog_url)
+    assert schema.check(catalog_url) == []
+    assert problems(catalog) == []
+    raw(catalog_url, "UPDATE version SET adapter = 'LoHa'")
+    assert problems(catalog)
+
+
+def test_what_the_older_schema_cannot_hold_is_not_lost(catalog: Catalog, catalog_url: str) -> None:
+    with catalog.write("tester") as uow:
+        add_version(uow, "a", add_space(uow)).space_id = None
+        uow.event("test")
+    with pytest.raises(Conflict, match="1 version"):
+        schema.downgrade(catalog_url, "0001")
     assert schema.check(catalog_url) == []
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from w2w_registry.catalog.base import Base, Salted, autoincrement
+from w2w_registry.catalog.base import LATE, Base, Salted, autoincrement
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.subjects import Subject
@@ -28,10 +28,16 @@ class Identity(Salted, Base):
     removed: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+PLAIN_ADAPTER = "LoRA"
+"""What a version is whose ``adapter`` says nothing."""
+
+
 class Version(Base):
     """One immutable version of an identity: everything but state, digests of files erased since, and ``changed_seq``.
 
-    ``space_id``: the space it was registered in. ``model_digest``: what the model does, whatever file it came in.
+    ``space_id``: the space it was registered in, None when no space fits it (yet): it is then kept as the file it is.
+    ``base_model``: None when nothing says which. ``adapter``: what kind of adapter it is when it is no plain LoRA
+    (``DoRA``, ``LoHa``…), None for a LoRA. ``model_digest``: what the model does, whatever file it came in.
     ``manifest_digest``, ``artifact_digest``, ``preview_digest`` name artifacts. ``changed_seq`` is the event of the
     last change of this row or its coordinates, kept by the unit of work; an index is topped up by it.
     """
@@ -49,20 +55,21 @@ class Version(Base):
     identity_id: Mapped[int] = mapped_column(ForeignKey("identity.id"))
     number: Mapped[int] = mapped_column(Integer)
     model_digest: Mapped[str] = mapped_column(Hex)
-    space_id: Mapped[int] = mapped_column(ForeignKey("space.id"))
+    space_id: Mapped[int | None] = mapped_column(ForeignKey("space.id"))
     operation_id: Mapped[str] = mapped_column(ForeignKey("operation.id"))
     state: Mapped[VersionState] = mapped_column(choice(VersionState, "state"), default=VersionState.ACTIVE)
     residual: Mapped[float | None] = mapped_column(Number)
-    base_model: Mapped[str] = mapped_column(Words)
+    base_model: Mapped[str | None] = mapped_column(Words)
     base_revision: Mapped[str | None] = mapped_column(Words)
     manifest_digest: Mapped[str | None] = mapped_column(Hex)
     artifact_digest: Mapped[str | None] = mapped_column(Hex)
     preview_digest: Mapped[str | None] = mapped_column(Hex)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
     changed_seq: Mapped[int] = mapped_column(BigInt)
+    adapter: Mapped[str | None] = mapped_column(Words, info=LATE)
 
     identity: Mapped[Identity] = relationship()
-    space: Mapped[Space] = relationship()
+    space: Mapped[Space | None] = relationship()
     operation: Mapped[Operation] = relationship()
 
 

@@ -40,6 +40,11 @@ class Salted:
     salt: Mapped[str] = mapped_column(String(32), default=new_salt, sort_order=1000)
 
 
+LATE: dict[str, bool] = {"late": True}
+"""``info`` of a column added after the first schema: digests leave it out while it is NULL, so that events recorded
+before the column was there still hold."""
+
+
 def audited_models() -> list[type[Base]]:
     """Every audited model, by table name."""
     found: list[type[Base]] = [m.class_ for m in Base.registry.mappers if m.class_.audited]

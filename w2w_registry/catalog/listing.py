@@ -28,7 +28,7 @@ class Listed(NamedTuple):
 
     version: Version
     identity: Identity
-    space: Space
+    space: Space | None
 
 
 def list_versions(
@@ -50,7 +50,7 @@ def list_versions(
     Raises:
         UsageError: an unknown sort.
     """
-    query: Any = select(Version, Identity, Space).join(Version.identity).join(Version.space)
+    query: Any = select(Version, Identity, Space).join(Version.identity).outerjoin(Version.space)
     query = _restrict(query, where, states, every_version)
     query = query.order_by(*_order(sort), Identity.name, Version.number.desc()).limit(limit)
     return [Listed(*row) for row in session.execute(query)]

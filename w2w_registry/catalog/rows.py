@@ -31,7 +31,7 @@ def table_of(model: type[Base]) -> Table:
 def row_digest(model: type[Base], values: Mapping[str, Any]) -> str:
     """Digest (hex) of a row given as column name -> Python value."""
     row = {name: None if (value := values[name]) is None else form(value) for name, form in _forms(model)}
-    return digest_of([table_name(model), row])
+    return _digest(model, row)
 
 
 def object_digest(row: Base) -> str:
@@ -61,7 +61,6 @@ def present_digests(
     """``(key, digest)`` of the rows in the table now: all of them in key order, or those with these keys."""
     columns = primary_key(model)
     forms = _stored_forms(model)
-    name = table_name(model)
     width = len(columns)
     raw = [type_coerce(column, NullType()) for column in (*columns, *table_of(model).columns)]
     statement = select(*raw).order_by(*columns)
@@ -76,7 +75,7 @@ def present_digests(
                 column: None if value is None else form(value)
                 for (column, form), value in zip(forms, values[width:], strict=True)
             }
-            yield tuple(values[:width]), digest_of([name, row])
+            yield tuple(values[:width]), _digest(model, row)
 
 
 def recorded_model(table: str) -> type[Base] | None:
@@ -117,6 +116,17 @@ class _Attributes(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(_forms(type(self._row)))
+
+
+def _digest(model: type[Base], row: Mapping[str, Any]) -> str:
+    late = _late(model)
+    return digest_of([table_name(model), {k: v for k, v in row.items() if v is not None or k not in late}])
+
+
+@cache
+def _late(model: type[Base]) -> frozenset[str]:
+    """Columns that digests leave out while they are NULL (``base.LATE``)."""
+    return frozenset(column.name for column in table_of(model).columns if column.info.get("late"))
 
 
 @cache

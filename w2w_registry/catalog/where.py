@@ -2,9 +2,9 @@
 
     kind = person and beard > 0.5 and (tag.team = 'ads' or alias = production) and created >= 2026-05-01
 
-Fields: ``name``, ``kind``, ``version``, ``state``, ``residual``, ``created``, ``base_model``, ``space``, ``subject``,
-``operation``, ``alias``, ``tag.KEY``, ``label.NAME``; any other word is a label. Names with blanks are quoted:
-``tag."due date"``, ``"hair hue" > 0.2``.
+Fields: ``name``, ``kind``, ``version``, ``state``, ``residual``, ``created``, ``base_model``, ``adapter``, ``space``,
+``subject``, ``operation``, ``alias``, ``tag.KEY``, ``label.NAME``; any other word is a label. Names with blanks are
+quoted: ``tag."due date"``, ``"hair hue" > 0.2``.
 
 Operators: ``= != < <= > >=``, ``in (…)``, ``like`` (``%`` any run, ``_`` one character), ``~`` (contains), each of the
 last three with ``not`` before it, ``is null``, ``is not null``; ``and``, ``or``, ``not``, parentheses.
@@ -91,6 +91,7 @@ FIELDS = {
     "residual": NUMBER,
     "created": MOMENT,
     "base_model": TEXT,
+    "adapter": TEXT,
     "space": TEXT,
     "subject": TEXT,
     "operation": TEXT,

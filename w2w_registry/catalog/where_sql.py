@@ -8,11 +8,11 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Double, and_, bindparam, cast, exists, false, literal, not_, or_, true
+from sqlalchemy import Double, and_, bindparam, cast, exists, false, func, literal, not_, or_, true
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from w2w_registry.catalog.assets import Alias, Identity, Label, Tag, Version, VersionSubject
+from w2w_registry.catalog.assets import PLAIN_ADAPTER, Alias, Identity, Label, Tag, Version, VersionSubject
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.types import UtcDateTime, Words
@@ -206,6 +206,7 @@ _COLUMNS = {
     "residual": (Version.residual, _number),
     "created": (Version.created, _moment),
     "base_model": (Version.base_model, _text),
+    "adapter": (func.coalesce(Version.adapter, PLAIN_ADAPTER), _text),
 }
 
 

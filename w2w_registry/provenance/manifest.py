@@ -19,12 +19,15 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Facts:
-    """What a manifest is made of. ``parents``: manifest digests of version inputs, by version id."""
+    """What a manifest is made of; ``space`` and what belongs to it is None for a version in no weight space.
 
-    space: str
-    space_digest: str
-    layout_digest: str
-    base_model: str
+    ``parents``: manifest digests of version inputs, by version id.
+    """
+
+    space: str | None
+    space_digest: str | None
+    layout_digest: str | None
+    base_model: str | None
     base_revision: str | None
     coordinates_digest: str | None
     artifact_digest: str | None
@@ -42,7 +45,9 @@ def manifest(facts: Facts) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "space": {"name": facts.space, "digest": facts.space_digest, "layout_digest": facts.layout_digest},
+        "space": None
+        if facts.space is None
+        else {"name": facts.space, "digest": facts.space_digest, "layout_digest": facts.layout_digest},
         "base_model": {"id": facts.base_model, "revision": facts.base_revision},
         "coordinates_digest": facts.coordinates_digest,
         "artifact_digest": facts.artifact_digest,

@@ -47,6 +47,8 @@ def admit(session: Session, new: NewVersion) -> Admission:
     """
     path = new.name if new.file is None else new.file.name
     check_erased(session, new.model_digest, path=path)
+    if new.space_id is None or new.coordinates is None:
+        return Admission(new.model_digest)
     met = check(session, session.get_one(Space, new.space_id), new.coordinates, path=path)
     resembles = None if met is None else {"subject": met.subject, "similarity": round(met.similarity, 3)}
     return Admission(new.model_digest, resembles)

@@ -35,7 +35,7 @@ from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import ConsentState, iso
 from w2w_registry.services.recording.manifests import manifest_of
-from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.layout import Layout, TensorKey
 
@@ -103,8 +103,10 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
     Raises:
         UsageError: its coordinates were erased.
     """
-    point = session.get(Coordinates, (version.space_id, version.id))
-    name = version.identity.name
+    name, space = version.identity.name, version.space
+    if space is None or version.base_model is None:
+        raise no_space(f"{name}@{version.number}")
+    point = session.get(Coordinates, (space.id, version.id))
     if point is None:
         raise UsageError(reason=f"{name}@{version.number} has no coordinates any more")
     inputs = session.scalars(
@@ -119,11 +121,11 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         number=version.number,
         kind=str(version.identity.kind),
         state=str(version.state),
-        space_id=version.space_id,
-        space=version.space.ref,
-        space_digest=version.space.digest,
-        space_repo=_space_repo(session, version.space_id),
-        layout=Layout.from_json(version.space.layout),
+        space_id=space.id,
+        space=space.ref,
+        space_digest=space.digest,
+        space_repo=_space_repo(session, space.id),
+        layout=Layout.from_json(space.layout),
         coordinates=point.data,
         model_digest=version.model_digest,
         residual=version.residual,

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.lookup import aliases_of, labels_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Coordinates, Identity, Operation, Space, Tag, Version
@@ -42,7 +43,9 @@ def list_identities(
                 "version": line.version.number,
                 "kind": str(line.identity.kind),
                 "state": str(line.version.state),
-                "space": line.space.ref,
+                "space": None if line.space is None else line.space.ref,
+                "adapter": line.version.adapter or PLAIN_ADAPTER,
+                "base_model": line.version.base_model,
                 "residual": line.version.residual,
                 "consent": str(consent[line.version.id]),
                 "labels": labels.get(line.version.id, {}),
@@ -72,7 +75,8 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
             "state": str(version.state),
             "consent": str(consent[version.id]),
             "subjects": list(subjects_of(session, [version.id]).get(version.id, ())),
-            "space": session.get_one(Space, version.space_id).ref,
+            "space": None if version.space_id is None else session.get_one(Space, version.space_id).ref,
+            "adapter": version.adapter or PLAIN_ADAPTER,
             "residual": version.residual,
             "coordinates_digest": digest,
             "model_digest": version.model_digest,
@@ -100,7 +104,7 @@ def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
     rows = session.execute(
         select(Version, Operation.kind, Space)
         .join(Operation, Operation.id == Version.operation_id)
-        .join(Space, Space.id == Version.space_id)
+        .outerjoin(Space, Space.id == Version.space_id)
         .where(Version.identity_id == identity.id)
         .order_by(Version.number)
     )
@@ -108,7 +112,7 @@ def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
         {
             "version": version.number,
             "state": str(version.state),
-            "space": space.ref,
+            "space": None if space is None else space.ref,
             "residual": version.residual,
             "operation": operation,
             "created": version.created,

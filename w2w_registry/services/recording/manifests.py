@@ -97,9 +97,9 @@ def manifest_of(session: Session, version: Version) -> dict[str, Any]:
         row = versions[i]
         made[i] = manifests.manifest(
             manifests.Facts(
-                space=row.space.ref,
-                space_digest=row.space.digest,
-                layout_digest=row.space.layout_digest,
+                space=None if row.space is None else row.space.ref,
+                space_digest=None if row.space is None else row.space.digest,
+                layout_digest=None if row.space is None else row.space.layout_digest,
                 base_model=row.base_model,
                 base_revision=row.base_revision,
                 coordinates_digest=nodes[i].coordinates_digest,

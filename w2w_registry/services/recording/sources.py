@@ -18,7 +18,7 @@ from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import Kind
 from w2w_registry.services.recording.placement import place
-from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
@@ -49,9 +49,11 @@ def source(session: Session, version: Version, space: Space | None = None) -> So
         UsageError: the version has no coordinates there.
     """
     space_id = version.space_id if space is None else space.id
-    row = session.get(Coordinates, (space_id, version.id))
     identity = session.get_one(Identity, version.identity_id)
     ref = f"{identity.name}@{version.number}"
+    if space_id is None:
+        raise no_space(ref)
+    row = session.get(Coordinates, (space_id, version.id))
     if row is None:
         where = session.get_one(Space, space_id).ref
         raise UsageError(reason=f"{ref} has no coordinates in {where}")

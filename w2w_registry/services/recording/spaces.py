@@ -12,7 +12,7 @@ from w2w_registry.catalog.models import (
     Space,
 )
 from w2w_registry.catalog.resolve import default_space, space_for
-from w2w_registry.errors import BadFile, IntegrityError, NotFound
+from w2w_registry.errors import BadFile, IntegrityError, NotFound, UsageError
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
@@ -20,6 +20,14 @@ from w2w_registry.space.metrics import (
     Metric,
     cosine,
 )
+
+
+def no_space(ref: str) -> UsageError:
+    """What to say when a version that no weight space holds is asked for its place in one."""
+    return UsageError(
+        reason=f"{ref} is in no weight space",
+        hint="it is kept as the file it came in; fit a space (`w2w-reg space fit`) and add the file again to place it",
+    )
 
 
 def store_space(artifacts: ArtifactStore, space: WeightSpace) -> str:

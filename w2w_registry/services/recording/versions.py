@@ -71,15 +71,17 @@ class File:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A version to record. ``coordinates`` is float32 (k); ``artifact_digest`` names the stored LoRA, None when
-    coordinates are all there is."""
+    """A version to record. ``space_id`` and ``coordinates`` (float32, k) are None together: no weight space holds it.
+    ``artifact_digest`` names the stored adapter, None when coordinates are all there is. ``adapter``: its kind when it
+    is no plain LoRA."""
 
     name: str
     kind: Kind
-    space_id: int
+    space_id: int | None
     model_digest: str
-    coordinates: NDArray[np.float32]
-    base_model: str
+    coordinates: NDArray[np.float32] | None
+    base_model: str | None
+    adapter: str | None = None
     base_revision: str | None = None
     residual: float | None = None
     artifact_digest: str | None = None
@@ -142,6 +144,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
     """
     assert admission.model_digest == new.model_digest, "the door admitted another model"
     session = uow.session
+    packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
     for subject in new.subjects:
         ensure_subject(uow, subject)
     identity = session.scalar(select(Identity).where(Identity.name == check_name(new.name)))
@@ -170,10 +173,14 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
         artifact_digest=new.artifact_digest,
         preview_digest=new.preview_digest,
         created=uow.now(),
+        adapter=new.adapter,
     )
     session.add(version)
-    data, digest = pack(new.coordinates)
-    session.add(Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data))
+    if packed is not None and new.coordinates is not None:
+        data, digest = packed
+        session.add(
+            Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data)
+        )
     if new.file is not None:
         session.add(source_file(version, new.model_digest, new.file, uow.now()))
     for subject in new.subjects:
@@ -188,7 +195,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
         number=number,
         kind=str(activity.kind),
         model=new.model_digest,
-        coordinates=digest,
+        coordinates=None if packed is None else packed[1],
         **({} if admission.resembles is None else {"resembles": dict(admission.resembles)}),
     )
     return version

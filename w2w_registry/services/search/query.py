@@ -24,7 +24,7 @@ from w2w_registry.lora import read_lora
 from w2w_registry.records import IdentityRef, VersionState, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.placement import place
-from w2w_registry.services.recording.spaces import find_space, load_space
+from w2w_registry.services.recording.spaces import find_space, load_space, no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.nearest import Nearest, blocked, open_nearest
 
@@ -142,6 +142,8 @@ def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> 
     version = _version(session, queries[0]) if queries else None
     if version is None:
         return find_space(session, None)
+    if version.space_id is None:
+        raise no_space(queries[0].text)
     return session.get_one(Space, version.space_id)
 
 

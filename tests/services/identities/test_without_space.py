@@ -1,0 +1,37 @@
+"""A version in no weight space: kept, listed, shown, its provenance told; what needs coordinates says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.services.world import World
+from w2w_registry.errors import UsageError
+from w2w_registry.records import Kind, OperationKind, now
+from w2w_registry.services.finding.search import search
+from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.versions import Activity, NewVersion, record_version
+from w2w_registry.services.provenance.lineage import show_manifest
+from w2w_registry.services.registry import Registry
+
+
+@pytest.fixture
+def kept(fitted: Registry, world: World) -> Registry:
+    new = NewVersion("dora", Kind.STYLE, None, "a" * 64, None, None, adapter="DoRA")
+    with fitted.catalog.write("tester") as uow:
+        record_version(uow, new, Activity(OperationKind.IMPORT, now()))
+    return fitted
+
+
+def test_it_is_listed_and_shown(kept: Registry) -> None:
+    (line,) = manage.list_identities(kept, where="adapter = DoRA")
+    assert (line["identity"], line["space"], line["base_model"]) == ("dora", None, None)
+    shown = manage.show(kept, "dora")
+    assert (shown["adapter"], shown["space"], shown["versions"][0]["space"]) == ("DoRA", None, None)
+    assert show_manifest(kept, "dora")["manifest"]["space"] is None
+    assert manage.list_identities(kept, sort="space")
+    assert not manage.list_identities(kept, where="space is not null")
+
+
+def test_what_needs_coordinates_says_so(kept: Registry) -> None:
+    with pytest.raises(UsageError, match="dora is in no weight space"):
+        search(kept, "dora")
