@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.services.world import World
+from tests.services.world import BASE
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.finding.search import search
@@ -12,14 +14,16 @@ from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.versions import Activity, NewVersion, record_version
 from w2w_registry.services.provenance.lineage import show_manifest
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import fit_space
 
 
 @pytest.fixture
-def kept(fitted: Registry, world: World) -> Registry:
+def kept(registry: Registry, loras: Path) -> Registry:
+    fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     new = NewVersion("dora", Kind.STYLE, None, "a" * 64, None, None, adapter="DoRA")
-    with fitted.catalog.write("tester") as uow:
+    with registry.catalog.write("tester") as uow:
         record_version(uow, new, Activity(OperationKind.IMPORT, now()))
-    return fitted
+    return registry
 
 
 def test_it_is_listed_and_shown(kept: Registry) -> None:
@@ -28,7 +32,7 @@ def test_it_is_listed_and_shown(kept: Registry) -> None:
     shown = manage.show(kept, "dora")
     assert (shown["adapter"], shown["space"], shown["versions"][0]["space"]) == ("DoRA", None, None)
     assert show_manifest(kept, "dora")["manifest"]["space"] is None
-    assert manage.list_identities(kept, sort="space")
+    assert manage.list_identities(kept, sort="space")  # no error, and it is last or alone
     assert not manage.list_identities(kept, where="space is not null")
 
 
