@@ -9,11 +9,12 @@ import pytest
 from tests.services.world import BASE
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.finding.search import search
+from w2w_registry.services.consent import guard
 from w2w_registry.services.identities import manage
-from w2w_registry.services.identities.versions import Activity, NewVersion, record_version
 from w2w_registry.services.provenance.lineage import show_manifest
+from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.query import Query, search
 from w2w_registry.services.spaces.manage import fit_space
 
 
@@ -22,7 +23,7 @@ def kept(registry: Registry, loras: Path) -> Registry:
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     new = NewVersion("dora", Kind.STYLE, None, "a" * 64, None, None, adapter="DoRA")
     with registry.catalog.write("tester") as uow:
-        record_version(uow, new, Activity(OperationKind.IMPORT, now()))
+        record_version(uow, new, Activity(OperationKind.IMPORT, now()), guard.admit(uow.session, new))
     return registry
 
 
@@ -38,4 +39,4 @@ def test_it_is_listed_and_shown(kept: Registry) -> None:
 
 def test_what_needs_coordinates_says_so(kept: Registry) -> None:
     with pytest.raises(UsageError, match="dora is in no weight space"):
-        search(kept, "dora")
+        search(kept, Query("dora"))
