@@ -23,6 +23,7 @@ OWNED: dict[str, tuple[str, ...]] = {
     "peft": ("w2w_registry/diffusion/",),
     "transformers": ("w2w_registry/diffusion/",),
     "sqlalchemy": ("w2w_registry/catalog/", "w2w_registry/services/", "migrations/"),
+    "c2pa": ("w2w_registry/marking/c2pa",),
     "alembic": ("w2w_registry/catalog/", "migrations/"),
 }
 

@@ -1,0 +1,393 @@
+"""An imperceptible mark in the pixels: a keyed spread-spectrum pattern that carries a random number.
+
+The luma, freed of its local mean and weighed by its local deviation, is folded modulo a square tile; the mark lives in
+the middle frequencies of the tile's spectrum. Every coefficient there has a phase drawn from a key. Some of them only
+say that a mark is there and where the tile begins (the presence, under a key that everybody may know); the others
+carry the number, through an error-correcting code (``marking.code``), under the registry's own secret.
+
+What a detector claims is bounded, not estimated. θ_j being the angle between a coefficient and its keyed phase, and
+w_j a weight that depends on the picture alone, for any picture that is independent of the key
+
+    P(z > t) ≤ exp(−t²/2),   z = √2 Σ w_j cos θ_j / √(Σ w_j²),
+
+because E exp(λ cos θ) = I₀(λ) ≤ exp(λ²/4) for a uniform angle (Chernoff). Times all positions, tiles and code words
+tried (the union bound), this is the false alarm that is reported; a mark is claimed only below ``ALARM``.
+
+``embed`` moves each coefficient to where the detector gains most for the distortion that the wanted PSNR allows.
+It may choose where the tile begins and which of several numbers is carried, and takes what suits the picture best.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import exp, log, log10, sqrt
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.marking.code import decode, encode, from_bits, to_bits
+
+Pixels = NDArray[np.uint8]
+Real = NDArray[np.float32]
+Complex = NDArray[np.complexfloating]
+
+PUBLIC_KEY: Final = b"w2w-registry presence mark 1"
+"""The key of the presence. It is no secret, or nobody else could detect anything. Whoever knows it can remove or
+forge the presence; the number beside it needs the registry's secret."""
+ID_BITS: Final = 32
+CHECK_BITS: Final = 16
+ALARM: Final = 1e-9
+SMALLEST: Final = 16
+"""Pictures with a side below this many pixels are left alone."""
+WINDOW: Final = 15
+FLOOR: Final = 8.0
+"""Grey levels below which the local deviation hardly counts."""
+CLIP: Final = 3.0
+_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How a tile is used: its side, the band (cycles a tile: radius from, each axis up to), the share of coefficients
+    that say presence, the bits carried, and the PSNR that embedding keeps to (dB).
+
+    A tile's side is chosen so that it fits some sixteen times: then the host's own spectrum, which adds up at random,
+    stays near the mark's, which adds up in step.
+    """
+
+    tile: int
+    low: float
+    high: int
+    presence: float
+    bits: int
+    psnr: float
+
+
+LARGE: Final = Profile(128, 6.0, 30, 0.40, ID_BITS + CHECK_BITS, 43.0)
+MIDDLE: Final = Profile(64, 3.0, 15, 0.42, ID_BITS + CHECK_BITS, 40.05)
+SMALL: Final = Profile(32, 1.5, 10, 1.0, 0, 40.05)
+PROFILES: Final = (LARGE, MIDDLE, SMALL)
+_POSITIONS: Final = 2 * sum(p.tile**2 for p in PROFILES)
+"""Every shift of every tile, and of its mirror image: what a detector tries."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a detector says of one picture.
+
+    ``false_alarm`` bounds the probability that a picture without the mark looks like this one; ``present`` is
+    ``false_alarm <= ALARM``. ``mark``: the number carried, when a secret was given and its check and its own bound
+    (``mark_false_alarm``) hold.
+    """
+
+    present: bool
+    false_alarm: float
+    mark: int | None = None
+    mark_false_alarm: float = 1.0
+    tile: int = 0
+    mirrored: bool = False
+    strength: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Marked:
+    """A marked picture, the number it carries (None: too small to carry one), the distortion, the detector's view."""
+
+    pixels: Pixels
+    mark: int | None
+    psnr: float
+    found: Found
+
+
+def profile_of(height: int, width: int) -> Profile:
+    """The tile that pictures of this size are marked with."""
+    area, side = height * width, min(height, width)
+    if area >= 448**2 and side >= 144:
+        return LARGE
+    if area >= 192**2 and side >= 72:
+        return MIDDLE
+    return SMALL
+
+
+# -- detecting ---------------------------------------------------------------------------------------
+def detect(pixels: Pixels, secret: bytes | None = None) -> Found:
+    """Look for the mark in (H, W, 3) uint8, and with the registry's ``secret`` for the number it carries.
+
+    The number of a mark of another registry is not read: its check fails.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST:
+        return Found(False, 1.0)
+    flat, _ = _flatten(_luma(pixels))
+    best: tuple[float, _Sight] | None = None
+    for profile in PROFILES:
+        if profile.tile > 2 * min(height, width):
+            continue
+        sight = _look(_fold(flat, profile.tile), profile)
+        if best is None or sight.z > best[0]:
+            best = (sight.z, sight)
+    assert best is not None  # the smallest tile is always tried
+    return _read(best[1], secret)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """The best position of one tile: its score, the shift, and the carriers' weighted unit vectors and weights."""
+
+    z: float
+    profile: Profile
+    shift: tuple[int, int]
+    mirrored: bool
+    units: Complex
+    weights: NDArray[np.floating]
+
+
+def _look(folded: Real, profile: Profile) -> _Sight:
+    views = []
+    for mirrored in (False, True):
+        spectrum = np.fft.fft2(folded[:, ::-1] if mirrored else folded)
+        units, weights = _weigh(_take(spectrum, profile))
+        scores = _scores(units, weights, profile)
+        peak = int(scores.argmax())
+        shift = divmod(peak, profile.tile)
+        views.append(_Sight(float(scores.flat[peak]), profile, shift, mirrored, units, weights))
+    return max(views, key=lambda view: view.z)
+
+
+def _scores(units: Complex, weights: NDArray[np.floating], profile: Profile) -> NDArray[np.floating]:
+    """(tile, tile) z of the presence at every shift: phase correlation."""
+    rows, columns, count = _carriers(profile)
+    grid = np.zeros((profile.tile, profile.tile), np.complex128)
+    grid[rows[:count], columns[:count]] = units[:count] * np.exp(-1j * _phases(PUBLIC_KEY, profile, count))
+    scale = profile.tile**2 * sqrt(2.0) / sqrt(float((weights[:count] ** 2).sum()) + 1e-30)
+    return np.fft.ifft2(grid).real * scale
+
+
+def _read(sight: _Sight, secret: bytes | None) -> Found:
+    profile = sight.profile
+    alarm = _bound(sight.z, log(_POSITIONS))
+    mark, mark_alarm = None, 1.0
+    if secret is not None and profile.bits and alarm <= ALARM:
+        rows, columns, count = _carriers(profile)
+        turned = sight.units[count:] / _ramp(rows[count:], columns[count:], sight.shift, profile.tile)
+        soft = (turned * np.exp(-1j * _phases(secret, profile, rows.size - count))).real
+        bits = decode(soft, profile.bits)
+        signs = encode(bits, soft.size)
+        z = sqrt(2.0) * float((soft * signs).sum()) / sqrt(float((sight.weights[count:] ** 2).sum()) + 1e-30)
+        number, check = divmod(from_bits(bits), 1 << CHECK_BITS)
+        mark_alarm = _bound(z, ID_BITS * log(2.0))
+        if check == _check(number, secret) and mark_alarm <= ALARM:
+            mark = number
+    return Found(alarm <= ALARM, alarm, mark, mark_alarm, profile.tile, sight.mirrored, sight.z)
+
+
+def _bound(z: float, tried: float) -> float:
+    """min(1, exp(tried − z²/2)); ``tried``: natural logarithm of how many places or words were tried."""
+    return exp(min(0.0, tried - max(z, 0.0) ** 2 / 2))
+
+
+def _check(number: int, secret: bytes) -> int:
+    digest = hmac.digest(secret, b"w2w-registry mark check" + number.to_bytes(ID_BITS // 8, "big"), "sha256")
+    return int.from_bytes(digest[: CHECK_BITS // 8], "big")
+
+
+# -- embedding ---------------------------------------------------------------------------------------
+def embed(pixels: Pixels, secret: bytes, numbers: Sequence[int], *, psnr: float | None = None) -> Marked:
+    """Mark (H, W, 3) uint8 with one of ``numbers`` (each below 2³²; more to choose from make a stronger mark).
+
+    ``psnr``: dB to keep to instead of the profile's own; never below 40 in what is returned.
+    """
+    height, width = pixels.shape[:2]
+    if min(height, width) < SMALLEST:
+        return Marked(pixels, None, float("inf"), Found(False, 1.0))
+    profile = profile_of(height, width)
+    wanted = profile.psnr if psnr is None else psnr
+    flat, deviation = _flatten(_luma(pixels))
+    amplitude = np.minimum(deviation, FLOOR) + FLOOR
+    spectrum = _take(np.fft.fft2(_fold(flat, profile.tile)), profile)
+    goal, number = _goal(spectrum, profile, secret, numbers)
+    coupling = float((amplitude * _weight_of(deviation)).mean())
+    planner = _Planner.make(spectrum * goal.conj(), profile, coupling)
+    budget = 255.0**2 / 10 ** (wanted / 10) / float((amplitude**2).mean()) * profile.tile**4 / 2
+
+    def draw(moves: Complex) -> Pixels:
+        tile = _tile_of(moves * goal, profile)
+        across = np.tile(tile, (-(-height // profile.tile), -(-width // profile.tile)))[:height, :width]
+        return np.clip(np.rint(pixels + (across * amplitude)[..., None]), 0, 255).astype(np.uint8)
+
+    # What clipping, rounding and the overlap of tiles do to the PSNR is measured, and the budget set right.
+    for _ in range(3):
+        moves = planner.plan(budget)
+        out = draw(moves)
+        reached = _psnr(out, pixels)
+        budget *= 10 ** ((min(reached, wanted + 6.0) - wanted) / 10)
+    while reached < max(40.0, wanted - 0.1):
+        moves = moves * 0.98
+        out = draw(moves)
+        reached = _psnr(out, pixels)
+    return Marked(out, number, reached, detect(out, secret))
+
+
+def _goal(spectrum: Complex, profile: Profile, secret: bytes, numbers: Sequence[int]) -> tuple[Complex, int | None]:
+    """The unit vector each coefficient is to point along, and the number that says: where the tile begins and which
+    number is carried are chosen for what the picture happens to say already."""
+    rows, columns, count = _carriers(profile)
+    units, weights = _weigh(spectrum)
+    shift = divmod(int(_scores(units, weights, profile).argmax()), profile.tile)
+    goal = np.empty(rows.size, np.complex128)
+    goal[:count] = np.exp(1j * _phases(PUBLIC_KEY, profile, count))
+    number = None
+    ramp = _ramp(rows, columns, shift, profile.tile)
+    if profile.bits:
+        keyed = np.exp(1j * _phases(secret, profile, rows.size - count))
+        soft = (units[count:] / (keyed * ramp[count:])).real
+        words = {n: encode(to_bits(n << CHECK_BITS | _check(n, secret), profile.bits), soft.size) for n in numbers}
+        number = max(words, key=lambda n: float((words[n] * soft).sum()))
+        goal[count:] = keyed * words[number]
+    return goal * ramp, number
+
+
+@dataclass(frozen=True, eq=False)
+class _Planner:
+    """For every coefficient, seen along its goal, what each of some moves costs and what the detector gains by it."""
+
+    moves: Complex
+    gains: NDArray[np.floating]
+    costs: NDArray[np.floating]
+
+    @classmethod
+    def make(cls, seen: Complex, profile: Profile, coupling: float) -> _Planner:
+        """``seen`` (n,): coefficients along their goals; ``coupling``: how much of a move arrives there."""
+        rows, columns, _ = _carriers(profile)
+        cycles = np.fft.fftfreq(profile.tile)
+        passed = 1.0 - np.sinc(WINDOW * cycles[rows]) * np.sinc(WINDOW * cycles[columns])
+        unit = 255.0 / 10 ** (profile.psnr / 20) * profile.tile**2 / sqrt(2.0 * rows.size) / (1.5 * FLOOR)
+        turns = np.exp(2j * np.pi * np.arange(16) / 16)
+        circles = unit * np.geomspace(0.08, 5.0, 12)[:, None] * turns[None]
+        moves: Complex = np.concatenate([np.zeros(1, np.complex128), circles.ravel()])
+        after = seen[:, None] + moves[None] * (passed * coupling)[:, None]
+        noise = _spread(seen) + unit * coupling
+        return cls(moves, after.real / (np.abs(after) + noise), np.abs(moves / unit) ** 2)
+
+    def plan(self, budget: float) -> Complex:
+        """The moves (n,) of greatest total gain with Σ|move|² ≤ ``budget``, by Lagrange's multiplier."""
+        low, high = 1e-6, 1e6
+        unit = float(np.abs(self.moves).max() ** 2 / self.costs.max())
+        for _ in range(26):
+            price = sqrt(low * high)
+            chosen = (self.gains - price * self.costs).argmax(axis=1)
+            low, high = (price, high) if self.costs[chosen].sum() * unit > budget else (low, price)
+        best: Complex = self.moves[(self.gains - high * self.costs).argmax(axis=1)]
+        return best
+
+
+def _tile_of(coefficients: Complex, profile: Profile) -> NDArray[np.floating]:
+    rows, columns, _ = _carriers(profile)
+    grid = np.zeros((profile.tile, profile.tile), np.complex128)
+    grid[rows, columns] = coefficients
+    grid[-rows, -columns] = coefficients.conj()
+    return np.fft.ifft2(grid).real
+
+
+def _psnr(marked: Pixels, original: Pixels) -> float:
+    error = float(np.mean((marked.astype(np.float32) - original) ** 2))
+    return float("inf") if error == 0 else 10 * log10(255.0**2 / error)
+
+
+# -- what both share ---------------------------------------------------------------------------------
+def _luma(pixels: Pixels) -> Real:
+    return pixels.astype(np.float32) @ _LUMA
+
+
+def _flatten(luma: Real) -> tuple[Real, Real]:
+    """Luma without its local mean, weighed down where it varies much; and its local deviation."""
+    mean = _box(luma)
+    deviation: Real = np.sqrt(np.maximum(_box(luma * luma) - mean * mean, 0.0))
+    scaled: Real = np.clip((luma - mean) / (deviation + FLOOR), -CLIP, CLIP)
+    flat: Real = scaled * (deviation + np.float32(FLOOR)) * _weight_of(deviation)
+    return flat, deviation
+
+
+def _weight_of(deviation: Real) -> Real:
+    """What a grey level counts for: less where the picture itself is loud."""
+    weight: Real = np.sqrt(np.float32(FLOOR)) * (deviation + np.float32(FLOOR)) ** np.float32(-1.5)
+    return weight
+
+
+def _box(values: Real) -> Real:
+    """Mean over a square of ``WINDOW`` pixels, edges repeated. Sums of 2, 4 and 8 make fifteen in six additions."""
+    half = WINDOW // 2
+    for axis in (0, 1):
+        pad = [(0, 0), (0, 0)]
+        pad[axis] = (half, half)
+        x = np.moveaxis(np.pad(values, pad, mode="edge"), axis, 0)
+        two = x[:-1] + x[1:]
+        four = two[:-2] + two[2:]
+        eight = four[:-4] + four[4:]
+        size = values.shape[axis]
+        total = eight[:size] + four[8 : 8 + size] + two[12 : 12 + size] + x[14 : 14 + size]
+        values = np.moveaxis(total, 0, axis) * np.float32(1 / WINDOW)
+    return values
+
+
+def _fold(flat: Real, tile: int) -> Real:
+    """Mean (tile, tile) over all whole and broken tiles."""
+    height, width = flat.shape
+    down, across = -(-height // tile), -(-width // tile)
+    padded = np.zeros((down * tile, across * tile), np.float32)
+    padded[:height, :width] = flat
+    total = padded.reshape(down, tile, across, tile).sum(axis=(0, 2))
+    index = np.arange(tile)
+    rows, columns = (height - index + tile - 1) // tile, (width - index + tile - 1) // tile
+    folded: Real = total / np.maximum(rows[:, None] * columns[None], 1)
+    return folded
+
+
+def _take(spectrum: Complex, profile: Profile) -> Complex:
+    rows, columns, _ = _carriers(profile)
+    return spectrum[rows, columns]
+
+
+def _weigh(coefficients: Complex) -> tuple[Complex, NDArray[np.floating]]:
+    """Unit vectors times weights, and the weights: coefficients near zero have no phase worth trusting."""
+    size = np.abs(coefficients)
+    weights = size / (size + _spread(coefficients) + 1e-20)
+    return coefficients / (size + _spread(coefficients) + 1e-20), weights
+
+
+def _spread(coefficients: Complex) -> float:
+    return 0.25 * float(np.median(np.abs(coefficients)))
+
+
+def _ramp(rows: NDArray[np.int64], columns: NDArray[np.int64], shift: tuple[int, int], tile: int) -> Complex:
+    """What a shift of the tile by ``shift`` does to each coefficient."""
+    cycles = np.fft.fftfreq(tile)
+    ramp: Complex = np.exp(-2j * np.pi * (cycles[rows] * shift[0] + cycles[columns] * shift[1]))
+    return ramp
+
+
+@lru_cache(maxsize=8)
+def _carriers(profile: Profile) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+    """Rows and columns of the coefficients used, in an order drawn from the public key, and how many say presence."""
+    index = np.fft.fftfreq(profile.tile, 1 / profile.tile).round().astype(np.int64)
+    y, x = np.meshgrid(index, index, indexing="ij")
+    half = (x > 0) | ((x == 0) & (y > 0))  # of a real picture's spectrum the other half says the same again
+    rows, columns = np.nonzero(half & (np.maximum(abs(x), abs(y)) <= profile.high) & (np.hypot(x, y) >= profile.low))
+    order = np.argsort(_random(PUBLIC_KEY + b" order", profile, rows.size), kind="stable")
+    return rows[order], columns[order], round(profile.presence * rows.size)
+
+
+@lru_cache(maxsize=32)
+def _phases(key: bytes, profile: Profile, count: int) -> NDArray[np.floating]:
+    return 2 * np.pi * _random(key, profile, count)
+
+
+def _random(key: bytes, profile: Profile, count: int) -> NDArray[np.floating]:
+    """``count`` numbers in [0, 1) from a key, the same on every machine (SHAKE-256)."""
+    stream = hashlib.shake_256(b"w2w-registry mark 1 %d " % profile.tile + key).digest(4 * count)
+    return np.frombuffer(stream, "<u4") / 2.0**32
