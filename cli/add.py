@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import click
 
-from .output import Frame, emit, note, progress, takes_frame, warn
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say, warn
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--space", metavar="NAME[@V]", help="Weight space to place them in (default: the newest).")
 @click.option("--name", help="Identity name (one PATH only; default: the file's or folder's name).")
-@click.option("--prefix", default="", help="Put before every name taken from a file, as in 'acme/'.")
-@click.option("--kind", default="person", show_default=True, help="person, product, style, animal, character, other.")
-@click.option("--subject", "subjects", multiple=True, metavar="ID", help="Whom it depicts (repeatable).")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="A label, number or text (repeatable).")
+@options.prefix
+@options.kind
+@options.subjects
+@options.labels
 @click.option(
     "--labels", "labels_csv", type=click.Path(dir_okay=False), help="CSV: a row per name, a column per label."
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
-@click.option("--dry-run", is_flag=True, help="Say what would be added; change nothing.")
+@options.dry_run
 @takes_frame
 def add(
     frame: Frame,
@@ -43,7 +45,6 @@ def add(
     """
     from w2w_registry.services.identities import ingest
     from w2w_registry.services.recording.labels import parse_labels
-    from w2w_registry.services.registry import open_registry
 
     from .messages import message
 
@@ -59,8 +60,8 @@ def add(
         base_model=base_model,
         dry_run=dry_run,
     )
-    with open_registry(frame.settings()) as registry, progress("adding") as tick:
-        report = ingest.add(registry, request, tick)
+    with progress("adding") as tick:
+        report = ingest.add(frame.registry(), request, tick)
 
     rows = []
     for item in report.items:
@@ -75,10 +76,10 @@ def add(
             if row["status"] == "failed":
                 warn(row["error"])
             elif row["status"] == "existing":
-                click.echo(f"already there  {row['identity']}@{row['version']}  {row['path']}{_because(row)}")
+                say(f"already there  {row['identity']}@{row['version']}  {row['path']}{_because(row)}")
             else:
                 verb = "would add" if dry_run else "added"
-                click.echo(f"{verb}  {row['identity']}@{row['version']}  residual {row['residual']:.3f}")
+                say(f"{verb}  {row['identity']}@{row['version']}  residual {row['residual']:.3f}")
         for row in rows:
             for text in row["warnings"][:3]:
                 warn(f"{row['identity']}: {text}")

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from .make import _warn
-from .output import Frame, emit, takes_frame
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, say, warn_all
 
 
 @click.command()
@@ -23,23 +24,21 @@ from .output import Frame, emit, takes_frame
 )
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Write the point in the space, not the LoRA.")
-@click.option("--purpose", metavar="WHAT", help="What for, as consent records name it.")
+@options.purpose
 @takes_frame
 def export(
     frame: Frame, name: str, out: str, fmt: Any, dtype: Any, from_coordinates: bool, purpose: str | None
 ) -> None:
     """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates."""
-    from w2w_registry.services.registry import open_registry
     from w2w_registry.services.synthesis import export as service
 
-    with open_registry(frame.settings()) as registry:
-        value = service.export(
-            registry, name, out, fmt=fmt, dtype=dtype, from_coordinates=from_coordinates, purpose=purpose
-        )
+    value = service.export(
+        frame.registry(), name, out, fmt=fmt, dtype=dtype, from_coordinates=from_coordinates, purpose=purpose
+    )
 
     def human() -> None:
-        _warn(value["warnings"])
+        warn_all(value["warnings"])
         for path in value["files"]:
-            click.echo(path)
+            say(path)
 
     emit(frame, value, human)

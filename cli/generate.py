@@ -6,20 +6,21 @@ from typing import Any
 
 import click
 
-from .make import _engine, _list, _warn, engine_options
-from .output import Frame, emit, progress, takes_frame
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, progress, say, warn_all
 
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
 @click.option("--out", required=True, type=click.Path(file_okay=False), help="Folder for the pictures.")
 @click.option("--prompt", help="What to draw (default: 'photo of sks person').")
-@click.option("--seeds", default="1-4", show_default=True, help="As in 1-8 or 3,7.")
+@options.seeds
 @click.option("--negative", help="Negative prompt.")
-@click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's own).")
-@click.option("--steps", default=30, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
+@options.guidance
+@options.steps
 @click.option("--edit", "edits", metavar="EDITS", help="As in 'beard=+1, hat=on'.")
-@click.option("--keep", default="", metavar="A,B", help="Attributes or directions the edit holds still.")
+@options.keep
 @click.option("--from-timestep", type=click.IntRange(0, 1000), help="The edit acts below this timestep only.")
 @click.option(
     "--local",
@@ -30,11 +31,11 @@ from .output import Frame, emit, progress, takes_frame
 @click.option("--strengths", metavar="FROM:TO:N", help="A strip over multiples of the edit, as in -1:2:7.")
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Draw the point in the space, not the LoRA.")
 @click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures side by side.")
-@click.option("--purpose", metavar="WHAT", help="What for, as consent records name it.")
-@engine_options
+@options.purpose
+@options.engine
 @takes_frame
 def generate(
-    frame: Frame, name: str, seeds: str, edits: str | None, keep: str, strengths: str | None, **options: Any
+    frame: Frame, name: str, seeds: str, edits: str | None, keep: str, strengths: str | None, **given: Any
 ) -> None:
     """Draw an identity: a PNG per seed and a contact sheet in the --out folder.
 
@@ -42,7 +43,6 @@ def generate(
     keeps everything that the edit is not about; it takes twice as long.
     Each PNG says who it shows, how it was made, and that a model made it.
     """
-    from w2w_registry.services.registry import open_registry
     from w2w_registry.services.synthesis import edit as edits_service
     from w2w_registry.services.synthesis import generate as service
 
@@ -50,16 +50,16 @@ def generate(
         ref=name,
         seeds=service.parse_seeds(seeds),
         edit=edits_service.parse_amounts(edits) if edits else {},
-        keep=_list(keep),
+        keep=options.names(keep),
         strengths=service.parse_strengths(strengths) if strengths else (1.0,),
-        **_engine(options),
+        **options.gathered(given),
     )
-    with open_registry(frame.settings()) as registry, progress("drawing") as tick:
-        value = service.generate(registry, request, tick)
+    with progress("drawing") as tick:
+        value = service.generate(frame.registry(), request, tick)
 
     def human() -> None:
-        _warn(value["warnings"])
-        click.echo(f"{len(value['files'])} pictures of {value['identity']} in {value['folder']}")
-        click.echo(f"contact sheet: {value['sheet']}")
+        warn_all(value["warnings"])
+        say(f"{len(value['files'])} pictures of {value['identity']} in {value['folder']}")
+        say(f"contact sheet: {value['sheet']}")
 
     emit(frame, value, human)

@@ -1,75 +1,79 @@
-"""The one output sink: tables for people, JSON for programs, progress and messages on stderr."""
+"""The one output sink: tables for people, JSON for programs, progress and messages on stderr.
+
+Everything a person reads passes :func:`clean` here, so that no name, tag or label can command a terminal.
+"""
 
 from __future__ import annotations
 
-import functools
 import json
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from w2w_registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from w2w_registry.settings import Settings
+    from .frame import Frame
 
-F = TypeVar("F", bound=Callable[..., Any])
 Progress = Callable[[int, int], None]
 
 
-@dataclass
-class Frame:
-    """What the options before (or after) the command's name say; carried as ``ctx.obj``."""
-
-    home: str | None = None
-    database: str | None = None
-    actor: str | None = None
-    json: bool = False
-
-    def settings(self) -> Settings:
-        from w2w_registry.settings import load_settings
-
-        return load_settings(self.home, self.database, actor=self.actor)
+# DEL and C1, line separators, bidirectional overrides, halves of characters (from file names that are not UTF-8)
+_BEYOND_ASCII = r"\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff"
+_HARMFUL = re.compile(rf"[\x00-\x1f{_BEYOND_ASCII}]")
+_HARMFUL_IN_TEXT = re.compile(rf"(?![\n\t])[\x00-\x1f{_BEYOND_ASCII}]")
+_HARMFUL_IN_JSON = re.compile(rf"[{_BEYOND_ASCII}]")
 
 
-def _into_frame(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    if value not in (None, False):
-        setattr(ctx.find_root().obj, str(param.name), value)
-    return value
-
-
-def command_options(function: F) -> F:
-    """Options every command takes: ``--json``, and ``--home``/``--database`` also after the command's name."""
-    for option in (
-        click.option("--json", is_flag=True, expose_value=False, callback=_into_frame, help="Print JSON."),
-        click.option("--database", metavar="URL", expose_value=False, callback=_into_frame, hidden=True),
-        click.option("--home", type=click.Path(), expose_value=False, callback=_into_frame, hidden=True),
-    ):
-        function = option(function)
-    return function
-
-
-def takes_frame(function: F) -> F:
-    """Pass the :class:`Frame` as the command's first argument."""
-
-    @click.pass_context
-    @functools.wraps(function)
-    def inner(ctx: click.Context, *args: Any, **kwargs: Any) -> Any:
-        return ctx.invoke(function, ctx.find_root().obj, *args, **kwargs)
-
-    return command_options(inner)  # type: ignore[return-value]
+def clean(text: str, *, lines: bool = False) -> str:
+    """``text`` with every character that commands a terminal shown as ``\\x1b`` and the like; with ``lines`` line
+    breaks and tabs stay."""
+    pattern = _HARMFUL_IN_TEXT if lines else _HARMFUL
+    return pattern.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def emit(frame: Frame, value: Any, human: Callable[[], None]) -> None:
-    """Print ``value`` as JSON when asked, else let ``human`` print it."""
-    if frame.json:
-        click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_plain))
-    else:
-        human()
+    """Print ``value`` as JSON when asked, else let ``human`` print it.
+
+    A reader that leaves early (``head``, ``less``) is no failure: the rest is dropped and the command goes on to its
+    own exit code.
+    """
+    with reader_may_leave():
+        if frame.json:
+            print_json(value)
+        else:
+            human()
+
+
+def print_json(value: Any) -> None:
+    """``value`` as indented JSON on stdout."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=_plain)
+    click.echo(_HARMFUL_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Around all output: what a closed pipe no longer takes is dropped."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
+
+
+def say(text: object = "") -> None:
+    """One line of the answer on stdout."""
+    click.echo(clean(str(text)))
+
+
+def say_text(text: str) -> None:
+    """An answer of several lines on stdout, as it is but for what would command the terminal."""
+    click.echo(clean(text.rstrip("\n"), lines=True))
 
 
 def _plain(value: Any) -> Any:
@@ -92,7 +96,7 @@ def _plain(value: Any) -> Any:
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str = "nothing found") -> None:
     """An aligned table on stdout; ``empty`` when there are no rows."""
     if not rows:
-        click.echo(empty)
+        say(empty)
         return
     cells = [[_cell(row.get(column)) for column in columns] for row in rows]
     numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
@@ -121,6 +125,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _cell(value: Any) -> str:
+    return clean(_text(value))
+
+
+def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -128,19 +136,24 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) >= 1e-4 or value == 0 else f"{value:.2e}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items() if v not in ([], (), ""))
+        return ", ".join(f"{k}={_text(v)}" for k, v in value.items() if v not in ([], (), ""))
     if isinstance(value, (list, tuple)):
-        return ", ".join(_cell(v) for v in value)
+        return ", ".join(_text(v) for v in value)
     return str(_plain(value)) if not isinstance(value, (str, int)) else str(value)
 
 
 def note(text: str) -> None:
     """A remark for the person, on stderr, so that stdout stays data."""
-    click.echo(text, err=True)
+    click.echo(clean(text), err=True)
 
 
 def warn(text: str) -> None:
-    click.echo(f"{click.style('warning:', fg='yellow')} {text}", err=True)
+    click.echo(f"{click.style('warning:', fg='yellow')} {clean(text)}", err=True)
+
+
+def warn_all(texts: Iterable[str]) -> None:
+    for text in texts:
+        warn(text)
 
 
 @contextmanager
@@ -163,12 +176,16 @@ def report_error(error: RegistryError, *, as_json: bool) -> None:
     """One line on stderr: what is wrong and what to do; with ``--json`` an ``{"error": …}`` object."""
     from .messages import message
 
-    text = message(error)
+    report(error.code, message(error), error.exit_code, error.fields, as_json=as_json)
+
+
+def report(code: str, text: str, exit_code: int, fields: Mapping[str, Any], *, as_json: bool) -> None:
+    """An error on stderr, for a person or as JSON."""
     if as_json:
-        body = {"code": error.code, "message": text, "exit_code": error.exit_code, "fields": error.fields}
-        click.echo(json.dumps({"error": body}, ensure_ascii=False, default=str), err=True)
+        body = {"code": code, "message": text, "exit_code": exit_code, "fields": fields}
+        click.echo(json.dumps({"error": body}, ensure_ascii=True, default=str), err=True)
     else:
-        click.echo(f"{click.style('error:', fg='red', bold=True)} {text}", err=True)
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {clean(text)}", err=True)
 
 
 def report_bug(error: Exception) -> None:

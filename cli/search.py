@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import Frame, emit, note, table, takes_frame, warn
+from .frame import Frame, takes_frame
+from .output import emit, note, table, warn
 
 
 @click.command()
@@ -25,14 +26,13 @@ def search(
     """
     from w2w_registry.services.hub.resolving import as_query
     from w2w_registry.services.identities.search_sheet import write_sheet
-    from w2w_registry.services.registry import open_registry
     from w2w_registry.services.search import query as service
 
-    with open_registry(frame.settings()) as registry:
-        asked = as_query(registry, query)
-        found = service.search(registry, asked, limit=limit, space=space, where=where, include_blocked=include_blocked)
-        if sheet is not None:
-            write_sheet(registry, found, sheet)
+    registry = frame.registry()
+    asked = as_query(registry, query)
+    found = service.search(registry, asked, limit=limit, space=space, where=where, include_blocked=include_blocked)
+    if sheet is not None:
+        write_sheet(registry, found, sheet)
 
     def human() -> None:
         for text in found.warnings:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from .output import Frame, emit, pairs, table, takes_frame
+from .frame import Frame, takes_frame
+from .output import emit, pairs, say, table
 
 
 @click.group()
@@ -19,12 +20,10 @@ def subject() -> None:
 def add(frame: Frame, subject_id: str, kind: str) -> None:
     """Register a subject. One that is there is left as it is (exit 0)."""
     from w2w_registry.services.consent import subjects
-    from w2w_registry.services.registry import open_registry
 
-    with open_registry(frame.settings()) as registry:
-        value = subjects.add_subject(registry, subject_id, kind=kind)
+    value = subjects.add_subject(frame.registry(), subject_id, kind=kind)
     verb = "added" if value["created"] else "already there:"
-    emit(frame, value, lambda: click.echo(f"{verb} {value['subject']} ({value['state']})"))
+    emit(frame, value, lambda: say(f"{verb} {value['subject']} ({value['state']})"))
 
 
 @subject.command(name="list")
@@ -32,10 +31,8 @@ def add(frame: Frame, subject_id: str, kind: str) -> None:
 def list_(frame: Frame) -> None:
     """List subjects with their consent in one word."""
     from w2w_registry.services.consent import subjects
-    from w2w_registry.services.registry import open_registry
 
-    with open_registry(frame.settings()) as registry:
-        rows = subjects.list_subjects(registry)
+    rows = subjects.list_subjects(frame.registry())
     columns = ["subject", "kind", "state", "consent", "records", "versions", "created"]
     emit(frame, rows, lambda: table(rows, columns, empty="no subjects yet; `w2w-reg subject add ID`"))
 
@@ -46,20 +43,18 @@ def list_(frame: Frame) -> None:
 def show(frame: Frame, subject_id: str) -> None:
     """Show one subject: consent records, versions, withdrawals. All of it: `audit query subject --subject ID`."""
     from w2w_registry.services.consent import subjects
-    from w2w_registry.services.registry import open_registry
 
-    with open_registry(frame.settings()) as registry:
-        value = subjects.show_subject(registry, subject_id)
+    value = subjects.show_subject(frame.registry(), subject_id)
 
     def human() -> None:
         pairs(
             (key.replace("_", " "), value[key]) for key in ("subject", "kind", "state", "consent", "created", "erased")
         )
-        click.echo()
+        say()
         records = [{"record": r["record_id"], "state": r["status"], **r["scope"]} for r in value["records"]]
         columns = ["record", "state", "purposes", "derivatives", "publication", "territory", "expires_at"]
         table(records, columns, empty="no consent was asked for or given")
-        click.echo()
+        say()
         table(value["versions"], ["version", "state"], empty="no version names this subject")
 
     emit(frame, value, human)
@@ -76,14 +71,10 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
     What is kept is a salted sketch, not coordinates. From then on, new models too near to it are refused.
     """
     from w2w_registry.services.consent import protect as protecting
-    from w2w_registry.services.registry import open_registry
 
-    with open_registry(frame.settings()) as registry:
-        value = protecting.protect_subject(registry, subject_id, source, space=space)
+    value = protecting.protect_subject(frame.registry(), subject_id, source, space=space)
     emit(
         frame,
         value,
-        lambda: click.echo(
-            f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} on"
-        ),
+        lambda: say(f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} on"),
     )

@@ -44,6 +44,8 @@ def load_settings(
 ) -> Settings:
     """Arguments first, then ``W2W_HOME``, ``W2W_DATABASE_URL``, ``W2W_ACTOR``, then registry.toml, then defaults.
 
+    The actor's default is the account this process runs under.
+
     Raises:
         SettingError: when registry.toml does not parse or holds a table of the wrong shape.
     """
@@ -53,7 +55,7 @@ def load_settings(
         database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
     )
     artifacts = env.get("W2W_ARTIFACTS") or data.get("artifacts", {}).get("url") or str(root / "artifacts")
-    who = actor or env.get("W2W_ACTOR") or env.get("USER") or env.get("LOGNAME") or "unknown"
+    who = actor or env.get("W2W_ACTOR") or env.get("USER") or env.get("LOGNAME") or _account()
     return Settings(
         home=root,
         database_url=url,
@@ -63,6 +65,18 @@ def load_settings(
         hub=data.get("hub", {}),
         index=data.get("index", {}),
     )
+
+
+def _account() -> str:
+    """The account this process runs under, for cron and services that set no USER: its name, else its number."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except ImportError:  # not Unix
+        return os.environ.get("USERNAME", "unknown")
+    except KeyError:  # an account without a name, as containers have
+        return f"uid {os.getuid()}"
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def test_json_of_everything_that_prints_data(filled: Run) -> None:
         (("list", "--where", "kind ="), 2, "--where does not parse"),
         (("list", "--sort", "beauty"), 2, "cannot sort"),
         (("add", "/nowhere/x.safetensors"), 5, "/nowhere/x.safetensors"),
-        (("add", "loras", "--kind", "ghost"), 2, "no kind 'ghost'"),
+        (("add", "loras", "--kind", "ghost"), 2, "'ghost' is not one of 'person'"),
         (("space", "show", "faces"), 3, "no space named 'faces'"),
         (("alias", "set", "9", "p0001"), 2, "alias name"),
         (("tag", "set", "p0001", "team"), 2, "KEY=VALUE"),

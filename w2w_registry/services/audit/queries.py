@@ -68,7 +68,7 @@ class Filters:
 
 
 def ask(registry: Registry, question: str, filters: Filters) -> Rows:
-    """Answer one of ``QUESTIONS``.
+    """Answer one of ``QUESTIONS``, with at most ``filters.limit`` rows.
 
     Raises:
         UsageError: no such question, or it needs a filter that is missing. NotFound: no such subject.
@@ -76,7 +76,7 @@ def ask(registry: Registry, question: str, filters: Filters) -> Rows:
     """
     if question not in QUESTIONS:
         raise UsageError(reason=f"no question {question!r}", hint=f"one of: {', '.join(sorted(QUESTIONS))}")
-    return QUESTIONS[question].answer(registry, filters)
+    return QUESTIONS[question].answer(registry, filters)[: filters.limit]
 
 
 # -- the questions -----------------------------------------------------------------------------------

@@ -1,28 +1,11 @@
-"""``init`` and ``db``: making and migrating the catalog."""
+"""``w2w-reg db``."""
 
 from __future__ import annotations
 
 import click
 
-from .output import Frame, emit, pairs, takes_frame
-
-
-@click.command()
-@takes_frame
-def init(frame: Frame) -> None:
-    """Create the registry: home folder, catalog at the newest schema, registry.toml with the policy.
-
-    Run again on an existing registry it changes nothing.
-    """
-    from w2w_registry.services import registry
-
-    value = registry.init_registry(frame.settings())
-
-    def human() -> None:
-        click.echo("registry ready" if value["created"] else "registry already there, nothing changed")
-        pairs((k, value[k]) for k in ("home", "database", "schema"))
-
-    emit(frame, value, human)
+from .frame import Frame, takes_frame
+from .output import emit, pairs, say
 
 
 @click.group()
@@ -59,9 +42,9 @@ def check(frame: Frame) -> int:
     value = registry.check_schema(frame.settings())
 
     def human() -> None:
-        click.echo("schema is as it should be" if not value["differences"] else "schema differs:")
+        say("schema is as it should be" if not value["differences"] else "schema differs:")
         for text in value["differences"]:
-            click.echo(f"  {text}")
+            say(f"  {text}")
 
     emit(frame, value, human)
     return 6 if value["differences"] else 0

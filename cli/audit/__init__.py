@@ -1,0 +1,14 @@
+"""``w2w-reg audit``: the log that cannot be changed unseen, and questions to it."""
+
+from __future__ import annotations
+
+import click
+
+from ..groups import FolderGroup, helps_from_commands
+
+
+@click.group(
+    cls=FolderGroup, package=__name__, helps=helps_from_commands("checkpoint verify prove export query report")
+)
+def audit() -> None:
+    """Sign, verify, prove, export and question the audit log."""

@@ -1,0 +1,21 @@
+"""``w2w-reg audit export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs
+
+
+@click.command()
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@takes_frame
+def export(frame: Frame, out: Path) -> None:
+    """Write the whole log as JSON lines; check it anywhere with examples/verify_audit.py."""
+    from w2w_registry.services.audit import log as service
+
+    value = service.export(frame.registry(), out)
+    emit(frame, value, lambda: pairs((key.replace("_", " "), value[key]) for key in value))

@@ -1,0 +1,67 @@
+"""``w2w-reg audit query``."""
+
+from __future__ import annotations
+
+import click
+
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, table
+
+
+@click.command()
+@click.argument("question", required=False, metavar="[QUESTION]")
+@click.option("--subject", metavar="ID", help="Which subject (subject, spaces).")
+@click.option("--photo", metavar="SHA256|FILE", help="Which photo (photo).")
+@click.option("--days", type=click.IntRange(0), default=30, show_default=True, help="How far ahead (expiring).")
+@click.option("--since", metavar="DATE", help="From this day on (actions).")
+@click.option("--until", metavar="DATE", help="Up to this day (actions).")
+@click.option("--by", "actor", metavar="WHO", help="Only by this actor (actions).")
+@click.option("--action", metavar="WHAT", help="Only this action, or 'consent.' for all of its kind (actions).")
+@click.option("--where", metavar="EXPR", help="A free question about versions, as in `w2w-reg list --where`.")
+@options.limit
+@takes_frame
+def query(
+    frame: Frame,
+    question: str | None,
+    subject: str | None,
+    photo: str | None,
+    days: int,
+    since: str | None,
+    until: str | None,
+    actor: str | None,
+    action: str | None,
+    where: str | None,
+    limit: int | None,
+) -> None:
+    """Ask the catalog and its log a ready question.
+
+    \b
+    subject      everything about a subject (--subject ID): the subject access report
+    photo        everything derived from a photo or file (--photo SHA256|FILE)
+    unconsented  published without valid consent
+    expiring     consents that run out within --days
+    actions      who did what (--since, --until, --by, --action)
+    spaces       which weight spaces were fitted with whom
+    mismatched   versions whose files no longer match what was recorded
+    unexplained  versions whose origin is not told
+    withdrawals  withdrawals and takedowns under way
+    versions     versions that match --where EXPR
+    """
+    from w2w_registry.services.audit import queries as service
+    from w2w_registry.services.consent.grants import parse_day
+
+    asked = question or ("versions" if where else "actions")
+    filters = service.Filters(
+        subject=subject,
+        photo=photo,
+        days=days,
+        since=parse_day(since, end=False),
+        until=parse_day(until, end=True),
+        actor=actor,
+        action=action,
+        where=where,
+        limit=limit,
+    )
+    rows = service.ask(frame.registry(), asked, filters)
+    emit(frame, rows, lambda: table(rows, service.QUESTIONS[asked].columns))

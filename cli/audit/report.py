@@ -1,0 +1,39 @@
+"""``w2w-reg audit report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, say
+
+
+@click.command()
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="report.html or report.md",
+)
+@click.option(
+    "--days", type=click.IntRange(0), default=30, show_default=True, help="How far ahead consents are looked at."
+)
+@click.option("--since", metavar="DATE", help="Only actions from this day on.")
+@takes_frame
+def report(frame: Frame, out: Path, days: int, since: str | None) -> int:
+    """Write a report for people: whether the log verifies, and the answers worth reading. Exit 6 when it does not."""
+    from w2w_registry.services.audit import queries as service
+    from w2w_registry.services.consent.grants import parse_day
+
+    filters = service.Filters(days=days, since=parse_day(since, end=False))
+    value = service.report(frame.registry(), out, filters)
+
+    def human() -> None:
+        say(value["path"])
+        pairs((heading, f"{number} rows") for heading, number in value["sections"].items())
+
+    emit(frame, value, human)
+    return 0 if value["ok"] else 6

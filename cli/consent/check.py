@@ -1,0 +1,37 @@
+"""``w2w-reg consent check``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, say, table
+
+
+@click.command()
+@click.argument("name", metavar="NAME[@V]")
+@click.option("--use", "uses", multiple=True, metavar="USE", help="Only these uses (repeatable; default: all).")
+@click.option("--purpose", metavar="WHAT", help="What for (default: the registry's purpose).")
+@click.option("--territory", metavar="CODE", help="Where (default: the registry's territory).")
+@click.option("--at", metavar="DATE", help="At this moment (default: now).")
+@takes_frame
+def check(
+    frame: Frame, name: str, uses: tuple[str, ...], purpose: str | None, territory: str | None, at: str | None
+) -> int:
+    """Say what may be done with a version, and why not. Exit 4 when one of the uses asked about is denied."""
+    from w2w_registry.services.consent import grants as service
+
+    chosen: dict[str, Any] = {"uses": uses} if uses else {}
+    value = service.check(
+        frame.registry(), name, purpose=purpose, territory=territory, at=service.parse_day(at, end=False), **chosen
+    )
+
+    def human() -> None:
+        pairs((("version", value["version"]), ("consent", value["consent"]), ("purpose", value["purpose"])))
+        say()
+        table(value["decisions"], ["use", "allowed", "reasons", "warnings"])
+
+    emit(frame, value, human)
+    return 4 if uses and not all(d["allowed"] for d in value["decisions"]) else 0

@@ -1,0 +1,64 @@
+"""``w2w-reg consent grant``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, note
+from . import shared
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@shared.scope
+@shared.grants
+@shared.notice
+@click.option("--request", "record_id", metavar="ID", help="The request this answers.")
+@click.option("--evidence", type=click.Path(dir_okay=False, path_type=Path), help="A signed form…: kept by its digest.")
+@click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
+@click.option("--guardian", metavar="ID", help="Who consents for the subject: guardian or estate.")
+@click.option("--compensation", metavar="TEXT", help="What the subject gets.")
+@click.option("--training-set", "training_set_digest", metavar="SHA256", help="Digest of the photos it is about.")
+@takes_frame
+def grant(
+    frame: Frame,
+    subject: str,
+    record_id: str | None,
+    evidence: Path | None,
+    keep_evidence: bool,
+    guardian: str | None,
+    compensation: str | None,
+    training_set_digest: str | None,
+    **given: Any,
+) -> None:
+    """Write down a consent.
+
+    `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models a
+    withdrawal had blocked, and nobody else upstream holds back, are served again.
+    """
+    from w2w_registry.services.consent import grants as service
+
+    scope = None if record_id is not None and not given["purposes"] else shared.scope_of(given)
+    value = service.grant(
+        frame.registry(),
+        subject,
+        scope,
+        record_id=record_id,
+        notice=service.build_notice(**shared.notice_of(given)),
+        guardian=guardian,
+        compensation=compensation,
+        evidence=evidence,
+        keep_evidence=keep_evidence,
+        training_set_digest=training_set_digest,
+    )
+
+    def human() -> None:
+        shared.say_record(value, "granted")
+        if value["restored"]:
+            note(f"{len(value['restored'])} versions are served again")
+
+    emit(frame, value, human)

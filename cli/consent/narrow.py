@@ -1,0 +1,32 @@
+"""``w2w-reg consent narrow``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit
+from . import shared
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@shared.scope
+@click.option("--no-derivatives", is_flag=True, help="No edits and mixes any more.")
+@click.option("--no-publication", is_flag=True, help="No publication any more.")
+@shared.record
+@takes_frame
+def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> None:
+    """Make a consent smaller; what is not named stays as it is. A wider one is a new grant."""
+    from w2w_registry.services.consent import grants as service
+
+    expires = service.parse_day(given.pop("expires"), end=True)
+    value = service.narrow(
+        frame.registry(),
+        subject,
+        lambda scope: service.narrowed(scope, expires_at=expires, **given),
+        record_id=record_id,
+    )
+    emit(frame, value, lambda: shared.say_record(value, "narrowed"))

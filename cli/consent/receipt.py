@@ -1,0 +1,32 @@
+"""``w2w-reg consent receipt``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, say, say_text
+from . import shared
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@shared.record
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write RECORD.json and RECORD.md there.")
+@takes_frame
+def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None) -> None:
+    """Issue the receipts of a subject's consents: Markdown, or with --json JSON-LD (W3C DPV, ISO/IEC TS 27560)."""
+    from w2w_registry.services.consent import grants as service
+
+    found = service.receipt(frame.registry(), subject, record_id=record_id)
+    written = service.write_receipts(found, out) if out is not None else []
+
+    def human() -> None:
+        for path in written:
+            say(path)
+        if not written:
+            say_text("\n".join(r["markdown"] for r in found))
+
+    emit(frame, [r["json"] for r in found], human)

@@ -1,0 +1,22 @@
+"""``w2w-reg consent renew``."""
+
+from __future__ import annotations
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit
+from . import shared
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@click.option("--expires", metavar="DATE", help="New last day (default: until withdrawn).")
+@shared.record
+@takes_frame
+def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
+    """Lengthen the term of a consent, also of one that has run out."""
+    from w2w_registry.services.consent import grants as service
+
+    value = service.renew(frame.registry(), subject, service.parse_day(expires, end=True), record_id=record_id)
+    emit(frame, value, lambda: shared.say_record(value, "renewed"))

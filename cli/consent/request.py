@@ -1,0 +1,26 @@
+"""``w2w-reg consent request``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit
+from . import shared
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@shared.scope
+@shared.grants
+@shared.notice
+@takes_frame
+def request(frame: Frame, subject: str, **given: Any) -> None:
+    """Write down that a consent was asked for. It allows nothing until `consent grant --request ID`."""
+    from w2w_registry.services.consent import grants as service
+
+    scope, notice = shared.scope_of(given), service.build_notice(**shared.notice_of(given))
+    value = service.request(frame.registry(), subject, scope, notice=notice)
+    emit(frame, value, lambda: shared.say_record(value, "asked for"))

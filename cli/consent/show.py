@@ -1,0 +1,27 @@
+"""``w2w-reg consent show``."""
+
+from __future__ import annotations
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, say, table
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@takes_frame
+def show(frame: Frame, subject: str) -> None:
+    """Show a subject's consent records."""
+    from w2w_registry.services.consent import grants as service
+
+    value = service.show(frame.registry(), subject)
+
+    def human() -> None:
+        pairs((("subject", value["subject"]), ("state", value["state"]), ("consent", value["consent"])))
+        rows = [{"record": r["record_id"], "state": r["status"], **r["scope"]} for r in value["records"]]
+        columns = ["record", "state", "purposes", "uses", "forbidden", "derivatives", "publication", "territory"]
+        say()
+        table(rows, [*columns, "expires_at"], empty="no consent was asked for or given")
+
+    emit(frame, value, human)

@@ -1,0 +1,63 @@
+"""``w2w-reg consent withdraw``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, note, pairs, say, say_text, table
+
+
+@click.command()
+@click.argument("subject", metavar="SUBJECT")
+@click.option("--erase", is_flag=True, help="Erase coordinates, files, previews and caches for good (needs --yes).")
+@click.option("--protect", is_flag=True, help="Keep a do-not-recreate reference, as the subject wishes.")
+@options.dry_run
+@click.option("--yes", is_flag=True, help="Erase without asking.")
+@click.option(
+    "--receipt", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the receipt there (.md or .json)."
+)
+@takes_frame
+def withdraw(frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bool, yes: bool, out: Path | None) -> int:
+    """Withdraw everything a subject granted, and act on it.
+
+    What depicts the subject, and all made from it, is out of service and out of search at once; releases are
+    queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. A withdrawal that
+    was interrupted goes on where it stopped; done twice is done once.
+    """
+    from w2w_registry.services.consent import withdraw as service
+
+    registry = frame.registry()
+    if dry_run or (erase and not yes):
+        plan = service.plan_withdrawal(registry, subject, erase=erase, protect=protect).to_json()
+        emit(frame, plan, lambda: _show_plan(plan))
+        if not dry_run:
+            note("nothing was changed; add --yes to erase")
+        return 0 if dry_run else 2
+    value = service.withdraw(registry, subject, erase=erase, protect=protect)
+    if out is not None:
+        service.write_receipt(value, out)
+
+    def human() -> None:
+        if value["already"]:
+            note("withdrawn before; nothing was left to do")
+        say_text(value["markdown"])
+
+    emit(frame, value, human)
+    return 0
+
+
+def _show_plan(plan: dict[str, Any]) -> None:
+    pairs((("subject", plan["subject"]), ("steps", plan["steps"]), ("records to withdraw", len(plan["records"]))))
+    say()
+    table(plan["versions"], ["ref", "derived", "state"], empty="no version depicts this subject")
+    for title, key in (("releases to take down", "releases"), ("files to erase", "purged_artifacts")):
+        if plan[key]:
+            say(f"{title}: {len(plan[key])}")
+    for title, key in (("weight spaces fitted with them", "spaces"), ("to be told", "recipients")):
+        if plan[key]:
+            say(f"{title}: {', '.join(plan[key])}")

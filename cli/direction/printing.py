@@ -1,0 +1,27 @@
+"""How directions are shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..output import pairs, table
+
+
+def quality(row: dict[str, Any]) -> str:
+    found = row["quality"]
+    word = {"auroc": "AUROC", "r2": "R²"}[found["measure"]]
+    return f"{word} {found['value']:.3f} (n={found['n']})"
+
+
+def worst_leak(row: dict[str, Any]) -> str:
+    if not row["leakage"]:
+        return "-"
+    name, value = max(row["leakage"].items(), key=lambda item: abs(item[1]))
+    return f"{name} {value:+.2f}"
+
+
+def show_direction(value: dict[str, Any]) -> None:
+    skip = {"quality", "leakage"}
+    pairs([(k, v) for k, v in value.items() if k not in skip] + [("quality", quality(value))])
+    ranked = sorted(value["leakage"].items(), key=lambda item: -abs(item[1]))
+    table([{"one unit moves": n, "by": v} for n, v in ranked[:10]], ["one unit moves", "by"], empty="nothing else")

@@ -1,0 +1,58 @@
+"""``w2w-reg invert``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, progress, table, warn_all
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(exists=True, dir_okay=False))
+@click.option("--name", help="Identity name (one PHOTO only; default: the file's name).")
+@options.prefix
+@click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="White where the identity is.")
+@options.space
+@click.option("--components", type=click.IntRange(1), metavar="K", help="Use the space's first K components only.")
+@options.prompt
+@click.option("--steps", type=click.IntRange(0), help="At most so many optimiser steps.")
+@click.option("--samples", type=click.IntRange(1), help="Noisy copies a step; fewer need less memory.")
+@click.option("--lr", "rate", type=float, help="Length of a step; a longer one fits the photo more closely.")
+@click.option("--prior", type=float, help="How strongly to stay near the guess.")
+@click.option("--emphasis", type=float, help="Factor of the answer's distance from the average identity.")
+@click.option("--no-guess", "use_guess", is_flag=True, flag_value=False, default=True, help="Start at the average.")
+@options.seed
+@options.described
+@options.engine
+@takes_frame
+def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **given: Any) -> None:
+    """Find the coordinates of the identity in a single PHOTO, and register it.
+
+    Fastest and best after `guess fit`, which learns where to start.
+    """
+    from w2w_registry.services.recording.labels import parse_labels
+    from w2w_registry.services.synthesis import invert as service
+
+    request = service.InvertRequest(photos=photos, labels=parse_labels(labels), **options.gathered(given))
+    with progress("inverting") as tick:
+        rows = service.invert(frame.registry(), request, tick)
+
+    def human() -> None:
+        for row in rows:
+            warn_all(row["warnings"])
+        columns = ["ref", "loss", "explained", "typicality", "converged", "steps", "seconds", "nearest"]
+        shown = [{**row, "nearest": _near(row["nearest"])} for row in rows]
+        table(shown, columns, empty="nobody")
+
+    emit(frame, rows, human)
+
+
+def _near(value: Mapping[str, Any] | None) -> str | None:
+    if value is None:
+        return None
+    return f"{value['ref']} ({value['score']:.3f}{', the same' if value['same_identity'] else ''})"

@@ -1,0 +1,77 @@
+"""Options that several commands take, each written once, and what becomes of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+
+from w2w_registry.records import Kind
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+
+def together(*options: Decorator[Any]) -> Decorator[Any]:
+    """One decorator that adds ``options``, shown in this order."""
+
+    def apply(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return apply
+
+
+space = click.option("--space", metavar="NAME[@V]", help="Weight space (default: the newest).")
+where = click.option(
+    "--where", metavar="EXPR", help="Filter, as in \"kind = person and beard > 0.5 and tag.team = 'ads'\"."
+)
+limit = click.option("--limit", metavar="N", type=click.IntRange(1), help="Show at most N.")
+kind = click.option(
+    "--kind", default=str(Kind.PERSON), show_default=True, type=click.Choice([*map(str, Kind)]), help="What it depicts."
+)
+subjects = click.option("--subject", "subjects", multiple=True, metavar="ID", help="Whom it depicts (repeatable).")
+labels = click.option("--label", "labels", multiple=True, metavar="K=V", help="A label, number or text (repeatable).")
+base_model = click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
+purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")
+prefix = click.option("--prefix", default="", help="Put before every name taken from a file or folder, as in 'acme/'.")
+prompt = click.option("--prompt", help="The prompt the LoRAs were trained with (default: 'photo of sks person').")
+seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed.")
+seeds = click.option("--seeds", default="1-4", show_default=True, help="Random seeds, as in 1-8 or 3,7.")
+steps = click.option("--steps", default=30, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
+guidance = click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's own).")
+keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to hold still.")
+replace = click.option("--replace", is_flag=True, help="Replace the direction that has this name.")
+dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
+pipeline = click.option(
+    "--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: the space's own id)."
+)
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
+dtype = click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
+
+described = together(kind, subjects, labels, purpose)
+"""What every command that makes something new of somebody asks about it."""
+engine = together(pipeline, device, dtype)
+"""What every command that runs the base model asks about it; :func:`gathered` reads them."""
+access = together(
+    click.option("--private", "access", flag_value="private", help="Only its owner sees it."),
+    click.option("--gated", "access", flag_value="gated", help="Anyone may see it; its owner decides who downloads."),
+    click.option("--public", "access", flag_value="public", help="Anyone may download it (a likeness is gated)."),
+)
+
+
+def gathered(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given, with pipeline, device and dtype as one ``engine``; a prompt not given keeps its default."""
+    from w2w_registry.services.synthesis.engine import Engine
+
+    rest = {k: v for k, v in options.items() if k not in ("pipeline", "device", "dtype")}
+    if rest.get("prompt") is None:
+        rest.pop("prompt", None)
+    return {**rest, "engine": Engine(options["pipeline"], options["device"], options["dtype"])}
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in ``a, b``."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

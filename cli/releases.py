@@ -1,0 +1,21 @@
+"""``w2w-reg releases``."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, table
+
+
+@click.command()
+@click.option("--where", metavar="EXPR", help="Only releases of identities for which this holds.")
+@takes_frame
+def releases(frame: Frame, where: str | None) -> None:
+    """List what is published, with its state, consent and unfinished takedowns."""
+    from w2w_registry.services.hub import sync as service
+
+    rows = service.list_releases(frame.registry(), where)
+    columns = ["version", "repo", "commit", "tag", "access", "format", "state", "consent", "created"]
+    shown = [{**row, "commit": row["commit"][:12]} for row in rows]
+    emit(frame, rows, lambda: table(shown, columns, empty="nothing published"))

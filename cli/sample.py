@@ -1,0 +1,62 @@
+"""``w2w-reg sample``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, table, warn_all
+
+
+@click.command()
+@click.option("-n", "--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="How many.")
+@options.space
+@click.option("--name", "prefix", default="sample", show_default=True, help="They are called NAME-001, NAME-002…")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same identities.")
+@click.option("--min-distance", default=0.0, show_default=True, type=float, help="1 − score to every identity.")
+@click.option(
+    "--distribution",
+    default="unmixed",
+    show_default=True,
+    type=click.Choice(["unmixed", "full", "independent"]),
+    help="independent: the paper's Gaussians; full: with covariance; unmixed: keeps yes/no attributes yes or no.",
+)
+@options.kind
+@options.purpose
+@takes_frame
+def sample(
+    frame: Frame,
+    count: int,
+    space: str | None,
+    prefix: str,
+    seed: int,
+    min_distance: float,
+    distribution: Any,
+    kind: str,
+    purpose: str | None,
+) -> None:
+    """Make new identities from the distribution of a space, and register them."""
+    from w2w_registry.services.synthesis import edit as service
+
+    value = service.sample(
+        frame.registry(),
+        count,
+        space=space,
+        name=prefix,
+        seed=seed,
+        min_distance=min_distance,
+        shape=distribution,
+        kind=kind,
+        purpose=purpose,
+    )
+
+    def human() -> None:
+        warn_all(value["warnings"])
+        table(value["samples"], ["ref", "nearest", "distance"], empty="none")
+        if value["refused"]:
+            note(f"{value['refused']} draws were nearer than {min_distance:g} and were thrown away")
+
+    emit(frame, value, human)

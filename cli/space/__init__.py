@@ -1,0 +1,12 @@
+"""``w2w-reg space``: weight spaces."""
+
+from __future__ import annotations
+
+import click
+
+from ..groups import FolderGroup, helps_from_commands
+
+
+@click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("fit import list show export refit"))
+def space() -> None:
+    """Fit, import, list, show and export weight spaces."""

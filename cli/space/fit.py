@@ -1,0 +1,48 @@
+"""``w2w-reg space fit``."""
+
+from __future__ import annotations
+
+import click
+
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, progress, warn
+
+
+@click.command()
+@click.argument("name")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH…")
+@click.option("--base-model", required=True, metavar="ID", help="The base model all these LoRAs were trained on.")
+@click.option("--revision", metavar="R", help="Revision of the base model.")
+@click.option("--components", type=click.IntRange(1), metavar="K", help="Components to keep (default: chosen).")
+@click.option("--repeats", type=click.Path(), metavar="PATH", help="Second LoRAs of the same identities, same names.")
+@takes_frame
+def fit(
+    frame: Frame,
+    name: str,
+    paths: tuple[str, ...],
+    base_model: str,
+    revision: str | None,
+    components: int | None,
+    repeats: str | None,
+) -> None:
+    """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
+
+    Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
+    components are reliable across trainings.
+    """
+    from w2w_registry.services.spaces import manage
+
+    with progress("reading") as tick:
+        value = manage.fit_space(
+            frame.registry(),
+            name,
+            paths,
+            base_model=base_model,
+            revision=revision,
+            components=components,
+            repeats=repeats,
+            progress=tick,
+        )
+    for text in value.pop("warnings"):
+        warn(text)
+    emit(frame, value, lambda: pairs(value.items()))

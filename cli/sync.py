@@ -1,0 +1,58 @@
+"""``w2w-reg sync``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say, warn
+
+
+@click.command()
+@click.option("--owner", metavar="O", help="Whose repos to look through (default: yours and your organisations').")
+@click.option("--push", is_flag=True, help="Where content differs, make the Hub like the catalog.")
+@click.option("--pull", is_flag=True, help="Where content differs, make the catalog like the Hub.")
+@options.dry_run
+@takes_frame
+def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool) -> int:
+    """Bring catalog and Hub to agreement. Exit code 1 says that something (still) differs.
+
+    Begun pushes and takedowns are finished, repos that are too open are closed, releases without consent
+    are taken down, and what is gone or renamed there is noted here. Content moves only with --push or --pull.
+    """
+    from w2w_registry.services.hub import sync as service
+    from w2w_registry.services.hub.release import connect
+
+    from .messages import message
+
+    if push and pull:
+        raise click.UsageError("--push and --pull exclude each other")
+    registry = frame.registry()
+    with progress("settling") as tick:
+        report = service.sync(
+            registry, connect(registry), owner=owner, push=push, pull=pull, dry_run=dry_run, progress=tick
+        )
+    rows = [
+        {
+            "difference": str(s.item.difference),
+            "action": str(s.item.action),
+            "repo": s.item.repo_id,
+            "version": s.item.ref,
+            "detail": s.item.detail,
+            "done": s.done,
+            "error": None if s.error is None else message(s.error),
+        }
+        for s in report.entries
+    ]
+
+    def human() -> None:
+        for row, entry in zip(rows, report.entries, strict=True):
+            mark = "" if dry_run else "  done" if row["done"] else "  left"
+            say(f"{entry.item.line}{mark}")
+            if row["error"]:
+                warn(str(row["error"]))
+        note("catalog and Hub agree" if not report.differs else f"{report.left} differences are left")
+
+    emit(frame, {"differs": report.differs, "dry_run": dry_run, "items": rows}, human)
+    return 1 if report.differs else 0

@@ -1,0 +1,54 @@
+"""``w2w-reg train``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, progress, table, warn_all
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTOS…", type=click.Path(exists=True))
+@click.option("--name", help="Identity name (one identity only; default: the folder's name).")
+@options.prefix
+@click.option("--out", type=click.Path(file_okay=False), help="Write the LoRAs here, a PEFT folder each.")
+@click.option("--space", metavar="NAME[@V]", help="Weight space to register them in (default: the newest).")
+@click.option("--no-register", is_flag=True, help="Only write the LoRAs: what `space fit` is then run on.")
+@click.option("--prompt", help="The prompt that means the identity (default: 'photo of sks person').")
+@click.option("--steps", default=400, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
+@click.option("--samples", default=4, show_default=True, type=click.IntRange(1), help="Noisy photos a step, each.")
+@click.option("--lr", default=2e-3, show_default=True, type=float, help="Learning rate, falling to zero.")
+@click.option("--rank", default=1, show_default=True, type=click.IntRange(1), help="Without a space: rank.")
+@click.option("--alpha", default=27.0, show_default=True, type=float, help="Without a space: alpha.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Identities side by side.")
+@click.option(
+    "--prior", default=0, show_default=True, type=click.IntRange(0), help="Pictures of the class to preserve."
+)
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of noise and timesteps.")
+@click.option("--init-seed", type=click.IntRange(0), help="Of a shared start (default: the space's mean, or 0).")
+@options.described
+@options.engine
+@takes_frame
+def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tuple[str, ...], **given: Any) -> None:
+    """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with a folder
+    for each identity. All identities train side by side in one batch; a killed run goes on where it was.
+    """
+    from w2w_registry.services.recording.labels import parse_labels
+    from w2w_registry.services.synthesis import train as service
+
+    request = service.TrainRequest(
+        photos=photos, register=not no_register, labels=parse_labels(labels), **options.gathered(given)
+    )
+    with progress("training") as tick:
+        value = service.train(frame.registry(), request, tick)
+
+    def human() -> None:
+        warn_all(value["warnings"])
+        columns = ["identity", "version", "photos", "loss", "residual", "folder"]
+        table([{c: row.get(c) for c in columns} for row in value["identities"]], columns, empty="nobody")
+
+    emit(frame, value, human)

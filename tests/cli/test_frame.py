@@ -1,0 +1,155 @@
+"""What all commands share: the tree of files, early readers, hostile text, mistakes in the command itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from w2w_registry.cli import output
+from w2w_registry.cli.app import cli, main
+from w2w_registry.cli.groups import HABITS
+from w2w_registry.settings import load_settings
+
+CLI = Path(__file__).parents[2] / "cli"
+FRAME = {"__init__", "app", "frame", "groups", "options", "output", "messages", "reference"}
+
+
+def walk(group: click.Group) -> Iterator[click.Command]:
+    """Every command under ``group``."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None, name
+        yield command
+        if isinstance(command, click.Group):
+            yield from walk(command)
+
+
+def command_files() -> list[Path]:
+    return [p for p in sorted(CLI.rglob("*.py")) if p.parent != CLI or p.stem not in FRAME]
+
+
+def test_every_command_file_is_in_the_tree() -> None:
+    reached = {id(command) for command in walk(cli)}
+    for path in command_files():
+        parts = [part for part in path.relative_to(CLI).with_suffix("").parts if part != "__init__"]
+        for name, value in vars(importlib.import_module(".".join(["w2w_registry.cli", *parts]))).items():
+            if isinstance(value, click.Command):
+                assert id(value) in reached, f"{path}: {name} is in no group"
+
+
+def test_habits_lead_to_commands() -> None:
+    everywhere = {command.name for command in walk(cli)}
+    assert set(HABITS.values()) <= everywhere
+    assert not set(HABITS) & set(cli.list_commands(click.Context(cli)))
+
+
+@pytest.mark.parametrize("path", command_files(), ids=lambda p: str(p.relative_to(CLI)))
+def test_commands_print_through_the_sink(path: Path) -> None:
+    """What a person reads is cleaned in ``output``, so nothing may go round it."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("click.echo", "click.secho", "print", "sys.stdout.write"), path
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("ls", "list"), ("rm", "remove"), ("info", "show"), ("find", "search"), ("serch", "search"), ("shwo", "show")],
+)
+def test_did_you_mean(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([typed])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert f"Did you mean '{meant}'" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args", [["--json", "list"], ["show", "--json"], ["list", "--limt", "2", "--json"], ["ls", "--json"]]
+)
+def test_usage_errors_as_json(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert (stop.value.code, error["code"], error["exit_code"]) == (2, "usage", 2)
+    assert "--help" in error["message"]
+
+
+def test_an_early_reader_is_no_failure(tmp_path: Path) -> None:
+    """`… | head -1` ends with the command's own exit code and nothing on stderr."""
+    script = (
+        "import sys\n"
+        "from w2w_registry.cli.frame import Frame\n"
+        "from w2w_registry.cli.output import emit, table\n"
+        "rows = [{'n': n, 'text': 'x' * 200} for n in range(5000)]\n"
+        "emit(Frame(), rows, lambda: table(rows, ['n', 'text']))\n"
+        "sys.exit(int(sys.argv[1]))\n"
+    )
+    for code in (0, 6):
+        process = subprocess.Popen(
+            [sys.executable, "-c", script, str(code)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+        process.stderr.close()
+        assert (process.wait(), said) == (code, b"")
+
+
+HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp.exe\udcff\r\nline"
+
+
+def test_hostile_text_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.table([{"tag": HOSTILE, "tags": {HOSTILE: HOSTILE}, "many": [HOSTILE]}], ["tag", "tags", "many"])
+    output.pairs([("actor", HOSTILE)])
+    output.say(HOSTILE)
+    output.note(HOSTILE)
+    output.warn(HOSTILE)
+    output.report("usage", HOSTILE, 2, {"x": HOSTILE}, as_json=False)
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert not any(c in text for c in "\x1b\x07\x9b\u202e\r\udcff")
+        assert "\\x1b[31mred" in text
+    assert (out.count("\n"), err.count("\n")) == (4, 3)
+
+
+def test_json_is_clean_and_true(capsys: pytest.CaptureFixture[str]) -> None:
+    output.print_json({"tag": HOSTILE})
+    out = capsys.readouterr().out
+    assert not any(c in out for c in "\x1b\x07\x9b\u202e\r\udcff")
+    assert json.loads(out) == {"tag": HOSTILE}
+
+
+def test_text_keeps_its_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    output.say_text("# Receipt\n\ta\x1b[2J\n\n")
+    assert capsys.readouterr().out == "# Receipt\n\ta\\x1b[2J\n"
+
+
+def test_who_acts_when_nothing_says(tmp_path: Path) -> None:
+    """Cron sets no USER: the account's own name stands in the log, not "unknown"."""
+    import pwd
+
+    assert load_settings(tmp_path, env={}).actor == pwd.getpwuid(os.getuid()).pw_name
+    assert load_settings(tmp_path, env={"W2W_ACTOR": "ada"}).actor == "ada"
+
+
+def test_who_acts_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    def nobody(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert load_settings(tmp_path, env={}).actor == f"uid {os.getuid()}"
