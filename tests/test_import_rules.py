@@ -24,6 +24,8 @@ OWNED: dict[str, tuple[str, ...]] = {
     "transformers": ("w2w_registry/diffusion/",),
     "sqlalchemy": ("w2w_registry/catalog/", "w2w_registry/services/", "migrations/"),
     "c2pa": ("w2w_registry/marking/c2pa",),
+    "pandas": ("w2w_registry/interface/results",),
+    "sklearn": ("w2w_registry/space/direction_fit",),
     "alembic": ("w2w_registry/catalog/", "migrations/"),
 }
 

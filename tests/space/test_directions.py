@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from w2w_registry.errors import UsageError
+from w2w_registry.space import direction_fit as f
 from w2w_registry.space import directions as d
 
 Array = NDArray[np.float64]
@@ -40,7 +41,7 @@ class World:
         self.patterns: Array = patterns @ self.axes.T
 
     def fit(self, name: str, **more: Any) -> d.Direction:
-        return d.fit_direction(name, self.coordinates, self.labels[name], self.std, **more)
+        return f.fit_direction(name, self.coordinates, self.labels[name], self.std, **more)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def world() -> World:
     return World()
 
 
-@pytest.mark.parametrize("method", d.METHODS)
+@pytest.mark.parametrize("method", f.METHODS)
 def test_yes_no_attribute_is_found(world: World, method: d.Method) -> None:
     found = world.fit("beard", method=method)
     assert found.binary
@@ -68,9 +69,9 @@ def test_continuous_attribute_is_found(world: World) -> None:
 def test_quality_of_pure_noise_is_chance() -> None:
     rng = np.random.default_rng(1)
     coordinates = rng.normal(size=(300, 40))
-    noise = d.fit_direction("x", coordinates, rng.integers(0, 2, 300).astype(float), np.ones(40))
+    noise = f.fit_direction("x", coordinates, rng.integers(0, 2, 300).astype(float), np.ones(40))
     assert noise.quality.value == pytest.approx(0.5, abs=0.12)
-    number = d.fit_direction("y", coordinates, rng.normal(size=300), np.ones(40))
+    number = f.fit_direction("y", coordinates, rng.normal(size=300), np.ones(40))
     assert number.quality.value < 0.1
 
 
@@ -153,7 +154,7 @@ def test_compose_does_all_at_once(world: World) -> None:
 def test_labels_may_be_missing(world: World) -> None:
     labels = world.labels["beard"].copy()
     labels[::3] = np.nan
-    found = d.fit_direction("beard", world.coordinates, labels, world.std)
+    found = f.fit_direction("beard", world.coordinates, labels, world.std)
     assert found.quality.n == int(np.isfinite(labels).sum())
     assert found.quality.value > 0.95
 
@@ -163,8 +164,8 @@ def test_more_components_than_identities() -> None:
     small = World(n=60, k=80)
     wide = np.concatenate([small.coordinates, np.zeros((60, 100))], axis=1)
     std = np.concatenate([small.std, np.zeros(100)])
-    for method in d.METHODS:
-        found = d.fit_direction("beard", wide, small.labels["beard"], std, method=method)
+    for method in f.METHODS:
+        found = f.fit_direction("beard", wide, small.labels["beard"], std, method=method)
         assert np.isfinite(found.vector).all()
         assert found.quality.value > 0.7
 
@@ -194,7 +195,7 @@ def test_json_round_trip(world: World) -> None:
 )
 def test_hopeless_labels_are_refused(labels: Array, method: Any, words: str) -> None:
     with pytest.raises(UsageError) as caught:
-        d.fit_direction("x", np.random.default_rng(0).normal(size=(50, 5)), labels, np.ones(5), method=method)
+        f.fit_direction("x", np.random.default_rng(0).normal(size=(50, 5)), labels, np.ones(5), method=method)
     assert words in caught.value.fields["reason"]
 
 
@@ -205,20 +206,6 @@ def test_an_attribute_cannot_be_moved_and_kept(world: World) -> None:
     twin = d.Direction.from_json(beard.to_json() | {"attribute": "stubble"}, beard.vector, beard.reader)
     with pytest.raises(UsageError):
         d.solve_edit([(beard, 1.0)], [twin], world.std)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(-3, 3)), min_size=2, max_size=40))
-def test_auroc_is_the_share_of_pairs_in_order(rows: list[tuple[bool, int]]) -> None:
-    yes = [v for label, v in rows if label]
-    no = [v for label, v in rows if not label]
-    labels, scores = [float(label) for label, _ in rows], [float(v) for _, v in rows]
-    if not yes or not no:
-        with pytest.raises(UsageError):
-            d.auroc(labels, scores)
-        return
-    pairs = [1.0 if a > b else 0.5 if a == b else 0.0 for a in yes for b in no]
-    assert d.auroc(labels, scores) == pytest.approx(np.mean(pairs))
 
 
 _SHARED = World()

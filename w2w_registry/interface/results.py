@@ -96,7 +96,7 @@ class Rows(Sequence[Row]):
         try:
             import pandas
         except ImportError:
-            raise MissingExtra(feature="to_pandas", extra="pandas", install="pip install pandas") from None
+            raise MissingExtra(package="pandas", extra="pandas", feature="a data frame") from None
         return pandas.json_normalize(self.to_json())
 
     def _repr_html_(self) -> str:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,14 +28,6 @@ from numpy.typing import ArrayLike, NDArray
 from w2w_registry.errors import UsageError
 
 Array = NDArray[np.float64]
-Method = Literal["least-squares", "logistic"]
-METHODS: Final[tuple[Method, ...]] = ("least-squares", "logistic")
-
-RIDGES: Final[Array] = np.logspace(-6, 2, 25)
-"""Candidates for the ridge penalty, as a share of the largest squared singular value."""
-PRIORS: Final = (0.0, 0.5, 1.0)
-MIN_LABELS: Final = 8
-MIN_CLASS: Final = 4
 
 
 @dataclass(frozen=True)
@@ -124,91 +116,6 @@ class Direction:
         )
 
 
-# -- fitting -----------------------------------------------------------------------------------------
-def fit_direction(
-    attribute: str,
-    coordinates: ArrayLike,
-    values: ArrayLike,
-    component_std: ArrayLike,
-    *,
-    method: Method = "least-squares",
-    folds: int = 5,
-    seed: int = 0,
-) -> Direction:
-    """Fit one attribute on labelled identities, with its quality on identities each fit has not seen.
-
-    Args:
-        coordinates: (n, k). values: (n,) labels; NaN where unknown. Labels 0/1 only make a yes/no attribute.
-        component_std: (k,) standard deviation of each coordinate in the space: Σ is its square, diagonal.
-
-    Raises:
-        UsageError: too few labels, a constant attribute, or a logistic fit of something that is not yes/no.
-    """
-    found = fit_reader(attribute, coordinates, values, component_std, method=method)
-    points, labels = _known(coordinates, values)
-    scale = positive_std(component_std)
-    white = points / scale
-    order = _fold_of(labels, folds, seed, found.binary)
-    predictions = np.empty_like(labels)
-    for fold in range(folds):
-        held = order == fold
-        weights, bias, _ = _fit(white[~held], labels[~held], scale, method)
-        predictions[held] = white[held] @ weights + bias
-    quality = (
-        Quality("auroc", auroc(labels, predictions), folds, len(labels))
-        if found.binary
-        else Quality("r2", r_squared(labels, predictions), folds, len(labels))
-    )
-    return replace(found, quality=quality)
-
-
-def fit_reader(
-    attribute: str,
-    coordinates: ArrayLike,
-    values: ArrayLike,
-    component_std: ArrayLike,
-    *,
-    method: Method = "least-squares",
-) -> Direction:
-    """As ``fit_direction`` without the cross-validation: the quality is that on the identities fitted (``folds`` 0)."""
-    if method not in METHODS:
-        raise UsageError(reason=f"unknown method {method!r}", hint="one of: " + ", ".join(METHODS))
-    points, labels = _known(coordinates, values)
-    scale = positive_std(component_std)
-    binary = _check_labels(attribute, labels, method)
-    weights, bias, ridge = _fit(points / scale, labels, scale, method)
-    reader = weights / scale
-    readings = points @ reader + bias
-    spread = float(readings.std())
-    if not spread > 1e-9 * float(labels.std()):
-        raise UsageError(reason=f"the coordinates say nothing about {attribute!r}", hint="label more identities")
-    quality = (
-        Quality("auroc", auroc(labels, readings), 0, len(labels))
-        if binary
-        else Quality("r2", r_squared(labels, readings), 0, len(labels))
-    )
-    if binary:
-        levels = (float(readings[labels < 0.5].mean()), float(readings[labels > 0.5].mean()))
-    else:
-        low, high = np.quantile(readings, (0.05, 0.95))
-        levels = (float(low), float(high))
-    return _calibrated(
-        Direction(
-            attribute=attribute,
-            method=method,
-            vector=scale**2 * reader,
-            reader=reader,
-            intercept=float(bias),
-            unit=1.0,
-            spread=spread,
-            levels=levels,
-            quality=quality,
-            binary=binary,
-            ridge=ridge,
-        )
-    )
-
-
 def with_leakage(direction: Direction, others: Sequence[Direction]) -> Direction:
     """``direction`` with its leakage on ``others`` measured: change of their readings, in their spreads, per unit."""
     step = direction.step(1.0)
@@ -225,7 +132,7 @@ def debias(direction: Direction, against: Sequence[Direction], component_std: Ar
     others = [o for o in against if o.attribute != direction.attribute]
     step = solve_edit([(direction, 1.0)], others, component_std)
     kept = tuple(dict.fromkeys((*direction.kept, *(o.attribute for o in others))))
-    return with_leakage(_calibrated(replace(direction, vector=step, kept=kept)), others)
+    return with_leakage(calibrated(replace(direction, vector=step, kept=kept)), others)
 
 
 def compose(name: str, parts: Sequence[tuple[Direction, float]], component_std: ArrayLike) -> Direction:
@@ -246,7 +153,7 @@ def compose(name: str, parts: Sequence[tuple[Direction, float]], component_std: 
     ends = [sum((d.levels[i if w > 0 else 1 - i]) * w / d.spread for d, w in parts) for i in (0, 1)]
     weakest = min((d.quality for d, _ in parts), key=lambda q: q.value)
     first = parts[0][0]
-    return _calibrated(
+    return calibrated(
         Direction(
             attribute=name,
             method="composed",
@@ -263,7 +170,7 @@ def compose(name: str, parts: Sequence[tuple[Direction, float]], component_std: 
     )
 
 
-def _calibrated(direction: Direction) -> Direction:
+def calibrated(direction: Direction) -> Direction:
     """Unit vector, and the length along it that moves the reading by one spread."""
     norm = float(np.linalg.norm(direction.vector))
     slope = float(direction.reader @ direction.vector) / norm if norm > 0 else 0.0
@@ -316,154 +223,7 @@ def target_reading(direction: Direction, on: bool, margin: float = 0.0) -> float
     return high + margin * (high - low) if on else low - margin * (high - low)
 
 
-# -- measures ----------------------------------------------------------------------------------------
-def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Area under the ROC curve: the chance that a positive outscores a negative, ties counted half."""
-    positive = np.asarray(labels, np.float64) > 0.5
-    values = np.asarray(scores, np.float64)
-    n_pos, n_neg = int(positive.sum()), int((~positive).sum())
-    if not n_pos or not n_neg:
-        raise UsageError(reason="AUROC needs both classes")
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
-    return float((ranks[positive].sum() - n_pos * (n_pos + 1) / 2.0) / (n_pos * n_neg))
-
-
-def r_squared(labels: ArrayLike, predictions: ArrayLike) -> float:
-    """Share of the labels' variance that the predictions explain (negative when worse than the mean)."""
-    truth, guess = np.asarray(labels, np.float64), np.asarray(predictions, np.float64)
-    total = float(((truth - truth.mean()) ** 2).sum())
-    if not total > 0:
-        raise UsageError(reason="R² needs labels that vary")
-    return 1.0 - float(((truth - guess) ** 2).sum()) / total
-
-
 def positive_std(component_std: ArrayLike) -> Array:
     """Component standard deviations as float64, floored so that dividing by them is safe."""
     scale = np.abs(np.asarray(component_std, np.float64))
     return np.maximum(scale, 1e-6 * float(scale.max(initial=0.0)) + 1e-30)
-
-
-def _known(coordinates: ArrayLike, values: ArrayLike) -> tuple[Array, Array]:
-    labels = np.asarray(values, np.float64)
-    known = np.isfinite(labels)
-    return np.asarray(coordinates, np.float64)[known], labels[known]
-
-
-# -- the fits ----------------------------------------------------------------------------------------
-def _check_labels(attribute: str, labels: Array, method: str) -> bool:
-    if len(labels) < MIN_LABELS:
-        raise UsageError(
-            reason=f"{len(labels)} identities have a label {attribute!r}; at least {MIN_LABELS} are needed"
-        )
-    binary = bool(np.isin(labels, (0.0, 1.0)).all())
-    if binary:
-        fewest = int(min(labels.sum(), len(labels) - labels.sum()))
-        if fewest < MIN_CLASS:
-            raise UsageError(
-                reason=f"{attribute!r} has only {fewest} identities on one side; at least {MIN_CLASS} are needed"
-            )
-    elif not float(labels.std()) > 0:
-        raise UsageError(reason=f"{attribute!r} is the same for every labelled identity")
-    if method == "logistic" and not binary:
-        raise UsageError(reason=f"{attribute!r} is not yes/no", hint="use --method least-squares")
-    return binary
-
-
-def _fold_of(labels: Array, folds: int, seed: int, binary: bool) -> NDArray[np.intp]:
-    """The fold of every row: seeded, and stratified for yes/no labels so that no fold lacks a side."""
-    rng = np.random.default_rng(seed)
-    fold = np.empty(len(labels), np.intp)
-    groups = (labels > 0.5, labels <= 0.5) if binary else (np.ones(len(labels), bool),)
-    start = 0
-    for group in groups:
-        rows = rng.permutation(np.flatnonzero(group))
-        fold[rows] = (np.arange(len(rows)) + start) % folds
-        start += len(rows)
-    return fold
-
-
-def _fit(white: Array, labels: Array, scale: Array, method: str) -> tuple[Array, float, float]:
-    """Weights (k,), bias and the penalty used, in whitened coordinates.
-
-    The prior on the weights is a Gaussian whose width follows a power of the component's own spread: flat (0) when an
-    attribute may sit in any component, steep (1) when it sits in the leading ones.  Power and penalty are chosen by
-    the leave-one-out error, in closed form.
-    """
-    centre, middle = white.mean(0), float(labels.mean())
-    centred, residual = white - centre, labels - middle
-    best: tuple[float, float, Array, Array, Array] | None = None
-    for power in PRIORS:
-        prior = (scale / scale.max()) ** power
-        u, s, vt = _svd(centred * prior)
-        ridge, error = _choose_ridge(u, s, residual)
-        if best is None or error < best[0]:
-            best = (error, ridge, u * s, s, prior[:, None] * vt.T)
-    assert best is not None
-    _, penalty, design, s, back = best
-    weights: Array
-    if method == "least-squares":
-        weights = back @ (design.T @ residual / (s**2 + penalty))
-        return weights, middle - float(centre @ weights), penalty / len(labels)
-    # The logistic loss curves at most 1/4 as much as squared error, so the same prior takes a quarter of the penalty.
-    inner, bias = _logistic(design, labels, 0.25 * penalty)
-    weights = back @ inner
-    return weights, bias - float(centre @ weights), penalty / len(labels)
-
-
-def _svd(rows: Array) -> tuple[Array, Array, Array]:
-    """Thin SVD without the directions in which nothing varies (by eigenvectors of the smaller Gram matrix)."""
-    n, k = rows.shape
-    values, vectors = np.linalg.eigh(rows.T @ rows if k <= n else rows @ rows.T)
-    keep = values > 1e-10 * max(float(values[-1]), 1e-300)
-    s, vectors = np.sqrt(values[keep]), vectors[:, keep]
-    if k <= n:
-        return rows @ vectors / s, s, vectors.T
-    return vectors, s, (rows.T @ vectors / s).T
-
-
-def _choose_ridge(u: Array, s: Array, residual: Array) -> tuple[float, float]:
-    """Penalty with the least leave-one-out error, and that error (the hat matrix shares ``u`` for every penalty)."""
-    projected, squared, power = u.T @ residual, u**2, float((s**2).max(initial=1e-300))
-    best = (0.0, np.inf)
-    for penalty in power * RIDGES:
-        shrink = s**2 / (s**2 + penalty)
-        leverage = squared @ shrink + 1.0 / len(residual)
-        error = float((((residual - u @ (shrink * projected)) / np.maximum(1.0 - leverage, 1e-9)) ** 2).mean())
-        if error < best[1]:
-            best = (float(penalty), error)
-    return best
-
-
-def _logistic(design: Array, labels: Array, penalty: float, steps: int = 50) -> tuple[Array, float]:
-    """Penalised logistic regression by damped Newton steps (intercept free); design is (n, p)."""
-    n, p = design.shape
-    full = np.concatenate([design, np.ones((n, 1))], axis=1)
-    ridge = np.full(p + 1, penalty)
-    ridge[-1] = 1e-9
-    beta = np.zeros(p + 1)
-    loss = _logistic_loss(full, labels, beta, ridge)
-    for _ in range(steps):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(full @ beta, -30, 30)))
-        gradient = full.T @ (chance - labels) + ridge * beta
-        hessian = (full * (chance * (1.0 - chance))[:, None]).T @ full + np.diag(ridge)
-        direction = np.linalg.solve(hessian, gradient)
-        size = 1.0
-        while size > 1e-6:
-            proposal = beta - size * direction
-            after = _logistic_loss(full, labels, proposal, ridge)
-            if after <= loss:
-                break
-            size /= 2.0
-        else:
-            break
-        done = loss - after < 1e-10 * max(1.0, abs(loss))
-        beta, loss = proposal, after
-        if done:
-            break
-    return beta[:-1], float(beta[-1])
-
-
-def _logistic_loss(full: Array, labels: Array, beta: Array, ridge: Array) -> float:
-    score = full @ beta
-    return float(np.logaddexp(0.0, score).sum() - labels @ score + 0.5 * (ridge * beta**2).sum())

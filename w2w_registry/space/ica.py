@@ -89,7 +89,10 @@ def fit_unmixed(centred: Array) -> Unmixed:
 
 
 def _unmix(white: Array, steps: int = 200) -> Array:
-    """(q, q) orthonormal rows: FastICA with the log-cosh contrast, all axes at once, from the identity rotation."""
+    """(q, q) orthonormal rows: FastICA with the log-cosh contrast, all axes at once, from the identity rotation.
+
+    Ours, and not a library's: a recorded sample is computed again bit for bit, whatever else is installed by then.
+    """
     n, q = white.shape
     axes = np.eye(q)
     for _ in range(steps):

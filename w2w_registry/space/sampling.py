@@ -5,7 +5,7 @@ Three distributions over coordinates (n, k), all with the identities' own mean a
 - ``independent``: one Gaussian per component (the paper, §3.3 and its appendix).
 - ``full``: one Gaussian with the whole covariance, shrunk towards the diagonal as far as the data ask (Ledoit & Wolf
   2004), since identities registered later need not be uncorrelated in the space's components.
-- ``unmixed``: axes that vary by themselves, found by independent component analysis (``unmixed.py``).  The default:
+- ``unmixed``: axes that vary by themselves, found by independent component analysis (``ica.py``).  The default:
   its samples are the ones that look like one person each.
 
 Numpy on float64 throughout; nothing here knows of names or files.
@@ -170,7 +170,10 @@ def _unit(rows: Array) -> Array:
 
 
 def _shrunk_factor(centred: Array) -> Array:
-    """Cholesky factor of the covariance, correlations shrunk by the Ledoit–Wolf share towards none at all."""
+    """Cholesky factor of the covariance, correlations shrunk by the Ledoit–Wolf share towards none at all.
+
+    Ours, and not a library's: a recorded sample is computed again bit for bit, whatever else is installed by then.
+    """
     n, k = centred.shape
     std = centred.std(0, ddof=1)
     white = centred / np.where(std > 0, std, 1.0)

@@ -24,6 +24,7 @@ from examples.miniworld.world import ATTRIBUTES, BINARY
 from w2w_registry.diffusion.generate import Shot
 from w2w_registry.space import directions as d
 from w2w_registry.space import intervals
+from w2w_registry.space.direction_fit import fit_reader
 from w2w_registry.space.intervals import Estimate
 
 MARGINS: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
@@ -45,7 +46,7 @@ BothWays = tuple[float, float]
 def fitted(assets: Assets) -> dict[str, d.Direction]:
     """A direction per attribute, on the labels of the fit split."""
     points, std = assets.coordinates[: people.FIT], assets.space.component_std
-    return {name: d.fit_reader(name, points, assets.truth[: people.FIT, i], std) for i, name in enumerate(ATTRIBUTES)}
+    return {name: fit_reader(name, points, assets.truth[: people.FIT, i], std) for i, name in enumerate(ATTRIBUTES)}
 
 
 def moves(

@@ -23,6 +23,7 @@ from w2w_registry.services.recording.spaces import find_space, open_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Registry
 from w2w_registry.space import directions as maths
+from w2w_registry.space.direction_fit import Method, fit_direction, fit_reader
 from w2w_registry.space.directions import Direction as Fitted
 
 
@@ -117,7 +118,7 @@ def fit(
     attribute: str,
     space_ref: str | None = None,
     *,
-    method: maths.Method = "least-squares",
+    method: Method = "least-squares",
     seed: int = 0,
     replace_existing: bool = False,
 ) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def fit(
     with registry.catalog.read() as session:
         people = labelled(session, space)
     values = people.values(attribute)
-    fitted = maths.fit_direction(attribute, people.coordinates, values, component_std, method=method, seed=seed)
+    fitted = fit_direction(attribute, people.coordinates, values, component_std, method=method, seed=seed)
     others = readers(people, component_std, without=attribute)
     fitted = maths.with_leakage(fitted, others)
     known = np.isfinite(values)
@@ -218,7 +219,7 @@ def keepers(
             found.append(from_row(row))
             continue
         people = people or labelled(session, space)
-        found.append(maths.fit_reader(name, people.coordinates, people.values(name), component_std))
+        found.append(fit_reader(name, people.coordinates, people.values(name), component_std))
     return found
 
 
@@ -228,7 +229,7 @@ def readers(people: Labelled, component_std: NDArray[np.float32], without: str) 
     for name in people.labels:
         if name != without:
             try:
-                found.append(maths.fit_reader(name, people.coordinates, people.labels[name], component_std))
+                found.append(fit_reader(name, people.coordinates, people.labels[name], component_std))
             except UsageError:
                 continue  # too few labels, or the same for everybody: nothing to leak on
     return found
