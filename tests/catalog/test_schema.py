@@ -112,7 +112,7 @@ def test_sqlite_is_in_wal_mode_and_syncs_fully(sqlite_catalog: Catalog, sqlite_u
         ("CREATE TABLE extra (id INTEGER)", "remove table: extra"),
         ("ALTER TABLE job ADD COLUMN extra INTEGER", "remove column: job extra"),
         ("DROP INDEX ix_version_changed_seq", "add index: ix_version_changed_seq"),
-        ("ALTER TABLE version DROP COLUMN preview_digest", "add column: version preview_digest"),
+        ("ALTER TABLE version DROP COLUMN base_revision", "add column: version base_revision"),
     ],
 )
 def test_drift_of_tables_is_found(catalog_url: str, statement: str, expected: str) -> None:

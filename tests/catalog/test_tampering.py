@@ -74,7 +74,7 @@ def fill(catalog: Catalog) -> None:
                 VersionSubject(version=version, subject_id="s1"),
                 Alias(identity=version.identity, name="production", version=version),
                 AliasChange(identity=version.identity, alias="production", version=version, at=T0),
-                SpaceMember(space=space, position=0, model_digest=digest("m"), name="n", version=version),
+                SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),
             ]
         )
         uow.event("everything")

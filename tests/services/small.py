@@ -130,18 +130,17 @@ class Small:
             uow.event("release.add", {"release": row.id, "version": version_id})
             return row.id
 
-    def member(self, subject: str, version_id: int | None = None) -> None:
-        """Say that the space was fitted with a model of ``subject``."""
+    def member(self, version_id: int) -> None:
+        """Say that the space was fitted with this version's model."""
         with self.registry.catalog.write("curator") as uow:
+            version = uow.session.get_one(Version, version_id)
             self._count += 1
             uow.add(
                 SpaceMember(
                     space_id=self.space_id,
                     position=self._count,
-                    model_digest=digest(subject),
-                    name=f"photo shoot of {subject}",
-                    subject_id=subject,
-                    version_id=version_id,
+                    model_digest=version.model_digest,
+                    name=f"photo shoot {version_id}",
                 )
             )
             uow.event("space.member", {"space": self.space_id})

@@ -48,6 +48,10 @@ class Version(Base):
         UniqueConstraint("operation_id"),
         Index("ix_version_model_digest", "model_digest"),
         Index("ix_version_changed_seq", "changed_seq"),
+        Index("ix_version_space_id_state", "space_id", "state"),
+        Index("ix_version_artifact_digest", "artifact_digest"),
+        Index("ix_version_preview_digest", "preview_digest"),
+        Index("ix_version_manifest_digest", "manifest_digest"),
         autoincrement(),
     )
 
@@ -133,6 +137,7 @@ class Label(Salted, Base):
     __table_args__ = (
         UniqueConstraint("version_id", "name"),
         CheckConstraint("(number IS NULL) <> (text IS NULL)", name="one_value"),
+        Index("ix_label_name_number", "name", "number"),
         autoincrement(),
     )
 
@@ -149,7 +154,11 @@ class Tag(Salted, Base):
     """A user's own key and value on an identity."""
 
     __tablename__ = "tag"
-    __table_args__ = (UniqueConstraint("identity_id", "key"), autoincrement())
+    __table_args__ = (
+        UniqueConstraint("identity_id", "key"),
+        Index("ix_tag_key_value", "key", "value"),
+        autoincrement(),
+    )
 
     id: Mapped[int] = mapped_column(BigInt, primary_key=True)
     identity_id: Mapped[int] = mapped_column(ForeignKey("identity.id"))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlalchemy import CTE, ColumnElement, Row, Select, literal, select
 from sqlalchemy.orm import Session
@@ -13,10 +13,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.operations import Operation, OperationInput
-from w2w_registry.catalog.rows import table_of
-
-_T = TypeVar("_T")
-
+from w2w_registry.catalog.rows import chunked, table_of
 
 _VERSION, _INPUT = table_of(Version), table_of(OperationInput)
 _SHALLOW = 16
@@ -87,7 +84,7 @@ def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tup
     """The operations that made these versions, with their inputs in order, by operation id: rows of both tables."""
     found: dict[str, tuple[Row[Any], list[Row[Any]]]] = {}
     made, inputs = table_of(Operation), table_of(OperationInput)
-    for chunk in _chunks(list(version_ids)):
+    for chunk in chunked(version_ids):
         wanted = Version.id.in_(chunk)
         operations = select(*made.c).join(Version, Version.operation_id == made.c.id).where(wanted)
         for operation in session.execute(operations):
@@ -100,7 +97,7 @@ def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tup
 
 def _ids(session: Session, starts: list[int], *, up: bool) -> set[int]:
     found: set[int] = set()
-    for chunk in _chunks(starts):
+    for chunk in chunked(starts):
         found.update(id for (id,) in _plain(session, select(_reached(chunk, None, up=up).c.id)))
     return found
 
@@ -113,7 +110,7 @@ def _plain(session: Session, query: Select[Any]) -> Sequence[Any]:
 def _walk(session: Session, starts: list[int], limit: int | None, *, up: bool) -> Reach:
     edges: set[tuple[int, int]] = set()
     counted = limit if limit is not None and limit <= _SHALLOW else None
-    for chunk in _chunks(starts):
+    for chunk in chunked(starts):
         reached = _reached(chunk, counted, up=up)
         reach = select(reached.c.id).distinct().subquery("reach") if counted is not None else reached
         # Two integers a row, both found in indexes alone: families of ten thousand are read in a tenth of a second.
@@ -165,8 +162,3 @@ def _measure(starts: list[int], edges: set[tuple[int, int]], limit: int | None, 
     cut = {version for version in level if any(relative not in depth for relative in beside.get(version, ()))}
     inside = {(child, parent) for child, parent in edges if child in depth and parent in depth}
     return Reach(depth, inside, frozenset(cut))
-
-
-def _chunks(ids: list[_T]) -> Iterator[list[_T]]:
-    for start in range(0, len(ids), 500):
-        yield ids[start : start + 500]

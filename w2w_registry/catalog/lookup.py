@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import select
@@ -10,21 +10,20 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, Identity, Label, SourceFile, Tag, Version, VersionSubject
 from w2w_registry.catalog.resolve import PRESENT
+from w2w_registry.catalog.rows import chunked
 from w2w_registry.records import IdentityRef
-
-_CHUNK = 500
 
 
 def versions_by_id(session: Session, ids: Iterable[int]) -> dict[int, Version]:
     """Versions by id; ids that are not there are left out."""
-    return {v.id: v for chunk in _chunks(ids) for v in session.scalars(select(Version).where(Version.id.in_(chunk)))}
+    return {v.id: v for chunk in chunked(ids) for v in session.scalars(select(Version).where(Version.id.in_(chunk)))}
 
 
 def refs_of(session: Session, ids: Iterable[int]) -> dict[int, IdentityRef]:
     """``name@number`` of each version id."""
     return {
         row.id: IdentityRef(row.name, row.number)
-        for chunk in _chunks(ids)
+        for chunk in chunked(ids)
         for row in session.execute(
             select(Version.id, Identity.name, Version.number).join(Version.identity).where(Version.id.in_(chunk))
         )
@@ -34,7 +33,7 @@ def refs_of(session: Session, ids: Iterable[int]) -> dict[int, IdentityRef]:
 def labels_of(session: Session, ids: Iterable[int]) -> dict[int, dict[str, float | str]]:
     """Labels of each version id that has some."""
     found: dict[int, dict[str, float | str]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunked(ids):
         for row in session.scalars(select(Label).where(Label.version_id.in_(chunk)).order_by(Label.name)):
             value = row.number if row.number is not None else row.text
             assert value is not None
@@ -45,7 +44,7 @@ def labels_of(session: Session, ids: Iterable[int]) -> dict[int, dict[str, float
 def tags_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[str, str]]:
     """Tags of each identity id that has some."""
     found: dict[int, dict[str, str]] = {}
-    for chunk in _chunks(identity_ids):
+    for chunk in chunked(identity_ids):
         for row in session.scalars(select(Tag).where(Tag.identity_id.in_(chunk)).order_by(Tag.key)):
             found.setdefault(row.identity_id, {})[row.key] = row.value
     return found
@@ -54,7 +53,7 @@ def tags_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[str
 def aliases_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[str, int]]:
     """Alias -> version number, of each identity id that has some."""
     found: dict[int, dict[str, int]] = {}
-    for chunk in _chunks(identity_ids):
+    for chunk in chunked(identity_ids):
         query = select(Alias.identity_id, Alias.name, Version.number).join(Alias.version)
         for identity, name, number in session.execute(query.where(Alias.identity_id.in_(chunk)).order_by(Alias.name)):
             found.setdefault(identity, {})[name] = number
@@ -64,7 +63,7 @@ def aliases_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[
 def subjects_of(session: Session, ids: Iterable[int]) -> dict[int, tuple[str, ...]]:
     """Subjects each version depicts by its own account (not those of its ancestors)."""
     found: dict[int, tuple[str, ...]] = {}
-    for chunk in _chunks(ids):
+    for chunk in chunked(ids):
         query = select(VersionSubject).where(VersionSubject.version_id.in_(chunk)).order_by(VersionSubject.subject_id)
         for row in session.scalars(query):
             found[row.version_id] = (*found.get(row.version_id, ()), row.subject_id)
@@ -87,7 +86,7 @@ def versions_by_model(
 ) -> dict[str, list[int]]:
     """Model digest -> ids of the versions that are this model, oldest first."""
     found: dict[str, list[int]] = {}
-    for chunk in _chunks(digests):
+    for chunk in chunked(digests):
         query = select(Version.model_digest, Version.id).where(Version.model_digest.in_(chunk)).order_by(Version.id)
         if space_id is not None:
             query = query.where(Version.space_id == space_id)
@@ -102,23 +101,17 @@ def taken_names(session: Session, names: Iterable[str]) -> dict[str, int]:
     """Of these names, those an identity has (removed or not) -> its id."""
     return {
         row.name: row.id
-        for chunk in _chunks(names)
+        for chunk in chunked(names)
         for row in session.execute(select(Identity.name, Identity.id).where(Identity.name.in_(chunk)))
     }
 
 
 def _by_digest(session: Session, column: Any, digests: Iterable[str], any_state: bool) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
-    for chunk in _chunks(digests):
+    for chunk in chunked(digests):
         query = select(column, SourceFile.version_id).join(SourceFile.version).where(column.in_(chunk))
         if not any_state:
             query = query.where(Version.state.in_(PRESENT))
         for digest, version in session.execute(query.order_by(SourceFile.version_id)):
             found.setdefault(digest, []).append(version)
     return found
-
-
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    unique = list(dict.fromkeys(values))
-    for start in range(0, len(unique), _CHUNK):
-        yield unique[start : start + _CHUNK]

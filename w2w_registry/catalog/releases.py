@@ -74,6 +74,7 @@ class Takedown(Base):
     __table_args__ = (
         Index("ix_takedown_release_id", "release_id"),
         Index("ix_takedown_state_next_at", "state", "next_at"),
+        Index("ix_takedown_withdrawal_id", "withdrawal_id"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)

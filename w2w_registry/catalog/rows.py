@@ -1,14 +1,15 @@
 """Digests of audited rows: what events record when a row changes, and what verification recomputes.
 
 A digest is SHA-256 over the canonical JSON of ``[table, {column: canonical form}]``, the same on SQLite and
-PostgreSQL. Erasable columns are hidden behind the row's salt (``base.Salted``).
+PostgreSQL. Erasable columns are hidden behind the row's salt (``base.Salted``). A
+migration that drops or rewrites a column of an audited table states its rows anew (``migrations.restating``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Table, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
@@ -19,6 +20,7 @@ from w2w_registry.catalog.types import canonical_form, stored_form
 from w2w_registry.records import digest_of
 
 Key = tuple[Any, ...]
+_T = TypeVar("_T")
 CHUNK = 500  # keys per statement: far under either database's limit on parameters
 
 
@@ -68,7 +70,7 @@ def present_digests(
     if keys is None:
         results: Iterable[Any] = [connection.execute(statement.execution_options(yield_per=1000))]
     else:
-        results = (connection.execute(statement.where(has_key(model, chunk))) for chunk in chunks(keys))
+        results = (connection.execute(statement.where(has_key(model, chunk))) for chunk in chunked(keys))
     for result in results:
         for values in result:
             row = {
@@ -91,10 +93,11 @@ def has_key(model: type[Base], keys: Sequence[Key]) -> Any:
     return tuple_(*columns).in_(keys)
 
 
-def chunks(keys: Iterable[Key], size: int = CHUNK) -> Iterator[list[Key]]:
-    chunk: list[Key] = []
-    for key in keys:
-        chunk.append(key)
+def chunked(values: Iterable[_T], size: int = CHUNK) -> Iterator[list[_T]]:
+    """The values in order, each once, at most ``size`` at a time: what one statement may name."""
+    chunk: list[_T] = []
+    for value in dict.fromkeys(values):
+        chunk.append(value)
         if len(chunk) == size:
             yield chunk
             chunk = []

@@ -67,21 +67,16 @@ class Space(Base):
 
 
 class SpaceMember(Salted, Base):
-    """One LoRA the space was fitted on, in fit order; registered or not, of a known subject or not."""
+    """One LoRA the space was fitted on, in fit order; whether it is registered, and whom it depicts, is told by its
+    ``model_digest`` (``catalog.membership``)."""
 
     __tablename__ = "space_member"
-    __table_args__ = (
-        Index("ix_space_member_subject_id", "subject_id"),
-        Index("ix_space_member_version_id", "version_id"),
-        Index("ix_space_member_model_digest", "model_digest"),
-    )
+    __table_args__ = (Index("ix_space_member_model_digest", "model_digest"),)
 
     space_id: Mapped[int] = mapped_column(ForeignKey("space.id"), primary_key=True)
     position: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     model_digest: Mapped[str] = mapped_column(Hex)
     name: Mapped[str] = mapped_column(Words)
-    subject_id: Mapped[str | None] = mapped_column(ForeignKey("subject.id"))
-    version_id: Mapped[int | None] = mapped_column(ForeignKey("version.id"))
 
     space: Mapped[Space] = relationship()
 

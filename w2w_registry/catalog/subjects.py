@@ -61,6 +61,8 @@ class ConsentRecord(Salted, Base):
     __table_args__ = (
         Index("ix_consent_record_subject_id", "subject_id"),
         Index("ix_consent_record_expires_at", "expires_at"),
+        Index("ix_consent_record_supersedes", "supersedes"),
+        Index("ix_consent_record_evidence_digest", "evidence_digest"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)

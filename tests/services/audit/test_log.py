@@ -44,7 +44,7 @@ def busy(small: Small) -> None:
     small.derive("m", edited, b, how=Use.MIX)
     small.release(b, "acme/b")
     small.release(edited, "acme/e")
-    small.member("s1", a)
+    small.member(a)
     receipt(small.registry, "s2")
     log.checkpoint(small.registry)
     withdraw.withdraw(small.registry, "s1", protect=True)

@@ -28,7 +28,7 @@ def small(catalog: Catalog, tmp_path: Path) -> Small:
     made.derive("m", edited, b, how=Use.MIX)
     made.release(b, "acme/b")
     made.release(edited, "acme/e")
-    made.member("s1", a)
+    made.member(a)
     return made
 
 

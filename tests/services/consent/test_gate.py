@@ -107,9 +107,8 @@ def test_evidence_names_the_records_relied_on(small: Small) -> None:
 
 
 def test_sampling_a_space_warns_about_withdrawn_members(small: Small) -> None:
-    small.add("a", "s1")
     small.grant("s1")
-    small.member("s1")
+    small.member(small.add("a", "s1"))
     assert gate.require(small.registry, Use.SAMPLE, spaces=[small.space_id]).warnings == ()
     from w2w_registry.services.consent import withdraw
 

@@ -50,7 +50,7 @@ class Scene:
         self.mix = small.derive("m", self.edit, self.b, how=Use.MIX)
         self.bystander = small.add("c")
         self.release = small.release(self.edit, "acme/a")
-        small.member("s1", self.a)
+        small.member(self.a)
 
     @property
     def gone(self) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from w2w_registry.catalog import events as log
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog import where_sql
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
+from w2w_registry.catalog.membership import fitted_models, spaces_fitted_with
 from w2w_registry.catalog.models import (
     Identity,
     InputKind,
@@ -26,7 +28,6 @@ from w2w_registry.catalog.models import (
     ReleaseState,
     SourceFile,
     Space,
-    SpaceMember,
     Subject,
     Takedown,
     TakedownState,
@@ -128,7 +129,7 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
                     "details": f"{refs[release.version_id or 0]} at {release.commit_id[:12]}",
                 }
             )
-        for space in session.scalars(_spaces_with(subject)):
+        for space in spaces_fitted_with(session, subject):
             out.append(
                 {
                     "what": "space",
@@ -253,17 +254,15 @@ def actions(registry: Registry, filters: Filters) -> Rows:
 def spaces(registry: Registry, filters: Filters) -> Rows:
     """Which weight spaces were fitted with whom: a row per space and subject."""
     with registry.catalog.read() as session:
-        owner = func.coalesce(SpaceMember.subject_id, VersionSubject.subject_id)
-        query = (
-            select(Space.name, Space.number, owner, func.count())
-            .join(SpaceMember, SpaceMember.space_id == Space.id)
-            .outerjoin(VersionSubject, VersionSubject.version_id == SpaceMember.version_id)
-            .group_by(Space.id, Space.name, Space.number, owner)
-            .order_by(Space.id, owner)
-        )
-        if filters.subject is not None:
-            query = query.where(owner == filters.subject)
-        found = [(f"{name}@{number}", subject, size) for name, number, subject, size in session.execute(query)]
+        found: list[tuple[str, str | None, int]] = []
+        for fitted in session.scalars(select(Space).order_by(Space.id)):
+            members = fitted_models(session, fitted.id)
+            sizes: Counter[str | None] = Counter(s for m in members for s in m.subjects or (None,))
+            found += [
+                (fitted.ref, subject, sizes[subject])
+                for subject in sorted(sizes, key=lambda s: (s is None, s or ""))
+                if filters.subject in (None, subject)
+            ]
         records = load_records(session, {s for _, s, _ in found if s is not None}, history=False)
     at = now()
     return [
@@ -517,13 +516,3 @@ def _releases(session: Session, version_ids: Iterable[int]) -> list[Release]:
         chunk = wanted[start : start + 500]
         found += session.scalars(select(Release).where(Release.version_id.in_(chunk)).order_by(Release.id))
     return found
-
-
-def _spaces_with(subject: str) -> Any:
-    return (
-        select(Space)
-        .join(SpaceMember, SpaceMember.space_id == Space.id)
-        .where(or_(SpaceMember.subject_id == subject, SpaceMember.version_id.in_(gate.versions_of(subject))))
-        .distinct()
-        .order_by(Space.id)
-    )

@@ -26,11 +26,11 @@ from sqlalchemy import CTE, ColumnElement, Select, and_, exists, literal, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.catalog.models import (
     Identity,
     Operation,
     OperationInput,
-    SpaceMember,
     Subject,
     SubjectState,
     Version,
@@ -300,8 +300,7 @@ def _refusing(session: Session, subjects: Sequence[str]) -> set[str]:
 def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream]:
     if not spaces:
         return []
-    query = select(SpaceMember.subject_id).where(SpaceMember.space_id.in_(spaces), SpaceMember.subject_id.is_not(None))
-    members = [s for s in session.scalars(query.distinct()) if s is not None]
+    members = fitted_subjects(session, spaces)
     ended = load_records(session, members, history=False, states=(ConsentState.WITHDRAWN, ConsentState.INVALIDATED))
     return [Upstream(subject, records) for subject, records in sorted(ended.items())]
 

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, or_, select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.membership import member_keys, spaces_fitted_with
 from w2w_registry.catalog.models import (
     Alias,
     AliasChange,
@@ -181,12 +182,6 @@ def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> with
     versions = _affected(session, subject)
     ids = {v.version_id for v in versions}
     recipients = {r for record in records for r in record.notice.recipients or ()}
-    spaces = session.scalars(
-        select(Space)
-        .join(SpaceMember, SpaceMember.space_id == Space.id)
-        .where(or_(SpaceMember.subject_id == subject, SpaceMember.version_id.in_(gate.versions_of(subject))))
-        .distinct()
-    )
     held = sorted({digest for v in versions for digest in v.artifacts})
     return withdrawal.plan(
         subject,
@@ -195,7 +190,7 @@ def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> with
         versions=versions,
         releases=_releases(session, sorted(ids), erase=erase),
         shared_artifacts=_held_by_others(session, held, ids) if erase else (),
-        spaces=[space.ref for space in spaces],
+        spaces=[space.ref for space in spaces_fitted_with(session, subject)],
         recipients=recipients,
         erase=erase,
         protect=protect,
@@ -327,6 +322,7 @@ def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
         session = uow.session
         _overwrite_deleted(session)
         ids = [v.version_id for v in plan.versions]
+        members = member_keys(session, ids)
         for model in (Coordinates, Label, SourceFile):
             for chunk in _chunks(ids):
                 uow.bulk_delete(model, uow.keys(model, model.version_id.in_(chunk)))
@@ -340,8 +336,6 @@ def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
             uow.bulk_update(
                 OperationInput, uow.keys(OperationInput, OperationInput.operation_id.in_(made), outside), {"ref": None}
             )
-            uow.bulk_update(SpaceMember, uow.keys(SpaceMember, SpaceMember.version_id.in_(chunk)), {"name": "erased"})
-        members = uow.keys(SpaceMember, SpaceMember.subject_id == plan.subject)
         uow.bulk_update(SpaceMember, members, {"name": "erased"})
         consents = uow.keys(ConsentRecord, ConsentRecord.subject_id == plan.subject)
         uow.bulk_update(ConsentRecord, consents, {"guardian": None, "compensation": None, "signature": None})

@@ -15,8 +15,6 @@ from w2w_registry.catalog.models import (
     InputKind,
     Space,
     SpaceMember,
-    Version,
-    VersionSubject,
 )
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import UsageError
@@ -190,32 +188,10 @@ def register_space(
 
 
 def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None:
-    digests = [m.model_digest for m in members]
-    versions: dict[str, int] = {}
-    for start in range(0, len(digests), 500):
-        chunk = digests[start : start + 500]
-        found = uow.session.execute(select(Version.model_digest, Version.id).where(Version.model_digest.in_(chunk)))
-        versions.update((digest, version) for digest, version in found)
-    subjects: dict[int, str] = {}
-    ids = sorted(versions.values())
-    for start in range(0, len(ids), 500):
-        found_subjects = uow.session.execute(
-            select(VersionSubject.version_id, VersionSubject.subject_id).where(
-                VersionSubject.version_id.in_(ids[start : start + 500])
-            )
-        )
-        subjects.update((version, subject) for version, subject in found_subjects)
     uow.bulk_insert(
         SpaceMember,
         [
-            {
-                "space_id": row.id,
-                "position": position,
-                "model_digest": member.model_digest,
-                "name": member.name,
-                "version_id": (version := versions.get(member.model_digest)),
-                "subject_id": None if version is None else subjects.get(version),
-            }
+            {"space_id": row.id, "position": position, "model_digest": member.model_digest, "name": member.name}
             for position, member in enumerate(members)
         ],
     )

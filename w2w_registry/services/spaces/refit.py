@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from w2w_registry.catalog.models import Coordinates, InputKind, Space, SpaceMember, Version
+from w2w_registry.catalog.lookup import versions_by_id
+from w2w_registry.catalog.membership import fitted_models
+from w2w_registry.catalog.models import Coordinates, InputKind, Space, Version
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import model_digest, read_lora
@@ -62,26 +64,23 @@ def _members_left(registry: Registry, old: Space, without: Sequence[str], progre
     """The fit set of ``old`` as far as the catalog still has and may use it; and how many members it never had."""
     space = load_space(registry.artifacts, old)
     with registry.catalog.read() as session:
-        members = session.execute(
-            select(SpaceMember.name, SpaceMember.model_digest, SpaceMember.subject_id)
-            .where(SpaceMember.space_id == old.id)
-            .order_by(SpaceMember.position)
-        ).all()
-        digests = [m.model_digest for m in members]
-        versions: dict[str, Version] = {}
-        for start in range(0, len(digests), _CHUNK):
-            found = session.scalars(select(Version).where(Version.model_digest.in_(digests[start : start + _CHUNK])))
-            versions.update({v.model_digest: v for v in found})
+        members = fitted_models(session, old.id)
+        versions = versions_by_id(session, (v for m in members for v in m.versions))
     excluded = set(without)
     kept: list[Member] = []
     thetas = []
     lost = 0
     for done, member in enumerate(members, start=1):
-        version = versions.get(member.model_digest)
         progress(done, len(members))
-        if member.subject_id in excluded or (version is not None and version.state is not VersionState.ACTIVE):
+        known = [versions[v] for v in member.versions]
+        states = {v.state for v in known}
+        if (
+            member.subjects & excluded
+            or VersionState.BLOCKED in states
+            or (known and VersionState.ACTIVE not in states)
+        ):
             continue
-        theta = None if version is None else _theta(registry, version, space, old.ref)
+        theta = next((t for v in known if (t := _theta(registry, v, space, old.ref)) is not None), None)
         if theta is None:
             lost += 1
             continue
