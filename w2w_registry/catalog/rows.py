@@ -1,8 +1,8 @@
 """Digests of audited rows: what events record when a row changes, and what verification recomputes.
 
 A digest is SHA-256 over the canonical JSON of ``[table, {column: canonical form}]``, the same on SQLite and
-PostgreSQL. Erasable columns are hidden behind the row's salt (``base.Salted``). A
-migration that drops or rewrites a column of an audited table states its rows anew (``migrations.restating``).
+PostgreSQL. Erasable columns are hidden behind the row's salt (``base.Salted``). A migration
+that drops or rewrites a column of an audited table states its rows anew (``migrations.restating``).
 """
 
 from __future__ import annotations
