@@ -98,6 +98,10 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.SpaceMismatch: lambda f: (
         f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
     ),
+    e.ForeignStart: lambda f: (
+        f"{_short(f['path'])}: was trained from another start than the LoRAs of space {f['space']} "
+        f"(agreement {_number(f['agreement'])}), so it has no coordinates there that would mean anything"
+    ),
     e.IntegrityError: _integrity,
     e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
     e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",

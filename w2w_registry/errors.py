@@ -100,6 +100,12 @@ class SpaceMismatch(BadFile):
     code = "space-mismatch"
 
 
+class ForeignStart(SpaceMismatch):
+    """A LoRA trained from another start than the space's members. Fields: path, space, agreement (1 same, 0 none)."""
+
+    code = "foreign-start"
+
+
 # -- exit 6: what is stored is not what was recorded --------------------------------------------
 class IntegrityError(RegistryError):
     """A digest, signature or chain that does not hold. Fields: what, name, expected, found[, seq]."""

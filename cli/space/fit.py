@@ -15,6 +15,7 @@ from ..output import emit, pairs, progress, warn
 @click.option("--revision", metavar="R", help="Revision of the base model.")
 @click.option("--components", type=click.IntRange(1), metavar="K", help="Components to keep (default: chosen).")
 @click.option("--repeats", type=click.Path(), metavar="PATH", help="Second LoRAs of the same identities, same names.")
+@click.option("--force", is_flag=True, help="Fit LoRAs that were trained from different starts all the same.")
 @takes_frame
 def fit(
     frame: Frame,
@@ -24,6 +25,7 @@ def fit(
     revision: str | None,
     components: int | None,
     repeats: str | None,
+    force: bool,
 ) -> None:
     """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
 
@@ -41,6 +43,7 @@ def fit(
             revision=revision,
             components=components,
             repeats=repeats,
+            force=force,
             progress=tick,
         )
     for text in value.pop("warnings"):

@@ -35,8 +35,10 @@ def planted(layout: Layout) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         "skin": rng.random(PEOPLE),
     }
     stack = np.stack([(v - v.mean()) / v.std() for v in labels.values()], axis=1)
+    # LoRAs of one space start from one A and leave it by little: people differ in B above all.
+    moves = np.concatenate([np.full(t.size, 0.1 if t.factor == "A" else 1.0) for t in layout.tensors])
     patterns = rng.normal(size=(3, layout.dim)) * 0.1
-    theta = tiny.theta(layout, 1) + stack @ patterns + rng.normal(size=(PEOPLE, layout.dim)) * 0.03
+    theta = tiny.theta(layout, 1) + (stack @ patterns + rng.normal(size=(PEOPLE, layout.dim)) * 0.03) * moves
     return theta.astype(np.float32), labels
 
 

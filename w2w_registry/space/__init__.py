@@ -3,15 +3,16 @@
 - ``layout``: ``Layout``, ``layout_of``, ``differences``: how a LoRA flattens to θ (D,).
 - ``basis``: ``WeightSpace``: ``project`` θ → coordinates (k,), ``reconstruct`` back, ``residual``, ``digest``.
 - ``fit``: ``fit_space(thetas, layout, base_model=…, components=…)``, PCA of standardised θ, numpy or torch, streaming.
-- ``gauge``: ``to_gauge(tensors, alphas, layout, mean, std)``: any LoRA of the same modules into the space's gauge, with
-  what that lost; ``obstacles(shapes, layout)``: what keeps one out.
+- ``gauge``: ``to_gauge(tensors, alphas, layout, mean, std, start)``: any LoRA of the same modules into the space's gauge,
+  with what that lost; ``common_start`` and ``canonical_rows`` of a fit set; ``obstacles(shapes, layout)``: what keeps one
+  out.
 - ``metrics``: ``Metric`` (``unit(coordinates)`` → vectors for an inner-product index), ``calibrate`` → ``Calibration``.
 - ``directions``, ``sampling``: attributes, mixing and new points (import them from their modules).
 """
 
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.fit import fit_space
-from w2w_registry.space.gauge import Gauged, obstacles, to_gauge
+from w2w_registry.space.gauge import Gauged, Start, canonical_rows, common_start, obstacles, to_gauge
 from w2w_registry.space.layout import Layout, LayoutTensor, TensorKey, differences, layout_of
 from w2w_registry.space.metrics import Calibration, Metric, calibrate, repeat_reliability
 
@@ -21,9 +22,12 @@ __all__ = [
     "Layout",
     "LayoutTensor",
     "Metric",
+    "Start",
     "TensorKey",
     "WeightSpace",
     "calibrate",
+    "canonical_rows",
+    "common_start",
     "differences",
     "fit_space",
     "layout_of",

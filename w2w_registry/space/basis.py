@@ -9,12 +9,13 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.records import canonical_json
+from w2w_registry.space.gauge import canonical_rows, start_size
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import Calibration, Metric
 
@@ -39,6 +40,7 @@ class WeightSpace:
         software: name → version of what computed it.
         coordinate_mean: (k,) of the fit set, None when zero (our own fits).
         repeat_reliability: (k,) correlation of each coordinate between trainings of one identity; None if unknown.
+        start: A₀ (D_A,), the reference of a canonical gauge (``space.gauge``); None for a raw gauge.
         metric, calibration: how to compare coordinates, and what score means "same identity"; None if not chosen yet.
     """
 
@@ -57,6 +59,7 @@ class WeightSpace:
     repeat_reliability: Float32 | None = None
     metric: Metric | None = None
     calibration: Calibration | None = None
+    start: Float32 | None = None
 
     def __post_init__(self) -> None:
         d, k = self.layout.dim, self.components.shape[-1]
@@ -67,6 +70,7 @@ class WeightSpace:
             ("component_std", self.component_std, (k,)),
             ("coordinate_mean", self.coordinate_mean, (k,)),
             ("repeat_reliability", self.repeat_reliability, (k,)),
+            ("start", self.start, (start_size(self.layout),)),
         ]
         if self.explained_variance_ratio.size:
             expected.append(("explained_variance_ratio", self.explained_variance_ratio, (k,)))
@@ -84,6 +88,16 @@ class WeightSpace:
         """Number of components."""
         return int(self.components.shape[1])
 
+    @property
+    def gauge(self) -> Literal["canonical", "raw"]:
+        """``canonical``: every LoRA is written with A's projection on ``start`` fixed; ``raw``: as it came."""
+        return "raw" if self.start is None else "canonical"
+
+    def in_gauge(self, thetas: ArrayLike) -> Float32:
+        """θ (n, D) of LoRAs of this layout, trained from this space's start, in the space's gauge."""
+        values = np.asarray(thetas, np.float32)
+        return values if self.start is None else canonical_rows(values, self.layout, self.start)
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array of the space by name, the absent ones left out."""
         named = {
@@ -94,6 +108,7 @@ class WeightSpace:
             "explained_variance_ratio": self.explained_variance_ratio,
             "coordinate_mean": self.coordinate_mean,
             "repeat_reliability": self.repeat_reliability,
+            "start": self.start,
         }
         return {name: array for name, array in named.items() if array is not None}
 

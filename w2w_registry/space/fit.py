@@ -53,6 +53,7 @@ def fit_space(
     scaling: Scaling = "module",
     method: Method = "auto",
     seed: int = 0,
+    start: NDArray[np.float32] | None = None,
 ) -> WeightSpace:
     """PCA of standardised LoRAs.
 
@@ -63,6 +64,7 @@ def fit_space(
         fit_set_digest: what names the fit set; None = digest of the rows' own digests, in sorted order.
         scaling: what σ is, see below.
         method: ``auto`` picks ``gram`` (n ≤ D, n ≤ 8192), ``covariance`` (D < n, D ≤ 8192) or ``randomized``.
+        start: A₀ (D_A,) when the data is in the canonical gauge of it (``space.gauge.canonical_rows``).
         seed: of the randomised route. The same data and seed give the same space.
 
     σ makes the parameters comparable before the PCA; it is never zero or negative, and Σ var/σ² = D:
@@ -116,11 +118,13 @@ def fit_space(
         explained_variance_ratio=(variance / moments.total).astype(np.float32),
         fit_set_digest=fit_set_digest or moments.rows_digest,
         fit_size=n,
+        start=start,
         software={
             "w2w-registry": __version__,
             "numpy": np.__version__,
             "method": route,
             "scaling": scaling,
+            **({} if start is None else {"gauge": "canonical"}),
             **_library(xp),
         },
     )

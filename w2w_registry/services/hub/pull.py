@@ -361,17 +361,14 @@ def _check_weights(
     Raises:
         IntegrityError, SpaceMismatch.
     """
-    own = lora.layout() == space.layout
-    theta = space.layout.flatten(lora.tensors) if own else place(lora, space, ref, document.base_model).theta
-    digest = model_digest(theta, space.layout)
-    if digest != document.model_digest:
-        # An imported LoRA of another gauge is published as it came in; its place is where the gauge puts it, which
-        # may differ in its last bits from one machine to the next.
-        placed = place(lora, space, ref, document.base_model)
-        if placed.gauge == "as-is":
-            raise IntegrityError(what="model", name=where, expected=document.model_digest, found=digest)
-        theta = placed.theta
-    projected = space.project(theta).astype(np.float64)
+    placed = place(lora, space, ref, document.base_model)
+    own = space.layout.flatten(lora.tensors) if lora.layout() == space.layout else placed.own
+    digest = model_digest(own, space.layout)
+    # An imported LoRA of another rank is published as it came in; its place is where the gauge puts it, which may
+    # differ in its last bits from one machine to the next.
+    if digest != document.model_digest and placed.gauge != "gauge":
+        raise IntegrityError(what="model", name=where, expected=document.model_digest, found=digest)
+    projected = space.project(placed.theta).astype(np.float64)
     distance = float(np.linalg.norm(projected - coordinates))
     scale = max(float(np.linalg.norm(projected)), float(np.linalg.norm(coordinates)), 1e-12)
     if not distance <= _TOLERANCE * scale:

@@ -181,7 +181,7 @@ def _read(
     residuals = space.residual(thetas, coordinates)
     incoming = []
     for (candidate, name, lora, placed), c, residual in zip(read, coordinates, residuals, strict=True):
-        digests = model_digests(placed.theta, space.layout)
+        digests = model_digests(placed.own, space.layout)
         path = str(candidate.path)
         first, model = taken.setdefault(name, (path, digests.exact))
         if model != digests.exact:
@@ -247,10 +247,10 @@ class _Chunk:
                 if path is None:
                     continue
                 other = read_lora(path)
-                theta = place(other, self.space, self.row.ref, version.base_model).theta
+                theta = place(other, self.space, self.row.ref, version.base_model).own
             except (RegistryError, NotFound):
                 continue  # its file is damaged or gone, which is `verify`'s to say
-            found = same_model(one.placed.theta, theta, self.space.layout, one.lora.dtype, other.dtype)
+            found = same_model(one.placed.own, theta, self.space.layout, one.lora.dtype, other.dtype)
             if found.same:
                 return version_id, f"re-saved ({found.how}, {other.dtype} and {one.lora.dtype})"
         return None

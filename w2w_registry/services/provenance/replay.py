@@ -184,7 +184,7 @@ def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Ve
     row, space = open_space_of(registry, session, subject.space.id)
     origin = source(session, subject.version, row)
     theta = theta_of(registry, origin, space, row.ref, from_coordinates=False)
-    return np.asarray(space.project(theta[None])[0], np.float32)
+    return np.asarray(space.project(space.in_gauge(theta[None]))[0], np.float32)
 
 
 def _edited_again(registry: Registry, session: Session, subject: _Subject) -> Vector:

@@ -304,7 +304,7 @@ def _train(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusio
         tick=lambda step: progress(step, config.steps),
     )
     # Projected together as they were then: one row alone may round otherwise.
-    coordinates = space.project(theta)[rerun.place]
+    coordinates = space.project(space.in_gauge(theta))[rerun.place]
     return Result(np.asarray(coordinates, np.float32), model_digest(theta[rerun.place], layout), rerun.remarks)
 
 

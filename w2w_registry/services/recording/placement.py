@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.errors import SpaceMismatch
+from w2w_registry.errors import ForeignStart, SpaceMismatch
 from w2w_registry.lora import LoraFile
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import obstacles, to_gauge
@@ -18,9 +18,13 @@ _LOSS_WORTH_A_WARNING = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """A LoRA's θ (D,) float32 in the space's gauge, how it got there, and what to tell about it."""
+    """A LoRA's θ (D,) float32 in the space's gauge, how it got there, and what to tell about it.
+
+    ``own`` (D,): the LoRA's own numbers, whose digest names the model; ``theta`` when its rank is not the space's.
+    """
 
     theta: NDArray[np.float32]
+    own: NDArray[np.float32]
     gauge: str
     loss: float
     base_model: str
@@ -54,12 +58,16 @@ def place(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None =
     """θ of ``lora`` in the space's gauge.
 
     Raises:
-        SpaceMismatch: another base model, other modules, or other sizes.
+        SpaceMismatch: another base model, other modules, or other sizes. ForeignStart: trained from another start.
     """
     check_fits(lora, space, ref, base_model)
-    gauged = to_gauge(lora.tensors, lora.alphas, space.layout, space.mean, space.std)
+    try:
+        gauged = to_gauge(lora.tensors, lora.alphas, space.layout, space.mean, space.std, space.start)
+    except ForeignStart as error:
+        raise ForeignStart(path=str(lora.path), space=ref, agreement=error.agreement) from None
     return Placed(
         gauged.theta,
+        gauged.own,
         gauged.how,
         gauged.loss,
         base_model or lora.base_model or space.base_model,

@@ -64,6 +64,8 @@ def source(session: Session, version: Version, space: Space | None = None) -> So
 def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *, from_coordinates: bool) -> Vector:
     """θ (D,) of a version: of the LoRA it came as, or of its point in the space when that is all there is (or asked).
 
+    The LoRA's own numbers, if it has the space's rank: ``space.in_gauge`` writes them as the space does.
+
     Raises:
         NotFound, IntegrityError: its file is gone or damaged.
     """
@@ -71,11 +73,11 @@ def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *
         return space.reconstruct(origin.coordinates)
     path = registry.artifacts.path(origin.artifact_digest)
     if path is not None and path.exists():
-        return place(read_lora(path), space, ref, space.base_model).theta
+        return place(read_lora(path), space, ref, space.base_model).own
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "lora.safetensors"
         copy.write_bytes(registry.artifacts.get(origin.artifact_digest))
-        return place(read_lora(copy), space, ref, space.base_model).theta
+        return place(read_lora(copy), space, ref, space.base_model).own
 
 
 def open_space_of(registry: Registry, session: Session, space_id: int) -> tuple[Space, WeightSpace]:

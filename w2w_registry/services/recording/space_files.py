@@ -38,7 +38,7 @@ _BLOCK = 1 << 22
 _REQUIRED = ("mean", "std", "components", "component_std", "explained_variance_ratio")
 
 
-_OPTIONAL = ("coordinate_mean", "repeat_reliability")
+_OPTIONAL = ("coordinate_mean", "repeat_reliability", "start")
 
 
 # -- our own form -------------------------------------------------------------------------------

@@ -23,12 +23,13 @@ from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.recording.spaces import find_space, open_space, store_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.fitset import FitSet, Member, read_fit_set
+from w2w_registry.services.spaces.fitset import FitSet, Member, in_common_gauge, read_fit_set
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.crossfit import cross_fit
 from w2w_registry.space.fit import fit_space as fit_pca
+from w2w_registry.space.gauge import canonical_rows
 from w2w_registry.space.metrics import (
     Calibration,
     Metric,
@@ -53,6 +54,7 @@ def fit_space(
     revision: str | None = None,
     components: int | None = None,
     repeats: str | None = None,
+    force: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Fit the next version of space ``name`` and register it.
@@ -60,16 +62,17 @@ def fit_space(
     Args:
         components: k to keep; None = as many as the LoRAs support, at most 1,000.
         repeats: second LoRAs of the same identities under the same names; the metric then learns from them.
+        force: fit LoRAs that share no start all the same, in raw gauge.
 
     Returns:
         What :func:`show_space` gives, plus ``warnings``.
 
     Raises:
-        BadLora, UsageError: no usable fit set. BadName: an illegal name.
+        BadLora, UsageError: no usable fit set, or one without a common start. BadName: an illegal name.
     """
     check_name(name, "space")
     started = now()
-    fit_set = read_fit_set(paths, base_model, progress)
+    fit_set = in_common_gauge(read_fit_set(paths, base_model, progress), force=force)
     again = read_fit_set([repeats], base_model, progress) if repeats else None
     space, residual = fit_calibrated(fit_set, base_model, revision, components, again)
     inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
@@ -82,6 +85,8 @@ def fit_space(
     )
     row = register_space(registry, name, space, activity, fit_set.members, residual)
     warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
+    if space.gauge == "raw":
+        warnings.append("the LoRAs were trained from different starts: coordinates in this space mean little")
     if space.calibration is None:
         warnings.append(f"{len(fit_set.members)} LoRAs are too few to calibrate what score means the same identity")
     return {**show_space(registry, row), "warnings": warnings}
@@ -92,7 +97,12 @@ def fit_calibrated(
 ) -> tuple[WeightSpace, dict[str, float]]:
     """The space with its metric and calibration, and what residuals new LoRAs will have (empty when not known)."""
     space = fit_pca(
-        fit_set.thetas, fit_set.layout, base_model=base_model, base_revision=revision, components=components
+        fit_set.thetas,
+        fit_set.layout,
+        base_model=base_model,
+        base_revision=revision,
+        components=components,
+        start=fit_set.start,
     )
     pairs = _pairs(fit_set, repeats)
     if pairs is not None:
@@ -133,7 +143,10 @@ def _pairs(fit_set: FitSet, repeats: FitSet | None) -> tuple[Any, Any] | None:
     rows = [(at[m.name], j) for j, m in enumerate(repeats.members) if m.name in at]
     if len(rows) < 10:
         raise UsageError(reason=f"only {len(rows)} repeats share a name with the fit set; at least 10 are needed")
-    return fit_set.thetas[[i for i, _ in rows]], repeats.thetas[[j for _, j in rows]]
+    again = repeats.thetas[[j for _, j in rows]]
+    if fit_set.start is not None:
+        again = canonical_rows(again, fit_set.layout, fit_set.start)
+    return fit_set.thetas[[i for i, _ in rows]], again
 
 
 def register_space(
@@ -218,6 +231,7 @@ def _summary(row: Space, identities: int) -> dict[str, Any]:
         "rank": row.rank,
         "alpha": row.alpha,
         "fit_size": row.fit_size,
+        "gauge": row.software.get("gauge", "raw"),
         "identities": identities,
         "metric": row.metric.get("name", "cosine"),
         "state": str(row.state),

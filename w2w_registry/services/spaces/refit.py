@@ -14,7 +14,7 @@ from w2w_registry.catalog.membership import fitted_models
 from w2w_registry.catalog.models import Coordinates, InputKind, Space, Version
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import RegistryError, UsageError
-from w2w_registry.lora import model_digest, read_lora
+from w2w_registry.lora import read_lora
 from w2w_registry.records import VersionState, now
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space
@@ -85,10 +85,10 @@ def _members_left(registry: Registry, old: Space, without: Sequence[str], progre
             lost += 1
             continue
         thetas.append(theta)
-        kept.append(Member(member.name, model_digest(theta, space.layout), member.model_digest))
+        kept.append(Member(member.name, member.model_digest, member.model_digest))
     if len(kept) < 2:
         raise UsageError(reason=f"only {len(kept)} members of {old.ref} are left to fit on")
-    return FitSet(space.layout, np.stack(thetas), tuple(kept), ()), lost
+    return FitSet(space.layout, np.stack(thetas), tuple(kept), (), space.start), lost
 
 
 def _move(registry: Registry, old: Space, new_ref: str, space: WeightSpace, progress: Progress) -> int:

@@ -85,7 +85,7 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
     theta = space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta
     artifact, residual = None, 0.0
     if draft.theta is not None:
-        residual = float(space.residual(theta, draft.coordinates))
+        residual = float(space.residual(space.in_gauge(theta[None])[0], draft.coordinates))
         files = lora_files(
             "lora.safetensors",
             space.layout.unflatten(theta),

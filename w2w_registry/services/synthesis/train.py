@@ -364,7 +364,8 @@ def _register(
     entries: Sequence[dict[str, Any]],
 ) -> None:
     """Record everybody of a batch in one transaction; who is there already (a resumed command) stays as they are."""
-    coordinates = space.project(theta)
+    written = space.in_gauge(theta)
+    coordinates = space.project(written)
     digests = [model_digest(t, space.layout) for t in theta]
     with registry.catalog.read() as session:
         known = versions_by_model(session, digests)
@@ -377,7 +378,7 @@ def _register(
     made = iter(record(registry, row, space, drafts, permission) if drafts else [])
     for i, entry in enumerate(entries):
         if i in fresh:
-            entry |= next(made) | {"residual": float(space.residual(theta[i], coordinates[i]))}
+            entry |= next(made) | {"residual": float(space.residual(written[i], coordinates[i]))}
         else:
             ref = refs[known[digests[i]][0]]
             entry |= {"ref": str(ref), "version": ref.number, "existing": True}
