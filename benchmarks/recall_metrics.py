@@ -78,9 +78,13 @@ def load(path: Path | None) -> Data:
     if path is None or path.suffix == ".safetensors":
         from examples.miniworld.identities import FIT
         from examples.miniworld.unpack import DATA, load_loras
+        from w2w_registry.space.start import canonical_rows, common_start
 
         stored = load_loras(DATA if path is None else path.parent)
-        return Data(stored.layout, stored.theta, stored.retrained, FIT)
+        # As `space fit` and `add` do: in the canonical gauge of the fit set's start.
+        start = common_start(stored.theta[:FIT], stored.layout).values
+        theta, again = (canonical_rows(t, stored.layout, start) for t in (stored.theta, stored.retrained))
+        return Data(stored.layout, theta, again, FIT)
     with np.load(path) as arrays:
         layout = Layout.from_json(json.loads(str(arrays["layout"])))
         return Data(layout, arrays["theta"], arrays["retrained"], int(arrays["fit"]))

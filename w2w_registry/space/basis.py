@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.records import canonical_json
-from w2w_registry.space.gauge import canonical_rows, start_size
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import Calibration, Metric
+from w2w_registry.space.start import canonical_rows, start_size
 
 Float32 = NDArray[np.float32]
 

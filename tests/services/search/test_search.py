@@ -95,7 +95,8 @@ def test_each_identity_once_with_its_best_version(filled: Registry, retrained: P
 
 def test_a_strange_lora_is_told_by_its_residual(filled: Registry, world: World, loras: Path, tmp_path: Path) -> None:
     fit_space(filled, "narrow", [str(loras)], base_model=BASE, components=6)
-    theta = world.mean + 5 * np.random.default_rng(1).normal(size=world.layout.dim)
+    moves = np.concatenate([np.full(t.size, 0.1 if t.factor == "A" else 5.0) for t in world.layout.tensors])
+    theta = world.mean + moves * np.random.default_rng(1).normal(size=world.layout.dim)
     write_lora(tmp_path / "strange", world.layout.unflatten(theta.astype(np.float32)), 4.0, base_model=BASE)
     found = search(filled, str(tmp_path / "strange"), space="narrow")
     assert found.residual is not None

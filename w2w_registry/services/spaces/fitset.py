@@ -13,8 +13,8 @@ from w2w_registry.errors import BadLora, RegistryError, UsageError
 from w2w_registry.lora import LoraFile, find_loras, model_digest, read_lora
 from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.registry import Progress, no_progress
-from w2w_registry.space.gauge import SHARED_START, canonical_rows, common_start, shares_start
 from w2w_registry.space.layout import Layout
+from w2w_registry.space.start import SHARED_START, canonical_rows, common_start, shares_start
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ from w2w_registry.services.spaces.release_points import add_points
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.crossfit import cross_fit
 from w2w_registry.space.fit import fit_space as fit_pca
-from w2w_registry.space.gauge import canonical_rows
 from w2w_registry.space.metrics import (
     Calibration,
     Metric,
@@ -38,6 +37,7 @@ from w2w_registry.space.metrics import (
     reliability_weighted,
     repeat_reliability,
 )
+from w2w_registry.space.start import canonical_rows
 
 FALSE_MATCH_RATE = 1e-4
 """Of pairs of different identities, how many may score as the same one."""
