@@ -439,7 +439,8 @@ def test_reading_needs_neither_torch_nor_the_memory_of_v(tmp_path: Path) -> None
     code = """
 import resource, sys
 import numpy as np
-from w2w_registry.services.spaces.public_release import read_space, read_w2w_release, write_space
+from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.spaces.public_release import read_w2w_release
 from w2w_registry.services.spaces.torch_files import TorchFile
 pages = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_DATA, (pages + (96 << 20),) * 2)  # counts allocations, not read-only maps
