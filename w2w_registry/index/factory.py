@@ -1,33 +1,25 @@
-"""Which kind of index to use, and an empty one of it.
+"""Which kind of index to use, and the engine that keeps it.
 
-``auto`` is exact below ``FAISS_ROWS`` and faiss from there on. Measured with ``benchmarks.bench_index`` at 1,000
-components (component i with standard deviation i^-½; two cores), CPU seconds of a whole process that opens its index
-and answers one query, python and numpy included:
-
-    | rows | exact | faiss |
-    | --- | --- | --- |
-    | 1,000 | 0.12 | 0.15 |
-    | 10,000 | 0.17 | 0.22 |
-    | 100,000 | 0.20 | 0.25 |
-    | 300,000 (i^-1) | 0.19 | 0.25 |
-
-Importing faiss costs more than the exact kind's whole search, so a command-line search never gains from it at these
-sizes. A process that goes on asking does: at 100,000 rows a warm query takes faiss 0.2 to 0.4 of the exact kind's time.
-From ``FAISS_ROWS`` on the cold loss is some hundredths of a second and the exact kind's reading grows with the rows.
+``auto`` is exact below ``FAISS_ROWS`` and faiss from there on, where faiss is installed. Importing faiss takes 0.1 to
+0.15 s of a process that asks once, and reading every row takes that long at some tens of thousands of rows of 1,000
+components (measured: docs/benchmarks.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from w2w_registry.errors import SettingError
-from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.milvus import MilvusIndex, MilvusTarget, collection_name
-from w2w_registry.index.protocol import VectorIndex
+from w2w_registry.index.milvus import MilvusEngine, MilvusTarget, collection_name
+from w2w_registry.index.protocol import Engine
+from w2w_registry.index.store import FolderEngine, folder_for
 
 KINDS = ("auto", "exact", "faiss", "milvus")
-FAISS_ROWS = 300_000
+FAISS_ROWS = 50_000
+MILVUS_FILE = "milvus.db"
 
 
 def choose_kind(kind: str, size: int) -> str:
@@ -43,33 +35,36 @@ def choose_kind(kind: str, size: int) -> str:
     return "faiss" if size >= FAISS_ROWS and find_spec("faiss") is not None else "exact"
 
 
-def open_index(
-    kind: str = "auto",
-    *,
-    dim: int,
-    size: int = 0,
-    folder: Path | None = None,
-    milvus: MilvusTarget | None = None,
-) -> VectorIndex:
-    """A new, empty index for vectors of ``dim`` components, of which about ``size`` are expected.
+def engine_for(
+    options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int
+) -> Engine:
+    """The engine that keeps the index of one space under one metric.
 
     Args:
-        folder: the cache folder it will be saved in (``store.folder_for``); names the collection of the milvus kind,
-            whose former rows and stamp are dropped.
-        milvus: where Milvus is; needed by that kind only.
+        options: the ``[index]`` table of registry.toml.
+        root: the cache folder of the registry.
+        size: how many rows are expected, for ``auto``.
 
     Raises:
-        SettingError: no such kind, or milvus without a folder and a target.
-        MissingExtra: the kind needs a package that is not installed.
-        Busy, StorageError: Milvus is locked by another process, or cannot be used.
+        SettingError: no such kind, or a setting that is not text.
     """
-    chosen = choose_kind(kind, size)
-    if chosen == "faiss":
-        from w2w_registry.index.faiss_index import FaissIndex
+    kind = choose_kind(str(options.get("kind", "auto")), size)
+    folder = folder_for(root, space_digest, metric_digest, kind)
+    if kind == "milvus":
+        return MilvusEngine(MilvusTarget.from_options(options, root / MILVUS_FILE), collection_name(folder))
+    return FolderEngine(folder, kind)
 
-        return FaissIndex(dim)
-    if chosen == "milvus":
-        if folder is None or milvus is None:
-            raise SettingError(setting="index.uri", value=None, reason="the milvus kind needs to know where Milvus is")
-        return MilvusIndex.create(milvus, collection_name(folder), dim)
-    return ExactIndex(dim)
+
+def kept_engines(options: Mapping[str, Any], root: Path) -> Iterator[Engine]:
+    """An engine for everything that may be kept, whatever space, metric or kind: what erasure has to drop.
+
+    Milvus is asked where the options name it, or where its local file lies.
+
+    Raises:
+        MissingExtra, Busy, StorageError: Milvus is there and cannot be asked.
+    """
+    for folder in sorted(root.glob("*")):
+        if folder.is_dir() and folder.name != MILVUS_FILE:
+            yield FolderEngine(folder, folder.name.rpartition("-")[2])
+    if options.get("kind") == "milvus" or (root / MILVUS_FILE).exists():
+        yield from MilvusEngine.all(MilvusTarget.from_options(options, root / MILVUS_FILE))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
@@ -23,12 +23,14 @@ from numpy.typing import ArrayLike
 
 from w2w_registry.errors import Busy, IntegrityError, MissingExtra, SettingError, StorageError
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.protocol import Batch, Ids, Stamp, Vectors
+from w2w_registry.index.protocol import Batch, Ids, Stamp, VectorIndex, Vectors
+from w2w_registry.index.segments import rows_above
 from w2w_registry.index.vectors import as_batch, as_ids, as_vectors, best, rounding, score
 from w2w_registry.records import canonical_json
 
 KIND = "milvus"
 STAMPS = "w2w_stamps"
+_PREFIX = "w2w_"
 MAX_HITS = 16_384  # Milvus returns no more per query
 _MARGIN = 16
 _SEND_BYTES = 8 << 20
@@ -188,10 +190,23 @@ class MilvusIndex:
             self._client.delete(self._collection, ids=keys.tolist())
         return there
 
+    @property
+    def exhaustive(self) -> bool:
+        """A local file is searched row by row; a server decides for itself."""
+        return self._target.is_local
+
     def search(
-        self, queries: ArrayLike, limit: int, *, allowed: ArrayLike | None = None, forbidden: ArrayLike | None = None
+        self,
+        queries: ArrayLike,
+        limit: int,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+        exact: bool = False,
     ) -> tuple[Ids, Vectors]:
         asked = as_vectors(queries, self._dim, what="query")
+        if exact and not self.exhaustive:
+            return self._by_reading_all(asked, limit, allowed, forbidden)
         expression = _expression(allowed, forbidden)
         count = 0 if expression is None else self._count(expression)
         width = max(0, min(limit, count))
@@ -204,6 +219,30 @@ class MilvusIndex:
                 return self._by_reading_all(asked, limit, allowed, forbidden)
             ids[i], scores[i] = best(hits[0], score(hits[1], query), width)
         return ids, scores
+
+    def above(
+        self,
+        queries: ArrayLike,
+        threshold: float,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+    ) -> list[Batch]:
+        asked = as_vectors(queries, self._dim, what="query")
+        least = np.float32(threshold)
+        parts: list[list[Batch]] = [[] for _ in asked]
+        for keys, vectors in self.batches():
+            keep = np.ones(len(keys), bool) if allowed is None else np.isin(keys, as_ids(allowed))
+            if forbidden is not None:
+                keep &= ~np.isin(keys, as_ids(forbidden))
+            for part, found in zip(parts, rows_above(keys, vectors, asked, least, np.flatnonzero(keep)), strict=True):
+                part.append(found)
+        none: Batch = np.empty(0, np.int64), np.empty(0, np.float32)
+        joined = [[none, *part] for part in parts]
+        return [
+            best(np.concatenate([ids for ids, _ in part]), np.concatenate([scores for _, scores in part]), self.size)
+            for part in joined
+        ]
 
     def _nearest(self, query: Vectors, width: int, count: int, expression: str) -> Batch | None:
         """The ``width`` nearest rows and every row that ties with the last; None when Milvus cannot give them."""
@@ -258,9 +297,58 @@ class MilvusIndex:
             )
 
 
+@dataclass(frozen=True)
+class MilvusEngine:
+    """One collection of one Milvus: see ``protocol.Engine``."""
+
+    target: MilvusTarget
+    collection: str
+    kind: str = KIND
+
+    @classmethod
+    def all(cls, target: MilvusTarget) -> list[Self]:
+        """An engine for every collection of this package; none where a local file does not exist yet."""
+        if target.is_local and not Path(target.uri).exists():
+            return []
+        client = _connect(target)
+        with _calls(target):
+            names = [name for name in client.list_collections() if name.startswith(_PREFIX) and name != STAMPS]
+        return [cls(target, name) for name in sorted(names)]
+
+    def empty(self, dim: int) -> VectorIndex:
+        return MilvusIndex.create(self.target, self.collection, dim)
+
+    def open(self) -> tuple[VectorIndex, Stamp] | None:
+        return MilvusIndex.attach(self.target, self.collection)
+
+    def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
+        index = MilvusIndex.create(self.target, self.collection, dim)
+        for ids, vectors in batches:
+            index.add(ids, vectors)
+        stamp = replace(stamp, kind=KIND, size=index.size)
+        index.keep(stamp)
+        return index, stamp
+
+    def keep(self, index: VectorIndex, stamp: Stamp) -> bool:
+        assert isinstance(index, MilvusIndex)
+        return index.keep(stamp)
+
+    def drop(self) -> None:
+        found = MilvusIndex.attach(self.target, self.collection)
+        if found is not None:
+            found[0].drop()
+            return
+        if self.target.is_local and not Path(self.target.uri).exists():
+            return
+        client = _connect(self.target)  # rows without a stamp, of a rebuild that was cut short
+        with _calls(self.target):
+            if client.has_collection(self.collection):
+                client.drop_collection(self.collection)
+
+
 def collection_name(folder: Path) -> str:
     """The collection that stands for a cache folder: Milvus allows letters, digits and underscores."""
-    return "w2w_" + "".join(c if c.isascii() and c.isalnum() else "_" for c in folder.name)
+    return _PREFIX + "".join(c if c.isascii() and c.isalnum() else "_" for c in folder.name)
 
 
 def _expression(allowed: ArrayLike | None, forbidden: ArrayLike | None) -> str | None:

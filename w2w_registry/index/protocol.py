@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,14 +16,19 @@ Batch = tuple[Ids, Vectors]
 
 @dataclass(frozen=True)
 class Stamp:
-    """Which catalog state an index holds: the space and the metric its vectors were made with, the catalog's last
-    change number it has seen, its kind, and how many rows it had then."""
+    """Which catalog state an index holds: the space and the metric its vectors were made with, the number of the last
+    event it has seen, its kind, how many rows it had then, and that event's hash.
+
+    The hash tells apart what the number cannot: an index that is ahead of this reader's snapshot, and one of events
+    that never happened in this catalog, which was set back to a backup.
+    """
 
     space_digest: str
     metric_digest: str
     seq: int
     kind: str
     size: int
+    head: str = ""
 
 
 class VectorIndex(Protocol):
@@ -62,7 +67,13 @@ class VectorIndex(Protocol):
         """Drop rows by id, int64 (n,); ids that are not there are passed over. Returns how many left."""
 
     def search(
-        self, queries: ArrayLike, limit: int, *, allowed: ArrayLike | None = None, forbidden: ArrayLike | None = None
+        self,
+        queries: ArrayLike,
+        limit: int,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+        exact: bool = False,
     ) -> tuple[Ids, Vectors]:
         """The best ``limit`` rows of each query, highest score first, equal scores by ascending id.
 
@@ -71,6 +82,7 @@ class VectorIndex(Protocol):
             limit: rows wanted per query, 0 or more.
             allowed: only these ids may be returned; None = every one. Unknown ids are passed over.
             forbidden: these ids may not be returned, even when allowed.
+            exact: look at every row, also where the kind would rather look at a few (``exhaustive`` says).
 
         Returns:
             ids int64 (q, m) and scores float32 (q, m), where m = min(limit, rows that may be returned).
@@ -79,9 +91,72 @@ class VectorIndex(Protocol):
             IntegrityError: bad queries, or stored rows found damaged when they were read.
         """
 
+    def above(
+        self,
+        queries: ArrayLike,
+        threshold: float,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+    ) -> list[Batch]:
+        """Every row that scores ``threshold`` or more, for each query: ids int64 (m,) and scores float32 (m,), in the
+        order of ``search``. No kind ever misses one: "nobody else reaches the threshold" is proven.
+
+        Raises:
+            IntegrityError: as ``search``.
+        """
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether ``search`` never misses a row even when it is not asked to be exact."""
+
     def batches(self, rows: int = 4096) -> Iterator[Batch]:
         """Every row in ascending id order, at most ``rows`` at a time."""
 
     @property
     def pending(self) -> int:
         """Rows added, replaced or removed since the index was read from disk: what a save would fold in."""
+
+
+class Engine(Protocol):
+    """Where one index is kept, and how: one class for each way of keeping one.
+
+    Another process may write at any time. None of these replaces a later state of the same catalog by an earlier one.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    def empty(self, dim: int) -> VectorIndex:
+        """A new, empty index; what was kept is untouched unless the kind lives where it is kept (Milvus)."""
+
+    def open(self) -> tuple[VectorIndex, Stamp] | None:
+        """What is kept, with its stamp; None when there is nothing that checks out.
+
+        Raises:
+            MissingExtra: the kind needs a package that is not installed.
+            Busy, StorageError: the place is locked by another process, or cannot be used.
+        """
+
+    def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
+        """An index of those rows (ascending ids), kept under ``stamp``; kind and size are filled in.
+
+        When it cannot be kept (another process is writing, or has a later state) it is only returned.
+
+        Raises:
+            IntegrityError: ids out of order, or vectors that no index would admit. Others: as ``open``.
+        """
+
+    def keep(self, index: VectorIndex, stamp: Stamp) -> bool:
+        """Keep the state of ``index``; False when another process is writing, or a later state is kept.
+
+        Raises:
+            IntegrityError: the index was read from damaged rows. Others: as ``open``.
+        """
+
+    def drop(self) -> None:
+        """Delete all that is kept, as erasure asks; what was never there is no error.
+
+        Raises:
+            As ``open``.
+        """

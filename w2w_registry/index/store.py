@@ -1,13 +1,17 @@
-"""The on-disk cache: one folder per space, metric and kind, holding whole generations and a pointer to the current one.
+"""The on-disk cache: one folder per space, metric and kind, holding immutable segments and the generation that lists them.
 
     <folder>/CURRENT            name of the generation and the SHA-256 of its manifest
-    <folder>/gen-<random>/      manifest.json (stamp, every file's length and CRC-32) and the kind's own files
+    <folder>/gen-<random>/      manifest.json (stamp, every segment's files with length and CRC-32) and, for segments
+                                that have any, which of their rows are dead
+    <folder>/seg-<random>/      a segment: the kind's own files
     <folder>/LOCK               held by the one writer; readers take no lock
 
-A generation is written aside, forced to disk, renamed into place and only then pointed at, so a crash at any instant
-leaves the old one or the new one, and a reader sees a whole one. What does not check out is as good as absent:
-``load`` answers None and the caller rebuilds from the catalog. The checksum is against accidents, not against someone
-who can write here: CRC-32 reads at about 4 GB/s where SHA-256 reads at 1.6 (measured), and every cold start pays it.
+A save writes what changed as a new segment, together with the small segments before it, so that sizes at least double
+from one to the one before. Segments and generations are written aside, forced to disk, renamed into place and only then
+pointed at, so a crash at any instant leaves the old state or the new one, and a reader sees a whole one. What does not
+check out is as good as absent: ``load`` answers None and the caller rebuilds from the catalog. The checksum is against
+accidents, not against someone who can write here: CRC-32 reads at about 4 GB/s where SHA-256 reads at 1.6 (measured),
+and every cold start pays it.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +35,17 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.factory import open_index
-from w2w_registry.index.milvus import MilvusIndex, MilvusTarget, collection_name
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex, Vectors
-from w2w_registry.index.rows import SegmentedIndex
+from w2w_registry.index.segments import Segment, SegmentedIndex, merged
 from w2w_registry.records import canonical_json
 
-FORMAT = 1
+FORMAT = 2
 POINTER, MANIFEST, LOCK = "CURRENT", "manifest.json", "LOCK"
 EAGER_BYTES = 64 << 20  # larger row files are verified row by row as they are read
 _READ_ATTEMPTS = 8
 _SYNC_ROWS = 1024
+_SAVE_ROWS = 1024
+_FOLD = 2  # a segment is written anew with the rows after it when it is shorter than so many times those
 Change = tuple[int, Vectors | None]
 
 
@@ -49,19 +54,50 @@ def folder_for(root: Path, space_digest: str, metric_digest: str, kind: str) -> 
     return root / f"{space_digest[:16]}-{metric_digest[:16]}-{kind}"
 
 
-def load(folder: Path, *, milvus: MilvusTarget | None = None) -> tuple[VectorIndex, Stamp] | None:
+def kind_of(name: str) -> type[SegmentedIndex]:
+    """The class of a kind that is kept in a folder. Raises KeyError for any other."""
+    if name == ExactIndex.kind:
+        return ExactIndex
+    if name == "faiss":
+        from w2w_registry.index.faiss_index import FaissIndex
+
+        return FaissIndex
+    raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class FolderEngine:
+    """An index of one of the kinds that live in a folder: see ``protocol.Engine``."""
+
+    folder: Path
+    kind: str
+
+    def empty(self, dim: int) -> VectorIndex:
+        return kind_of(self.kind)(dim)
+
+    def open(self) -> tuple[VectorIndex, Stamp] | None:
+        return load(self.folder)
+
+    def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
+        return build(self.folder, self.kind, dim, stamp, batches)
+
+    def keep(self, index: VectorIndex, stamp: Stamp) -> bool:
+        return save(self.folder, index, stamp)
+
+    def drop(self) -> None:
+        discard(self.folder)
+
+
+def load(folder: Path) -> tuple[VectorIndex, Stamp] | None:
     """The index kept in ``folder`` with its stamp, read in place; None when there is none that checks out.
 
-    The caller compares the stamp with the catalog. Everything but the vectors of a large index (``EAGER_BYTES``) is
-    verified here; those are verified as they are read, and ``search`` raises IntegrityError for a damaged row:
-    ``discard`` the folder and rebuild. A folder for the milvus kind stands for a collection at ``milvus``.
+    The caller compares the stamp with the catalog. Everything but the vectors of a large segment (``EAGER_BYTES``) and
+    the codes is verified here; those are verified as they are read, and ``search`` raises IntegrityError for a damaged
+    row: ``discard`` the folder and rebuild.
 
     Raises:
         MissingExtra: the kind kept there needs a package that is not installed.
-        Busy, StorageError: Milvus is locked by another process, or cannot be used.
     """
-    if milvus is not None and folder.name.endswith("-milvus"):
-        return MilvusIndex.attach(milvus, collection_name(folder))
     for _ in range(_READ_ATTEMPTS):
         pointer = _read(folder / POINTER)
         if pointer is None:
@@ -74,7 +110,7 @@ def load(folder: Path, *, milvus: MilvusTarget | None = None) -> tuple[VectorInd
 
 
 def save(folder: Path, index: VectorIndex, stamp: Stamp) -> bool:
-    """Make ``index`` the current generation, and delete the others; of a milvus one, record the stamp where it lives.
+    """Make the state of ``index`` the current generation, and delete what it does not need.
 
     Returns False, with nothing written, when another process is saving here or has saved a later catalog state: the
     cache is then as good without this one. A catalog set back to an earlier state (a restored backup) discards first.
@@ -82,20 +118,30 @@ def save(folder: Path, index: VectorIndex, stamp: Stamp) -> bool:
     Raises:
         StorageError: the disk refused. IntegrityError: the index was read from damaged rows.
     """
-    if isinstance(index, MilvusIndex):
-        return index.keep(stamp)
     assert isinstance(index, SegmentedIndex)
-    return _publish(folder, type(index), stamp, index.dim, index.batches()) is not None
+    with _writing(folder, stamp) as writer:
+        if writer is None:
+            return False
+        segments = list(index.segments) if writer.holds(index.segments) else []
+        rows = len(index.tail) if segments else index.size
+        while segments and (segments[-1].live < _FOLD * rows or segments[-1].live * 2 < len(segments[-1].rows)):
+            rows += segments.pop().live
+        if segments:
+            fresh = merged(index.segments[len(segments) :], index.tail, index.dim)
+        else:
+            fresh = index.batches()
+        writer.publish(type(index), stamp, index.dim, segments, fresh if rows or not segments else ())
+        return True
 
 
 def build(
-    folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch], *, milvus: MilvusTarget | None = None
+    folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch]
 ) -> tuple[VectorIndex, Stamp]:
     """A new index of all the rows, straight to where it is kept, so that memory holds one batch of them at a time.
 
     Args:
         kind: as ``factory.choose_kind`` gave it.
-        stamp: space, metric and change number the rows belong to; kind and size are filled in.
+        stamp: space, metric, change number and event the rows belong to; kind and size are filled in.
         batches: (ids int64 (n,), vectors float32 (n, dim)) in ascending id order.
 
     Returns:
@@ -103,40 +149,52 @@ def build(
         in memory and nothing is written.
 
     Raises:
-        SettingError, MissingExtra, Busy: as ``factory.open_index``. StorageError: the disk or Milvus refused.
+        MissingExtra: the kind's package is not installed. StorageError: the disk refused.
         IntegrityError: ids out of order, or vectors that no index would admit.
     """
-    index = open_index(kind, dim=dim, folder=folder, milvus=milvus)
-    if isinstance(index, SegmentedIndex):
-        published = _publish(folder, type(index), stamp, dim, batches)
-        if published is not None:
-            return published
+    index = kind_of(kind)(dim)
+    with _writing(folder, stamp) as writer:
+        if writer is not None:
+            pointer = writer.publish(type(index), stamp, dim, [], batches)
+            found = _load_generation(folder, pointer)
+            if found is not None:
+                return found
     for ids, vectors in batches:
         index.add(ids, vectors)
-    stamp = replace(stamp, kind=index.kind, size=index.size)
-    if isinstance(index, MilvusIndex):
-        index.keep(stamp)
-    return index, stamp
+    return index, replace(stamp, kind=index.kind, size=index.size)
 
 
-def discard(folder: Path, *, milvus: MilvusTarget | None = None) -> None:
+def optimize(folder: Path) -> tuple[int, int] | None:
+    """Write all segments as one, without their dead rows; returns how many there were and how many rows there are.
+
+    None, with nothing written, when nothing is kept here or another process is saving.
+    """
+    found = load(folder)
+    if found is None:
+        return None
+    index, stamp = found
+    assert isinstance(index, SegmentedIndex)
+    with _writing(folder, stamp) as writer:
+        if writer is None or not writer.holds(index.segments):
+            return None
+        if len(index.segments) > 1 or index.pending or any(segment.dead.any() for segment in index.segments):
+            writer.publish(type(index), stamp, index.dim, [], index.batches())
+    return len(index.segments), index.size
+
+
+def discard(folder: Path) -> None:
     """Delete every generation, as erasure asks; waits for a writer to finish. What was never there is no error.
 
     Raises:
-        StorageError: something could not be deleted. MissingExtra, Busy: as ``load``.
+        StorageError: something could not be deleted.
     """
-    if milvus is not None and folder.name.endswith("-milvus"):
-        found = MilvusIndex.attach(milvus, collection_name(folder))
-        if found is not None:
-            found[0].drop()
-        return
     if not folder.is_dir():
         return
     try:
         with _lock(folder, wait=True):
             (folder / POINTER).unlink(missing_ok=True)
             _sync_folder(folder)
-            _collect(folder, keep=None, must=True)
+            _collect(folder, keep=(), must=True)
     except OSError as error:
         raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
 
@@ -173,55 +231,120 @@ def _apply(index: VectorIndex, pending: dict[int, Vectors | None]) -> None:
 
 
 def worth_saving(index: VectorIndex, saved: int | None) -> bool:
-    """Whether a save pays: nothing is kept yet (None), or a tenth of the ``saved`` rows' worth has changed since.
+    """Whether a save pays: nothing is kept yet (None), or a tenth of the ``saved`` rows' worth has changed since, or
+    ``_SAVE_ROWS`` rows.
 
-    Topping up costs per changed row at every cold start, a save costs per row in all; at a tenth both stay small.
+    Topping up costs per changed row at every cold start, a save costs per changed row and a few forced writes.
     """
     if saved is None:
         return True
-    return index.pending > max(64, saved // 10)
+    return index.pending > min(_SAVE_ROWS, max(64, saved // 10))
 
 
 # -- one generation -----------------------------------------------------------------------------
-def _publish(
-    folder: Path, kind: type[SegmentedIndex], stamp: Stamp, dim: int, batches: Iterable[Batch]
-) -> tuple[VectorIndex, Stamp] | None:
-    """Write a generation of those rows and point to it; None, with ``batches`` untouched, when it is not our turn."""
+class _Writer:
+    """The one process that may write in a folder now."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def holds(self, segments: Sequence[Segment]) -> bool:
+        """Whether every one of those segments is kept here, as another save may have deleted some."""
+        return bool(segments) and all(s.name and (self._folder / s.name).is_dir() for s in segments)
+
+    def publish(
+        self, kind: type[SegmentedIndex], stamp: Stamp, dim: int, segments: Sequence[Segment], fresh: Iterable[Batch]
+    ) -> bytes:
+        """Point to a generation of those segments and one new one of the ``fresh`` rows; returns the pointer."""
+        pointer = _read(self._folder / POINTER)
+        current = None if pointer is None else _manifest(self._folder, pointer)
+        kept = [] if current is None else [current[0].name, *(s["name"] for s in current[1]["segments"])]
+        _collect(self._folder, keep=kept)
+        entries = [self._entry(segment, current) for segment in segments]
+        rows = sum(segment.live for segment in segments)
+        written = self._segment(kind, dim, fresh)
+        if written is not None:
+            entries.append(written)
+            rows += written["rows"]
+        temporary = self._folder / f"tmp-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        for segment, entry in zip(segments, entries, strict=False):
+            entry["dead"] = _write_dead(temporary, segment)
+        manifest = canonical_json(
+            {
+                "format": FORMAT,
+                "stamp": asdict(replace(stamp, kind=kind.kind, size=rows)),
+                "dim": dim,
+                "segments": entries,
+            }
+        ).encode()
+        _write(temporary / MANIFEST, manifest)
+        generation = self._into_place(temporary, "gen-")
+        pointer = _point(self._folder, generation, manifest)
+        _collect(self._folder, keep=[generation, *(entry["name"] for entry in entries)])
+        return pointer
+
+    def _segment(self, kind: type[SegmentedIndex], dim: int, fresh: Iterable[Batch]) -> dict[str, Any] | None:
+        """A segment of those rows in place, as the manifest describes it; None for no rows."""
+        temporary = self._folder / f"tmp-{uuid.uuid4().hex}"
+        temporary.mkdir()
+        rows = kind.write(temporary, dim, fresh)
+        if rows == 0:
+            shutil.rmtree(temporary)
+            return None
+        files = _describe(temporary)
+        return {"name": self._into_place(temporary, "seg-"), "rows": rows, "files": files, "dead": None}
+
+    def _entry(self, segment: Segment, current: tuple[Path, dict[str, Any]] | None) -> dict[str, Any]:
+        """What the current manifest says of a segment that stays."""
+        entries = [] if current is None else current[1]["segments"]
+        found = next((dict(entry) for entry in entries if entry["name"] == segment.name), None)
+        if found is None:
+            raise IntegrityError(what="index segment", name=segment.name, expected="kept", found="gone")
+        return found
+
+    def _into_place(self, temporary: Path, prefix: str) -> str:
+        _sync_folder(temporary)
+        final = self._folder / temporary.name.replace("tmp-", prefix)
+        temporary.rename(final)
+        _sync_folder(self._folder)
+        return final.name
+
+
+@contextmanager
+def _writing(folder: Path, stamp: Stamp) -> Iterator[_Writer | None]:
+    """The right to write there; None when it is not our turn: another process writes, or has written a later state."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _lock(folder, wait=False) as held:
-            if not held or _is_newer(folder, stamp):
-                return None
-            _collect(folder, keep=_current_name(folder))
-            temporary = folder / f"tmp-{uuid.uuid4().hex}"
-            temporary.mkdir()
-            size = kind.write(temporary, dim, batches)
-            manifest = _describe(temporary, replace(stamp, kind=kind.kind, size=size), dim)
-            _write(temporary / MANIFEST, manifest)
-            _sync_folder(temporary)
-            generation = folder / temporary.name.replace("tmp-", "gen-")
-            temporary.rename(generation)
-            _sync_folder(folder)
-            pointer = _point(folder, generation.name, manifest)
-            _collect(folder, keep=generation.name)
-            return _load_generation(folder, pointer)
+            yield _Writer(folder) if held and not _is_newer(folder, stamp) else None
     except OSError as error:
         raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
 
 
-def _describe(generation: Path, stamp: Stamp, dim: int) -> bytes:
-    """The manifest of the files in ``generation``, which are forced to disk on the way."""
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """Length and CRC-32 of the files in ``folder``, which are forced to disk on the way."""
     files: dict[str, dict[str, Any]] = {}
-    for path in sorted(generation.iterdir()):
+    for path in sorted(folder.iterdir()):
         with open(path, "rb") as stream:
             os.fsync(stream.fileno())
         size = path.stat().st_size
-        files[path.name] = {"bytes": size, "crc32": None if _lazily_read(path.name, size) else _checksum(_mapped(path))}
-    return canonical_json({"format": FORMAT, "stamp": asdict(stamp), "dim": dim, "files": files}).encode()
+        lazily = _lazily_read(path.name, size)
+        files[path.name] = {"bytes": size, "crc32": None if lazily else zlib.crc32(_mapped(path)[0])}
+    return files
 
 
 def _lazily_read(name: str, size: int) -> bool:
-    return name == "vectors.f32" and size > EAGER_BYTES
+    """Rows of a large segment have checksums of their own, and so have the chunks of every kind of codes."""
+    return name.endswith(".u8") or (name == "vectors.f32" and size > EAGER_BYTES)
+
+
+def _write_dead(folder: Path, segment: Segment) -> dict[str, Any] | None:
+    if not segment.dead.any():
+        return None
+    data = np.packbits(segment.dead).tobytes()
+    _write(folder / f"{segment.name}.dead", data)
+    return {"bytes": len(data), "crc32": zlib.crc32(data)}
 
 
 def _manifest(folder: Path, pointer: bytes) -> tuple[Path, dict[str, Any]] | None:
@@ -243,40 +366,48 @@ def _load_generation(folder: Path, pointer: bytes) -> tuple[VectorIndex, Stamp] 
     generation, manifest = found
     stamp = Stamp(**manifest["stamp"])
     try:
-        files = {name: _map(generation / name, entry) for name, entry in manifest["files"].items()}
-        index = _open(generation, stamp.kind, files, manifest)
+        kind = kind_of(stamp.kind)
+        segments = [_load_segment(kind, generation, entry, manifest["dim"]) for entry in manifest["segments"]]
     except (OSError, IntegrityError, KeyError):
         return None
+    index = kind(manifest["dim"], segments)
     return (index, stamp) if index.size == stamp.size else None
 
 
-def _open(generation: Path, kind: str, files: dict[str, NDArray[np.uint8]], manifest: dict[str, Any]) -> VectorIndex:
-    unchecked = any(entry["crc32"] is None for entry in manifest["files"].values())
-    if kind == ExactIndex.kind:
-        return ExactIndex.load(generation, files, manifest["dim"], unchecked=unchecked)
-    if kind == "faiss":
-        from w2w_registry.index.faiss_index import FaissIndex
+def _load_segment(kind: type[SegmentedIndex], generation: Path, entry: dict[str, Any], dim: int) -> Segment:
+    """Raises IntegrityError or OSError when a file is not as the manifest describes it."""
+    folder = generation.parent / entry["name"]
+    files, maps = {}, {}
+    for name, described in entry["files"].items():
+        files[name], maps[name] = _map(folder / name, described)
+    unchecked = entry["files"]["vectors.f32"]["crc32"] is None
+    segment = kind.load(folder, files, dim, unchecked=unchecked)
+    mapped = maps["vectors.f32"]
+    if unchecked and mapped is not None:
+        segment.rows.read_at_random(mapped)
+    segment.name = entry["name"]
+    if entry["dead"] is not None:
+        bits, _ = _map(generation / f"{segment.name}.dead", entry["dead"])
+        segment.dead = np.unpackbits(bits, count=len(segment.rows)).astype(bool)
+    return segment
 
-        return FaissIndex.load(generation, files, manifest["dim"], unchecked=unchecked)
-    raise KeyError(kind)
 
-
-def _map(path: Path, entry: dict[str, Any]) -> NDArray[np.uint8]:
+def _map(path: Path, described: dict[str, Any]) -> tuple[NDArray[np.uint8], mmap.mmap | None]:
     """The file's bytes, mapped and verified. Raises IntegrityError or OSError when they are not as described."""
-    data = _mapped(path)
-    if len(data) != entry["bytes"]:
-        raise IntegrityError(what="index file", name=path.name, expected=entry["bytes"], found=len(data))
-    if entry["crc32"] is not None and (found := _checksum(data)) != entry["crc32"]:
-        raise IntegrityError(what="index file", name=path.name, expected=entry["crc32"], found=found)
-    return data
+    data, mapped = _mapped(path)
+    if len(data) != described["bytes"]:
+        raise IntegrityError(what="index file", name=path.name, expected=described["bytes"], found=len(data))
+    if described["crc32"] is not None and (found := zlib.crc32(data)) != described["crc32"]:
+        raise IntegrityError(what="index file", name=path.name, expected=described["crc32"], found=found)
+    return data, mapped
 
 
-def _mapped(path: Path) -> NDArray[np.uint8]:
-    return np.memmap(path, np.uint8, "r").view(np.ndarray) if path.stat().st_size else np.empty(0, np.uint8)
-
-
-def _checksum(data: NDArray[np.uint8]) -> int:
-    return zlib.crc32(data.data)
+def _mapped(path: Path) -> tuple[NDArray[np.uint8], mmap.mmap | None]:
+    with open(path, "rb") as stream:
+        if os.fstat(stream.fileno()).st_size == 0:
+            return np.empty(0, np.uint8), None
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, np.uint8), mapped
 
 
 # -- the folder ---------------------------------------------------------------------------------
@@ -287,11 +418,6 @@ def _point(folder: Path, name: str, manifest: bytes) -> bytes:
     os.replace(temporary, folder / POINTER)
     _sync_folder(folder)
     return pointer
-
-
-def _current_name(folder: Path) -> str | None:
-    pointer = _read(folder / POINTER)
-    return None if pointer is None else pointer.decode("utf-8", "replace").partition(" ")[0]
 
 
 def _is_newer(folder: Path, stamp: Stamp) -> bool:
@@ -305,10 +431,11 @@ def _is_newer(folder: Path, stamp: Stamp) -> bool:
     return same and kept.seq > stamp.seq and _load_generation(folder, pointer) is not None
 
 
-def _collect(folder: Path, *, keep: str | None, must: bool = False) -> None:
-    """Delete generations other than ``keep`` and what a killed writer left; only the lock's holder may."""
+def _collect(folder: Path, *, keep: Iterable[str], must: bool = False) -> None:
+    """Delete generations and segments other than ``keep`` and what a killed writer left; only the lock's holder may."""
+    kept = set(keep)
     for path in folder.iterdir():
-        if path.name.startswith(("gen-", "tmp-")) and path.name != keep:
+        if path.name.startswith(("gen-", "seg-", "tmp-")) and path.name not in kept:
             shutil.rmtree(path, ignore_errors=not must)
     (folder / f"{POINTER}.tmp").unlink(missing_ok=True)
 

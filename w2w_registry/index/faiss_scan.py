@@ -1,0 +1,232 @@
+"""Scanning short codes with FAISS's fast scan: the rows that score best by their codes, a query at a time or many.
+
+A process that asks once reads the codes in chunks through one small buffer, so that it needs neither the memory nor the
+time to hold them; one that goes on asking keeps them (``RESIDENT_AFTER``). Shards are scanned in threads of our own:
+FAISS releases the GIL, and gives one query to one thread.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from threading import local
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.errors import IntegrityError, MissingExtra
+from w2w_registry.index.codes import BLOCK, CHUNK, GOVERNORS, Quantiser, encode, pack, steered
+from w2w_registry.index.protocol import Vectors
+
+RESIDENT_AFTER = 2  # queries answered from disk before the codes are kept in memory
+Found = tuple[Vectors, NDArray[np.int64]]
+
+
+@cache
+def faiss() -> ModuleType:
+    """The package, found fit to scan our codes.
+
+    Raises:
+        MissingExtra: it is not installed. IntegrityError: it lays codes out in another way than this package writes.
+    """
+    try:
+        import faiss as module
+    except ImportError:
+        raise MissingExtra(package="faiss", extra="cpu", feature="the faiss index") from None
+    found: ModuleType = module
+    return found
+
+
+@cache
+def understands(quantiser: Quantiser) -> bool:
+    """Whether this FAISS packs codes as we do and scores them within the bound that we rely on."""
+    width, rows = 64, 3 * BLOCK + 5
+    rng = np.random.default_rng(0)
+    data = rng.standard_normal((rows + 4, width)).astype(np.float32)
+    data /= np.linalg.norm(data, axis=1, keepdims=True)
+    codes = encode(data[:rows], quantiser)
+    scanner = _blank(quantiser, width)
+    _fill(scanner, pack(codes), rows)
+    centroids = quantiser.centroids / np.float32(np.sqrt(width))
+    asked, excess, bound = steered(data[rows:], quantiser)
+    scores, found = scanner.search(asked, rows)
+    entries = data[rows:].reshape(4, -1, quantiser.per) @ centroids.T
+    own = codes[:, :-GOVERNORS].astype(np.int64)
+    true = np.stack([entry[np.arange(entry.shape[0]), own].sum(axis=1) for entry in entries])
+    if (np.sort(found, axis=1) != np.arange(rows)).any():
+        return False
+    off = np.abs(scores - excess[:, None] - np.take_along_axis(true, found, axis=1))
+    return bool((off <= bound[:, None]).all())
+
+
+class Scan:
+    """The packed codes of a segment's rows in one file, with the checksums of its chunks."""
+
+    def __init__(
+        self, path: Path, sums: NDArray[np.uint32], rows: int, width: int, quantiser: Quantiser, threads: int
+    ) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self._name, self._sums, self._rows, self._width, self._quantiser = path.name, sums, rows, width, quantiser
+        self._row_bytes = quantiser.row_bytes(width)
+        if os.fstat(self._descriptor).st_size != -(-rows // BLOCK) * BLOCK * self._row_bytes:
+            raise IntegrityError(what="index file", name=path.name, expected=rows, found="another length")
+        self._threads = max(1, threads)
+        self._pool: ThreadPoolExecutor | None = None
+        self._shards: list[tuple[int, Any]] | None = None
+        self._buffers = local()
+        self._asked = 0
+
+    def __del__(self) -> None:
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory the codes take while they are kept."""
+        return 0 if self._shards is None else sum(index.codes.size() for _, index in self._shards)
+
+    def top(self, rotated: Vectors, wanted: int, *, checked: bool = False) -> tuple[Vectors, NDArray[np.int64], Vectors]:
+        """The ``wanted`` rows of each query whose decoded vectors score best.
+
+        Args:
+            rotated: float32 (q, width).
+            checked: verify the codes that are read; those kept in memory have been verified.
+
+        Returns:
+            Estimated scores float32 (q, m), descending; row numbers int64 (q, m), m = min(wanted, rows); and how far
+            an estimate can be from the product with the decoded row, float32 (q,).
+
+        Raises:
+            IntegrityError: codes found damaged.
+        """
+        asked, excess, bound = steered(rotated, self._quantiser)
+        wanted = min(wanted, self._rows)
+        if self._shards is None and self._asked + len(rotated) > RESIDENT_AFTER:
+            self._shards = self._read_all()
+        self._asked += len(rotated)
+        work: list[Callable[[], Found]] = (
+            [lambda shard=shard: self._search(*shard, asked, wanted) for shard in self._shards]
+            if self._shards is not None
+            else [lambda part=part: self._stream(part, asked, wanted, checked) for part in self._parts()]
+        )
+        parts = self._all(work)
+        scores = np.concatenate([part[0] for part in parts], axis=1)
+        rows = np.concatenate([part[1] for part in parts], axis=1)
+        if len(parts) > 1 or len(work) > 1:
+            scores, rows = _best(scores, rows, wanted)
+        return scores - excess[:, None], rows, bound
+
+    # -- where the codes are ---------------------------------------------------------------------
+    def _chunks(self) -> range:
+        return range(0, self._rows, CHUNK)
+
+    def _parts(self) -> list[range]:
+        """The chunks' first rows, a run of them for every thread."""
+        starts = self._chunks()
+        count = min(self._threads, len(starts))
+        cuts = [len(starts) * i // count for i in range(count + 1)]
+        return [starts[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+
+    def _read_all(self) -> list[tuple[int, Any]]:
+        """One FAISS index for every thread's run of chunks."""
+
+        def shard(part: range) -> tuple[int, Any]:
+            rows = min(part[-1] + CHUNK, self._rows) - part[0]
+            index = _blank(self._quantiser, self._width)
+            view = _room(index, rows, self._row_bytes)
+            for start in part:
+                self._read(start, view[(start - part[0]) * self._row_bytes :], checked=True)
+            return part[0], index
+
+        return self._all([lambda part=part: shard(part) for part in self._parts()])
+
+    def _read(self, start: int, view: NDArray[np.uint8], *, checked: bool) -> int:
+        """The codes of the chunk that begins at row ``start``, into ``view``; returns its rows."""
+        rows = min(CHUNK, self._rows - start)
+        wanted = -(-rows // BLOCK) * BLOCK * self._row_bytes
+        target = view[:wanted]
+        got = os.preadv(self._descriptor, [target.data], start * self._row_bytes)
+        while 0 < got < wanted:
+            more = os.preadv(self._descriptor, [target[got:].data], start * self._row_bytes + got)
+            got = got + more if more else 0
+        if got != wanted or (checked and zlib.crc32(target.data) != self._sums[start // CHUNK]):
+            raise IntegrityError(what="index codes", name=self._name, expected=f"chunk {start // CHUNK}", found="damaged")
+        return rows
+
+    def _stream(self, part: range, asked: Vectors, wanted: int, checked: bool) -> Found:
+        """Search a run of chunks, each read into this thread's buffer."""
+        if not hasattr(self._buffers, "index"):
+            self._buffers.index = _blank(self._quantiser, self._width)
+            self._buffers.view = _room(self._buffers.index, min(CHUNK, self._rows), self._row_bytes)
+        index, view = self._buffers.index, self._buffers.view
+        best: Found | None = None
+        for start in part:
+            index.ntotal = self._read(start, view, checked=checked)
+            index.ntotal2 = -(-index.ntotal // BLOCK) * BLOCK
+            scores, rows = self._search(start, index, asked, wanted)
+            if best is not None:
+                scores, rows = np.concatenate([best[0], scores], axis=1), np.concatenate([best[1], rows], axis=1)
+            best = _best(scores, rows, wanted)
+        assert best is not None
+        return best
+
+    @staticmethod
+    def _search(first: int, index: Any, asked: Vectors, wanted: int) -> Found:
+        scores, rows = index.search(asked, min(wanted, index.ntotal))
+        return scores, rows + first
+
+    def _all(self, work: list[Callable[[], Any]]) -> list[Any]:
+        if len(work) == 1:
+            return [work[0]()]
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads)
+        return list(self._pool.map(lambda one: one(), work))
+
+
+def _best(scores: Vectors, rows: NDArray[np.int64], wanted: int) -> Found:
+    if scores.shape[1] > wanted:
+        kept = np.argpartition(-scores, wanted - 1, axis=1)[:, :wanted]
+        scores, rows = np.take_along_axis(scores, kept, axis=1), np.take_along_axis(rows, kept, axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
+
+
+def _blank(quantiser: Quantiser, width: int) -> Any:
+    """An empty FAISS index that decodes with our codebook."""
+    module = faiss()
+    groups = quantiser.groups(width)
+    index = module.IndexPQFastScan(groups * quantiser.per, groups, 4, module.METRIC_INNER_PRODUCT)
+    centroids = (quantiser.centroids / np.float32(np.sqrt(width))).astype(np.float32)
+    module.copy_array_to_vector(np.tile(centroids, (groups, 1)).ravel(), index.pq.centroids)
+    index.is_trained = True
+    return index
+
+
+def _room(index: Any, rows: int, row_bytes: int) -> NDArray[np.uint8]:
+    """Room in ``index`` for the codes of so many rows, to be written through the view that is returned."""
+    index.ntotal, index.ntotal2 = rows, -(-rows // BLOCK) * BLOCK
+    index.codes.resize(index.ntotal2 * row_bytes)
+    view: NDArray[np.uint8] = faiss().rev_swig_ptr(index.codes.get(), index.ntotal2 * row_bytes)
+    return view
+
+
+def _fill(index: Any, packed: NDArray[np.uint8], rows: int) -> None:
+    _room(index, rows, len(packed) // (-(-rows // BLOCK) * BLOCK))[:] = packed
+
+
+def threads() -> int:
+    """How many threads search: ``OMP_NUM_THREADS`` where it is set, else the cores this process may use, at most 8."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) else min(8, len(os.sched_getaffinity(0)))
+
+
+def segments_of(rows: int, step: int) -> Iterator[range]:
+    """Row numbers in runs of ``step``."""
+    for start in range(0, rows, step):
+        yield range(start, min(rows, start + step))

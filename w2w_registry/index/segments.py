@@ -1,0 +1,241 @@
+"""The index that is made of segments: immutable ones on disk and a tail in memory.
+
+A segment is written once and read in place. A change never touches it: a removed or replaced row is marked dead, new
+rows go to the tail, and the next save writes the tail as a segment of its own, together with the small ones before it.
+So a save costs what changed, a row is rewritten a few times in its life, and a cold process reads what its query needs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from w2w_registry.index.protocol import Batch, Ids, Vectors
+from w2w_registry.index.rows import SCAN_BYTES, Files, Rows, Tail
+from w2w_registry.index.vectors import as_batch, as_ids, as_vectors, best, contenders, member, rounding, score
+
+Found = list[tuple[Ids, Vectors]]
+
+
+class Segment:
+    """Immutable rows, which of them are dead (bool (n,)), and the name under which a store keeps them ("" for none)."""
+
+    def __init__(self, rows: Rows, name: str = "", dead: NDArray[np.bool_] | None = None) -> None:
+        self.rows, self.name = rows, name
+        self.dead = np.zeros(len(rows), bool) if dead is None else dead
+
+    @property
+    def live(self) -> int:
+        return len(self.rows) - int(self.dead.sum())
+
+    def eligible(self, allow: Ids | None, forbid: Ids | None) -> NDArray[np.int64] | None:
+        """Row numbers that may be returned, ascending; None = all of them."""
+        if allow is not None:
+            rows = self.rows.find(allow)
+            rows = rows[~self.dead[rows]]
+            return rows if forbid is None else rows[~member(self.rows.ids[rows], forbid)]
+        dropped = self.dead
+        if forbid is not None and len(forbid):
+            dropped = dropped.copy()
+            dropped[self.rows.find(forbid)] = True
+        return np.flatnonzero(~dropped) if dropped.any() else None
+
+
+class SegmentedIndex(ABC):
+    """Segments and a tail. Kinds differ in what they write beside the rows and in how they search a segment."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, dim: int, segments: Sequence[Any] = ()) -> None:
+        self._dim = dim
+        self.segments: list[Any] = list(segments)
+        self.tail = Tail(dim)
+        self._changed = 0
+
+    @property
+    def dim(self) -> int:
+        return self._dim
+
+    @property
+    def size(self) -> int:
+        return sum(segment.live for segment in self.segments) + len(self.tail)
+
+    @property
+    def pending(self) -> int:
+        """Rows added, replaced or removed since the index was read: what a save would write."""
+        return self._changed + len(self.tail)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether ``search`` looks at every row, so that it never misses one."""
+        return True
+
+    def ids(self) -> Ids:
+        parts = [segment.rows.ids[~segment.dead] for segment in self.segments]
+        return np.sort(np.concatenate([*parts, self.tail.ids]))
+
+    def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
+        keys, rows = as_batch(ids, vectors, self._dim)
+        self._kill(keys)
+        self.tail.put(keys, rows)
+
+    def remove(self, ids: ArrayLike) -> int:
+        keys = np.unique(as_ids(ids))
+        return self._kill(keys) + self.tail.drop(keys)
+
+    def _kill(self, keys: Ids) -> int:
+        killed = 0
+        for segment in self.segments:
+            rows = segment.rows.find(keys)
+            fresh = rows[~segment.dead[rows]]
+            segment.dead[fresh] = True
+            killed += len(fresh)
+        self._changed += killed
+        return killed
+
+    def search(
+        self,
+        queries: ArrayLike,
+        limit: int,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+        exact: bool = False,
+    ) -> tuple[Ids, Vectors]:
+        asked = as_vectors(queries, self._dim, what="query")
+        parts, tail_rows = self._eligible(allowed, forbidden)
+        found = sum(len(s.rows) if rows is None else len(rows) for s, rows in parts) + len(tail_rows)
+        width = max(0, min(limit, found))
+        ids = np.empty((len(asked), width), np.int64)
+        scores = np.empty((len(asked), width), np.float32)
+        if width == 0 or len(asked) == 0:
+            return ids, scores
+        answers = [self._search_segment(segment, asked, width, rows, exact=exact) for segment, rows in parts]
+        answers.append(search_rows(self.tail.ids, self.tail.vectors, asked, width, tail_rows))
+        for i, several in enumerate(zip(*answers, strict=True)):
+            ids[i], scores[i] = best(
+                np.concatenate([one[0] for one in several]), np.concatenate([one[1] for one in several]), width
+            )
+        return ids, scores
+
+    def above(
+        self,
+        queries: ArrayLike,
+        threshold: float,
+        *,
+        allowed: ArrayLike | None = None,
+        forbidden: ArrayLike | None = None,
+    ) -> Found:
+        asked = as_vectors(queries, self._dim, what="query")
+        parts, tail_rows = self._eligible(allowed, forbidden)
+        least = np.float32(threshold)
+        answers = [self._segment_above(segment, asked, least, rows) for segment, rows in parts]
+        answers.append(rows_above(self.tail.ids, self.tail.vectors, asked, least, tail_rows))
+        return [
+            best(np.concatenate([a for a, _ in several]), np.concatenate([b for _, b in several]), self.size)
+            for several in zip(*answers, strict=True)
+        ]
+
+    def batches(self, rows: int = 4096) -> Iterator[Batch]:
+        return merged(self.segments, self.tail, self._dim, rows)
+
+    def _eligible(
+        self, allowed: ArrayLike | None, forbidden: ArrayLike | None
+    ) -> tuple[list[tuple[Any, NDArray[np.int64] | None]], NDArray[np.int64]]:
+        """Every segment that has rows to return, with their numbers, and those of the tail."""
+        allow = None if allowed is None else np.unique(as_ids(allowed))
+        forbid = None if forbidden is None else np.unique(as_ids(forbidden))
+        parts = [(segment, segment.eligible(allow, forbid)) for segment in self.segments]
+        parts = [(segment, rows) for segment, rows in parts if (len(segment.rows) if rows is None else len(rows))]
+        return parts, _eligible(self.tail.ids, allow, forbid)
+
+    @classmethod
+    @abstractmethod
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
+        """Write into an empty folder all that ``load`` makes a segment of those rows from; returns their number.
+
+        Rows come in ascending id order and one batch is in memory at a time.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Segment:
+        """The segment ``write`` wrote, over its mapped files; rows are verified as they are read when ``unchecked``.
+
+        Raises:
+            IntegrityError: the files do not fit together.
+        """
+
+    @abstractmethod
+    def _search_segment(
+        self, segment: Any, queries: Vectors, limit: int, rows: NDArray[np.int64] | None, *, exact: bool
+    ) -> Found:
+        """For each query the best of those rows (None = all), at most ``limit``, in order, with their scores."""
+
+    @abstractmethod
+    def _segment_above(
+        self, segment: Any, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64] | None
+    ) -> Found:
+        """For each query every one of those rows that scores ``threshold`` or more."""
+
+
+def merged(segments: Sequence[Segment], tail: Tail, dim: int, rows: int = 4096) -> Iterator[Batch]:
+    """The live rows of those segments and of the tail by ascending id, at most ``rows`` at a time."""
+    live = [np.flatnonzero(~segment.dead) for segment in segments]
+    keys = np.concatenate([*(s.rows.ids[at] for s, at in zip(segments, live, strict=True)), tail.ids])
+    sources = np.concatenate([np.full(len(at), i) for i, at in enumerate([*live, tail.ids])])
+    places = np.concatenate([*live, np.arange(len(tail))]).astype(np.int64)
+    order = np.argsort(keys, kind="stable")
+    for start in range(0, len(order), rows):
+        part = order[start : start + rows]
+        vectors = np.empty((len(part), dim), np.float32)
+        for source in np.unique(sources[part]).tolist():
+            here = sources[part] == source
+            at = places[part[here]]
+            vectors[here] = tail.vectors[at] if source == len(segments) else segments[source].rows.take(at)
+        yield keys[part], vectors
+
+
+def _eligible(ids: Ids, allow: Ids | None, forbid: Ids | None) -> NDArray[np.int64]:
+    keep = np.ones(len(ids), bool) if allow is None else member(ids, allow)
+    if forbid is not None:
+        keep &= ~member(ids, forbid)
+    return np.flatnonzero(keep)
+
+
+def search_rows(ids: Ids, vectors: Vectors, queries: Vectors, limit: int, rows: NDArray[np.int64]) -> Found:
+    """Exact search of rows in memory: a float32 product finds who can be among the best, ``score`` decides."""
+    subset = vectors if len(rows) == len(vectors) else vectors[rows]
+    names = ids if len(rows) == len(vectors) else ids[rows]
+    out = []
+    step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
+    for start in range(0, len(queries), step):
+        part = queries[start : start + step]
+        approximate = subset @ part.T
+        for query, column in zip(part, approximate.T, strict=True):
+            near = contenders(column, limit, len(query))
+            out.append(best(names[near], score(subset[near], query), limit))
+    return out
+
+
+def rows_above(
+    ids: Ids, vectors: Vectors, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64]
+) -> Found:
+    """Rows in memory that score ``threshold`` or more, by every query."""
+    subset = vectors if len(rows) == len(vectors) else vectors[rows]
+    names = ids if len(rows) == len(vectors) else ids[rows]
+    out = []
+    step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
+    for start in range(0, len(queries), step):
+        part = queries[start : start + step]
+        near = subset @ part.T >= threshold - 2 * rounding(vectors.shape[1])
+        for query, column in zip(part, near.T, strict=True):
+            at = np.flatnonzero(column)
+            scores = score(subset[at], query)
+            out.append((names[at][scores >= threshold], scores[scores >= threshold]))
+    return out
