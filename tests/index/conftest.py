@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from w2w_registry.index import store
-from w2w_registry.index.factory import open_index
-from w2w_registry.index.milvus import MilvusTarget
-from w2w_registry.index.protocol import VectorIndex
+from w2w_registry.index.milvus import MilvusEngine, MilvusTarget, collection_name
+from w2w_registry.index.protocol import Engine, VectorIndex
 
 NEEDS = {"exact": (), "faiss": ("faiss",), "milvus": ("pymilvus", "milvus_lite")}
 
@@ -33,17 +32,25 @@ def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+def engine_of(kind: str, folder: Path, milvus: MilvusTarget | None) -> Engine:
+    """The engine that keeps an index of that kind in ``folder``, or in the collection named after it."""
+    if kind == "milvus":
+        assert milvus is not None
+        return MilvusEngine(milvus, collection_name(folder))
+    return store.FolderEngine(folder, kind)
+
+
 @pytest.fixture
 def target(request: pytest.FixtureRequest, kind: str) -> MilvusTarget | None:
     return request.getfixturevalue("milvus") if kind == "milvus" else None
 
 
 @pytest.fixture
-def folder(tmp_path: Path, kind: str) -> Path:
-    return store.folder_for(tmp_path, tmp_path.name, "metric", kind)
+def engine(tmp_path: Path, kind: str, target: MilvusTarget | None) -> Engine:
+    return engine_of(kind, store.folder_for(tmp_path, tmp_path.name, "metric", kind), target)
 
 
 @pytest.fixture
-def empty(kind: str, folder: Path, target: MilvusTarget | None) -> Callable[[int], VectorIndex]:
+def empty(engine: Engine) -> Callable[[int], VectorIndex]:
     """A new, empty index of each kind."""
-    return lambda dim: open_index(kind, dim=dim, folder=folder, milvus=target)
+    return engine.empty

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.index.oracle import Oracle, assert_same, lattice, unit
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index import exact, store
-from w2w_registry.index.exact import ExactIndex, prefix_width
+from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.protocol import Stamp
 from w2w_registry.index.rows import write_rows
 
@@ -26,14 +26,6 @@ def reopened(index: ExactIndex, folder: Path) -> ExactIndex:
     return found[0]
 
 
-@pytest.fixture
-def small_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The filter at sizes a test can afford."""
-    monkeypatch.setattr(exact, "MIN_PREFIX_ROWS", 8)
-    monkeypatch.setattr(exact, "SEEDS", 8)
-
-
-@pytest.mark.usefixtures("small_prefixes")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
@@ -44,7 +36,7 @@ def small_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     twins=st.integers(0, 5),
     kept=st.sampled_from([None, 0.02, 0.4, 1.0]),
 )
-def test_the_filtered_search_is_the_search_of_every_row(
+def test_the_search_is_the_search_of_every_row(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int, count: int, dim: int, decay: float, limit: int, twins: int, kept: float | None,
 ) -> None:  # fmt: skip
@@ -70,22 +62,6 @@ def test_the_filtered_search_is_the_search_of_every_row(
     )
 
 
-@pytest.mark.usefixtures("small_prefixes")
-def test_the_filter_reads_few_rows_where_the_spectrum_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = np.random.default_rng(1)
-    vectors = unit(rng, 2000, 128, 1.5)
-    index = ExactIndex(128)
-    index.add(np.arange(2000), vectors)
-    index = reopened(index, tmp_path / "a")
-    read: list[int] = []
-    take = index._base.take
-    monkeypatch.setattr(index._base, "take", lambda rows: (read.append(len(rows)), take(rows))[1])
-    ids, _ = index.search(vectors[:1], 5)
-    assert ids[0, 0] == 0
-    assert 0 < sum(read) < 500
-
-
-@pytest.mark.usefixtures("small_prefixes")
 def test_a_query_at_the_centre_ties_with_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exact, "BLOCK_BYTES", 64 * 4 * 10)
     index = ExactIndex(64)
@@ -94,14 +70,6 @@ def test_a_query_at_the_centre_ties_with_every_row(tmp_path: Path, monkeypatch: 
         ids, scores = opened.search(np.zeros((1, 64), np.float32), 5)
         assert ids.tolist() == [[1, 2, 3, 4, 5]]
         assert scores.tolist() == [[0.0] * 5]
-
-
-def test_prefix_width_follows_the_energy() -> None:
-    falling, flat = np.arange(1, 201) ** -2.0, np.ones(200)
-    assert prefix_width(falling, 10**6) == 16
-    assert prefix_width(flat, 10**6) == 0  # four fifths of the row is no shortcut
-    assert prefix_width(falling, 100) == 0
-    assert prefix_width(np.zeros(200), 10**6) == 0
 
 
 @settings(deadline=None)
@@ -130,7 +98,7 @@ def test_a_damaged_row_of_a_large_index_is_found_when_it_is_read(
     vectors = unit(np.random.default_rng(2), 50, 8)
     index.add(np.arange(50), vectors)
     assert_same(reopened(index, tmp_path / "a").search(vectors[:2], 4), index.search(vectors[:2], 4))
-    (path,) = (tmp_path / "a").glob("gen-*/vectors.f32")
+    (path,) = (tmp_path / "a").glob("seg-*/vectors.f32")
     data = bytearray(path.read_bytes())
     data[40 * 32 + 5] ^= 4
     path.write_bytes(data)

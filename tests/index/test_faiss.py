@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -8,26 +9,28 @@ import numpy as np
 import pytest
 
 from tests.index.oracle import Oracle, unit
-from w2w_registry.index import faiss_index, store
+from w2w_registry.errors import IntegrityError
+from w2w_registry.index import codes, faiss_index, faiss_scan, store
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.faiss_index import FaissIndex
 from w2w_registry.index.protocol import Ids, Stamp, Vectors
 
 faiss = pytest.importorskip("faiss", reason="faiss is not installed")
 
-ROWS, DIM = 8000, 96
+ROWS, DIM = 8000, 256
+DECAY = 0.27  # of half-whitened coordinates, the default metric's: no prefix of them says much
 STAMP = Stamp("space", "metric", 1, "", 0)
 
 
 @pytest.fixture(scope="module")
 def vectors() -> Vectors:
-    return unit(np.random.default_rng(0), ROWS, DIM, 0.8)
+    return unit(np.random.default_rng(0), ROWS, DIM, DECAY)
 
 
 @pytest.fixture(scope="module")
 def queries(vectors: Vectors) -> Vectors:
     rng = np.random.default_rng(1)
-    mixed = vectors[rng.choice(ROWS, 40)] + 0.6 * unit(rng, 40, DIM, 0.8)
+    mixed = vectors[rng.choice(ROWS, 40)] + 0.6 * unit(rng, 40, DIM, DECAY)
     return (mixed / np.linalg.norm(mixed, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -41,11 +44,9 @@ def oracle(vectors: Vectors) -> ExactIndex:
 @pytest.fixture(scope="module")
 def saved(vectors: Vectors, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("faiss")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(faiss_index, "IVF_ROWS", 1000)
-        index = FaissIndex(DIM)
-        index.add(np.arange(ROWS), vectors)
-        assert store.save(folder, index, STAMP)
+    index = FaissIndex(DIM)
+    index.add(np.arange(ROWS), vectors)
+    assert store.save(folder, index, STAMP)
     return folder
 
 
@@ -57,12 +58,18 @@ def opened(folder: Path) -> FaissIndex:
 
 
 @pytest.fixture
-def index(saved: Path, monkeypatch: pytest.MonkeyPatch) -> FaissIndex:
-    """Opened from disk, with its lists in use also where few rows are eligible."""
+def few_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes in use at sizes a test can afford, also where few rows are eligible."""
+    monkeypatch.setattr(faiss_index, "SCAN_ROWS", 1000)
     monkeypatch.setattr(faiss_index, "FEW_ROWS", 0)
-    monkeypatch.setattr(faiss_index, "CANDIDATES", 128)
+    monkeypatch.setattr(faiss_index, "FEW_SHARE", 10**9)
+
+
+@pytest.fixture
+def index(saved: Path, few_suffice: None) -> FaissIndex:
+    """Opened from disk, with its codes in use."""
     index = opened(saved)
-    assert index.nprobe is not None
+    assert not index.exhaustive
     return index
 
 
@@ -79,7 +86,7 @@ def agrees(found: tuple[Ids, Vectors], truth: tuple[Ids, Vectors], at_least: flo
     return recall(found[0], truth[0]) >= at_least
 
 
-def test_recall_of_the_lists(index: FaissIndex, oracle: ExactIndex, queries: Vectors) -> None:
+def test_recall_of_the_codes(index: FaissIndex, oracle: ExactIndex, queries: Vectors) -> None:
     assert agrees(index.search(queries, 10), oracle.search(queries, 10))
     assert agrees(index.search(queries, 1), oracle.search(queries, 1))
 
@@ -120,53 +127,144 @@ def test_as_many_rows_as_are_asked_always_come(index: FaissIndex, oracle: ExactI
     assert agrees(index.search(queries[:3], 3000), oracle.search(queries[:3], 3000), 1.0)
 
 
-def test_a_spectrum_that_lists_cannot_serve_is_searched_exactly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(faiss_index, "IVF_ROWS", 1000)
-    flat = unit(np.random.default_rng(3), 4000, DIM)
-    index = FaissIndex(DIM)
-    index.add(np.arange(4000), flat)
+@pytest.mark.parametrize("decay", [0.0, 0.5, 1.5])
+def test_no_spectrum_is_assumed(tmp_path: Path, few_suffice: None, decay: float) -> None:
+    rows = unit(np.random.default_rng(3), 4000, 96, decay)
+    index = FaissIndex(96)
+    index.add(np.arange(4000), rows)
     store.save(tmp_path, index, STAMP)
     again = opened(tmp_path)
-    assert again.nprobe is None
-    assert agrees(again.search(flat[:5], 10), index.search(flat[:5], 10), 1.0)
+    assert not again.exhaustive
+    assert agrees(again.search(rows[:20], 10), index.search(rows[:20], 10), 0.98)
+    assert agrees(again.search(rows[:20], 10, exact=True), index.search(rows[:20], 10), 1.0)
 
 
-def test_few_rows_get_no_lists(tmp_path: Path) -> None:
-    index, oracle = FaissIndex(4), Oracle()
-    rows = unit(np.random.default_rng(4), 30, 4)
-    index.add(np.arange(30), rows)
-    oracle.add(list(range(30)), rows)
-    store.save(tmp_path, index, STAMP)
-    again = opened(tmp_path)
-    assert again.nprobe is None
-    np.testing.assert_array_equal(again.search(rows, 5)[0], oracle.search(rows, 5)[0])
+def test_few_rows_and_narrow_ones_are_searched_exactly(tmp_path: Path, few_suffice: None) -> None:
+    for name, count, dim in (("few", 30, 64), ("narrow", 2000, 4)):
+        index, oracle = FaissIndex(dim), Oracle()
+        rows = unit(np.random.default_rng(4), count, dim)
+        index.add(np.arange(count), rows)
+        oracle.add(list(range(count)), rows)
+        store.save(tmp_path / name, index, STAMP)
+        again = opened(tmp_path / name)
+        assert again.exhaustive
+        np.testing.assert_array_equal(again.search(rows[:3], 5)[0], oracle.search(rows[:3], 5)[0])
 
 
-def test_two_builds_of_the_same_rows_are_the_same(
-    saved: Path, vectors: Vectors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_filter_that_shuns_the_query_loses_nothing(index: FaissIndex, oracle: ExactIndex, queries: Vectors) -> None:
+    """Eligible rows that are all far from the query: the scan proposes none of them at first."""
+    near = np.unique(oracle.search(queries[:4], 3000)[0])
+    allowed = np.setdiff1d(np.arange(ROWS), near)
+    found = index.search(queries[:4], 10, allowed=allowed)
+    assert agrees(found, oracle.search(queries[:4], 10, allowed=allowed), 0.98)
+
+
+def test_rows_of_another_distribution_need_no_retraining(saved: Path, few_suffice: None, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    shutil.copytree(saved, work)
+    rng = np.random.default_rng(9)
+    centre = unit(rng, 1, DIM)
+    shifted = unit(rng, 3000, DIM, 1.0) + centre
+    shifted = (shifted / np.linalg.norm(shifted, axis=1, keepdims=True)).astype(np.float32)
+    index = opened(work)
+    index.add(np.arange(ROWS, ROWS + 3000), shifted)
+    assert store.save(work, index, STAMP)
+    again = opened(work)
+    assert [len(segment.rows) for segment in again.segments] == [ROWS, 3000]
+    exact = ExactIndex(DIM)
+    for ids, rows in again.batches():
+        exact.add(ids, rows)
+    asked = shifted[:40] + np.float32(0.3) * unit(rng, 40, DIM)
+    asked /= np.linalg.norm(asked, axis=1, keepdims=True)
+    assert agrees(again.search(asked, 10), exact.search(asked, 10), 0.98)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.36, 0.8, 0.999, 1.01])
+def test_everyone_above_a_threshold_and_nobody_else(
+    index: FaissIndex, oracle: ExactIndex, queries: Vectors, vectors: Vectors, threshold: float
 ) -> None:
-    monkeypatch.setattr(faiss_index, "IVF_ROWS", 1000)
+    rng = np.random.default_rng(12)
+    asked = np.concatenate([queries, vectors[:10], unit(rng, 30, DIM, DECAY)])  # near someone, copies, strangers
+    allowed = np.flatnonzero(rng.random(ROWS) < 0.5)
+    for filters in ({}, {"allowed": allowed}, {"forbidden": allowed}):
+        for found, true in zip(
+            index.above(asked, threshold, **filters), oracle.above(asked, threshold, **filters), strict=True
+        ):
+            np.testing.assert_array_equal(found[0], true[0])
+            np.testing.assert_array_equal(found[1], true[1])
+
+
+def test_most_rows_are_proven_away_unread(index: FaissIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
+    (segment,) = index.segments
+    read: list[int] = []
+    take = segment.rows.take
+    monkeypatch.setattr(segment.rows, "take", lambda rows, **kw: (read.append(len(rows)), take(rows, **kw))[1])
+    assert all(len(ids) for ids, _ in index.above(queries[:10], 0.7))
+    assert 0 < sum(read) < 10 * ROWS / 20
+
+
+def test_two_builds_of_the_same_rows_are_the_same(saved: Path, vectors: Vectors, tmp_path: Path) -> None:
     index = FaissIndex(DIM)
     order = np.random.default_rng(5).permutation(ROWS)
     index.add(order, vectors[order])
     store.save(tmp_path, index, STAMP)
-    for name in ("vectors.f32", "coarse.json"):
+    for name in ("vectors.f32", "coarse.u8", "fine.u8", "errors.f32"):
         (one,), (two,) = saved.rglob(name), tmp_path.rglob(name)
         assert one.read_bytes() == two.read_bytes()
 
 
-def test_damaged_lists_are_a_missing_index(saved: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["coarse.u8", "fine.u8"])
+def test_damaged_codes_are_found_before_they_prove_anything(
+    saved: Path, tmp_path: Path, queries: Vectors, few_suffice: None, name: str
+) -> None:
     work = tmp_path / "work"
     shutil.copytree(saved, work)
-    (path,) = work.rglob("coarse.faiss")
+    (path,) = work.rglob(name)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert store.load(work) is None
+    index = opened(work)
+    # many queries: the coarse codes are kept, and verified then
+    ask = partial(index.above, queries[:1], 0.36) if name == "fine.u8" else partial(index.search, queries, 10)
+    with pytest.raises(IntegrityError):
+        ask()
     path.write_bytes(data[:-1])
     assert store.load(work) is None
+
+
+def test_codes_on_disk_and_in_memory_and_in_threads_answer_alike(
+    tmp_path: Path, few_suffice: None, vectors: Vectors, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (codes, faiss_scan):  # several chunks
+        monkeypatch.setattr(module, "CHUNK", 1024)
+    index = FaissIndex(DIM)
+    index.add(np.arange(ROWS), vectors)
+    store.save(tmp_path, index, STAMP)
+    answers = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        for resident in (0, 10**6):
+            monkeypatch.setattr(faiss_scan, "RESIDENT_AFTER", resident)
+            index = opened(tmp_path)
+            (segment,) = index.segments
+            answers.append((index.search(queries, 10), index.above(queries, 0.36)))
+            assert (segment.coarse.resident_bytes > 0) == (resident == 0)
+    for (ids, scores), above in answers[1:]:
+        np.testing.assert_array_equal(ids, answers[0][0][0])
+        np.testing.assert_array_equal(scores, answers[0][0][1])
+        assert [one[0].tolist() for one in above] == [one[0].tolist() for one in answers[0][1]]
+
+
+def test_a_faiss_that_packs_otherwise_is_not_believed(
+    saved: Path, few_suffice: None, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = faiss_scan.pack
+    monkeypatch.setattr(faiss_scan, "pack", lambda codes: real(codes)[::-1])
+    faiss_scan.understands.cache_clear()
+    index = opened(saved)
+    assert index.exhaustive
+    assert agrees(index.search(queries[:3], 10), oracle.search(queries[:3], 10), 1.0)
+    faiss_scan.understands.cache_clear()
 
 
 def with_a_card(monkeypatch: pytest.MonkeyPatch, flat: object) -> None:
@@ -190,7 +288,7 @@ def test_a_card_takes_over_after_a_few_queries(
     assert not made
     allowed = np.arange(0, ROWS, 3)
     for filters in ({}, {"allowed": allowed}, {"forbidden": allowed}):
-        assert agrees(index.search(queries, 10, **filters), oracle.search(queries, 10, **filters), 0.99)
+        assert agrees(index.search(queries, 10, **filters), oracle.search(queries, 10, **filters), 0.98)
     assert len(made) == 1
     assert made[0].ntotal == ROWS
 

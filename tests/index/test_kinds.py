@@ -12,16 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.index.conftest import need
+from tests.index.conftest import engine_of, need
 from tests.index.oracle import Oracle, assert_same, lattice, unit
 from w2w_registry.errors import IntegrityError, MissingExtra, SettingError
-from w2w_registry.index import factory, store
-from w2w_registry.index.factory import choose_kind, open_index
+from w2w_registry.index import factory, faiss_scan, store
+from w2w_registry.index.factory import choose_kind, engine_for, kept_engines
 from w2w_registry.index.milvus import MilvusTarget
-from w2w_registry.index.protocol import Stamp, VectorIndex
+from w2w_registry.index.protocol import Engine, Stamp, VectorIndex
 
 DIM = 4
-STAMP = Stamp("space", "metric", 1, "", 0)
+STAMP = Stamp("space", "metric", 1, "", 0, "hash of the first event")
 Empty = Callable[[int], VectorIndex]
 
 ids = st.integers(-3, 25)
@@ -34,9 +34,9 @@ steps = st.one_of(
 )
 
 
-def follow(sequence: list[Any], index: VectorIndex, folder: Path, target: MilvusTarget | None) -> None:
-    """Play ``sequence`` on the index and on the oracle; they never differ."""
-    oracle = Oracle()
+def follow(sequence: list[Any], engine: Engine) -> None:
+    """Play ``sequence`` on an index of the engine and on the oracle; they never differ."""
+    index, oracle = engine.empty(DIM), Oracle()
     for seq, (step, *arguments) in enumerate(sequence):
         if step == "add":
             (rows,) = arguments
@@ -53,9 +53,17 @@ def follow(sequence: list[Any], index: VectorIndex, folder: Path, target: Milvus
                 index.search(queries, limit, allowed=allowed, forbidden=forbidden),
                 oracle.search(queries, limit, allowed, forbidden),
             )
+            threshold = float(np.float32(arguments[0] / 20 - 0.25))
+            every = oracle.search(queries, len(oracle.rows), allowed, forbidden)
+            for found, ids, scores in zip(
+                index.above(queries, threshold, allowed=allowed, forbidden=forbidden), *every, strict=True
+            ):
+                enough = scores >= np.float32(threshold)
+                np.testing.assert_array_equal(found[0], ids[enough])
+                np.testing.assert_array_equal(found[1], scores[enough])
         else:
-            assert store.save(folder, index, Stamp("space", "metric", seq, "", 0))
-            found = store.load(folder, milvus=target)
+            assert engine.keep(index, Stamp("space", "metric", seq, "", 0))
+            found = engine.open()
             assert found is not None
             index, stamp = found
             assert (stamp.seq, stamp.size, stamp.kind) == (seq, len(oracle.rows), index.kind)
@@ -70,7 +78,7 @@ def test_any_sequence_agrees_with_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, fast: str, sequence: list[Any]
 ) -> None:
     need(fast)
-    follow(sequence, open_index(fast, dim=DIM), tmp_path_factory.mktemp("index"), None)
+    follow(sequence, engine_of(fast, tmp_path_factory.mktemp("index"), None))
 
 
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -78,8 +86,7 @@ def test_any_sequence_agrees_with_the_oracle(
 def test_any_sequence_agrees_with_the_oracle_on_milvus(
     tmp_path_factory: pytest.TempPathFactory, milvus: MilvusTarget, sequence: list[Any]
 ) -> None:
-    folder = tmp_path_factory.mktemp("index") / "a-b-milvus"
-    follow(sequence, open_index("milvus", dim=DIM, folder=folder, milvus=milvus), folder, milvus)
+    follow(sequence, engine_of("milvus", tmp_path_factory.mktemp("index") / "a-b-milvus", milvus))
 
 
 def test_what_is_added_is_found_at_once_and_what_is_removed_never_again(empty: Empty) -> None:
@@ -129,42 +136,56 @@ def test_an_empty_index_finds_nothing(empty: Empty) -> None:
     assert index.remove([1]) == 0
 
 
-def test_it_is_kept_topped_up_and_discarded(empty: Empty, folder: Path, target: MilvusTarget | None) -> None:
-    assert store.load(folder, milvus=target) is None
-    index, vectors = empty(8), unit(np.random.default_rng(8), 6, 8)
+def test_it_is_kept_topped_up_and_dropped(engine: Engine) -> None:
+    assert engine.open() is None
+    index, vectors = engine.empty(8), unit(np.random.default_rng(8), 6, 8)
     index.add([1, 2, 3], vectors[:3])
-    assert store.save(folder, index, STAMP)
-    found = store.load(folder, milvus=target)
+    assert engine.keep(index, STAMP)
+    found = engine.open()
     assert found is not None
     again, stamp = found
-    assert stamp == Stamp("space", "metric", 1, index.kind, 3)
+    assert stamp == Stamp("space", "metric", 1, index.kind, 3, "hash of the first event")
     again, stamp = store.sync_index(again, stamp, [(2, None), (9, vectors[5])], 4)
-    assert store.save(folder, again, stamp)
-    assert not store.save(folder, again, STAMP)
-    found = store.load(folder, milvus=target)
+    assert engine.keep(again, stamp)
+    assert not engine.keep(again, STAMP)
+    found = engine.open()
     assert found is not None
-    assert found[1] == Stamp("space", "metric", 4, index.kind, 3)
+    assert found[1] == Stamp("space", "metric", 4, index.kind, 3, "hash of the first event")
     assert_same(found[0].search(vectors, 5), again.search(vectors, 5))
+    assert_same(found[0].search(vectors, 5, exact=True), again.search(vectors, 5))
     assert found[0].ids().tolist() == [1, 3, 9]
-    store.discard(folder, milvus=target)
-    assert store.load(folder, milvus=target) is None
-    store.discard(folder, milvus=target)
+    engine.drop()
+    assert engine.open() is None
+    engine.drop()
 
 
-def test_a_build_from_batches_is_the_index_of_all_their_rows(
-    kind: str, empty: Empty, folder: Path, target: MilvusTarget | None
-) -> None:
+def test_a_build_from_batches_is_the_index_of_all_their_rows(kind: str, engine: Engine) -> None:
     vectors = unit(np.random.default_rng(9), 50, 8)
     batches = [(np.arange(s, s + 10), vectors[s : s + 10]) for s in range(0, 50, 10)]
-    built, stamp = store.build(folder, kind, 8, STAMP, iter(batches), milvus=target)
-    assert stamp == Stamp("space", "metric", 1, kind, 50)
-    found = store.load(folder, milvus=target)
+    built, stamp = engine.build(8, STAMP, iter(batches))
+    assert stamp == Stamp("space", "metric", 1, kind, 50, "hash of the first event")
+    found = engine.open()
     assert found is not None
     assert found[1] == stamp
     expected = Oracle()
     expected.add(list(range(50)), vectors)
     assert_same(built.search(vectors[:4], 9), expected.search(vectors[:4], 9))
     assert_same(found[0].search(vectors[:4], 9), expected.search(vectors[:4], 9))
+
+
+@pytest.mark.parametrize("kind", ["exact", "faiss", "milvus"])
+def test_everything_kept_is_found_for_erasure(kind: str, tmp_path: Path) -> None:
+    need(kind)
+    options = {"kind": kind}
+    for space in ("a", "b"):
+        engine = engine_for(options, tmp_path, space, "metric", size=1)
+        engine.build(4, STAMP, [(np.array([1]), lattice([1], 4))])
+    found = list(kept_engines({}, tmp_path))  # the settings may have changed since
+    assert len(found) == 2
+    for one in found:
+        assert one.open() is not None
+        one.drop()
+    assert [one.open() for one in kept_engines({}, tmp_path)] in ([], [None, None])
 
 
 @pytest.mark.parametrize(
@@ -176,8 +197,9 @@ def test_a_missing_package_names_its_extra(
 ) -> None:
     monkeypatch.setattr("w2w_registry.index.milvus.find_spec", lambda name: None if name == module else object())
     monkeypatch.setitem(sys.modules, "faiss", None)
+    faiss_scan.faiss.cache_clear()
     with pytest.raises(MissingExtra) as caught:
-        open_index(kind, dim=4, folder=tmp_path / "a-milvus", milvus=MilvusTarget(str(tmp_path / "a.db")))
+        engine_of(kind, tmp_path / "a-milvus", MilvusTarget(str(tmp_path / "a.db"))).empty(4)
     assert caught.value.fields["extra"] == extra
 
 
@@ -190,8 +212,6 @@ def test_auto_is_exact_until_it_is_large_and_faiss_is_there(monkeypatch: pytest.
     assert choose_kind("auto", 10**9) == "exact"
 
 
-def test_an_unknown_kind_and_a_milvus_without_a_place_are_setting_errors() -> None:
+def test_an_unknown_kind_is_a_setting_error(tmp_path: Path) -> None:
     with pytest.raises(SettingError):
-        open_index("hnsw", dim=4)
-    with pytest.raises(SettingError):
-        open_index("milvus", dim=4)
+        engine_for({"kind": "hnsw"}, tmp_path, "space", "metric", size=1)

@@ -55,8 +55,7 @@ def test_a_save_replaces_and_leaves_nothing_behind(tmp_path: Path) -> None:
     store.save(tmp_path, index_of(1, 2, 3), STAMP)
     store.save(tmp_path, index_of(4), replace(STAMP, seq=8))
     assert kept(tmp_path) == ([4], replace(STAMP, seq=8, size=1))
-    assert len(list(tmp_path.glob("gen-*"))) == 1
-    assert not list(tmp_path.glob("tmp-*"))
+    assert [p.name[:4] for p in sorted(tmp_path.glob("*-*"))] == ["gen-", "seg-"]
 
 
 def test_an_open_index_goes_on_reading_the_generation_it_opened(tmp_path: Path) -> None:
@@ -133,7 +132,7 @@ def test_a_changed_byte_anywhere_is_never_trusted(tmp_path: Path) -> None:
     assert kept(tmp_path) == whole
 
 
-@pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "ids.i64", "vectors.f32", "sums.u32", "heads.f32"])
+@pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "ids.i64", "vectors.f32", "sums.u32"])
 def test_a_missing_file_is_a_missing_index(tmp_path: Path, name: str) -> None:
     store.save(tmp_path, index_of(1, 2, 3), STAMP)
     (path,) = tmp_path.rglob(name)
@@ -193,7 +192,7 @@ def test_a_crash_at_any_instant_leaves_the_old_one_or_the_new_one(
         seen.append(found)
         assert store.save(folder, index_of(4, 5), new[1])
         assert kept(folder) == new
-        assert len(list(folder.glob("*-*"))) == 1  # nothing of the dead writer remains
+        assert len(list(folder.glob("*-*"))) == 2  # nothing of the dead writer remains
         step += 1
     assert old in seen
     assert new in seen
@@ -276,6 +275,7 @@ def test_a_topped_up_index_saves_what_a_rebuilt_one_would(tmp_path: Path) -> Non
     changes: list[store.Change] = [(int(i), vectors[i]) for i in (35, 31, 3)]
     index, stamp = store.sync_index(found[0], found[1], [*changes, (4, None), (99, None)], 11)  # type: ignore[assignment]
     store.save(tmp_path / "a", index, stamp)
+    store.optimize(tmp_path / "a")
     fresh = ExactIndex(12)
     live = [i for i in range(30) if i != 4] + [31, 35]
     fresh.add(live, vectors[live])
@@ -325,3 +325,58 @@ def test_a_save_pays_when_nothing_is_kept_or_a_tenth_has_changed() -> None:
     assert store.worth_saving(index, 0)
     assert store.worth_saving(index, 900)
     assert not store.worth_saving(index, 1000)
+    index.add(np.arange(store._SAVE_ROWS + 1), lattice(list(range(store._SAVE_ROWS + 1)), 4))
+    assert store.worth_saving(index, 10**6)
+
+
+def segments(folder: Path) -> list[int]:
+    """Rows in each segment, dead ones too."""
+    found = store.load(folder)
+    assert found is not None
+    assert isinstance(found[0], ExactIndex)
+    return [len(segment.rows) for segment in found[0].segments]
+
+
+def test_a_save_writes_what_changed_and_folds_what_is_short(tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(3), 200, 12)
+    oracle = ExactIndex(12)
+    store.build(tmp_path, "exact", 12, replace(STAMP, seq=0), [(np.arange(100), vectors[:100])])
+    (first,) = tmp_path.glob("seg-*/vectors.f32")
+    inode = first.stat().st_ino
+    oracle.add(np.arange(100), vectors[:100])
+    seen = []
+    for seq, start in enumerate(range(100, 160, 6), start=1):
+        found = store.load(tmp_path)
+        assert found is not None
+        changes: list[store.Change] = [(int(i), vectors[i]) for i in range(start, start + 6)] + [(start - 100, None)]
+        index, stamp = store.sync_index(found[0], found[1], changes, seq)
+        assert store.save(tmp_path, index, stamp)
+        oracle.add(np.arange(start, start + 6), vectors[start : start + 6])
+        oracle.remove([start - 100])
+        again = store.load(tmp_path)
+        assert again is not None
+        assert_same(again[0].search(vectors[:5], 200), oracle.search(vectors[:5], 200))
+        seen.append(segments(tmp_path))
+        if seen[-1][0] == 100:
+            assert first.stat().st_ino == inode
+    assert [100, 6] in seen
+    assert max(len(one) for one in seen) <= 4
+    assert store.optimize(tmp_path) is not None
+    assert segments(tmp_path) == [oracle.size]
+    final = store.load(tmp_path)
+    assert final is not None
+    assert_same(final[0].search(vectors[:5], 200), oracle.search(vectors[:5], 200))
+    assert len(list(tmp_path.glob("*-*"))) == 2
+
+
+def test_a_save_of_an_index_whose_segments_are_gone_writes_all_of_it(tmp_path: Path) -> None:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    found = store.load(tmp_path)
+    assert found is not None
+    store.discard(tmp_path)
+    assert store.save(tmp_path, found[0], STAMP)
+    assert kept(tmp_path) == ([1, 2, 3], STAMP)
+
+
+def test_nothing_kept_is_nothing_to_optimize(tmp_path: Path) -> None:
+    assert store.optimize(tmp_path / "never there") is None

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Version
-from w2w_registry.catalog.event_log import ChainHead
+from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.records import VersionState
 
 SERVED = (VersionState.ACTIVE,)
@@ -66,6 +66,22 @@ def count(session: Session, space_id: int, states: Collection[VersionState] = SE
     """How many versions in these states have coordinates in the space."""
     query = select(func.count()).select_from(Coordinates).join(Coordinates.version)
     return session.scalar(query.where(Coordinates.space_id == space_id, Version.state.in_(states))) or 0
+
+
+def ids(session: Session, space_id: int, states: Collection[VersionState] = SERVED) -> NDArray[np.int64]:
+    """Ids (n,) of the versions in these states that have coordinates in the space, ascending."""
+    query = (
+        select(Coordinates.version_id)
+        .join(Coordinates.version)
+        .where(Coordinates.space_id == space_id, Version.state.in_(states))
+        .order_by(Coordinates.version_id)
+    )
+    return np.fromiter(session.scalars(query.execution_options(yield_per=_BATCH)), np.int64)
+
+
+def event_hash_at(session: Session, seq: int) -> str | None:
+    """Hash of that event as this snapshot has it; None when there is no such event."""
+    return session.scalar(select(Event.hash).where(Event.seq == seq))
 
 
 def batches(

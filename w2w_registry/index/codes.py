@@ -8,9 +8,9 @@ enough", VLDB 2015; Guo et al., ICML 2020 for the scan of 4-bit codes by table l
     coarse  2 components a group, 2 bits each: finds candidates, whose stored vectors then decide
     fine    1 component a group, 4 bits each: small enough an error to prove that a row is not worth reading
 
-One more pair of groups, the governor, holds the same code in every row. The scan adds 8-bit table entries in 16 bits,
-scaled by the widest group alone; for wide vectors or an uneven query the sum would overflow, silently. A query that
-puts a large value in the governor widens that scale as far as needed (see ``steered``).
+One more pair of groups, the governor, holds the same code in every row, the largest. The scan adds 8-bit table entries
+in 16 bits, scaled by the widest group alone; for wide vectors or a query of even components the sum would overflow,
+silently. A query that puts a large value in the governor widens that scale as far as needed (see ``steered``).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import zlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,11 @@ class Quantiser:
     per: int
     bits: int
     centroids: Vectors
+
+    @property
+    def governor(self) -> int:
+        """The code every row has there: the largest, so that a row's sum is never zero, which the scan passes over."""
+        return int(self.centroids[:, 0].argmax())
 
     def groups(self, width: int) -> int:
         """Groups of a row of ``width`` components, governors included."""
@@ -74,7 +79,7 @@ def _table(quantiser: Quantiser) -> Codes:
     axis = (np.arange(cells) + 0.5) * (2 * _REACH / cells) - _REACH
     points = np.stack(np.meshgrid(*[axis] * quantiser.per, indexing="ij"), -1).reshape(-1, quantiser.per)
     nearest = ((points[:, None] - quantiser.centroids[None]) ** 2).sum(axis=2).argmin(axis=1)
-    return nearest.astype(np.uint8)
+    return np.asarray(nearest, np.uint8)
 
 
 class Rotation:
@@ -118,7 +123,7 @@ def _hadamard(size: int) -> Vectors:
     matrix = np.ones((1, 1))
     while len(matrix) < size:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-    return (matrix / np.sqrt(size)).astype(np.float32)
+    return np.asarray(matrix / np.sqrt(size), np.float32)
 
 
 def _signs(dim: int, rounds: int, width: int) -> Vectors:
@@ -129,9 +134,9 @@ def _signs(dim: int, rounds: int, width: int) -> Vectors:
 
 
 def encode(rotated: Vectors, quantiser: Quantiser) -> Codes:
-    """Centroid numbers (n, groups) of rotated rows (n, width); the governors' are 0."""
+    """Centroid numbers (n, groups) of rotated rows (n, width), and the governors'."""
     rows, width = rotated.shape
-    out = np.zeros((rows, quantiser.groups(width)), np.uint8)
+    out = np.full((rows, quantiser.groups(width)), quantiser.governor, np.uint8)
     cells, table = 1 << quantiser.bits, _table(quantiser)
     scale = np.float32(np.sqrt(width) * cells / (2 * _REACH))
     for start in range(0, rows, _ROWS):
@@ -139,7 +144,7 @@ def encode(rotated: Vectors, quantiser: Quantiser) -> Codes:
         cell += np.float32(cells / 2)
         np.clip(cell, 0, cells - 1, out=cell)
         at = cell.astype(np.uint16).reshape(len(cell), -1, quantiser.per)
-        key = at[..., 0]
+        key: NDArray[Any] = at[..., 0]
         for i in range(1, quantiser.per):
             key = (key << quantiser.bits) | at[..., i]
         out[start : start + _ROWS, :-GOVERNORS] = table[key]
@@ -178,19 +183,21 @@ def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np
         from ⟨query, decoded row⟩ by the tables' rounding, (q,): half a step a group.
     """
     count, width = rotated.shape
-    centroids = (quantiser.centroids / np.float32(np.sqrt(width))).astype(np.float64)
-    entries = rotated.reshape(count, -1, quantiser.per).astype(np.float64) @ centroids.T
-    spans = entries.max(axis=2) - entries.min(axis=2)
-    widest = np.maximum(np.maximum(spans.max(axis=1), 1e-12), spans.sum(axis=1) * (255 / (_MOST - 2 * 255)))
+    centroids = quantiser.centroids / np.float32(np.sqrt(width))
+    if quantiser.per == 1:
+        spans = np.abs(rotated) * (centroids.max() - centroids.min())
+    else:
+        entries = centroids @ rotated.reshape(-1, quantiser.per).T
+        spans = (entries.max(axis=0) - entries.min(axis=0)).reshape(count, -1)
+    widest = np.maximum(np.maximum(spans.max(axis=1), 1e-4), spans.sum(axis=1) * (255 / (_MOST - 2 * 255)))
     reach = centroids[:, 0].max() - centroids[:, 0].min()
     out = np.zeros((count, quantiser.groups(width) * quantiser.per), np.float32)
     out[:, :width] = rotated
     governor = (widest / reach).astype(np.float32)
     out[:, width] = governor
-    excess = (governor.astype(np.float64) * centroids[0, 0]).astype(np.float32)
-    step = widest * 1.001 / 255
+    step = np.maximum(widest, governor * reach) * np.float32(1.001 / 255)
     bound = 0.5 * quantiser.groups(width) * step + 1e-5
-    return out, excess, bound.astype(np.float32)
+    return out, governor * centroids[quantiser.governor, 0], bound.astype(np.float32)
 
 
 def excess_norm(rotated: Vectors, codes: Codes, quantiser: Quantiser) -> Vectors:
@@ -234,7 +241,7 @@ class CodeWriter:
             joined = np.concatenate(parts)
             packed = pack(joined[:rows])
             self._files[f"{name}.u8"].write(packed.tobytes())
-            self._files[f"{name}.crc"].write(np.array([zlib.crc32(packed)], "<u4").tobytes())
+            self._files[f"{name}.crc"].write(np.array([zlib.crc32(packed.data)], "<u4").tobytes())
             self._waiting[name] = [joined[rows:]]
         self._rows -= rows
 

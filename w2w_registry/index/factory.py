@@ -35,9 +35,7 @@ def choose_kind(kind: str, size: int) -> str:
     return "faiss" if size >= FAISS_ROWS and find_spec("faiss") is not None else "exact"
 
 
-def engine_for(
-    options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int
-) -> Engine:
+def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int) -> Engine:
     """The engine that keeps the index of one space under one metric.
 
     Args:

@@ -6,7 +6,8 @@ scores are exact, and only a neighbour whose code looked much worse than it is c
 spectrum is assumed. Measured at 10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
 
 The scan takes no filters. A few eligible rows are scored outright; for more, so many candidates are taken that enough
-of them can be expected to be eligible, and more where they are not. Rows added since the last save are searched exactly.
+of them can be expected to be eligible, and more where they are not. Rows added since the last save are searched
+exactly.
 
 ``above`` proves: the fine codes bound every score from above, so that a row whose bound lies below the threshold need
 not be read. What is left is read, and the answer is that of reading every row.
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index.codes import COARSE, FINE, CodeWriter, Quantiser, Rotation
-from w2w_registry.index.exact import ExactIndex, decide, products, reaching
+from w2w_registry.index.exact import ExactIndex, decide, reaching
 from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
@@ -39,6 +40,8 @@ MIN_DIM = 32  # narrower rows are hardly longer than their codes
 CANDIDATES = 200
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
 MARGIN, SPARE = 1.15, 50  # candidates asked for under a filter, beyond what its share suggests
+KEPT = 1 - 0.1108  # of a vector's squared norm that its coarse code keeps: an estimate is so much of the score,
+SURE = 2.0  # and its error Gaussian; rows that may be better by so many deviations are asked for
 FIRST_PROOF, MOST_PROOF = 64, 16_384
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
 GPU_AFTER = 32  # queries in one process before the vectors are copied to the card
@@ -52,6 +55,7 @@ class FaissSegment(Segment):
         super().__init__(rows)
         self.coarse, self.fine, self.errors = coarse, fine, errors
         self.rotate = Rotation(rows.dim)
+        self.noise = np.float32(np.sqrt((1 - KEPT) / self.rotate.width) / KEPT)
         self.gpu: Any = None
         self._loose: tuple[NDArray[np.int64], np.float32] | None = None
 
@@ -118,40 +122,47 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(count, bool)
             mask[rows] = True
         ask = wanted if mask is None else min(count, int(MARGIN * wanted * count / eligible) + SPARE)
-        if self._on_gpu(segment):
-            proposals = _gpu_candidates(segment, queries, ask)
+        on_gpu = self._on_gpu(segment)
+        if on_gpu:
+            estimates, proposals = _gpu_candidates(segment, queries, ask)
         else:
-            proposals = segment.coarse.top(segment.rotate(queries), ask)[1]
+            estimates, proposals, _ = segment.coarse.top(segment.rotate(queries), ask)
         found: Found = []
-        for query, places in zip(queries, proposals, strict=True):
-            chosen = self._enough(segment, query, places, mask, wanted, ask)
-            if chosen is None:
-                found += super()._search_segment(segment, query[None], limit, rows, exact=True)
-                continue
-            near = contenders(products(segment.rows, chosen, query), limit, self._dim)
-            found.append(decide(segment.rows, query, chosen[near], limit))
+        for query, *first in zip(queries, estimates, proposals, strict=True):
+            answer = self._answer(segment, query, (first[0], first[1]), mask, limit, wanted, certain=on_gpu)
+            found += [answer] if answer else super()._search_segment(segment, query[None], limit, rows, exact=True)
         return found
 
-    def _enough(
+    def _answer(
         self,
         segment: FaissSegment,
         query: Vectors,
-        places: NDArray[np.int64],
+        proposed: tuple[Vectors, NDArray[np.int64]],
         mask: NDArray[np.bool_] | None,
+        limit: int,
         wanted: int,
-        asked: int,
-    ) -> NDArray[np.int64] | None:
-        """The first ``wanted`` eligible candidates, asking for more where a filter leaves too few of them; None when
-        reading every eligible row is no dearer."""
-        places = places[places >= 0]
-        if mask is None:
-            return places
-        while (chosen := places[mask[places]][:wanted]).size < wanted // 2:
-            asked *= 4
-            if asked * 8 > len(segment.rows):
+        *,
+        certain: bool,
+    ) -> Batch | None:
+        """The best ``limit`` of the first ``wanted`` eligible candidates, after asking for more where a filter leaves
+        too few, or where the next candidate may be as good as the worst of the answer; None when reading every
+        eligible row is no dearer. ``certain``: the estimates need no such allowance."""
+        estimates, places = proposed
+        while True:
+            usable = places >= 0 if mask is None else (places >= 0) & mask[places]
+            at = np.flatnonzero(usable)[:wanted]
+            if len(at) >= wanted // 2:
+                chosen = np.sort(places[at])
+                # What is returned is verified by ``decide``; a damaged row that looks worse than it is would be missed.
+                near = contenders(segment.rows.take(chosen, checked=False) @ query, limit, self._dim)
+                ids, scores = decide(segment.rows, query, chosen[near], limit)
+                if certain or estimates[at[-1]] / KEPT + SURE * segment.noise <= scores[-1]:
+                    return ids, scores
+                wanted *= 4
+            asked = 4 * len(places)
+            if certain or asked * 8 > len(segment.rows):
                 return None
-            places = segment.coarse.top(segment.rotate(query[None]), asked)[1][0]
-        return np.sort(chosen)
+            (estimates,), (places,), _ = segment.coarse.top(segment.rotate(query[None]), asked)
 
     # -- everyone above a threshold --------------------------------------------------------------
     def _segment_above(
@@ -173,9 +184,7 @@ class FaissIndex(ExactIndex):
             if chosen is None:
                 found += super()._segment_above(segment, query[None], threshold, rows)
                 continue
-            found.append(
-                reaching(segment.rows, query, chosen if mask is None else chosen[mask[chosen]], threshold)
-            )
+            found.append(reaching(segment.rows, query, chosen if mask is None else chosen[mask[chosen]], threshold))
         return found
 
     # -- the card --------------------------------------------------------------------------------
@@ -232,6 +241,6 @@ def _gpu_flat(module: ModuleType, dim: int) -> Any:
     return module.GpuIndexFlatIP(module.StandardGpuResources(), dim, config)
 
 
-def _gpu_candidates(segment: FaissSegment, queries: Vectors, wanted: int) -> NDArray[np.int64]:
-    found: NDArray[np.int64] = segment.gpu.search(queries, min(len(segment.rows), GPU_MAX_CANDIDATES, wanted))[1]
-    return found
+def _gpu_candidates(segment: FaissSegment, queries: Vectors, wanted: int) -> tuple[Vectors, NDArray[np.int64]]:
+    scores, rows = segment.gpu.search(queries, min(len(segment.rows), GPU_MAX_CANDIDATES, wanted))
+    return scores, rows

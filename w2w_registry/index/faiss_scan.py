@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from threading import local
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,15 +27,13 @@ from w2w_registry.index.protocol import Vectors
 
 RESIDENT_AFTER = 2  # queries answered from disk before the codes are kept in memory
 Found = tuple[Vectors, NDArray[np.int64]]
+Part = TypeVar("Part")
+Done = TypeVar("Done")
 
 
 @cache
 def faiss() -> ModuleType:
-    """The package, found fit to scan our codes.
-
-    Raises:
-        MissingExtra: it is not installed. IntegrityError: it lays codes out in another way than this package writes.
-    """
+    """The package. Raises MissingExtra when it is not installed."""
     try:
         import faiss as module
     except ImportError:
@@ -91,7 +90,9 @@ class Scan:
         """Memory the codes take while they are kept."""
         return 0 if self._shards is None else sum(index.codes.size() for _, index in self._shards)
 
-    def top(self, rotated: Vectors, wanted: int, *, checked: bool = False) -> tuple[Vectors, NDArray[np.int64], Vectors]:
+    def top(
+        self, rotated: Vectors, wanted: int, *, checked: bool = False
+    ) -> tuple[Vectors, NDArray[np.int64], Vectors]:
         """The ``wanted`` rows of each query whose decoded vectors score best.
 
         Args:
@@ -110,15 +111,13 @@ class Scan:
         if self._shards is None and self._asked + len(rotated) > RESIDENT_AFTER:
             self._shards = self._read_all()
         self._asked += len(rotated)
-        work: list[Callable[[], Found]] = (
-            [lambda shard=shard: self._search(*shard, asked, wanted) for shard in self._shards]
-            if self._shards is not None
-            else [lambda part=part: self._stream(part, asked, wanted, checked) for part in self._parts()]
-        )
-        parts = self._all(work)
+        if self._shards is not None:
+            parts = self._all(lambda shard: self._search(*shard, asked, wanted), self._shards)
+        else:
+            parts = self._all(lambda part: self._stream(part, asked, wanted, checked), self._parts())
         scores = np.concatenate([part[0] for part in parts], axis=1)
         rows = np.concatenate([part[1] for part in parts], axis=1)
-        if len(parts) > 1 or len(work) > 1:
+        if len(parts) > 1:
             scores, rows = _best(scores, rows, wanted)
         return scores - excess[:, None], rows, bound
 
@@ -131,7 +130,7 @@ class Scan:
         starts = self._chunks()
         count = min(self._threads, len(starts))
         cuts = [len(starts) * i // count for i in range(count + 1)]
-        return [starts[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [starts[a:b] for a, b in pairwise(cuts)]
 
     def _read_all(self) -> list[tuple[int, Any]]:
         """One FAISS index for every thread's run of chunks."""
@@ -144,7 +143,7 @@ class Scan:
                 self._read(start, view[(start - part[0]) * self._row_bytes :], checked=True)
             return part[0], index
 
-        return self._all([lambda part=part: shard(part) for part in self._parts()])
+        return self._all(shard, self._parts())
 
     def _read(self, start: int, view: NDArray[np.uint8], *, checked: bool) -> int:
         """The codes of the chunk that begins at row ``start``, into ``view``; returns its rows."""
@@ -156,7 +155,9 @@ class Scan:
             more = os.preadv(self._descriptor, [target[got:].data], start * self._row_bytes + got)
             got = got + more if more else 0
         if got != wanted or (checked and zlib.crc32(target.data) != self._sums[start // CHUNK]):
-            raise IntegrityError(what="index codes", name=self._name, expected=f"chunk {start // CHUNK}", found="damaged")
+            raise IntegrityError(
+                what="index codes", name=self._name, expected=f"chunk {start // CHUNK}", found="damaged"
+            )
         return rows
 
     def _stream(self, part: range, asked: Vectors, wanted: int, checked: bool) -> Found:
@@ -181,12 +182,13 @@ class Scan:
         scores, rows = index.search(asked, min(wanted, index.ntotal))
         return scores, rows + first
 
-    def _all(self, work: list[Callable[[], Any]]) -> list[Any]:
-        if len(work) == 1:
-            return [work[0]()]
+    def _all(self, work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
+        """``work`` on every part, each in a thread."""
+        if len(parts) == 1:
+            return [work(parts[0])]
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads)
-        return list(self._pool.map(lambda one: one(), work))
+        return list(self._pool.map(work, parts))
 
 
 def _best(scores: Vectors, rows: NDArray[np.int64], wanted: int) -> Found:
@@ -224,9 +226,3 @@ def threads() -> int:
     """How many threads search: ``OMP_NUM_THREADS`` where it is set, else the cores this process may use, at most 8."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) else min(8, len(os.sched_getaffinity(0)))
-
-
-def segments_of(rows: int, step: int) -> Iterator[range]:
-    """Row numbers in runs of ``step``."""
-    for start in range(0, rows, step):
-        yield range(start, min(rows, start + step))

@@ -49,8 +49,8 @@ class Rows:
         found: NDArray[np.int64] = at[self.ids[at] == ids]
         return found
 
-    def take(self, rows: NDArray[np.int64]) -> Vectors:
-        """Those rows, (m, k).
+    def take(self, rows: NDArray[np.int64], *, checked: bool = True) -> Vectors:
+        """Those rows, (m, k); ``checked`` may be left to a later reading of the few that matter.
 
         Raises:
             IntegrityError: a row is not the one that was written.
@@ -58,7 +58,7 @@ class Rows:
         if self._fetches and self._map is not None:
             self._fetch(rows)
         out = self.vectors[rows]
-        if self._unchecked:
+        if self._unchecked and checked:
             self._check(rows, out)
         return out
 

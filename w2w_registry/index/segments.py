@@ -38,7 +38,7 @@ class Segment:
         if allow is not None:
             rows = self.rows.find(allow)
             rows = rows[~self.dead[rows]]
-            return rows if forbid is None else rows[~member(self.rows.ids[rows], forbid)]
+            return rows if forbid is None else np.asarray(rows[~member(self.rows.ids[rows], forbid)])
         dropped = self.dead
         if forbid is not None and len(forbid):
             dropped = dropped.copy()
@@ -63,7 +63,7 @@ class SegmentedIndex(ABC):
 
     @property
     def size(self) -> int:
-        return sum(segment.live for segment in self.segments) + len(self.tail)
+        return sum((int(segment.live) for segment in self.segments), len(self.tail))
 
     @property
     def pending(self) -> int:
@@ -223,9 +223,7 @@ def search_rows(ids: Ids, vectors: Vectors, queries: Vectors, limit: int, rows: 
     return out
 
 
-def rows_above(
-    ids: Ids, vectors: Vectors, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64]
-) -> Found:
+def rows_above(ids: Ids, vectors: Vectors, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64]) -> Found:
     """Rows in memory that score ``threshold`` or more, by every query."""
     subset = vectors if len(rows) == len(vectors) else vectors[rows]
     names = ids if len(rows) == len(vectors) else ids[rows]

@@ -1,4 +1,4 @@
-"""The on-disk cache: one folder per space, metric and kind, holding immutable segments and the generation that lists them.
+"""The on-disk cache: a folder per space, metric and kind, with immutable segments and the generation that lists them.
 
     <folder>/CURRENT            name of the generation and the SHA-256 of its manifest
     <folder>/gen-<random>/      manifest.json (stamp, every segment's files with length and CRC-32) and, for segments
@@ -126,17 +126,12 @@ def save(folder: Path, index: VectorIndex, stamp: Stamp) -> bool:
         rows = len(index.tail) if segments else index.size
         while segments and (segments[-1].live < _FOLD * rows or segments[-1].live * 2 < len(segments[-1].rows)):
             rows += segments.pop().live
-        if segments:
-            fresh = merged(index.segments[len(segments) :], index.tail, index.dim)
-        else:
-            fresh = index.batches()
-        writer.publish(type(index), stamp, index.dim, segments, fresh if rows or not segments else ())
+        fresh = merged(index.segments[len(segments) :], index.tail, index.dim) if rows else ()
+        writer.publish(type(index), stamp, index.dim, segments, fresh)
         return True
 
 
-def build(
-    folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch]
-) -> tuple[VectorIndex, Stamp]:
+def build(folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
     """A new index of all the rows, straight to where it is kept, so that memory holds one batch of them at a time.
 
     Args:
@@ -330,7 +325,7 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
             os.fsync(stream.fileno())
         size = path.stat().st_size
         lazily = _lazily_read(path.name, size)
-        files[path.name] = {"bytes": size, "crc32": None if lazily else zlib.crc32(_mapped(path)[0])}
+        files[path.name] = {"bytes": size, "crc32": None if lazily else zlib.crc32(_mapped(path)[0].data)}
     return files
 
 
@@ -397,7 +392,7 @@ def _map(path: Path, described: dict[str, Any]) -> tuple[NDArray[np.uint8], mmap
     data, mapped = _mapped(path)
     if len(data) != described["bytes"]:
         raise IntegrityError(what="index file", name=path.name, expected=described["bytes"], found=len(data))
-    if described["crc32"] is not None and (found := zlib.crc32(data)) != described["crc32"]:
+    if described["crc32"] is not None and (found := zlib.crc32(data.data)) != described["crc32"]:
         raise IntegrityError(what="index file", name=path.name, expected=described["crc32"], found=found)
     return data, mapped
 

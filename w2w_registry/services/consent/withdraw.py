@@ -50,7 +50,7 @@ from w2w_registry.consent.receipt import withdrawal_markdown, withdrawal_receipt
 from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
 from w2w_registry.errors import NotFound, StorageError
-from w2w_registry.index import store as index_store
+from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.rows import load_records, move_record
@@ -391,8 +391,8 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     for digest in sorted(kept_evidence):
         registry.artifacts.remove(digest)
     # Which caches hold a version's vector cannot be told once its coordinates are gone; all are rebuilt when needed.
-    for folder in sorted(registry.settings.index_dir.glob("*")):
-        index_store.discard(folder)
+    for engine in kept_engines(registry.settings.index, registry.settings.index_dir):
+        engine.drop()
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(
             ConsentRecord, ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)

@@ -1,27 +1,28 @@
-"""The index of a space, always as new as the catalog: loaded, compared by its stamp, topped up or rebuilt."""
+"""The index of a space, always as new as the catalog: opened, compared by its stamp, topped up or rebuilt."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
-from w2w_registry.catalog.models import Event, Space
+from w2w_registry.catalog.models import Space
 from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index import store
-from w2w_registry.index.factory import choose_kind, open_index
-from w2w_registry.index.milvus import MilvusTarget
-from w2w_registry.index.protocol import Stamp, VectorIndex
+from w2w_registry.index.factory import engine_for
+from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.records import VersionState, digest_of
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.metrics import Metric
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,36 @@ class Nearest:
     metric: Metric
     _cache: _Cache
 
+    @property
+    def exhaustive(self) -> bool:
+        """Whether ``search`` looks at every version, so that it never misses one."""
+        return self._cache.index.exhaustive
+
     def search(
-        self, coordinates: NDArray[np.float32], limit: int, allowed: NDArray[np.int64] | None = None
+        self,
+        coordinates: NDArray[np.float32],
+        limit: int,
+        allowed: NDArray[np.int64] | None = None,
+        *,
+        exact: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Version ids (q, m) and scores (q, m) nearest to coordinates (q, k)."""
+        """Version ids (q, m) and scores (q, m) nearest to coordinates (q, k); of every version when ``exact``."""
         units = self.metric.unit(coordinates)
-        try:
-            return self._cache.index.search(units, limit, allowed=allowed)
-        except IntegrityError:
-            # The vectors of a large index are checked only as they are read: make it again from the catalog.
-            self._cache.rebuild()
-            return self._cache.index.search(units, limit, allowed=allowed)
+        if self._cache.ahead and allowed is None:
+            allowed = vectors.ids(self._cache.session, self._cache.space.id)
+        return self._cache.ask(lambda index: index.search(units, limit, allowed=allowed, exact=exact))
+
+    def above(
+        self, coordinates: NDArray[np.float32], threshold: float, allowed: NDArray[np.int64] | None = None
+    ) -> list[Batch]:
+        """For each point (q, k) every version that scores ``threshold`` or more: ids (m,) and scores (m,), best first.
+
+        None is missed, whatever the kind of index: that nobody else reaches the threshold is proven.
+        """
+        units = self.metric.unit(coordinates)
+        if self._cache.ahead and allowed is None:
+            allowed = vectors.ids(self._cache.session, self._cache.space.id)
+        return self._cache.ask(lambda index: index.above(units, threshold, allowed=allowed))
 
 
 def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
@@ -51,59 +71,72 @@ def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
 
 
 class _Cache:
-    """The index as the session's snapshot has it: as it was kept, topped up, or made again."""
+    """The index as the session's snapshot has it: as it was kept, topped up, or made again.
+
+    ``ahead``: another process has kept the state of a later event than this snapshot's. Its rows are then searched as
+    they are, and what this snapshot does not know is left out.
+    """
 
     def __init__(self, registry: Registry, session: Session, space: Space, metric: Metric) -> None:
-        self._session, self._space, self._metric = session, space, metric
+        self._registry, self.session, self.space, self._metric = registry, session, space, metric
         # The first event's hash tells catalogs apart that share a home folder and a space.
-        first = session.scalar(select(Event.hash).where(Event.seq == 1))
-        digest = digest_of([metric.to_json(), first])
-        options = registry.settings.index
-        self._kind = choose_kind(str(options.get("kind", "auto")), vectors.count(session, space.id))
-        self._milvus = (
-            MilvusTarget.from_options(options, registry.settings.index_dir / "milvus.db")
-            if self._kind == "milvus"
-            else None
-        )
-        self._folder = store.folder_for(registry.settings.index_dir, space.digest, digest, self._kind)
-        self._stamp = Stamp(space.digest, digest, vectors.last_seq(session), self._kind, 0)
+        digest = digest_of([metric.to_json(), vectors.event_hash_at(session, 1)])
+        size = vectors.count(session, space.id)
+        settings = registry.settings
+        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
+        seq = vectors.last_seq(session)
+        head = vectors.event_hash_at(session, seq) or ""
+        self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
+        self.ahead = False
         self.index = self._kept() or self.rebuild()
+
+    def ask(self, question: Callable[[VectorIndex], Answer]) -> Answer:
+        """The index's answer; from one made again when this one turns out to be damaged."""
+        try:
+            return question(self.index)
+        except IntegrityError:
+            # The vectors of a large index are checked only as they are read.
+            return question(self.rebuild())
 
     def _kept(self) -> VectorIndex | None:
         """The index on disk, topped up; None when there is none that can be used."""
-        found = store.load(self._folder, milvus=self._milvus)
+        found = self._engine.open()
         if found is None:
             return None
         index, stamp = found
         if stamp.seq > self._stamp.seq:
-            # A stamp from the future belongs to a catalog that was restored from a backup since.
-            return None
+            with self._registry.catalog.read() as latest:
+                self.ahead = vectors.event_hash_at(latest, stamp.seq) == stamp.head
+            return index if self.ahead else None
+        if vectors.event_hash_at(self.session, stamp.seq) != (stamp.head or None):
+            return None  # of events that this catalog, restored from a backup since, does not have
         if stamp.seq == self._stamp.seq:
             return index
         try:
-            changes = vectors.changed_since(self._session, self._space.id, stamp.seq)
-            saved = stamp.size
-            index, stamp = store.sync_index(index, stamp, _rows(changes, self._metric), self._stamp.seq)
-            if store.worth_saving(index, saved):
+            changes = vectors.changed_since(self.session, self.space.id, stamp.seq)
+            index, topped = store.sync_index(index, stamp, _rows(changes, self._metric), self._stamp.seq)
+            if store.worth_saving(index, stamp.size):
                 with suppress(StorageError):  # a cache that cannot be written costs time, not truth
-                    store.save(self._folder, index, stamp)
+                    self._engine.keep(index, replace(topped, head=self._stamp.head))
         except IntegrityError:
             return None
         return index
 
     def rebuild(self) -> VectorIndex:
         """Make the index again from the catalog, in place of whatever is kept."""
-        rows = (
-            (batch.ids, self._metric.unit(batch.matrix)) for batch in vectors.batches(self._session, self._space.id)
-        )
-        dim = self._space.components
+
+        def rows() -> Iterator[Batch]:
+            for batch in vectors.batches(self.session, self.space.id):
+                yield batch.ids, self._metric.unit(batch.matrix)
+
+        self.ahead = False
         try:
-            store.discard(self._folder, milvus=self._milvus)
-            self.index, _ = store.build(self._folder, self._kind, dim, self._stamp, rows, milvus=self._milvus)
+            self._engine.drop()
+            self.index, _ = self._engine.build(self.space.components, self._stamp, rows())
         except StorageError:
-            self.index = open_index(self._kind, dim=dim, folder=self._folder, milvus=self._milvus)
-            for batch in vectors.batches(self._session, self._space.id):
-                self.index.add(batch.ids, self._metric.unit(batch.matrix))
+            self.index = self._engine.empty(self.space.components)
+            for ids, units in rows():
+                self.index.add(ids, units)
         return self.index
 
 

@@ -1,0 +1,95 @@
+"""The index beside the catalog: which state it is of, and what becomes of it when the two differ."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.services.world import BASE
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.vectors import coordinates_of, ids, last_seq
+from w2w_registry.index import store
+from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.identities.manage import remove
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.nearest import open_nearest
+from w2w_registry.services.spaces.manage import fit_space
+
+
+@pytest.fixture
+def filled(registry: Registry, loras: Path) -> Registry:
+    fit_space(registry, "tiny", [str(loras)], base_model=BASE)
+    add(registry, AddRequest([str(loras)]))
+    return registry
+
+
+def kept(registry: Registry) -> tuple[int, int]:
+    """Change number and rows of the one index on disk."""
+    (folder,) = registry.settings.index_dir.iterdir()
+    found = store.load(folder)
+    assert found is not None
+    return found[1].seq, found[1].size
+
+
+def found_by(registry: Registry, limit: int = 200) -> list[int]:
+    with registry.catalog.read() as session:
+        space = session.get_one(Space, 1)
+        (point,) = coordinates_of(session, 1, [5]).values()
+        return sorted(open_nearest(registry, session, space).search(point[None], limit)[0][0].tolist())
+
+
+def test_a_reader_of_an_older_snapshot_neither_discards_nor_sees_what_is_newer(filled: Registry, loras: Path) -> None:
+    before = found_by(filled)
+    with filled.catalog.read() as session:
+        space = session.get_one(Space, 1)
+        seq = last_seq(session)  # the snapshot begins here
+        remove(filled, "p0004", perform=True)
+        add(filled, AddRequest([str(loras / "p0004")]))
+        after = found_by(filled)
+        (folder,) = filled.settings.index_dir.iterdir()
+        store.optimize(folder)
+        with filled.catalog.read() as latest:
+            nearest = open_nearest(filled, latest, latest.get_one(Space, 1))
+            nearest._cache._engine.keep(nearest._cache.index, nearest._cache._stamp)
+        newer = kept(filled)
+        assert newer[0] > seq
+        point = coordinates_of(session, 1, [5])[5]
+        nearest = open_nearest(filled, session, space)
+        assert nearest._cache.ahead
+        here = nearest.search(point[None], 200)[0][0]
+        assert set(here.tolist()) <= set(ids(session, 1).tolist())
+        assert len(nearest.above(point[None], -2.0)[0][0]) == len(here)
+        assert kept(filled) == newer
+    assert set(after) != set(before)
+    assert found_by(filled) == after
+
+
+@pytest.mark.parametrize("ahead", [0, 3])
+def test_an_index_of_events_that_a_restored_backup_lacks_is_made_again(filled: Registry, ahead: int) -> None:
+    """The number alone would not tell: after a restore, other events have the same numbers."""
+    before = found_by(filled)
+    (folder,) = filled.settings.index_dir.iterdir()
+    found = store.load(folder)
+    assert found is not None
+    index, stamp = found
+    index.remove([5])
+    store.discard(folder)
+    assert store.save(folder, index, replace(stamp, seq=stamp.seq + ahead, head="f" * 64))
+    assert found_by(filled) == before
+    assert kept(filled) == (stamp.seq, stamp.size)
+
+
+@pytest.mark.parametrize("kind", ["exact", "faiss"])
+def test_above_is_everyone_who_reaches_the_threshold(filled: Registry, kind: str) -> None:
+    filled.settings.index["kind"] = kind
+    with filled.catalog.read() as session:
+        space = session.get_one(Space, 1)
+        nearest = open_nearest(filled, session, space)
+        (point,) = coordinates_of(session, 1, [5]).values()
+        everyone, scores = (part[0] for part in nearest.search(point[None], 200, exact=True))
+        for threshold in (-2.0, float(scores[3]), 0.999, 1.5):
+            (found,) = nearest.above(point[None], threshold)
+            np.testing.assert_array_equal(found[0], everyone[scores >= np.float32(threshold)])
