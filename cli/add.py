@@ -43,10 +43,9 @@ def add(
     A name that exists gets a new version. Files that cannot be
     used are reported one by one; the good ones are added all the same (exit 5 says some were not).
     """
+    from w2w_registry.messages import message
     from w2w_registry.services.identities import ingest
     from w2w_registry.services.recording.labels import parse_labels
-
-    from .messages import message
 
     request = ingest.AddRequest(
         paths=paths,

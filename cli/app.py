@@ -20,6 +20,7 @@ COMMANDS = {
     "space": "Fit, import, list, show and export weight spaces.",
     "add": "Add LoRAs as identities with coordinates in a space.",
     "search": "Find the identities nearest to an identity or a LoRA file.",
+    "serve": "Show the registry in a browser, and serve its API.",
     "list": "List identities, filtered and sorted.",
     "show": "Show one identity with its versions.",
     "remove": "Remove an identity from the registry.",

@@ -174,7 +174,7 @@ def progress(label: str) -> Iterator[Progress]:
 
 def report_error(error: RegistryError, *, as_json: bool) -> None:
     """One line on stderr: what is wrong and what to do; with ``--json`` an ``{"error": …}`` object."""
-    from .messages import message
+    from w2w_registry.messages import message
 
     report(error.code, message(error), error.exit_code, error.fields, as_json=as_json)
 

@@ -21,10 +21,9 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
     Begun pushes and takedowns are finished, repos that are too open are closed, releases without consent
     are taken down, and what is gone or renamed there is noted here. Content moves only with --push or --pull.
     """
+    from w2w_registry.messages import message
     from w2w_registry.services.hub import sync as service
     from w2w_registry.services.hub.release import connect
-
-    from .messages import message
 
     if push and pull:
         raise click.UsageError("--push and --pull exclude each other")

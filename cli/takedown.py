@@ -26,10 +26,9 @@ def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dr
 
     What fails stays queued and is tried again by `w2w-reg sync`. Copies that others downloaded are out of reach.
     """
+    from w2w_registry.messages import message
     from w2w_registry.services.hub import takedown as service
     from w2w_registry.services.hub.release import connect
-
-    from .messages import message
 
     if (name is None) == (subject is None):
         raise click.UsageError("say either NAME or --subject")

@@ -14,6 +14,9 @@ PACKAGE = ROOT / "w2w_registry"
 # third-party package -> the only places that may import it
 OWNED: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
+    "fastapi": ("w2w_registry/web/",),
+    "starlette": ("w2w_registry/web/",),
+    "uvicorn": ("w2w_registry/web/",),
     "rich": ("cli/",),
     "huggingface_hub": ("w2w_registry/hub/client",),
     "faiss": ("w2w_registry/index/faiss",),

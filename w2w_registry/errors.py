@@ -1,7 +1,7 @@
 """The one error tree.
 
 Errors carry fields (what, where, which value); the sentence a person reads is written once, at the
-boundary (``cli/messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
+boundary (``messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
 the process exit status documented in the README. Everything that is *not* a ``RegistryError`` is a bug.
 """
 

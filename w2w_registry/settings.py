@@ -29,6 +29,7 @@ class Settings:
     policy: Mapping[str, Any] = field(default_factory=dict)
     hub: Mapping[str, Any] = field(default_factory=dict)
     index: Mapping[str, Any] = field(default_factory=dict)
+    web: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def index_dir(self) -> Path:
@@ -64,6 +65,7 @@ def load_settings(
         policy=data.get("policy", {}),
         hub=data.get("hub", {}),
         index=data.get("index", {}),
+        web=data.get("web", {}),
     )
 
 

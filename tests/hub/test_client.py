@@ -15,10 +15,10 @@ import pytest
 
 from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import Entry, User
-from w2w_registry.cli.messages import message
 from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError, UnsafeRepo
 from w2w_registry.hub.api import Account, Digests, HubFile
 from w2w_registry.hub.client import HubClient, OfflineHub, connect
+from w2w_registry.messages import message
 
 REPO = "acme/r"
 

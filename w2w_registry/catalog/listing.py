@@ -51,7 +51,7 @@ def list_versions(
         UsageError: an unknown sort.
     """
     query: Any = select(Version, Identity, Space).join(Version.identity).outerjoin(Version.space)
-    query = _restrict(query, where, states, every_version)
+    query = restrict(query, where, states, every_version)
     query = query.order_by(*_order(sort), Identity.name, Version.number.desc()).limit(limit)
     return [Listed(*row) for row in session.execute(query)]
 
@@ -65,7 +65,7 @@ def count_versions(
 ) -> int:
     """How many ``list_versions`` would list without a limit."""
     query = select(func.count()).select_from(Version).join(Version.identity)
-    return session.scalar(_restrict(query, where, states, every_version)) or 0
+    return session.scalar(restrict(query, where, states, every_version)) or 0
 
 
 def matching_ids(
@@ -77,11 +77,12 @@ def matching_ids(
         .join(Version.identity)
         .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
     )
-    found = session.scalars(_restrict(query, where, states, True).order_by(Version.id))
+    found = session.scalars(restrict(query, where, states, True).order_by(Version.id))
     return np.fromiter(found, dtype=np.int64)
 
 
-def _restrict(query: Any, where: Expression | None, states: Collection[VersionState], every_version: bool) -> Any:
+def restrict(query: Any, where: Expression | None, states: Collection[VersionState], every_version: bool) -> Any:
+    """``query`` (over version joined with identity) cut down to what a list shows."""
     if where is not None and mentions(where, "state"):
         states = tuple(VersionState)
     query = query.where(Version.state.in_(states))
@@ -95,7 +96,12 @@ def _restrict(query: Any, where: Expression | None, states: Collection[VersionSt
     return query if where is None else query.where(condition(where))
 
 
-def _order(sort: str) -> list[Any]:
+def sort_columns(sort: str) -> list[Any]:
+    """What a sort compares, the most important first.
+
+    Raises:
+        UsageError: an unknown sort.
+    """
     name = sort.removeprefix("-")
     kind, _, key = name.partition(".")
     columns: dict[str, list[Any]] = {
@@ -110,12 +116,15 @@ def _order(sort: str) -> list[Any]:
         "operation": [select(Operation.kind).where(Operation.id == Version.operation_id).scalar_subquery()],
     }
     if name in columns:
-        chosen = columns[name]
-    elif kind == "label" and key:
+        return columns[name]
+    if kind == "label" and key:
         of = (Label.version_id == Version.id) & (Label.name == key)
-        chosen = [select(column).where(of).scalar_subquery() for column in (Label.number, Label.text)]
-    elif kind == "tag" and key:
-        chosen = [select(Tag.value).where(Tag.identity_id == Version.identity_id, Tag.key == key).scalar_subquery()]
-    else:
-        raise UsageError(reason=f"cannot sort by {name!r}", hint=f"use {', '.join(SORTS)}, label.NAME or tag.KEY")
-    return [(column.desc() if sort.startswith("-") else column.asc()).nulls_last() for column in chosen]
+        return [select(column).where(of).scalar_subquery() for column in (Label.number, Label.text)]
+    if kind == "tag" and key:
+        return [select(Tag.value).where(Tag.identity_id == Version.identity_id, Tag.key == key).scalar_subquery()]
+    raise UsageError(reason=f"cannot sort by {name!r}", hint=f"use {', '.join(SORTS)}, label.NAME or tag.KEY")
+
+
+def _order(sort: str) -> list[Any]:
+    down = sort.startswith("-")
+    return [(column.desc() if down else column.asc()).nulls_last() for column in sort_columns(sort)]

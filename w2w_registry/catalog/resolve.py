@@ -144,7 +144,7 @@ def alias_history(session: Session, identity: Identity, alias: str | None = None
     if alias is not None:
         query = query.where(AliasChange.alias == alias)
     rows = session.execute(query).all()
-    following = [*rows[1:], None]
+    following = [*rows[1:], None][: len(rows)]
     return [
         AliasPeriod(
             alias=change.alias,

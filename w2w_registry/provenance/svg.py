@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 
 from w2w_registry.provenance.graph import Lineage
@@ -15,43 +16,76 @@ _STYLE = (
 )
 
 
-def svg(lineage: Lineage) -> str:
-    """The picture as SVG text: a box per version (reference; operation and subjects below), full details as tooltips.
+@dataclass(frozen=True)
+class Box:
+    """One version of a drawing: top-left corner, two lines of text, a longer title, and the classes of its frame."""
 
-    Blocked, removed and erased versions are dashed; a version whose further relatives were left out ends in ``…``.
-    """
+    x: int
+    y: int
+    ref: str
+    name: str
+    below: str
+    title: str
+    classes: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A lineage laid out in pixels: ``curves`` are SVG path data from parents to children."""
+
+    width: int
+    height: int
+    boxes: tuple[Box, ...]
+    curves: tuple[str, ...]
+
+
+def layout(lineage: Lineage) -> Drawing:
+    """Where everything goes. Blocked, removed and erased versions are of class ``gone``, the one asked about of
+    ``start``; a version whose further relatives were left out ends in ``…``."""
     columns = _columns(lineage)
     place = _places(lineage, columns)
-    parts: list[str] = []
+    curves = []
     for parent, child in lineage.edges():
         (x1, y1), (x2, y2), half = place[parent], place[child], HEIGHT // 2
         start, end, bend = (x1 + WIDTH, y1 + half), (x2, y2 + half), GAP_X // 2
         curve = f"C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} {end[0]} {end[1]}"
-        parts.append(f'<path d="M{start[0]} {start[1]}{curve}"/>')
-    for version_id, (x, y) in place.items():
-        version = lineage.versions[version_id]
-        operation = lineage.operations.get(version.operation_id)
-        made = operation.kind if operation else "?"
-        outside = [i for i in operation.inputs if i.version_id not in lineage.versions] if operation else []
-        below = ", ".join([made, *version.subjects]) + (" …" if version_id in lineage.cut else "")
-        title = "\n".join(
-            [
-                f"{version.ref}, {version.kind}, {version.state}",
-                f"made by {made}" + (f" of {operation.agent}" if operation else ""),
-                *(f"{i.role}: {i.kind} {i.name} {i.digest or ''}".rstrip() for i in outside),
-            ]
-        )
-        marks = (("start", version_id == lineage.start), ("gone", version.state != "active"))
-        shape = " ".join(name for name, wanted in marks if wanted)
-        box = f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" class="{shape}"/>'
-        parts.append(
-            f"<g><title>{escape(title)}</title>{box}"
-            f'<text x="{x + 9}" y="{y + 19}">{escape(_short(version.ref))}</text>'
-            f'<text x="{x + 9}" y="{y + 36}" class="small">{escape(_short(below))}</text></g>'
-        )
+        curves.append(f"M{start[0]} {start[1]}{curve}")
     width = MARGIN + max(x for x, _ in place.values()) + WIDTH
     height = MARGIN + max(y for _, y in place.values()) + HEIGHT
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
+    return Drawing(width, height, tuple(_box(lineage, i, x, y) for i, (x, y) in place.items()), tuple(curves))
+
+
+def _box(lineage: Lineage, version_id: int, x: int, y: int) -> Box:
+    version = lineage.versions[version_id]
+    operation = lineage.operations.get(version.operation_id)
+    made = operation.kind if operation else "?"
+    outside = [i for i in operation.inputs if i.version_id not in lineage.versions] if operation else []
+    below = ", ".join([made, *version.subjects]) + (" …" if version_id in lineage.cut else "")
+    title = "\n".join(
+        [
+            f"{version.ref}, {version.kind}, {version.state}",
+            f"made by {made}" + (f" of {operation.agent}" if operation else ""),
+            *(f"{i.role}: {i.kind} {i.name} {i.digest or ''}".rstrip() for i in outside),
+        ]
+    )
+    marks = (("start", version_id == lineage.start), ("gone", version.state != "active"))
+    classes = " ".join(name for name, wanted in marks if wanted)
+    return Box(x, y, version.ref, _short(version.ref), _short(below), title, classes)
+
+
+def svg(lineage: Lineage) -> str:
+    """The picture as SVG text: a box per version (reference; operation and subjects below), details as tooltips."""
+    drawn = layout(lineage)
+    parts = [f'<path d="{curve}"/>' for curve in drawn.curves]
+    for box in drawn.boxes:
+        frame = f'<rect x="{box.x}" y="{box.y}" width="{WIDTH}" height="{HEIGHT}" class="{box.classes}"/>'
+        parts.append(
+            f"<g><title>{escape(box.title)}</title>{frame}"
+            f'<text x="{box.x + 9}" y="{box.y + 19}">{escape(box.name)}</text>'
+            f'<text x="{box.x + 9}" y="{box.y + 36}" class="small">{escape(box.below)}</text></g>'
+        )
+    size = f'width="{drawn.width}" height="{drawn.height}" viewBox="0 0 {drawn.width} {drawn.height}"'
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" {size}>'
     return "\n".join([head, f"<style>{_STYLE}</style>", *parts, "</svg>"]) + "\n"
 
 

@@ -23,7 +23,6 @@ from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import Entry, User, Visibility
 from tests.services.hub_world import BASE, World, add_space, make_space, open_world
 from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, ReleaseState, Space
-from w2w_registry.cli.messages import message
 from w2w_registry.errors import (
     BadFile,
     BadLora,
@@ -40,6 +39,7 @@ from w2w_registry.errors import (
 from w2w_registry.hub import bundle
 from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import lora_files, model_digest, read_lora
+from w2w_registry.messages import message
 from w2w_registry.records import Kind
 from w2w_registry.services.consent import gate
 from w2w_registry.services.hub.pull import PullReport, PullRequest, pull

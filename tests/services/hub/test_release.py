@@ -18,11 +18,11 @@ from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import User, Visibility
 from tests.services.hub_world import World, open_world, sha256
 from w2w_registry.catalog.models import Event, Job, Release, ReleaseState
-from w2w_registry.cli.messages import message
 from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.plan import Access
 from w2w_registry.lora import read_lora
+from w2w_registry.messages import message
 from w2w_registry.records import Kind
 from w2w_registry.services.hub.release import PushRequest, finish, push, unfinished
 from w2w_registry.services.hub.release_files import Options

@@ -11,8 +11,8 @@ import pytest
 import sigstore.oidc
 
 from w2w_registry.cli.app import main
-from w2w_registry.cli.messages import message
 from w2w_registry.errors import BadFile, IntegrityError, SigningError, UsageError
+from w2w_registry.messages import message
 from w2w_registry.services import signing
 from w2w_registry.services.signing import Sigstore
 

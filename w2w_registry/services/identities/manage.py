@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
-from w2w_registry.catalog.listing import list_versions
+from w2w_registry.catalog.listing import Listed, list_versions
 from w2w_registry.catalog.lookup import aliases_of, labels_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Coordinates, Identity, Operation, Space, Tag, Version
 from w2w_registry.catalog.resolve import PRESENT, alias_at, alias_history, identity_named, version_for
@@ -33,27 +33,32 @@ def list_identities(
     expression = None if where is None else parse_where(where)
     with registry.catalog.read() as session:
         listed = list_versions(session, expression, sort=sort, limit=limit)
-        ids = [line.version.id for line in listed]
-        consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
-        labels = labels_of(session, ids)
-        tags = tags_of(session, [line.identity.id for line in listed])
-        return [
-            {
-                "identity": line.identity.name,
-                "version": line.version.number,
-                "kind": str(line.identity.kind),
-                "state": str(line.version.state),
-                "space": None if line.space is None else line.space.ref,
-                "adapter": line.version.adapter or PLAIN_ADAPTER,
-                "base_model": line.version.base_model,
-                "residual": line.version.residual,
-                "consent": str(consent[line.version.id]),
-                "labels": labels.get(line.version.id, {}),
-                "tags": tags.get(line.identity.id, {}),
-                "created": line.version.created,
-            }
-            for line in listed
-        ]
+        return rows_of(registry, session, listed)
+
+
+def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[dict[str, Any]]:
+    """What a list shows of each line."""
+    ids = [line.version.id for line in listed]
+    consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
+    labels = labels_of(session, ids)
+    tags = tags_of(session, [line.identity.id for line in listed])
+    return [
+        {
+            "identity": line.identity.name,
+            "version": line.version.number,
+            "kind": str(line.identity.kind),
+            "state": str(line.version.state),
+            "space": None if line.space is None else line.space.ref,
+            "adapter": line.version.adapter or PLAIN_ADAPTER,
+            "base_model": line.version.base_model,
+            "residual": line.version.residual,
+            "consent": str(consent[line.version.id]),
+            "labels": labels.get(line.version.id, {}),
+            "tags": tags.get(line.identity.id, {}),
+            "created": line.version.created,
+        }
+        for line in listed
+    ]
 
 
 def show(registry: Registry, name: str) -> dict[str, Any]:

@@ -49,6 +49,20 @@ def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, 
     return forms[form](found)
 
 
+def drawing(registry: Registry, reference: str, *, depth: int | None = None) -> svg.Drawing:
+    """Ancestors and descendants of a version in one picture, laid out.
+
+    Raises:
+        NotFound: no such identity, version or alias.
+    """
+    with registry.catalog.read() as session:
+        start = version_for(session, reference, any_state=True)
+        up = lineage_of(session, start.id, Direction.UP, depth=depth)
+        down = lineage_of(session, start.id, Direction.DOWN, depth=depth)
+    versions, operations = {**up.versions, **down.versions}, {**up.operations, **down.operations}
+    return svg.layout(Lineage(start.id, Direction.UP, versions, operations, up.cut | down.cut))
+
+
 def lineage_of(session: Session, version_id: int, direction: Direction, *, depth: int | None = None) -> Lineage:
     """As ``lineage``, by version id in a session."""
     walk = walks.ancestors if direction is Direction.UP else walks.descendants

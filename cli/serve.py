@@ -1,0 +1,45 @@
+"""``w2w-reg serve``: the gallery in a browser."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import note, say
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for a free one.")
+@click.option("--open", "open_", is_flag=True, help="Open the gallery in a browser.")
+@click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
+@click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="What lets people in; a new one by default.")
+@click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="A name it is reached by (repeatable).")
+@takes_frame
+def serve(
+    frame: Frame,
+    host: str,
+    port: int,
+    open_: bool,
+    read_only: bool,
+    token: str | None,
+    allow_host: tuple[str, ...],
+) -> None:
+    """Serve the gallery and the API of this registry, and print the address that lets you in."""
+    from w2w_registry.errors import MissingExtra
+
+    try:
+        from w2w_registry.web.serve import Serving, prepare, run
+    except ModuleNotFoundError as error:
+        raise MissingExtra(package=error.name or "fastapi", extra="web", feature="the gallery") from None
+
+    asked = Serving(host=host, port=port, read_only=read_only, token=token, hosts=allow_host)
+    prepared = prepare(frame.registry(), asked)
+    say(prepared.url)
+    sys.stdout.flush()
+    note("Ctrl+C stops it." if read_only else "Ctrl+C stops it. Whoever has this address can do what you can.")
+    if open_:
+        click.launch(prepared.url)
+    run(prepared)

@@ -1,0 +1,97 @@
+"""Pages by key say what the whole list says, forwards, backwards and from the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.services.small import Small
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.errors import NotFound, UsageError, WhereError
+from w2w_registry.records import Kind
+from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.registry import Registry
+
+NAMES = ["b", "a/2", "a/10", "B", "ä", "z-9", "c.d", "日本", "a+b", "e", "f", "g", "h"]
+SORTS = ["name", "kind", "created", "residual", "version", "label.age", "label.word", "tag.team", "space", "operation"]
+
+
+@pytest.fixture
+def listed(catalog: Catalog, tmp_path: Path) -> Registry:
+    """Thirteen identities; some lack the label or tag asked for, and values repeat."""
+    small = Small(catalog, tmp_path)
+    for i, name in enumerate(NAMES):
+        labels: dict[str, float | str] = {}
+        if i % 3:
+            labels["age"] = float(i % 4)
+        if i % 4:
+            labels["word"] = "wxy"[i % 3]
+        small.add(name, kind=list(Kind)[i % 3], labels=labels)
+        if i % 2:
+            manage.set_tags(small.registry, name, [f"team={'ab'[i % 4 == 1]}"])
+    small.add("b")
+    return small.registry
+
+
+def walk(registry: Registry, sort: str, size: int, where: str | None = None) -> list[paging.Page]:
+    pages = [paging.page(registry, where=where, sort=sort, limit=size)]
+    while pages[-1].next is not None:
+        pages.append(paging.page(registry, where=where, sort=sort, limit=size, cursor=pages[-1].next))
+    return pages
+
+
+@pytest.mark.parametrize("sort", [s for sort in SORTS for s in (sort, f"-{sort}")])
+def test_pages_in_both_directions_are_the_list(listed: Registry, sort: str) -> None:
+    for size in (1, 4, 13, 50):
+        whole = manage.list_identities(listed, sort=sort)
+        pages = walk(listed, sort, size)
+        assert [row for page in pages for row in page.rows] == whole
+        assert pages[0].previous is None
+        back = [pages[-1]]
+        while back[-1].previous is not None:
+            back.append(paging.page(listed, sort=sort, limit=size, cursor=back[-1].previous))
+        assert [row for page in reversed(back) for row in page.rows] == whole
+        starts = paging.page_starts(listed, where=None, sort=sort, size=size)
+        for number, page in enumerate(pages):
+            assert paging.page(listed, sort=sort, limit=size, cursor=starts[number]).rows == page.rows
+
+
+def test_a_filter_narrows_pages_counts_and_jumps(listed: Registry) -> None:
+    where = "kind = product"
+    whole = manage.list_identities(listed, where=where)
+    assert [row for page in walk(listed, "name", 2, where) for row in page.rows] == whole
+    counted = paging.overview(listed, where)
+    assert counted.total == len(whole)
+    assert counted.facets["kind"] == {"product": len(whole)}
+    everybody = paging.overview(listed)
+    assert everybody.total == len(NAMES) == sum(everybody.facets["kind"].values())
+    assert everybody.facets["space"] == {"faces@1": len(NAMES)}
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "W10", "ää", "WyJhZnRlciIsIm5hbWUiLFsiIl0sW251bGxdXQ", "A" * 5000])
+def test_a_cursor_made_by_hand_is_refused(listed: Registry, cursor: str) -> None:
+    with pytest.raises(UsageError):
+        paging.page(listed, cursor=cursor)
+
+
+def test_a_cursor_belongs_to_its_sort(listed: Registry) -> None:
+    cursor = paging.page(listed, sort="created", limit=2).next
+    with pytest.raises(UsageError):
+        paging.page(listed, sort="-created", cursor=cursor)
+    with pytest.raises(UsageError):
+        paging.page(listed, sort="beauty")
+    with pytest.raises(WhereError):
+        paging.page(listed, where="kind =")
+
+
+def test_no_picture_is_said_as_such(listed: Registry) -> None:
+    with pytest.raises(NotFound):
+        paging.picture(listed, "e")
+    assert paging.cards_of(listed, ["e@1", "nobody@1"]) == {
+        "e@1": {"picture": None, "labels": {"word": "w"}, "state": "active"}
+    }
+
+
+def test_an_identity_that_never_had_an_alias_has_no_history(listed: Registry) -> None:
+    assert manage.history(listed, "e") == []

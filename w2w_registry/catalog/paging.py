@@ -1,0 +1,145 @@
+"""Pages of a list by key: where one page ends the next begins, however deep, at the price of the first.
+
+A key is what a row is sorted by, then its name, which no other row of the list has. ``OFFSET`` would read and throw
+away everything before a page; comparing with a key does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import and_, func, or_, select, type_coerce
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import Identity, Tag, Version
+from w2w_registry.catalog.listing import Listed, restrict, sort_columns
+from w2w_registry.catalog.resolve import PRESENT
+from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.types import Words
+from w2w_registry.catalog.where import Expression
+from w2w_registry.records import VersionState
+
+Key = tuple[Any, ...]
+"""Values of the sort's columns (None last in either direction), then the name."""
+
+
+class Keyed(NamedTuple):
+    """One line of a list and its key."""
+
+    line: Listed
+    key: Key
+
+
+def page_versions(
+    session: Session,
+    where: Expression | None = None,
+    *,
+    sort: str = "name",
+    limit: int,
+    after: Key | None = None,
+    before: Key | None = None,
+    states: Collection[VersionState] = PRESENT,
+) -> list[Keyed]:
+    """As ``list_versions``, the ``limit`` lines that follow key ``after``, or come last of those before ``before``.
+
+    Raises:
+        UsageError: an unknown sort.
+    """
+    columns, down = _columns(sort)
+    keys = [column.label(f"key_{i}") for i, column in enumerate([*columns, Identity.name])]
+    query: Any = select(Version, Identity, Space, *keys)
+    query = query.join(Version.identity).outerjoin(Version.space)
+    query = restrict(query, where, states, every_version=False)
+    if after is not None:
+        query = query.where(_beyond(columns, down, after))
+    elif before is not None:
+        query = query.where(_short_of(columns, down, before))
+    back = before is not None and after is None
+    query = query.order_by(*_order(columns, down, back)).limit(limit)
+    found = [Keyed(Listed(*row[:3]), tuple(row[3:])) for row in session.execute(query)]
+    return found[::-1] if back else found
+
+
+def marks(session: Session, where: Expression | None, *, sort: str, every: int) -> list[Key]:
+    """Keys of every ``every``-th line: where pages end, for jumps. One pass over the list."""
+    columns, down = _columns(sort)
+    number = func.row_number().over(order_by=_order(columns, down, False)).label("row_number")
+    inner: Any = select(number, *(c.label(f"key_{i}") for i, c in enumerate([*columns, Identity.name])))
+    inner = restrict(inner.select_from(Version).join(Version.identity).outerjoin(Version.space), where, PRESENT, False)
+    rows = inner.subquery()
+    keys = [column for column in rows.c if column.name != "row_number"]
+    query = select(*keys).where(rows.c.row_number % every == 0).order_by(rows.c.row_number)
+    return [tuple(row) for row in session.execute(query)]
+
+
+def facet_counts(session: Session, where: Expression | None = None) -> dict[str, dict[str, int]]:
+    """How many of the list there are by kind, by state and by space; of each, the most frequent first."""
+
+    def counts(column: Any) -> dict[str, int]:
+        query: Any = select(column, func.count()).select_from(Version).join(Version.identity)
+        query = restrict(query, where, PRESENT, False).group_by(column).order_by(func.count().desc(), column)
+        return {str(value): number for value, number in session.execute(query)}
+
+    refs = {str(row.id): row.ref for row in session.scalars(select(Space))}
+    by_id = counts(Version.space_id)
+    return {
+        "kind": counts(type_coerce(Identity.kind, Words)),
+        "state": counts(type_coerce(Version.state, Words)),
+        "space": {refs[i]: number for i, number in by_id.items() if i in refs},
+    }
+
+
+def tag_counts(session: Session, limit: int = 30) -> list[tuple[str, str, int]]:
+    """The most used tags: (key, value, identities)."""
+    query = (
+        select(Tag.key, Tag.value, func.count())
+        .group_by(Tag.key, Tag.value)
+        .order_by(func.count().desc(), Tag.key, Tag.value)
+        .limit(limit)
+    )
+    return [(key, value, number) for key, value, number in session.execute(query)]
+
+
+def _columns(sort: str) -> tuple[list[Any], bool]:
+    """The columns to sort by besides the name, as plain values, and whether they run downwards."""
+    if sort.removeprefix("-") == "name":
+        return [], sort.startswith("-")
+    plain: Mapping[str, Any] = {"kind": Words, "state": Words}
+    kind = plain.get(sort.removeprefix("-"))
+    found = [type_coerce(c, kind) if kind else c for c in sort_columns(sort)]
+    return found, sort.startswith("-")
+
+
+def _order(columns: Sequence[Any], down: bool, back: bool) -> list[Any]:
+    # The name runs downwards only when it is what is sorted by.
+    name_down = (down and not columns) != back
+    name = Identity.name.desc() if name_down else Identity.name.asc()
+    turned = [c.desc() if down != back else c.asc() for c in columns]
+    return [*((c.nulls_first() if back else c.nulls_last()) for c in turned), name]
+
+
+def _beyond(columns: Sequence[Any], down: bool, key: Key) -> Any:
+    """After ``key`` in the order, what has no value coming last."""
+    name = key[-1]
+    found: Any = Identity.name < name if down and not columns else Identity.name > name
+    for column, value in reversed(list(zip(columns, key[:-1], strict=True))):
+        if value is None:
+            found = and_(column.is_(None), found)
+        else:
+            further = column < value if down else column > value
+            found = or_(further, column.is_(None), and_(column == value, found))
+    return found
+
+
+def _short_of(columns: Sequence[Any], down: bool, key: Key) -> Any:
+    """Before ``key`` in the order."""
+    name = key[-1]
+    found: Any = Identity.name > name if down and not columns else Identity.name < name
+    for column, value in reversed(list(zip(columns, key[:-1], strict=True))):
+        if value is None:
+            found = or_(column.is_not(None), and_(column.is_(None), found))
+        else:
+            nearer = column > value if down else column < value
+            found = and_(column.is_not(None), or_(nearer, and_(column == value, found)))
+    return found

@@ -1,0 +1,214 @@
+"""The list of identities in pages, for whoever shows them: rows as ``list`` has them, pictures, counts, jumps."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import paging
+from w2w_registry.catalog.listing import count_versions
+from w2w_registry.catalog.lookup import labels_of
+from w2w_registry.catalog.models import Identity, Release, ReleaseState, Version
+from w2w_registry.catalog.resolve import PRESENT, version_for
+from w2w_registry.catalog.vectors import last_seq
+from w2w_registry.catalog.where import Expression, parse_where
+from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.records import VersionState, iso
+from w2w_registry.services.identities.manage import rows_of
+from w2w_registry.services.registry import Registry
+
+MAX_PAGE: Final = 500
+_UP: Final = (ReleaseState.PUBLISHED, ReleaseState.GATED)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card shows beside the row: the digest of its picture, the repos it is published in, and its aliases."""
+
+    picture: str | None
+    releases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """``rows`` as ``list_identities`` gives them with their ``cards``; cursors of the pages around, None at an end."""
+
+    rows: list[dict[str, Any]]
+    cards: list[Card]
+    next: str | None
+    previous: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"identities": self.rows, "next": self.next, "previous": self.previous}
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How many identities match, and of what sorts they are; ``seq`` is the catalog's last change then."""
+
+    total: int
+    facets: Mapping[str, Mapping[str, int]]
+    tags: tuple[tuple[str, str, int], ...]
+    seq: int
+
+
+def page(
+    registry: Registry, *, where: str | None = None, sort: str = "name", limit: int = 60, cursor: str | None = None
+) -> Page:
+    """One page of the newest versions that match, at the first page's price however deep it is.
+
+    Args:
+        cursor: a page's ``next`` or ``previous``, or one of :func:`page_starts`; None is the first page.
+
+    Raises:
+        WhereError: the expression does not parse. UsageError: an unknown sort, or a cursor of another list.
+    """
+    expression = _expression(where)
+    if not 1 <= limit <= MAX_PAGE:
+        raise UsageError(reason=f"a page has 1 to {MAX_PAGE} identities")
+    way, key = ("after", None) if cursor is None else _read_cursor(cursor, sort)
+    with registry.catalog.read() as session:
+        try:
+            found = paging.page_versions(
+                session,
+                expression,
+                sort=sort,
+                limit=limit + 1,
+                after=key if way == "after" else None,
+                before=key if way == "before" else None,
+            )
+        except (TypeError, ValueError):  # a cursor that was made by hand
+            raise UsageError(reason="that page's address cannot be read", hint="start from the first page") from None
+        more = len(found) > limit
+        back = way == "before" and key is not None
+        found = found[-limit:] if back else found[:limit]
+        rows = rows_of(registry, session, [one.line for one in found])
+        cards = _cards(session, [one.line.version for one in found])
+    after = _cursor("after", found[-1].key, sort) if found and (back or more) else None
+    before = _cursor("before", found[0].key, sort) if found and (more if back else key is not None) else None
+    return Page(rows, cards, after, before)
+
+
+def overview(registry: Registry, where: str | None = None) -> Overview:
+    """Counts of what matches.
+
+    Raises:
+        WhereError.
+    """
+    expression = _expression(where)
+    with registry.catalog.read() as session:
+        return Overview(
+            count_versions(session, expression, states=PRESENT),
+            paging.facet_counts(session, expression),
+            tuple(paging.tag_counts(session)),
+            last_seq(session),
+        )
+
+
+def page_starts(registry: Registry, *, where: str | None, sort: str, size: int) -> list[str | None]:
+    """A cursor for each page of ``size``: the way to the 1,500th page without the 1,499 before it.
+
+    Raises:
+        WhereError, UsageError.
+    """
+    with registry.catalog.read() as session:
+        keys = paging.marks(session, _expression(where), sort=sort, every=size)
+    return [None, *(_cursor("after", key, sort) for key in keys)]
+
+
+def change_number(registry: Registry) -> int:
+    """The number of the catalog's last change: what was worked out from the catalog holds as long as it stays."""
+    with registry.catalog.read() as session:
+        return last_seq(session)
+
+
+def picture(registry: Registry, name: str) -> tuple[bytes, str]:
+    """The stored picture of a version (PNG) and its digest. What is blocked or gone shows no face.
+
+    Raises:
+        NotFound: no such version, or no picture of it to show.
+    """
+    with registry.catalog.read() as session:
+        version = version_for(session, name)
+        digest = version.preview_digest if version.state is VersionState.ACTIVE else None
+    if digest is None:
+        raise NotFound(what="picture", name=name)
+    return registry.artifacts.get(digest), digest
+
+
+def _expression(where: str | None) -> Expression | None:
+    return None if where is None or not where.strip() else parse_where(where)
+
+
+def _cards(session: Session, versions: list[Version]) -> list[Card]:
+    ids = [v.id for v in versions]
+    releases: dict[int, list[str]] = {}
+    query = select(Release.version_id, Release.repo_id).where(Release.version_id.in_(ids), Release.state.in_(_UP))
+    for version, repo in session.execute(query.order_by(Release.id)):
+        if version is not None:
+            releases.setdefault(version, []).append(repo)
+    return [
+        Card(v.preview_digest if v.state is VersionState.ACTIVE else None, tuple(releases.get(v.id, ())))
+        for v in versions
+    ]
+
+
+def cards_of(registry: Registry, refs: list[str]) -> dict[str, dict[str, Any]]:
+    """Of each ``name@number`` that is there: ``picture`` (digest, None when none is shown), ``labels``, ``state``."""
+    wanted = {ref for ref in refs if "@" in ref}
+    names = sorted({ref.rpartition("@")[0] for ref in wanted})
+    query = select(Version, Identity.name).join(Version.identity)
+    found: dict[str, dict[str, Any]] = {}
+    with registry.catalog.read() as session:
+        for start in range(0, len(names), 500):
+            every = session.execute(query.where(Identity.name.in_(names[start : start + 500])))
+            rows = [(v, name) for v, name in every if f"{name}@{v.number}" in wanted]
+            labels = labels_of(session, [v.id for v, _ in rows])
+            for version, name in rows:
+                active = version.state is VersionState.ACTIVE
+                found[f"{name}@{version.number}"] = {
+                    "picture": version.preview_digest if active else None,
+                    "labels": labels.get(version.id, {}),
+                    "state": str(version.state),
+                }
+    return found
+
+
+def releases_of(registry: Registry, ref: str) -> list[str]:
+    """The repos a version is published in now.
+
+    Raises:
+        NotFound.
+    """
+    with registry.catalog.read() as session:
+        version = version_for(session, ref, any_state=True)
+        return list(_cards(session, [version])[0].releases)
+
+
+def _cursor(way: str, key: paging.Key, sort: str) -> str:
+    values = [iso(v) if isinstance(v, datetime) else v for v in key]
+    kinds = ["t" if isinstance(v, datetime) else "" for v in key]
+    text = json.dumps([way, sort, kinds, values], ensure_ascii=False, separators=(",", ":"))
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(text: str, sort: str) -> tuple[str, paging.Key]:
+    try:
+        padded = text.encode("ascii") + b"=" * (-len(text) % 4)
+        way, made_for, kinds, values = json.loads(base64.urlsafe_b64decode(padded))
+        if made_for != sort or way not in ("after", "before") or not isinstance(values[-1], str):
+            raise ValueError
+        if any(not isinstance(v, (str, int, float, type(None))) for v in values):
+            raise ValueError
+        key = tuple(datetime.fromisoformat(v) if kind == "t" else v for v, kind in zip(values, kinds, strict=True))
+    except (ValueError, TypeError, IndexError, KeyError, binascii.Error, UnicodeError):
+        raise UsageError(reason="that page's address cannot be read", hint="start from the first page") from None
+    return way, key

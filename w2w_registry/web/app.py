@@ -1,0 +1,78 @@
+"""The application: routes behind the guard, errors as problems or pages."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from w2w_registry.errors import RegistryError
+from w2w_registry.services.registry import Registry
+from w2w_registry.version import __version__
+from w2w_registry.web import api, pages
+from w2w_registry.web.access import Access
+from w2w_registry.web.guard import API, Guard, Limits
+from w2w_registry.web.problems import TITLES, Problem, body_of, problem_of
+from w2w_registry.web.site import Site, desk_of
+
+OPENAPI: Final = "/api/v1/openapi.json"
+
+
+def create_app(registry: Registry, access: Access, hosts: frozenset[str], *, limits: Limits | None = None) -> FastAPI:
+    """The gallery of ``registry`` as an ASGI application.
+
+    Args:
+        hosts: every value the ``Host`` header may have, port included.
+    """
+    app = FastAPI(
+        title="w2w-registry",
+        version=__version__,
+        description="The registry's services over HTTP. Keys are those of the command line's `--json`.",
+        openapi_url=OPENAPI,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.site = Site(registry, access)
+    # Side by side in one list, so that a walk over ``app.routes`` meets every one.
+    app.router.routes.extend([*api.router.routes, *pages.ROUTES])
+    for kind in (RegistryError, Problem, HTTPException, RequestValidationError):
+        app.add_exception_handler(kind, _refused)
+    app.add_middleware(Guard, access=access, hosts=hosts, limits=limits or Limits())
+    return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    problem = _problem(error)
+    if request.url.path.startswith(API):
+        return JSONResponse(
+            body_of(problem), problem.status, headers=problem.headers, media_type="application/problem+json"
+        )
+    desk = desk_of(request)
+    page = desk.page(
+        "problem.html", status=problem.status, problem=problem, title=TITLES.get(problem.status, "Something went wrong")
+    )
+    page.headers.update(problem.headers)
+    return page
+
+
+def _problem(error: Exception) -> Problem:
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RegistryError):
+        return problem_of(error)
+    if isinstance(error, RequestValidationError):
+        first: Any = error.errors()[0] if error.errors() else {}
+        where = " ".join(str(part) for part in first.get("loc", ())[1:])
+        return Problem(400, "request", f"{where[:80]}: {first.get('msg', 'cannot be read')}".strip(": "))
+    if isinstance(error, HTTPException):
+        if error.status_code == 404:
+            return Problem(404, "not-found", "there is nothing at this address")
+        if error.status_code == 405:
+            return Problem(405, "method", "this address does not take that method", dict(error.headers or {}))
+        return Problem(error.status_code, "request", "the request cannot be read")
+    raise error

@@ -1,0 +1,104 @@
+"""How values look on a page."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+
+def plain(value: Any) -> str:
+    """Text without what could turn or hide its neighbours: control characters and direction marks are shown as �."""
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in str(value))
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for reading: ``0.123``, ``12,345``, a dash when there is none."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e6):
+            return f"{value:.2e}"
+        return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:,.0f}"
+    return plain(value)
+
+
+def moment(value: Any) -> str:
+    """A moment as people read it: ``26 Nov 2026, 14:05`` UTC."""
+    found = _moment(value)
+    return "–" if found is None else f"{found.day} {found:%b %Y, %H:%M}"
+
+
+def day(value: Any) -> str:
+    found = _moment(value)
+    return "–" if found is None else f"{found.day} {found:%b %Y}"
+
+
+def iso8601(value: Any) -> str:
+    found = _moment(value)
+    return "" if found is None else found.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def short(value: Any, length: int = 12) -> str:
+    """The beginning of a digest."""
+    return "–" if value is None else plain(value)[:length]
+
+
+def percent(value: Any) -> str:
+    return "–" if value is None else f"{100 * float(value):.1f}%"
+
+
+def alt(labels: Mapping[str, Any], kind: str = "picture") -> str:
+    """What a picture shows, said from its labels: never who it is."""
+    said = []
+    for name, value in list(labels.items())[:40]:
+        name = plain(name).replace("_", " ")
+        if isinstance(value, bool) or value in (0, 1, 0.0, 1.0):
+            if value:
+                said.append(name)
+        elif isinstance(value, str):
+            said.append(f"{name}: {plain(value)}")
+    what = {"person": "a face", "product": "a product", "style": "a style", "animal": "an animal"}.get(
+        kind, "a picture"
+    )
+    return f"{what} with {', '.join(said[:6])}" if said else what
+
+
+def tag_where(pair: tuple[str, str]) -> str:
+    """The filter for a tag."""
+    return f"tag.{quoted(pair[0])} = {quoted(pair[1])}"
+
+
+def quoted(text: str) -> str:
+    """A value as the filter's language reads it whole."""
+    return text if text.replace("-", "").replace("_", "").isalnum() else "'" + text.replace("'", "''") + "'"
+
+
+def _moment(value: Any) -> datetime | None:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    if not isinstance(value, datetime):
+        return None
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+_DRAWN: Final = {"person": "a face", "product": "a product", "style": "a style", "animal": "an animal"}
+FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
+    "plain": plain,
+    "number": number,
+    "moment": moment,
+    "day": day,
+    "iso8601": iso8601,
+    "short": short,
+    "percent": percent,
+    "alt": alt,
+    "tag_where": tag_where,
+}

@@ -1,0 +1,141 @@
+"""The first page: who is there, narrowed down, sorted, in pages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastapi.responses import HTMLResponse
+
+from w2w_registry.errors import UsageError
+from w2w_registry.services.identities import paging
+from w2w_registry.web.filters import quoted
+from w2w_registry.web.problems import problem_of
+from w2w_registry.web.site import Desk, Look, page_router, url
+
+router = page_router()
+PAGE: Final = 60
+SORTS: Final = (
+    ("name", "Name"),
+    ("-created", "Newest first"),
+    ("created", "Oldest first"),
+    ("residual", "Best described by the space"),
+    ("-residual", "Least described by the space"),
+    ("-version", "Most versions"),
+    ("kind", "Kind"),
+)
+FIELDS: Final = (
+    "name", "kind", "version", "state", "residual", "created", "base_model", "space", "subject", "operation", "alias",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A facet's value: following it adds its condition to the filter, or takes it away when it is ``chosen``."""
+
+    label: str
+    count: int
+    href: str
+    chosen: bool
+
+
+@router.get("/")
+def browse(
+    desk: Look, where: str = "", sort: str = "name", cursor: str | None = None, page: int | None = None
+) -> HTMLResponse:
+    """Cards of the identities that match."""
+    where = where.strip()
+    everybody = overview(desk, "")
+    context: dict[str, Any] = {"where": where, "sort": sort, "sorts": _sorts(sort), "words": _words(everybody)}
+    empty = {"rows": [], "problem": None, "facets": _facets(everybody, "", sort), "pages": 0, "total": 0}
+    try:
+        counted = overview(desk, where)
+        pages = max(1, -(-counted.total // PAGE))
+        number = min(max(1, page or 1), pages)
+        if cursor is None and number > 1:
+            cursor = _start(desk, where, sort, number)
+        found = paging.page(desk.registry, where=where or None, sort=sort, limit=PAGE, cursor=cursor)
+    except UsageError as error:
+        return desk.page("browse.html", status=400, **context, **(empty | {"problem": problem_of(error)}))
+    here = {"where": where or None, "sort": sort}
+    return desk.page(
+        "browse.html",
+        **context,
+        problem=None,
+        rows=list(zip(found.rows, found.cards, strict=True)),
+        total=counted.total,
+        pages=pages,
+        page=number,
+        facets=_facets(counted, where, sort),
+        previous=None if found.previous is None else url("/", cursor=found.previous, page=number - 1, **here),
+        next=None if found.next is None else url("/", cursor=found.next, page=number + 1, **here),
+        here=url("/", cursor=cursor, page=number, **here),
+    )
+
+
+def overview(desk: Desk, where: str) -> paging.Overview:
+    """Counts, worked out once for each change of the catalog."""
+    seq = paging.change_number(desk.registry)
+    return desk.site.remembered.get(("overview", where), seq, lambda: paging.overview(desk.registry, where or None))
+
+
+def _start(desk: Desk, where: str, sort: str, number: int) -> str | None:
+    seq = paging.change_number(desk.registry)
+    starts = desk.site.remembered.get(
+        ("starts", where, sort),
+        seq,
+        lambda: paging.page_starts(desk.registry, where=where or None, sort=sort, size=PAGE),
+    )
+    return starts[min(number, len(starts)) - 1]
+
+
+def _sorts(chosen: str) -> list[tuple[str, str]]:
+    known = list(SORTS)
+    if chosen not in dict(known):
+        known.append((chosen, chosen))
+    return known
+
+
+def _facets(counted: paging.Overview, where: str, sort: str) -> list[tuple[str, list[Choice]]]:
+    groups = [
+        ("Kind", [(value, f"kind = {value}", number) for value, number in counted.facets["kind"].items()]),
+        ("Space", [(value, f"space = {quoted(value)}", number) for value, number in counted.facets["space"].items()]),
+        (
+            "State",
+            [
+                ("held" if value == "blocked" else value, f"state = {value}", number)
+                for value, number in counted.facets["state"].items()
+            ],
+        ),
+        (
+            "Tags",
+            [(f"{key} = {value}", f"tag.{quoted(key)} = {quoted(value)}", n) for key, value, n in counted.tags],
+        ),
+    ]
+    terms = [term.strip() for term in where.split(" and ")] if where else []
+    return [
+        (name, [_choice(label, term, number, terms, where, sort) for label, term, number in choices])
+        for name, choices in groups
+        if choices
+    ]
+
+
+def _choice(label: str, term: str, number: int, terms: list[str], where: str, sort: str) -> Choice:
+    chosen = term in terms
+    if chosen:
+        left = " and ".join(t for t in terms if t != term)
+    else:
+        left = f"({where}) and {term}" if " or " in where else f"{where} and {term}" if where else term
+    return Choice(label, number, url("/", where=left or None, sort=sort), chosen)
+
+
+def _words(counted: paging.Overview) -> dict[str, list[str]]:
+    """What the filter's box completes: fields, and the values of those with few."""
+    tags = sorted({key for key, _, _ in counted.tags})
+    return {
+        "fields": [*FIELDS, *(f"tag.{key}" for key in tags)],
+        "kind": ["person", "product", "style", "animal", "character", "other"],
+        "state": ["active", "blocked", "removed", "erased"],
+        "space": sorted(counted.facets["space"]),
+        "operation": ["import", "train", "invert", "edit", "mix", "sample", "pull"],
+    }

@@ -1,0 +1,108 @@
+"""What went wrong, for people and programs: a page or RFC 9457 problem+json. Never a token, a path or a trace."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any, Final
+
+from w2w_registry import errors as e
+from w2w_registry.messages import message
+
+STATUS: Final[tuple[tuple[type[e.RegistryError], int], ...]] = (
+    (e.UsageError, 400),
+    (e.NotInitialised, 503),
+    (e.NotFound, 404),
+    (e.ConsentDenied, 403),
+    (e.LikenessRefused, 403),
+    (e.BadFile, 422),
+    (e.IntegrityError, 500),
+    (e.Conflict, 409),
+    (e.Busy, 503),
+    (e.SchemaOutOfDate, 503),
+    (e.MissingExtra, 501),
+    (e.DeviceError, 503),
+    (e.SettingError, 500),
+    (e.StorageError, 500),
+    (e.DatabaseError, 503),
+    (e.HubError, 502),
+    (e.SigningError, 502),
+)
+_OURS: Final = {
+    e.StorageError: "a file could not be read or written on the server",
+    e.DatabaseError: "the catalog's database cannot be reached",
+    e.NotInitialised: "there is no registry here yet; run `w2w-reg init` on the server",
+    e.SettingError: "a setting of the server cannot be used; `w2w-reg` on the server says which",
+}
+_ANYWHERE = re.compile(r"(?<![\w.])(?:~|\.{1,2})?/(?:[^\s/'\":;,]+/)+[^\s'\":;,]*|[A-Za-z]:\\[^\s'\":;,]+")
+
+
+class Problem(Exception):
+    """A refusal of the web's own. ``detail``: one plain line."""
+
+    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status, self.code, self.detail = status, code, detail
+        self.headers = dict(headers or {})
+
+
+def problem_of(error: e.RegistryError) -> Problem:
+    """A registry's error as the web says it: the command line's sentence, without the server's own places."""
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    for kind, text in _OURS.items():
+        if isinstance(error, kind):
+            return Problem(status, error.code, text)
+    fields = dict(error.fields)
+    if isinstance(fields.get("path"), (str, PurePath)):
+        fields["path"] = PurePath(str(fields["path"])).name
+    shown = type(error)(**fields)
+    return Problem(status, error.code, _ANYWHERE.sub("…", message(shown)))
+
+
+def body_of(problem: Problem) -> dict[str, Any]:
+    """RFC 9457 members; ``code`` is the machine's name of the error, as in the command line's ``--json``."""
+    return {
+        "type": "about:blank",
+        "title": TITLES.get(problem.status, "Error"),
+        "status": problem.status,
+        "code": problem.code,
+        "detail": problem.detail,
+    }
+
+
+def respond(problem: Problem, *, api: bool) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of a refusal that comes before any page could be made."""
+    if api:
+        content, kind = json.dumps(body_of(problem), ensure_ascii=False).encode(), "application/problem+json"
+    else:
+        title = html.escape(TITLES.get(problem.status, "Error"))
+        content = (
+            "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+            f"<title>{title}</title><main><h1>{title}</h1><p>{html.escape(problem.detail)}.</p></main></html>\n"
+        ).encode()
+        kind = "text/html; charset=utf-8"
+    return problem.status, {**problem.headers, "content-type": kind, "content-length": str(len(content))}, content
+
+
+TITLES: Final = {
+    400: "That cannot be answered",
+    401: "Who is asking?",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not that way",
+    408: "Too slow",
+    409: "In the way",
+    413: "Too large",
+    414: "Too long",
+    415: "Another kind of content is expected",
+    421: "Not this server",
+    422: "A file that cannot be used",
+    429: "Too many requests",
+    500: "Something went wrong",
+    501: "Not installed",
+    502: "Another service failed",
+    503: "Not available now",
+}

@@ -1,0 +1,123 @@
+"""Running the gallery: the socket first, so that the address printed is the one that answers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+
+from w2w_registry.errors import Conflict, SettingError
+from w2w_registry.services.registry import Registry
+from w2w_registry.web.access import Access, check_token, new_token, proxy_of
+from w2w_registry.web.app import create_app
+from w2w_registry.web.guard import Limits
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
+CONNECTIONS: Final = 512
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What ``w2w-reg serve`` was asked. ``hosts``: further names it is reached by, with or without a port."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    read_only: bool = False
+    token: str | None = None
+    hosts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A gallery about to run: its socket is bound, ``url`` is the address that lets people in."""
+
+    app: FastAPI
+    listener: socket.socket
+    url: str
+
+
+def prepare(registry: Registry, asked: Serving) -> Prepared:
+    """Check the registry and the settings, bind the socket, make the application.
+
+    Raises:
+        NotInitialised, SchemaOutOfDate, DatabaseError: the registry cannot be served. SettingError: ``[web]`` or the
+        token cannot be used. Conflict: the address is taken or not this machine's.
+    """
+    with registry.catalog.read():
+        pass
+    options = registry.settings.web
+    token = check_token(asked.token or new_token())
+    proxy = proxy_of(options)
+    listener = _bind(asked.host, asked.port)
+    port = int(listener.getsockname()[1])
+    access = Access(
+        token=token,
+        actor=registry.actor,
+        cookie=f"w2w_gallery_{port}",
+        read_only=asked.read_only or bool(options.get("read_only", False)),
+        proxy=proxy,
+    )
+    hosts = allowed_hosts(asked.host, port, [*asked.hosts, *options.get("hosts", ())])
+    app = create_app(registry, access, hosts, limits=_limits(options))
+    shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
+    shown = f"[{shown}]" if ":" in shown else shown
+    url = f"http://{shown}:{port}/" if proxy else f"http://{shown}:{port}/?token={token}"
+    return Prepared(app, listener, url)
+
+
+def run(prepared: Prepared) -> None:
+    """Serve until interrupted. No access log (addresses may hold a token), and no header trusted from anybody."""
+    config = uvicorn.Config(
+        prepared.app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=32 * 1024,
+        ws="none",
+    )
+    uvicorn.Server(config).run(sockets=[prepared.listener])
+
+
+def allowed_hosts(host: str, port: int, more: Sequence[str]) -> frozenset[str]:
+    """Every value ``Host`` may have: the address listened on, this machine's own names, and those given."""
+    names = {host.lower() if ":" not in host else f"[{host.lower()}]", *LOOPBACK} - {"0.0.0.0", "[::]"}
+    found = {f"{name}:{port}" for name in names}
+    if port == 80:
+        found |= names
+    for name in more:
+        text = str(name).strip().lower()
+        found |= {text} if _has_port(text) else {text, f"{text}:{port}"}
+    return frozenset(found)
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition(":")[2].isdigit() and not host.endswith("]")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        reason = f"cannot listen there ({error.strerror or error}); another --port, or 0 for a free one"
+        raise Conflict(what="address", name=f"{host}:{port}", reason=reason) from None
+    listener.listen(128)
+    return listener
+
+
+def _limits(options: Mapping[str, Any]) -> Limits:
+    default = Limits()
+    most = options.get("max_upload_mb", default.upload_bytes >> 20)
+    if not isinstance(most, int) or not 1 <= most <= 1 << 20:
+        raise SettingError(setting="[web] max_upload_mb", value=most, reason="a whole number of megabytes")
+    return Limits(upload_bytes=most << 20)

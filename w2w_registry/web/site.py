@@ -1,0 +1,203 @@
+"""What every route shares (registry, templates, static files, recent counts), and the desk of one request."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import quote
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import HTMLResponse, Response
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+
+from w2w_registry.services.registry import Registry
+from w2w_registry.version import __version__
+from w2w_registry.web import filters
+from w2w_registry.web.access import Access, Principal, Right
+from w2w_registry.web.guard import matches
+from w2w_registry.web.problems import Problem
+
+HERE: Final = Path(__file__).parent
+KINDS: Final = {
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
+}
+FOR_EVER: Final = "private, max-age=31536000, immutable"
+MAX_FIELDS: Final = 1000
+MAX_FILES: Final = 8
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Static:
+    """One file that ships with the package; ``tag`` is the beginning of its digest."""
+
+    data: bytes
+    kind: str
+    tag: str
+
+
+class Remembered:
+    """What was worked out from the catalog, kept while the catalog's change number stays, and for ``grace`` seconds
+    after: beside somebody who adds thousands, counts may lag a little rather than be counted for every page."""
+
+    def __init__(self, most: int = 256, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most, self._grace, self._clock = most, grace, clock
+        self._kept: OrderedDict[Hashable, tuple[int, float, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None and (found[0] == seq or self._clock() - found[1] < self._grace):
+                self._kept.move_to_end(key)
+                value: Value = found[2]
+                return value
+        value = make()
+        with self._lock:
+            self._kept[key] = seq, self._clock(), value
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return value
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """The gallery of one registry."""
+
+    registry: Registry
+    access: Access
+    statics: Mapping[str, Static] = field(default_factory=lambda: load_statics(HERE / "static"))
+    remembered: Remembered = field(default_factory=Remembered)
+    environment: Environment = field(default_factory=lambda: make_environment(HERE / "templates"))
+
+    def static_url(self, name: str) -> str:
+        return f"/static/{name}?v={self.statics[name].tag}"
+
+
+@dataclass(frozen=True, eq=False)
+class Desk:
+    """One request: who asks, and the registry acting in that name."""
+
+    request: Request
+    site: Site
+    who: Principal
+
+    @property
+    def registry(self) -> Registry:
+        registry = self.site.registry
+        return replace(registry, settings=replace(registry.settings, actor=self.who.actor))
+
+    def may(self, right: str) -> bool:
+        return Right(right) in self.who.rights
+
+    def has(self, place: str) -> bool:
+        """Whether the gallery has such a page."""
+        return any(getattr(route, "path", None) == place for route in self.request.app.routes)
+
+    def page(self, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
+        """A page made of a template; everything in it is escaped."""
+        text = self.site.environment.get_template(template).render(
+            desk=self, who=self.who, path=self.request.url.path, static=self.site.static_url, **context
+        )
+        return HTMLResponse(text, status)
+
+
+RIGHT_OF: Final[dict[Any, Right]] = {}
+"""The dependencies that let somebody in, and the right each asks for: a test finds one of them on every route."""
+
+
+def _needs(right: Right) -> Callable[[Request], Awaitable[Desk]]:
+    async def desk(request: Request) -> Desk:
+        found = desk_of(request)
+        if right not in found.who.rights:
+            why = "this gallery is read-only" if found.site.access.read_only else f"a {found.who.role} may not do that"
+            raise Problem(403, "role", why)
+        return found
+
+    RIGHT_OF[desk] = right
+    return desk
+
+
+Look = Annotated[Desk, Depends(_needs(Right.LOOK))]
+Make = Annotated[Desk, Depends(_needs(Right.MAKE))]
+Steward = Annotated[Desk, Depends(_needs(Right.STEWARD))]
+Audit = Annotated[Desk, Depends(_needs(Right.AUDIT))]
+
+
+def desk_of(request: Request) -> Desk:
+    """The desk of a request that the guard let in."""
+    return Desk(request, request.app.state.site, request.state.principal)
+
+
+async def own_form(request: Request) -> None:
+    """Before every form of a page: bounded in parts, and with this session's CSRF token when a browser sent it.
+
+    Raises:
+        Problem.
+    """
+    if request.method != "POST":
+        return
+    form = await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS)
+    who: Principal = request.state.principal
+    if who.ambient and not matches(form.get("csrf"), who):
+        raise Problem(403, "csrf", "the form was not made by this session; go back, load the page again and resend it")
+
+
+def page_router() -> APIRouter:
+    """A router for pages: forms are checked, and the API's document does not list them."""
+    return APIRouter(dependencies=[Depends(own_form)], include_in_schema=False)
+
+
+def load_statics(folder: Path) -> dict[str, Static]:
+    """Every static file by name, read once: what is served is a look-up here, never a path."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix in KINDS:
+            data = path.read_bytes()
+            found[path.name] = Static(data, KINDS[path.suffix], hashlib.sha256(data).hexdigest()[:16])
+    return found
+
+
+def make_environment(folder: Path) -> Environment:
+    """Templates that escape everything and fail on a name they were not given."""
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(filters.FILTERS)
+    environment.globals.update(version=__version__, url=url)
+    return environment
+
+
+def url(place: str, name: str = "", /, **query: Any) -> str:
+    """An address in the gallery: ``url("/identities", "acme/alice", version=3)``; None leaves a parameter out."""
+    from urllib.parse import urlencode
+
+    path = f"{place.rstrip('/')}/{quote(name, safe='/@')}" if name else place
+    given = {key: value for key, value in query.items() if value is not None}
+    return f"{path}?{urlencode(given)}" if given else path
+
+
+def picture_response(data: bytes, digest: str, request: Request, *, kind: str = "image/png") -> Response:
+    """A picture under an address that names its digest: kept for ever by the browser of whoever may see it."""
+    tag = f'"{digest}"'
+    headers = {"cache-control": FOR_EVER, "etag": tag}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(data, headers=headers, media_type=kind)
