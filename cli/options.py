@@ -24,11 +24,21 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
     return apply
 
 
+class Integer(click.IntRange):
+    """An integer from ``least`` on that a database can hold."""
+
+    def __init__(self, least: int) -> None:
+        super().__init__(least, 2**63 - 1)
+
+    def _describe_range(self) -> str:
+        return f"x>={self.min}"
+
+
 space = click.option("--space", metavar="NAME[@V]", help="Weight space (default: the newest).")
 where = click.option(
     "--where", metavar="EXPR", help="Filter, as in \"kind = person and beard > 0.5 and tag.team = 'ads'\"."
 )
-limit = click.option("--limit", metavar="N", type=click.IntRange(1), help="Show at most N.")
+limit = click.option("--limit", metavar="N", type=Integer(1), help="Show at most N.")
 kind = click.option(
     "--kind", default=str(Kind.PERSON), show_default=True, type=click.Choice([*map(str, Kind)]), help="What it depicts."
 )
@@ -38,10 +48,13 @@ base_model = click.option("--base-model", metavar="ID", help="Base model, for fi
 purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")
 prefix = click.option("--prefix", default="", help="Put before every name taken from a file or folder, as in 'acme/'.")
 prompt = click.option("--prompt", help="The prompt the LoRAs were trained with (default: 'photo of sks person').")
-seed = click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Random seed.")
+seed = click.option("--seed", default=0, show_default=True, type=Integer(0), help="Random seed.")
 seeds = click.option("--seeds", default="1-4", show_default=True, help="Random seeds, as in 1-8 or 3,7.")
 steps = click.option("--steps", default=30, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
 guidance = click.option("--guidance", type=float, help="Guidance scale (default: the pipeline's own).")
+days = click.option(
+    "--days", metavar="N", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How many days ahead."
+)
 keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to hold still.")
 replace = click.option("--replace", is_flag=True, help="Replace the direction that has this name.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")

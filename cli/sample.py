@@ -15,7 +15,7 @@ from .output import emit, note, table, warn_all
 @click.option("-n", "--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="How many.")
 @options.space
 @click.option("--name", "prefix", default="sample", show_default=True, help="They are called NAME-001, NAME-002…")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Same seed, same identities.")
+@click.option("--seed", default=0, show_default=True, type=options.Integer(0), help="Same seed, same identities.")
 @click.option("--min-distance", default=0.0, show_default=True, type=float, help="1 − score to every identity.")
 @click.option(
     "--distribution",

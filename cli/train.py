@@ -28,8 +28,12 @@ from .output import emit, progress, table, warn_all
 @click.option(
     "--prior", default=0, show_default=True, type=click.IntRange(0), help="Pictures of the class to preserve."
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of noise and timesteps.")
-@click.option("--init-seed", type=click.IntRange(0), help="Of a shared start (default: the space's mean, or 0).")
+@options.seed
+@click.option(
+    "--init-seed",
+    type=options.Integer(0),
+    help="Random seed of a shared start (default: the space's mean, or 0).",
+)
 @options.described
 @options.engine
 @takes_frame

@@ -43,6 +43,12 @@ class WhereError(UsageError):
     code = "where"
 
 
+class UnknownField(WhereError):
+    """A word in ``--where`` that is no field and no label. Fields: name, position, near, fields, labels (tuples)."""
+
+    code = "unknown-field"
+
+
 class BadName(UsageError):
     """A name, reference or id that breaks the naming rules. Fields: name, what, reason."""
 
@@ -92,6 +98,12 @@ class BadImage(BadFile):
     """Not a usable picture. Fields: path, reason[, hint]."""
 
     code = "bad-image"
+
+
+class NoPoints(BadFile):
+    """A weight space without coordinates of identities, where they were asked for. Fields: path."""
+
+    code = "no-points"
 
 
 class SpaceMismatch(BadFile):

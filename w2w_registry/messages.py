@@ -81,11 +81,20 @@ def _schema(f: _Fields) -> str:
     return f"the catalog's schema is {f['current']}, this release needs {f['head']}; run `w2w-reg db upgrade`"
 
 
+def _unknown_field(f: _Fields) -> str:
+    text = f"--where: no field or label is named {_short(f['name'], 60)!r}"
+    if f["near"]:
+        return f"{text}; did you mean {' or '.join(f['near'])}?"
+    labels = ", ".join(f["labels"][:20]) + (", …" if len(f["labels"]) > 20 else "")
+    return f"{text}; fields: {', '.join(f['fields'])}, tag.KEY; labels: {labels or 'none yet'}"
+
+
 _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.UsageError: lambda f: f"{f['reason']}{f.hint}",
     e.WhereError: lambda f: (
         f"--where does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
     ),
+    e.UnknownField: _unknown_field,
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
     e.NotInitialised: lambda f: f"no registry at {f['home']}; run `w2w-reg init` (or set W2W_HOME)",
@@ -95,6 +104,10 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"({f['subject']}, score {_number(f['score'])} ≥ {_number(f['threshold'])}); not added"
     ),
     e.BadFile: lambda f: f"{_short(f['path'])}: {f['reason']}{f.hint}",
+    e.NoPoints: lambda f: (
+        f"{_short(f['path'])} holds no coordinates of identities (proj_1000pc.pt of the public release); "
+        "import the space without --identities"
+    ),
     e.SpaceMismatch: lambda f: (
         f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
     ),

@@ -99,6 +99,15 @@ def check_alias(alias: str) -> str:
     return alias
 
 
+def _version_number(digits: str, ref: str, what: str) -> int:
+    """The number in digits, 0 when they are none; as many digits as a database's integers hold."""
+    if not (digits.isascii() and digits.isdigit()):
+        return 0
+    if len(digits) > 9:
+        raise BadName(name=ref, what=what, reason="a version number has at most 9 digits")
+    return int(digits)
+
+
 @dataclass(frozen=True)
 class IdentityRef:
     """``acme/alice``, ``acme/alice@3`` or ``acme/alice@production``; neither number nor alias = newest version."""
@@ -113,9 +122,8 @@ class IdentityRef:
         check_name(name)
         if not at:
             return cls(name)
-        if rest.isascii() and rest.isdigit() and int(rest) > 0:
-            return cls(name, number=int(rest))
-        return cls(name, alias=check_alias(rest))
+        number = _version_number(rest, text, "identity")
+        return cls(name, number=number) if number else cls(name, alias=check_alias(rest))
 
     def __str__(self) -> str:
         tail = self.number if self.number is not None else self.alias
@@ -135,9 +143,10 @@ class SpaceRef:
         check_name(name, "space")
         if not at:
             return cls(name)
-        if not (rest.isascii() and rest.isdigit() and int(rest) > 0):
+        number = _version_number(rest, text, "space")
+        if not number:
             raise BadName(name=text, what="space", reason="a space version is a number, as in faces@1")
-        return cls(name, int(rest))
+        return cls(name, number)
 
     def __str__(self) -> str:
         return self.name if self.number is None else f"{self.name}@{self.number}"

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, note, say
 
 
 @click.command()
-@click.argument("seq", type=click.IntRange(1), metavar="SEQ")
+@click.argument("seq", type=options.Integer(1), metavar="SEQ")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the proof there.")
 @takes_frame
 def prove(frame: Frame, seq: int, out: Path | None) -> None:

@@ -13,7 +13,7 @@ from ..output import emit, table
 @click.argument("question", required=False, metavar="[QUESTION]")
 @click.option("--subject", metavar="ID", help="Which subject (subject, spaces).")
 @click.option("--photo", metavar="SHA256|FILE", help="Which photo (photo).")
-@click.option("--days", type=click.IntRange(0), default=30, show_default=True, help="How far ahead (expiring).")
+@options.days
 @click.option("--since", metavar="DATE", help="From this day on (actions).")
 @click.option("--until", metavar="DATE", help="Up to this day (actions).")
 @click.option("--by", "actor", metavar="WHO", help="Only by this actor (actions).")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, pairs, say
 
@@ -18,9 +19,7 @@ from ..output import emit, pairs, say
     metavar="FILE",
     help="report.html or report.md",
 )
-@click.option(
-    "--days", type=click.IntRange(0), default=30, show_default=True, help="How far ahead consents are looked at."
-)
+@options.days
 @click.option("--since", metavar="DATE", help="Only actions from this day on.")
 @takes_frame
 def report(frame: Frame, out: Path, days: int, since: str | None) -> int:

@@ -22,7 +22,13 @@ from .printing import show_direction
     type=click.Choice(["least-squares", "logistic"]),
     help="logistic is for yes/no labels.",
 )
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the cross-validation.")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=options.Integer(0),
+    help="Random seed of the cross-validation folds.",
+)
 @options.space
 @options.replace
 @takes_frame

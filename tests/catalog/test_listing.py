@@ -17,7 +17,7 @@ from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.listing import count_versions, list_versions, matching_ids
 from w2w_registry.catalog.models import Alias, Label, Space, Subject, Tag, Version, VersionSubject
 from w2w_registry.catalog.session import Catalog, UnitOfWork
-from w2w_registry.catalog.where import All, Compare, Expression, Field, Not, Some, day_bounds, parse_where
+from w2w_registry.catalog.where import All, Compare, Expression, Field, Not, Numeral, Some, day_bounds, parse_where
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, VersionState
 
@@ -46,12 +46,13 @@ FACTS = [
     Facts("a", 2, "person", "active", 0.0, T0 + timedelta(days=1), "m/2", ("faces", 2), "edit", ("s1", "s2"),
           ("prod", "Prod"), {}, {"beard": 0.5, "job": "cook"}),
     Facts("A", 1, "product", "active", 2.5, T0 - timedelta(microseconds=1), "m/1", ("faces", 2), "train", (), ("prod",),
-          {"team": "ads"}, {"beard": "yes", "job": "Cook"}),
+          {"team": "ads", "size": "4.0", "rank": "10"}, {"beard": "yes", "job": "Cook"}),
     Facts("b*[x]?%_", 1, "style", "blocked", None, T0 + timedelta(hours=12), "m_1", ("f@ces", 1), "mix", ("s3",), (),
-          {"team": "Ads%", "x y": ""}, {"job": "", "hair hue": -0.0}),
+          {"team": "Ads%", "x y": "", "size": "-0.5"}, {"job": "", "hair hue": -0.0}),
     Facts("ä", 3, "person", "removed", 1e-300, T0 + timedelta(hours=11, minutes=59), "m/1", ("faces", 1), "import", (),
-          ("ünï",), {"team": "ä"}, {"job": "100%_*", "beard": 2.0**53}),
-    Facts("z'\"\\", 1, "other", "erased", 3.0, T0, "\\", ("faces", 1), "sample", (), (), {"team": "it's \"\\\""}, {}),
+          ("ünï",), {"size": "007", "rank": "9"}, {"job": "100%_*", "beard": 2.0**53}),
+    Facts("z'\"\\", 1, "other", "erased", 3.0, T0, "\\", ("faces", 1), "sample", (), (),
+          {"team": "it's \"\\\"", "size": "1e3"}, {}),
 ]  # fmt: skip
 
 
@@ -143,6 +144,12 @@ def same_kind(compare: Compare, value: Any) -> bool:
 
 
 def test(operator: str, value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Numeral):
+        number = float(value) if re.fullmatch(r"-?(0|[1-9][0-9]*)([.][0-9]+)?", value) and len(value) <= 100 else None
+        same = value == str(wanted) or number == wanted.number
+        if operator in ("=", "in", "!="):
+            return same == (operator != "!=")
+        return number is not None and test(operator, number, wanted.number)
     if isinstance(value, str) != isinstance(wanted, str):
         return False
     if isinstance(wanted, date) and not isinstance(wanted, datetime):
@@ -191,6 +198,8 @@ tags = st.sampled_from(["team", "x y", "none"]).map(lambda key: Field("tag", key
 labels = st.sampled_from(["beard", "job", "hair hue", "none"]).map(lambda key: Field("label", key))
 ordered = st.sampled_from(["=", "!=", "<", "<=", ">", ">="])
 flags = st.booleans()
+sizes = st.sampled_from(["size", "rank", "team"]).map(lambda key: Field("tag", key))
+numerals = st.sampled_from(["10", "4", "4.0", "-0.5", "007", "7", "1e3", "1000", "+4", "0"]).map(Numeral)
 
 
 def comparisons() -> st.SearchStrategy[Expression]:
@@ -209,10 +218,12 @@ def comparisons() -> st.SearchStrategy[Expression]:
         one(words, ordered, texts, no),
         one(words, st.sampled_from(["like", "~"]), patterns, flags),
         one(numeric | labels, ordered, numbers, no),
+        one(sizes, ordered, numerals, no),
         one(created, ordered, moments | days, no),
         listed(words, texts),
         listed(numeric, numbers),
         listed(labels, texts | numbers),
+        listed(sizes, numerals | texts),
         listed(created, moments | days),
         st.builds(lambda f, n: Compare(f, "null", (), n), words | numeric | created, flags),
     )

@@ -3,43 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Run
 from tests.services.world import BASE, make_world
-from w2w_registry.cli.app import main
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def loras(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_world(50).write(tmp_path_factory.mktemp("cli") / "loras", range(50))
-
-
-@pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    monkeypatch.setenv("W2W_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("W2W_DATABASE_URL", raising=False)
-
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stop:
-            main([str(a) for a in args])
-        out, err = capsys.readouterr()
-        code = stop.value.code
-        return (code if isinstance(code, int) else 1), out, err
-
-    return call
-
-
-@pytest.fixture
-def filled(run: Run, loras: Path) -> Run:
-    assert run("init")[0] == 0
-    assert run("space", "fit", "tiny", loras, "--base-model", BASE)[0] == 0
-    assert run("add", loras)[0] == 0
-    return run
 
 
 def test_the_main_job(filled: Run, loras: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
@@ -44,7 +43,7 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("clean")
     venv.create(home / "venv", with_pip=False)
     site = next((home / "venv").glob("lib/python*/site-packages"))
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    (site / "dependencies.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")) + "\n")
     run(sys.executable, "-m", "pip", "-q", "--python", home / "venv", "install", "--no-deps", wheel, cwd=home)
     return home / "venv" / "bin" / "w2w-reg"
 
@@ -59,7 +58,7 @@ def tiny_loras(folder: Path, count: int = 24) -> Layout:
             shapes[(module.format(attn, part), "A")] = (1, 6)
             shapes[(module.format(attn, part), "B")] = (5, 1)
     layout = layout_of(shapes, alpha=4.0)
-    mean, axes = rng.normal(size=layout.dim), rng.normal(size=(3, layout.dim))
+    mean, axes = 5 * rng.normal(size=layout.dim), rng.normal(size=(3, layout.dim))
     for i in range(count):
         theta = (mean + rng.normal(size=3) @ axes + 0.01 * rng.normal(size=layout.dim)).astype(np.float32)
         write_lora(folder / f"p{i:04d}", layout.unflatten(theta), layout.alpha, fmt="peft", base_model="tiny/base")
@@ -71,6 +70,10 @@ def test_wheel_carries_migrations_and_types(wheel: Path) -> None:
     assert "w2w_registry/py.typed" in names
     assert any(n.startswith("w2w_registry/migrations/versions/v0") for n in names)
     assert any(n.startswith("w2w_registry/cli/") for n in names)
+    for top in ("w2w_registry", "cli", "migrations"):
+        prefix = "" if top == "w2w_registry" else "w2w_registry/"
+        missing = {f"{prefix}{p.relative_to(ROOT)}" for p in (ROOT / top).rglob("*.py")} - set(names)
+        assert not missing, f"not in the wheel, see packages in pyproject.toml: {sorted(missing)}"
     tops = {n.split("/")[0] for n in names}
     assert all(t == "w2w_registry" or t.endswith(".dist-info") for t in tops), tops
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.vectors import SERVED
-from w2w_registry.catalog.where import Expression
-from w2w_registry.catalog.where_sql import condition, mentions
-from w2w_registry.errors import UsageError
+from w2w_registry.catalog.where import FIELDS, Expression
+from w2w_registry.catalog.where_sql import condition, labels_of_bare_words, mentions
+from w2w_registry.errors import UnknownField, UsageError
 from w2w_registry.records import VersionState
 
 SORTS = ("name", "kind", "version", "state", "residual", "created", "base_model", "space", "operation")
+_SUGGESTED = 200  # at most so many labels are named, or compared with a misspelt one
 
 
 class Listed(NamedTuple):
@@ -45,13 +47,13 @@ def list_versions(
     The newest is chosen first, then ``where`` looks at it. A ``where`` that asks for a state looks at all states.
 
     Args:
-        sort: one of ``SORTS``, ``label.NAME`` or ``tag.KEY``; ``-`` before it turns it round. What lacks it is last.
+        sort: one of ``SORTS``, ``label.NAME`` or ``tag.KEY``; ``-`` before it for descending. What lacks it comes last.
 
     Raises:
         UsageError: an unknown sort.
     """
     query: Any = select(Version, Identity, Space).join(Version.identity).outerjoin(Version.space)
-    query = restrict(query, where, states, every_version)
+    query = restrict(session, query, where, states, every_version)
     query = query.order_by(*_order(sort), Identity.name, Version.number.desc()).limit(limit)
     return [Listed(*row) for row in session.execute(query)]
 
@@ -65,7 +67,7 @@ def count_versions(
 ) -> int:
     """How many ``list_versions`` would list without a limit."""
     query = select(func.count()).select_from(Version).join(Version.identity)
-    return session.scalar(restrict(query, where, states, every_version)) or 0
+    return session.scalar(restrict(session, query, where, states, every_version)) or 0
 
 
 def matching_ids(
@@ -77,12 +79,13 @@ def matching_ids(
         .join(Version.identity)
         .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
     )
-    found = session.scalars(restrict(query, where, states, True).order_by(Version.id))
+    found = session.scalars(restrict(session, query, where, states, True).order_by(Version.id))
     return np.fromiter(found, dtype=np.int64)
 
 
-def restrict(query: Any, where: Expression | None, states: Collection[VersionState], every_version: bool) -> Any:
-    """``query`` (over version joined with identity) cut down to what a list shows."""
+def restrict(
+    session: Session, query: Any, where: Expression | None, states: Collection[VersionState], every_version: bool
+) -> Any:
     if where is not None and mentions(where, "state"):
         states = tuple(VersionState)
     query = query.where(Version.state.in_(states))
@@ -93,7 +96,25 @@ def restrict(query: Any, where: Expression | None, states: Collection[VersionSta
                 newer.identity_id == Version.identity_id, newer.number > Version.number, newer.state.in_(states)
             )
         )
-    return query if where is None else query.where(condition(where))
+    return query if where is None else query.where(matching(session, where))
+
+
+def matching(session: Session, where: Expression) -> Any:
+    """The condition ``where`` is, on a version joined with its identity.
+
+    Raises:
+        UnknownField: a bare word that is neither a field nor a label of any version.
+    """
+    words = {field.key: field for field in labels_of_bare_words(where)}
+    known = set(session.scalars(select(Label.name).where(Label.name.in_(sorted(words))).distinct())) if words else set()
+    for word, field in words.items():
+        if word not in known:
+            labels = tuple(session.scalars(select(Label.name).distinct().order_by(Label.name).limit(_SUGGESTED)))
+            near = difflib.get_close_matches(word, [*FIELDS, *labels], n=2)
+            raise UnknownField(
+                name=word, position=field.position, near=tuple(near), fields=tuple(FIELDS), labels=labels
+            )
+    return condition(where)
 
 
 def sort_columns(sort: str) -> list[Any]:

@@ -44,13 +44,13 @@ def page_versions(
     """As ``list_versions``, the ``limit`` lines that follow key ``after``, or come last of those before ``before``.
 
     Raises:
-        UsageError: an unknown sort.
+        UsageError: an unknown sort. UnknownField: ``where`` asks for what there is not.
     """
     columns, down = _columns(sort)
     keys = [column.label(f"key_{i}") for i, column in enumerate([*columns, Identity.name])]
     query: Any = select(Version, Identity, Space, *keys)
     query = query.join(Version.identity).outerjoin(Version.space)
-    query = restrict(query, where, states, every_version=False)
+    query = restrict(session, query, where, states, every_version=False)
     if after is not None:
         query = query.where(_beyond(columns, down, after))
     elif before is not None:
@@ -66,7 +66,8 @@ def marks(session: Session, where: Expression | None, *, sort: str, every: int) 
     columns, down = _columns(sort)
     number = func.row_number().over(order_by=_order(columns, down, False)).label("row_number")
     inner: Any = select(number, *(c.label(f"key_{i}") for i, c in enumerate([*columns, Identity.name])))
-    inner = restrict(inner.select_from(Version).join(Version.identity).outerjoin(Version.space), where, PRESENT, False)
+    inner = inner.select_from(Version).join(Version.identity).outerjoin(Version.space)
+    inner = restrict(session, inner, where, PRESENT, False)
     rows = inner.subquery()
     keys = [column for column in rows.c if column.name != "row_number"]
     query = select(*keys).where(rows.c.row_number % every == 0).order_by(rows.c.row_number)
@@ -78,7 +79,7 @@ def facet_counts(session: Session, where: Expression | None = None) -> dict[str,
 
     def counts(column: Any) -> dict[str, int]:
         query: Any = select(column, func.count()).select_from(Version).join(Version.identity)
-        query = restrict(query, where, PRESENT, False).group_by(column).order_by(func.count().desc(), column)
+        query = restrict(session, query, where, PRESENT, False).group_by(column).order_by(func.count().desc(), column)
         return {str(value): number for value, number in session.execute(query)}
 
     refs = {str(row.id): row.ref for row in session.scalars(select(Space))}

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
 from sqlalchemy import Select, func, select
@@ -144,7 +145,6 @@ def alias_history(session: Session, identity: Identity, alias: str | None = None
     if alias is not None:
         query = query.where(AliasChange.alias == alias)
     rows = session.execute(query).all()
-    following = [*rows[1:], None][: len(rows)]
     return [
         AliasPeriod(
             alias=change.alias,
@@ -153,7 +153,7 @@ def alias_history(session: Session, identity: Identity, alias: str | None = None
             start=change.at,
             end=after[0].at if after is not None and after[0].alias == change.alias else None,
         )
-        for (change, number), after in zip(rows, following, strict=True)
+        for (change, number), after in zip_longest(rows, rows[1:])
     ]
 
 

@@ -3,8 +3,8 @@
     kind = person and beard > 0.5 and (tag.team = 'ads' or alias = production) and created >= 2026-05-01
 
 Fields: ``name``, ``kind``, ``version``, ``state``, ``residual``, ``created``, ``base_model``, ``adapter``, ``space``,
-``subject``, ``operation``, ``alias``, ``tag.KEY``, ``label.NAME``; any other word is a label. Names with blanks are
-quoted: ``tag."due date"``, ``"hair hue" > 0.2``.
+``subject``, ``operation``, ``alias``, ``tag.KEY``, ``label.NAME``; any other word has to be the name of a label that
+some version has. Names with blanks are quoted: ``tag."due date"``, ``"hair hue" > 0.2``.
 
 Operators: ``= != < <= > >=``, ``in (…)``, ``like`` (``%`` any run, ``_`` one character), ``~`` (contains), each of the
 last three with ``not`` before it, ``is null``, ``is not null``; ``and``, ``or``, ``not``, parentheses.
@@ -16,7 +16,9 @@ Meaning:
 - ``subject`` and ``alias`` may have several values: a comparison is true when it is for one of them.
 - ``space = faces`` means any version of it, ``space = faces@2`` that one.
 - A date without a time is the whole day, in UTC.
-- A label is a number or a text; compared with the other kind it is false.
+- A label is a number or a text; compared with the other kind it is false. A tag is a text; where it reads as a plain
+  decimal number, ``< <= > >=`` with a number compare the numbers, and ``=`` with a number is true of 4 and of 4.0.
+- What only some values can be (kind, state, operation) is compared with those only.
 
 Consent is a matter of records, ancestors and time: services filter by it after the query, it is no field here.
 """
@@ -26,11 +28,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from typing import NamedTuple, NoReturn
 
 from w2w_registry.errors import WhereError
+from w2w_registry.records import Kind, OperationKind, VersionState
 
 MAX_LENGTH = 10_000  # characters
 MAX_DEPTH = 50  # of parentheses and negations
@@ -41,10 +44,22 @@ Value = str | float | date | datetime
 
 @dataclass(frozen=True)
 class Field:
-    """What is asked about. ``kind``: one of ``FIELDS``, ``tag`` or ``label`` (then ``key`` names it)."""
+    """What is asked about. ``kind``: one of ``FIELDS``, ``tag`` or ``label`` (then ``key`` names it).
+
+    ``position``: where a bare word stands that can only be a label; None for ``label.NAME``, which says so itself.
+    """
 
     kind: str
     key: str = ""
+    position: int | None = field(default=None, compare=False)
+
+
+class Numeral(str):
+    """A number written without quotes where a text is asked for: the text as it was typed, and its ``number``."""
+
+    @property
+    def number(self) -> float:
+        return float(self)
 
 
 @dataclass(frozen=True)
@@ -82,7 +97,7 @@ class Some:
 
 Expression = Compare | Not | All | Some
 
-TEXT, NUMBER, MOMENT, ANY = "text", "number", "date", "any"
+TEXT, NUMBER, MOMENT, TAG, ANY = "text", "number", "date", "tag", "any"
 FIELDS = {
     "name": TEXT,
     "kind": TEXT,
@@ -98,6 +113,13 @@ FIELDS = {
     "alias": TEXT,
 }
 """Fields of their own and what their values are."""
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "kind": tuple(map(str, Kind)),
+    "state": tuple(map(str, VersionState)),
+    "operation": tuple(map(str, OperationKind)),
+}
+"""Fields that only some values can be equal to."""
 
 
 def parse_where(text: str) -> Expression:
@@ -181,7 +203,7 @@ class _Parser:
         if self._terms > MAX_TERMS:
             self._error(f"more than {MAX_TERMS} comparisons")
         field = self._field()
-        wanted = FIELDS.get(field.kind, TEXT if field.kind == "tag" else ANY)
+        wanted = FIELDS.get(field.kind, TAG if field.kind == "tag" else ANY)
         if self._take_word("is"):
             negated = self._take_word("not")
             if not self._take_word("null"):
@@ -189,10 +211,10 @@ class _Parser:
             return Compare(field, "null", (), negated)
         negated = self._take_word("not")
         if self._take_word("in"):
-            return Compare(field, "in", self._list(wanted), negated)
+            return Compare(field, "in", self._list(wanted, field), negated)
         for operator in ("like", "~"):
             if self._take_word(operator) or self._take(operator):
-                if wanted not in (TEXT, ANY):
+                if wanted not in (TEXT, TAG, ANY):
                     self._error(f"{operator} compares text, {field.kind} is a {wanted}", back=1)
                 return Compare(field, operator, (self._value(TEXT),), negated)
         if negated:
@@ -200,17 +222,17 @@ class _Parser:
         token = self._next
         if token.text == "<>":
             self._at += 1
-            return Compare(field, "!=", (self._value(wanted),))
+            return Compare(field, "!=", (self._value(wanted, field),))
         if token.kind != "operator" or token.text not in _SYMBOLS:
             self._fail("'=' (one of them)" if token.text == "==" else "=, !=, <, <=, >, >=, in, like, ~ or is")
         self._at += 1
-        return Compare(field, token.text, (self._value(wanted),))
+        return Compare(field, token.text, (self._value(wanted, field if token.text in ("=", "!=") else None),))
 
     def _field(self) -> Field:
         token = self._next
         if token.kind == "string":
             self._at += 1
-            return Field("label", _unquote(token.text))
+            return Field("label", _unquote(token.text), token.start)
         if token.kind != "atom" or token.text.lower() in _KEYWORDS:
             self._fail("a field")
         if _NUMBER.fullmatch(token.text):
@@ -226,21 +248,21 @@ class _Parser:
             self._error(f"expected a name after {token.text.rstrip('.')}., as in {token.text.rstrip('.')}.team", back=1)
         if token.text == "consent":
             self._error("consent depends on records and time; it is no field here", back=1)
-        return Field(token.text) if token.text in FIELDS else Field("label", token.text)
+        return Field(token.text) if token.text in FIELDS else Field("label", token.text, token.start)
 
-    def _list(self, wanted: str) -> tuple[Value, ...]:
+    def _list(self, wanted: str, field: Field) -> tuple[Value, ...]:
         if not self._take("("):
             self._fail("'(' after in")
-        values = [self._value(wanted)]
+        values = [self._value(wanted, field)]
         while self._take(","):
             if len(values) == MAX_TERMS:
                 self._error(f"more than {MAX_TERMS} values")
-            values.append(self._value(wanted))
+            values.append(self._value(wanted, field))
         if not self._take(")"):
             self._fail("',' or ')'")
         return tuple(values)
 
-    def _value(self, wanted: str) -> Value:
+    def _value(self, wanted: str, equal_to: Field | None = None) -> Value:
         token = self._next
         if token.kind not in ("string", "atom") or (token.kind == "atom" and token.text.lower() in _KEYWORDS):
             self._fail({NUMBER: "a number", MOMENT: "a date"}.get(wanted, "a value"))
@@ -253,6 +275,11 @@ class _Parser:
             if quoted or not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
                 self._fail("a number")
             value = float(text)
+        elif wanted == TAG and not quoted and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
+            value = Numeral(text)
+        choices = None if equal_to is None else CHOICES.get(equal_to.kind)
+        if choices is not None and text not in choices:
+            self._error(f"no {equal_to.kind if equal_to else ''} is {text!r}, only {', '.join(choices)}")
         self._at += 1
         return value
 

@@ -16,7 +16,7 @@ from w2w_registry.catalog.assets import PLAIN_ADAPTER, Alias, Identity, Label, T
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.types import UtcDateTime, Words
-from w2w_registry.catalog.where import All, Compare, Expression, Not, Some, Value, day_bounds
+from w2w_registry.catalog.where import All, Compare, Expression, Field, Not, Numeral, Some, Value, day_bounds
 
 Sql = Any  # a SQLAlchemy boolean column expression
 
@@ -32,6 +32,17 @@ def condition(expression: Expression) -> Sql:
             return not_(condition(term))
         case Compare():
             return _compare(expression)
+
+
+def labels_of_bare_words(expression: Expression) -> list[Field]:
+    """The fields that can only be labels and do not say so, in the order they stand."""
+    match expression:
+        case All(terms) | Some(terms):
+            return [field for term in terms for field in labels_of_bare_words(term)]
+        case Not(term):
+            return labels_of_bare_words(term)
+        case Compare():
+            return [expression.field] if expression.field.position is not None else []
 
 
 def mentions(expression: Expression, field: str) -> bool:
@@ -59,7 +70,7 @@ def _compare(compare: Compare) -> Sql:
     if kind == "alias":
         return _related(compare, _text(Alias.name), Alias.version_id == Version.id)
     if kind == "tag":
-        return _related(compare, _text(Tag.value), Tag.identity_id == Version.identity_id, Tag.key == key)
+        return _related(compare, _tag, Tag.identity_id == Version.identity_id, Tag.key == key)
     assert kind == "label"
     return _related(compare, _label, Label.version_id == Version.id, Label.name == key, *_label_kind(compare))
 
@@ -160,6 +171,18 @@ def _space(operator: str, values: tuple[Value, ...]) -> Sql:
     return _text(full if "@" in str(values[0]) else Space.name)(operator, values)
 
 
+def _tag(operator: str, values: tuple[Value, ...]) -> Sql:
+    """Numbers compare with tags that are numbers; equal is also what is written alike (``007``)."""
+    if operator in ("=", "!=", "in"):
+        alike = [_text(Tag.value)("in", values)]
+        numbers = tuple(value.number for value in values if isinstance(value, Numeral))
+        same = or_(*alike, *([func.coalesce(_number(_AsNumber(Tag.value))("in", numbers), false())] if numbers else []))
+        return not_(same) if operator == "!=" else same
+    if isinstance(values[0], Numeral):
+        return func.coalesce(_number(_AsNumber(Tag.value))(operator, (values[0].number,)), false())
+    return _text(Tag.value)(operator, values)
+
+
 def _label(operator: str, values: tuple[Value, ...]) -> Sql:
     numbers, texts = _by_kind(values)
     tests = []
@@ -224,6 +247,14 @@ class _CodePoints(FunctionElement[str]):
     type = Words()
 
 
+class _AsNumber(FunctionElement[float]):
+    """A text that is a plain decimal number (``-2``, ``4.50``; no exponent, at most 100 characters), else NULL."""
+
+    inherit_cache = True
+    name = "as_number"
+    type = Double()
+
+
 class _Position(FunctionElement[int]):
     """Position of a text in another, 0 when it is not in it."""
 
@@ -246,6 +277,20 @@ def _code_points_sqlite(element: Any, compiler: Any, **options: Any) -> str:
 @compiles(_CodePoints, "postgresql")
 def _code_points_postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
+
+
+@compiles(_AsNumber)
+def _as_number_sqlite(element: Any, compiler: Any, **options: Any) -> str:
+    text = compiler.process(element.clauses, **options)
+    plain = f"{text} NOT GLOB '*[^0-9.-]*' AND length({text}) <= 100 AND json_valid({text})"
+    return f"(CASE WHEN {plain} THEN CAST({text} AS REAL) END)"
+
+
+@compiles(_AsNumber, "postgresql")
+def _as_number_postgresql(element: Any, compiler: Any, **options: Any) -> str:
+    text = compiler.process(element.clauses, **options)
+    plain = f"{text} ~ '^-?(0|[1-9][0-9]*)([.][0-9]+)?$' AND length({text}) <= 100"
+    return f"(CASE WHEN {plain} THEN CAST({text} AS double precision) END)"
 
 
 @compiles(_Position)

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog import where_sql
+from w2w_registry.catalog.listing import matching
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_models, spaces_fitted_with
 from w2w_registry.catalog.models import (
@@ -355,7 +355,7 @@ def versions(registry: Registry, filters: Filters) -> Rows:
             select(Version, Identity.name, Operation)
             .join(Identity, Identity.id == Version.identity_id)
             .join(Operation, Operation.id == Version.operation_id)
-            .where(where_sql.condition(expression))
+            .where(matching(session, expression))
             .order_by(Version.id)
             .limit(filters.limit)
         ).all()

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.listing import matching
 from w2w_registry.catalog.models import (
     Event,
     InputKind,
@@ -26,7 +27,6 @@ from w2w_registry.catalog.models import (
     Version,
 )
 from w2w_registry.catalog.where import parse_where
-from w2w_registry.catalog.where_sql import condition
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
 from w2w_registry.hub.api import Account, Hub, Listed
@@ -117,7 +117,7 @@ def list_releases(registry: Registry, where: str | None = None) -> list[dict[str
         query = select(Release).order_by(Release.id.desc())
         if where is not None:
             query = query.join(Version, Version.id == Release.version_id).join(Version.identity)
-            query = query.where(condition(parse_where(where)))
+            query = query.where(matching(session, parse_where(where)))
         rows = list(session.scalars(query))
         versions = [r.version_id for r in rows if r.version_id is not None]
         states = gate.consent_states(session, versions, now(), gate.rules_of(registry))

@@ -141,13 +141,20 @@ class _Cache:
 
 
 def blocked(
-    session: Session, space: Space, metric: Metric, coordinates: NDArray[np.float32]
+    session: Session,
+    space: Space,
+    metric: Metric,
+    coordinates: NDArray[np.float32],
+    allowed: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Version ids (m,) and scores (m,) of the blocked versions, which no index holds, against one point (k,)."""
+    """Version ids (m,) and scores (m,) of the blocked versions, which no index holds, against one point (k,); only
+    those in ``allowed`` when it is given."""
     rows = vectors.matrix(session, space.id, states=(VersionState.BLOCKED,))
-    if not len(rows.ids):
-        return rows.ids, np.zeros(0, np.float32)
-    return rows.ids, (metric.unit(rows.matrix) @ metric.unit(coordinates)).astype(np.float32)
+    chosen = np.ones(len(rows.ids), bool) if allowed is None else np.isin(rows.ids, allowed)
+    if not chosen.any():
+        return rows.ids[chosen], np.zeros(0, np.float32)
+    scores = metric.unit(rows.matrix[chosen]) @ metric.unit(coordinates)
+    return rows.ids[chosen], scores.astype(np.float32)
 
 
 def _rows(changes: vectors.Changes, metric: Metric) -> Iterator[store.Change]:

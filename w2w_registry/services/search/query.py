@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
-from w2w_registry.catalog.vectors import unpack
+from w2w_registry.catalog.vectors import SERVED, unpack
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
@@ -125,12 +125,14 @@ def search_many(
         row = _space_of(session, wanted, space)
         asked = [_resolve(registry, session, row, query, include_blocked) for query in wanted]
         nearest = open_nearest(registry, session, row)
-        allowed = None if expression is None else matching_ids(session, expression, row.id)
+        states = (*SERVED, VersionState.BLOCKED) if include_blocked else SERVED
+        allowed = None if expression is None else matching_ids(session, expression, row.id, states=states)
         found = []
         for one in asked:
             ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed)
             if include_blocked:
-                ids, scores = _with_blocked(session, nearest, row, one.coordinates, ids, scores, limit)
+                more = blocked(session, row, nearest.metric, one.coordinates, allowed)
+                ids, scores = _merged((ids, scores), more, limit)
             found.append(_found(registry, session, row, nearest, one, ids, scores, limit))
         return found
 
@@ -216,18 +218,11 @@ def _distinct(
             return [v for v, _ in chosen], [s for _, s in chosen]
 
 
-def _with_blocked(
-    session: Session,
-    nearest: Nearest,
-    row: Space,
-    point: NDArray[np.float32],
-    ids: list[int],
-    scores: list[float],
-    limit: int,
+def _merged(
+    served: tuple[list[int], list[float]], more: tuple[NDArray[np.int64], NDArray[np.float32]], limit: int
 ) -> tuple[list[int], list[float]]:
-    more, more_scores = blocked(session, row, nearest.metric, point)
     ranked = sorted(
-        [*zip(ids, scores, strict=True), *zip(more.tolist(), more_scores.tolist(), strict=True)],
+        [*zip(*served, strict=True), *zip(more[0].tolist(), more[1].tolist(), strict=True)],
         key=lambda pair: (-pair[1], pair[0]),
     )[:limit]
     return [v for v, _ in ranked], [s for _, s in ranked]

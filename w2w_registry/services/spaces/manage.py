@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy import func, select
 
+from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import (
-    Coordinates,
     InputKind,
     Space,
     SpaceMember,
 )
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.errors import UsageError
+from w2w_registry.errors import NoPoints, UsageError
 from w2w_registry.records import check_name, now
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.recording.spaces import find_space, open_space, store_space
@@ -211,11 +211,9 @@ def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None
 
 
 def list_spaces(registry: Registry) -> list[dict[str, Any]]:
-    """Every space with how many active versions have coordinates in it."""
+    """Every space, with how many identities are served from it."""
     with registry.catalog.read() as session:
-        counts = dict(
-            session.execute(select(Coordinates.space_id, func.count()).group_by(Coordinates.space_id)).tuples().all()
-        )
+        counts = vectors.identities_by_space(session)
         rows = session.scalars(select(Space).order_by(Space.name, Space.number)).all()
         return [_summary(row, counts.get(row.id, 0)) for row in rows]
 
@@ -243,7 +241,7 @@ def show_space(registry: Registry, ref: str) -> dict[str, Any]:
     """One space: what it was fitted on, explained variance, metric, calibration, software."""
     with registry.catalog.read() as session:
         row = find_space(session, ref)
-        count = session.scalar(select(func.count()).where(Coordinates.space_id == row.id)) or 0
+        count = vectors.identities_by_space(session).get(row.id, 0)
         variance = row.explained_variance or []
         parent = None if row.parent_id is None else session.get_one(Space, row.parent_id).ref
         return {
@@ -293,10 +291,13 @@ def import_space(
 
     Raises:
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
+        NoPoints: identities are asked for and the files hold none; nothing was registered.
     """
     check_name(name, "space")
     started = now()
     space, release = _read_space(path, components, base_model)
+    if with_identities and (release is None or release.coordinates is None):
+        raise NoPoints(path=path)
     activity = Activity(
         "import-space",
         started,
@@ -305,9 +306,7 @@ def import_space(
     )
     ref = register_space(registry, name, space, activity)
     added = None
-    if with_identities:
-        if release is None or release.coordinates is None:
-            raise UsageError(reason=f"{path} has no coordinates of identities (proj_1000pc.pt)")
+    if with_identities and release is not None and release.coordinates is not None:
         added = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
     shown = show_space(registry, ref)
     notes = list(release.notes) if release else []
