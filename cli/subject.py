@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, pairs, say, table
+from .output import emit, pairs, say, table, warn_all
 
 
 @click.group()
@@ -23,7 +23,12 @@ def add(frame: Frame, subject_id: str, kind: str) -> None:
 
     value = subjects.add_subject(frame.registry(), subject_id, kind=kind)
     verb = "added" if value["created"] else "already there:"
-    emit(frame, value, lambda: say(f"{verb} {value['subject']} ({value['state']})"))
+
+    def human() -> None:
+        warn_all(value["warnings"])
+        say(f"{verb} {value['subject']} ({value['state']})")
+
+    emit(frame, value, human)
 
 
 @subject.command(name="list")

@@ -35,6 +35,16 @@ class Settings:
     def index_dir(self) -> Path:
         return self.home / "index"
 
+    @property
+    def guesses_dir(self) -> Path:
+        """What ``guess fit`` learned, one file per space and base model."""
+        return self.home / "guesses"
+
+    @property
+    def training_dir(self) -> Path:
+        """How far unfinished training got."""
+        return self.home / "training"
+
 
 def load_settings(
     home: str | Path | None = None,

@@ -67,6 +67,23 @@ def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0) -
     return engine
 
 
+def overwrite_freed(engine: Engine) -> None:
+    """On SQLite, write the file anew and fold the write-ahead log into it: pages that were split or moved hold copies
+    of rows that ``secure_delete`` does not reach, and the log holds pages as they were."""
+    if engine.dialect.name != "sqlite":
+        return
+    connection = engine.raw_connection()
+    try:
+        cursor = connection.cursor()
+        for statement in ("PRAGMA query_only=OFF", "VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"):
+            cursor.execute(statement)
+        cursor.close()
+    except sqlite3.Error as error:
+        raise sa.OperationalError("VACUUM", None, error) from error
+    finally:
+        connection.close()
+
+
 @contextmanager
 def database_errors(url: URL) -> Iterator[None]:
     """Turn what the database says into Busy or DatabaseError. Broken constraints and SQL are bugs: they pass."""
@@ -106,6 +123,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
         )
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not left in the file
         # Keys are random, so a walk over a large family touches pages all over: 64 MB of them stay (the default is 2).
         connection.execute("PRAGMA cache_size=-65536")
         return connection

@@ -23,7 +23,7 @@ from sqlalchemy.orm.session import ORMExecuteState
 
 from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.base import Base, Salted, new_salt
-from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url, safe_url
+from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, overwrite_freed, parse_url, safe_url
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.rows import (
     Key,
@@ -98,6 +98,16 @@ class Catalog:
                 unit = UnitOfWork(session, actor, self._hash, self._clock)
                 yield unit
                 unit._finish()
+
+    def scrub(self) -> None:
+        """After an erasure: leave no copy of what is gone in the database's own files (SQLite; PostgreSQL's vacuum
+        does it there).
+
+        Raises:
+            Busy: another process is writing.
+        """
+        with database_errors(self._url):
+            overwrite_freed(self._ready())
 
     def close(self) -> None:
         """Close every connection."""

@@ -9,23 +9,27 @@ from sqlalchemy import func, select
 from w2w_registry.catalog.models import GuardReference, Identity, Subject, Version, VersionSubject, Withdrawal
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
 from w2w_registry.records import now
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
+NAME_WARNING = "{} looks like a name, and subject ids stay in the audit log for ever, even after erasure"
+
 
 def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") -> dict[str, Any]:
-    """Register a subject; one that is there is left as it is.
+    """Register a subject; one that is there is left as it is. ``warnings`` says when the id looks like a name.
 
     Raises:
         BadName: an id that breaks the naming rules.
     """
+    warnings = [NAME_WARNING.format(subject_id)] if looks_like_a_name(subject_id) else []
     with registry.catalog.write(registry.actor) as uow:
         created = ensure_subject(uow, subject_id, kind=kind)
         row = uow.session.get_one(Subject, subject_id)
-        return {"subject": row.id, "kind": row.kind, "state": row.state.value, "created": created}
+        return {"subject": row.id, "kind": row.kind, "state": row.state.value, "created": created, "warnings": warnings}
 
 
 def list_subjects(registry: Registry) -> list[dict[str, Any]]:

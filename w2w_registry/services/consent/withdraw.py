@@ -9,34 +9,27 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.catalog.membership import member_keys, spaces_fitted_with
+from w2w_registry.catalog import personal_data
+from w2w_registry.catalog.artifact_refs import evidence_of, held
+from w2w_registry.catalog.membership import spaces_fitted_with
 from w2w_registry.catalog.models import (
-    Alias,
-    AliasChange,
     ConsentRecord,
-    Coordinates,
     GuardReference,
     Identity,
-    Label,
-    Operation,
-    OperationInput,
     Release,
     ReleaseState,
-    SourceFile,
-    Space,
-    SpaceMember,
     Subject,
     SubjectState,
-    Tag,
     Takedown,
     TakedownState,
     Version,
@@ -182,14 +175,14 @@ def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> with
     versions = _affected(session, subject)
     ids = {v.version_id for v in versions}
     recipients = {r for record in records for r in record.notice.recipients or ()}
-    held = sorted({digest for v in versions for digest in v.artifacts})
+    files = {digest for v in versions for digest in v.artifacts}
     return withdrawal.plan(
         subject,
         now(),
         records=[r.record_id for r in records if r.status in _OPEN],
         versions=versions,
         releases=_releases(session, sorted(ids), erase=erase),
-        shared_artifacts=_held_by_others(session, held, ids) if erase else (),
+        shared_artifacts=held(session, files, besides=ids, besides_subject=subject) if erase else (),
         spaces=[space.ref for space in spaces_fitted_with(session, subject)],
         recipients=recipients,
         erase=erase,
@@ -240,17 +233,6 @@ def _releases(session: Session, version_ids: Iterable[int], *, erase: bool) -> l
                 continue
             assert row.version_id is not None
             found.append(AffectedRelease(row.id, row.repo_id, row.commit_id, row.version_id))
-    return found
-
-
-def _held_by_others(session: Session, digests: Iterable[str], version_ids: set[int]) -> set[str]:
-    found: set[str] = set()
-    for chunk in _chunks(digests):
-        for column in (Version.artifact_digest, Version.preview_digest, Version.manifest_digest):
-            for digest, version_id in session.execute(select(column, Version.id).where(column.in_(chunk))):
-                if version_id not in version_ids and digest is not None:
-                    found.add(digest)
-        found.update(session.scalars(select(Space.artifact_digest).where(Space.artifact_digest.in_(chunk))))
     return found
 
 
@@ -317,55 +299,13 @@ def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
 
 
 def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
-    """Take out of the catalog what says anything about the subject; ids, digests and the graph's shape stay."""
+    """Take out of the catalog what says who the subject was; ids, digests and the graph's shape stay."""
     with registry.catalog.write(registry.actor) as uow:
-        session = uow.session
-        _overwrite_deleted(session)
         ids = [v.version_id for v in plan.versions]
-        members = member_keys(session, ids)
-        for model in (Coordinates, Label, SourceFile):
-            for chunk in _chunks(ids):
-                uow.bulk_delete(model, uow.keys(model, model.version_id.in_(chunk)))
-        gone = {"artifact_digest": None, "preview_digest": None, "manifest_digest": None}
-        uow.bulk_update(Version, ids, {**gone, "state": VersionState.ERASED})
-        _erase_identities(uow, ids)
-        for chunk in _chunks(ids):
-            made = select(Version.operation_id).where(Version.id.in_(chunk))
-            uow.bulk_update(Operation, uow.keys(Operation, Operation.id.in_(made)), {"params": {}})
-            outside = OperationInput.version_id.is_(None)
-            uow.bulk_update(
-                OperationInput, uow.keys(OperationInput, OperationInput.operation_id.in_(made), outside), {"ref": None}
-            )
-        uow.bulk_update(SpaceMember, members, {"name": "erased"})
-        consents = uow.keys(ConsentRecord, ConsentRecord.subject_id == plan.subject)
-        uow.bulk_update(ConsentRecord, consents, {"guardian": None, "compensation": None, "signature": None})
-        row = session.get_one(Withdrawal, withdrawal_id)
-        row.phase = Step.ERASE.value
+        personal_data.erase(uow, personal_data.person(uow.session, plan.subject, ids))
+        uow.session.get_one(Withdrawal, withdrawal_id).phase = Step.ERASE.value
         uow.event("consent.erase", {"subject": plan.subject, "withdrawal": withdrawal_id}, versions=len(ids))
-    _shrink_log(registry)
-
-
-def _erase_identities(uow: UnitOfWork, version_ids: list[int]) -> None:
-    """Rename identities of which nothing is left, and drop their tags and aliases: names can say who it was."""
-    session = uow.session
-    touched: set[int] = set()
-    for chunk in _chunks(version_ids):
-        touched.update(session.scalars(select(Version.identity_id).where(Version.id.in_(chunk)).distinct()))
-    for chunk in _chunks(sorted(touched)):
-        alive = set(
-            session.scalars(
-                select(Version.identity_id)
-                .where(Version.identity_id.in_(chunk), Version.state != VersionState.ERASED)
-                .distinct()
-            )
-        )
-        dead = [i for i in chunk if i not in alive]
-        for model in (Tag, Alias, AliasChange):
-            uow.bulk_delete(model, uow.keys(model, model.identity_id.in_(dead)))
-        for identity in session.scalars(select(Identity).where(Identity.id.in_(dead))):
-            identity.name = f"erased-{identity.id}"
-            identity.removed = identity.removed or uow.now()
-    session.flush()
+    registry.catalog.scrub()
 
 
 def _without_names(plan: dict[str, Any]) -> dict[str, Any]:
@@ -378,21 +318,16 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     """Delete files nobody else holds, kept evidence, and the index caches."""
     ids = {v.version_id for v in plan.versions}
     with registry.catalog.read() as session:
-        held = _held_by_others(session, plan.purged_artifacts, ids)
-        evidence = session.scalars(
-            select(ConsentRecord.evidence_digest).where(
-                ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)
-            )
-        )
-        kept_evidence = {digest for digest in evidence if digest is not None}
-    for digest in plan.purged_artifacts:
-        if digest not in held:
-            registry.artifacts.remove(digest)
-    for digest in sorted(kept_evidence):
+        wanted = {*plan.purged_artifacts, *evidence_of(session, plan.subject)}
+        kept = held(session, wanted, besides=ids, besides_subject=plan.subject)
+    for digest in sorted(wanted - kept):
         registry.artifacts.remove(digest)
     # Which caches hold a version's vector cannot be told once its coordinates are gone; all are rebuilt when needed.
     for engine in kept_engines(registry.settings.index, registry.settings.index_dir):
         engine.drop()
+    # Nor can it be told whom these learned from; both are made again when they are asked for.
+    for folder in (registry.settings.guesses_dir, registry.settings.training_dir):
+        _remove(folder)
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(
             ConsentRecord, ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)
@@ -428,27 +363,13 @@ def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
         )
 
 
-def _overwrite_deleted(session: Session) -> None:
-    """On SQLite a deleted row's bytes stay in the file until something else needs the room, unless it is told so."""
-    if session.get_bind().dialect.name == "sqlite":
-        session.execute(text("PRAGMA secure_delete=ON"))
-
-
-def _shrink_log(registry: Registry) -> None:
-    """On SQLite the write-ahead log still holds pages as they were; fold it into the file as soon as nobody reads."""
-    with registry.catalog.read() as session:
-        bind = session.get_bind()
-        if bind.dialect.name != "sqlite":
-            return
-        engine = bind.engine
-    connection = engine.raw_connection()
+def _remove(folder: Path) -> None:
     try:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA query_only=OFF")
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        cursor.close()
-    finally:
-        connection.close()
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
 
 
 def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:

@@ -18,7 +18,6 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import (
-    Identity,
     Release,
     ReleaseState,
     Takedown,
@@ -26,6 +25,8 @@ from w2w_registry.catalog.models import (
     Version,
     VersionSubject,
 )
+from w2w_registry.catalog.personal_data import forget_releases
+from w2w_registry.catalog.resolve import identity_named, version_for
 from w2w_registry.errors import HubError, NotFound, RegistryError
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import CARD, DOCUMENT, SPACE_DOCUMENT
@@ -94,7 +95,8 @@ def takedown(
     A repo is taken down as a whole: its history holds what was released there before.
 
     Raises:
-        NotFound: no such identity or subject's release. Failures at the Hub are in the report, and stay queued.
+        NotFound: no such identity, version or alias, or nothing of it is published. Failures at the Hub are in the
+            report, and stay queued.
     """
     steps = UP_TO[up_to]
     with registry.catalog.read() as session:
@@ -162,13 +164,11 @@ def _releases(session: Session, name: str | None, subject: str | None) -> list[R
     else:
         assert name is not None
         ref = IdentityRef.parse(name)
-        identity = session.scalar(select(Identity).where(Identity.name == ref.name))
-        if identity is None:
-            raise NotFound(what="identity", name=ref.name)
-        versions = select(Version.id).where(Version.identity_id == identity.id)
-        if ref.number is not None:
-            versions = versions.where(Version.number == ref.number)
-        query = query.where(Release.version_id.in_(versions))
+        if ref.number is None and ref.alias is None:
+            identity = identity_named(session, ref.name)
+            query = query.where(Release.version_id.in_(select(Version.id).where(Version.identity_id == identity.id)))
+        else:
+            query = query.where(Release.version_id == version_for(session, ref, any_state=True).id)
     return list(session.scalars(query.order_by(Release.id)))
 
 
@@ -271,6 +271,8 @@ def _finish(registry: Registry, takedown_id: str, state: RepoState | None) -> No
                 if state is not None:
                     release.visibility, release.gated = _access_words(state)
                 touched.append(release.id)
+        uow.session.flush()
+        forget_releases(uow)
         uow.event("takedown.done", {"takedown": takedown_id, "release": touched}, end=str(end))
 
 

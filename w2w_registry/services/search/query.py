@@ -123,7 +123,7 @@ def search_many(
     wanted = [Query(q) if isinstance(q, str) else q for q in queries]
     with registry.catalog.read() as session:
         row = _space_of(session, wanted, space)
-        asked = [_resolve(registry, session, row, query, include_blocked) for query in wanted]
+        asked = [_resolve(registry, session, row, query) for query in wanted]
         nearest = open_nearest(registry, session, row)
         states = (*SERVED, VersionState.BLOCKED) if include_blocked else SERVED
         allowed = None if expression is None else matching_ids(session, expression, row.id, states=states)
@@ -166,11 +166,11 @@ def _version(session: Session, query: Query) -> Version | None:
         raise
 
 
-def _resolve(registry: Registry, session: Session, row: Space, query: Query, include_blocked: bool) -> _Point:
+def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> _Point:
     text = query.text
     version = _version(session, query)
     if version is not None:
-        return _registered(registry, session, row, text, version, include_blocked)
+        return _registered(registry, session, row, text, version)
     path = query.file or Path(text).expanduser()
     space = load_space(registry.artifacts, row)
     placed = place(read_lora(path), space, row.ref)
@@ -185,11 +185,8 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query, inc
     return _Point(text, coordinates, residual, tuple(warnings))
 
 
-def _registered(
-    registry: Registry, session: Session, row: Space, text: str, version: Version, include_blocked: bool
-) -> _Point:
-    if not include_blocked:
-        gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
+def _registered(registry: Registry, session: Session, row: Space, text: str, version: Version) -> _Point:
+    gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
     data = session.scalar(
         select(Coordinates.data).where(Coordinates.space_id == row.id, Coordinates.version_id == version.id)
     )

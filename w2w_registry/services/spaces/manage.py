@@ -17,8 +17,10 @@ from w2w_registry.catalog.models import (
     SpaceMember,
 )
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoPoints, UsageError
-from w2w_registry.records import check_name, now
+from w2w_registry.records import Kind, check_name, now
+from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.recording.spaces import find_space, open_space, store_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
@@ -292,12 +294,15 @@ def import_space(
     Raises:
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
         NoPoints: identities are asked for and the files hold none; nothing was registered.
+        ConsentDenied: the policy does not let people of unknown consent be registered.
     """
     check_name(name, "space")
     started = now()
     space, release = _read_space(path, components, base_model)
     if with_identities and (release is None or release.coordinates is None):
         raise NoPoints(path=path)
+    if with_identities:
+        gate.require(registry, Use.REGISTER, kind=Kind.PERSON)
     activity = Activity(
         "import-space",
         started,

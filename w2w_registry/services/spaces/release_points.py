@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from w2w_registry.catalog.lookup import taken_names
 from w2w_registry.catalog.models import InputKind
 from w2w_registry.catalog.resolve import space_for
+from w2w_registry.consent.records import Use
 from w2w_registry.lora import model_digest
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.recording.labels import Label, to_label
 from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry
@@ -35,6 +36,9 @@ def add_points(
     """Add each row of ``coordinates`` (n, k) as identity ``prefix/<row>``; returns how many were added.
 
     Rows whose identity is there already are left alone, so that an interrupted import can be run again.
+
+    Raises:
+        ConsentDenied: the policy does not let people of unknown consent be registered.
     """
     started = now()
     added = 0
@@ -43,6 +47,7 @@ def add_points(
         thetas = space.reconstruct(coordinates[rows.start : rows.stop])
         with registry.catalog.write(registry.actor) as uow:
             row = space_for(uow.session, ref)
+            gate.require(registry, Use.REGISTER, kind=Kind.PERSON, spaces=[row.id], session=uow.session)
             there = taken_names(uow.session, [f"{prefix}/{i}" for i in rows])
             for i, theta in zip(rows, thetas, strict=True):
                 if f"{prefix}/{i}" in there:

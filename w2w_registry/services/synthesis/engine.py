@@ -76,7 +76,7 @@ def require_diffusion() -> None:
 # -- the guess ---------------------------------------------------------------------------------------
 def guess_path(registry: Registry, space: Space, unet_digest: str) -> Path:
     """Where the guess for one space and base model is kept: a cache, made again with ``guess fit``."""
-    return registry.settings.home / "guesses" / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
+    return registry.settings.guesses_dir / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
 
 
 def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[GuessModel, str] | None:

@@ -330,7 +330,7 @@ def solve(
 
 
 def _state_path(registry: Registry, batch: Batch) -> Path:
-    return registry.settings.home / "training" / f"{batch.digest}.safetensors"
+    return registry.settings.training_dir / f"{batch.digest}.safetensors"
 
 
 def _write_loras(

@@ -1,0 +1,415 @@
+"""What the registry keeps that can say who somebody was, and what becomes of it when they are erased.
+
+``COLUMNS`` declares every text and blob column of the schema (a test walks them): erasure runs from it, so that what is
+not declared cannot be forgotten. ``PLACES`` declares what lies outside the catalog; ``services.consent.withdraw``
+clears each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Boolean, Enum, Integer, LargeBinary, String, exists, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.base import Base
+from w2w_registry.catalog.membership import member_keys
+from w2w_registry.catalog.models import (
+    Alias,
+    AliasChange,
+    ConsentRecord,
+    Coordinates,
+    Identity,
+    InputKind,
+    Job,
+    Label,
+    Operation,
+    OperationInput,
+    Release,
+    ReleaseState,
+    SourceFile,
+    SpaceMember,
+    Tag,
+    Takedown,
+    Version,
+    Withdrawal,
+)
+from w2w_registry.catalog.rows import Key, chunked, table_of
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.types import Json, Words
+from w2w_registry.records import VersionState
+
+
+class Fate(StrEnum):
+    """What erasure does with a column of the rows that are about the erased person."""
+
+    DELETE = "delete"  # the whole row goes
+    NULL = "null"
+    REPLACE = "replace"  # by a value that says nothing
+    KEEP = "keep"  # it never says who somebody was; why, is written beside it
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One column's fate. ``value``: what replaces it, given the row. ``why``: the reason to keep it."""
+
+    fate: Fate
+    why: str = ""
+    value: Callable[[Any], Any] = lambda row: None
+
+
+def keep(why: str) -> Rule:
+    return Rule(Fate.KEEP, why)
+
+
+def replace(value: Callable[[Any], Any]) -> Rule:
+    return Rule(Fate.REPLACE, value=value)
+
+
+_ERASED = "erased"
+DELETE, NULL = Rule(Fate.DELETE), Rule(Fate.NULL)
+_DIGEST = keep("a digest or random id: says nothing by itself")
+_WORD = keep("a word of the registry's own, or of a library's")
+_ACTOR = keep("who works with the registry, under the name they chose")
+_PSEUDONYM = keep("the pseudonymous id, which the log keeps by design")
+_SALT = keep("random; it changes with every update, so that old digests say nothing")
+_MODEL = keep("names a base model, not a person")
+_SPACE = keep("says what many models have in common; `space refit --without` makes one that never saw the person")
+_LOG = keep("holds ids and digests only, and must stay as it is")
+_TERMS = keep("the terms of a consent, as the controller wrote them: the proof that it was given")
+_WISH = keep("kept only at the person's wish, to refuse new models of them; cannot be turned back into a picture")
+
+
+def _without_repos(plan: Mapping[str, Any]) -> dict[str, Any]:
+    releases = [{**r, "repo": _ERASED} for r in plan["releases"]]
+    return {**plan, "releases": releases}
+
+
+def _job_without_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A begun push keeps the repo, so that `sync` can undo it, which deletes the note."""
+    options = {**state.get("options", {}), "instance_prompt": None}
+    return {**state, "ref": f"version {state.get('version')}", "options": options}
+
+
+def _receipt_without_repos(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    queued = [{**r, "repo": _ERASED} for r in value["receipt"]["releases_queued"]]
+    return {**value, "receipt": {**value["receipt"], "releases_queued": queued}}
+
+
+COLUMNS: Mapping[str, Rule] = {
+    # -- identities and versions
+    "identity.name": replace(lambda row: f"erased-{row.id}"),
+    "identity.salt": _SALT,
+    "version.model_digest": keep("a digest of what the model does: the door refuses the very model with it"),
+    "version.operation_id": _DIGEST,
+    "version.base_model": _MODEL,
+    "version.base_revision": _MODEL,
+    "version.adapter": _WORD,
+    "version.manifest_digest": NULL,
+    "version.artifact_digest": NULL,
+    "version.preview_digest": NULL,
+    "version_subject.subject_id": _PSEUDONYM,
+    "coordinates.digest": DELETE,
+    "coordinates.data": DELETE,
+    "source_file.sha256": DELETE,
+    "source_file.model_digest": DELETE,
+    "source_file.format": DELETE,
+    "source_file.dtype": DELETE,
+    "source_file.name": DELETE,
+    "source_file.salt": DELETE,
+    "label.name": DELETE,
+    "label.text": DELETE,
+    "label.salt": DELETE,
+    "tag.key": DELETE,
+    "tag.value": DELETE,
+    "tag.salt": DELETE,
+    "alias.name": DELETE,
+    "alias_change.alias": DELETE,
+    # -- provenance
+    "operation.id": _DIGEST,
+    "operation.kind": _WORD,
+    "operation.agent": _ACTOR,
+    "operation.params": replace(lambda row: {}),
+    "operation.code_version": _WORD,
+    "operation.models": _MODEL,
+    "operation.salt": _SALT,
+    "operation_input.operation_id": _DIGEST,
+    "operation_input.role": _WORD,
+    "operation_input.digest": _DIGEST,
+    "operation_input.ref": NULL,
+    "operation_input.salt": _SALT,
+    # -- spaces
+    "space.name": _SPACE,
+    "space.digest": _DIGEST,
+    "space.base_model": _MODEL,
+    "space.base_revision": _MODEL,
+    "space.layout_digest": _DIGEST,
+    "space.layout": _MODEL,
+    "space.artifact_digest": _SPACE,
+    "space.fit_set_digest": _DIGEST,
+    "space.metric": _SPACE,
+    "space.calibration": _SPACE,
+    "space.explained_variance": _SPACE,
+    "space.software": _WORD,
+    "space.operation_id": _DIGEST,
+    "space_member.model_digest": _DIGEST,
+    "space_member.name": replace(lambda row: _ERASED),
+    "space_member.salt": _SALT,
+    "direction.name": keep("names an attribute"),
+    "direction.attribute": keep("names an attribute"),
+    "direction.vector": _SPACE,
+    "direction.method": _WORD,
+    "direction.calibration": _SPACE,
+    "direction.quality": _SPACE,
+    "direction.leakage": _SPACE,
+    "direction.operation_id": _DIGEST,
+    "direction.digest": _DIGEST,
+    # -- subjects and consent
+    "subject.id": _PSEUDONYM,
+    "subject.kind": _WORD,
+    "consent_record.id": _DIGEST,
+    "consent_record.subject_id": _PSEUDONYM,
+    "consent_record.supersedes": _DIGEST,
+    "consent_record.schema_version": _WORD,
+    "consent_record.notice": _TERMS,
+    "consent_record.language": _TERMS,
+    "consent_record.purposes": _TERMS,
+    "consent_record.data_types": _TERMS,
+    "consent_record.controllers": _TERMS,
+    "consent_record.recipients": _TERMS,
+    "consent_record.storage_location": _TERMS,
+    "consent_record.retention": _TERMS,
+    "consent_record.jurisdiction": _TERMS,
+    "consent_record.withdrawal_method": _TERMS,
+    "consent_record.territories": _TERMS,
+    "consent_record.allowed_uses": _TERMS,
+    "consent_record.forbidden_uses": _TERMS,
+    "consent_record.guardian": NULL,
+    "consent_record.compensation": NULL,
+    "consent_record.training_set_digest": _DIGEST,
+    "consent_record.evidence_digest": _DIGEST,
+    "consent_record.signature": NULL,
+    "consent_record.salt": _SALT,
+    "consent_event.record_id": _DIGEST,
+    "consent_event.subject_id": _PSEUDONYM,
+    "consent_event.duration": _TERMS,
+    "consent_event.entity": _ACTOR,
+    "consent_event.method": _WORD,
+    "consent_event.details": _DIGEST,
+    "consent_event.salt": _SALT,
+    "withdrawal.id": _DIGEST,
+    "withdrawal.subject_id": _PSEUDONYM,
+    "withdrawal.plan": replace(lambda row: _without_repos(row.plan)),
+    "withdrawal.phase": _WORD,
+    "withdrawal.receipt": replace(lambda row: _receipt_without_repos(row.receipt)),
+    "guard_reference.subject_id": _PSEUDONYM,
+    "guard_reference.kind": _WORD,
+    "guard_reference.salt": _WISH,
+    "guard_reference.reference": _WISH,
+    # -- the Hub: what the takedown still needs is blanked when it is done
+    "release.endpoint": keep("the Hub's address"),
+    "release.repo_id": replace(lambda row: _ERASED),
+    "release.commit_id": _DIGEST,
+    "release.revision": replace(lambda row: _ERASED),
+    "release.visibility": _WORD,
+    "release.gated": _WORD,
+    "release.format": _WORD,
+    "release.digests": replace(lambda row: {}),
+    "takedown.id": _DIGEST,
+    "takedown.withdrawal_id": _DIGEST,
+    "takedown.wanted": _WORD,
+    "takedown.done": _WORD,
+    "takedown.last_error": NULL,
+    # -- the log, and unfinished work
+    "event.actor": _ACTOR,
+    "event.action": _WORD,
+    "event.objects": _LOG,
+    "event.changes": _LOG,
+    "event.payload": _LOG,
+    "event.prev_hash": _DIGEST,
+    "event.hash": _DIGEST,
+    "chain_head.hash": _DIGEST,
+    "checkpoint.root": _DIGEST,
+    "checkpoint.note": _LOG,
+    "checkpoint.public_key_id": _DIGEST,
+    "job.id": _DIGEST,
+    "job.kind": _WORD,
+    "job.state": replace(lambda row: _job_without_names(row.state)),
+}
+
+PLACES: Mapping[str, str] = {
+    "artifacts": "LoRA files, previews and manifests of the versions, and evidence: deleted unless others hold them",
+    "indices": "search indices, in the home folder or in Milvus: dropped, and rebuilt without the person",
+    "guesses": "what `guess fit` learned from photos and drawn pictures: deleted, to be fitted again",
+    "training": "half-done training, with photos and unfinished models: deleted, to be begun again",
+}
+"""What lies outside the catalog, by name: what it is, and what erasure does with it."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Whose traces go: the subject, every version that depicts it, and the identities nothing else is left of."""
+
+    subject: str
+    versions: tuple[int, ...]
+    identities: tuple[int, ...]
+    members: tuple[Key, ...]
+    files: frozenset[str]
+
+
+def person(session: Session, subject: str, version_ids: Iterable[int]) -> Person:
+    """The scope of an erasure, read before anything of it is gone."""
+    ids = sorted(set(version_ids))
+    touched: set[int] = set()
+    files: set[str] = set()
+    for chunk in chunked(ids):
+        touched.update(session.scalars(select(Version.identity_id).where(Version.id.in_(chunk))))
+        files.update(session.scalars(select(SourceFile.sha256).where(SourceFile.version_id.in_(chunk))))
+        took = (
+            select(OperationInput.digest)
+            .join(Version, Version.operation_id == OperationInput.operation_id)
+            .where(Version.id.in_(chunk), OperationInput.kind.in_((InputKind.FILE, InputKind.PHOTO, InputKind.HUB)))
+        )
+        files.update(digest for digest in session.scalars(took) if digest is not None)
+    gone = set(ids)
+    others: set[int] = set()
+    for chunk in chunked(sorted(touched)):
+        rows = session.execute(
+            select(Version.id, Version.identity_id).where(
+                Version.identity_id.in_(chunk), Version.state != VersionState.ERASED
+            )
+        )
+        others.update(identity for version, identity in rows if version not in gone)
+    return Person(
+        subject, tuple(ids), tuple(sorted(touched - others)), tuple(member_keys(session, ids)), frozenset(files)
+    )
+
+
+def erase(uow: UnitOfWork, who: Person) -> None:
+    """Take out of the catalog what says who it was, as ``COLUMNS`` has it. Releases still up keep what their takedown
+    needs: ``forget_releases`` is for when it is done."""
+    for model, find in _ROWS.items():
+        _apply(uow, model, find(uow, who))
+    uow.bulk_update(Version, who.versions, {"state": VersionState.ERASED})
+    forget_releases(uow)
+    for identity in who.identities:
+        row = uow.session.get_one(Identity, identity)
+        row.removed = row.removed or uow.now()
+    uow.session.flush()
+
+
+def forget_releases(uow: UnitOfWork) -> None:
+    """Blank where erased models were published, for the releases that are off the Hub; in the plans and receipts of
+    their withdrawals too, once none of those is left there."""
+    gone = (
+        select(Release.id)
+        .join(Version, Version.id == Release.version_id)
+        .where(Version.state == VersionState.ERASED, Release.state == ReleaseState.DELETED, Release.repo_id != _ERASED)
+    )
+    down = list(uow.session.scalars(gone))
+    _apply(uow, Release, [(release,) for release in down])
+    for chunk in chunked(down):
+        _apply(uow, Takedown, uow.keys(Takedown, Takedown.release_id.in_(chunk)))
+    over = [w for w in uow.session.scalars(select(Withdrawal).where(Withdrawal.erase.is_(True))) if _named(w)]
+    for withdrawal in over:
+        ids = [release["id"] for release in withdrawal.plan["releases"]]
+        left = select(Release.id).where(Release.id.in_(ids), Release.state != ReleaseState.DELETED)
+        if uow.session.scalar(left.limit(1)) is None:
+            _apply(uow, Withdrawal, [(withdrawal.id,)])
+
+
+def _named(withdrawal: Withdrawal) -> bool:
+    """Whether its plan or receipt still says where something was published."""
+    receipt = withdrawal.receipt or {"receipt": {"releases_queued": ()}}
+    said = [*withdrawal.plan["releases"], *receipt["receipt"]["releases_queued"]]
+    return any(release["repo"] != _ERASED for release in said)
+
+
+def _apply(uow: UnitOfWork, model: type[Base], keys: Iterable[Key]) -> None:
+    """Do with these rows what their columns' rules say."""
+    rows = list(keys)
+    rules = {c.name: COLUMNS[f"{model.__tablename__}.{c.name}"] for c in declared_columns(model)}
+    if any(rule.fate is Fate.DELETE for rule in rules.values()):
+        uow.bulk_delete(model, rows)
+        return
+    empty = {name: None for name, rule in rules.items() if rule.fate is Fate.NULL}
+    if empty:
+        uow.bulk_update(model, rows, empty)
+    new = {name: rule.value for name, rule in rules.items() if rule.fate is Fate.REPLACE}
+    for key in rows if new else ():
+        row = uow.session.get_one(model, key if len(key) > 1 else key[0])
+        for name, value in new.items():
+            setattr(row, name, value(row))
+    uow.session.flush()
+
+
+def declared_columns(model: type[Base]) -> list[Any]:
+    """The columns of a table that can hold words or bytes of anybody's choosing: all but numbers, moments, truth
+    values and closed sets of words."""
+    found = []
+    for column in table_of(model).columns:
+        kind = column.type
+        if isinstance(kind, (Boolean, Enum, Integer)):
+            continue
+        if isinstance(kind, (String, LargeBinary, Json, Words)):
+            found.append(column)
+    return found
+
+
+# -- which rows are about the person ---------------------------------------------------------------
+def _by_version(model: Any) -> Callable[[UnitOfWork, Person], list[Key]]:
+    return lambda uow, who: _keys(uow, model, model.version_id, who.versions)
+
+
+def _by_identity(model: Any) -> Callable[[UnitOfWork, Person], list[Key]]:
+    return lambda uow, who: _keys(uow, model, model.identity_id, who.identities)
+
+
+def _keys(uow: UnitOfWork, model: type[Base], column: Any, values: Iterable[Any]) -> list[Key]:
+    return [key for chunk in chunked(values) for key in uow.keys(model, column.in_(chunk))]
+
+
+def _operations(uow: UnitOfWork, who: Person) -> list[Key]:
+    made = [select(Version.operation_id).where(Version.id.in_(chunk)) for chunk in chunked(who.versions)]
+    return [(operation,) for query in made for operation in uow.session.scalars(query)]
+
+
+def _inputs(uow: UnitOfWork, who: Person) -> list[Key]:
+    """What went into the person's models; their models wherever they went in; and their files and photos in work that
+    made no version (a fit). Another person's version keeps what its manifest says of it."""
+    own = _keys(uow, OperationInput, OperationInput.operation_id, (key[0] for key in _operations(uow, who)))
+    onwards = _keys(uow, OperationInput, OperationInput.version_id, who.versions)
+    made_no_version = ~exists().where(Version.operation_id == OperationInput.operation_id)
+    elsewhere = [
+        key
+        for chunk in chunked(sorted(who.files))
+        for key in uow.keys(OperationInput, OperationInput.digest.in_(chunk), made_no_version)
+    ]
+    return list(dict.fromkeys([*own, *onwards, *elsewhere]))
+
+
+def _jobs(uow: UnitOfWork, who: Person) -> list[Key]:
+    about = set(who.versions)
+    return [(job.id,) for job in uow.session.scalars(select(Job)) if job.state.get("version") in about]
+
+
+_ROWS: Mapping[type[Base], Callable[[UnitOfWork, Person], Iterable[Key]]] = {
+    OperationInput: _inputs,
+    Operation: _operations,
+    Coordinates: _by_version(Coordinates),
+    Label: _by_version(Label),
+    SourceFile: _by_version(SourceFile),
+    Tag: _by_identity(Tag),
+    Alias: _by_identity(Alias),
+    AliasChange: _by_identity(AliasChange),
+    Identity: lambda uow, who: [(i,) for i in who.identities],
+    Version: lambda uow, who: [(v,) for v in who.versions],
+    SpaceMember: lambda uow, who: who.members,
+    ConsentRecord: lambda uow, who: uow.keys(ConsentRecord, ConsentRecord.subject_id == who.subject),
+    Job: _jobs,
+}
