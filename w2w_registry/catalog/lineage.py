@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.lookup import subjects_of
-from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
 
 _VERSION, _INPUT = table_of(Version), table_of(OperationInput)
@@ -78,6 +78,18 @@ def made_with(session: Session, digest: str) -> list[int]:
     """Ids of the versions whose operation took in this photo, file, space or direction (by digest)."""
     query = select(Version.id).join(OperationInput, OperationInput.operation_id == Version.operation_id)
     return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
+
+
+def inputs_of(session: Session, operation_id: str) -> list[OperationInput]:
+    """What an operation took in, in order."""
+    query = select(OperationInput).where(OperationInput.operation_id == operation_id)
+    return list(session.scalars(query.order_by(OperationInput.position)))
+
+
+def taken_repos(session: Session) -> set[str]:
+    """Hub repos that anything was ever pulled from."""
+    refs = session.scalars(select(OperationInput.ref).where(OperationInput.kind == InputKind.HUB).distinct())
+    return {ref.partition("@")[0] for ref in refs if ref is not None}
 
 
 def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tuple[Row[Any], list[Row[Any]]]]:

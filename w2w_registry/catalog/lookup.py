@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.assets import Alias, Identity, Label, SourceFile, Tag, Version, VersionSubject
+from w2w_registry.catalog.assets import Alias, Coordinates, Identity, Label, SourceFile, Tag, Version, VersionSubject
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
-from w2w_registry.records import IdentityRef
+from w2w_registry.records import IdentityRef, VersionState
 
 
 def versions_by_id(session: Session, ids: Iterable[int]) -> dict[int, Version]:
@@ -28,6 +28,27 @@ def refs_of(session: Session, ids: Iterable[int]) -> dict[int, IdentityRef]:
             select(Version.id, Identity.name, Version.number).join(Version.identity).where(Version.id.in_(chunk))
         )
     }
+
+
+def version_ids_of(session: Session, identity_id: int) -> list[int]:
+    """Ids of an identity's versions in any state, by number."""
+    query = select(Version.id).where(Version.identity_id == identity_id).order_by(Version.number)
+    return list(session.scalars(query))
+
+
+def states_of(session: Session, ids: Iterable[int]) -> list[tuple[IdentityRef, VersionState]]:
+    """``name@number`` and state of each version id, by id."""
+    rows = (
+        row
+        for chunk in chunked(sorted(set(ids)))
+        for row in session.execute(
+            select(Identity.name, Version.number, Version.state)
+            .join(Version.identity)
+            .where(Version.id.in_(chunk))
+            .order_by(Version.id)
+        )
+    )
+    return [(IdentityRef(name, number), state) for name, number, state in rows]
 
 
 def labels_of(session: Session, ids: Iterable[int]) -> dict[int, dict[str, float | str]]:
@@ -79,6 +100,26 @@ def versions_of_subject(session: Session, subject: str) -> list[int]:
 def files_by_sha256(session: Session, digests: Iterable[str], *, any_state: bool = False) -> dict[str, list[int]]:
     """SHA-256 of a file -> ids of the versions it came in as, oldest first."""
     return _by_digest(session, SourceFile.sha256, digests, any_state)
+
+
+def version_at(
+    session: Session, name: str, model_digest: str, space_id: int, coordinates_digest: str
+) -> Version | None:
+    """The version of identity ``name`` that is this model at this very point of the space; the oldest."""
+    return session.scalars(
+        select(Version)
+        .join(Version.identity)
+        .join(Coordinates, Coordinates.version_id == Version.id)
+        .where(
+            Identity.name == name,
+            Version.model_digest == model_digest,
+            Coordinates.space_id == space_id,
+            Coordinates.digest == coordinates_digest,
+            Version.state.in_(PRESENT),
+        )
+        .order_by(Version.id)
+        .limit(1)
+    ).first()
 
 
 def versions_by_model(

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from w2w_registry.errors import BadName
 from w2w_registry.hub.api import Content, Digests, Listed, RepoState, size_of
@@ -49,6 +50,11 @@ class Access(StrEnum):
     @property
     def gated(self) -> bool:
         return self is Access.GATED
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """As a release's row has it."""
+        return {"visibility": "private" if self.private else "public", "gated": "manual" if self.gated else ""}
 
     @classmethod
     def of(cls, *, private: bool, gated: bool) -> Access:

@@ -14,13 +14,13 @@ from sqlalchemy import select
 
 from tests.services.crash_worker import attach
 from tests.services.small import Small
+from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.events import event_count, events
 from w2w_registry.catalog.models import Coordinates, Subject, Version, Withdrawal
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.records import VersionState
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import withdraw
-from w2w_registry.services.consent.gate import descendants, versions_of
 
 ROOT = Path(__file__).parents[3]
 
@@ -57,8 +57,7 @@ def check_after(url: str, folder: Path, acknowledged: list[str]) -> None:
         )
         assert set(bare) <= {VersionState.ERASED}
         for subject in session.scalars(select(Subject).where(Subject.state.in_(["withdrawn", "erased"]))):
-            down = descendants(versions_of(subject.id))
-            states = set(session.scalars(select(Version.state).where(Version.id.in_(select(down.c.version_id)))))
+            states = {version.state for version in depictions(session, subject.id)}
             assert VersionState.ACTIVE not in states
     small.registry.catalog.close()
 

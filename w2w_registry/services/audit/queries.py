@@ -10,12 +10,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import and_, exists, func, or_, select
+from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.depictions import depicting_ids, depictions
 from w2w_registry.catalog.listing import matching
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_models, spaces_fitted_with
@@ -101,15 +102,10 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
                     "details": f"for {purposes}; until {shown['scope']['expires_at'] or 'withdrawn'}",
                 }
             )
-        down = gate.descendants(gate.versions_of(subject))
-        derived: dict[int, int] = {}
-        for i, d in session.execute(
-            select(down.c.version_id, func.max(1 - down.c.derived)).group_by(down.c.version_id)
-        ):
-            derived[i] = d
+        derived = {version.version_id: version.derived for version in depictions(session, subject)}
         refs = refs_of(session, derived)
         for version in _versions(session, derived):
-            made = "depicts the subject" if derived[version.id] else "made from a model of the subject"
+            made = "made from a model of the subject" if derived[version.id] else "depicts the subject"
             out.append(
                 {
                     "what": "version",
@@ -223,8 +219,7 @@ def expiring(registry: Registry, filters: Filters) -> Rows:
                 ends = record.scope.expires_at
                 if ends is None or not at < ends <= until or record.status_at(at) != "given":
                     continue
-                down = gate.descendants(gate.versions_of(subject))
-                ids = set(session.scalars(select(down.c.version_id)))
+                ids = depicting_ids(session, subject)
                 out.append(
                     {
                         "subject": subject,

@@ -22,20 +22,13 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CTE, ColumnElement, Select, and_, exists, literal, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.consents import refusing
+from w2w_registry.catalog.lookup import states_of
 from w2w_registry.catalog.membership import fitted_subjects
-from w2w_registry.catalog.models import (
-    Identity,
-    Operation,
-    OperationInput,
-    Subject,
-    SubjectState,
-    Version,
-    VersionSubject,
-)
 from w2w_registry.consent.policy import (
     Decision,
     Reason,
@@ -48,11 +41,10 @@ from w2w_registry.consent.policy import (
 )
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied
-from w2w_registry.records import ConsentState, Kind, OperationKind, VersionState, now
+from w2w_registry.records import ConsentState, Kind, VersionState, now
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.registry import Registry
 
-_CHUNK = 500
 _STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
 
 
@@ -164,18 +156,7 @@ def consent_states(
     wanted = sorted(set(version_ids))
     reach = walks.ancestors(session, wanted)
     known = sorted(reach.depth)
-    likenesses: dict[int, set[str | None]] = {}
-    present: set[int] = set()
-    for start in range(0, len(known), _CHUNK):
-        chunk = known[start : start + _CHUNK]
-        present |= set(session.scalars(select(Version.id).where(Version.id.in_(chunk))))
-        for version_id, subject in session.execute(
-            select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
-        ):
-            likenesses.setdefault(version_id, set()).add(subject)
-        unnamed = select(Version.id).join(Identity).join(Operation).where(Version.id.in_(chunk), _nobody_named(rules))
-        for version_id in session.scalars(unnamed):
-            likenesses.setdefault(version_id, set()).add(None)
+    likenesses = depicted.own_likenesses(session, known, (rules or Rules()).likeness_kinds)
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
     parents: dict[int, list[int]] = {}
     for child, parent in reach.edges:
@@ -189,112 +170,29 @@ def consent_states(
     records = load_records(session, named, history=False)
     state_of: dict[str | None, ConsentState] = {s: subject_state(records.get(s, ()), at) for s in named}
     state_of[None] = ConsentState.UNKNOWN
-    return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in present}
+    return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in likenesses}
 
 
 def upstream_of(session: Session, version_ids: Sequence[int], rules: Rules) -> tuple[Upstream, ...]:
     """Every subject upstream of these versions, with records; ``derived`` when reached through another version."""
     derived: dict[str | None, bool] = {}
     through: dict[str | None, str] = {}
-    wanted = sorted(set(version_ids))
-    for start in range(0, len(wanted), _CHUNK):
-        for _, subject, is_derived, name in _likenesses(session, wanted[start : start + _CHUNK], rules):
-            derived[subject] = derived.get(subject, False) or is_derived
-            if subject not in through or is_derived:
-                through[subject] = name
+    for one in depicted.likenesses(session, sorted(set(version_ids)), rules.likeness_kinds):
+        derived[one.subject] = derived.get(one.subject, False) or one.derived
+        if one.subject not in through or one.derived:
+            through[one.subject] = one.through
     records = load_records(session, [s for s in derived if s is not None])
-    refusing = _refusing(session, [s for s in derived if s is not None])
+    refuse = refusing(session, [s for s in derived if s is not None])
     ordered = sorted(derived, key=lambda s: (s is None, s or ""))
     return tuple(
-        Upstream(s, records.get(s, ()) if s is not None else (), derived[s], through[s], s in refusing) for s in ordered
-    )
-
-
-def ancestors(version_ids: Sequence[int]) -> CTE:
-    """Recursive SQL: (root, version_id, derived) for the given versions (derived 0) and all their ancestors (1)."""
-    base = select(Version.id.label("root"), Version.id.label("version_id"), literal(0).label("derived")).where(
-        Version.id.in_(version_ids)
-    )
-    up = base.cte("up", recursive=True)
-    # UNION, not UNION ALL: a version reached twice is followed once, so that diamonds do not multiply
-    return up.union(
-        select(up.c.root, OperationInput.version_id, literal(1))
-        .join(Version, Version.id == up.c.version_id)
-        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
-        .where(OperationInput.version_id.is_not(None))
-    )
-
-
-def descendants(version_ids: Any) -> CTE:
-    """Recursive SQL: (version_id, derived) for the given versions (ids or a subquery), and with 1 all made of them."""
-    down = (
-        select(Version.id.label("version_id"), literal(0).label("derived"))
-        .where(Version.id.in_(version_ids))
-        .cte("down", recursive=True)
-    )
-    return down.union(
-        select(Version.id, literal(1))
-        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
-        .join(down, OperationInput.version_id == down.c.version_id)
-    )
-
-
-def versions_of(subject: str) -> Select[int]:
-    """SQL: ids of the versions that depict a subject by their own account."""
-    return select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)
-
-
-def _likenesses(session: Session, ids: Sequence[int], rules: Rules) -> Iterator[tuple[int, str | None, bool, str]]:
-    """(root, subject or None, derived, name@number that brings it in) for everybody depicted upstream."""
-    up = ancestors(ids)
-    named = (
-        select(up.c.root, VersionSubject.subject_id, up.c.derived, Identity.name, Version.number)
-        .join(VersionSubject, VersionSubject.version_id == up.c.version_id)
-        .join(Version, Version.id == up.c.version_id)
-        .join(Identity, Identity.id == Version.identity_id)
-    )
-    for root, subject, derived, name, number in session.execute(named):
-        yield root, subject, bool(derived), f"{name}@{number}"
-    unnamed = (
-        select(up.c.root, up.c.derived, Identity.name, Version.number)
-        .join(Version, Version.id == up.c.version_id)
-        .join(Identity, Identity.id == Version.identity_id)
-        .join(Operation, Operation.id == Version.operation_id)
-        .where(_nobody_named(rules))
-    )
-    for root, derived, name, number in session.execute(unnamed):
-        yield root, None, bool(derived), f"{name}@{number}"
-
-
-def _nobody_named(rules: Rules | None) -> ColumnElement[bool]:
-    """SQL over version, identity and operation: somebody is depicted and nobody named.
-
-    That is where a likeness enters the graph (no version behind it) without a subject. Sampled identities depict
-    nobody.
-    """
-    return and_(
-        Identity.kind.in_(sorted((rules or Rules()).likeness_kinds)),
-        Operation.kind != OperationKind.SAMPLE.value,
-        ~exists().where(VersionSubject.version_id == Version.id),
-        ~exists().where(
-            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
-        ),
+        Upstream(s, records.get(s, ()) if s is not None else (), derived[s], through[s], s in refuse) for s in ordered
     )
 
 
 def _direct(session: Session, subjects: Sequence[str]) -> list[Upstream]:
     records = load_records(session, subjects) if subjects else {}
-    refusing = _refusing(session, subjects)
-    return [Upstream(s, records.get(s, ()), refuses=s in refusing) for s in sorted(set(subjects))]
-
-
-def _refusing(session: Session, subjects: Sequence[str]) -> set[str]:
-    """Those who withdrew or are protected. One who never gave a record can do both, and is unknown no longer."""
-    found: set[str] = set()
-    for start in range(0, len(subjects), _CHUNK):
-        chunk = Subject.id.in_(subjects[start : start + _CHUNK])
-        found.update(session.scalars(select(Subject.id).where(chunk, Subject.state != SubjectState.ACTIVE)))
-    return found
+    refuse = refusing(session, subjects)
+    return [Upstream(s, records.get(s, ()), refuses=s in refuse) for s in sorted(set(subjects))]
 
 
 def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream]:
@@ -306,15 +204,10 @@ def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream
 
 
 def _blocked(session: Session, versions: Sequence[int]) -> list[Reason]:
-    rows = session.execute(
-        select(Identity.name, Version.number, Version.state)
-        .join(Identity, Identity.id == Version.identity_id)
-        .where(Version.id.in_(versions), Version.state != VersionState.ACTIVE)
-        .order_by(Version.id)
-    )
     return [
-        Reason(ReasonCode.VERSION_BLOCKED, None, detail=state.value, through=f"{name}@{number}")
-        for name, number, state in rows
+        Reason(ReasonCode.VERSION_BLOCKED, None, detail=state.value, through=str(ref))
+        for ref, state in states_of(session, versions)
+        if state is not VersionState.ACTIVE
     ]
 
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import sha256_file, write_atomic
+from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import SubjectState, Version
 from w2w_registry.catalog.resolve import subject_by_id, version_for
@@ -448,14 +448,7 @@ def _restore(uow: UnitOfWork, subject: str, registry: Registry) -> list[str]:
     """Serve again what the subject's withdrawal had blocked, unless somebody else upstream holds it back."""
     session = uow.session
     uow.session.flush()
-    down = gate.descendants(gate.versions_of(subject))
-    blocked = list(
-        session.scalars(
-            select(Version.id)
-            .where(Version.id.in_(select(down.c.version_id)), Version.state == VersionState.BLOCKED)
-            .order_by(Version.id)
-        )
-    )
+    blocked = [v.version_id for v in depictions(session, subject) if v.state is VersionState.BLOCKED]
     states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
     uow.bulk_update(Version, free, {"state": VersionState.ACTIVE})

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
 
+from w2w_registry.catalog.depictions import depicting_ids
 from w2w_registry.catalog.models import Subject, SubjectState
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import guard
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.sources import source
 from w2w_registry.services.recording.spaces import open_space
@@ -39,8 +39,7 @@ def protect_subject(registry: Registry, subject: str, what: str, *, space: str |
         raise UsageError(reason="that model lies at the centre of the space: it resembles everybody")
     with registry.catalog.write(registry.actor) as uow:
         ensure_subject(uow, subject)
-        down = gate.descendants(gate.versions_of(subject))
-        depicting = set(uow.session.scalars(select(down.c.version_id)))
+        depicting = depicting_ids(uow.session, subject)
         limit = guard.keep(uow, subject, row, point, depicting if version is None else depicting | {version.id})
         found = uow.session.get_one(Subject, subject)
         if found.state is SubjectState.ACTIVE and not depicting:

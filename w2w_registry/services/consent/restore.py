@@ -13,9 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
-
-from w2w_registry.catalog.models import ConsentRecord as RecordRow
+from w2w_registry.catalog.consents import any_record
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import combined_state, subject_state
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Status, from_json
@@ -56,7 +54,7 @@ class Restored:
         found = []
         for records in self.subjects:
             ids = [r.record_id for r in records]
-            held = uow.session.scalars(select(RecordRow).where(RecordRow.id.in_(ids))).first()
+            held = any_record(uow.session, ids)
             if held is not None:
                 found.append(held.subject_id)
                 continue

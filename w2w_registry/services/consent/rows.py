@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.consents import records_of
 from w2w_registry.catalog.models import ConsentEvent as EventRow
 from w2w_registry.catalog.models import ConsentEventType
 from w2w_registry.catalog.models import ConsentRecord as RecordRow
@@ -20,7 +20,6 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Scope, Status, Use
 from w2w_registry.records import ConsentState
 
-_CHUNK = 500
 _STATE: Mapping[Status, ConsentState] = {
     Status.REQUESTED: ConsentState.REQUESTED,
     Status.GIVEN: ConsentState.GRANTED,
@@ -45,18 +44,14 @@ def load_records(
         history: load each record's events too (digests need them; states do not).
         states: only records in these states.
     """
-    wanted = sorted(set(subjects))
+    rows, happened = records_of(session, subjects, events=history)
+    superseded = {row.supersedes for row in rows if row.supersedes is not None}
+    events = _events(happened)
+    by_id = {row.id: row for row in rows}
     found: dict[str, list[ConsentRecord]] = {}
-    for start in range(0, len(wanted), _CHUNK):
-        chunk = wanted[start : start + _CHUNK]
-        query = select(RecordRow).where(RecordRow.subject_id.in_(chunk)).order_by(RecordRow.created, RecordRow.id)
-        rows = list(session.scalars(query))
-        superseded = {row.supersedes for row in rows if row.supersedes is not None}
-        events = _events(session, chunk) if history else {}
-        by_id = {row.id: row for row in rows}
-        for row in rows:
-            if row.id not in superseded and (states is None or row.state in states):
-                found.setdefault(row.subject_id, []).append(_record(row, _history(row, by_id, events)))
+    for row in rows:
+        if row.id not in superseded and (states is None or row.state in states):
+            found.setdefault(row.subject_id, []).append(_record(row, _history(row, by_id, events)))
     return {subject: tuple(records) for subject, records in found.items()}
 
 
@@ -147,9 +142,9 @@ def _add_event(uow: UnitOfWork, record: ConsentRecord) -> None:
     )
 
 
-def _events(session: Session, subjects: Sequence[str]) -> dict[str, list[ConsentEvent]]:
+def _events(rows: Iterable[EventRow]) -> dict[str, list[ConsentEvent]]:
     found: dict[str, list[ConsentEvent]] = {}
-    for row in session.scalars(select(EventRow).where(EventRow.subject_id.in_(subjects)).order_by(EventRow.id)):
+    for row in rows:
         if row.record_id is None or row.state is None:
             continue
         until = row.details.get("until")

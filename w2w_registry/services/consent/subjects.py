@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import func, select
-
-from w2w_registry.catalog.models import GuardReference, Identity, Subject, Version, VersionSubject, Withdrawal
+from w2w_registry.catalog.consents import (
+    reference_count,
+    subjects_in_order,
+    version_counts,
+    versions_naming,
+    withdrawals_of,
+)
+from w2w_registry.catalog.models import Subject
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.pseudonyms import looks_like_a_name
@@ -36,12 +41,9 @@ def list_subjects(registry: Registry) -> list[dict[str, Any]]:
     """Every subject with its state, its consent in one word, and how many versions name it."""
     at = now()
     with registry.catalog.read() as session:
-        rows = list(session.scalars(select(Subject).order_by(Subject.id)))
+        rows = subjects_in_order(session)
         records = load_records(session, [row.id for row in rows], history=False)
-        counted = session.execute(
-            select(VersionSubject.subject_id, func.count()).group_by(VersionSubject.subject_id)
-        ).all()
-        counts: dict[str, int] = dict(row.tuple() for row in counted)
+        counts = version_counts(session)
     return [
         {
             "subject": row.id,
@@ -66,19 +68,6 @@ def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject_id)
         records = load_records(session, [subject_id]).get(subject_id, ())
-        versions = session.execute(
-            select(Identity.name, Version.number, Version.state)
-            .join(Version, Version.identity_id == Identity.id)
-            .join(VersionSubject, VersionSubject.version_id == Version.id)
-            .where(VersionSubject.subject_id == subject_id)
-            .order_by(Version.id)
-        ).all()
-        withdrawals = session.scalars(
-            select(Withdrawal).where(Withdrawal.subject_id == subject_id).order_by(Withdrawal.started)
-        )
-        references = session.scalar(
-            select(func.count()).select_from(GuardReference).where(GuardReference.subject_id == subject_id)
-        )
         return {
             "subject": row.id,
             "kind": row.kind,
@@ -87,9 +76,10 @@ def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
             "created": row.created,
             "erased": row.erased,
             "records": [{**to_json(record), "digest": record.digest()} for record in records],
-            "versions": [{"version": f"{name}@{number}", "state": state.value} for name, number, state in versions],
+            "versions": [{"version": ref, "state": state.value} for ref, state in versions_naming(session, subject_id)],
             "withdrawals": [
-                {"id": w.id, "started": w.started, "finished": w.finished, "erase": w.erase} for w in withdrawals
+                {"id": w.id, "started": w.started, "finished": w.finished, "erase": w.erase}
+                for w in withdrawals_of(session, subject_id)
             ],
-            "do_not_recreate": references,
+            "do_not_recreate": reference_count(session, subject_id),
         }

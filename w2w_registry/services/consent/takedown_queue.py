@@ -5,14 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select
-
 from w2w_registry.catalog.models import (
     Release,
     ReleaseState,
     Takedown,
     TakedownState,
 )
+from w2w_registry.catalog.publications import open_takedowns
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.hub.plan import TakedownStep
 
@@ -39,9 +38,7 @@ def queue(
     made: list[str] = []
     for release_id in sorted(set(release_ids)):
         release = uow.session.get_one(Release, release_id)
-        row = uow.session.scalar(
-            select(Takedown).where(Takedown.release_id == release_id, Takedown.state != TakedownState.DONE)
-        )
+        row = next(iter(open_takedowns(uow.session, releases=[release_id])), None)
         if row is None:
             row = Takedown(
                 id=str(uuid.uuid4()),

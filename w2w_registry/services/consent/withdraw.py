@@ -11,30 +11,27 @@ import json
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import personal_data
 from w2w_registry.catalog.artifact_refs import evidence_of, held
+from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
+from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.membership import spaces_fitted_with
 from w2w_registry.catalog.models import (
     ConsentRecord,
-    GuardReference,
-    Identity,
-    Release,
     ReleaseState,
     Subject,
     SubjectState,
-    Takedown,
-    TakedownState,
     Version,
     Withdrawal,
 )
+from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent import lifecycle, withdrawal
@@ -45,12 +42,11 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import guard
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
 
-_CHUNK = 500
 _OPEN = frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUTED})
 
 
@@ -130,11 +126,8 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
 
 def unfinished(registry: Registry, subject: str | None = None) -> list[str]:
     """Ids of withdrawals that were begun and not finished, oldest first."""
-    query = select(Withdrawal.id).where(Withdrawal.finished.is_(None)).order_by(Withdrawal.started)
-    if subject is not None:
-        query = query.where(Withdrawal.subject_id == subject)
     with registry.catalog.read() as session:
-        return list(session.scalars(query))
+        return unfinished_withdrawals(session, subject)
 
 
 def resume(registry: Registry, withdrawal_id: str) -> dict[str, Any]:
@@ -191,26 +184,8 @@ def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> with
 
 
 def _affected(session: Session, subject: str) -> list[AffectedVersion]:
-    down = gate.descendants(gate.versions_of(subject))
-    rows = session.execute(
-        select(
-            down.c.version_id,
-            func.min(down.c.derived),
-            Identity.name,
-            Version.number,
-            Version.state,
-            Version.artifact_digest,
-            Version.preview_digest,
-            Version.manifest_digest,
-        )
-        .join(Version, Version.id == down.c.version_id)
-        .join(Identity, Identity.id == Version.identity_id)
-        .group_by(down.c.version_id, Identity.name, Version.number, Version.state, Version.artifact_digest)
-        .group_by(Version.preview_digest, Version.manifest_digest)
-    )
     return [
-        AffectedVersion(i, f"{name}@{number}", bool(derived), state.value, tuple(d for d in digests if d is not None))
-        for i, derived, name, number, state, *digests in rows
+        AffectedVersion(v.version_id, v.ref, v.derived, v.state.value, v.files) for v in depictions(session, subject)
     ]
 
 
@@ -218,46 +193,28 @@ def _releases(session: Session, version_ids: Iterable[int], *, erase: bool) -> l
     """Releases of these versions that no takedown has brought, or is to bring, as far as this one would."""
     steps = UP_TO["delete" if erase else "hide"]
     reached = {ReleaseState.DELETED} if erase else {ReleaseState.DELETED, ReleaseState.HIDDEN}
+    rows = releases_of(session, version_ids)
+    queued = {t.release_id: t.wanted for t in open_takedowns(session, releases=[row.id for row in rows])}
     found: list[AffectedRelease] = []
-    for chunk in _chunks(version_ids):
-        queued = {
-            row.release_id: row.wanted
-            for row in session.scalars(
-                select(Takedown)
-                .join(Release, Release.id == Takedown.release_id)
-                .where(Release.version_id.in_(chunk), Takedown.state != TakedownState.DONE)
-            )
-        }
-        for row in session.scalars(select(Release).where(Release.version_id.in_(chunk))):
-            if row.state in reached or set(steps) <= set(queued.get(row.id, ())):
-                continue
-            assert row.version_id is not None
-            found.append(AffectedRelease(row.id, row.repo_id, row.commit_id, row.version_id))
+    for row in rows:
+        if row.state in reached or set(steps) <= set(queued.get(row.id, ())):
+            continue
+        assert row.version_id is not None
+        found.append(AffectedRelease(row.id, row.repo_id, row.commit_id, row.version_id))
     return found
 
 
 def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
     """Id of an earlier withdrawal (it may still be running elsewhere) that does all that this one would."""
-    last = _last(session, plan.subject)
+    last = furthest_withdrawal(session, plan.subject)
     if last is None or plan.records or plan.releases:
         return None
     gone = {VersionState.ERASED} if plan.erase else {VersionState.BLOCKED, VersionState.REMOVED, VersionState.ERASED}
     if any(v.state not in gone for v in plan.versions) or (plan.erase and not last.erase):
         return None
-    kept = session.scalar(
-        select(func.count()).select_from(GuardReference).where(GuardReference.subject_id == plan.subject)
-    )
+    kept = reference_count(session, plan.subject)
     could_protect = any(not v.derived and v.state != VersionState.ERASED for v in plan.versions)
     return last.id if not plan.protect or kept or not could_protect else None
-
-
-def _last(session: Session, subject: str) -> Withdrawal | None:
-    return session.scalar(
-        select(Withdrawal)
-        .where(Withdrawal.subject_id == subject)
-        .order_by(Withdrawal.erase.desc(), Withdrawal.started.desc())
-        .limit(1)
-    )
 
 
 # -- performing --------------------------------------------------------------------------------------
@@ -370,9 +327,3 @@ def _remove(folder: Path) -> None:
         pass
     except OSError as error:
         raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
-
-
-def _chunks(values: Iterable[Any]) -> Iterator[list[Any]]:
-    ordered = list(values)
-    for start in range(0, len(ordered), _CHUNK):
-        yield ordered[start : start + _CHUNK]

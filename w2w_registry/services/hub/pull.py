@@ -17,10 +17,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Identity, InputKind, Release, ReleaseState, Space, Version
+from w2w_registry.catalog.lookup import version_at
+from w2w_registry.catalog.models import Identity, InputKind, Space, Version
+from w2w_registry.catalog.publications import record_release, release_at
+from w2w_registry.catalog.resolve import space_with_digest, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.records import Use
@@ -31,7 +33,7 @@ from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name
-from w2w_registry.records import Kind, OperationKind, VersionState, canonical_json, check_name, digest_of, now
+from w2w_registry.records import IdentityRef, Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
@@ -330,7 +332,7 @@ def space_of(session: Session, document: Document) -> Space:
     Raises:
         NotFound: it is not registered here; says where to get it when the release knows.
     """
-    row = session.scalar(select(Space).where(Space.digest == document.space_digest))
+    row = space_with_digest(session, document.space_digest)
     if row is None:
         where = f" (w2w-reg space import NAME hf://{document.space_repo})" if document.space_repo else ""
         raise NotFound(what="space", name=f"{document.space}, digest {document.space_digest[:12]}{where}")
@@ -390,56 +392,32 @@ def _store(registry: Registry, lora: LoraFile) -> tuple[str, File]:
 
 def _known(session: Session, document: Document, row: Space, name: str) -> Version | None:
     """The version that is this already: same model, same point, same name."""
-    return session.scalars(
-        select(Version)
-        .join(Identity, Identity.id == Version.identity_id)
-        .join(Coordinates, Coordinates.version_id == Version.id)
-        .where(
-            Identity.name == name,
-            Version.model_digest == document.model_digest,
-            Coordinates.space_id == row.id,
-            Coordinates.digest == document.coordinates_digest,
-            Version.state.in_((VersionState.ACTIVE, VersionState.BLOCKED)),
-        )
-        .order_by(Version.id)
-    ).first()
+    return version_at(session, name, document.model_digest, row.id, document.coordinates_digest)
 
 
 def _know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:
     """The repo it came from is a release of this version, to be kept in step and taken down with it."""
     state = fetched.state
-    known = uow.session.scalars(
-        select(Release).where(
-            Release.repo_id == state.repo_id, Release.endpoint == hub.endpoint, Release.commit_id == state.commit
-        )
-    ).first()
-    if known is not None:
+    if release_at(uow.session, hub.endpoint, state.repo_id, state.commit) is not None:
         return
-    access = Access.of(private=state.private, gated=state.gated)
-    uow.add(
-        Release(
-            version_id=version.id,
-            endpoint=hub.endpoint,
-            repo_id=state.repo_id,
-            commit_id=state.commit,
-            revision="main",
-            visibility="private" if access.private else "public",
-            gated="manual" if access.gated else "",
-            format="pulled",
-            digests={f.path: f.sha256 for f in state.files if f.sha256 is not None},
-            state=ReleaseState.PUBLISHED,
-            created=uow.now(),
-            checked_at=uow.now(),
-        )
+    record_release(
+        uow,
+        endpoint=hub.endpoint,
+        repo_id=state.repo_id,
+        commit_id=state.commit,
+        version_id=version.id,
+        revision="main",
+        **Access.of(private=state.private, gated=state.gated).words,
+        format="pulled",
+        digests={f.path: f.sha256 for f in state.files if f.sha256 is not None},
     )
 
 
 def _consent_word(registry: Registry, name: str, number: int) -> str:
     with registry.catalog.read() as session:
-        version = session.scalar(
-            select(Version.id).join(Identity).where(Identity.name == name, Version.number == number)
-        )
-        if version is None:
+        try:
+            version = version_for(session, IdentityRef(name, number), any_state=True).id
+        except NotFound:
             return "unknown"
         return str(gate.consent_states(session, [version], now(), gate.rules_of(registry))[version])
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Version
+from w2w_registry.catalog.publications import record_release, release_at, releases_in
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
@@ -277,12 +278,7 @@ def _check_free(session: Session, hub: Hub, repo_id: str, facts: VersionFacts) -
     Raises:
         Conflict: another identity is published there.
     """
-    others = session.scalars(
-        select(Release)
-        .join(Version, Version.id == Release.version_id)
-        .where(Release.repo_id == repo_id, Release.endpoint == hub.endpoint, Release.state != ReleaseState.DELETED)
-    )
-    for other in others:
+    for other in releases_in(session, hub.endpoint, repo_id):
         if other.version is not None and other.version.identity.name != facts.name:
             raise Conflict(
                 what="Hub repo", name=repo_id, reason=f"holds {other.version.identity.name}; give each identity its own"
@@ -293,22 +289,15 @@ def _recorded(session: Session, hub: Hub, repo_id: str, version_id: int, state: 
     """The row of this version at this very commit."""
     if state is None:
         return None
-    return session.scalars(
-        select(Release).where(
-            Release.repo_id == repo_id,
-            Release.endpoint == hub.endpoint,
-            Release.version_id == version_id,
-            Release.commit_id == state.commit,
-            Release.state == ReleaseState.PUBLISHED,
-        )
-    ).first()
+    row = release_at(session, hub.endpoint, repo_id, state.commit, version_id=version_id)
+    return row if row is not None and row.state is ReleaseState.PUBLISHED else None
 
 
 def _note(registry: Registry, hub: Hub, facts: VersionFacts, plan: PushPlan, access: Access, options: Options) -> str:
     """Write down what is about to be done; one note per repo, the newest intent wins."""
     with registry.catalog.write(registry.actor) as uow:
-        for old in uow.session.scalars(select(Job).where(Job.kind == JOB)):
-            if old.state["repo"] == plan.repo_id and old.state["endpoint"] == hub.endpoint:
+        for old in unfinished(uow.session, hub.endpoint):
+            if old.state["repo"] == plan.repo_id:
                 uow.delete(old)
         job = Job(
             id=str(uuid.uuid4()),
@@ -385,40 +374,23 @@ def denied(decision: Decision) -> ConsentDenied:
 def _upsert(
     uow: UnitOfWork, hub: Hub, prepared: Prepared, plan: PushPlan, commit: str, tag: str, options: Options
 ) -> Release:
-    facts = prepared.facts
-    row = uow.session.scalars(
-        select(Release).where(
-            Release.repo_id == plan.repo_id,
-            Release.endpoint == hub.endpoint,
-            Release.version_id == facts.version_id,
-            Release.commit_id == commit,
-        )
-    ).first()
-    if row is None:
-        row = Release(
-            version_id=facts.version_id,
-            endpoint=hub.endpoint,
-            repo_id=plan.repo_id,
-            commit_id=commit,
-            created=uow.now(),
-        )
-        uow.session.add(row)
-    row.revision = tag
-    row.visibility = "private" if prepared.access.private else "public"
-    row.gated = "manual" if prepared.access.gated else ""
-    row.format = options.word
-    row.digests = {path: Digests.of(content).sha256 for path, content in sorted(prepared.files.items())}
-    row.state = ReleaseState.PUBLISHED
-    row.checked_at = uow.now()
-    uow.session.flush()
-    return row
+    return record_release(
+        uow,
+        endpoint=hub.endpoint,
+        repo_id=plan.repo_id,
+        commit_id=commit,
+        version_id=prepared.facts.version_id,
+        revision=tag,
+        **prepared.access.words,
+        format=options.word,
+        digests={path: Digests.of(content).sha256 for path, content in sorted(prepared.files.items())},
+    )
 
 
 # -- finishing what was begun ------------------------------------------------------------------
 def unfinished(session: Session, endpoint: str) -> list[Job]:
     """Notes of pushes that were begun and never recorded, oldest first."""
-    jobs = session.scalars(select(Job).where(Job.kind == JOB).order_by(Job.updated, Job.id))
-    return [job for job in jobs if job.state["endpoint"] == endpoint]
+    return [job for job in jobs_of_kind(session, JOB) if job.state["endpoint"] == endpoint]
 
 
 def finish(registry: Registry, hub: Hub, job_id: str) -> str:
@@ -471,17 +443,15 @@ def _undo(registry: Registry, hub: Hub, job_id: str, intent: Mapping[str, Any]) 
         if job is not None:
             uow.delete(job)
         if state is not None and landed and not intent["created"]:
-            row = uow.add(
-                Release(
-                    version_id=intent["version"],
-                    endpoint=hub.endpoint,
-                    repo_id=state.repo_id,
-                    commit_id=state.commit,
-                    revision="main",
-                    visibility="private",
-                    format="unfinished",
-                    created=uow.now(),
-                )
+            row = record_release(
+                uow,
+                endpoint=hub.endpoint,
+                repo_id=state.repo_id,
+                commit_id=state.commit,
+                version_id=intent["version"],
+                revision="main",
+                **Access.PRIVATE.words,
+                format="unfinished",
             )
             queue(uow, [row.id], [TakedownStep.HIDE, TakedownStep.ERASE])
         uow.event("release.undo", {"version": intent["version"]})

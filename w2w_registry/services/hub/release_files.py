@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.lineage import inputs_of
 from w2w_registry.catalog.models import (
     Coordinates,
     InputKind,
-    OperationInput,
-    Release,
-    ReleaseState,
     Space,
     Version,
 )
+from w2w_registry.catalog.publications import space_release
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.policy import Decision, Upstream, combined_state, subject_state
@@ -109,11 +107,7 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
     point = session.get(Coordinates, (space.id, version.id))
     if point is None:
         raise UsageError(reason=f"{name}@{version.number} has no coordinates any more")
-    inputs = session.scalars(
-        select(OperationInput)
-        .where(OperationInput.operation_id == version.operation_id)
-        .order_by(OperationInput.position)
-    ).all()
+    inputs = inputs_of(session, version.operation_id)
     prompt = version.operation.params.get("instance_prompt") or version.operation.params.get("prompt")
     return VersionFacts(
         version_id=version.id,
@@ -155,11 +149,7 @@ def _manifest(registry: Registry, session: Session, version: Version) -> Mapping
 
 def _space_repo(session: Session, space_id: int) -> str | None:
     """Where the space itself is published, so that a stranger can fetch it."""
-    row = session.scalars(
-        select(Release)
-        .where(Release.space_id == space_id, Release.state == ReleaseState.PUBLISHED)
-        .order_by(Release.id.desc())
-    ).first()
+    row = space_release(session, space_id)
     return None if row is None else f"{row.repo_id}@{row.commit_id}"
 
 

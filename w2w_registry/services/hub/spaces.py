@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import select
 
-from w2w_registry.catalog.models import InputKind, Release, ReleaseState
+from w2w_registry.catalog.models import InputKind
+from w2w_registry.catalog.publications import record_release
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.hub import bundle
@@ -256,25 +256,15 @@ def _record(
     digests: Mapping[str, str],
 ) -> None:
     with registry.catalog.write(registry.actor) as uow:
-        row = uow.session.scalars(
-            select(Release).where(
-                Release.space_id == space_id,
-                Release.repo_id == repo_id,
-                Release.endpoint == hub.endpoint,
-                Release.commit_id == commit,
-            )
-        ).first()
-        if row is None:
-            row = Release(
-                space_id=space_id, endpoint=hub.endpoint, repo_id=repo_id, commit_id=commit, created=uow.now()
-            )
-            uow.session.add(row)
-        row.revision = tag
-        row.visibility = "private" if access.private else "public"
-        row.gated = "manual" if access.gated else ""
-        row.format = "space"
-        row.digests = dict(digests)
-        row.state = ReleaseState.PUBLISHED
-        row.checked_at = uow.now()
-        uow.session.flush()
+        row = record_release(
+            uow,
+            endpoint=hub.endpoint,
+            repo_id=repo_id,
+            commit_id=commit,
+            space_id=space_id,
+            revision=tag,
+            **access.words,
+            format="space",
+            digests=dict(digests),
+        )
         uow.event("release.push", {"release": row.id, "space": space_id}, commit=commit)

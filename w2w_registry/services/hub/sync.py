@@ -12,20 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.listing import matching
-from w2w_registry.catalog.models import (
-    Event,
-    InputKind,
-    OperationInput,
-    Release,
-    ReleaseState,
-    Takedown,
-    TakedownState,
-    Version,
-)
+from w2w_registry.catalog import publications
+from w2w_registry.catalog.events import events
+from w2w_registry.catalog.lineage import taken_repos
+from w2w_registry.catalog.models import Release, ReleaseState, Takedown
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
@@ -38,8 +30,6 @@ from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.registry import Progress, Registry, no_progress
-
-_UP = (ReleaseState.PUBLISHED, ReleaseState.TAKEDOWN_QUEUED, ReleaseState.HIDDEN, ReleaseState.GATED)
 
 
 @dataclass(frozen=True)
@@ -114,16 +104,10 @@ def list_releases(registry: Registry, where: str | None = None) -> list[dict[str
         WhereError: it does not parse.
     """
     with registry.catalog.read() as session:
-        query = select(Release).order_by(Release.id.desc())
-        if where is not None:
-            query = query.join(Version, Version.id == Release.version_id).join(Version.identity)
-            query = query.where(matching(session, parse_where(where)))
-        rows = list(session.scalars(query))
+        rows = publications.list_releases(session, None if where is None else parse_where(where))
         versions = [r.version_id for r in rows if r.version_id is not None]
         states = gate.consent_states(session, versions, now(), gate.rules_of(registry))
-        waiting = {
-            t.release_id: t for t in session.scalars(select(Takedown).where(Takedown.state != TakedownState.DONE))
-        }
+        waiting = {t.release_id: t for t in publications.open_takedowns(session)}
         return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
 
 
@@ -175,9 +159,7 @@ def _compare(
         rows = _newest(session, hub.endpoint)
         options = _options(session)
         published = [_published(registry, session, row, options.get(row.id, Options())) for row in rows]
-        known = {row.repo_id for row in session.scalars(select(Release).where(Release.endpoint == hub.endpoint))}
-        pulled = session.scalars(select(OperationInput.ref).where(OperationInput.kind == InputKind.HUB).distinct())
-        known |= {ref.partition("@")[0] for ref in pulled if ref is not None}
+        known = publications.known_repos(session, hub.endpoint) | taken_repos(session)
         unfinished = [(job.state["repo"], job.state["ref"]) for job in begun]
     states = {p.repo_id: release.look(hub, p.repo_id) for p in published}
     known |= {state.repo_id for state in states.values() if state is not None}
@@ -195,11 +177,8 @@ def _compare(
 
 def _newest(session: Session, endpoint: str) -> list[Release]:
     """The newest release per repo that should be up, and every one being taken down."""
-    rows = session.scalars(
-        select(Release).where(Release.endpoint == endpoint, Release.state.in_(_UP)).order_by(Release.id)
-    )
     newest: dict[str, Release] = {}
-    for row in rows:
+    for row in publications.releases_in(session, endpoint):
         before = newest.get(row.repo_id)
         if before is None or before.state is not ReleaseState.TAKEDOWN_QUEUED:
             newest[row.repo_id] = row
@@ -265,9 +244,7 @@ def _settle(registry: Registry, hub: Hub, item: SyncItem, jobs: Mapping[str, str
 def _drain(registry: Registry, hub: Hub, repo_id: str) -> bool:
     """Perform the takedowns of a repo: several versions of one identity may have been released there."""
     with registry.catalog.read() as session:
-        releases = session.scalars(
-            select(Release.id).where(Release.repo_id == repo_id, Release.endpoint == hub.endpoint)
-        ).all()
+        releases = [row.id for row in publications.releases_in(session, hub.endpoint, repo_id)]
     outcomes = takedown.drain(registry, hub, releases=releases)
     for outcome in outcomes:
         if outcome.error is not None:
@@ -284,21 +261,14 @@ def _write_down(registry: Registry, hub: Hub, item: SyncItem) -> None:
     """Take over what the Hub shows: gone, renamed, or less open than it was published."""
     state = release.look(hub, item.repo_id)
     with registry.catalog.write(registry.actor) as uow:
-        rows = uow.session.scalars(
-            select(Release).where(
-                Release.repo_id == item.repo_id,
-                Release.endpoint == hub.endpoint,
-                Release.state != ReleaseState.DELETED,
-            )
-        )
         touched = []
-        for row in rows:
+        for row in publications.releases_in(uow.session, hub.endpoint, item.repo_id):
             if state is None:
                 row.state = ReleaseState.DELETED
             else:
                 row.repo_id = state.repo_id
-                row.visibility = "private" if state.private else "public"
-                row.gated = "manual" if state.gated else ""
+                for name, word in Access.of(private=state.private, gated=state.gated).words.items():
+                    setattr(row, name, word)
             row.checked_at = uow.now()
             touched.append(row.id)
         uow.event("release.record", {"release": touched}, difference=str(item.difference))
@@ -326,7 +296,7 @@ def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
 def _options(session: Session) -> dict[int, Options]:
     """How releases were made, by id, as the events of their pushes say; the prompt is in the card alone."""
     found: dict[int, Options] = {}
-    for event in session.scalars(select(Event).where(Event.action == "release.push").order_by(Event.seq)):
+    for event in events(session, action="release.push"):
         if "options" in event.payload:
             found[event.objects["release"]] = Options.from_json(event.payload["options"])
     return found

@@ -9,23 +9,23 @@ Copies that others have downloaded are out of reach of all this.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.depictions import depicting_ids
+from w2w_registry.catalog.lookup import version_ids_of
 from w2w_registry.catalog.models import (
     Release,
     ReleaseState,
     Takedown,
     TakedownState,
-    Version,
-    VersionSubject,
 )
 from w2w_registry.catalog.personal_data import forget_releases
+from w2w_registry.catalog.publications import open_takedowns, releases_in, releases_of
 from w2w_registry.catalog.resolve import identity_named, version_for
 from w2w_registry.errors import HubError, NotFound, RegistryError
 from w2w_registry.hub.api import Hub, RepoState
@@ -33,7 +33,6 @@ from w2w_registry.hub.bundle import CARD, DOCUMENT, SPACE_DOCUMENT
 from w2w_registry.hub.card import removed_card
 from w2w_registry.hub.plan import TakedownStep, plan_takedown, still_up
 from w2w_registry.records import IdentityRef, iso, now
-from w2w_registry.services.consent.gate import descendants
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
@@ -116,7 +115,7 @@ def drain(
     registry: Registry,
     hub: Hub,
     *,
-    releases: Iterable[int] | None = None,
+    releases: Collection[int] | None = None,
     due_only: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[Outcome, ...]:
@@ -127,12 +126,7 @@ def drain(
         due_only: leave alone what failed lately and is to be retried later.
     """
     with registry.catalog.read() as session:
-        query = select(Takedown.id).where(Takedown.state != TakedownState.DONE).order_by(Takedown.created, Takedown.id)
-        if releases is not None:
-            query = query.where(Takedown.release_id.in_(list(releases)))
-        if due_only:
-            query = query.where(or_(Takedown.next_at.is_(None), Takedown.next_at <= now()))
-        waiting = list(session.scalars(query))
+        waiting = [row.id for row in open_takedowns(session, releases=releases, due=now() if due_only else None)]
     outcomes = []
     for number, takedown_id in enumerate(waiting, start=1):
         outcomes.append(_perform(registry, hub, takedown_id))
@@ -142,8 +136,7 @@ def drain(
 
 def queued(session: Session) -> list[Takedown]:
     """Takedowns that are not finished, oldest first."""
-    query = select(Takedown).where(Takedown.state != TakedownState.DONE).order_by(Takedown.created, Takedown.id)
-    return list(session.scalars(query))
+    return open_takedowns(session)
 
 
 def release_ref(release: Release) -> str:
@@ -156,20 +149,17 @@ def release_ref(release: Release) -> str:
 
 # -- which releases ----------------------------------------------------------------------------
 def _releases(session: Session, name: str | None, subject: str | None) -> list[Release]:
-    query = select(Release).where(Release.state != ReleaseState.DELETED, Release.version_id.is_not(None))
     if subject is not None:
-        own = select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)
-        down = descendants(own)
-        query = query.where(Release.version_id.in_(select(down.c.version_id)))
+        versions = depicting_ids(session, subject)
     else:
         assert name is not None
         ref = IdentityRef.parse(name)
         if ref.number is None and ref.alias is None:
-            identity = identity_named(session, ref.name)
-            query = query.where(Release.version_id.in_(select(Version.id).where(Version.identity_id == identity.id)))
+            versions = set(version_ids_of(session, identity_named(session, ref.name).id))
         else:
-            query = query.where(Release.version_id == version_for(session, ref, any_state=True).id)
-    return list(session.scalars(query.order_by(Release.id)))
+            versions = {version_for(session, ref, any_state=True).id}
+    rows = [row for row in releases_of(session, versions) if row.state is not ReleaseState.DELETED]
+    return sorted(rows, key=lambda row: row.id)
 
 
 # -- performing --------------------------------------------------------------------------------
@@ -259,13 +249,8 @@ def _finish(registry: Registry, takedown_id: str, state: RepoState | None) -> No
         last = TakedownStep(plan_takedown(row.wanted, [])[-1])
         row.state, row.finished, row.next_at, row.last_error = TakedownState.DONE, uow.now(), None, None
         end = ReleaseState.DELETED if state is None else _END[last]
-        same = select(Release).where(
-            Release.repo_id == row.release.repo_id,
-            Release.endpoint == row.release.endpoint,
-            Release.state != ReleaseState.DELETED,
-        )
         touched: list[int] = []
-        for release in uow.session.scalars(same):
+        for release in releases_in(uow.session, row.release.endpoint, row.release.repo_id):
             if release.id == row.release_id or release.state is not ReleaseState.TAKEDOWN_QUEUED:
                 release.state, release.checked_at = end, uow.now()
                 if state is not None:

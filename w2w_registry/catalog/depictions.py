@@ -1,0 +1,142 @@
+"""Whom versions depict: by their own account, or through what they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sqlalchemy import CTE, ColumnElement, and_, exists, func, literal, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import Identity, Version, VersionSubject
+from w2w_registry.catalog.lineage import descendant_ids
+from w2w_registry.catalog.lookup import versions_of_subject
+from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.rows import chunked
+from w2w_registry.records import IdentityRef, Kind, OperationKind, VersionState
+
+
+class Likeness(NamedTuple):
+    """Somebody upstream of ``root``: ``subject`` None when nobody is named; ``through``: the version that brings them
+    in, ``derived`` when that is an ancestor."""
+
+    root: int
+    subject: str | None
+    derived: bool
+    through: str
+
+
+class Depiction(NamedTuple):
+    """A version that depicts a subject, ``derived`` when only through what it was made of; ``files``: its artifacts."""
+
+    version_id: int
+    ref: str
+    derived: bool
+    state: VersionState
+    files: tuple[str, ...]
+
+
+def depicting_ids(session: Session, subject: str) -> set[int]:
+    """Ids of every version that depicts a subject, in any state, derivatives included."""
+    return descendant_ids(session, versions_of_subject(session, subject))
+
+
+def depictions(session: Session, subject: str) -> list[Depiction]:
+    """Every version that depicts a subject, in any state, derivatives included."""
+    own = select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)
+    start = select(Version.id.label("version_id"), literal(0).label("derived")).where(Version.id.in_(own))
+    down = start.cte("down", recursive=True)
+    down = down.union(
+        select(Version.id, literal(1))
+        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
+        .join(down, OperationInput.version_id == down.c.version_id)
+    )
+    reached = (
+        select(down.c.version_id, func.min(down.c.derived).label("derived")).group_by(down.c.version_id).subquery()
+    )
+    rows = session.execute(
+        select(
+            reached.c.version_id,
+            reached.c.derived,
+            Identity.name,
+            Version.number,
+            Version.state,
+            Version.artifact_digest,
+            Version.preview_digest,
+            Version.manifest_digest,
+        )
+        .join(Version, Version.id == reached.c.version_id)
+        .join(Identity, Identity.id == Version.identity_id)
+        .order_by(reached.c.version_id)
+    )
+    return [
+        Depiction(i, str(IdentityRef(name, number)), bool(derived), state, tuple(d for d in files if d is not None))
+        for i, derived, name, number, state, *files in rows
+    ]
+
+
+def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> Iterator[Likeness]:
+    """Everybody depicted by these versions or their ancestors; of ``kinds`` somebody is, named or not."""
+    for chunk in chunked(version_ids):
+        up = _ancestors(chunk)
+        named = (
+            select(up.c.root, VersionSubject.subject_id, up.c.derived, Identity.name, Version.number)
+            .join(VersionSubject, VersionSubject.version_id == up.c.version_id)
+            .join(Version, Version.id == up.c.version_id)
+            .join(Identity, Identity.id == Version.identity_id)
+        )
+        unnamed = (
+            select(up.c.root, literal(None), up.c.derived, Identity.name, Version.number)
+            .join(Version, Version.id == up.c.version_id)
+            .join(Identity, Identity.id == Version.identity_id)
+            .join(Operation, Operation.id == Version.operation_id)
+            .where(_nobody_named(kinds))
+        )
+        for query in (named, unnamed):
+            for root, subject, derived, name, number in session.execute(query):
+                yield Likeness(root, subject, bool(derived), str(IdentityRef(name, number)))
+
+
+def own_likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> dict[int, set[str | None]]:
+    """Version id -> whom it depicts by its own account (None: somebody unnamed), for every one that exists."""
+    found: dict[int, set[str | None]] = {}
+    for chunk in chunked(version_ids):
+        found.update((i, set()) for i in session.scalars(select(Version.id).where(Version.id.in_(chunk))))
+        named = select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
+        for version, subject in session.execute(named):
+            found[version].add(subject)
+        unnamed = select(Version.id).join(Identity).join(Operation).where(Version.id.in_(chunk), _nobody_named(kinds))
+        for version in session.scalars(unnamed):
+            found[version].add(None)
+    return found
+
+
+def _ancestors(version_ids: Sequence[int]) -> CTE:
+    """Recursive SQL: (root, version_id, derived) for the given versions (derived 0) and all their ancestors (1)."""
+    base = select(Version.id.label("root"), Version.id.label("version_id"), literal(0).label("derived")).where(
+        Version.id.in_(version_ids)
+    )
+    up = base.cte("up", recursive=True)
+    # UNION, not UNION ALL: a version reached twice is followed once, so that diamonds do not multiply
+    return up.union(
+        select(up.c.root, OperationInput.version_id, literal(1))
+        .join(Version, Version.id == up.c.version_id)
+        .join(OperationInput, OperationInput.operation_id == Version.operation_id)
+        .where(OperationInput.version_id.is_not(None))
+    )
+
+
+def _nobody_named(kinds: Collection[Kind]) -> ColumnElement[bool]:
+    """SQL over version, identity and operation: somebody is depicted and nobody named.
+
+    That is where a likeness enters the graph (no version behind it) without a subject. Sampled identities depict
+    nobody.
+    """
+    return and_(
+        Identity.kind.in_(sorted(kinds)),
+        Operation.kind != OperationKind.SAMPLE.value,
+        ~exists().where(VersionSubject.version_id == Version.id),
+        ~exists().where(
+            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
+        ),
+    )
