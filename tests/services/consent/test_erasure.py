@@ -157,7 +157,7 @@ def test_including_blocked_ones_does_not_open_the_gate(registry: Registry, world
             search(registry, "p0001", include_blocked=include)
     found = search(registry, "p0002", include_blocked=True, limit=20)
     assert "p0001" in [hit.identity for hit in found.results]
-    found = search(registry, "p0002", include_blocked=True, where='identity != "p0001"', limit=20)
+    found = search(registry, "p0002", include_blocked=True, where='name != "p0001"', limit=20)
     assert "p0001" not in [hit.identity for hit in found.results]
 
 
