@@ -1,6 +1,7 @@
 """Benchmarks: ours beside a peer, in one run, read as ratios.
 
     python -m benchmarks [--small] [--only NAME …] [--json FILE] [--list]
+                         [--gallery NPZ] [--held NPZ]
 
 Each benchmark is a module of ``benchmarks/cases`` and runs in a process of its own, so that none finds another's
 memory. The table goes to standard output, progress to standard error. Exit status: 0 when all ran, 1 when one failed
@@ -27,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--small", action="store_true", help="small sizes: all benchmarks in ten minutes on two cores")
     options.add_argument("--only", metavar="NAME", action="append", help="run this benchmark; may be repeated")
     options.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
+    options.add_argument("--gallery", metavar="NPZ", type=Path, help="fingerprints that verdicts are learned from")
+    options.add_argument("--held", metavar="NPZ", type=Path, help="fingerprints that verdicts are judged on")
     options.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     options.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)  # a child process: rows to --json, no table
     return options
@@ -35,6 +38,9 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     options = parser()
     asked = options.parse_args(arguments)
+    # A benchmark runs in a process of its own: what it is to read travels in the environment.
+    given = {"BENCH_GALLERY": asked.gallery, "BENCH_HELD": asked.held}
+    os.environ.update({name: str(path.absolute()) for name, path in given.items() if path})
     known = frame.names()
     if asked.list:
         print("\n".join(f"{name:16} {frame.first_line(name)}" for name in known))

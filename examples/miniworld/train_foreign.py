@@ -22,7 +22,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from examples.miniworld import identities as people
 from examples.miniworld.pipeline import PROMPT, tokenise
 from examples.miniworld.train_loras import PILOT, Base
 from examples.miniworld.train_vae import BUILD
@@ -122,7 +121,9 @@ class Trainer:
             part.requires_grad_(False)
         common: dict[str, Any] = {"init_lora_weights": "gaussian"}
         pipe.unet.add_adapter(
-            LoraConfig(r=kind.rank, lora_alpha=kind.rank, target_modules=list(kind.targets), use_dora=kind.dora, **common)
+            LoraConfig(
+                r=kind.rank, lora_alpha=kind.rank, target_modules=list(kind.targets), use_dora=kind.dora, **common
+            )
         )
         parts = {"unet": pipe.unet}
         if kind.text_rank:

@@ -1,0 +1,140 @@
+"""Who is it, among N, and is it anybody: the learned verdict against plain cosine, on people held out of learning.
+
+``--gallery NPZ`` (arrays ``gallery`` (n, d), ``queries`` and ``foreign`` with their rows ``queries_of`` and
+``foreign_of``, ``strangers``) is what the model learns from; ``--held NPZ``, of the same form, is what it is judged on.
+Without it the people of the first are split in four, and each quarter is judged by a model that learned from the
+others. Without either, the mini world's own fingerprints are read. Fails when the figures fall short of the targets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.frame import Row
+from w2w_registry.space.intervals import mean
+from w2w_registry.space.verdict import Repeats, VerdictModel, learn
+
+Array = NDArray[np.float64]
+GALLERY, HELD = "BENCH_GALLERY", "BENCH_HELD"
+ALARMS = 0.01
+FOLDS = 4
+KINDS = ("queries", "foreign")
+RECALL = {"queries": 0.998, "foreign": 0.996}
+ACCEPTED = {"queries": 0.99, "foreign": 0.90}
+ACCEPTED_SMALL = {"queries": 0.985, "foreign": 0.98}
+NAMES = {"queries": "retrained", "foreign": "foreign"}
+
+
+class FellShort(Exception):
+    """A figure below its target."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """Fingerprints of people: ``gallery`` (n, d), ``queries`` and ``foreign`` (m, d) with gallery rows ``of``."""
+
+    gallery: Array
+    asked: dict[str, Array]
+    of: dict[str, NDArray[np.int64]]
+    strangers: Array
+
+    @classmethod
+    def read(cls, path: Path) -> Data:
+        with np.load(path) as file:
+            asked = {kind: file[kind].astype(np.float64) for kind in KINDS}
+            of = {kind: file[f"{kind}_of"] for kind in KINDS}
+            return cls(file["gallery"].astype(np.float64), asked, of, file["strangers"].astype(np.float64))
+
+    def only(self, rows: NDArray[np.int64]) -> Data:
+        """The queries of these people; gallery and strangers stay."""
+        keep = {kind: np.isin(self.of[kind], rows) for kind in KINDS}
+        asked = {kind: self.asked[kind][keep[kind]] for kind in KINDS}
+        return Data(self.gallery, asked, {kind: self.of[kind][keep[kind]] for kind in KINDS}, self.strangers)
+
+    def model(self, repeats: bool = True) -> VerdictModel:
+        given = [Repeats(NAMES[kind], self.asked[kind], self.of[kind]) for kind in KINDS] if repeats else []
+        return learn(self.gallery, given)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Per query of one kind: was it the best, was it accepted at the strangers' threshold, was it called ``same``."""
+
+    first: NDArray[np.bool_]
+    accepted: NDArray[np.bool_]
+    same: NDArray[np.bool_]
+    alarms: NDArray[np.bool_]
+
+
+def judged(model: VerdictModel, data: Data, kind: str) -> Found:
+    best = _scores(model, data.strangers, data.gallery).max(1)
+    threshold = np.quantile(best, 1 - ALARMS)
+    scores = _scores(model, data.asked[kind], data.gallery)
+    own = scores[np.arange(len(scores)), data.of[kind]]
+    first = scores.argmax(1) == data.of[kind]
+    size = len(data.gallery)
+    called = model.strangers.false_alarm(own, size) <= ALARMS
+    alarms = model.strangers.false_alarm(best, size) <= ALARMS
+    return Found(first, first & (own > threshold), first & called, alarms)
+
+
+def _scores(model: VerdictModel, queries: Array, gallery: Array) -> Array:
+    return np.concatenate([model.score(part, gallery) for part in np.array_split(queries, max(1, len(queries) // 128))])
+
+
+def folds(data: Data) -> Iterator[tuple[Data, Data]]:
+    """(learn from, judge on), by person."""
+    people = np.unique(np.concatenate([data.of[kind] for kind in KINDS]))
+    for part in np.array_split(np.random.default_rng(0).permutation(people), FOLDS):
+        yield data.only(np.setdiff1d(people, part)), data.only(part)
+
+
+def rows(small: bool) -> Iterator[Row]:
+    path = os.environ.get(GALLERY)
+    data = Data.read(Path(path)) if path else _miniworld()
+    held = os.environ.get(HELD)
+    pairs = [(data, Data.read(Path(held)))] if held else list(folds(data))[: 1 if small else FOLDS]
+    models = [(one.model(), one.model(repeats=False), other) for one, other in pairs]
+    targets = ACCEPTED if len(data.gallery) > 4096 else ACCEPTED_SMALL
+    short = []
+    for kind in KINDS:
+        found = [judged(model, other, kind) for model, _, other in models]
+        plain = [judged(model, other, kind) for _, model, other in models]
+        first, accepted, same = (
+            np.concatenate([getattr(f, key) for f in found]).astype(float) for key in ("first", "accepted", "same")
+        )
+        cosine = float(np.concatenate([f.accepted for f in plain]).mean())
+        quality = {
+            "recall@1": str(mean(first)),
+            f"accepted at {ALARMS:.0%} false alarms": str(mean(accepted)),
+            "called same": str(mean(same)),
+            "strangers called same": float(np.mean([f.alarms.mean() for f in found])),
+        }
+        size = {
+            "unit": "accepted",
+            "gallery": len(data.gallery),
+            "strangers": len(pairs[0][1].strangers),
+            "judged on": "--held" if held else f"{len(pairs)} splits by person",
+        }
+        yield Row(f"verdict, {NAMES[kind]}", float(accepted.mean()), cosine, "cosine", quality, size, True)
+        for what, figure, target in (
+            ("recall@1", float(first.mean()), RECALL[kind]),
+            ("accepted", float(accepted.mean()), targets[kind]),
+        ):
+            if figure < target:
+                short.append(f"{NAMES[kind]}: {what} {figure:.4f}, should be at least {target}")
+    if short:
+        raise FellShort("; ".join(short))
+
+
+def _miniworld() -> Data:
+    from examples.miniworld.fingerprints import data
+
+    gallery, queries, of, strangers = data()
+    return Data(gallery, queries, of, strangers)
