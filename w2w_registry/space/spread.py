@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 
-RIDGE: Final = 0.07
+RIDGE: Final = 0.1
 """Of the mean variance, added to every direction of a within-person covariance: what few repeats cannot show is
 assumed to be there."""
 WEIGHTS: Final = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
@@ -118,6 +118,9 @@ def _shrunk(residuals: Array, form: Array, ridge: float = RIDGE) -> Array:
         cov = (rows.T @ rows + weight * smooth(rows)) / (len(rows) + weight)
         return np.asarray(cov + ridge * np.trace(cov) / width * np.eye(width))
 
+    if ridge and count >= 2 * width:
+        # Enough to be believed, off the axes too: what is between two look-alikes lies where no form expects it.
+        return mixed(residuals, 0.0)
     if count < 2 * FOLDS:
         return mixed(residuals, WEIGHTS[-1])
     parts = np.arange(count) % FOLDS
