@@ -8,6 +8,7 @@ tool an adapter comes from, fingerprints of one base model can be compared.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, quiet
 from w2w_registry.errors import BadLora
 from w2w_registry.lora import read_lora
-from w2w_registry.lora.read import DIFFUSERS_FILE, PEFT_FILE
+from w2w_registry.lora.read import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
 from w2w_registry.space.layout import Layout, layout_of
 
 Float32 = NDArray[np.float32]
@@ -35,15 +36,17 @@ WIDTH: Final = 512
 BATCH: Final = 32
 _SEED: Final = 20260101
 _NAME: Final = "probed"
+_PEFT: Final = "base_model.model."
 
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter ready to be probed: a plain LoRA's ``theta`` (D,) in its ``layout``, or the ``state`` dict of any other."""
+    """An adapter ready to be probed: a plain LoRA (``layout``, ``theta`` (D,)), or any other as diffusers takes it:
+    the ``source`` is its safetensors file, or tensors by diffusers' names."""
 
     layout: Layout | None = None
     theta: Float32 | None = None
-    state: dict[str, Tensor] | None = None
+    source: Path | dict[str, Tensor] | None = None
 
 
 def read_adapter(path: str | Path) -> Adapter:
@@ -56,10 +59,9 @@ def read_adapter(path: str | Path) -> Adapter:
     try:
         lora = read_lora(path)
     except BadLora as error:
-        state = _state(Path(path), error)
-        return Adapter(state=state)
+        return Adapter(source=_source(Path(path), error))
     if lora.ignored:
-        return Adapter(state=_state(Path(path), None))
+        return Adapter(source=_source(Path(path), None))
     # α/r goes into B, so that modules with different alphas fit one layout.
     tensors = {
         (module, factor): (value * (lora.alphas[module] / lora.rank(module)) if factor == "B" else value)
@@ -67,7 +69,7 @@ def read_adapter(path: str | Path) -> Adapter:
     }
     ranks = {module: lora.rank(module) for module in lora.modules}
     if len(set(ranks.values())) > 1 or any(value.ndim != 2 for value in tensors.values()):
-        return Adapter(state=_state(Path(path), None))
+        return Adapter(source=_source(Path(path), None))
     layout = layout_of({key: value.shape for key, value in tensors.items()}, float(next(iter(ranks.values()))))
     return Adapter(layout, layout.flatten(tensors))
 
@@ -140,7 +142,7 @@ class _Probe:
             with bank.apply(theta.to(self.model.device)):
                 answer = self._ask(self.words, len(adapters))
         else:
-            with _loaded(self.model.pipe, first.state or {}):
+            with _loaded(self.model.pipe, first.source or {}):
                 answer = self._ask(self.model.encode_text(self.prompt), 1)
         moved = (answer - self.own) * self.scale
         found: Float32 = (moved.flatten(1) @ self.matrix).cpu().numpy()
@@ -164,14 +166,19 @@ def _projection(size: int) -> Float32:
 
 
 @contextmanager
-def _loaded(pipe: Any, state: dict[str, Tensor]) -> Iterator[None]:
+def _loaded(pipe: Any, source: Path | dict[str, Tensor]) -> Iterator[None]:
     """Inside the block ``pipe`` has the adapter, as diffusers loads it.
 
     Raises:
         BadLora: it cannot.
     """
     try:
-        pipe.load_lora_weights(dict(state), adapter_name=_NAME)
+        with quiet():
+            if isinstance(source, Path):
+                where = {"weight_name": source.name, "local_files_only": True, "use_safetensors": True}
+                pipe.load_lora_weights(str(source.parent), adapter_name=_NAME, **where)
+            else:
+                pipe.load_lora_weights(dict(source), adapter_name=_NAME)
         if not pipe.get_list_adapters():
             raise ValueError("none of its keys names a part of this base model")
     except Exception as error:  # diffusers and PEFT raise whatever they happen to stumble over
@@ -194,10 +201,14 @@ def _unload(pipe: Any) -> None:
             getattr(pipe, part).delete_adapters(_NAME)
 
 
-def _state(path: Path, unread: BadLora | None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file (never a pickle), keys and alphas as diffusers wants them."""
-    import json
+def _source(path: Path, unread: BadLora | None) -> Path | dict[str, Tensor]:
+    """What diffusers can load of an adapter: its file, or PEFT's tensors under diffusers' names, α/r in B.
 
+    Only safetensors are opened, never a pickle.
+
+    Raises:
+        BadLora: ``unread``, where given, when the file holds no tensors.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -208,13 +219,17 @@ def _state(path: Path, unread: BadLora | None) -> dict[str, Tensor]:
         state: dict[str, Tensor] = load_file(str(file))
     except (OSError, ValueError, SafetensorError):
         raise unread or BadLora(path=str(path), reason="cannot be read") from None
-    state = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    if not any(key.startswith("base_model.model.") for key in state):
-        return state
-    config_file = file.parent / "adapter_config.json"
+    if not any(key.startswith(_PEFT) for key in state):
+        return file
+    config_file = file.parent / PEFT_CONFIG
     config = json.loads(config_file.read_text()) if config_file.is_file() else {}
-    renamed = {}
-    for key, value in state.items():
-        scale = float(config.get("lora_alpha") or value.shape[-1]) / value.shape[-1] if ".lora_B." in key else 1.0
-        renamed["unet." + key.removeprefix("base_model.model.").removeprefix("unet.")] = value * scale
-    return renamed
+    if config.get("alpha_pattern") or config.get("use_rslora"):
+        raise unread or BadLora(path=str(path), reason="its scale differs by module, in a way only PEFT knows")
+    return {
+        f"unet.{key.removeprefix(_PEFT).removeprefix('unet.')}": value.float() * _scale(key, value, config)
+        for key, value in state.items()
+    }
+
+
+def _scale(key: str, value: Tensor, config: dict[str, Any]) -> float:
+    return float(config.get("lora_alpha") or value.shape[-1]) / value.shape[-1] if ".lora_B." in key else 1.0

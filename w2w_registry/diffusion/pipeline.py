@@ -246,7 +246,7 @@ def load_model(
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise NotFound(what="diffusers pipeline (a folder with model_index.json)", name=name)
     try:
-        with _quiet(), memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
+        with quiet(), memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
             from diffusers import DiffusionPipeline
 
             index = DiffusionPipeline.load_config(name, revision=revision)
@@ -280,7 +280,7 @@ def load_model(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The libraries' remarks and progress bars about loading are not the user's business."""
     import logging as standard
     import warnings

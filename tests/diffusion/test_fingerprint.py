@@ -1,0 +1,125 @@
+"""Fingerprints: what an adapter makes the base model predict, whatever form the adapter has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+
+from examples.miniworld.unpack import DATA, Loras, load_loras
+from w2w_registry.diffusion import fingerprint
+from w2w_registry.diffusion.fingerprint import WIDTH, Adapter, fingerprints, of_thetas, read_adapter
+from w2w_registry.diffusion.pipeline import DiffusionModel, load_model
+from w2w_registry.errors import BadLora
+from w2w_registry.lora import lora_files
+
+PROMPT = "photo of sks person"
+Array = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusionModel:
+    return load_model(DATA / "pipeline", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def loras() -> Loras:
+    return load_loras()
+
+
+def save(folder: Path, loras: Loras, theta: Array, form: str = "peft") -> Path:
+    files = lora_files(folder, loras.layout.unflatten(theta), loras.layout.alpha, fmt=form)  # type: ignore[arg-type]
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def near(a: Array, b: Array) -> bool:
+    return bool(np.abs(a - b).max() < 1e-3 * np.abs(b).max())
+
+
+def test_a_retrained_person_is_found_and_says_the_same_for_any_factors(model: DiffusionModel, loras: Loras) -> None:
+    gallery = of_thetas(model, loras.layout, loras.theta[:60], PROMPT)
+    again = of_thetas(model, loras.layout, loras.retrained[:20], PROMPT, batch=7)
+    centre = gallery.mean(0)
+    a, b = gallery - centre, again - centre
+    cosine = (b / np.linalg.norm(b, axis=1, keepdims=True)) @ (a / np.linalg.norm(a, axis=1, keepdims=True)).T
+    assert (cosine.argmax(1) == np.arange(20)).all()
+    refactored = loras.theta[0].copy()
+    for tensor, part in loras.layout.slices():
+        refactored[part] *= -3.0 if tensor.factor == "A" else -1 / 3.0
+    assert near(of_thetas(model, loras.layout, refactored[None], PROMPT), gallery[:1])
+
+
+def test_an_adapter_that_does_nothing_has_no_fingerprint(model: DiffusionModel, loras: Loras) -> None:
+    found = of_thetas(model, loras.layout, loras.theta0[None], PROMPT)
+    assert found.shape == (1, WIDTH)
+    assert np.abs(found).max() < 1e-4
+
+
+@pytest.mark.parametrize("form", ["peft", "diffusers", "kohya"])
+def test_read_by_us_or_by_diffusers_it_is_the_same(
+    model: DiffusionModel, loras: Loras, tmp_path: Path, form: str
+) -> None:
+    path = save(tmp_path / "x.safetensors" if form == "kohya" else tmp_path / "x", loras, loras.theta[3], form)
+    ours = read_adapter(path)
+    assert ours.theta is not None
+    theirs = Adapter(source=fingerprint._source(path, None))
+    both = fingerprints(model, [ours, theirs], PROMPT)
+    assert near(both[1:], both[:1])
+
+
+def test_a_text_encoder_part_and_dora_count(model: DiffusionModel, loras: Loras, tmp_path: Path) -> None:
+    plain = {
+        f"unet.{module}.lora_{factor}.weight": torch.from_numpy(value.copy())
+        for (module, factor), value in loras.layout.unflatten(loras.theta[3]).items()
+    }
+    text = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    generator = torch.Generator().manual_seed(0)
+    also = plain | {
+        f"{text}.lora_{f}.weight": torch.randn(s, generator=generator) for f, s in (("A", (2, 64)), ("B", (64, 2)))
+    }
+    weights = dict(model.unet.named_parameters())
+    magnitudes = {
+        f"unet.{m}.lora_magnitude_vector": 1.5 * weights[f"{m}.weight"].norm(dim=1) for m in loras.layout.modules
+    }
+    for name, state in (("plain", plain), ("text", also), ("dora", plain | magnitudes)):
+        save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / f"{name}.safetensors")
+    before = model.unet_digest
+    adapters = [read_adapter(tmp_path / f"{name}.safetensors") for name in ("plain", "text", "dora")]
+    found = fingerprints(model, adapters, PROMPT)
+    for other in found[1:]:
+        assert np.linalg.norm(other - found[0]) > 0.05 * np.linalg.norm(found[0])
+    # Nothing stays behind: the base model answers as before, and so does every adapter.
+    del model.__dict__["unet_digest"]
+    assert model.unet_digest == before
+    assert near(fingerprints(model, adapters[::-1], PROMPT)[::-1], found)
+
+
+def test_what_nobody_can_load_is_refused(model: DiffusionModel, tmp_path: Path) -> None:
+    save_file({"unet.nowhere.lora_A.weight": torch.zeros(1, 4)}, tmp_path / "odd.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not a tensor file")
+    with pytest.raises(BadLora):
+        read_adapter(tmp_path / "broken.safetensors")
+    with pytest.raises(BadLora):
+        fingerprints(model, [read_adapter(tmp_path / "odd.safetensors")], PROMPT)
+
+
+def test_epsilon_and_v_prediction_say_the_same(model: DiffusionModel, loras: Loras) -> None:
+    """Of one network, read as predicting noise or velocity, the change of the predicted picture differs by a factor
+    that depends on nothing but the noise: comparisons stay what they are."""
+    before = of_thetas(model, loras.layout, loras.theta[:4], PROMPT)
+    config = model.scheduler.config
+    model.pipe.scheduler.register_to_config(prediction_type="epsilon")
+    try:
+        after = of_thetas(model, loras.layout, loras.theta[:4], PROMPT)
+    finally:
+        model.pipe.scheduler.register_to_config(prediction_type=config.prediction_type)
+    factor = np.linalg.norm(after) / np.linalg.norm(before)
+    assert factor > 1
+    assert near(after, factor * before)
