@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from tempfile import SpooledTemporaryFile
+from typing import Annotated, Any, BinaryIO, cast
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from w2w_registry.records import IdentityRef, iso
+from w2w_registry.records import iso
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search import query as searching
+from w2w_registry.web import uploads
+from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Look, Make
 
 router = APIRouter(prefix="/api/v1")
+_BYTES = {"type": "string", "format": "binary"}
 
 
 class Tags(BaseModel):
@@ -108,15 +113,30 @@ def search(desk: Look, asked: Search) -> JSONResponse:
     )
 
 
-def registered(desk: Look, query: str) -> str:
-    """``query`` as ``name@number`` of a version that is there: what comes over the network is never a path.
+@router.post(
+    "/search/file",
+    openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
+)
+async def search_file(
+    desk: Look,
+    request: Request,
+    name: str = "query.safetensors",
+    limit: Annotated[int, Query(ge=1, le=200)] = 10,
+    space: str | None = None,
+    where: str | None = None,
+) -> JSONResponse:
+    """The identities nearest to a LoRA: its `.safetensors` file is the body. Nothing is registered."""
+    with SpooledTemporaryFile(max_size=1 << 20) as stream:
+        async for chunk in request.stream():
+            stream.write(chunk)
+        stream.seek(0)
+        sent = UploadFile(cast(BinaryIO, stream), filename=name)
 
-    Raises:
-        BadName, NotFound.
-    """
-    ref = IdentityRef.parse(query)
-    shown = manage.show(desk.registry, str(ref))
-    return f"{shown['identity']}@{shown['version']}"
+        def run() -> dict[str, Any]:
+            with uploads.adapter([sent]) as query:
+                return searching.search(desk.registry, query, limit=limit, space=space, where=where).to_json()
+
+        return answer(await run_in_threadpool(run))
 
 
 @router.post("/tags")

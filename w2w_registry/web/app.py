@@ -38,11 +38,12 @@ def create_app(registry: Registry, access: Access, hosts: frozenset[str], *, lim
         redirect_slashes=False,
     )
     app.state.site = Site(registry, access)
+    app.state.limits = limits = limits or Limits()
     # Side by side in one list, so that a walk over ``app.routes`` meets every one.
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])
     for kind in (RegistryError, Problem, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
-    app.add_middleware(Guard, access=access, hosts=hosts, limits=limits or Limits())
+    app.add_middleware(Guard, access=access, hosts=hosts, limits=limits)
     return app
 
 

@@ -101,4 +101,5 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "percent": percent,
     "alt": alt,
     "tag_where": tag_where,
+    "quoted": quoted,
 }

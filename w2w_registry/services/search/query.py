@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,11 @@ class _Point:
     coordinates: NDArray[np.float32]
     residual: float | None
     warnings: tuple[str, ...] = ()
+
+
+def false_alarm(false_match_rate: float | None, gallery: int) -> float | None:
+    """The probability that a stranger reaches the threshold with anybody at all: 1 − (1 − f)^N in a gallery of N."""
+    return None if false_match_rate is None else -math.expm1(gallery * math.log1p(-false_match_rate))
 
 
 def search(

@@ -1,5 +1,6 @@
 """The pages: one module per place, each with a ``router``. Every form passes ``own_form`` first."""
 
-from w2w_registry.web.pages import actions, browse, files, identity
+from w2w_registry.web.pages import actions, browse, compliance, files, identity, selection, spaces, who
 
-ROUTES = [route for module in (browse, identity, actions, files) for route in module.router.routes]
+_MODULES = (browse, identity, who, spaces, compliance, actions, selection, files)
+ROUTES = [route for module in _MODULES for route in module.router.routes]

@@ -86,3 +86,13 @@ if (filter) {
     } else if (event.key === "Escape") { close(); event.preventDefault(); }
   });
 }
+
+for (const form of document.querySelectorAll("[data-drop]")) {
+  const input = form.querySelector('input[type="file"]');
+  for (const name of ["dragenter", "dragover"]) form.addEventListener(name, (event) => { event.preventDefault(); form.classList.add("over"); });
+  for (const name of ["dragleave", "drop"]) form.addEventListener(name, () => form.classList.remove("over"));
+  form.addEventListener("drop", (event) => {
+    event.preventDefault();
+    if (event.dataTransfer.files.length) { input.files = event.dataTransfer.files; form.requestSubmit(); }
+  });
+}

@@ -1,0 +1,117 @@
+"""A weight space to look at: its spectrum, where its people lie, and how far apart strangers score."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import vectors
+from w2w_registry.catalog.models import Identity, Space, Version
+from w2w_registry.services.recording.spaces import find_space, metric_of
+from w2w_registry.services.registry import Registry
+
+POINTS: Final = 1500
+PAIRS_OF: Final = 600
+
+
+@dataclass(frozen=True)
+class Point:
+    """One version on the map: its first two coordinates, in standard deviations of those shown."""
+
+    ref: str
+    kind: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What there is to draw of a space.
+
+    ``spectrum``: share of the variance of each component. ``points``: at most ``POINTS`` of the ``population``.
+    ``scores``, ``false_matches``: for rising scores, the share of pairs of different identities that reach them,
+    among ``pairs`` of them. ``threshold``, ``false_match_rate``: the line drawn in the space's calibration.
+    """
+
+    space: str
+    spectrum: tuple[float, ...]
+    points: tuple[Point, ...]
+    population: int
+    scores: tuple[float, ...]
+    false_matches: tuple[float, ...]
+    pairs: int
+    threshold: float | None
+    false_match_rate: float | None
+
+
+def atlas(registry: Registry, ref: str | None = None) -> Atlas:
+    """A space drawn from an even sample of its active versions.
+
+    Raises:
+        NotFound: no such space.
+    """
+    with registry.catalog.read() as session:
+        row = find_space(session, ref)
+        everybody = vectors.ids(session, row.id)
+        chosen = _evenly(everybody, POINTS)
+        names = _names(session, chosen)
+        found = vectors.coordinates_of(session, row.id, chosen)
+    ids = [i for i in chosen if i in found and i in names]
+    matrix = np.stack([found[i] for i in ids]) if ids else np.zeros((0, max(2, row.components)), np.float32)
+    plane = matrix[:, :2] if matrix.shape[1] > 1 else np.pad(matrix, ((0, 0), (0, 1)))
+    spread = np.maximum(plane.std(axis=0), 1e-12) if len(plane) else np.ones(2)
+    points = tuple(
+        Point(names[i][0], names[i][1], float(x), float(y))
+        for i, (x, y) in zip(ids, (plane - plane.mean(axis=0)) / spread if len(plane) else plane, strict=True)
+    )
+    scores, rates, pairs = _strangers(row, matrix, [names[i][2] for i in ids])
+    return Atlas(
+        row.ref,
+        tuple(float(v) for v in row.explained_variance or ()),
+        points,
+        len(everybody),
+        scores,
+        rates,
+        pairs,
+        row.calibration.get("threshold"),
+        row.calibration.get("false_match_rate"),
+    )
+
+
+def _evenly(ids: NDArray[np.int64], most: int) -> list[int]:
+    if len(ids) <= most:
+        return [int(i) for i in ids]
+    return [int(ids[i]) for i in np.linspace(0, len(ids) - 1, most).astype(int)]
+
+
+def _names(session: Session, ids: list[int]) -> dict[int, tuple[str, str, int]]:
+    """(ref, kind, identity id) of each version."""
+    found: dict[int, tuple[str, str, int]] = {}
+    query: Any = select(Version.id, Version.number, Identity.name, Identity.kind, Identity.id).join(Version.identity)
+    for start in range(0, len(ids), 500):
+        for version, number, name, kind, identity in session.execute(
+            query.where(Version.id.in_(ids[start : start + 500]))
+        ):
+            found[version] = (f"{name}@{number}", str(kind), identity)
+    return found
+
+
+def _strangers(
+    row: Space, matrix: NDArray[np.float32], identities: list[int]
+) -> tuple[tuple[float, ...], tuple[float, ...], int]:
+    """Share of pairs of different identities at or above each of 121 scores."""
+    rows = np.linspace(0, len(matrix) - 1, min(PAIRS_OF, len(matrix))).astype(int)
+    if len(rows) < 10:
+        return (), (), 0
+    units = metric_of(row).unit(matrix[rows])
+    who = np.asarray(identities)[rows]
+    upper = np.triu(who[:, None] != who[None, :], k=1)
+    scores = np.sort((units @ units.T)[upper])
+    grid = np.linspace(float(scores[0]), max(float(scores[-1]), row.calibration.get("threshold") or 0.0), 121)
+    rates = 1.0 - np.searchsorted(scores, grid, side="left") / len(scores)
+    return tuple(map(float, grid)), tuple(map(float, rates)), len(scores)

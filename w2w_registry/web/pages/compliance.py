@@ -1,0 +1,108 @@
+"""The compliance desk: whose consent, until when, what is published without it, who did what, does the log hold."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+from fastapi import Form
+from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+
+from w2w_registry.services.audit import log, queries
+from w2w_registry.services.consent import grants, subjects, withdraw
+from w2w_registry.services.identities import manage
+from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
+
+router = page_router()
+EVENTS: Final = 100
+QUESTIONS: Final = ("unconsented", "expiring", "withdrawals", "unexplained")
+DAYS: Final = (30, 90, 365)
+
+
+@router.get("/compliance")
+def desk(desk: Audit, days: int = 90) -> HTMLResponse:
+    """What needs somebody's attention, and everybody who consented."""
+    return _desk(desk, days)
+
+
+def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLResponse:
+    days = min(max(days, 1), 36_500)
+    filters = queries.Filters(days=days)
+    answers = [(name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters)) for name in QUESTIONS]
+    return desk.page(
+        "compliance.html",
+        answers=answers,
+        days=days,
+        choices=DAYS,
+        subjects=subjects.list_subjects(desk.registry),
+        verdict=verdict,
+    )
+
+
+@router.post("/compliance/verify")
+def verify(desk: Audit, days: Annotated[int, Form()] = 90) -> HTMLResponse:
+    """Check the whole log and every audited row against it."""
+    return _desk(desk, days, log.verify(desk.registry).to_json())
+
+
+@router.get("/compliance/events")
+def events(
+    desk: Audit, actor: str = "", action: str = "", since: str = "", until: str = "", below: int | None = None
+) -> HTMLResponse:
+    """Who did what, newest first, a hundred at a time."""
+    found = log.events_list(
+        desk.registry,
+        actor=actor.strip() or None,
+        action=action.strip() or None,
+        since=manage.parse_moment(since) if since else None,
+        before=manage.parse_moment(until) if until else None,
+        until=None if below is None else below - 1,
+        limit=EVENTS + 1,
+        newest_first=True,
+    )
+    asked = {"actor": actor or None, "action": action or None, "since": since or None, "until": until or None}
+    more = len(found) > EVENTS
+    found = found[:EVENTS]
+    older = url("/compliance/events", below=found[-1]["seq"], **asked) if more else None
+    newest = None if below is None else url("/compliance/events", **asked)
+    return desk.page("events.html", events=found, older=older, newest=newest, asked=asked)
+
+
+@router.get("/compliance/subjects/{subject:path}")
+def subject(desk: Audit, subject: str) -> HTMLResponse:
+    """One subject: records, versions, withdrawals, and everything that happened."""
+    shown = subjects.show_subject(desk.registry, subject)
+    report = queries.ask(desk.registry, "subject", queries.Filters(subject=subject))
+    return desk.page("subject.html", shown=shown, report=report)
+
+
+@router.post("/compliance/receipts/{subject:path}")
+def receipts(desk: Steward, subject: str) -> Response:
+    """Receipts of a subject's records, as text; that they were issued is noted in the log."""
+    made = grants.receipt(desk.registry, subject)
+    text = "\n\n---\n\n".join(one["markdown"] for one in made)
+    headers = {"content-disposition": f"attachment; filename*=UTF-8''receipts-{quote(subject, safe='')}.md"}
+    return PlainTextResponse(text, headers=headers)
+
+
+@router.get("/compliance/withdrawals/{subject:path}")
+def plan(desk: Steward, subject: str, erase: bool = False, protect: bool = False) -> HTMLResponse:
+    """What a withdrawal would do; nothing is changed."""
+    planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=protect).to_json()
+    return desk.page("withdrawal.html", plan=planned, receipt=None)
+
+
+@router.post("/compliance/withdrawals/{subject:path}")
+def perform(
+    desk: Steward,
+    subject: str,
+    confirm: Annotated[str, Form(max_length=300)],
+    erase: Annotated[bool, Form()] = False,
+    protect: Annotated[bool, Form()] = False,
+) -> HTMLResponse:
+    """Withdraw; the subject's id is typed again to say that it is meant."""
+    if confirm.strip() != subject:
+        planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=protect).to_json()
+        return desk.page("withdrawal.html", status=400, plan=planned, receipt=None, slip=True)
+    receipt = withdraw.withdraw(desk.registry, subject, erase=erase, protect=protect)
+    return desk.page("withdrawal.html", plan=None, receipt=receipt)

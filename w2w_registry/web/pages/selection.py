@@ -1,0 +1,96 @@
+"""What is done with a selection: tag it, collect it, take it away as files, withdraw whom it depicts."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from typing import Annotated, Any, Final
+
+from fastapi import Form
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
+
+from w2w_registry.errors import RegistryError, UsageError
+from w2w_registry.services.identities import manage
+from w2w_registry.services.synthesis import export
+from w2w_registry.web.access import Right
+from w2w_registry.web.pages.actions import split
+from w2w_registry.web.problems import Problem, problem_of
+from w2w_registry.web.site import Desk, Make, page_router
+
+router = page_router()
+MAX_EXPORT: Final = 200
+IN_MEMORY: Final = 32 << 20
+
+
+@router.post("/selection")
+def selection(
+    desk: Make,
+    action: Annotated[str, Form(max_length=20)],
+    identity: Annotated[list[str] | None, Form()] = None,
+    tags: Annotated[str, Form(max_length=2000)] = "",
+    collection: Annotated[str, Form(max_length=200)] = "",
+    back: Annotated[str, Form(max_length=4000)] = "/",
+) -> Response:
+    """Carry out ``action`` on the identities that were ticked."""
+    names = list(dict.fromkeys(identity or ()))
+    if not names:
+        raise UsageError(reason="nobody is selected", hint="tick somebody first")
+    if action == "export":
+        return _export(desk, names)
+    if action == "withdraw":
+        return _withdraw(desk, names)
+    wanted = split(tags) if action == "tag" else [f"collection={collection.strip()}"] if action == "collect" else []
+    if not wanted or wanted == ["collection="]:
+        raise UsageError(reason="say which tags to set, as in team=ads, or a collection's name")
+    manage.parse_tags(wanted)
+    for name in names:
+        manage.set_tags(desk.registry, name, wanted)
+    # Only a place in this gallery: two slashes would name another host.
+    return RedirectResponse("/" + back.lstrip("/\\"), 303)
+
+
+def _export(desk: Desk, names: list[str]) -> Response:
+    """A zip with a PEFT folder of each; whoever consent keeps back is named in NOT-EXPORTED.txt."""
+    if len(names) > MAX_EXPORT:
+        raise UsageError(reason=f"at most {MAX_EXPORT} at once", hint="`w2w-reg export` takes them one by one")
+    packed = SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115 - closed when the answer has been sent
+    refused: list[tuple[str, RegistryError]] = []
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            try:
+                _pack(desk, name, archive)
+            except RegistryError as error:
+                refused.append((name, error))
+        if refused:
+            lines = [f"{name}: {problem_of(error).detail}\n" for name, error in refused]
+            archive.writestr("NOT-EXPORTED.txt", "".join(lines))
+    if len(refused) == len(names):
+        packed.close()
+        raise refused[0][1]
+    packed.seek(0)
+    headers = {"content-disposition": 'attachment; filename="identities.zip"'}
+    return StreamingResponse(_pieces(packed), media_type="application/zip", headers=headers)
+
+
+def _pack(desk: Desk, name: str, archive: zipfile.ZipFile) -> None:
+    with TemporaryDirectory(prefix="w2w-export-") as folder:
+        export.export(desk.registry, name, folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file():
+                archive.write(path, f"{name}/{path.relative_to(folder).as_posix()}")
+
+
+def _pieces(packed: Any) -> Iterator[bytes]:
+    with packed:
+        while piece := packed.read(1 << 20):
+            yield piece
+
+
+def _withdraw(desk: Desk, names: list[str]) -> Response:
+    """On to the plan of the one subject a selection depicts."""
+    if Right.STEWARD not in desk.who.rights:
+        raise Problem(403, "role", f"a {desk.who.role} may not do that")
+    subjects = {subject for name in names for subject in manage.show(desk.registry, name)["subjects"]}
+    return desk.page("withdraw_whom.html", names=names, subjects=sorted(subjects))

@@ -1,0 +1,54 @@
+"""Weight spaces: what they were fitted on, what their scores mean, and who lies where."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi.responses import HTMLResponse
+
+from w2w_registry.services.identities import paging
+from w2w_registry.services.search import atlas
+from w2w_registry.services.spaces import manage
+from w2w_registry.services.synthesis import directions
+from w2w_registry.web import charts
+from w2w_registry.web.site import Look, page_router
+
+router = page_router()
+SIDE: Final = 600
+REACH: Final = 3.2
+"""Standard deviations from the middle of the map to its edge; what lies further out is drawn at the edge."""
+
+
+@router.get("/spaces")
+def spaces(desk: Look) -> HTMLResponse:
+    """Every space."""
+    return desk.page("spaces.html", spaces=manage.list_spaces(desk.registry))
+
+
+@router.get("/spaces/{name:path}")
+def space(desk: Look, name: str) -> HTMLResponse:
+    """One space."""
+    shown = manage.show_space(desk.registry, name)
+    ref = shown["space"]
+    seq = paging.change_number(desk.registry)
+    drawn = desk.site.remembered.get(("atlas", ref), seq, lambda: atlas.atlas(desk.registry, ref))
+    others = [
+        row for row in manage.list_spaces(desk.registry) if row["space"].partition("@")[0] == ref.partition("@")[0]
+    ]
+    return desk.page(
+        "space.html",
+        shown=shown,
+        drawn=drawn,
+        points=[_place(point) for point in drawn.points],
+        side=SIDE,
+        spectrum=charts.spectrum(drawn.spectrum),
+        matches=charts.false_matches(drawn.scores, drawn.false_matches, drawn.threshold, drawn.false_match_rate),
+        others=others,
+        directions=directions.list_directions(desk.registry, ref),
+    )
+
+
+def _place(point: atlas.Point) -> dict[str, Any]:
+    x, y = (max(-REACH, min(REACH, v)) / REACH for v in (point.x, point.y))
+    half = SIDE / 2 - 10
+    return {"ref": point.ref, "kind": point.kind, "x": round(SIDE / 2 + half * x), "y": round(SIDE / 2 - half * y)}
