@@ -17,6 +17,7 @@ from .output import note, say
 @click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
 @click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="What lets people in; a new one by default.")
 @click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="A name it is reached by (repeatable).")
+@click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id, for drawing.")
 @takes_frame
 def serve(
     frame: Frame,
@@ -26,6 +27,7 @@ def serve(
     read_only: bool,
     token: str | None,
     allow_host: tuple[str, ...],
+    pipeline: str | None,
 ) -> None:
     """Serve the gallery and the API of this registry, and print the address that lets you in."""
     from w2w_registry.errors import MissingExtra
@@ -35,7 +37,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtra(package=error.name or "fastapi", extra="web", feature="the gallery") from None
 
-    asked = Serving(host=host, port=port, read_only=read_only, token=token, hosts=allow_host)
+    asked = Serving(host=host, port=port, read_only=read_only, token=token, hosts=allow_host, pipeline=pipeline)
     prepared = prepare(frame.registry(), asked)
     say(prepared.url)
     sys.stdout.flush()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
@@ -22,11 +23,19 @@ from w2w_registry.web.site import Site, desk_of
 OPENAPI: Final = "/api/v1/openapi.json"
 
 
-def create_app(registry: Registry, access: Access, hosts: frozenset[str], *, limits: Limits | None = None) -> FastAPI:
+def create_app(
+    registry: Registry,
+    access: Access,
+    hosts: frozenset[str],
+    *,
+    limits: Limits | None = None,
+    engine: WarmEngine | None = None,
+) -> FastAPI:
     """The gallery of ``registry`` as an ASGI application.
 
     Args:
         hosts: every value the ``Host`` header may have, port included.
+        engine: how pictures are drawn; None = with the space's own base model.
     """
     app = FastAPI(
         title="w2w-registry",
@@ -37,7 +46,7 @@ def create_app(registry: Registry, access: Access, hosts: frozenset[str], *, lim
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.site = Site(registry, access)
+    app.state.site = Site(registry, access, engine=engine or WarmEngine())
     app.state.limits = limits = limits or Limits()
     # Side by side in one list, so that a walk over ``app.routes`` meets every one.
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])

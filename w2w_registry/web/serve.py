@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from w2w_registry.errors import Conflict, SettingError
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
@@ -22,13 +23,15 @@ CONNECTIONS: Final = 512
 
 @dataclass(frozen=True)
 class Serving:
-    """What ``w2w-reg serve`` was asked. ``hosts``: further names it is reached by, with or without a port."""
+    """What ``w2w-reg serve`` was asked. ``hosts``: further names it is reached by, with or without a port.
+    ``pipeline``: the base model's folder or Hub id, for pictures."""
 
     host: str = "127.0.0.1"
     port: int = 8765
     read_only: bool = False
     token: str | None = None
     hosts: Sequence[str] = ()
+    pipeline: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +65,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
         proxy=proxy,
     )
     hosts = allowed_hosts(asked.host, port, [*asked.hosts, *options.get("hosts", ())])
-    app = create_app(registry, access, hosts, limits=_limits(options))
+    app = create_app(registry, access, hosts, limits=_limits(options), engine=WarmEngine(asked.pipeline))
     shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
     shown = f"[{shown}]" if ":" in shown else shown
     url = f"http://{shown}:{port}/" if proxy else f"http://{shown}:{port}/?token={token}"

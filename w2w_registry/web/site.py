@@ -18,10 +18,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import filters
 from w2w_registry.web.access import Access, Principal, Right
 from w2w_registry.web.guard import matches
+from w2w_registry.web.jobs import Queue
 from w2w_registry.web.problems import Problem
 
 HERE: Final = Path(__file__).parent
@@ -80,6 +82,8 @@ class Site:
     access: Access
     statics: Mapping[str, Static] = field(default_factory=lambda: load_statics(HERE / "static"))
     remembered: Remembered = field(default_factory=Remembered)
+    engine: WarmEngine = field(default_factory=WarmEngine)
+    jobs: Queue = field(default_factory=Queue)
     environment: Environment = field(default_factory=lambda: make_environment(HERE / "templates"))
 
     def static_url(self, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -61,6 +61,23 @@ class Engine:
                 ) from None
             raise
         model.bank(space.layout)
+        return model
+
+
+@dataclass(frozen=True)
+class WarmEngine(Engine):
+    """An engine for a process that stays: the base model of a space is opened once and kept, the last ``most``."""
+
+    most: int = 1
+    _kept: dict[tuple[str, str], DiffusionModel] = field(default_factory=dict, repr=False, compare=False)
+
+    def open(self, space: WeightSpace) -> DiffusionModel:
+        """As ``Engine.open``; one thread at a time may use what comes out."""
+        key = (self.pipeline or space.base_model, space.layout.digest)
+        model = self._kept.pop(key, None) or super().open(space)
+        self._kept[key] = model
+        while len(self._kept) > self.most:
+            del self._kept[next(iter(self._kept))]
         return model
 
 

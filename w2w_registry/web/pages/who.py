@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import File, Form, UploadFile
@@ -27,7 +28,10 @@ def ask(desk: Look, name: str = "", space: str | None = None) -> HTMLResponse:
     if not name:
         return _page(desk, "", space)
     try:
-        found = searching.search(desk.registry, registered(desk, name), limit=LIMIT, space=space or None)
+        ref = registered(desk, name)
+        found = searching.search(desk.registry, ref, limit=LIMIT + 1, space=space or None)
+        own = ref.rpartition("@")[0]
+        found = replace(found, results=tuple(hit for hit in found.results if hit.identity != own)[:LIMIT])
     except RegistryError as error:
         return _page(desk, name, space, problem=problem_of(error))
     return _page(desk, name, space, found=found)

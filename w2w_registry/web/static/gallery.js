@@ -96,3 +96,52 @@ for (const form of document.querySelectorAll("[data-drop]")) {
     if (event.dataTransfer.files.length) { input.files = event.dataTransfer.files; form.requestSubmit(); }
   });
 }
+
+const maker = document.querySelector("[data-live]");
+if (maker) {
+  const after = maker.querySelector("[data-after]"), said = maker.querySelector("[data-state]");
+  const warning = maker.querySelector("[data-warning]"), nearest = maker.querySelector("[data-nearest]");
+  const typicality = maker.querySelector("[data-typicality]"), reset = maker.querySelector("[data-reset]");
+  const sliders = [...maker.querySelectorAll('input[type="range"]')];
+  let timer = 0, stream = null, round = 0;
+
+  const warn = (text) => { warning.textContent = text; warning.hidden = !text; };
+  const draw = async () => {
+    const mine = ++round;
+    if (stream) { stream.close(); stream = null; }
+    const body = new URLSearchParams(new FormData(maker));
+    after.hidden = false; after.classList.add("busy"); said.textContent = "asking…";
+    let answer, found;
+    try { answer = await fetch(maker.dataset.live, { method: "POST", body }); found = await answer.json(); }
+    catch { if (mine === round) { said.textContent = "the server does not answer"; } return; }
+    if (mine !== round) return;
+    if (!answer.ok) { said.textContent = "not drawn"; warn(found.detail || "refused"); return; }
+    const prospect = found.prospect;
+    typicality.textContent = prospect.typicality.toPrecision(3);
+    nearest.textContent = prospect.nearest ? `${prospect.nearest} (${prospect.score.toFixed(3)})` : "–";
+    warn(prospect.warnings.join("; "));
+    const place = `${maker.dataset.live}/${found.job}`;
+    const show = () => { after.src = place; after.classList.remove("busy"); said.textContent = "after"; };
+    if (found.state === "done") { show(); return; }
+    stream = new EventSource(`${place}/events`);
+    stream.addEventListener("state", (event) => {
+      if (mine !== round) return;
+      const now = JSON.parse(event.data);
+      if (now.state === "waiting") said.textContent = now.ahead ? `${now.ahead} before this one` : "waiting…";
+      if (now.state === "drawing") said.textContent = "drawing…";
+      if (now.state === "done") show();
+      if (now.state === "failed") { said.textContent = "not drawn"; warn(now.why); }
+      if (["done", "failed", "cancelled"].includes(now.state)) { stream.close(); stream = null; }
+    });
+  };
+  const soon = () => { clearTimeout(timer); timer = setTimeout(draw, 120); };
+  for (const slider of sliders) {
+    const output = slider.nextElementSibling;
+    slider.addEventListener("input", () => { const value = Number(slider.value); output.value = (value < 0 ? "−" : "+") + Math.abs(value).toFixed(1); soon(); });
+  }
+  maker.querySelector("#seed")?.addEventListener("change", soon);
+  if (reset) {
+    reset.hidden = false;
+    reset.addEventListener("click", () => { for (const slider of sliders) { slider.value = 0; slider.nextElementSibling.value = "+0.0"; } soon(); });
+  }
+}

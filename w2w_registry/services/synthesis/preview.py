@@ -1,0 +1,91 @@
+"""An edit looked at before it is recorded: where it leads, how usual that is, and which real person is nearest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import refs_of, versions_by_id
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.consent.records import Use
+from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.nearest import open_nearest
+from w2w_registry.services.synthesis.edit import Amounts, plan_move
+from w2w_registry.services.synthesis.new_versions import Permission
+from w2w_registry.space import sampling
+
+LOOKED_AT: Final = 8
+UNUSUAL: Final = 1.6
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What an edit would give. ``typicality``: 1 is the middle of the space's people, large is unlike anybody.
+
+    ``nearest``: the nearest other identity, with its score; ``same`` when the score reaches the space's threshold.
+    """
+
+    ref: str
+    space: str
+    amounts: dict[str, float]
+    typicality: float
+    nearest: str | None
+    score: float | None
+    same: bool
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "warnings": list(self.warnings)}
+
+
+def prospect(
+    registry: Registry, ref: str, amounts: Amounts, *, keep: Sequence[str] = (), purpose: str | None = None
+) -> Prospect:
+    """Where ``edit`` would lead; nothing is recorded. Permission is asked as for the edit and its pictures.
+
+    Raises:
+        NotFound, UsageError, ConsentDenied.
+    """
+    with registry.catalog.read() as session:
+        start = source(session, version_for(session, ref))
+        uses = [Use.EDIT, Use.GENERATE] if amounts else [Use.GENERATE]
+        decisions = [
+            Permission(use, versions=[start.version_id], purpose=purpose).require(registry, session) for use in uses
+        ]
+        row, space = open_space_of(registry, session, start.space_id)
+        point, resolved = start.coordinates, {}
+        if amounts:
+            move = plan_move(session, row, space.component_std, start.coordinates, amounts, keep)
+            point, resolved = start.coordinates + move.delta, {k: float(v) for k, v in move.resolved.items()}
+        typical = float(sampling.typicality(point, space.component_std))
+        before = float(sampling.typicality(start.coordinates, space.component_std))
+        near, score = _nearest_other(registry, session, row, start, point)
+    threshold = row.calibration.get("threshold")
+    same = threshold is not None and score is not None and score >= threshold
+    said = [str(w) for d in decisions for w in d.warnings]
+    if typical > max(UNUSUAL, 1.3 * before):
+        said.append("this is unusual for the space: expect artefacts")
+    if same:
+        said.append(f"this looks like {near}, a real entry of this registry")
+    return Prospect(start.ref, row.ref, resolved, typical, near, score, same, tuple(dict.fromkeys(said)))
+
+
+def _nearest_other(
+    registry: Registry, session: Session, row: Space, start: Source, point: Vector
+) -> tuple[str | None, float | None]:
+    """The nearest version of another identity than the one the edit starts from."""
+    ids, scores = open_nearest(registry, session, row).search(point[None].astype(np.float32), LOOKED_AT)
+    found = [(int(i), float(s)) for i, s in zip(ids[0], scores[0], strict=True) if i >= 0]
+    versions = versions_by_id(session, [i for i, _ in found])
+    own = versions_by_id(session, [start.version_id])[start.version_id].identity_id
+    refs = refs_of(session, versions)
+    for i, score in found:
+        if i in versions and versions[i].identity_id != own:
+            return str(refs[i]), score
+    return None, None

@@ -1,0 +1,234 @@
+"""Make: sliders of a space's directions, what they would draw, and the ordinary operations that record it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Final
+
+from fastapi import Form, Query, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+
+from w2w_registry.errors import RegistryError, UsageError
+from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.spaces import manage as spaces
+from w2w_registry.services.synthesis import directions, edit, generate, preview
+from w2w_registry.web.jobs import ENDED, Job, State
+from w2w_registry.web.problems import Problem, problem_of
+from w2w_registry.web.registered import registered
+from w2w_registry.web.site import Desk, Make, page_router, url
+
+router = page_router()
+REACH: Final = 3.0
+STEPS: Final = 12
+PATIENCE: Final = 120.0
+Name = Annotated[str, Form(max_length=300)]
+
+
+@router.get("/make")
+def make(desk: Make, start: Annotated[str, Query(alias="from", max_length=300)] = "") -> HTMLResponse:
+    """Sliders for somebody; without anybody, whom to start from."""
+    if not start.strip():
+        known = spaces.list_spaces(desk.registry)
+        return desk.page("make.html", ref=None, spaces=[row["space"] for row in known], problem=None)
+    return _sliders(desk, start.strip(), {}, 1)
+
+
+@router.post("/make")
+async def make_form(desk: Make, request: Request) -> Response:
+    """The sliders' form: ``draw`` shows what it would be, ``save`` records it as an edit."""
+    form = {key: str(value) for key, value in (await request.form()).items()}
+    return await run_in_threadpool(_make_form, desk, form)
+
+
+def _make_form(desk: Desk, form: Mapping[str, str]) -> Response:
+    ref = form.get("from", "")
+    amounts, seed = amounts_of(form), seed_of(form)
+    if form.get("action") == "save":
+        try:
+            if not amounts:
+                raise UsageError(reason="no slider was moved, so there is nothing to record")
+            made = edit.edit(desk.registry, registered(desk, ref), amounts, name=form.get("name", "").strip())
+        except RegistryError as error:
+            return _sliders(desk, ref, amounts, seed, problem=problem_of(error))
+        return RedirectResponse(url("/identities", made["ref"]), 303)
+    return _sliders(desk, ref, amounts, seed, draw=True)
+
+
+def _sliders(
+    desk: Desk,
+    ref: str,
+    amounts: dict[str, float | bool],
+    seed: int,
+    *,
+    draw: bool = False,
+    problem: Problem | None = None,
+) -> HTMLResponse:
+    ref = registered(desk, ref)
+    shown = manage.show(desk.registry, ref)
+    known = directions.list_directions(desk.registry, shown["space"]) if shown["space"] else []
+    before: Job | None = None
+    after: Job | None = None
+    found: preview.Prospect | None = None
+    try:
+        found = preview.prospect(desk.registry, ref, amounts)
+        before = _drawing(desk, ref, {}, seed, "before")
+        after = _drawing(desk, ref, amounts, seed, "after") if draw and amounts else None
+    except RegistryError as error:
+        problem = problem or problem_of(error)
+    return desk.page(
+        "make.html",
+        status=200 if problem is None else problem.status,
+        ref=ref,
+        shown=shown,
+        card=paging.cards_of(desk.registry, [ref]).get(ref, {}),
+        directions=known,
+        amounts=amounts,
+        seed=seed,
+        reach=REACH,
+        found=found,
+        before=before,
+        after=after,
+        problem=problem,
+    )
+
+
+@router.post("/make/pictures")
+async def ask(desk: Make, request: Request) -> JSONResponse:
+    """A picture of the sliders as they stand: where it will be, and what is known of the point already."""
+    form = {key: str(value) for key, value in (await request.form()).items()}
+
+    def run() -> dict[str, Any]:
+        ref, amounts = registered(desk, form.get("from", "")), amounts_of(form)
+        found = preview.prospect(desk.registry, ref, amounts)
+        job = _drawing(desk, ref, amounts, seed_of(form), "after")
+        return {"job": job.id, "state": job.state, "prospect": found.to_json()}
+
+    try:
+        return JSONResponse(await run_in_threadpool(run))
+    except RegistryError as error:
+        refused = problem_of(error)
+        return JSONResponse({"detail": refused.detail, "code": refused.code}, refused.status)
+
+
+@router.get("/make/pictures/{job}")
+async def picture(desk: Make, job: str) -> Response:
+    """The picture, as soon as it is drawn."""
+    found = desk.site.jobs.find(owner(desk), job)
+    state = found.state
+    for _ in range(int(PATIENCE / 5)):
+        if state in ENDED:
+            break
+        state = await run_in_threadpool(desk.site.jobs.wait, found, state, 5.0)
+    if found.picture is None:
+        raise Problem(409 if state in ENDED else 503, "picture", found.why or "the picture is still being drawn")
+    return Response(found.picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
+
+
+@router.get("/make/pictures/{job}/events")
+async def progress(desk: Make, job: str) -> StreamingResponse:
+    """Server-sent events until the picture is there."""
+    found = desk.site.jobs.find(owner(desk), job)
+
+    async def told() -> AsyncIterator[str]:
+        state: State | None = None
+        for _ in range(int(PATIENCE)):
+            if found.state is not state:
+                state = found.state
+                said = {"state": state, "ahead": desk.site.jobs.ahead(found), "why": found.why}
+                yield f"event: state\ndata: {json.dumps(said)}\n\n"
+            if state in ENDED:
+                return
+            await asyncio.sleep(0.05 if found.state is not State.WAITING else 0.2)
+
+    return StreamingResponse(told(), media_type="text/event-stream")
+
+
+@router.post("/make/pictures/{job}/cancel")
+def cancel(desk: Make, job: str) -> JSONResponse:
+    """Give a picture up."""
+    found = desk.site.jobs.find(owner(desk), job)
+    desk.site.jobs.cancel(found)
+    return JSONResponse({"job": found.id, "state": found.state})
+
+
+@router.post("/mixes")
+def mix(desk: Make, people: Annotated[str, Form(max_length=4000)], name: Name, weights: Name = "") -> Response:
+    """Mix identities, one a line or with commas between."""
+    refs = [registered(desk, one) for one in people.replace(",", "\n").split("\n") if one.strip() and one.strip()]
+    try:
+        shares = [float(part) for part in weights.replace(",", " ").split()]
+    except ValueError:
+        raise UsageError(reason="weights are numbers, as in 2 1 1") from None
+    made = edit.mix(desk.registry, refs, edit.mixing_weights(len(refs), shares), name=name.strip())
+    return RedirectResponse(url("/identities", made["ref"]), 303)
+
+
+@router.post("/samples")
+def sample(
+    desk: Make,
+    space: Name,
+    count: Annotated[int, Form(ge=1, le=200)] = 8,
+    name: Name = "sample",
+    seed: Annotated[int, Form(ge=0, le=2**31)] = 0,
+) -> Response:
+    """New people of a space."""
+    made = edit.sample(desk.registry, count, space=space, name=name.strip(), seed=seed)
+    first = made["samples"][0]["identity"].rpartition("-")[0]
+    return RedirectResponse(url("/", where=f"operation = sample and name like '{first}-%'", sort="-created"), 303)
+
+
+def owner(desk: Desk) -> str:
+    """Whose pictures they are: this session's."""
+    return f"{desk.who.actor} {desk.who.csrf}"
+
+
+def amounts_of(form: Mapping[str, str]) -> dict[str, float | bool]:
+    """Sliders that were moved: fields ``d.NAME`` with an amount other than zero.
+
+    Raises:
+        UsageError: an amount that is no number.
+    """
+    found: dict[str, float | bool] = {}
+    for key, value in form.items():
+        if key.startswith("d.") and value.strip():
+            try:
+                amount = float(value)
+            except ValueError:
+                raise UsageError(reason=f"{value[:30]!r} is no amount") from None
+            if not abs(amount) <= 10:
+                raise UsageError(reason="a slider goes to ten units at most")
+            if abs(amount) > 1e-9:
+                found[key[2:]] = round(amount, 4)
+    return found
+
+
+def seed_of(form: Mapping[str, str]) -> int:
+    """The seed asked for; 1 when none was.
+
+    Raises:
+        UsageError.
+    """
+    text = form.get("seed", "1").strip() or "1"
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise UsageError(reason="a seed is a whole number")
+    return int(text)
+
+
+def _drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seed: int, lane: str) -> Job:
+    """The job that draws this; permission has been asked, and is asked again when it is drawn."""
+    registry, engine = desk.registry, desk.site.engine
+
+    def draw() -> bytes:
+        with TemporaryDirectory(prefix="w2w-picture-") as folder:
+            request = generate.GenerateRequest(
+                ref, folder, seeds=(seed,), steps=STEPS, edit=dict(amounts), engine=engine
+            )
+            return Path(generate.generate(registry, request)["files"][0]).read_bytes()
+
+    key = (ref, tuple(sorted(amounts.items())), seed)
+    return desk.site.jobs.submit(owner(desk), key, draw, lane=lane)
