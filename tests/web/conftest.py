@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -14,10 +15,13 @@ from tests.services.world import BASE, make_world
 from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.errors import NotFound
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.settings import Settings
+from w2w_registry.space.basis import WeightSpace
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
@@ -27,6 +31,13 @@ HOST = "127.0.0.1:8765"
 ORIGIN = f"http://{HOST}"
 COUNT = 50
 Build = Callable[..., FastAPI]
+
+
+class NoModel(WarmEngine):
+    """No base model is at hand, and none is looked for on the network."""
+
+    def open(self, space: WeightSpace) -> Any:
+        raise NotFound(what="base model", name=space.base_model)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +81,8 @@ def build(registry: Registry) -> Build:
     """Make the application over the registry, with some of its options."""
 
     def make(limits: Limits | None = None, **access: object) -> FastAPI:
-        return create_app(registry, Access(TOKEN, "curator", **access), frozenset({HOST}), limits=limits)  # type: ignore[arg-type]
+        who = Access(TOKEN, "curator", **access)  # type: ignore[arg-type]
+        return create_app(registry, who, frozenset({HOST}), limits=limits, engine=NoModel())
 
     return make
 

@@ -23,7 +23,7 @@ from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Desk, Make, page_router, url
 
 router = page_router()
-REACH: Final = 3.0
+REACH: Final = 5.0
 STEPS: Final = 12
 PATIENCE: Final = 120.0
 Name = Annotated[str, Form(max_length=300)]

@@ -1,0 +1,121 @@
+"""Spaces, the compliance desk, selections and making: what pages say, and that rules are the services'."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.services.world import make_world
+from tests.web.conftest import ORIGIN, csrf_of
+from w2w_registry.consent.records import Scope
+from w2w_registry.services.audit import log
+from w2w_registry.services.consent import grants
+from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis import directions
+
+OWN = {"origin": ORIGIN}
+ANY = Scope(purposes=("any",), derivatives=True, publication=True)
+
+
+@pytest.fixture
+def alice(registry: Registry, tmp_path: Path) -> str:
+    """Somebody who agreed to everything."""
+    grants.grant(registry, "s-1", ANY)
+    loras = make_world(60).write(tmp_path / "new", range(55, 56))
+    add(registry, AddRequest(paths=(str(loras / "p0055"),), name="acme/alice", subjects=("s-1",)))
+    return "acme/alice"
+
+
+def post(client: TestClient, path: str, **form: object) -> tuple[int, str]:
+    answer = client.post(path, data={"csrf": csrf_of(client), **form}, headers=OWN)
+    return answer.status_code, answer.text
+
+
+def test_a_space_shows_its_people_and_its_line(browser: TestClient) -> None:
+    text = browser.get("/spaces/faces").text
+    assert text.count('<circle class="person"') == 50
+    assert "same from" in text
+    assert "faces@1" in browser.get("/spaces").text
+
+
+def test_the_desk_counts_and_verifies(browser: TestClient, alice: str) -> None:
+    assert "Published without valid consent" in browser.get("/compliance").text
+    assert "/compliance/subjects/s-1" in browser.get("/compliance").text
+    code, text = post(browser, "/compliance/verify")
+    assert code == 200
+    assert "holds</span>" in text
+
+
+def test_events_go_by_number(browser: TestClient, registry: Registry) -> None:
+    for i in range(120):
+        manage.set_tags(registry, "p0001", [f"n={i}"])
+    text = browser.get("/compliance/events").text
+    assert text.count("<code>tag.set</code>") == 100
+    assert "below=" in text
+    assert "No such event" in browser.get("/compliance/events?actor=nobody").text
+    assert browser.get("/compliance/events?since=yesterday").status_code == 400
+
+
+def test_a_withdrawal_shows_its_plan_and_needs_the_name_again(
+    browser: TestClient, registry: Registry, alice: str
+) -> None:
+    assert "nothing has changed yet" in browser.get("/compliance/withdrawals/s-1").text
+    code, _ = post(browser, "/compliance/withdrawals/s-1", confirm="s-2")
+    assert code == 400
+    assert manage.show(registry, alice)["state"] == "active"
+    code, text = post(browser, "/compliance/withdrawals/s-1", confirm="s-1")
+    assert (code, "Withdrawn" in text) == (200, True)
+    assert manage.show(registry, f"{alice}@1")["state"] == "blocked"
+    assert browser.get(f"/pictures/{alice}@1").status_code == 404
+    assert log.verify(registry).ok
+
+
+def test_a_selection_is_tagged_and_collected(browser: TestClient, registry: Registry) -> None:
+    form = {"identity": ["p0001", "p0002"], "back": "//evil.example"}
+    answer = browser.post(
+        "/selection", data={"csrf": csrf_of(browser), "action": "tag", "tags": "a=1,b=2", **form}, headers=OWN
+    )
+    assert answer.headers["location"] == "/evil.example"
+    assert post(browser, "/selection", action="collect", collection="spring", **form)[0] == 303
+    assert manage.show(registry, "p0002")["tags"] == {"a": "1", "b": "2", "collection": "spring"}
+    assert post(browser, "/selection", action="tag", tags="a=1")[0] == 400
+    assert post(browser, "/selection", action="collect", identity="p0001")[0] == 400
+
+
+def test_an_export_takes_who_agreed_and_names_who_did_not(browser: TestClient, alice: str) -> None:
+    form = {"csrf": csrf_of(browser), "action": "export", "identity": [alice, "p0001"]}
+    answer = browser.post("/selection", data=form, headers=OWN)
+    names = zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert f"{alice}/adapter_model.safetensors" in names
+    assert "NOT-EXPORTED.txt" in names
+    assert post(browser, "/selection", action="export", identity="p0001")[0] == 403
+
+
+def test_sliders_end_in_an_ordinary_edit(browser: TestClient, registry: Registry, alice: str) -> None:
+    assert "No directions yet" in browser.get(f"/make?from={alice}").text
+    assert browser.get("/make?from=nobody").status_code == 404
+    refused = browser.get("/make?from=p0001")
+    assert refused.status_code == 403
+    assert "not allowed to generate" in refused.text.lower()
+    code, _ = post(browser, "/make", **{"from": alice, "action": "save", "name": "acme/alice-2"})
+    assert code == 400
+
+
+@pytest.mark.parametrize("amount", ["x", "nan", "inf", "99"])
+def test_an_amount_is_a_number_within_reach(browser: TestClient, alice: str, amount: str) -> None:
+    code, _ = post(browser, "/make/pictures", **{"from": alice, "d.beard": amount})
+    assert code == 400
+
+
+def test_a_mix_needs_everybodys_consent(browser: TestClient, registry: Registry, alice: str) -> None:
+    assert post(browser, "/mixes", people=f"{alice}\np0001", name="mixed")[0] == 403
+    assert post(browser, "/mixes", people=alice, name="mixed")[0] == 400
+    assert post(browser, "/samples", space="faces", count="3", name="new")[0] == 303
+    assert manage.show(registry, "new-001")["operation"]["kind"] == "sample"
+    assert directions.list_directions(registry, "faces") == []
