@@ -11,12 +11,12 @@ from .output import emit, say, warn_all
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
-@click.option("--direction", "amounts", required=True, metavar="EDITS", help="As in 'beard=+1.5, glasses=-1, hat=on'.")
+@click.option("--direction", "amounts", required=True, multiple=True, metavar="EDITS", help=options.EDITS)
 @options.keep
 @click.option("--name", "new", required=True, metavar="NEW", help="Name of the edited identity.")
 @options.purpose
 @takes_frame
-def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: str | None) -> None:
+def edit(frame: Frame, name: str, amounts: tuple[str, ...], keep: str, new: str, purpose: str | None) -> None:
     """Move an identity along directions and register the result as NEW.
 
     Amounts are in standard deviations of the attribute; `on` and `off` go as far as it takes.
@@ -24,7 +24,12 @@ def edit(frame: Frame, name: str, amounts: str, keep: str, new: str, purpose: st
     from w2w_registry.services.synthesis import edit as service
 
     value = service.edit(
-        frame.registry(), name, service.parse_amounts(amounts), name=new, keep=options.names(keep), purpose=purpose
+        frame.registry(),
+        name,
+        service.parse_amounts(",".join(amounts)),
+        name=new,
+        keep=options.names(keep),
+        purpose=purpose,
     )
 
     def human() -> None:

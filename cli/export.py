@@ -25,15 +25,23 @@ from .output import emit, say, warn_all
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Write the point in the space, not the LoRA.")
 @options.purpose
+@options.force
 @takes_frame
 def export(
-    frame: Frame, name: str, out: str, fmt: Any, dtype: Any, from_coordinates: bool, purpose: str | None
+    frame: Frame, name: str, out: str, fmt: Any, dtype: Any, from_coordinates: bool, purpose: str | None, force: bool
 ) -> None:
     """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates."""
     from w2w_registry.services.synthesis import export as service
 
     value = service.export(
-        frame.registry(), name, out, fmt=fmt, dtype=dtype, from_coordinates=from_coordinates, purpose=purpose
+        frame.registry(),
+        name,
+        out,
+        fmt=fmt,
+        dtype=dtype,
+        from_coordinates=from_coordinates,
+        purpose=purpose,
+        force=force,
     )
 
     def human() -> None:

@@ -19,7 +19,7 @@ from .output import emit, progress, say, warn_all
 @click.option("--negative", help="Negative prompt.")
 @options.guidance
 @options.steps
-@click.option("--edit", "edits", metavar="EDITS", help="As in 'beard=+1, hat=on'.")
+@click.option("--edit", "edits", multiple=True, metavar="EDITS", help=options.EDITS)
 @options.keep
 @click.option("--from-timestep", type=click.IntRange(0, 1000), help="The edit acts below this timestep only.")
 @click.option(
@@ -35,7 +35,7 @@ from .output import emit, progress, say, warn_all
 @options.engine
 @takes_frame
 def generate(
-    frame: Frame, name: str, seeds: str, edits: str | None, keep: str, strengths: str | None, **given: Any
+    frame: Frame, name: str, seeds: str, edits: tuple[str, ...], keep: str, strengths: str | None, **given: Any
 ) -> None:
     """Draw an identity: a PNG per seed and a contact sheet in the --out folder.
 
@@ -49,7 +49,7 @@ def generate(
     request = service.GenerateRequest(
         ref=name,
         seeds=service.parse_seeds(seeds),
-        edit=edits_service.parse_amounts(edits) if edits else {},
+        edit=edits_service.parse_amounts(",".join(edits)) if edits else {},
         keep=options.names(keep),
         strengths=service.parse_strengths(strengths) if strengths else (1.0,),
         **options.gathered(given),

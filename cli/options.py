@@ -56,7 +56,9 @@ days = click.option(
     "--days", metavar="N", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How many days ahead."
 )
 keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to hold still.")
+EDITS = "As in 'beard=+1.5, glasses=-1, hat=on' (repeatable)."
 replace = click.option("--replace", is_flag=True, help="Replace the direction that has this name.")
+force = click.option("--force", is_flag=True, help="Replace a file that exists.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
 pipeline = click.option(
     "--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: the space's own id)."

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, table, warn
 
@@ -15,9 +18,17 @@ from .output import emit, note, table, warn
 @click.option("--where", metavar="EXPR", help='Only identities for which this holds, as in "kind = person".')
 @click.option("--include-blocked", is_flag=True, help="Also versions blocked by consent.")
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
+@options.force
 @takes_frame
 def search(
-    frame: Frame, query: str, limit: int, space: str | None, where: str | None, include_blocked: bool, sheet: str | None
+    frame: Frame,
+    query: str,
+    limit: int,
+    space: str | None,
+    where: str | None,
+    include_blocked: bool,
+    sheet: str | None,
+    force: bool,
 ) -> None:
     """Find the identities nearest to QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
     file or folder, or a Hub repo (hf://owner/repo).
@@ -26,13 +37,16 @@ def search(
     """
     from w2w_registry.services.hub.resolving import as_query
     from w2w_registry.services.identities.search_sheet import write_sheet
+    from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.search import query as service
 
     registry = frame.registry()
+    if sheet is not None:
+        check_outputs(registry, Path(sheet), force=force)
     asked = as_query(registry, query)
     found = service.search(registry, asked, limit=limit, space=space, where=where, include_blocked=include_blocked)
     if sheet is not None:
-        write_sheet(registry, found, sheet)
+        write_sheet(registry, found, sheet, force=force)
 
     def human() -> None:
         for text in found.warnings:

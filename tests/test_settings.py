@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from w2w_registry.errors import SettingError
-from w2w_registry.settings import load_settings
+from w2w_registry.errors import SettingError, UnknownSetting
+from w2w_registry.settings import TABLES, load_settings
+
+PACKAGE = Path(__file__).parents[1] / "w2w_registry"
 
 
 def test_arguments_beat_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -27,3 +30,44 @@ def test_a_broken_file_is_one_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "registry.toml").write_text(text, "utf-8")
     with pytest.raises(SettingError):
         load_settings(tmp_path, env={})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[polcy]\npurpose = 'art'\n", "[polcy]"),
+        ("[policy]\nunkown = []\n", "unkown in [policy]"),
+        ("[hub]\nrequire_signatures = true\n", "require_signatures in [hub]"),
+    ],
+)
+def test_what_nothing_reads_is_an_error(tmp_path: Path, text: str, says: str) -> None:
+    """A misspelt rule would silently be no rule."""
+    (tmp_path / "registry.toml").write_text(text, "utf-8")
+    with pytest.raises(UnknownSetting) as caught:
+        load_settings(tmp_path, env={})
+    assert caught.value.name == says
+    assert set(caught.value.known) <= {f"[{table}]" for table in TABLES} | set().union(
+        *(k or () for k in TABLES.values())
+    )
+
+
+def test_every_key_that_is_read_is_known() -> None:
+    """The readers' literals, held against the list."""
+    readers = {
+        "hub": (r"settings\.hub\.get\(\"(\w+)\"", PACKAGE),
+        "index": (r"options\.get\(\"(\w+)\"", PACKAGE / "index"),
+        "policy": (r"_texts?\(table, \"(\w+)\"", PACKAGE / "consent"),
+    }
+    for table, (pattern, folder) in readers.items():
+        found = {key for path in folder.rglob("*.py") for key in re.findall(pattern, path.read_text("utf-8"))}
+        assert found, table
+        assert found <= (TABLES[table] or frozenset()), table
+
+
+@pytest.mark.parametrize("url", ["foo://x/y", "gcs://bucket/x", "abfs://container/x"])
+def test_artifacts_at_a_place_that_cannot_be_reached(url: str) -> None:
+    from w2w_registry.artifacts import ArtifactStore
+
+    with pytest.raises(SettingError) as caught:
+        ArtifactStore(url)
+    assert caught.value.value == url

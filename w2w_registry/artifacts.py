@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2w_registry.errors import IntegrityError, NotFound, StorageError
+from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -36,9 +36,7 @@ class ArtifactStore:
         self._local = Path(url.removeprefix("file://")) if "://" not in url or url.startswith("file://") else None
         self._fs: AbstractFileSystem | None = None
         if self._local is None:
-            import fsspec
-
-            self._fs, self._root = fsspec.core.url_to_fs(url)
+            self._fs, self._root = _file_system(url)
 
     def path(self, digest: str) -> Path | None:
         """Local path of an artifact, or None when the store is not a local folder."""
@@ -130,6 +128,20 @@ class ArtifactStore:
 
     def _key(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name[:2]}/{name}"
+
+
+def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+        return fs, str(root)
+    except ImportError as error:  # fsspec names the driver to install
+        raise SettingError(setting="artifacts url", value=url, reason=f"{error} (pip install)") from None
+    except ValueError as error:
+        raise SettingError(setting="artifacts url", value=url, reason=str(error)) from None
+    except OSError as error:
+        raise StorageError(path=url, reason=error.strerror or str(error)) from error
 
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:

@@ -55,6 +55,30 @@ class BadName(UsageError):
     code = "name"
 
 
+class UnknownPurpose(UsageError):
+    """A purpose or prohibition that looks like a misspelt one. Fields: name, near (tuple)."""
+
+    code = "unknown-purpose"
+
+
+class UnknownTerritory(UsageError):
+    """A territory that is no country code. Fields: name."""
+
+    code = "unknown-territory"
+
+
+class NoEdit(UsageError):
+    """What shapes an edit, without one. Fields: given (names of what was said: strengths, keep…)."""
+
+    code = "no-edit"
+
+
+class OutputInHome(UsageError):
+    """An answer that would be written among the registry's own files. Fields: path, home."""
+
+    code = "output-in-home"
+
+
 # -- exit 3: not there --------------------------------------------------------------------------
 class NotFound(RegistryError):
     """Fields: what (identity, space, version, alias, subject…), name[, near: tuple of suggestions]."""
@@ -132,6 +156,12 @@ class Conflict(RegistryError):
     code, exit_code = "conflict", 7
 
 
+class OutputExists(Conflict):
+    """A file that an answer would replace. Fields: path."""
+
+    code = "output-exists"
+
+
 class Busy(RegistryError):
     """Another process holds what is needed. Fields: what, name."""
 
@@ -161,6 +191,12 @@ class SettingError(RegistryError):
     """A setting or registry.toml entry that cannot be used. Fields: setting, value, reason."""
 
     code, exit_code = "setting", 8
+
+
+class UnknownSetting(SettingError):
+    """A table or key of registry.toml that nothing reads. Fields: path, name, known (tuple)."""
+
+    code = "unknown-setting"
 
 
 # -- exit 9: the outside world failed -----------------------------------------------------------

@@ -95,6 +95,18 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"--where does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
     ),
     e.UnknownField: _unknown_field,
+    e.UnknownPurpose: lambda f: (
+        f"no purpose or use is named {_short(f['name'], 60)!r}; did you mean {f['near'][0]}? (a purpose of your own is "
+        "listed under purposes in [policy] of registry.toml)"
+    ),
+    e.UnknownTerritory: lambda f: (
+        f"{_short(f['name'], 40)!r} is not a territory; use a country's two letters, as in DE, or EU or EEA"
+    ),
+    e.NoEdit: lambda f: (
+        f"{' and '.join('--' + g.replace('_', '-') for g in f['given'])} without an edit; add --edit, as in 'beard=+1'"
+    ),
+    e.OutputInHome: lambda f: f"{_short(f['path'])} is in {_short(f['home'])}, the registry's own folder; name another",
+    e.OutputExists: lambda f: f"{_short(f['path'])} exists; add --force to replace it",
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
     e.NotInitialised: lambda f: f"no registry at {f['home']}; run `w2w-reg init` (or set W2W_HOME)",
@@ -123,6 +135,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"{f['feature'] or 'this'} needs the package {f['package']}: pip install 'w2w-registry[{f['extra']}]'"
     ),
     e.DeviceError: lambda f: f"device {f['device']}: {f['reason']}{f.hint}",
+    e.UnknownSetting: lambda f: f"{f['path']}: nothing reads {_short(f['name'], 60)}; there is {', '.join(f['known'])}",
     e.SettingError: lambda f: f"setting {f['setting']}{_value(f['value'])}: {f['reason']}",
     e.StorageError: lambda f: f"cannot write or read {f['path']}: {f['reason']}",
     e.DatabaseError: lambda f: f"database {f['url']}: {f['reason']}",

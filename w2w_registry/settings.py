@@ -9,9 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2w_registry.errors import SettingError
+from w2w_registry.errors import SettingError, UnknownSetting
 
 POLICY_FILE = "registry.toml"
+
+TABLES: dict[str, frozenset[str] | None] = {
+    "database": frozenset({"url"}),
+    "artifacts": frozenset({"url"}),
+    "policy": frozenset({"purpose", "purposes", "territory", "unknown", "likeness_kinds"}),
+    "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),
+    "index": frozenset({"kind", "uri", "database"}),
+    "web": None,
+}
+"""Tables of registry.toml and the keys each may hold; None = its reader checks them."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def load_settings(
     The actor's default is the account this process runs under.
 
     Raises:
-        SettingError: when registry.toml does not parse or holds a table of the wrong shape.
+        SettingError: when registry.toml does not parse, or holds a table or key that means nothing.
     """
     root = Path(home or env.get("W2W_HOME") or Path.home() / ".w2w-registry").expanduser().absolute()
     data = _read_toml(root / POLICY_FILE)
@@ -101,4 +111,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     for key, value in data.items():
         if not isinstance(value, dict):
             raise SettingError(setting=f"{path}: {key}", value=value, reason="expected a table, as in [policy]")
+        if key not in TABLES:
+            raise UnknownSetting(path=str(path), name=f"[{key}]", known=tuple(f"[{name}]" for name in TABLES))
+        known = TABLES[key]
+        for name in value:
+            if known is not None and name not in known:
+                raise UnknownSetting(path=str(path), name=f"{name} in [{key}]", known=tuple(sorted(known)))
     return data

@@ -21,13 +21,16 @@ from ..output import emit, pairs, say
 )
 @options.days
 @click.option("--since", metavar="DATE", help="Only actions from this day on.")
+@options.force
 @takes_frame
-def report(frame: Frame, out: Path, days: int, since: str | None) -> int:
+def report(frame: Frame, out: Path, days: int, since: str | None, force: bool) -> int:
     """Write a report for people: whether the log verifies, and the answers worth reading. Exit 6 when it does not."""
     from w2w_registry.services.audit import queries as service
     from w2w_registry.services.consent.grants import parse_day
+    from w2w_registry.services.recording.outputs import check_outputs
 
     filters = service.Filters(days=days, since=parse_day(since, end=False))
+    check_outputs(frame.registry(), out, force=force)
     value = service.report(frame.registry(), out, filters)
 
     def human() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, say, say_text
 from . import shared
@@ -15,13 +16,14 @@ from . import shared
 @click.argument("subject", metavar="SUBJECT")
 @shared.record
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write RECORD.json and RECORD.md there.")
+@options.force
 @takes_frame
-def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None) -> None:
+def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None, force: bool) -> None:
     """Issue the receipts of a subject's consents: Markdown, or with --json JSON-LD (W3C DPV, ISO/IEC TS 27560)."""
     from w2w_registry.services.consent import grants as service
 
     found = service.receipt(frame.registry(), subject, record_id=record_id)
-    written = service.write_receipts(found, out) if out is not None else []
+    written = service.write_receipts(frame.registry(), found, out, force=force) if out is not None else []
 
     def human() -> None:
         for path in written:

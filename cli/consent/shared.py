@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from .. import options
-from ..output import pairs, say
+from ..output import pairs, say, warn_all
 
 record = click.option("--record", "record_id", metavar="ID", help="Which record, when the subject has several.")
 
@@ -65,6 +65,7 @@ def notice_of(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def say_record(value: dict[str, Any], done: str) -> None:
+    warn_all(value.get("warnings", ()))
     scope = value["scope"]
     say(f"{done}: {value['subject']}, record {value['record_id']}, {value['status']}")
     keys = ("purposes", "uses", "forbidden", "derivatives", "publication", "territory", "expires_at")

@@ -21,8 +21,11 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.option(
     "--receipt", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the receipt there (.md or .json)."
 )
+@options.force
 @takes_frame
-def withdraw(frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bool, yes: bool, out: Path | None) -> int:
+def withdraw(
+    frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bool, yes: bool, out: Path | None, force: bool
+) -> int:
     """Withdraw everything a subject granted, and act on it.
 
     What depicts the subject, and all made from it, is out of service and out of search at once; releases are
@@ -30,8 +33,11 @@ def withdraw(frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bo
     was interrupted goes on where it stopped; done twice is done once.
     """
     from w2w_registry.services.consent import withdraw as service
+    from w2w_registry.services.recording.outputs import check_outputs
 
     registry = frame.registry()
+    if out is not None:
+        check_outputs(registry, out, force=force)
     if dry_run or (erase and not yes):
         plan = service.plan_withdrawal(registry, subject, erase=erase, protect=protect).to_json()
         emit(frame, plan, lambda: _show_plan(plan))

@@ -108,3 +108,96 @@ def test_import_with_identities_of_a_space_that_has_none(filled: Run, tmp_path: 
     command = ("space", "import", "faces", tmp_path / "exported", "--identities", *other)
     assert "--identities" in refused(filled, *command, code=5)
     assert value(filled, "space", "list", *other) == []
+
+
+def consenting(run: Run, lora: Path) -> None:
+    """Let the one whom a registered LoRA depicts allow everything."""
+    assert run("add", lora, "--subject", "s-1")[0] == 0
+    assert run("consent", "grant", "s-1", "--purpose", "any")[0] == 0
+
+
+def outputs(tmp_path: Path) -> list[tuple[Path, tuple[str | Path, ...]]]:
+    """Commands that write a file where they are told, each with the file."""
+    out = tmp_path / "out"
+    return [
+        (out / "sheet.png", ("search", "p0001", "--sheet", out / "sheet.png")),
+        (out / "report.md", ("audit", "report", "--out", out / "report.md")),
+        (out / "log.jsonl", ("audit", "export", out / "log.jsonl")),
+        (out / "note.txt", ("audit", "checkpoint", "--out", out / "note.txt")),
+        (out / "proof.json", ("audit", "prove", "2", "--out", out / "proof.json")),
+        (out / "space" / "space.json", ("space", "export", "tiny", out / "space")),
+        (out / "lora" / "adapter_config.json", ("export", "p0007", out / "lora")),
+        (out / "receipt.md", ("consent", "withdraw", "s-1", "--receipt", out / "receipt.md")),
+    ]
+
+
+def test_nothing_is_overwritten_unasked(filled: Run, loras: Path, tmp_path: Path) -> None:
+    consenting(filled, loras / "p0007")
+    for path, command in outputs(tmp_path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+        assert f"{path} exists; add --force" in refused(filled, *command, code=7)
+        assert path.read_text() == "mine"
+        code, _, err = filled(*command, "--force")
+        assert code == 0, (command, err)
+        assert path.read_bytes() != b"mine"
+
+
+def test_nothing_is_written_among_the_registrys_own(filled: Run, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "link").symlink_to(home)
+    before = {p: p.read_bytes() for p in home.rglob("*") if p.is_file()}
+    for out in (home / "registry.toml", home / "catalog.db", home / "new.md", tmp_path / "link" / "new.md"):
+        assert "the registry's own folder" in refused(filled, "audit", "export", out, "--force")
+        assert "the registry's own folder" in refused(filled, "search", "p0001", "--sheet", out, "--force")
+    assert {p: p.read_bytes() for p in home.rglob("*") if p.is_file()} == before
+
+
+def test_an_export_may_be_repeated(filled: Run, loras: Path, tmp_path: Path) -> None:
+    """The same bytes again are no overwriting."""
+    consenting(filled, loras / "p0007")
+    first = value(filled, "export", "p0007", tmp_path / "lora")
+    assert value(filled, "export", "p0007", tmp_path / "lora") == first
+
+
+def test_an_edit_named_twice_and_what_needs_one(filled: Run, loras: Path, tmp_path: Path) -> None:
+    consenting(filled, loras / "p0001")
+    twice = ("--direction", "beard=1", "--direction", "beard=2")
+    assert "beard is named twice" in refused(filled, "edit", "p0001", *twice, "--name", "e")
+    both = ("--direction", "hat=on", "--direction", "beard=1")
+    assert "hat" in refused(filled, "edit", "p0001", *both, "--name", "e", code=3)
+    for option in (("--strengths", "-1:1:3"), ("--keep", "beard"), ("--from-timestep", "600"), ("--local", "0.5")):
+        assert f"{option[0]} without an edit" in refused(filled, "generate", "p0001", "--out", tmp_path / "o", *option)
+
+
+def test_purposes_nobody_knows(filled: Run) -> None:
+    grant, some = ("consent", "grant", "s-1"), ("--purpose", "any")
+    assert "did you mean research?" in refused(filled, *grant, "--purpose", "reserch")
+    assert "did you mean advertising?" in refused(filled, *grant, *some, "--forbid", "advertizing")
+    assert "did you mean publish?" in refused(filled, "consent", "request", "s-1", *some, "--forbid", "publsh")
+    assert "'GERMANY' is not a territory" in refused(filled, *grant, *some, "--territory", "Germany")
+    assert value(filled, "subject", "list") == []
+    granted = value(filled, "consent", "grant", "s-1", "--purpose", "casting")
+    assert "'casting'" in granted["warnings"][0]
+    assert "did you mean research?" in refused(filled, "consent", "narrow", "s-1", "--purpose", "reserch")
+
+
+def test_a_registry_may_name_purposes_of_its_own(filled: Run, tmp_path: Path) -> None:
+    (tmp_path / "home" / "registry.toml").write_text('[policy]\npurposes = ["casting", "reserch"]\n')
+    for purpose in ("casting", "reserch"):
+        assert value(filled, "consent", "grant", "s-1", "--purpose", purpose)["warnings"] == []
+
+
+def test_a_misspelt_rule_is_no_rule(filled: Run, tmp_path: Path) -> None:
+    (tmp_path / "home" / "registry.toml").write_text("[policy]\nunkown = []\n")
+    assert "nothing reads unkown in [policy]" in refused(filled, "list", code=8)
+
+
+@pytest.mark.parametrize("url", ["foo://x/y", "gcs://bucket/x"])
+def test_an_artifact_store_that_cannot_be(run: Run, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("W2W_ARTIFACTS", url)
+    assert url in refused(run, "list", code=8)
+
+
+def test_a_database_driver_that_is_none(run: Run) -> None:
+    assert "no such driver" in refused(run, "--database", "postgresql+foo://u:secret@h/d", "list", code=8)

@@ -62,6 +62,10 @@ def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0) -
         return _sqlite(Path(str(url.database)), url, create, busy_timeout)
     try:
         engine = create_engine(url, connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}"})
+    except sa.NoSuchModuleError:
+        raise SettingError(
+            setting="database", value=safe_url(url), reason="no such driver; use postgresql://…"
+        ) from None
     except ModuleNotFoundError as error:
         raise MissingExtra(package=error.name or "psycopg", extra="postgres", feature="a PostgreSQL catalog") from None
     return engine

@@ -72,17 +72,18 @@ class Rules:
 
     ``purpose``: what an operation is for when nothing else is said. ``territory``: where this registry works.
     ``unknown``: uses open to likenesses without valid consent. ``likeness_kinds``: kinds of identity that depict
-    somebody even when no subject is named.
+    somebody even when no subject is named. ``purposes``: purposes this registry knows besides the usual ones.
     """
 
     purpose: str = "research"
     territory: str | None = None
     unknown: frozenset[Use] = frozenset({Use.REGISTER, Use.SEARCH, Use.TRAIN, Use.INVERT})
     likeness_kinds: frozenset[Kind] = frozenset({Kind.PERSON})
+    purposes: tuple[str, ...] = ()
 
     @classmethod
     def from_settings(cls, table: Mapping[str, Any]) -> Rules:
-        """Read ``purpose``, ``territory``, ``unknown`` and ``likeness_kinds``; other keys belong to other readers.
+        """Read ``purpose``, ``purposes``, ``territory``, ``unknown`` and ``likeness_kinds``.
 
         Raises:
             SettingError: an unknown use or kind, or a value of the wrong type.
@@ -91,6 +92,7 @@ class Rules:
         try:
             return cls(
                 purpose=_text(table, "purpose", default.purpose) or default.purpose,
+                purposes=tuple(p.strip().lower() for p in _texts(table, "purposes", ())),
                 territory=_text(table, "territory", None),
                 unknown=frozenset(Use(u) for u in _texts(table, "unknown", default.unknown)),
                 likeness_kinds=frozenset(Kind(k) for k in _texts(table, "likeness_kinds", default.likeness_kinds)),

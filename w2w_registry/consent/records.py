@@ -20,6 +20,23 @@ from w2w_registry.records import digest_of, iso
 
 SCHEMA = "ISO/IEC TS 27560:2023; w2w-likeness 1"
 ANY_PURPOSE = "any"
+PURPOSES = (
+    *("research", "academic-research", "scientific-research", "commercial-research", "non-commercial-research"),
+    *("advertising", "personalised-advertising", "marketing", "fashion", "catalogue", "product-development"),
+    *(
+        "art",
+        "entertainment",
+        "film",
+        "games",
+        "music",
+        "news",
+        "education",
+        "personal",
+        "testing",
+        "service-provision",
+    ),
+)
+"""Purposes every registry knows, after the W3C Data Privacy Vocabulary and what likenesses are licensed for."""
 
 
 class Use(StrEnum):

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import sha256_file, write_atomic
+from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import SubjectState, Version
@@ -23,10 +23,12 @@ from w2w_registry.consent.policy import Decision, subject_state
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
 from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, ConsentRecord, Notice, Scope, Status, Use, to_json
-from w2w_registry.errors import BadFile, Conflict, NotFound, StorageError, UsageError
+from w2w_registry.errors import BadFile, Conflict, NotFound, UsageError
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
+from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
+from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
@@ -35,14 +37,15 @@ def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | 
     """Write down that a consent was asked for. Adds the subject when it is not there.
 
     Raises:
-        BadName, UsageError: a scope that can never hold.
+        BadName, UsageError: a scope that can never hold. UnknownPurpose, UnknownTerritory: a misspelt one.
     """
+    strange = unknown_words(registry, scope)
     with registry.catalog.write(registry.actor) as uow:
         record = lifecycle.request(_new_id(), subject, scope, uow.now(), registry.actor, notice=notice)
         ensure_subject(uow, subject)
         insert_record(uow, record)
         _journal(uow, "consent.request", record)
-    return describe(record, now())
+    return {**describe(record, now()), "warnings": warnings_about(strange)}
 
 
 def grant(
@@ -70,11 +73,13 @@ def grant(
         evidence: a signed form, a recording…; its SHA-256 is kept, its content only with ``keep_evidence``.
 
     Returns:
-        The record, with ``restored``: versions back in service.
+        The record, with ``restored`` (versions back in service) and ``warnings``.
 
     Raises:
-        BadName, BadFile (evidence), UsageError, NotFound (no such request), Conflict (it is no open request).
+        UnknownPurpose, UnknownTerritory: a misspelt one. BadName, BadFile (evidence), UsageError, NotFound (no such
+        request), Conflict (it is no open request).
     """
+    strange = unknown_words(registry, scope or Scope())
     digest = None if evidence is None else _digest(evidence)
     if evidence is not None and keep_evidence:
         registry.artifacts.put_file(evidence)
@@ -105,7 +110,7 @@ def grant(
             guard.unprotect(uow, subject)
             restored = _restore(uow, subject, registry)
         _journal(uow, "consent.grant", record, restored=len(restored))
-    return {**describe(record, now()), "restored": restored}
+    return {**describe(record, now()), "restored": restored, "warnings": warnings_about(strange)}
 
 
 def narrow(
@@ -114,16 +119,25 @@ def narrow(
     """Replace a live record by one with a smaller scope: ``change`` makes the new scope from the old one.
 
     Raises:
-        NotFound, Conflict (nothing live, or several records and none named), UsageError (not smaller).
+        NotFound, Conflict (nothing live, or several records and none named), UsageError (not smaller),
+        UnknownPurpose, UnknownTerritory (misspelt).
     """
-    return _supersede(
+    strange: list[str] = []
+
+    def checked(old: Scope) -> Scope:
+        new = change(old)
+        strange.extend(unknown_words(registry, new))
+        return new
+
+    narrower = _supersede(
         registry,
         subject,
         record_id,
         "consent.narrow",
-        lambda old, new_id, at: lifecycle.narrow(old, new_id, change(old.scope), at, registry.actor),
+        lambda old, new_id, at: lifecycle.narrow(old, new_id, checked(old.scope), at, registry.actor),
         {Status.GIVEN},
     )
+    return {**narrower, "warnings": warnings_about(strange)}
 
 
 def renew(
@@ -187,25 +201,21 @@ def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -
     return out
 
 
-def write_receipts(receipts: Sequence[dict[str, Any]], folder: Path) -> list[str]:
+def write_receipts(
+    registry: Registry, receipts: Sequence[dict[str, Any]], folder: Path, *, force: bool = False
+) -> list[str]:
     """Write each receipt as RECORD.json and RECORD.md into ``folder``; returns the paths.
 
     Raises:
-        StorageError: they cannot be written.
+        OutputExists, OutputInHome: see ``check_outputs``. StorageError: they cannot be written.
     """
-    written: list[str] = []
+    files = {}
     for one in receipts:
-        for suffix, text in (
-            (".json", json.dumps(one["json"], indent=2, ensure_ascii=False) + "\n"),
-            (".md", one["markdown"]),
-        ):
-            path = folder / f"{one['json']['identifier']}{suffix}"
-            try:
-                write_atomic(path, text.encode())
-            except OSError as error:
-                raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
-            written.append(str(path))
-    return written
+        stem = one["json"]["identifier"]
+        files[folder / f"{stem}.json"] = (json.dumps(one["json"], indent=2, ensure_ascii=False) + "\n").encode()
+        files[folder / f"{stem}.md"] = one["markdown"].encode()
+    write_outputs(registry, files, force=force)
+    return [str(path) for path in files]
 
 
 def show(registry: Registry, subject: str) -> dict[str, Any]:

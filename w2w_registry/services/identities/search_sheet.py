@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select
 
-from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.diffusion.images import contact_sheet
-from w2w_registry.errors import RegistryError, StorageError
+from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.previews import SIDE, read_preview
+from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import Found
 
 
-def write_sheet(registry: Registry, found: Found, path: str) -> None:
+def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = False) -> None:
     """A PNG with the query's picture (when it has one) and those of its matches, each with rank, name and score.
 
     Raises:
-        StorageError: the file cannot be written.
+        OutputExists, OutputInHome: see ``check_outputs``. StorageError: the file cannot be written.
     """
     from PIL import Image
 
@@ -42,10 +42,7 @@ def write_sheet(registry: Registry, found: Found, path: str) -> None:
         labels.append(f"{hit.rank} {hit.identity} {hit.score:.2f}")
     out = io.BytesIO()
     Image.fromarray(contact_sheet([tiles], column_labels=labels)).save(out, "PNG")
-    try:
-        write_atomic(Path(path), out.getvalue())
-    except OSError as error:
-        raise StorageError(path=path, reason=error.strerror or str(error)) from None
+    write_outputs(registry, {Path(path): out.getvalue()}, force=force)
 
 
 def _stored(registry: Registry, digest: str | None) -> bytes | None:

@@ -21,7 +21,8 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoPoints, UsageError
 from w2w_registry.records import Kind, check_name, now
 from w2w_registry.services.consent import gate
-from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.recording.outputs import check_outputs
+from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, read_space, write_space
 from w2w_registry.services.recording.spaces import find_space, open_space, store_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -263,8 +264,13 @@ def show_space(registry: Registry, ref: str) -> dict[str, Any]:
         }
 
 
-def export_space(registry: Registry, ref: str, out: str) -> dict[str, Any]:
-    """Write a space as safetensors + json into folder ``out``."""
+def export_space(registry: Registry, ref: str, out: str, *, force: bool = False) -> dict[str, Any]:
+    """Write a space as safetensors + json into folder ``out``.
+
+    Raises:
+        OutputExists, OutputInHome: see ``check_outputs``; ``force`` replaces files that exist. StorageError.
+    """
+    check_outputs(registry, *(Path(out) / name for name in (SPACE_FILE, SPACE_JSON)), force=force)
     row, space = open_space(registry, ref)
     write_space(out, space)
     return {"space": row.ref, "digest": space.digest, "folder": str(Path(out))}

@@ -6,14 +6,14 @@ import base64
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.errors import UsageError
 from w2w_registry.lora import DType, Format, lora_files, model_digest
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.outputs import check_outputs, holds, write_outputs
 from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.new_versions import Permission
@@ -32,13 +32,15 @@ def export(
     dtype: DType = "fp32",
     from_coordinates: bool = False,
     purpose: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Write a version into folder (or ``.safetensors`` / ``.json`` file) ``out``; says what was written.
 
     ``from_coordinates`` writes the version's point in the space even when its own LoRA is stored.
 
     Raises:
-        ConsentDenied, NotFound, UsageError, BadLora, StorageError.
+        ConsentDenied, NotFound, UsageError, BadLora, StorageError. OutputExists, OutputInHome: see ``check_outputs``;
+        ``force`` replaces files that exist.
     """
     if fmt not in FORMATS:
         raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
@@ -77,15 +79,12 @@ def export(
             metadata={"w2w": canonical_json(facts)},
         )
         facts["model_digest"] = model_digest(theta, space.layout)
+    check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         uow.event("version.export", {"version": origin.version_id}, format=fmt, **gate.evidence(decision))
-    try:
-        # The tensor file comes first and is written last: settings beside old tensors would be another model.
-        for path in reversed(list(files)):
-            write_atomic(path, files[path])
-    except OSError as error:
-        raise StorageError(path=out, reason=error.strerror or str(error)) from error
+    # The tensor file comes first and is written last: settings beside old tensors would be another model.
+    write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
     return {
         **facts,
         "format": fmt,

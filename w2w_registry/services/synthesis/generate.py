@@ -12,8 +12,9 @@ import numpy as np
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.errors import NoEdit, StorageError, UsageError
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.outputs import check_outputs
 from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source, theta_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.edit import Amounts, plan_move
@@ -54,6 +55,17 @@ class GenerateRequest:
     batch: int = 8
     purpose: str | None = None
     engine: Engine = field(default_factory=Engine)
+
+    def check(self) -> None:
+        """Raises NoEdit: something is said of an edit, and there is none."""
+        shaping = {
+            "strengths": tuple(self.strengths) != (1.0,),
+            "keep": bool(self.keep),
+            "from_timestep": self.from_timestep is not None,
+            "local": self.local is not None,
+        }
+        if not self.edit and any(shaping.values()):
+            raise NoEdit(given=tuple(name for name, said in shaping.items() if said))
 
     def recipe(self) -> Recipe:
         from w2w_registry.diffusion.generate import Recipe
@@ -114,11 +126,14 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
     """Draw and write the pictures; returns where they are.
 
     Raises:
-        ConsentDenied, NotFound, UsageError, DeviceError, StorageError, MissingExtra.
+        ConsentDenied, NotFound, UsageError, DeviceError, StorageError, MissingExtra. OutputInHome: see
+        ``check_outputs``; earlier pictures in the folder are replaced by those of the same name.
     """
     require_diffusion()
     from w2w_registry.diffusion.generate import Shot, draw
 
+    request.check()
+    check_outputs(registry, Path(request.out), force=True)
     recipe = request.recipe()
     if not request.seeds or len(request.seeds) * len(request.strengths) > MAX_PICTURES:
         raise UsageError(reason=f"between 1 and {MAX_PICTURES} pictures can be drawn at once")

@@ -1,0 +1,56 @@
+"""Where answers may be written: never over a file that is not theirs, never among the registry's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.errors import OutputExists, OutputInHome, StorageError
+from w2w_registry.services.registry import Registry
+
+
+def check_outputs(registry: Registry, *paths: Path, force: bool = False) -> None:
+    """Ask, before anything is done, whether these files may be written.
+
+    Args:
+        force: files that exist may be replaced.
+
+    Raises:
+        OutputInHome: a path inside the registry's home or artifact store, or its database, ``force`` or not.
+        OutputExists: something is there already.
+    """
+    kept = [registry.settings.home, Path(registry.settings.artifacts_url.removeprefix("file://"))]
+    database = Path(registry.settings.database_url.partition("sqlite:///")[2]).resolve()
+    for path in paths:
+        target = path.expanduser().resolve()
+        for folder in kept:
+            if target.is_relative_to(folder.expanduser().resolve()):
+                raise OutputInHome(path=str(path), home=str(folder))
+        if database.is_file() and target.parent == database.parent and target.name.startswith(database.name):
+            raise OutputInHome(path=str(path), home=str(database))
+        if not force and target.exists():
+            raise OutputExists(path=str(path))
+
+
+def write_outputs(registry: Registry, files: Mapping[Path, bytes], *, force: bool = False) -> None:
+    """Write files a person asked for, each whole or not at all; one that already holds just that is left as it is.
+
+    Raises:
+        OutputInHome, OutputExists: see :func:`check_outputs`; nothing was written. StorageError.
+    """
+    changed = {path: data for path, data in files.items() if not holds(path, data)}
+    check_outputs(registry, *changed, force=force)
+    for path, data in changed.items():
+        try:
+            write_atomic(path, data)
+        except OSError as error:
+            raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+
+
+def holds(path: Path, data: bytes) -> bool:
+    """Whether the file is there and is just that."""
+    try:
+        return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
+    except OSError:
+        return False
