@@ -323,7 +323,9 @@ def test_a_folder_of_folders_is_trained_side_by_side(registry: Registry, tmp_pat
     assert [i.role for i in inputs] == ["photo", "photo", "space"]
     _, space = open_space(registry, None)
     written = read_lora(tmp_path / "out" / "ann").theta()
-    np.testing.assert_allclose(space.project(written), point(registry, "ann"), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        space.project(space.in_gauge(written[None])[0]), point(registry, "ann"), rtol=1e-4, atol=1e-4
+    )
     again = train.train(registry, request)
     assert all(row["existing"] for row in again["identities"])
 
