@@ -91,7 +91,7 @@ def new_version(
     vector = np.arange(space.components, dtype=np.float32) + number
     data, sha = pack(vector)
     inputs = [
-        OperationInput(operation=operation, position=i, role="parent", kind=InputKind.VERSION, version=parent)
+        OperationInput(operation=operation, position=i, role="parent", kind=InputKind.VERSION, version_id=parent.id)
         for i, parent in enumerate(parents)
     ]
     if not parents:
