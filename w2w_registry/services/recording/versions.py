@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
 
+from w2w_registry.catalog.identities import find_identity, next_number
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
@@ -147,7 +147,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
     packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
     for subject in new.subjects:
         ensure_subject(uow, subject)
-    identity = session.scalar(select(Identity).where(Identity.name == check_name(new.name)))
+    identity = find_identity(session, check_name(new.name))
     number = 1
     if identity is None:
         identity = Identity(name=new.name, kind=new.kind, created=uow.now())
@@ -155,7 +155,7 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
     else:
         if identity.kind != new.kind:
             raise Conflict(what="identity", name=new.name, reason=f"is of kind {identity.kind}, not {new.kind}")
-        number = 1 + (session.scalar(select(func.max(Version.number)).where(Version.identity_id == identity.id)) or 0)
+        number = next_number(session, identity.id)
         if identity.removed is not None:
             identity.removed = None
     operation = record_operation(uow, activity)
