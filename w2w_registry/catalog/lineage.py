@@ -14,7 +14,7 @@ from w2w_registry.catalog.assets import Coordinates, Identity, Version
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
-from w2w_registry.records import IdentityRef, Kind, VersionState
+from w2w_registry.records import Kind, VersionState
 
 _VERSION, _INPUT = table_of(Version), table_of(OperationInput)
 _SHALLOW = 16
@@ -84,7 +84,7 @@ def made_with(session: Session, digest: str) -> list[int]:
 class VersionFacts(NamedTuple):
     """What the provenance graph tells of a version; ``coordinates_digest``: in its own space."""
 
-    ref: IdentityRef
+    ref: str
     kind: Kind
     state: VersionState
     operation_id: str
@@ -110,7 +110,7 @@ def facts_of(session: Session, version_ids: Iterable[int]) -> dict[int, VersionF
     )
     return {
         row.id: VersionFacts(
-            IdentityRef(row.name, row.number), row.kind, row.state, row.operation_id, row.space_id, row.digest
+            f"{row.name}@{row.number}", row.kind, row.state, row.operation_id, row.space_id, row.digest
         )
         for chunk in chunked(version_ids)
         for row in session.execute(query.where(Version.id.in_(chunk)))

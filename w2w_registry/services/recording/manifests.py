@@ -23,7 +23,7 @@ def _nodes(session: Session, version_ids: Sequence[int]) -> dict[int, VersionNod
     return {
         i: VersionNode(
             version_id=i,
-            ref=str(row.ref),
+            ref=row.ref,
             kind=row.kind.value,
             state=row.state.value,
             operation_id=row.operation_id,
