@@ -159,7 +159,7 @@ def counted(number: int, thing: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, UTF-8 kept, no NaN. What every digest is taken over."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain)
+    return _CANONICAL.encode(value)
 
 
 def _plain(value: Any) -> Any:
@@ -174,6 +174,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return list(value)
     raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
+)  # made once: json.dumps would make one a call, which takes as long as encoding a small value
 
 
 def digest_of(value: Any) -> str:

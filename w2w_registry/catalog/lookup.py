@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, Coordinates, Identity, Label, SourceFile, Tag, Version, VersionSubject
@@ -155,4 +155,18 @@ def _by_digest(session: Session, column: Any, digests: Iterable[str], any_state:
             query = query.where(Version.state.in_(PRESENT))
         for digest, version in session.execute(query.order_by(SourceFile.version_id)):
             found.setdefault(digest, []).append(version)
+    return found
+
+
+def identities_named(session: Session, names: Iterable[str]) -> dict[str, tuple[Identity, int]]:
+    """Identities by name, each with the number of its newest version (0 for none); names nobody has are left out."""
+    found: dict[str, tuple[Identity, int]] = {}
+    for chunk in chunked(sorted(names)):
+        query = (
+            select(Identity, func.coalesce(func.max(Version.number), 0))
+            .outerjoin(Version, Version.identity_id == Identity.id)
+            .where(Identity.name.in_(chunk))
+            .group_by(Identity.id)
+        )
+        found.update((identity.name, (identity, newest)) for identity, newest in session.execute(query))
     return found

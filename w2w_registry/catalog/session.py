@@ -8,9 +8,9 @@ with catalog.write("p0007") as uow:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -35,7 +35,8 @@ from w2w_registry.catalog.rows import (
     primary_key,
     table_of,
 )
-from w2w_registry.catalog.types import normal_json, storable
+from w2w_registry.catalog.staging import write
+from w2w_registry.catalog.types import plain_json, storable
 from w2w_registry.errors import IntegrityError, SchemaOutOfDate
 from w2w_registry.records import iso, now
 
@@ -127,6 +128,17 @@ class Catalog:
         return self._engine
 
 
+@dataclass(frozen=True)
+class _Waiting:
+    """An event to be written together with its staged ``rows``; ``changes`` are those of rows in the session."""
+
+    action: str
+    objects: Mapping[str, Any]
+    payload: Mapping[str, Any]
+    rows: list[Base]
+    changes: list[list[Any]]
+
+
 class UnitOfWork:
     """A write transaction. ``session`` for queries and ORM work; every change is journaled by ``event``."""
 
@@ -141,7 +153,9 @@ class UnitOfWork:
             raise IntegrityError(what="chain head", name="chain_head", expected="one row", found="none")
         self._seq, self._head = head
         self._start = self._seq
-        self._changes: dict[tuple[type[Base], Key], tuple[str, Base | None]] = {}
+        self._changes: dict[tuple[type[Base], Key], tuple[str, Base | str | None]] = {}
+        self._staged: list[Base] = []
+        self._waiting: list[_Waiting] = []
         listen.listen(session, "before_flush", self._before_flush)
         listen.listen(session, "after_flush", self._after_flush)
         listen.listen(session, "do_orm_execute", _refuse_bulk)
@@ -149,10 +163,11 @@ class UnitOfWork:
     @property
     def next_seq(self) -> int:
         """Sequence number the next event will have."""
-        return self._seq + 1
+        return self._seq + 1 + len(self._waiting)
 
     def add(self, row: Row) -> Row:
         """Add a row and flush, so that its id is known."""
+        self._settle()
         self.session.add(row)
         self.session.flush()
         return row
@@ -169,35 +184,91 @@ class UnitOfWork:
 
         ``objects`` (kind -> id or ids) and ``payload`` stay for ever: ids and digests, never personal data.
         """
-        self.session.flush()
+        self._settle()
         self._mark_versions()
+        entry = self._entry(action, objects or {}, self._take_changes(), payload)
+        self.session.connection().execute(insert(table_of(Event)), entry)
+        return self._seq
+
+    def stage(self, *rows: Base) -> None:
+        """New rows of the next staged event, to be written with many others (``catalog.staging``); by then at the
+        latest they know what they refer to, by key or by relationship. They do not enter the session."""
+        for row in rows:
+            if isinstance(row, Version):
+                row.changed_seq = self.next_seq
+        self._staged += rows
+
+    def stage_event(self, action: str, objects: Mapping[str, Any] | None = None, **payload: Any) -> int:
+        """As ``event``, for what was staged and changed since the last; written before anything else is, or at
+        ``settle``. ``objects`` may name staged rows: their ids stand in the event."""
+        if self.session.new or self.session.dirty or self.session.deleted:
+            self.session.flush()
+        seq, rows = self.next_seq, self._staged
+        told = {id(row.version) for row in rows if isinstance(row, Coordinates)}
+        assert told <= {id(row) for row in rows}, "coordinates are staged with the version they belong to"
+        self._waiting.append(_Waiting(action, objects or {}, payload, rows, self._take_changes()))
+        self._staged = []
+        return seq
+
+    def settle(self) -> None:
+        """Write what is staged."""
+        self._settle()
+
+    def _settle(self) -> None:
+        self.session.flush()
+        if not self._staged and not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        left, self._staged = self._staged, []
+        connection = self.session.connection()
+        written = write(connection, [row for one in waiting for row in one.rows] + left)
+        entries = []
+        for one in waiting:
+            changes = [
+                [model.__tablename__, key_text(key), "insert", digest]
+                for model, key, digest in (written[id(row)] for row in one.rows)
+                if model.audited
+            ]
+            objects = {kind: _id_of(value) for kind, value in one.objects.items()}
+            entries.append(self._entry(one.action, objects, one.changes + changes, one.payload))
+        if entries:
+            connection.execute(insert(table_of(Event)), entries)
+        for row in left:
+            model, key, digest = written[id(row)]
+            if model.audited:
+                self._changes[model, key] = "insert", digest
+
+    def _entry(
+        self, action: str, objects: Mapping[str, Any], changes: list[list[Any]], payload: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The next event's row; the chain goes on from it."""
         seq, at = self._seq + 1, self.now()
         body = {
             "seq": seq,
             "at": iso(at),
             "actor": self.actor,
             "action": storable(action),
-            "objects": json.loads(normal_json(objects or {})),
-            "changes": self._take_changes(),
-            "payload": json.loads(normal_json(payload)),
+            "objects": plain_json(objects),
+            "changes": changes,
+            "payload": plain_json(payload),
         }
         new_hash = self._hash(self._head, body)
-        self.session.connection().execute(
-            insert(table_of(Event)), {**body, "at": at, "prev_hash": self._head, "hash": new_hash}
-        )
+        entry = {**body, "at": at, "prev_hash": self._head, "hash": new_hash}
         self._seq, self._head = seq, new_hash
-        return seq
+        return entry
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """What fails inside is undone, events included, and the error goes on; the transaction can go on too."""
-        self.session.flush()
+        self._settle()
         # digests of what was changed before are then taken from the tables: the objects may have been changed since
         before = self._seq, self._head, {place: (operation, None) for place, (operation, _) in self._changes.items()}
         try:
             with self.session.begin_nested():
                 yield
+                self._settle()
         except BaseException:
+            self._staged, self._waiting = [], []
             self._seq, self._head = before[:2]
             self._changes = dict(before[2])
             self.session.expire_all()  # the session itself forgets only what it changed, not bulk changes
@@ -208,7 +279,7 @@ class UnitOfWork:
         """Insert rows given as column -> value; returns their primary keys, in order."""
         if not rows:
             return []
-        self.session.flush()
+        self._settle()
         columns = primary_key(model)
         values = [{**self._stamp(model), **row} for row in rows]
         if all(column.name in rows[0] for column in columns):
@@ -268,7 +339,7 @@ class UnitOfWork:
     # -- bookkeeping ------------------------------------------------------------------------------
     def _existing(self, model: type[Base], keys: Iterable[Key | Any]) -> list[Key]:
         """Those of the keys that have a row, as tuples."""
-        self.session.flush()
+        self._settle()
         columns = primary_key(model)
         found: list[Key] = []
         for chunk in chunked(key if isinstance(key, tuple) else (key,) for key in keys):
@@ -337,7 +408,9 @@ class UnitOfWork:
         for (model, key), (operation, row) in self._changes.items():
             if operation == "delete":
                 continue
-            if row is not None:
+            if isinstance(row, str):
+                digests[model, key] = row
+            elif row is not None:
                 digests[model, key] = object_digest(row)
             else:
                 unread.setdefault(model, []).append(key)
@@ -351,7 +424,7 @@ class UnitOfWork:
         return changes
 
     def _finish(self) -> None:
-        self.session.flush()
+        self._settle()
         unjournaled = sorted({str(model.__tablename__) for model, _ in self._changes})
         assert not unjournaled, f"changed without an event: {', '.join(unjournaled)}"
         if self._seq != self._start:
@@ -370,6 +443,11 @@ def schema_version(connection: Connection) -> str | None:
         if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
             return None
         raise
+
+
+def _id_of(value: Any) -> Any:
+    """The id of a row, or of the row itself when it is not one."""
+    return object_mapper(value).primary_key_from_instance(value)[0] if isinstance(value, Base) else value
 
 
 def _refuse_bulk(state: ORMExecuteState) -> None:

@@ -125,7 +125,12 @@ def storable(text: str) -> str:
 
 def normal_json(value: Any) -> str:
     """Canonical JSON of ``value`` as it reads back: keys are strings before they are sorted."""
-    return canonical_json(json.loads(storable(canonical_json(value))))
+    return canonical_json(plain_json(value))
+
+
+def plain_json(value: Any) -> Any:
+    """``value`` as it reads back from the database: plain dictionaries, lists, text and numbers."""
+    return json.loads(storable(canonical_json(value)))
 
 
 def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:

@@ -12,10 +12,11 @@ References are kept per subject's wish (``consent withdraw --protect``); what th
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import (
@@ -27,6 +28,7 @@ from w2w_registry.catalog.models import (
     Version,
     VersionSubject,
 )
+from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.guard import Encounter, Reference, Verdict, meet, similarities, sketch, threshold
@@ -52,6 +54,27 @@ def admit(session: Session, new: NewVersion) -> Admission:
     met = check(session, session.get_one(Space, new.space_id), new.coordinates, path=path)
     resembles = None if met is None else {"subject": met.subject, "similarity": round(met.similarity, 3)}
     return Admission(new.model_digest, resembles)
+
+
+def admit_all(session: Session, news: Sequence[NewVersion]) -> list[Admission]:
+    """As ``admit``, for many: what was erased and who is protected is asked for once.
+
+    Raises:
+        LikenessRefused: one of them is a withdrawn or protected subject again.
+    """
+    digests = {new.model_digest for new in news}
+    erased = erased_models(session, digests)
+    protected = {
+        space_id
+        for space_id in {new.space_id for new in news}
+        if space_id is not None and session.scalar(select(exists().where(GuardReference.space_id == space_id)))
+    }
+    return [
+        admit(session, new)
+        if new.model_digest in erased or (new.space_id in protected and new.coordinates is not None)
+        else Admission(new.model_digest)
+        for new in news
+    ]
 
 
 def check(session: Session, space: Space, coordinates: NDArray[np.float32], *, path: str) -> Encounter | None:
@@ -98,6 +121,17 @@ def check_erased(session: Session, model_digest: str, *, path: str) -> None:
     )
     if subject is not None:
         raise LikenessRefused(path=path, subject=subject, score=1.0, threshold=1.0)
+
+
+def erased_models(session: Session, model_digests: Collection[str]) -> set[str]:
+    """Those of the models of which some version was erased: ``check_erased`` says whether it refuses them."""
+    found: set[str] = set()
+    for chunk in chunked(sorted(model_digests)):
+        query = select(Version.model_digest).where(
+            Version.model_digest.in_(chunk), Version.state == VersionState.ERASED
+        )
+        found.update(session.scalars(query))
+    return found
 
 
 def protect(uow: UnitOfWork, subject_id: str, version_ids: list[int], depicting: set[int]) -> int:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.catalog.identities import find_identity, next_number
+from w2w_registry.catalog.base import Base
+from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
@@ -103,8 +104,38 @@ class Admission:
     resembles: Mapping[str, Any] | None = None
 
 
+@dataclass(frozen=True)
+class Recording:
+    """A version to record, what made it, the door's word, and what one more event is to say of it, if anything: an
+    action, and its payload."""
+
+    new: NewVersion
+    activity: Activity
+    admission: Admission
+    also: tuple[str, Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A version as it was recorded."""
+
+    version_id: int
+    identity_id: int
+    number: int
+    operation_id: str
+
+
 def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
     """Add the operation and its inputs; they are flushed with the next event."""
+    rows = _operation_rows(uow, activity)
+    uow.session.add_all(rows)
+    operation = rows[0]
+    assert isinstance(operation, Operation)
+    return operation
+
+
+def _operation_rows(uow: UnitOfWork, activity: Activity) -> list[Base]:
+    """The operation, and its inputs after it."""
     operation = Operation(
         id=str(uuid.uuid4()),
         kind=str(activity.kind),
@@ -116,52 +147,69 @@ def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
         code_version=__version__,
         models=dict(activity.models),
     )
-    uow.session.add(operation)
-    for position, item in enumerate(activity.inputs):
-        uow.session.add(
-            OperationInput(
-                operation=operation,
-                position=position,
-                role=item.role,
-                kind=item.kind,
-                version_id=item.version_id,
-                digest=item.digest,
-                ref=item.ref,
-            )
+    inputs = [
+        OperationInput(
+            operation=operation,
+            position=position,
+            role=item.role,
+            kind=item.kind,
+            version_id=item.version_id,
+            digest=item.digest,
+            ref=item.ref,
         )
-    return operation
+        for position, item in enumerate(activity.inputs)
+    ]
+    return [operation, *inputs]
 
 
 def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admission: Admission) -> Version:
-    """Record one version with its operation and one ``version.add`` event; makes the identity when it is new.
+    """Record one version: see ``record_versions``."""
+    (made,) = record_versions(uow, [Recording(new, activity, admission)])
+    return uow.session.get_one(Version, made.version_id)
+
+
+def record_versions(uow: UnitOfWork, recordings: Sequence[Recording]) -> list[Recorded]:
+    """Record versions, each with its operation and one ``version.add`` event; makes the identities that are new.
 
     Subjects that are not in the catalog yet are added: a pseudonymous id without consent allows nothing more than
-    no subject would.
+    no subject would. A few statements in all, however many there are.
 
     Raises:
-        BadName: an illegal name. Conflict: the identity exists and is of another kind.
-        AssertionError: the admission is of another model (a bug).
+        BadName: an illegal name. Conflict: an identity exists and is of another kind.
+        AssertionError: an admission is of another model (a bug).
     """
-    assert admission.model_digest == new.model_digest, "the door admitted another model"
-    session = uow.session
-    packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
-    for subject in new.subjects:
+    for one in recordings:
+        assert one.admission.model_digest == one.new.model_digest, "the door admitted another model"
+        check_name(one.new.name)
+    for subject in dict.fromkeys(subject for one in recordings for subject in one.new.subjects):
         ensure_subject(uow, subject)
-    identity = find_identity(session, check_name(new.name))
-    number = 1
+    known = identities_named(uow.session, {one.new.name for one in recordings})
+    staged = [_stage(uow, one, known) for one in recordings]
+    uow.settle()
+    return [Recorded(v.id, v.identity_id or i.id, v.number, o.id) for v, i, o in staged]
+
+
+def _stage(
+    uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity, int]]
+) -> tuple[Version, Identity, Operation]:
+    """Stage one version's rows and events. ``known``: identities by name, with the number of their newest version."""
+    new = one.new
+    packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
+    identity, newest = known.get(new.name, (None, 0))
     if identity is None:
         identity = Identity(name=new.name, kind=new.kind, created=uow.now())
-        session.add(identity)
-    else:
-        if identity.kind != new.kind:
-            raise Conflict(what="identity", name=new.name, reason=f"is of kind {identity.kind}, not {new.kind}")
-        number = next_number(session, identity.id)
-        if identity.removed is not None:
-            identity.removed = None
-    operation = record_operation(uow, activity)
+        uow.stage(identity)
+    elif identity.kind != new.kind:
+        raise Conflict(what="identity", name=new.name, reason=f"is of kind {identity.kind}, not {new.kind}")
+    elif identity.removed is not None:
+        identity.removed = None
+    known[new.name] = identity, newest + 1
+    rows = _operation_rows(uow, one.activity)
+    operation = rows[0]
+    assert isinstance(operation, Operation)
     version = Version(
         identity=identity,
-        number=number,
+        number=newest + 1,
         model_digest=new.model_digest,
         space_id=new.space_id,
         operation=operation,
@@ -175,30 +223,32 @@ def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admissi
         created=uow.now(),
         adapter=new.adapter,
     )
-    session.add(version)
+    rows.append(version)
     if packed is not None and new.coordinates is not None:
         data, digest = packed
-        session.add(
+        rows.append(
             Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data)
         )
     if new.file is not None:
-        session.add(source_file(version, new.model_digest, new.file, uow.now()))
-    for subject in new.subjects:
-        session.add(VersionSubject(version=version, subject_id=subject))
+        rows.append(source_file(version, new.model_digest, new.file, uow.now()))
+    rows += [VersionSubject(version=version, subject_id=subject) for subject in dict.fromkeys(new.subjects)]
     for name, value in new.labels.items():
-        number_, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
-        session.add(Label(version=version, name=name, number=number_, text=text))
-    session.flush()
-    uow.event(
+        number, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
+        rows.append(Label(version=version, name=name, number=number, text=text))
+    uow.stage(*rows)
+    uow.stage_event(
         "version.add",
-        {"identity": identity.id, "version": version.id, "operation": operation.id, "space": new.space_id},
-        number=number,
-        kind=str(activity.kind),
+        {"identity": identity, "version": version, "operation": operation.id, "space": new.space_id},
+        number=version.number,
+        kind=str(one.activity.kind),
         model=new.model_digest,
         coordinates=None if packed is None else packed[1],
-        **({} if admission.resembles is None else {"resembles": dict(admission.resembles)}),
+        **({} if one.admission.resembles is None else {"resembles": dict(one.admission.resembles)}),
     )
-    return version
+    if one.also is not None:
+        action, payload = one.also
+        uow.stage_event(action, {"version": version, "operation": operation.id}, **payload)
+    return version, identity, operation
 
 
 def source_file(version: Version, model_digest: str, file: File, created: datetime) -> SourceFile:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.identities import names_beginning
-from w2w_registry.catalog.models import Space
-from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.models import Identity, Space
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import lora_files, model_digest
@@ -19,9 +18,11 @@ from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.recording.sources import (
     Vector,
 )
-from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
+from w2w_registry.services.recording.versions import Activity, NewVersion, Recorded, Recording, record_versions
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
+
+_TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +77,19 @@ def record(
         ConsentDenied, BadName, Conflict.
     """
     prepared = [_new_version(registry, space_row, space, draft) for draft in drafts]
+    made: list[dict[str, Any]] = []
     with registry.catalog.write(registry.actor) as uow:
-        decision = permission.require(registry, uow.session)
-        return [_record_one(uow, new, d, decision, space_row) for new, d in zip(prepared, drafts, strict=True)]
+        evidence = gate.evidence(permission.require(registry, uow.session))
+        for start in range(0, len(drafts), _TOGETHER):
+            part = range(start, min(start + _TOGETHER, len(drafts)))
+            admissions = guard.admit_all(uow.session, [prepared[i] for i in part])
+            recordings = [
+                Recording(prepared[i], drafts[i].activity, word, (f"version.{drafts[i].activity.kind}", evidence))
+                for i, word in zip(part, admissions, strict=True)
+            ]
+            recorded = record_versions(uow, recordings)
+            made += [_told(drafts[i], one, space_row) for i, one in zip(part, recorded, strict=True)]
+    return made
 
 
 def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft: Draft) -> NewVersion:
@@ -110,20 +121,14 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
     )
 
 
-def _record_one(uow: UnitOfWork, new: NewVersion, draft: Draft, decision: Decision, space_row: Space) -> dict[str, Any]:
-    version = record_version(uow, new, draft.activity, guard.admit(uow.session, new))
-    uow.event(
-        f"version.{draft.activity.kind}",
-        {"version": version.id, "operation": version.operation_id},
-        **gate.evidence(decision),
-    )
+def _told(draft: Draft, made: Recorded, space_row: Space) -> dict[str, Any]:
     return {
         "identity": draft.name,
-        "version": version.number,
-        "ref": f"{draft.name}@{version.number}",
+        "version": made.number,
+        "ref": f"{draft.name}@{made.number}",
         "kind": str(draft.kind),
         "space": space_row.ref,
-        "operation": version.operation_id,
+        "operation": made.operation_id,
         "operation_kind": str(draft.activity.kind),
     }
 
@@ -131,7 +136,7 @@ def _record_one(uow: UnitOfWork, new: NewVersion, draft: Draft, decision: Decisi
 def free_names(session: Session, prefix: str, count: int) -> list[str]:
     """``count`` names ``prefix-001``… that no identity has yet."""
     check_name(f"{prefix}-001")
-    taken = names_beginning(session, f"{prefix}-")
+    taken = set(session.scalars(select(Identity.name).where(Identity.name.startswith(f"{prefix}-", autoescape=True))))
     width = max(3, len(str(count + len(taken))))
     names: list[str] = []
     number = 0
