@@ -10,11 +10,12 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?=
 
-.PHONY: demo test check soak bench clean help
+.PHONY: demo test check minimums soak bench clean help
 
 help:
 	@echo "make demo   install, unpack the mini world, fit a space, add 1,000 LoRAs, search (no torch needed)"
 	@echo "make test   everything that must hold, in under 15 minutes on 2 cores"
+	@echo "make minimums  the main job with the lowest versions declared, installed from scratch"
 	@echo "make check  ruff, mypy and the import rules only"
 	@echo "make soak   long campaigns: kill -9 loops, random operations, fuzzing"
 	@echo "make bench  speed and quality figures, as ratios measured side by side"
@@ -44,6 +45,14 @@ check: $(VENV)/.dev
 # Files, not tests, are dealt out: fixtures of a file (servers, fitted spaces) are then made once.
 test: check
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not soak and not live'
+
+# The lowest versions pyproject.toml declares, installed together in a venv of their own, do the main job.
+minimums: $(VENV)/.dev
+	rm -rf .build/minimums && $(PYTHON) -m venv .build/minimums
+	.build/minimums/bin/python -m pip --disable-pip-version-check -q install $$($(BIN)/python tests/test_minimums.py)
+	.build/minimums/bin/python -m pip --disable-pip-version-check -q install --no-deps .
+	.build/minimums/bin/python -m pip check
+	.build/minimums/bin/python -m examples.demo .build/minimums/demo
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak

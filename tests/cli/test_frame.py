@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -106,6 +107,31 @@ def test_an_early_reader_is_no_failure(tmp_path: Path) -> None:
         said = process.stderr.read()
         process.stderr.close()
         assert (process.wait(), said) == (code, b"")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_command_that_is_stopped_leaves_nothing_behind(tmp_path: Path, name: str) -> None:
+    script = (
+        "import os, sys, time\n"
+        "def hang(number):\n"
+        "    print('writing', flush=True)\n"
+        "    time.sleep(60)\n"
+        "os.fsync = hang\n"
+        "from w2w_registry.cli.app import main\n"
+        "main(['--home', sys.argv[1], 'init'])\n"
+    )
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    assert [p for p in home.iterdir() if p.name.startswith(".")], "nothing was being written: the test tests nothing"
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, name)
+    assert "Traceback" not in said
+    assert list(home.iterdir()) == []
 
 
 HOSTILE = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnp.exe\udcff\r\nline"

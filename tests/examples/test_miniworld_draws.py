@@ -92,3 +92,14 @@ def test_stock_pipeline_draws_the_same(pipeline) -> None:
         output_type="np",
     ).images[0]
     assert np.abs(np.rint(stock * 255) - ours).max() <= 2
+
+
+def test_stock_pipeline_draws_with_defaults() -> None:
+    """No argument is needed: every part computes in one precision."""
+    from diffusers import DiffusionPipeline
+
+    stock = DiffusionPipeline.from_pretrained(store.DATA / "pipeline")
+    stock.set_progress_bar_config(disable=True)
+    assert {part.dtype for part in (stock.unet, stock.vae, stock.text_encoder)} == {torch.float32}
+    picture = stock("photo of person", num_inference_steps=2, output_type="np").images[0]
+    assert picture.shape == (32, 32, 3)
