@@ -32,7 +32,7 @@ def declared() -> dict[str, str]:
 
 @pytest.mark.parametrize("package", sorted(declared()))
 def test_minimums_satisfy_each_other(package: str) -> None:
-    """What a package asks of another, where it is installed at its own lowest, allows the version we call the lowest."""
+    """What a package asks of another, installed at its own lowest, allows the version we call the lowest."""
     minimums = declared()
     try:
         installed = Version(version(package))

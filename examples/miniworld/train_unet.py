@@ -142,7 +142,7 @@ def save() -> None:
     )
     pipeline.to(dtype=torch.float16)
     pipeline.save_pretrained(BUILD / "pipeline", safe_serialization=True)
-    # transformers computes in the precision a config names, diffusers in single; stored in half, both are to use single.
+    # transformers computes in the precision a config names, diffusers in single; stored in half, both shall use single.
     config = BUILD / "pipeline" / "text_encoder" / "config.json"
     config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     # Older releases of transformers read these two instead of tokenizer.json.
