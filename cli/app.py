@@ -56,6 +56,7 @@ COMMANDS = {
     "manifest": "Print every fact that fixes what a version is.",
     "sign": "Sign an exported folder.",
     "verify": "Verify a signed folder, or a registered version.",
+    "gc": "Delete stored files that nothing refers to.",
 }
 
 

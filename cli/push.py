@@ -6,13 +6,13 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import progress
+from .output import emit, progress, say
 from .pushed import show_push
 
 
 @click.command()
-@click.argument("name", metavar="NAME[@V]")
-@click.argument("repo_id", metavar="OWNER/REPO")
+@click.argument("name", metavar="NAME[@V]", required=False)
+@click.argument("repo_id", metavar="OWNER/REPO", required=False)
 @options.access
 @click.option(
     "--format",
@@ -24,18 +24,20 @@ from .pushed import show_push
 @click.option("--coordinates-only", is_flag=True, help="Publish the point in the space, not the LoRA.")
 @click.option("--license", "license_", metavar="ID", help="License in the card (default: other, bound to the consent).")
 @click.option("--instance-prompt", metavar="TEXT", help="The prompt that calls the identity.")
+@click.option("--cancel", metavar="OWNER/REPO", help="Give up an unfinished push to this repo, and push nothing.")
 @options.purpose
 @options.dry_run
 @takes_frame
 def push(
     frame: Frame,
-    name: str,
-    repo_id: str,
+    name: str | None,
+    repo_id: str | None,
     access: str | None,
     formats: tuple[str, ...],
     coordinates_only: bool,
     license_: str | None,
     instance_prompt: str | None,
+    cancel: str | None,
     purpose: str | None,
     dry_run: bool,
 ) -> None:
@@ -46,6 +48,16 @@ def push(
     """
     from w2w_registry.services.hub import release
 
+    if cancel is not None:
+        if name is not None:
+            raise click.UsageError("--cancel stands alone: it takes the repo, and pushes nothing")
+        registry = frame.registry()
+        done = release.cancel(registry, release.connect(registry), cancel)
+        said = "what had arrived was taken back" if done == "undone" else "nothing of it had arrived"
+        emit(frame, {"repo": cancel, "cancelled": done}, lambda: say(f"{cancel}: given up; {said}"))
+        return
+    if name is None or repo_id is None:
+        raise click.UsageError("say what to push and where: w2w-reg push NAME OWNER/REPO")
     request = release.push_request(
         name,
         repo_id,

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +29,14 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 (hex) of a file, read in chunks."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """``size`` in bytes, ``age`` in seconds since it was written, or written again."""
+
+    size: int
+    age: float
 
 
 class ArtifactStore:
@@ -50,6 +61,7 @@ class ArtifactStore:
         """Store ``data``; returns its digest. Raises StorageError when the medium fails."""
         digest = hashlib.sha256(data).hexdigest()
         if self.exists(digest):
+            self._renew(digest)
             return digest
         try:
             local = self.path(digest)
@@ -71,7 +83,9 @@ class ArtifactStore:
         local = self.path(digest)
         if local is None:
             return self.put(Path(path).read_bytes())
-        if not local.exists():
+        if local.exists():
+            self._renew(digest)
+        else:
             try:
                 with open(path, "rb") as source:
                     write_atomic(local, iter(lambda: source.read(_CHUNK), b""))
@@ -111,6 +125,29 @@ class ArtifactStore:
             raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
         return True
 
+    def facts(self, digest: str) -> Facts | None:
+        """Size and age of an artifact; None when it is not there. An unknown age is none at all: it is new.
+
+        Raises:
+            StorageError.
+        """
+        local = self.path(digest)
+        try:
+            if local is not None:
+                found = local.stat()
+                return Facts(found.st_size, max(0.0, time.time() - found.st_mtime))
+            key = self._key(digest)
+            size = int(self._remote().size(key) or 0)
+            try:
+                written = self._remote().modified(key).timestamp()
+            except (NotImplementedError, AttributeError):
+                return Facts(size, 0.0)
+            return Facts(size, max(0.0, time.time() - written))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+
     def digests(self) -> Iterator[str]:
         """Every artifact in the store."""
         if self._local is not None:
@@ -121,6 +158,15 @@ class ArtifactStore:
                 name = str(key).rsplit("/", 1)[-1]
                 if len(name) == 64:
                     yield name
+
+    def _renew(self, digest: str) -> None:
+        """Let a file that is stored again be as new: whoever stored it may not have recorded it yet."""
+        local = self.path(digest)
+        with suppress(OSError):
+            if local is not None:
+                os.utime(local)
+            else:
+                self._remote().touch(self._key(digest), truncate=False)
 
     def _remote(self) -> AbstractFileSystem:
         assert self._fs is not None

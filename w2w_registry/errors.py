@@ -168,6 +168,12 @@ class Busy(RegistryError):
     code, exit_code = "busy", 7
 
 
+class CatalogLost(RegistryError):
+    """The catalog's file is empty or gone while its files are there. Fields: path, artifacts."""
+
+    code, exit_code = "catalog-lost", 9
+
+
 class SchemaOutOfDate(RegistryError):
     """The database schema is not this release's. Fields: current, head."""
 

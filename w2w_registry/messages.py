@@ -131,6 +131,10 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
     e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",
     e.SchemaOutOfDate: _schema,
+    e.CatalogLost: lambda f: (
+        f"the catalog {f['path']} is empty or gone, but its files are there ({f['artifacts']}): restore the catalog "
+        "from a backup; a new one would know none of them"
+    ),
     e.MissingExtra: lambda f: (
         f"{f['feature'] or 'this'} needs the package {f['package']}: pip install 'w2w-registry[{f['extra']}]'"
     ),

@@ -5,6 +5,7 @@ SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged commit surviv
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from urllib.parse import quote
 import sqlalchemy.exc as sa
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
 
-from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError
+from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError, StorageError
 
 WRITE = "w2w_write"  # execution option of a connection that will write
 _BUSY_SQLSTATES = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialisation failure
@@ -100,6 +101,9 @@ def database_errors(url: URL) -> Iterator[None]:
             sqlite3.SQLITE_LOCKED,
         ):
             raise Busy(what="database", name=safe_url(url)) from error
+        full = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+        if full or getattr(cause, "sqlstate", None) == "53100":
+            raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed") from error
         # sqlite3.DatabaseError itself (not a subclass) is "malformed" and "not a database"
         if (
             isinstance(error, (sa.OperationalError, sa.InterfaceError, sa.InternalError))
@@ -108,6 +112,15 @@ def database_errors(url: URL) -> Iterator[None]:
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             raise DatabaseError(url=safe_url(url), reason=reason) from error
         raise
+
+
+def _mode(path: Path) -> str:
+    """How to open a file: to read and write, or, in a folder where nothing may be written (an archive, a NAS), as one
+    that nobody changes: SQLite would else want to make its log and index beside it."""
+    if os.access(path.parent, os.W_OK):
+        return "mode=rw"
+    log = path.with_name(f"{path.name}-wal")
+    return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
 def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
@@ -119,7 +132,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
-    address = f"file:{quote(str(path.absolute()))}?mode={'rwc' if create else 'rw'}"
+    address = f"file:{quote(str(path.absolute()))}?{'mode=rwc' if create else _mode(path)}"
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(

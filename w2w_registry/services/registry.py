@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from w2w_registry.artifacts import ArtifactStore, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.errors import NotInitialised, StorageError
+from w2w_registry.errors import CatalogLost, NotInitialised, StorageError
 from w2w_registry.settings import POLICY_FILE, Settings
 
 Progress = Callable[[int, int], None]
@@ -55,6 +56,7 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
     The database is opened at its first use, which raises NotInitialised (nothing was made here yet),
     SchemaOutOfDate (made by another release) or DatabaseError (it cannot be reached).
     """
+    check_not_lost(settings)
     catalog = Catalog(settings.database_url, event_hash=event_hash)
     try:
         yield Registry(settings, catalog, ArtifactStore(settings.artifacts_url))
@@ -63,7 +65,12 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
 
 
 def init_registry(settings: Settings) -> dict[str, Any]:
-    """Make the home folder, the catalog at the newest schema and registry.toml; on an existing registry, nothing."""
+    """Make the home folder, the catalog at the newest schema and registry.toml; on an existing registry, nothing.
+
+    Raises:
+        CatalogLost: the home holds files of a registry whose catalog is gone.
+    """
+    check_not_lost(settings)
     try:
         settings.home.mkdir(parents=True, exist_ok=True)
         policy = settings.home / POLICY_FILE
@@ -75,6 +82,29 @@ def init_registry(settings: Settings) -> dict[str, Any]:
     if before is None:
         schema.upgrade(settings.database_url)
     return {"home": str(settings.home), **current_schema(settings), "created": before is None}
+
+
+def check_not_lost(settings: Settings) -> None:
+    """Refuse a SQLite catalog that is empty or gone while the home folder holds its files: a new one in its place
+    would hide the loss.
+
+    Raises:
+        CatalogLost.
+    """
+    database = Path(settings.database_url.removeprefix("sqlite:///")).expanduser()
+    if not settings.database_url.startswith("sqlite:///") or database.parent != settings.home:
+        return
+    try:
+        if database.stat().st_size > 0:
+            return
+    except OSError:
+        pass
+    wal = database.with_name(f"{database.name}-wal")
+    if wal.exists() and wal.stat().st_size > 0:
+        return  # written, and not yet folded into the file
+    kept = next((settings.home / "artifacts").glob("??/" + "?" * 64), None)
+    if kept is not None:
+        raise CatalogLost(path=str(database), artifacts=str(settings.home / "artifacts"))
 
 
 def upgrade_schema(settings: Settings) -> dict[str, Any]:

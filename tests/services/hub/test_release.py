@@ -24,8 +24,9 @@ from w2w_registry.hub.plan import Access
 from w2w_registry.lora import read_lora
 from w2w_registry.messages import message
 from w2w_registry.records import Kind
-from w2w_registry.services.hub.release import PushRequest, finish, push, unfinished
+from w2w_registry.services.hub.release import PushRequest, cancel, finish, push, unfinished
 from w2w_registry.services.hub.release_files import Options
+from w2w_registry.services.hub.sync import sync
 
 REPO = "acme/alice-lora"
 REQUEST = PushRequest("acme/alice", REPO)
@@ -359,3 +360,36 @@ def test_a_broken_push_that_may_no_longer_go_out_is_undone(world: World, existin
         assert world.releases()[-1].state is ReleaseState.TAKEDOWN_QUEUED
     else:
         assert repo is None
+
+
+def test_a_push_the_hub_forbids_is_not_left_unfinished(world: World) -> None:
+    world.hub.faults.add(Fault("status", match="POST /api/repos/create", status=403, times=None))
+    with pytest.raises(HubError) as caught:
+        push(world.registry, world.client, REQUEST)
+    assert caught.value.fields["status"] == 403
+    assert jobs(world) == 0
+
+
+def test_sync_drops_a_push_that_the_hub_forbids_by_now(world: World) -> None:
+    fault = world.hub.faults.add(Fault("status", match="POST /api/repos/create", status=503, times=None))
+    with pytest.raises(HubError):
+        push(world.registry, world.client, REQUEST)
+    assert jobs(world) == 1
+    fault.status = 403
+    report = sync(world.registry, world.client)
+    assert [(s.done, s.error) for s in report.settled] == [(True, None)]
+    assert jobs(world) == 0
+
+
+@pytest.mark.parametrize("arrived", [False, True])
+def test_an_unfinished_push_can_be_given_up(world: World, arrived: bool) -> None:
+    match = "/commit/" if arrived else "POST /api/repos/create"
+    world.hub.faults.add(Fault("status", match=match, status=503, times=None))
+    with pytest.raises(HubError):
+        push(world.registry, world.client, REQUEST)
+    world.hub.faults.reset()
+    assert jobs(world) == 1
+    assert cancel(world.registry, world.client, REPO) == ("undone" if arrived else "dropped")
+    assert (jobs(world), world.hub.repo(REPO)) == (0, None)
+    with pytest.raises(NotFound):
+        cancel(world.registry, world.client, REPO)

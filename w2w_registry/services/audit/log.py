@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -336,6 +337,9 @@ def _origin(session: Session) -> str:
     return f"w2w-registry/{(first or 'empty')[:16]}"
 
 
+_KEY_BYTES = 32
+
+
 def _folder(registry: Registry) -> Path:
     return registry.settings.home / "keys"
 
@@ -353,27 +357,54 @@ def _public_key(registry: Registry) -> bytes | None:
 
 
 def _private_key(registry: Registry) -> bytes:
-    """The signing key, made at its first use, readable by its owner only."""
+    """The signing key, made at its first use, readable by its owner only.
+
+    A key file appears whole or not at all; an empty one, which only an older release could leave, never signed
+    anything when there is no public key beside it, and is made anew.
+    """
     folder = _folder(registry)
-    path = folder / "audit.key"
+    path, public = folder / "audit.key", folder / "audit.pub"
     try:
-        key = bytes.fromhex(path.read_text("ascii").strip())
+        text = path.read_text("ascii").strip()
+        if not text and not public.exists():
+            path.unlink()
+            raise FileNotFoundError
+        key = bytes.fromhex(text)
+        if len(key) != _KEY_BYTES:
+            raise ValueError("it is empty" if not key else f"it holds {len(key)} bytes, not {_KEY_BYTES}")
     except FileNotFoundError:
         key = signing.new_key()
-        try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                stream.write(key.hex() + "\n")
-        except FileExistsError:  # another process was first
+        if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
             return _private_key(registry)
-        except OSError as error:
-            raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
     except (OSError, ValueError) as error:
-        raise SettingError(setting=str(path), value="", reason=f"not a private key: {error}") from None
-    public = folder / "audit.pub"
+        raise SettingError(
+            setting=str(path),
+            value="",
+            reason=f"not a private key: {error}; restore it from a backup, or move it and audit.pub away to sign with"
+            " a new key from now on",
+        ) from None
     if not public.exists():
         _write(public, signing.public_key(key).hex().encode() + b"\n")
     return key
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a secret file that is not there yet, whole or not at all; False when it is there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -43,6 +43,7 @@ from w2w_registry.services.hub.release_files import (
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 JOB = "push"
+_FORBIDDEN = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,11 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
     if plan.empty and recorded is not None:
         return replace(report, commit=recorded.commit_id, tag=recorded.revision)
     job = _note(registry, hub, facts, plan, prepared.access, request.options)
-    commit, tag = carry_out(hub, plan, prepared.files, facts.number, progress)
+    try:
+        commit, tag = carry_out(hub, plan, prepared.files, facts.number, progress)
+    except HubError as error:
+        _drop_forbidden(registry, hub, job, error)
+        raise
     _record(registry, hub, job, prepared, plan, commit, tag, request.options)
     return replace(report, commit=commit, tag=tag)
 
@@ -394,7 +399,8 @@ def unfinished(session: Session, endpoint: str) -> list[Job]:
 
 
 def finish(registry: Registry, hub: Hub, job_id: str) -> str:
-    """Bring a push that stopped half-way to its end: ``published``, or ``undone`` when it may not go out any more.
+    """Bring a push that stopped half-way to its end: ``published``, ``undone`` when it may not go out any more, or
+    ``dropped`` when the Hub forbids it and nothing of it ever arrived there.
 
     Raises:
         HubError: the Hub cannot be reached yet; the note stays.
@@ -414,9 +420,66 @@ def finish(registry: Registry, hub: Hub, job_id: str) -> str:
         return "undone"
     state = look(hub, intent["repo"])
     prepared, plan = _planned(registry, intent["repo"], state, prepared)
-    commit, tag = carry_out(hub, plan, prepared.files, facts.number)
+    try:
+        commit, tag = carry_out(hub, plan, prepared.files, facts.number)
+    except HubError as error:
+        if _drop_forbidden(registry, hub, job_id, error):
+            return "dropped"
+        raise
     _record(registry, hub, job_id, prepared, replace(plan, create=bool(intent["created"])), commit, tag, options)
     return "published"
+
+
+def cancel(registry: Registry, hub: Hub, repo: str) -> str:
+    """Give up a push to ``repo`` that was begun and not finished: what of it arrived there is taken back.
+
+    Returns:
+        ``undone``, or ``dropped`` when nothing of it had arrived.
+
+    Raises:
+        NotFound: no such push. HubError: the Hub cannot be reached, or does not let it be taken back.
+    """
+    repo_id = check_repo_id(repo)
+    with registry.catalog.read() as session:
+        found = [job for job in unfinished(session, hub.endpoint) if job.state["repo"] == repo_id]
+        if not found:
+            raise NotFound(what="unfinished push", name=repo_id)
+        job_id, intent = found[0].id, dict(found[0].state)
+    if not _arrived(hub, intent):
+        _drop(registry, job_id, intent)
+        return "dropped"
+    _undo(registry, hub, job_id, intent)
+    return "undone"
+
+
+def _arrived(hub: Hub, intent: Mapping[str, Any]) -> bool:
+    """Whether anything of a begun push is on the Hub."""
+    state = look(hub, intent["repo"])
+    return state is not None and (bool(intent["created"]) or state.commit != intent["before"])
+
+
+def _drop_forbidden(registry: Registry, hub: Hub, job_id: str, error: HubError) -> bool:
+    """Forget a push that the Hub forbids and of which nothing arrived: no later try could finish it."""
+    if error.fields.get("status") not in _FORBIDDEN:
+        return False
+    with registry.catalog.read() as session:
+        job = session.get(Job, job_id)
+        intent = None if job is None else dict(job.state)
+    try:
+        if intent is None or _arrived(hub, intent):
+            return False
+    except HubError:
+        return False  # it will not even say; the note stays
+    _drop(registry, job_id, intent)
+    return True
+
+
+def _drop(registry: Registry, job_id: str, intent: Mapping[str, Any]) -> None:
+    with registry.catalog.write(registry.actor) as uow:
+        job = uow.session.get(Job, job_id)
+        if job is not None:
+            uow.delete(job)
+            uow.event("release.drop", {"version": intent["version"]})
 
 
 def _facts_or_none(registry: Registry, session: Session, version: Version) -> VersionFacts | None:

@@ -1,0 +1,78 @@
+"""``gc``: what nothing refers to goes, what anything refers to stays, and what is new is left alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.services.small import Small, digest
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.errors import UsageError
+from w2w_registry.services.consent import withdraw
+from w2w_registry.services.recording.unused import GRACE, gc
+
+
+def age(small: Small, name: str, seconds: float = 2 * GRACE) -> None:
+    path = small.registry.artifacts.path(name)
+    assert path is not None
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+@pytest.fixture
+def small(catalog: Catalog, tmp_path: Path) -> Small:
+    made = Small(catalog, tmp_path)
+    form = tmp_path / "form"
+    form.write_bytes(b"signed")
+    made.grant("s1", evidence=form, keep_evidence=True)
+    made.add("a", "s1", content=b"the model")
+    for name in list(made.registry.artifacts.digests()):
+        age(made, name)
+    return made
+
+
+def test_what_is_referred_to_stays(small: Small) -> None:
+    before = set(small.registry.artifacts.digests())
+    found = gc(small.registry, perform=True)
+    assert (found.unused, found.performed) == ((), True)
+    assert set(small.registry.artifacts.digests()) == before
+    assert {digest("signed"), digest("the model"), digest("space arrays")} <= before
+
+
+def test_orphans_go_and_the_dry_run_keeps_its_word(small: Small) -> None:
+    orphan = small.registry.artifacts.put(b"left by a crash")
+    assert gc(small.registry, perform=True).young == 1
+    age(small, orphan)
+    events = small.events()
+    promised = gc(small.registry, perform=False)
+    assert small.registry.artifacts.exists(orphan)
+    assert small.events() == events
+    assert (promised.unused, promised.size, promised.performed) == ((orphan,), len(b"left by a crash"), False)
+    assert gc(small.registry, perform=True).unused == promised.unused
+    assert not small.registry.artifacts.exists(orphan)
+    assert small.events()[-1] == "artifact.gc"
+
+
+def test_putting_a_file_again_makes_it_new(small: Small) -> None:
+    """A command that stores what an old orphan holds has not recorded it yet: the orphan must not be swept."""
+    orphan = small.registry.artifacts.put(b"left by a crash")
+    age(small, orphan)
+    small.registry.artifacts.put(b"left by a crash")
+    found = gc(small.registry, perform=True)
+    assert (found.unused, found.young) == ((), 1)
+
+
+def test_after_an_erasure_nothing_is_left_to_sweep(small: Small) -> None:
+    withdraw.withdraw(small.registry, "s1", erase=True)
+    assert gc(small.registry, perform=False, grace=0).unused == ()
+
+
+def test_a_store_that_others_may_use_is_swept_only_when_asked(small: Small, tmp_path: Path) -> None:
+    registry = replace(small.registry, settings=replace(small.registry.settings, artifacts_url=str(tmp_path / "nas")))
+    with pytest.raises(UsageError):
+        gc(registry, perform=True)
+    assert gc(registry, perform=False).unused == ()
+    assert gc(registry, perform=True, alone=True).performed
