@@ -42,7 +42,8 @@ def gc(
         grace: seconds; younger files are left alone.
 
     Raises:
-        UsageError: the store is elsewhere, and may hold files of other registries. Busy: another process is writing. StorageError: a file cannot be deleted.
+        UsageError: the store is elsewhere, and may hold files of other registries. Busy: another process is writing.
+        StorageError: a file cannot be deleted.
     """
     if perform and not alone and Path(registry.settings.artifacts_url) != registry.settings.home / "artifacts":
         raise UsageError(
