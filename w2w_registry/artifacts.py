@@ -11,7 +11,6 @@ import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,8 +59,7 @@ class ArtifactStore:
     def put(self, data: bytes) -> str:
         """Store ``data``; returns its digest. Raises StorageError when the medium fails."""
         digest = hashlib.sha256(data).hexdigest()
-        if self.exists(digest):
-            self._renew(digest)
+        if self.exists(digest) and self._renewed(digest):
             return digest
         try:
             local = self.path(digest)
@@ -84,7 +82,7 @@ class ArtifactStore:
         if local is None:
             return self.put(Path(path).read_bytes())
         if local.exists():
-            self._renew(digest)
+            self._renewed(digest)
         else:
             try:
                 with open(path, "rb") as source:
@@ -159,14 +157,18 @@ class ArtifactStore:
                 if len(name) == 64:
                     yield name
 
-    def _renew(self, digest: str) -> None:
-        """Let a file that is stored again be as new: whoever stored it may not have recorded it yet."""
+    def _renewed(self, digest: str) -> bool:
+        """Let a file that is stored again be as new, since whoever stores it has not recorded it yet; False when that
+        takes writing it again (object stores cannot touch what is there)."""
         local = self.path(digest)
-        with suppress(OSError):
+        try:
             if local is not None:
                 os.utime(local)
             else:
                 self._remote().touch(self._key(digest), truncate=False)
+        except (OSError, NotImplementedError, ValueError):
+            return local is not None
+        return True
 
     def _remote(self) -> AbstractFileSystem:
         assert self._fs is not None
