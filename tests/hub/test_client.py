@@ -191,6 +191,81 @@ ANSWERS: dict[str, tuple[Fault | None, Ask, type[RegistryError], str]] = {
 }
 
 
+MODEL = {"id": REPO, "sha": "0" * 40, "private": False, "gated": False, "siblings": [], "tags": []}
+FILE = {"rfilename": "a.json", "size": 2, "blobId": "b"}
+MALFORMED: dict[str, tuple[str, object, Ask, str]] = {
+    "no name": ("whoami", {"id": 1}, lambda c: c.whoami(), "makes no sense"),
+    "a list": ("whoami", [], lambda c: c.whoami(), "makes no sense"),
+    "not JSON": ("whoami", b"<html>", lambda c: c.whoami(), "not JSON"),
+    "deep": ("whoami", b"[" * 200_000, lambda c: c.whoami(), "the Hub's answer"),
+    "odd id": ("models", {**MODEL, "id": "../\x1b[31m"}, lambda c: c.state(REPO), "a repo id that is none"),
+    "id is a number": ("models", {**MODEL, "id": 7}, lambda c: c.state(REPO), "a repo id that is none"),
+    "no commit": ("models", {**MODEL, "sha": "main"}, lambda c: c.state(REPO), "a commit that is none"),
+    "text size": (
+        "models",
+        {**MODEL, "siblings": [{**FILE, "size": "\u00b9"}]},
+        lambda c: c.state(REPO),
+        "a size that is none",
+    ),
+    "negative size": (
+        "models",
+        {**MODEL, "siblings": [{**FILE, "size": -1}]},
+        lambda c: c.state(REPO),
+        "a size that is none",
+    ),
+    "files are text": ("models", {**MODEL, "siblings": "none"}, lambda c: c.state(REPO), "makes no sense"),
+    "no tags": ("refs", {"branches": []}, lambda c: c.tags(REPO), "makes no sense"),
+    "odd listing": ("models", [{**MODEL, "id": None}], lambda c: list(c.listing(owner="acme")), "a repo id"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_answer_is_one_clear_line(hub: LocalHub, client: HubClient, case: str) -> None:
+    match, body, ask, words = MALFORMED[case]
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    hub.faults.add(Fault("answer", match=match, body=raw, times=None))
+    with pytest.raises(HubError) as refused:
+        ask(client)
+    line = message(refused.value)
+    assert words in line
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+def test_an_answer_without_end(hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then keeps every single read in time; the whole answer has to end too."""
+    monkeypatch.setattr("w2w_registry.hub.bounds.DEADLINE", 0.2)
+    hub.faults.add(Fault("trickle", match="whoami", seconds=0.02, times=None))
+    with pytest.raises(HubError, match="did not end within"):
+        client.whoami()
+
+
+def test_a_giant_answer(hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("w2w_registry.hub.bounds.MOST_JSON", 1 << 20)
+    hub.faults.add(Fault("answer", match="whoami", body=b'{"name": "' + b"x" * (2 << 20) + b'"}', times=None))
+    with pytest.raises(HubError, match="longer than 1 MB"):
+        client.whoami()
+
+
+@pytest.mark.parametrize("asked", ["\u00b9", "9" * 400, "-1", "soon"])
+def test_a_malformed_retry_after(hub: LocalHub, client: HubClient, naps: list[float], asked: str) -> None:
+    hub.faults.add(Fault("status", match="whoami", status=429, headers={"Retry-After": asked}, times=None))
+    with pytest.raises(HubError, match="rate limit"):
+        client.whoami()
+    assert all(nap <= 8 for nap in naps)
+
+
+def test_other_traffic_of_the_process_is_not_bounded(hub: LocalHub, client: HubClient) -> None:
+    from w2w_registry.hub.bounds import bound
+
+    client.whoami()
+    stream = object()
+    request = types.SimpleNamespace(extensions={}, url=types.SimpleNamespace(path="/acme/model/resolve/main/x.bin"))
+    response = types.SimpleNamespace(request=request, stream=stream)
+    bound(response)
+    assert response.stream is stream
+
+
 @pytest.mark.usefixtures("no_library_waits")
 @pytest.mark.parametrize("case", ANSWERS)
 def test_each_refusal_is_one_clear_line(hub: LocalHub, client: HubClient, owner: User, case: str) -> None:

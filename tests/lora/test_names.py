@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from w2w_registry.lora.names import UnknownKey, kohya_to_module, module_to_kohya, parse_key
+from w2w_registry.lora.formats import Key, read_keys
+from w2w_registry.lora.names import UnknownKey, kohya_to_module, module_to_kohya
 
 KNOWN = {
     "input_blocks_1_1_transformer_blocks_0_attn1_to_q": "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
@@ -91,8 +92,14 @@ def test_unets_of_diffusers_are_known() -> None:
             assert kohya_to_module(module_to_kohya(name)) == name
 
 
+def key(name: str) -> Key:
+    keys, _, unknown = read_keys([name])
+    assert not unknown
+    return keys[name]
+
+
 def test_roles() -> None:
-    assert parse_key("unet.conv_in.alpha").role == "alpha"
-    assert parse_key("lora_unet_conv_in.lora_up.weight").role == "B"
-    assert parse_key("base_model.model.conv_in.lora_A.default.weight").adapter == "default"
-    assert parse_key("lora_te2_text_model_x.lora_up.weight").part == "text_encoder_2"
+    assert key("unet.conv_in.alpha").role == "alpha"
+    assert key("lora_unet_conv_in.lora_up.weight").role == "B"
+    assert key("base_model.model.conv_in.lora_A.default.weight").adapter == "default"
+    assert key("lora_te2_text_model_x.lora_up.weight").part == "text_encoder_2"

@@ -98,6 +98,43 @@ def checkpoints(session: Session) -> list[Checkpoint]:
     return list(session.scalars(select(Checkpoint).order_by(Checkpoint.id)))
 
 
+class StoredCheckpoint(NamedTuple):
+    """A checkpoint's columns as they are stored, whatever somebody made of them."""
+
+    id: Any
+    size: Any
+    root: Any
+    note: Any
+    public_key_id: Any
+    at: Any
+
+
+def stored_checkpoints(session: Session) -> list[StoredCheckpoint]:
+    """Every checkpoint, oldest first, unconverted: what was tampered with comes out as it is."""
+    columns = [
+        Checkpoint.id,
+        Checkpoint.size,
+        Checkpoint.root,
+        Checkpoint.note,
+        Checkpoint.public_key_id,
+        Checkpoint.at,
+    ]
+    moment = stored_form(UtcDateTime())
+    query = select(*(type_coerce(column, NullType()) for column in columns)).order_by(Checkpoint.id)
+    return [StoredCheckpoint(*row[:5], moment(row[5])) for row in session.execute(query)]
+
+
+def event_hashes(session: Session, *, until: int | None = None) -> list[str]:
+    """Hashes of the events up to and with ``until``, in sequence."""
+    query = select(Event.hash).order_by(Event.seq)
+    return list(session.scalars(query if until is None else query.where(Event.seq <= until)))
+
+
+def first_hash(session: Session) -> str | None:
+    """The first event's hash, which tells a catalog from every other."""
+    return session.scalar(select(Event.hash).where(Event.seq == 1))
+
+
 def stored_events(session: Session, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
     """Events in sequence, unconverted: what was tampered with comes out as it is, not as an error."""
     columns = [

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import CTE, ColumnElement, Row, Select, literal, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.assets import Version
+from w2w_registry.catalog.assets import Coordinates, Identity, Version
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
+from w2w_registry.records import Kind, VersionState
 
 _VERSION, _INPUT = table_of(Version), table_of(OperationInput)
 _SHALLOW = 16
@@ -78,6 +79,42 @@ def made_with(session: Session, digest: str) -> list[int]:
     """Ids of the versions whose operation took in this photo, file, space or direction (by digest)."""
     query = select(Version.id).join(OperationInput, OperationInput.operation_id == Version.operation_id)
     return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
+
+
+class VersionFacts(NamedTuple):
+    """What the provenance graph tells of a version; ``coordinates_digest``: in its own space."""
+
+    ref: str
+    kind: Kind
+    state: VersionState
+    operation_id: str
+    space_id: int | None
+    coordinates_digest: str | None
+
+
+def facts_of(session: Session, version_ids: Iterable[int]) -> dict[int, VersionFacts]:
+    """Facts of versions by id; those that are not there are left out."""
+    query = (
+        select(
+            Version.id,
+            Identity.name,
+            Version.number,
+            Identity.kind,
+            Version.state,
+            Version.operation_id,
+            Version.space_id,
+            Coordinates.digest,
+        )
+        .join(Identity, Identity.id == Version.identity_id)
+        .outerjoin(Coordinates, (Coordinates.space_id == Version.space_id) & (Coordinates.version_id == Version.id))
+    )
+    return {
+        row.id: VersionFacts(
+            f"{row.name}@{row.number}", row.kind, row.state, row.operation_id, row.space_id, row.digest
+        )
+        for chunk in chunked(version_ids)
+        for row in session.execute(query.where(Version.id.in_(chunk)))
+    }
 
 
 def inputs_of(session: Session, operation_id: str) -> list[OperationInput]:

@@ -111,11 +111,6 @@ def direction_named(session: Session, space: Space, name: str) -> Direction:
     return found
 
 
-def space_with_digest(session: Session, digest: str) -> Space | None:
-    """The space that is exactly this one."""
-    return session.scalar(select(Space).where(Space.digest == digest))
-
-
 def subject_by_id(session: Session, subject: str) -> Subject:
     """The subject with this pseudonymous id. No suggestions: one person's id is not shown for a slip in another's.
 

@@ -24,7 +24,9 @@ from torch import Tensor
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, quiet
 from w2w_registry.errors import BadLora
 from w2w_registry.lora import read_lora
-from w2w_registry.lora.read import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
+from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
+from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
 from w2w_registry.space.layout import Layout, layout_of
 
 Float32 = NDArray[np.float32]

@@ -8,6 +8,7 @@ Its errors become the registry's, with one reason each. The token comes from the
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError, UnsafeRepo
 from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
+from w2w_registry.hub.bounds import ANNOUNCED, bound, commit_of, hub_file, repo_id_of, tag_of
 from w2w_registry.hub.safety import check_files, header_problem, shorten
 
 if TYPE_CHECKING:
@@ -84,36 +86,45 @@ class HubClient:
 
     # -- reading -------------------------------------------------------------------------------
     def whoami(self) -> Account:
-        data = self._call(self.endpoint, lambda api: api.whoami())
-        return Account(str(data["name"]), tuple(str(o["name"]) for o in data.get("orgs", ())))
+        def ask(api: HfApi) -> Account:
+            data = api.whoami()
+            return Account(repo_id_of(data["name"]), tuple(repo_id_of(o["name"]) for o in data.get("orgs", ())))
+
+        return self._call(self.endpoint, ask)
 
     def state(self, repo_id: str, revision: str | None = None) -> RepoState:
-        info = self._call(
-            repo_id, lambda api: api.model_info(repo_id, revision=revision, files_metadata=True), revision
-        )
-        files = tuple(
-            HubFile(s.rfilename, int(s.size or 0), str(s.blob_id or ""), s.lfs.sha256 if s.lfs else None)
-            for s in info.siblings or ()
-        )
-        card: dict[str, Any] = info.card_data.to_dict() if info.card_data is not None else {}  # type: ignore[no-untyped-call]
-        return RepoState(
-            info.id, str(info.sha), bool(info.private), bool(info.gated), files, card, tuple(info.tags or ())
-        )
+        def ask(api: HfApi) -> RepoState:
+            info = api.model_info(repo_id, revision=revision, files_metadata=True)
+            files = tuple(hub_file(sibling) for sibling in info.siblings or ())
+            card: dict[str, Any] = info.card_data.to_dict() if info.card_data is not None else {}  # type: ignore[no-untyped-call]
+            access = bool(info.private), bool(info.gated)
+            return RepoState(repo_id_of(info.id), commit_of(info.sha), *access, files, card, tuple(info.tags or ()))
+
+        return self._call(repo_id, ask, revision)
 
     def listing(
         self, *, owner: str | None = None, tags: Sequence[str] = (), search: str | None = None
     ) -> Iterator[Listed]:
-        found = self._call(
-            owner or self.endpoint,
-            lambda api: list(api.list_models(author=owner, filter=list(tags) or None, search=search, full=True)),
-            retry=False,
-        )
-        for info in found:
-            yield Listed(info.id, info.sha, bool(info.private), bool(info.gated), tuple(info.tags or ()))
+        def ask(api: HfApi) -> list[Listed]:
+            found = api.list_models(author=owner, filter=list(tags) or None, search=search, full=True)
+            return [
+                Listed(
+                    repo_id_of(info.id),
+                    None if info.sha is None else commit_of(info.sha),
+                    bool(info.private),
+                    bool(info.gated),
+                    tuple(info.tags or ()),
+                )
+                for info in found
+            ]
+
+        yield from self._call(owner or self.endpoint, ask, retry=False)
 
     def tags(self, repo_id: str) -> Mapping[str, str]:
-        refs = self._call(repo_id, lambda api: api.list_repo_refs(repo_id))
-        return {t.name: t.target_commit for t in refs.tags}
+        def ask(api: HfApi) -> Mapping[str, str]:
+            return {tag_of(t.name): commit_of(t.target_commit) for t in api.list_repo_refs(repo_id).tags}
+
+        return self._call(repo_id, ask)
 
     def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
         check_files(repo_id, [file])
@@ -278,7 +289,11 @@ class HubClient:
             self._made = HfApi(endpoint=self.endpoint, token=self._token, library_name="w2w-registry")
         # The library sets no timeout of its own: a silent Hub would hang a command for ever. Its session is made
         # anew after some failures, hence here and not once.
-        _session().timeout = TIMEOUT
+        session = _session()
+        session.timeout = TIMEOUT
+        hooks = session.event_hooks
+        if bound not in hooks["response"]:
+            session.event_hooks = {**hooks, "response": [*hooks["response"], bound]}
         return self._made
 
     def _call(
@@ -326,7 +341,7 @@ class HubClient:
         while True:
             before = got
             try:
-                with _stream(self._api, url, got) as response:
+                with _stream(self._api, url, got, file.size) as response:
                     if got and response.status_code == 200:
                         restart()
                         got, head, before = 0, b"", 0
@@ -416,11 +431,18 @@ class HubClient:
                 status=None,
                 hint="try again later; `sync` goes on",
             )
+        if isinstance(error, RegistryError):
+            return error
         if isinstance(error, RuntimeError) and error.__cause__ is not None:
             # The library wraps what went wrong with one file of an upload.
             return self._translate(error.__cause__, repo, revision)  # type: ignore[arg-type]
         if isinstance(error, OSError):
             return StorageError(path=str(error.filename or repo), reason=error.strerror or str(error))
+        if isinstance(error, json.JSONDecodeError):
+            return HubError(repo=repo, reason="the Hub's answer is not JSON", status=None)
+        if isinstance(error, _MALFORMED):
+            what = f"{type(error).__name__}: {self._plain(error)}"
+            return HubError(repo=repo, reason=f"the Hub's answer makes no sense ({what})", status=None)
         if isinstance(error, ValueError):
             return HubError(repo=repo, reason=self._plain(error), status=None)
         raise error
@@ -432,6 +454,9 @@ class HubClient:
             text = text.replace(self._token, "…")
         return shorten(_TOKEN.sub("…", " ".join(text.split())), 200)
 
+
+# What the library stumbles over when an answer is not of the promised shape.
+_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError)
 
 _STATUS: Mapping[int, tuple[str, str]] = {
     400: ("the Hub calls the request malformed", ""),
@@ -478,8 +503,8 @@ def _wait(error: Exception, attempt: int) -> float | None:
     if status is not None and status not in _TRANSIENT:
         return None
     asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    if asked.isdigit():
-        return float(asked) if float(asked) <= LONGEST_WAIT else None
+    if asked.isascii() and asked.isdigit():
+        return float(asked) if len(asked) < 6 and float(asked) <= LONGEST_WAIT else None
     return min(0.5 * 2.0 ** (attempt - 1), 8.0)
 
 
@@ -490,15 +515,15 @@ def _resolve_url(api: HfApi, repo: str, path: str, commit: str) -> str:
 
 
 @contextmanager
-def _stream(api: HfApi, url: str, start: int) -> Iterator[Any]:
-    """A GET from byte ``start``; errors are raised as the library's."""
+def _stream(api: HfApi, url: str, start: int, announced: int) -> Iterator[Any]:
+    """A GET from byte ``start`` of a file of ``announced`` bytes; errors are raised as the library's."""
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
     headers = build_hf_headers(token=api.token, library_name="w2w-registry")
     headers["Accept-Encoding"] = "identity"
     if start:
         headers["Range"] = f"bytes={start}-"
-    with _session().stream("GET", url, headers=headers) as response:
+    with _session().stream("GET", url, headers=headers, extensions={ANNOUNCED: announced}) as response:
         if response.status_code >= 400:
             response.read()
         hf_raise_for_status(response)

@@ -1,7 +1,12 @@
-"""LoRA files: PEFT, diffusers and kohya, read and written without torch.
+"""Adapter files: read and written without torch.
 
-- ``read_lora(path) -> LoraFile``: a file or folder in any of the three formats; ``BadLora`` with one reason otherwise.
-  ``LoraFile.tensors`` maps (diffusers module name, "A" | "B") to float32 arrays; ``.alphas`` by module;
+- ``read_adapter(path) -> Adapter``: any adapter in any of the formats (``formats``): ``.changes`` with, for each
+  layer, its part of the pipeline, kind, and exact ΔW as ``.factors()`` (or None: it depends on the base model's
+  weights); ``.exact``, ``.kind``, ``.parts``, ``.told`` (what its metadata says), ``.digest``; ``BadLora`` with one
+  reason otherwise.
+- ``read_lora(path) -> LoraFile``: the plain LoRA of a UNet or transformer, ``BadLora`` when it is none;
+  ``lora_of(adapter)`` likewise. ``LoraFile.tensors`` maps (diffusers module name, "A" | "B") to float32 arrays;
+  ``.alphas`` by module;
   ``.layout()`` and ``.theta()`` flatten it canonically; ``.ignored`` lists text-encoder modules left out.
 - ``find_loras(paths) -> list[Candidate]``: files, folders of folders and globs → (path, suggested name).
 - ``write_lora(out, lora_or_tensors, alpha, fmt="peft" | "diffusers" | "kohya", dtype="fp32" | "fp16" | "bf16")``.
@@ -10,16 +15,20 @@
   ``same_model(theta_a, theta_b, layout, dtype_a, dtype_b)``: is this the same model under another file?
 """
 
+from w2w_registry.lora.adapter import Adapter, read_adapter
+from w2w_registry.lora.change import Change
 from w2w_registry.lora.find import Candidate, find_loras, suggest_name
 from w2w_registry.lora.names import Format
-from w2w_registry.lora.read import AlphaSource, LoraFile, read_lora
+from w2w_registry.lora.read import AlphaSource, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.same import ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.write import lora_files, write_lora
 
 __all__ = [
+    "Adapter",
     "AlphaSource",
     "Candidate",
+    "Change",
     "DType",
     "Format",
     "LoraFile",
@@ -27,8 +36,11 @@ __all__ = [
     "Sameness",
     "find_loras",
     "lora_files",
+    "lora_of",
     "model_digest",
     "model_digests",
+    "not_plain",
+    "read_adapter",
     "read_lora",
     "same_model",
     "suggest_name",

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from w2w_registry.lora.read import DIFFUSERS_FILE, PEFT_CONFIG, PEFT_FILE
+from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
+from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
+from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
 from w2w_registry.records import MAX_NAME
 
 # A folder with one of these is one LoRA; the pickles are listed so that reading refuses them by name.

@@ -1,100 +1,113 @@
-"""Key names of LoRA files <-> diffusers UNet module names.
+"""Names of layers: what other tools call them <-> what diffusers calls them.
 
-Three families: PEFT (``base_model.model.<module>.lora_A[.adapter].weight``), diffusers
-(``unet.<module>.lora_A.weight`` and its older spellings) and kohya (``lora_unet_<module with _>.lora_down.weight``).
-kohya flattens dots to underscores, which only a grammar of UNet names can undo; its SDXL files use the older
-``input_blocks``/``output_blocks`` names of the original code, mapped here for two layers per block (SD 1, SD 2, SDXL).
+kohya flattens dots to underscores, which only a grammar of layer names can undo; its SDXL files and ComfyUI's use the
+older names of the original code (``input_blocks``, ``double_blocks``, ``joint_blocks``). Flux and SD3 fuse q, k and v
+into one layer there: such a name stands for several of diffusers' layers, each with some rows of the fused one.
+Sources: diffusers' conversion scripts and the models' own module names. A name no grammar knows is kept as the file
+has it: the layer is then known by its file's name, and never by a wrong one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
-Role = Literal["A", "B", "alpha"]
 Format = Literal["peft", "diffusers", "kohya"]
+"""What is written; more is read (``formats``)."""
 
+Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "swapped"]
+"""Which rows of a fused layer one of its parts has: thirds; pieces as long as the layer's input is wide and what is
+left; or both halves the other way round."""
 
-@dataclass(frozen=True)
-class KeyParts:
-    """What one key of a LoRA file names. ``part`` is ``unet`` or the text encoder it belongs to."""
-
-    format: Format
-    part: str
-    module: str
-    role: Role
-    adapter: str | None = None
+DENOISERS = ("unet", "transformer")
 
 
 class UnknownKey(Exception):
-    """A key that is no LoRA factor this package reads; the argument says why, in a phrase."""
+    """A name no grammar knows; the argument says why, in a phrase."""
 
 
-_OTHER_KINDS = (
-    (("lora_magnitude_vector", "dora_scale"), "DoRA"),
-    (("hada_",), "LoHa"),
-    (("lokr_",), "LoKr"),
-    (("lora_mid",), "LoRA with a Tucker (cp) core"),
-    (("oft_", "oft_blocks"), "OFT"),
-    (("ia3_",), "IA3"),
-    (("glora", ".a1.weight", ".b1.weight"), "GLoRA"),
-    (("lora_embedding_",), "LoRA of an embedding table"),
+@dataclass(frozen=True)
+class Target:
+    """One of diffusers' layers a name stands for, and which rows of the named layer it has."""
+
+    module: str
+    rows: Rows = "all"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a name stands for. ``part`` of the pipeline: unet, transformer, text_encoder(_2, _3), or ``model`` where it
+    cannot be told; ``language model`` for adapters that are of no diffusion pipeline."""
+
+    part: str
+    targets: tuple[Target, ...]
+
+
+# -- parts of a pipeline ------------------------------------------------------------------------------
+_PREFIXES = {
+    "unet.": "unet",
+    "transformer.": "transformer",
+    "text_encoder.": "text_encoder",
+    "text_encoder_2.": "text_encoder_2",
+    "text_encoder_3.": "text_encoder_3",
+    "prior.": "prior",
+    "vae.": "vae",
+}
+_UNET_ROOTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.", "add_embedding.")
+_TRANSFORMER_ROOTS = (
+    "transformer_blocks.",
+    "single_transformer_blocks.",
+    "x_embedder",
+    "context_embedder",
+    "time_text_embed.",
+    "proj_out",
+    "norm_out.",
+    "pos_embed.",
 )
-_FACTOR = re.compile(
-    r"(?P<module>.+?)(?:"
-    r"\.lora_(?P<peft>[AB])(?:\.(?P<adapter>[^.]+))?\.weight"
-    r"|(?:(?P<attn>_lora)|\.lora|\.lora_linear_layer)\.(?P<old>down|up)\.weight"
-    r"|\.lora_(?P<kohya>down|up)\.weight"
-    r"|\.(?:lora\.)?(?P<alpha>alpha)"
-    r")"
+_LANGUAGE = re.compile(
+    r"(?:.*\.)?(?:model|language_model|decoder)\.layers\.\d+\.(?:self_attn|self_attention|mlp|encoder_attn|fc[12])\b.*"
+    r"|(?:.*\.)?(?:transformer|gpt_neox)\.(?:h|layers)\.\d+\.(?:attn|mlp|self_attention|attention)\.(?:c_|query_key).*"
+    r"|layers\.\d+\.(?:self_attn|mlp)\..*|(?:encoder|decoder)\.block\.\d+\.layer\..*"
+    r"|(?:bert|roberta|distilbert)\..*|lm_head"
 )
-_TEXT = {"text_encoder.": "text_encoder", "text_encoder_2.": "text_encoder_2"}
-_KOHYA_TEXT = {"lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
-_PEFT = "base_model.model."
-_UNET_ROOTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "time_embedding.", "add_embedding.")
+_CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projection|final_layer_norm)|text_model\..*")
 
 
-@lru_cache(maxsize=4096)  # thousands of files share the same few hundred keys
-def parse_key(key: str) -> KeyParts:
-    """What ``key`` names.
-
-    Raises:
-        UnknownKey: with the reason as its argument.
-    """
-    lower = key.lower()
-    for marks, kind in _OTHER_KINDS:
-        if any(mark in lower for mark in marks):
-            raise UnknownKey(f"a {kind} file, not a plain LoRA")
-    match = _FACTOR.fullmatch(key)
-    if match is None:
-        raise UnknownKey("not a LoRA tensor")
-    stem = match["module"]
-    role: Role = (
-        "alpha"
-        if match["alpha"]
-        else "A"
-        if (match["peft"] or match["old"] or match["kohya"]) in ("A", "down")
-        else "B"
-    )
-    for prefix, part in _KOHYA_TEXT.items():
+def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
+    """The layer a dotted name means: PEFT's and diffusers' (with the part in front, or not), or ComfyUI's."""
+    if _LANGUAGE.fullmatch(stem):
+        return Layer("language model", (Target(stem),))
+    for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):
-            return KeyParts("kohya", part, stem, role)
-    if stem.startswith("lora_unet_"):
-        return KeyParts("kohya", "unet", kohya_to_module(stem), role)
-    if stem.startswith(_PEFT):
-        return KeyParts("peft", "unet", stem.removeprefix(_PEFT), role, match["adapter"])
-    for prefix, part in _TEXT.items():
+            rest = stem.removeprefix(prefix)
+            module = _plain_module(rest, processor) if part in DENOISERS else _plain_text(rest)
+            if part == "transformer" and _original(rest) is not None:
+                return _original_layer(rest)
+            return Layer(part, (Target(module),))
+    for prefix in ("model.diffusion_model.", "diffusion_model."):
         if stem.startswith(prefix):
-            return KeyParts("diffusers", part, stem.removeprefix(prefix), role)
-    if stem.startswith("unet."):
-        module = stem.removeprefix("unet.")
-    elif stem.startswith(_UNET_ROOTS):
-        module = stem
-    else:
-        raise UnknownKey("not the name of a UNet module")
-    return KeyParts("diffusers", "unet", _plain_module(module, bool(match["attn"])), role, match["adapter"])
+            return _original_layer(stem.removeprefix(prefix))
+    module = _plain_module(stem, processor)
+    if module.startswith(_UNET_ROOTS):
+        return Layer("unet", (Target(module),))
+    if module.startswith(_TRANSFORMER_ROOTS):
+        return Layer("transformer", (Target(module),))
+    if _original(stem) is not None:
+        return _original_layer(stem)
+    if _CLIP.fullmatch(stem):
+        return Layer("text_encoder", (Target(stem),))
+    return Layer("model", (Target(stem),))
+
+
+def _original_layer(rest: str) -> Layer:
+    found = _original(rest)
+    if found is not None:
+        return found
+    module = _plain_module(rest, False)
+    part = "unet" if module.startswith(_UNET_ROOTS) else "transformer"
+    return Layer(part, (Target(module),))
 
 
 def _plain_module(module: str, processor: bool) -> str:
@@ -104,6 +117,156 @@ def _plain_module(module: str, processor: bool) -> str:
         head, tail = head.removesuffix(".processor"), tail.removesuffix("_lora")
         tail = "to_out.0" if tail == "to_out" else tail
     return f"{head}{dot}{tail}"
+
+
+_TEXT_PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+def _plain_text(module: str) -> str:
+    head, dot, tail = module.rpartition(".")
+    return f"{head}{dot}{_TEXT_PROCESSOR.get(tail, tail)}" if head.endswith("self_attn") else module
+
+
+# -- Flux and SD3 in the names of their original code, flat or dotted ------------------------------------
+def _qkv(*modules: str) -> tuple[Target, ...]:
+    return (Target(modules[0], "1/3"), Target(modules[1], "2/3"), Target(modules[2], "3/3"))
+
+
+_IMAGE_QKV, _TEXT_QKV = (
+    _qkv("attn.to_q", "attn.to_k", "attn.to_v"),
+    _qkv("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+)
+_FLUX_DOUBLE: dict[str, tuple[Target, ...]] = {
+    "img_attn_qkv": _IMAGE_QKV,
+    "txt_attn_qkv": _TEXT_QKV,
+    "img_attn_proj": (Target("attn.to_out.0"),),
+    "txt_attn_proj": (Target("attn.to_add_out"),),
+    "img_mlp_0": (Target("ff.net.0.proj"),),
+    "img_mlp_2": (Target("ff.net.2"),),
+    "txt_mlp_0": (Target("ff_context.net.0.proj"),),
+    "txt_mlp_2": (Target("ff_context.net.2"),),
+    "img_mod_lin": (Target("norm1.linear"),),
+    "txt_mod_lin": (Target("norm1_context.linear"),),
+}
+_FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
+    "linear1": (
+        Target("attn.to_q", "first"),
+        Target("attn.to_k", "second"),
+        Target("attn.to_v", "third"),
+        Target("proj_mlp", "rest"),
+    ),
+    "linear2": (Target("proj_out"),),
+    "modulation_lin": (Target("norm.linear"),),
+}
+_SD3_JOINT: dict[str, tuple[Target, ...]] = {
+    "x_block_attn_qkv": _IMAGE_QKV,
+    "context_block_attn_qkv": _TEXT_QKV,
+    "x_block_attn_proj": (Target("attn.to_out.0"),),
+    "context_block_attn_proj": (Target("attn.to_add_out"),),
+    "x_block_mlp_fc1": (Target("ff.net.0.proj"),),
+    "x_block_mlp_fc2": (Target("ff.net.2"),),
+    "context_block_mlp_fc1": (Target("ff_context.net.0.proj"),),
+    "context_block_mlp_fc2": (Target("ff_context.net.2"),),
+    "x_block_attn2_qkv": _qkv("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "x_block_attn2_proj": (Target("attn2.to_out.0"),),
+}
+_FLUX_TOP: dict[str, Target] = {
+    "img_in": Target("x_embedder"),
+    "txt_in": Target("context_embedder"),
+    "time_in_in_layer": Target("time_text_embed.timestep_embedder.linear_1"),
+    "time_in_out_layer": Target("time_text_embed.timestep_embedder.linear_2"),
+    "vector_in_in_layer": Target("time_text_embed.text_embedder.linear_1"),
+    "vector_in_out_layer": Target("time_text_embed.text_embedder.linear_2"),
+    "guidance_in_in_layer": Target("time_text_embed.guidance_embedder.linear_1"),
+    "guidance_in_out_layer": Target("time_text_embed.guidance_embedder.linear_2"),
+    "final_layer_linear": Target("proj_out"),
+    "final_layer_adaLN_modulation_1": Target("norm_out.linear", "swapped"),
+}
+_ORIGINAL = re.compile(r"(?P<stack>double_blocks|single_blocks|joint_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
+_STACKS = {
+    "double_blocks": ("transformer_blocks", _FLUX_DOUBLE),
+    "single_blocks": ("single_transformer_blocks", _FLUX_SINGLE),
+    "joint_blocks": ("transformer_blocks", _SD3_JOINT),
+}
+
+
+def _original(name: str) -> Layer | None:
+    """A layer named as the original code of SD, SDXL, Flux or SD3 does, with dots or underscores."""
+    flat = name.replace(".", "_")
+    if flat in _FLUX_TOP:
+        return Layer("transformer", (_FLUX_TOP[flat],))
+    match = _ORIGINAL.fullmatch(flat)
+    if match is not None:
+        stack, inner = _STACKS[match["stack"]]
+        targets = inner.get(match["inner"])
+        if targets is None:
+            return None
+        block = f"{stack}.{int(match['n'])}"
+        return Layer("transformer", tuple(Target(f"{block}.{t.module}", t.rows) for t in targets))
+    module = _TOP.get(flat) if flat in _LDM_TOP else _from_ldm_name(flat)
+    return None if module is None else Layer("unet", (Target(module),))
+
+
+# -- flattened names of diffusers' transformers and of text encoders ---------------------------------------
+_INNER = (
+    *(f"{attn}.to_{x}" for attn in ("attn", "attn1", "attn2") for x in ("q", "k", "v", "out.0", "add_out")),
+    *(f"attn.add_{x}_proj" for x in "qkv"),
+    *(f"{ff}.net.{x}" for ff in ("ff", "ff_context", "img_mlp", "txt_mlp") for x in ("0.proj", "2")),
+    *("norm.linear", "norm1.linear", "norm1_context.linear", "proj_mlp", "proj_out", "img_mod.1", "txt_mod.1"),
+)
+_FLAT_INNER = {name.replace(".", "_"): name for name in _INNER}
+_FLAT_STACK = re.compile(r"(?P<stack>transformer_blocks|single_transformer_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
+_FLAT_CLIP = re.compile(
+    r"text_model_encoder_layers_(?P<n>\d+)_(?:self_attn_(?P<attn>[qkv]_proj|out_proj)|mlp_(?P<mlp>fc[12]))"
+)
+_FLAT_T5 = re.compile(
+    r"encoder_block_(?P<n>\d+)_layer_(?P<m>\d+)_(?:(?P<attn>SelfAttention)_(?P<a>[qkvo])|(?P<ff>DenseReluDense)_(?P<f>wi_0|wi_1|wi|wo))"
+)
+_FLAT_TEXT = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
+_FLAT = re.compile(r"(?P<tool>lora|lycoris|oft)_(?P<what>unet|te[123]?|transformer|prior_unet)_(?P<flat>.+)")
+
+
+def flat_layer(stem: str) -> Layer | None:
+    """The layer a flattened name (``lora_unet_…``, ``lora_te1_…``, ``lycoris_…``) means; None when it is none."""
+    if stem.startswith("lycoris_"):
+        # LyCORIS' own prefix, with a part or without: `lycoris_transformer_blocks_0_attn_to_q`
+        layer = _flat_denoiser(stem.removeprefix("lycoris_"), stem)
+        if layer.part != "model":
+            return layer
+    match = _FLAT.fullmatch(stem)
+    if match is None:
+        return Layer("model", (Target(stem),)) if stem.startswith("lycoris_") else None
+    flat = match["flat"]
+    if match["what"] in _FLAT_TEXT:
+        return Layer(_FLAT_TEXT[match["what"]], (Target(_from_flat_text(flat)),))
+    # Some trainers put the part in twice.
+    return _flat_denoiser(flat.removeprefix("unet_"), stem)
+
+
+def _flat_denoiser(flat: str, stem: str) -> Layer:
+    match = _FLAT_STACK.fullmatch(flat)
+    if match is not None and match["inner"] in _FLAT_INNER:
+        name = f"{match['stack']}.{int(match['n'])}.{_FLAT_INNER[match['inner']]}"
+        return Layer("transformer", (Target(name),))
+    original = _original(flat)
+    if original is not None:
+        return original
+    try:
+        return Layer("unet", (Target(kohya_to_module(f"lora_unet_{flat}")),))
+    except UnknownKey:
+        return Layer("model", (Target(stem),))
+
+
+def _from_flat_text(flat: str) -> str:
+    clip = _FLAT_CLIP.fullmatch(flat)
+    if clip is not None:
+        tail = f"self_attn.{clip['attn']}" if clip["attn"] else f"mlp.{clip['mlp']}"
+        return f"text_model.encoder.layers.{int(clip['n'])}.{tail}"
+    t5 = _FLAT_T5.fullmatch(flat)
+    if t5 is not None:
+        tail = f"SelfAttention.{t5['a']}" if t5["attn"] else f"DenseReluDense.{t5['f']}"
+        return f"encoder.block.{int(t5['n'])}.layer.{int(t5['m'])}.{tail}"
+    return flat
 
 
 # -- kohya --------------------------------------------------------------------------------------
@@ -132,6 +295,7 @@ _TOP = {
     "label_emb_0_0": "add_embedding.linear_1",
     "label_emb_0_2": "add_embedding.linear_2",
 }
+_LDM_TOP = {name for name in _TOP if name.startswith(("input_", "out_", "time_embed_", "label_"))}
 _BLOCK = re.compile(
     r"(?:(?P<block>down_blocks|up_blocks)_(?P<i>\d+)|(?P<mid>mid_block))"
     r"_(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<j>\d+)_(?P<inner>.+)"
@@ -162,9 +326,15 @@ def module_to_kohya(module: str) -> str:
         UnknownKey: when a kohya reader could not tell the module from the name.
     """
     name = "lora_unet_" + module.replace(".", "_")
-    if kohya_to_module(name) != module:
-        raise UnknownKey("a module that kohya names cannot carry")
+    layer = flat_layer(name)
+    if layer is None or layer.targets != (Target(module),):
+        raise UnknownKey(f"{module} is a module that kohya names cannot carry")
     return name
+
+
+def denoiser_of(modules: Iterable[str]) -> str:
+    """Which denoiser has modules of these names: ``unet`` or ``transformer``."""
+    return "unet" if any(m.startswith(_UNET_ROOTS) for m in modules) else "transformer"
 
 
 def _from_diffusers_name(flat: str) -> str | None:

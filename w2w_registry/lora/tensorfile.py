@@ -7,15 +7,13 @@ held against the size of the file first.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -23,13 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
+from w2w_registry.files import opened, why
 
 DType = Literal["fp32", "fp16", "bf16"]
 
 MAX_HEADER = 100_000_000  # the limit the safetensors library itself sets
-_ITEM_SIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+MAX_DATA = 16 * 2**30  # no adapter is larger; a sparse file may be of any length
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+_INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+_ITEM_SIZE = {**_FLOATS, **{tag: np.dtype(kind).itemsize for tag, kind in _INTEGERS.items()}}
 _TAGS: dict[DType, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-DTYPE_NAMES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+DTYPE_NAMES = {
+    **{"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -74,21 +79,6 @@ def stat_path(path: Path) -> os.stat_result:
         raise BadLora(path=str(path), reason=why(error)) from None
 
 
-def why(error: Exception) -> str:
-    """One plain phrase for a failed file operation."""
-    if isinstance(error, OSError):
-        known = {
-            errno.ENOENT: "no such file or folder",
-            errno.ENOTDIR: "no such file or folder",
-            errno.ELOOP: "its symbolic links form a loop",
-            errno.EACCES: "no permission to read it",
-            errno.EPERM: "no permission to read it",
-            errno.ENAMETOOLONG: "its name is too long for the file system",
-        }
-        return known.get(error.errno or 0, error.strerror or str(error))
-    return str(error)
-
-
 def brief(text: str, limit: int = 120) -> str:
     """A stranger's text as one short printable phrase."""
     short = text if len(text) <= limit else text[: limit - 1] + "…"
@@ -101,7 +91,7 @@ def read_header(path: Path) -> Header:
     Raises:
         BadLora: with one reason.
     """
-    with _open(path) as (stream, size):
+    with opened(path, BadLora) as (stream, size):
         return _header(path, stream, size, hashlib.sha256())
 
 
@@ -114,9 +104,11 @@ def read_tensors(path: Path, check: Callable[[Header], None]) -> TensorData:
         BadLora: unreadable, not safetensors, broken header, unknown dtype, NaN or Inf.
     """
     digest = hashlib.sha256()
-    with _open(path) as (stream, size):
+    with opened(path, BadLora) as (stream, size):
         header = _header(path, stream, size, digest)
         check(header)
+        if header.data_size > MAX_DATA:
+            raise BadLora(path=str(path), reason=f"larger than any adapter ({header.data_size} bytes)")
         try:
             data = stream.read(header.data_size)
         except OSError as error:
@@ -164,23 +156,6 @@ def round_to(array: NDArray[Any], dtype: DType) -> NDArray[np.float32]:
     if dtype == "bf16":
         return _from_bf16(_to_bf16(values)).reshape(values.shape)
     return values
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file opened for reading, and its size; anything else is BadLora."""
-    # stat first: opening a pipe would wait for a writer.
-    info = stat_path(path)
-    if stat.S_ISDIR(info.st_mode):
-        raise BadLora(path=str(path), reason="a folder, not a file")
-    if not stat.S_ISREG(info.st_mode):
-        raise BadLora(path=str(path), reason="not a regular file")
-    try:
-        stream = open(path, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise BadLora(path=str(path), reason=why(error)) from None
-    with stream:
-        yield stream, os.fstat(stream.fileno()).st_size
 
 
 def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
@@ -270,6 +245,10 @@ def _decode(path: Path, name: str, entry: TensorEntry, data: bytes) -> NDArray[n
         values = np.frombuffer(data, "<f4", count, entry.start)
     elif entry.dtype == "BF16":
         values = _from_bf16(np.frombuffer(data, "<u2", count, entry.start))
+    elif entry.dtype in _INTEGERS:
+        values = np.frombuffer(data, _INTEGERS[entry.dtype], count, entry.start).astype(np.float32)
+    elif entry.dtype.startswith("F8"):
+        values = _fp8(entry.dtype)[np.frombuffer(data, "u1", count, entry.start)]
     else:
         kind = "<f2" if entry.dtype == "F16" else "<f8"
         with np.errstate(over="ignore"):
@@ -291,6 +270,24 @@ def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
     if dtype == "fp16":
         return rounded.astype("<f2").tobytes()
     return _to_bf16(values).astype("<u2", copy=False).tobytes()
+
+
+@cache
+def _fp8(tag: str) -> NDArray[np.float32]:
+    """The 256 values of an 8-bit float (OCP 8-bit floating point specification): E4M3 has no infinities."""
+    exponent_bits = 4 if tag == "F8_E4M3" else 5
+    mantissa_bits = 7 - exponent_bits
+    bias = 2 ** (exponent_bits - 1) - 1
+    codes = np.arange(256)
+    exponent = (codes >> mantissa_bits) & (2**exponent_bits - 1)
+    mantissa = (codes & (2**mantissa_bits - 1)) / 2.0**mantissa_bits
+    values = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    top = exponent == 2**exponent_bits - 1
+    if exponent_bits == 5:
+        values = np.where(top, np.where(mantissa == 0, np.inf, np.nan), values)
+    else:
+        values = np.where(top & (codes & 7 == 7), np.nan, values)
+    return np.where(codes >= 128, -values, values).astype(np.float32)
 
 
 def _from_bf16(bits: NDArray[Any]) -> NDArray[np.float32]:

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, StorageError, UsageError
-from w2w_registry.lora.names import Format, UnknownKey, module_to_kohya
-from w2w_registry.lora.read import DIFFUSERS_FILE, METADATA_KEY, PEFT_CONFIG, PEFT_FILE, LoraFile
+from w2w_registry.lora.formats import diffusers, kohya, peft
+from w2w_registry.lora.names import Format, UnknownKey, denoiser_of
+from w2w_registry.lora.read import LoraFile
 from w2w_registry.lora.tensorfile import DType, encode
 from w2w_registry.space.layout import TensorKey, module_order
 
-KOHYA_FILE = "lora.safetensors"
+_FILES: dict[Format, str] = {"peft": peft.FILE, "diffusers": diffusers.FILE, "kohya": kohya.FILE}
 
 
 def write_lora(
@@ -88,17 +89,17 @@ def lora_files(
     alphas = _alphas(lora, alpha, ranks)
     arrays, header = _named(target, fmt, modules, tensors, alphas)
     settings = _settings(ranks, alphas, base_model, revision)
-    header = {**header, **_header(fmt, settings, base_model), **(metadata or {})}
+    header = {**header, **_header(fmt, settings, base_model, modules), **(metadata or {})}
     dtypes: dict[str, DType] = {name: "fp32" if name.endswith(".alpha") else dtype for name in arrays}
     try:
         data = encode(arrays, header, dtypes)
     except OverflowError as error:
         raise BadLora(path=str(target), reason=str(error)) from None
-    file = target if is_file else target / {"peft": PEFT_FILE, "diffusers": DIFFUSERS_FILE, "kohya": KOHYA_FILE}[fmt]
+    file = target if is_file else target / _FILES[fmt]
     contents = {file: data}
     if fmt == "peft":
         config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
-        contents[target / PEFT_CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
+        contents[target / peft.CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
     return contents
 
 
@@ -136,20 +137,17 @@ def _named(
     tensors: Mapping[TensorKey, NDArray[Any]],
     alphas: Mapping[str, float],
 ) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    arrays: dict[str, NDArray[Any]] = {}
+    factors: dict[TensorKey, NDArray[Any]] = {}
     for module in modules:
-        a, b = tensors[(module, "A")], tensors[(module, "B")]
-        if fmt == "kohya":
-            try:
-                name = module_to_kohya(module)
-            except UnknownKey as error:
-                raise BadLora(path=str(path), reason=f"{module} is {error}") from None
-            arrays[f"{name}.alpha"] = np.asarray(alphas[module], np.float32)
-            arrays[f"{name}.lora_down.weight"], arrays[f"{name}.lora_up.weight"] = a, b
-        else:
-            prefix = "base_model.model." if fmt == "peft" else "unet."
-            arrays[f"{prefix}{module}.lora_A.weight"], arrays[f"{prefix}{module}.lora_B.weight"] = a, b
-    return arrays, {"format": "pt"}
+        factors[(module, "A")], factors[(module, "B")] = tensors[(module, "A")], tensors[(module, "B")]
+    if fmt == "peft":
+        return peft.tensors(factors), {"format": "pt"}
+    if fmt == "diffusers":
+        return diffusers.tensors(factors, denoiser_of(modules)), {"format": "pt"}
+    try:
+        return kohya.tensors(factors, alphas), {"format": "pt"}
+    except UnknownKey as error:
+        raise BadLora(path=str(path), reason=str(error)) from None
 
 
 def _settings(
@@ -175,14 +173,10 @@ def _plain(value: float) -> int | float:
     return int(value) if value == int(value) else value
 
 
-def _header(fmt: Format, settings: Mapping[str, Any], base_model: str | None) -> dict[str, str]:
+def _header(fmt: Format, settings: Mapping[str, Any], base_model: str | None, modules: list[str]) -> dict[str, str]:
     if fmt == "diffusers":
-        return {METADATA_KEY: json.dumps({f"unet.{k}": v for k, v in settings.items()}, sort_keys=True)}
-    if fmt == "kohya":
-        rank, alpha = settings["r"], settings["lora_alpha"]
-        header = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-        return {**header, "ss_sd_model_name": base_model} if base_model else header
-    return {}
+        return diffusers.header(settings, denoiser_of(modules))
+    return kohya.header(settings, base_model) if fmt == "kohya" else {}
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Action = Literal["cut", "truncate", "status", "slow", "kill"]
+Action = Literal["cut", "truncate", "status", "slow", "kill", "answer", "trickle"]
 When = Literal["before", "after"]
 
 
@@ -37,6 +37,8 @@ class Fault:
     - truncate: the answer's headers and half of its body are sent, then the connection closes.
     - status: the answer is ``status`` with ``headers``.
     - slow: the answer waits for ``seconds``.
+    - answer: the answer is ``body``, as JSON.
+    - trickle: the answer comes a byte every ``seconds``.
     - kill: ``pid`` gets SIGKILL, then the connection closes.
     """
 
@@ -49,6 +51,7 @@ class Fault:
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    body: bytes = b""
     pid: int | None = None
     struck: int = 0
 

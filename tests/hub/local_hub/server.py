@@ -726,13 +726,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _spoil(self, fault: Fault | None, serve: Callable[[], Answer]) -> Answer:
         if fault is None:
             return serve()
-        answer = serve() if fault.when == "after" or fault.action in ("truncate", "slow") else Answer()
+        answer = serve() if fault.when == "after" or fault.action in ("truncate", "slow", "trickle") else Answer()
         if fault.action == "kill" and fault.pid is not None:
             os.kill(fault.pid, signal.SIGKILL)
         if fault.action in ("cut", "kill"):
             raise _Cut
         if fault.action == "slow":
             time.sleep(fault.seconds)
+        if fault.action == "answer":
+            return Answer(200, {"Content-Type": "application/json", **fault.headers}, fault.body)
         if fault.action == "status":
             return Answer(
                 fault.status,
@@ -745,7 +747,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             # Header values are latin-1 on the wire; names of files may not be.
-            self.send_header(name, value.encode("ascii", "backslashreplace").decode())
+            raw = fault is not None and name in fault.headers
+            self.send_header(name, value if raw else value.encode("ascii", "backslashreplace").decode())
         length = answer.claimed_length if answer.claimed_length is not None else len(answer.body)
         self.send_header("Content-Length", str(length))
         self.end_headers()
@@ -754,7 +757,13 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.action == "truncate":
             self.wfile.write(answer.body[: len(answer.body) // 2])
             raise _Cut
-        self.wfile.write(answer.body)
+        if fault is not None and fault.action == "trickle":
+            for byte in answer.body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                time.sleep(fault.seconds)
+        else:
+            self.wfile.write(answer.body)
         self.wfile.flush()
         if length != len(answer.body):
             raise _Cut

@@ -12,11 +12,9 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import select, type_coerce
 from sqlalchemy.orm import Session
-from sqlalchemy.types import NullType
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
@@ -32,7 +30,6 @@ from w2w_registry.audit.checks import (
 )
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
-from w2w_registry.catalog.types import UtcDateTime, stored_form
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
 from w2w_registry.records import iso
 from w2w_registry.services.registry import Registry
@@ -84,7 +81,7 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]
     """
     public = signing.public_key(_private_key(registry))
     with registry.catalog.read() as session:
-        rows = _stored_checkpoints(session)
+        rows = log.stored_checkpoints(session)
         run = ChainCheck([row.note for row in rows], public)
         findings = [*run.run(_events(session)), *_check_columns(rows, public)]
         if not run.size:
@@ -122,7 +119,7 @@ def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequenc
     public = public_key or _public_key(registry)
     claims: dict[tuple[str, str], RowClaim] = {}
     with registry.catalog.read() as session:
-        rows = _stored_checkpoints(session)
+        rows = log.stored_checkpoints(session)
         run = ChainCheck([*(str(row.note) for row in rows), *kept], public)
         findings = list(run.run(_claiming(_events(session), claims)))
         findings += _check_head(session, run)
@@ -151,12 +148,10 @@ def prove(registry: Registry, seq: int) -> dict[str, Any]:
         found = next(iter(_events(session, after=seq - 1, until=seq)), None)
         if found is None:
             raise NotFound(what="event", name=str(seq))
-        covering = [row for row in _stored_checkpoints(session) if row.size >= seq]
+        covering = [row for row in log.stored_checkpoints(session) if row.size >= seq]
         note = covering[-1].note if covering else None
-        query = select(Event.hash).order_by(Event.seq)
-        if covering:
-            query = query.where(Event.seq <= covering[-1].size)
-        hashes = [leaf_of(text) for text in session.scalars(query)]
+        until = covering[-1].size if covering else None
+        hashes = [leaf_of(text) for text in log.event_hashes(session, until=until)]
     return exporting.proof(hashes, found, note)
 
 
@@ -172,7 +167,7 @@ def export(registry: Registry, out: Path) -> dict[str, Any]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with registry.catalog.read() as session, open(temporary, "w", encoding="utf-8") as stream:
-            notes = [row.note for row in _stored_checkpoints(session)]
+            notes = [row.note for row in log.stored_checkpoints(session)]
             for line in exporting.lines(_origin(session), public, _events(session), notes):
                 stream.write(line + "\n")
                 count += 1
@@ -271,32 +266,7 @@ def _check_head(session: Session, run: ChainCheck) -> list[Finding]:
     return [Finding(code, min(head[0], run.size) + 1, "chain head", f"{head[0]} {head[1]}", f"{run.size} {run.head}")]
 
 
-class _StoredCheckpoint(NamedTuple):
-    """A checkpoint's columns as they are stored, whatever somebody made of them."""
-
-    id: Any
-    size: Any
-    root: Any
-    note: Any
-    public_key_id: Any
-    at: Any
-
-
-def _stored_checkpoints(session: Session) -> list[_StoredCheckpoint]:
-    columns = [
-        Checkpoint.id,
-        Checkpoint.size,
-        Checkpoint.root,
-        Checkpoint.note,
-        Checkpoint.public_key_id,
-        Checkpoint.at,
-    ]
-    moment = stored_form(UtcDateTime())
-    query = select(*(type_coerce(column, NullType()) for column in columns)).order_by(Checkpoint.id)
-    return [_StoredCheckpoint(*row[:5], moment(row[5])) for row in session.execute(query)]
-
-
-def _check_columns(rows: Sequence[_StoredCheckpoint], public: bytes) -> list[Finding]:
+def _check_columns(rows: Sequence[log.StoredCheckpoint], public: bytes) -> list[Finding]:
     """The columns beside the signed note say what the note says, and no checkpoint is missing in between."""
     found: list[Finding] = []
     for place, row in enumerate(rows, 1):
@@ -333,7 +303,7 @@ def _sign(registry: Registry, origin: str, run: ChainCheck) -> str:
 
 def _origin(session: Session) -> str:
     """The log's name: its first event's hash tells it from every other."""
-    first = session.scalar(select(Event.hash).where(Event.seq == 1))
+    first = log.first_hash(session)
     return f"w2w-registry/{(first or 'empty')[:16]}"
 
 

@@ -22,8 +22,9 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import version_at
 from w2w_registry.catalog.models import Identity, InputKind, Space, Version
 from w2w_registry.catalog.publications import record_release, release_at
-from w2w_registry.catalog.resolve import space_with_digest, version_for
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.space_rows import space_with_digest
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, SpaceMismatch

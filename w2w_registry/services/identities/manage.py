@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
+from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
 from w2w_registry.catalog.listing import Listed, list_versions
 from w2w_registry.catalog.lookup import aliases_of, labels_of, subjects_of, tags_of
-from w2w_registry.catalog.models import Alias, AliasChange, Coordinates, Identity, Operation, Space, Tag, Version
-from w2w_registry.catalog.resolve import PRESENT, alias_at, alias_history, identity_named, version_for
+from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
+from w2w_registry.catalog.points import coordinates_rows
+from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
@@ -68,11 +69,7 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
         identity = session.get_one(Identity, version.identity_id)
         consent = gate.consent_states(session, [version.id], now(), gate.rules_of(registry))
         operation = session.get_one(Operation, version.operation_id)
-        digest = session.scalar(
-            select(Coordinates.digest).where(
-                Coordinates.version_id == version.id, Coordinates.space_id == version.space_id
-            )
-        )
+        rows = {row.space_id: row.digest for row in coordinates_rows(session, version.id)}
         return {
             "identity": identity.name,
             "version": version.number,
@@ -83,7 +80,7 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
             "space": None if version.space_id is None else session.get_one(Space, version.space_id).ref,
             "adapter": version.adapter or PLAIN_ADAPTER,
             "residual": version.residual,
-            "coordinates_digest": digest,
+            "coordinates_digest": rows.get(version.space_id or 0),
             "model_digest": version.model_digest,
             "manifest_digest": version.manifest_digest,
             "base_model": version.base_model,
@@ -106,13 +103,6 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
 
 
 def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
-    rows = session.execute(
-        select(Version, Operation.kind, Space)
-        .join(Operation, Operation.id == Version.operation_id)
-        .outerjoin(Space, Space.id == Version.space_id)
-        .where(Version.identity_id == identity.id)
-        .order_by(Version.number)
-    )
     return [
         {
             "version": version.number,
@@ -122,7 +112,7 @@ def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
             "operation": operation,
             "created": version.created,
         }
-        for version, operation, space in rows
+        for version, operation, space in told_versions(session, identity.id)
     ]
 
 
@@ -145,16 +135,12 @@ def remove(registry: Registry, name: str, *, perform: bool) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
         identity, versions = _to_remove(uow.session, ref)
         ids = [v.id for v in versions]
-        for alias in uow.session.scalars(select(Alias).where(Alias.version_id.in_(ids))).all():
+        for alias in aliases_meaning(uow.session, ids):
             _change_alias(uow, identity, alias.name, None)
         for version in versions:
             version.state = VersionState.REMOVED
-        left = uow.session.scalars(
-            select(Version.id).where(
-                Version.identity_id == identity.id, Version.state.in_(PRESENT), Version.id.not_in(ids)
-            )
-        ).first()
-        if left is None:
+        uow.session.flush()
+        if not versions_of(uow.session, identity.id):
             identity.removed = uow.now()
         uow.event("version.remove", {"identity": identity.id, "version": ids})
     return plan
@@ -165,11 +151,10 @@ def _to_remove(session: Session, ref: IdentityRef) -> tuple[Identity, list[Versi
         version = version_for(session, ref)
         return session.get_one(Identity, version.identity_id), [version]
     identity = identity_named(session, ref.name)
-    query = select(Version).where(Version.identity_id == identity.id, Version.state.in_(PRESENT))
-    versions = session.scalars(query.order_by(Version.number)).all()
+    versions = versions_of(session, identity.id)
     if not versions:
         raise NotFound(what="identity", name=ref.name)
-    return identity, list(versions)
+    return identity, versions
 
 
 def set_alias(registry: Registry, alias: str, target: str) -> dict[str, Any]:
@@ -192,7 +177,7 @@ def unset_alias(registry: Registry, alias: str, name: str) -> dict[str, Any]:
 
 
 def _change_alias(uow: UnitOfWork, identity: Identity, alias: str, version: Version | None) -> None:
-    row = uow.session.scalar(select(Alias).where(Alias.identity_id == identity.id, Alias.name == alias))
+    row = find_alias(uow.session, identity.id, alias)
     before = None if row is None else row.version_id
     if version is not None and before == version.id:
         return
@@ -223,7 +208,7 @@ def set_tags(registry: Registry, name: str, items: Iterable[str]) -> dict[str, A
     wanted = parse_tags(items)
     with registry.catalog.write(registry.actor) as uow:
         identity = identity_named(uow.session, check_name(name))
-        present = {t.key: t for t in uow.session.scalars(select(Tag).where(Tag.identity_id == identity.id))}
+        present = tag_rows(uow.session, identity.id)
         changed = [key for key, value in wanted.items() if key not in present or present[key].value != value]
         for key in changed:
             if key in present:
@@ -243,7 +228,7 @@ def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> dict[str, 
     """
     with registry.catalog.write(registry.actor) as uow:
         identity = identity_named(uow.session, check_name(name))
-        present = {t.key: t for t in uow.session.scalars(select(Tag).where(Tag.identity_id == identity.id))}
+        present = tag_rows(uow.session, identity.id)
         for key in keys:
             if key not in present:
                 raise NotFound(what="tag", name=key)

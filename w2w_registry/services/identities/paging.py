@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog import paging
+from w2w_registry.catalog import paging, publications
+from w2w_registry.catalog.identities import versions_named
 from w2w_registry.catalog.listing import count_versions
 from w2w_registry.catalog.lookup import labels_of
-from w2w_registry.catalog.models import Identity, Release, ReleaseState, Version
+from w2w_registry.catalog.models import ReleaseState, Version
 from w2w_registry.catalog.resolve import PRESENT, version_for
 from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.catalog.where import Expression, parse_where
@@ -151,10 +151,9 @@ def _expression(where: str | None) -> Expression | None:
 def _cards(session: Session, versions: list[Version]) -> list[Card]:
     ids = [v.id for v in versions]
     releases: dict[int, list[str]] = {}
-    query = select(Release.version_id, Release.repo_id).where(Release.version_id.in_(ids), Release.state.in_(_UP))
-    for version, repo in session.execute(query.order_by(Release.id)):
-        if version is not None:
-            releases.setdefault(version, []).append(repo)
+    for release in publications.releases_of(session, ids):
+        if release.version_id is not None and release.state in _UP:
+            releases.setdefault(release.version_id, []).append(release.repo_id)
     return [
         Card(v.preview_digest if v.state is VersionState.ACTIVE else None, tuple(releases.get(v.id, ())))
         for v in versions
@@ -165,20 +164,19 @@ def cards_of(registry: Registry, refs: list[str]) -> dict[str, dict[str, Any]]:
     """Of each ``name@number`` that is there: ``picture`` (digest, None when none is shown), ``labels``, ``state``."""
     wanted = {ref for ref in refs if "@" in ref}
     names = sorted({ref.rpartition("@")[0] for ref in wanted})
-    query = select(Version, Identity.name).join(Version.identity)
     found: dict[str, dict[str, Any]] = {}
     with registry.catalog.read() as session:
-        for start in range(0, len(names), 500):
-            every = session.execute(query.where(Identity.name.in_(names[start : start + 500])))
-            rows = [(v, name) for v, name in every if f"{name}@{v.number}" in wanted]
-            labels = labels_of(session, [v.id for v, _ in rows])
-            for version, name in rows:
-                active = version.state is VersionState.ACTIVE
-                found[f"{name}@{version.number}"] = {
-                    "picture": version.preview_digest if active else None,
-                    "labels": labels.get(version.id, {}),
-                    "state": str(version.state),
-                }
+        every = versions_named(session, names)
+        rows = {f"{name}@{number}": version for (name, number), version in every.items()}
+        rows = {ref: version for ref, version in rows.items() if ref in wanted}
+        labels = labels_of(session, [version.id for version in rows.values()])
+        for ref, version in rows.items():
+            active = version.state is VersionState.ACTIVE
+            found[ref] = {
+                "picture": version.preview_digest if active else None,
+                "labels": labels.get(version.id, {}),
+                "state": str(version.state),
+            }
     return found
 
 

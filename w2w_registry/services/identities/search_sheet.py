@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
-from w2w_registry.catalog.models import Identity, Version
+from w2w_registry.catalog.identities import versions_named
 from w2w_registry.diffusion.images import contact_sheet
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.previews import SIDE, read_preview
@@ -28,13 +27,8 @@ def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = Fa
 
     query = _open(read_preview(Path(found.query).expanduser()))
     with registry.catalog.read() as session:
-        names = [hit.identity for hit in found.results]
-        rows = session.execute(
-            select(Identity.name, Version.number, Version.preview_digest)
-            .join(Version, Version.identity_id == Identity.id)
-            .where(Identity.name.in_(names))
-        )
-        digests = {(name, number): digest for name, number, digest in rows}
+        versions = versions_named(session, [hit.identity for hit in found.results])
+        digests = {place: version.preview_digest for place, version in versions.items()}
     tiles, labels = [query], ["query"]
     for hit in found.results:
         digest = digests.get((hit.identity, hit.version))

@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Direction, InputKind, OperationInput, Space, Version
+from w2w_registry.catalog.identities import first_between
+from w2w_registry.catalog.lineage import inputs_of
+from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, Space, Version
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.space_rows import knows_direction
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import IntegrityError, NotFound
 from w2w_registry.provenance.graph import OperationNode
@@ -95,11 +97,7 @@ def replay(
 
 def _subject(session: Session, version: Version) -> _Subject:
     node = operation_nodes(session, [version.id])[version.operation_id]
-    inputs = session.scalars(
-        select(OperationInput)
-        .where(OperationInput.operation_id == version.operation_id)
-        .order_by(OperationInput.position)
-    )
+    inputs = inputs_of(session, version.operation_id)
     row = session.get(Coordinates, (version.space_id, version.id))
     name = f"{version.identity.name}@{version.number}"
     if row is None:
@@ -131,8 +129,8 @@ def _missing(
     if item.kind is InputKind.SPACE:
         return None if item.digest == subject.space.digest else "the space is not the one that was used"
     if item.kind is InputKind.DIRECTION:
-        known = session.scalar(select(Direction.id).where(Direction.digest == item.digest).limit(1))
-        return None if known is not None else f"direction {item.ref} is not what it was"
+        known = item.digest is not None and knows_direction(session, item.digest)
+        return None if known else f"direction {item.ref} is not what it was"
     if rerun is not None:
         return rerun.missing(item.kind.value, item.ref, item.digest)
     if item.kind is InputKind.PHOTO:
@@ -229,9 +227,7 @@ def _sampled_again(registry: Registry, session: Session, subject: _Subject) -> V
 def _first_of_batch(session: Session, subject: _Subject) -> int:
     """Id of the first version recorded with this one: samples of one command are recorded together, in order."""
     index = int(subject.operation.parameters["index"])
-    earlier = session.scalar(
-        select(func.min(Version.id)).where(Version.id >= subject.version.id - index, Version.id <= subject.version.id)
-    )
+    earlier = first_between(session, subject.version.id - index, subject.version.id)
     return earlier or subject.version.id
 
 

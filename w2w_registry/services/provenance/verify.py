@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.identities import versions_with_names
+from w2w_registry.catalog.models import Space, Version
+from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.resolve import PRESENT, version_for
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import (
@@ -48,12 +49,7 @@ def mismatched(registry: Registry, progress: Progress = no_progress) -> list[dic
     """Every version in the registry whose files or coordinates no longer match, with its problems."""
     out: list[dict[str, Any]] = []
     with registry.catalog.read() as session:
-        rows = session.execute(
-            select(Version, Identity.name)
-            .join(Identity, Identity.id == Version.identity_id)
-            .where(Version.state.in_(PRESENT))
-            .order_by(Version.id)
-        ).all()
+        rows = versions_with_names(session)
         for done, (version, name) in enumerate(rows, 1):
             problems = list(_problems(registry, session, version))
             if problems:
@@ -79,7 +75,7 @@ def _problems(registry: Registry, session: Session, version: Version) -> Iterato
             yield f"its {what} {digest[:12]} was changed: its content is now {error.found[:12]}"
         except StorageError as error:
             yield f"its {what} {digest[:12]} cannot be read: {error.reason}"
-    rows = session.scalars(select(Coordinates).where(Coordinates.version_id == version.id)).all()
+    rows = coordinates_rows(session, version.id)
     if not rows and version.state in PRESENT:
         yield "it has no coordinates"
     for row in rows:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, select
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, subjects_of, versions_by_id
-from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.models import Version
+from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.provenance.graph import Input, OperationNode, VersionNode
 from w2w_registry.records import iso
@@ -18,35 +19,20 @@ from w2w_registry.records import iso
 
 def _nodes(session: Session, version_ids: Sequence[int]) -> dict[int, VersionNode]:
     subjects = subjects_of(session, version_ids)
-    spaces = {space.id: space.ref for space in session.scalars(select(Space))}
-    query = (
-        select(
-            Version.id,
-            Version.number,
-            Version.state,
-            Version.operation_id,
-            Version.space_id,
-            Identity.name,
-            Identity.kind,
-            Coordinates.digest,
+    spaces = {space.id: space.ref for space in all_spaces(session)}
+    return {
+        i: VersionNode(
+            version_id=i,
+            ref=row.ref,
+            kind=row.kind.value,
+            state=row.state.value,
+            operation_id=row.operation_id,
+            subjects=subjects.get(i, ()),
+            coordinates_digest=row.coordinates_digest,
+            space=spaces.get(row.space_id or 0),
         )
-        .join(Identity, Identity.id == Version.identity_id)
-        .outerjoin(Coordinates, and_(Coordinates.space_id == Version.space_id, Coordinates.version_id == Version.id))
-    )
-    found: dict[int, VersionNode] = {}
-    for start in range(0, len(version_ids), 500):
-        for row in session.execute(query.where(Version.id.in_(version_ids[start : start + 500]))):
-            found[row.id] = VersionNode(
-                version_id=row.id,
-                ref=f"{row.name}@{row.number}",
-                kind=row.kind.value,
-                state=row.state.value,
-                operation_id=row.operation_id,
-                subjects=subjects.get(row.id, ()),
-                coordinates_digest=row.digest,
-                space=spaces.get(row.space_id),
-            )
-    return found
+        for i, row in walks.facts_of(session, version_ids).items()
+    }
 
 
 def operation_nodes(session: Session, version_ids: Iterable[int]) -> dict[str, OperationNode]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
-from w2w_registry.catalog.models import Identity, Space, Version
+from w2w_registry.catalog.identities import named
+from w2w_registry.catalog.models import Space
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
 
@@ -91,14 +91,7 @@ def _evenly(ids: NDArray[np.int64], most: int) -> list[int]:
 
 def _names(session: Session, ids: list[int]) -> dict[int, tuple[str, str, int]]:
     """(ref, kind, identity id) of each version."""
-    found: dict[int, tuple[str, str, int]] = {}
-    query: Any = select(Version.id, Version.number, Identity.name, Identity.kind, Identity.id).join(Version.identity)
-    for start in range(0, len(ids), 500):
-        for version, number, name, kind, identity in session.execute(
-            query.where(Version.id.in_(ids[start : start + 500]))
-        ):
-            found[version] = (f"{name}@{number}", str(kind), identity)
-    return found
+    return {i: (f"{one.name}@{one.number}", str(one.kind), one.identity_id) for i, one in named(session, ids).items()}
 
 
 def _strangers(

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.listing import matching_ids
-from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
+from w2w_registry.catalog.models import Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
-from w2w_registry.catalog.vectors import SERVED, unpack
+from w2w_registry.catalog.vectors import SERVED, coordinates_of
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
@@ -193,15 +193,13 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> 
 
 def _registered(registry: Registry, session: Session, row: Space, text: str, version: Version) -> _Point:
     gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
-    data = session.scalar(
-        select(Coordinates.data).where(Coordinates.space_id == row.id, Coordinates.version_id == version.id)
-    )
-    if data is None:
+    point = coordinates_of(session, row.id, [version.id]).get(version.id)
+    if point is None:
         raise UsageError(
             reason=f"{text} has no coordinates in {row.ref}",
             hint="they were erased" if version.state is VersionState.ERASED else f"add its LoRA with --space {row.ref}",
         )
-    return _Point(text, unpack(data), None)
+    return _Point(text, point, None)
 
 
 def _distinct(
@@ -212,7 +210,7 @@ def _distinct(
     while True:
         asked = asked * 2 + 8
         ids, scores = (part[0] for part in nearest.search(point[None], asked, allowed))
-        identity = _identity_of(session, [int(i) for i in ids])
+        identity = {i: one.identity_id for i, one in named(session, [int(i) for i in ids]).items()}
         best: dict[int, tuple[int, float]] = {}
         for version, score in zip(ids, scores, strict=True):
             best.setdefault(identity[int(version)], (int(version), float(score)))
@@ -231,14 +229,6 @@ def _merged(
     return [v for v, _ in ranked], [s for _, s in ranked]
 
 
-def _identity_of(session: Session, versions: list[int]) -> dict[int, int]:
-    found: dict[int, int] = {}
-    for start in range(0, len(versions), 500):
-        query = select(Version.id, Version.identity_id).where(Version.id.in_(versions[start : start + 500]))
-        found.update((version, identity) for version, identity in session.execute(query))
-    return found
-
-
 def _found(
     registry: Registry,
     session: Session,
@@ -249,19 +239,14 @@ def _found(
     scores: list[float],
     limit: int,
 ) -> Found:
-    rows = session.execute(
-        select(Version.id, Version.number, Identity.name, Identity.kind)
-        .join(Identity, Identity.id == Version.identity_id)
-        .where(Version.id.in_(ids))
-    )
-    known = {version: (number, name, kind) for version, number, name, kind in rows}
+    known = named(session, ids)
     consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
     threshold = row.calibration.get("threshold")
     hits = []
     for rank, (version, score) in enumerate(zip(ids, scores, strict=True), start=1):
-        number, name, kind = known[version]
+        one = known[version]
         same = None if threshold is None else score >= threshold
-        hits.append(Hit(rank, name, number, round(score, 6), same, str(kind), str(consent[version])))
+        hits.append(Hit(rank, one.name, one.number, round(score, 6), same, str(one.kind), str(consent[version])))
     return Found(
         asked.text,
         row.ref,

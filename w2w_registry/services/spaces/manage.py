@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import (
@@ -17,6 +16,7 @@ from w2w_registry.catalog.models import (
     SpaceMember,
 )
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.space_rows import all_spaces, next_space_number, space_with_digest
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoPoints, UsageError
 from w2w_registry.records import Kind, check_name, now
@@ -167,10 +167,10 @@ def register_space(
     """
     artifact = store_space(registry.artifacts, space)
     with registry.catalog.write(registry.actor) as uow:
-        known = uow.session.scalar(select(Space).where(Space.digest == space.digest))
+        known = space_with_digest(uow.session, space.digest)
         if known is not None:
             return known.ref
-        number = 1 + (uow.session.scalar(select(func.max(Space.number)).where(Space.name == name)) or 0)
+        number = next_space_number(uow.session, name)
         row = Space(
             name=name,
             number=number,
@@ -217,8 +217,7 @@ def list_spaces(registry: Registry) -> list[dict[str, Any]]:
     """Every space, with how many identities are served from it."""
     with registry.catalog.read() as session:
         counts = vectors.identities_by_space(session)
-        rows = session.scalars(select(Space).order_by(Space.name, Space.number)).all()
-        return [_summary(row, counts.get(row.id, 0)) for row in rows]
+        return [_summary(row, counts.get(row.id, 0)) for row in all_spaces(session)]
 
 
 def _summary(row: Space, identities: int) -> dict[str, Any]:

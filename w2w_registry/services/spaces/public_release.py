@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadFile, UsageError
-from w2w_registry.lora.names import UnknownKey, parse_key
+from w2w_registry.lora.formats import read_keys
 from w2w_registry.records import digest_of
 from w2w_registry.services.recording.space_files import (
     _BLOCK,
@@ -163,13 +163,12 @@ def _release_layout(root: Path, config: Mapping[str, Any], alpha: float | None) 
     for key, value in file.mapping().items():
         with file.broken():
             length, shape = file.sizes(value[0])[0], file.sizes(value[1])
-        try:
-            parts = parse_key(key)
-        except UnknownKey as error:
-            file.refuse(f"{key} is {error}")
-        if parts.role == "alpha" or int(np.prod(shape)) != length or len(shape) not in (2, 4):
+        named = next(iter(read_keys([key])[0].values()), None)
+        if named is None or named.part != "unet" or named.role not in ("A", "B"):
+            file.refuse(f"{key} is not a LoRA tensor")
+        if int(np.prod(shape)) != length or len(shape) not in (2, 4):
             file.refuse(f"{key} has shape {shape} and length {length}")
-        tensors.append(LayoutTensor(parts.module, parts.role, shape))
+        tensors.append(LayoutTensor(named.targets[0].module, "A" if named.role == "A" else "B", shape))
     scale = alpha if alpha is not None else config.get("lora_alpha")
     if not tensors or {t.factor for t in tensors} != {"A", "B"} or len({t.key for t in tensors}) != len(tensors):
         file.refuse("it does not list the factors of a LoRA")

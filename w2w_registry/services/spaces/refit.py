@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import fitted_models
 from w2w_registry.catalog.models import Coordinates, InputKind, Space, Version
-from w2w_registry.catalog.vectors import pack, unpack
+from w2w_registry.catalog.points import placed_versions
+from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import VersionState, now
@@ -96,21 +96,14 @@ def _move(registry: Registry, old: Space, new_ref: str, space: WeightSpace, prog
     old_space = load_space(registry.artifacts, old)
     with registry.catalog.read() as session:
         new = find_space(session, new_ref)
-        wanted = session.execute(
-            select(Version, Coordinates.data)
-            .join(Coordinates, Coordinates.version_id == Version.id)
-            .where(Coordinates.space_id == old.id, Version.state == VersionState.ACTIVE)
-            .order_by(Version.id)
-        ).all()
-        have = set(session.scalars(select(Coordinates.version_id).where(Coordinates.space_id == new.id)))
-    wanted = [row for row in wanted if row[0].id not in have]
+        wanted = placed_versions(session, old.id, lacking=new.id)
     for start in range(0, len(wanted), _CHUNK):
         chunk = wanted[start : start + _CHUNK]
         thetas = []
-        for version, data in chunk:
+        for version, old_point in chunk:
             theta = _theta(registry, version, old_space, old.ref)
             # Made from coordinates alone: the point itself is all there is.
-            thetas.append(old_space.reconstruct(unpack(data)) if theta is None else theta)
+            thetas.append(old_space.reconstruct(old_point) if theta is None else theta)
         points = space.project(np.stack(thetas))
         with registry.catalog.write(registry.actor) as uow:
             rows = []

@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Coordinates, Direction, InputKind, Label, Space, Version
+from w2w_registry.catalog.models import Direction, InputKind, Space
+from w2w_registry.catalog.points import newest_points, number_labels
 from w2w_registry.catalog.resolve import direction_named
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.vectors import unpack
+from w2w_registry.catalog.space_rows import directions_in, find_direction
 from w2w_registry.errors import Conflict, NotFound, UsageError
-from w2w_registry.records import VersionState, check_name, digest_of, now
+from w2w_registry.records import check_name, digest_of, now
 from w2w_registry.services.recording.spaces import find_space, open_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Registry
@@ -49,32 +49,15 @@ class Labelled:
 
 def labelled(session: Session, space: Space) -> Labelled:
     """The newest active version of every identity in ``space``, with its numeric labels."""
-    newest = (
-        select(Version.identity_id, func.max(Version.number).label("number"))
-        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space.id))
-        .where(Version.state == VersionState.ACTIVE)
-        .group_by(Version.identity_id)
-        .subquery()
-    )
-    rows = session.execute(
-        select(Version.id, Coordinates.data)
-        .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
-        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space.id))
-        .order_by(Version.id)
-    ).all()
-    ids = tuple(int(v) for v, _ in rows)
-    points = np.stack([unpack(d) for _, d in rows]) if rows else np.zeros((0, space.components), np.float32)
+    newest = newest_points(session, space.id)
+    ids = tuple(newest)
+    points = np.stack(list(newest.values())) if newest else np.zeros((0, space.components), np.float32)
     place = {v: i for i, v in enumerate(ids)}
     labels: dict[str, NDArray[np.float64]] = {}
-    found = (
-        select(Label.version_id, Label.name, Label.number)
-        .join(Coordinates, Coordinates.version_id == Label.version_id)
-        .where(Coordinates.space_id == space.id, Label.number.is_not(None))
-    )
-    for version, name, number in session.execute(found):
-        if version in place and number is not None:
+    for version, name, number in number_labels(session, space.id):
+        if version in place:
             column = labels.setdefault(name, np.full(len(ids), np.nan))
-            column[place[version]] = float(number)
+            column[place[version]] = number
     return Labelled(ids, points, dict(sorted(labels.items())))
 
 
@@ -90,7 +73,7 @@ def from_row(row: Direction) -> Fitted:
 
 def in_space(session: Session, space: Space) -> list[Direction]:
     """Every direction of a space, by name."""
-    return list(session.scalars(select(Direction).where(Direction.space_id == space.id).order_by(Direction.name)))
+    return directions_in(session, space.id)
 
 
 def to_json(row: Direction, space: Space) -> dict[str, Any]:
@@ -214,7 +197,7 @@ def keepers(
     """Directions to hold still: stored ones by name, else fitted on the spot from the labels of that name."""
     found = []
     for name in names:
-        row = session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
+        row = find_direction(session, space.id, name)
         if row is not None:
             found.append(from_row(row))
             continue
@@ -247,7 +230,7 @@ def _store(
     calibration["reader"] = base64.b64encode(reader).decode()
     digest = hashlib.sha256(space.digest.encode() + vector + reader + digest_of(calibration).encode()).hexdigest()
     with registry.catalog.write(registry.actor) as uow:
-        old = uow.session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
+        old = find_direction(uow.session, space.id, name)
         if old is not None:
             if old.digest == digest:
                 return to_json(old, space)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.models import Identity, Space
+from w2w_registry.catalog.identities import names_beginning
+from w2w_registry.catalog.models import Space
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import lora_files, model_digest
@@ -136,7 +136,7 @@ def _told(draft: Draft, made: Recorded, space_row: Space) -> dict[str, Any]:
 def free_names(session: Session, prefix: str, count: int) -> list[str]:
     """``count`` names ``prefix-001``… that no identity has yet."""
     check_name(f"{prefix}-001")
-    taken = set(session.scalars(select(Identity.name).where(Identity.name.startswith(f"{prefix}-", autoescape=True))))
+    taken = names_beginning(session, f"{prefix}-")
     width = max(3, len(str(count + len(taken))))
     names: list[str] = []
     number = 0

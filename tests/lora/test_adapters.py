@@ -1,0 +1,402 @@
+"""Every kind of adapter in every spelling: ΔW equal to what LyCORIS, PEFT and diffusers make of the file, or said to be
+unknown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.lora.loras import st_file
+from w2w_registry.lora import Adapter, read_adapter, read_lora
+
+torch = pytest.importorskip("torch")
+
+CLOSE = {"rtol": 1e-6, "atol": 0}
+quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def relative(found: np.ndarray | None, wanted: Any) -> float:
+    assert found is not None
+    wanted = np.asarray(wanted, np.float64).reshape(len(wanted), -1)
+    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+
+
+def only(adapter: Adapter, module: str | None = None) -> Any:
+    found = [c for c in adapter.changes if module is None or c.module == module]
+    assert len(found) == 1
+    return found[0]
+
+
+def rand(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+# -- LyCORIS ------------------------------------------------------------------------------------
+LAYERS = {
+    "linear": ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q", lambda: torch.nn.Linear(12, 16)),
+    "conv": ("lora_unet_mid_block_resnets_0_conv1", lambda: torch.nn.Conv2d(8, 12, 3, padding=1)),
+    "pointwise": ("lora_unet_mid_block_attentions_0_proj_in", lambda: torch.nn.Conv2d(8, 12, 1)),
+}
+
+
+@quick
+@given(
+    algorithm=st.sampled_from(["LoConModule", "LohaModule", "LokrModule"]),
+    layer=st.sampled_from(sorted(LAYERS)),
+    rank=st.integers(1, 4),
+    alpha=st.sampled_from([1.0, 4.0, 0.5, 27.0]),
+    tucker=st.booleans(),
+    rslora=st.booleans(),
+    factor=st.sampled_from([-1, 2, 4]),
+    seed=st.integers(0, 3),
+)
+def test_lycoris(
+    tmp_path: Path,
+    algorithm: str,
+    layer: str,
+    rank: int,
+    alpha: float,
+    tucker: bool,
+    rslora: bool,
+    factor: int,
+    seed: int,
+) -> None:
+    modules = pytest.importorskip("lycoris.modules.locon"), pytest.importorskip("lycoris.modules.loha")
+    modules = (*modules, pytest.importorskip("lycoris.modules.lokr"))
+    make = next(getattr(m, algorithm) for m in modules if hasattr(m, algorithm))
+    name, base = LAYERS[layer]
+    torch.manual_seed(seed)
+    module = make(
+        name,
+        base(),
+        1.0,
+        rank,
+        alpha,
+        use_tucker=tucker,
+        rs_lora=rslora,
+        **({"factor": factor} if algorithm == "LokrModule" else {}),
+    )
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter)
+    state = (
+        {f"{name}.{k}": v.detach().numpy() for k, v in module.custom_state_dict().items()}
+        if hasattr(module, "custom_state_dict") and module.custom_state_dict()
+        else {}
+    )
+    state = state or {
+        f"{name}.{k}": v.detach().numpy() for k, v in module.state_dict().items() if "org_module" not in k
+    }
+    # What its forward pass adds. (LyCORIS' get_diff_weight multiplies LoHa and LoKr by their scale a second time.)
+    added = module.get_weight(module.shape) if hasattr(module, "get_weight") else module.get_diff_weight(1.0)[0]
+    whole = {f"{name}.lokr_w1", f"{name}.lokr_w2"} <= set(state)
+    # The rank of two full matrices is not in the file: LyCORIS' own loader then takes the scale 1.
+    wanted = added.detach() / (module.scale if whole else 1.0)
+    change = only(read_adapter(st_file(tmp_path / "x.safetensors", state)))
+    assert change.exact
+    assert relative(change.delta(), wanted) < 1e-6
+    factors = change.factors()
+    assert factors is not None
+    assert factors[0].shape[1] == factors[1].shape[0]
+
+
+def test_lycoris_kinds_whose_change_depends_on_the_base_model(tmp_path: Path) -> None:
+    name = LAYERS["linear"][0]
+    lora = {
+        f"{name}.lora_down.weight": rand(2, 12),
+        f"{name}.lora_up.weight": rand(16, 2),
+        f"{name}.alpha": rand(1) ** 2,
+    }
+    for extra, kind in (
+        ({**lora, f"{name}.dora_scale": rand(16, 1)}, "DoRA"),
+        ({f"{name}.oft_blocks": rand(4, 4, 4), f"{name}.alpha": np.ones(1, np.float32)}, "OFT"),
+        ({f"{name}.weight": rand(16), f"{name}.on_input": np.zeros(1, np.float32)}, "IA3"),
+        ({f"{name}.{x}.weight": rand(2, 12) for x in ("a1", "a2", "b1", "b2")}, "GLoRA"),
+    ):
+        adapter = read_adapter(st_file(tmp_path / f"{kind}.safetensors", extra))
+        assert (adapter.kind, adapter.exact, adapter.changes[0].delta()) == (kind, False, None)
+
+
+def test_differences_norms_and_biases(tmp_path: Path) -> None:
+    conv, norm = "lora_unet_mid_block_resnets_0_conv1", "lora_unet_mid_block_resnets_0_norm1"
+    state = {
+        f"{conv}.diff": rand(12, 8, 3, 3),
+        f"{conv}.diff_b": rand(12),
+        f"{norm}.w_norm": rand(8),
+        f"{norm}.b_norm": rand(8),
+    }
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert adapter.exact
+    found = {(c.name, c.kind): c.delta() for c in adapter.changes}
+    assert relative(found[conv, "full"], state[f"{conv}.diff"]) == 0
+    assert relative(found[conv, "bias"], state[f"{conv}.diff_b"]) == 0
+    assert relative(found[norm, "norm"], state[f"{norm}.w_norm"]) == 0
+    assert relative(found[norm, "bias"], state[f"{norm}.b_norm"]) == 0
+
+
+# -- PEFT -----------------------------------------------------------------------------------------
+class Net(torch.nn.Module):  # type: ignore[misc,name-defined]
+    """Layers under names of a UNet and of a transformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down_blocks = torch.nn.ModuleList(
+            [torch.nn.ModuleDict({"to_q": torch.nn.Linear(12, 16), "to_v": torch.nn.Linear(12, 16)})]
+        )
+        self.conv_in = torch.nn.Conv2d(4, 8, 3)
+
+
+def peft_model(make: Any, **options: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(Net(), getattr(peft, make)(target_modules=["to_q", "to_v", "conv_in"], **options))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "magnitude" not in name:
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def deltas(model: Any) -> dict[str, Any]:
+    return {
+        name.removeprefix("base_model.model."): layer.get_delta_weight("default").detach()
+        for name, layer in model.named_modules()
+        if hasattr(layer, "get_delta_weight")
+    }
+
+
+@quick
+@given(
+    make=st.sampled_from(["LoraConfig", "LoHaConfig", "LoKrConfig"]),
+    rank=st.integers(1, 4),
+    alpha=st.sampled_from([1, 16, 27]),
+    effective=st.booleans(),
+    rslora=st.booleans(),
+    ranks=st.sampled_from([{}, {"to_q": 3}, {r"down_blocks\.0\.(to_q|nothing)": 2}, {"conv_in": 2, "to_v": 1}]),
+    alphas=st.sampled_from([{}, {"to_q": 5}, {r".*to_[qk]": 3, "to_q": 8}, {"^conv_in": 2}]),
+)
+def test_peft(
+    tmp_path: Path, make: str, rank: int, alpha: int, effective: bool, rslora: bool, ranks: Any, alphas: Any
+) -> None:
+    options: dict[str, Any] = {"r": rank, "rank_pattern": ranks, "alpha_pattern": alphas}
+    if make == "LoraConfig":
+        options |= {"lora_alpha": alpha, "use_rslora": rslora}
+    else:
+        options |= {"alpha": alpha, "use_effective_conv2d": effective}
+    model = peft_model(make, **options)
+    model.save_pretrained(tmp_path / "one")
+    adapter = read_adapter(tmp_path / "one")
+    assert adapter.exact
+    wanted = deltas(model)
+    assert {c.module for c in adapter.changes} == set(wanted)
+    for change in adapter.changes:
+        assert relative(change.delta(), wanted[change.module]) < 1e-6
+
+
+def test_peft_dora_and_biases(tmp_path: Path) -> None:
+    model = peft_model("LoraConfig", r=2, lora_alpha=8, use_dora=True)
+    model.save_pretrained(tmp_path / "dora")
+    adapter = read_adapter(tmp_path / "dora")
+    assert (adapter.kind, adapter.exact) == ("DoRA", False)
+    model = peft_model("LoraConfig", r=2, lora_alpha=8, lora_bias=True)
+    model.save_pretrained(tmp_path / "bias")
+    adapter = read_adapter(tmp_path / "bias")
+    assert (adapter.kind, adapter.exact) == ("LoRA", True)
+    layer = model.base_model.model.conv_in
+    bias = next(c for c in adapter.changes if c.module == "conv_in" and c.kind == "bias")
+    assert relative(bias.delta(), layer.lora_B["default"].bias.detach() * layer.scaling["default"]) < 1e-6
+
+
+def test_a_low_level_dump_takes_its_alpha_from_the_config_beside_it(tmp_path: Path) -> None:
+    model = peft_model("LoraConfig", r=4, lora_alpha=16)
+    peft = pytest.importorskip("peft")
+    model.save_pretrained(tmp_path / "one")
+    state = {k.removeprefix("base_model.model."): v for k, v in peft.get_peft_model_state_dict(model).items()}
+    st_file(tmp_path / "one" / "adapter_model.safetensors", {k: v.detach().numpy() for k, v in state.items()})
+    adapter = read_adapter(tmp_path / "one")
+    wanted = deltas(model)
+    assert adapter.files[1].name == "adapter_config.json"
+    for change in adapter.changes:
+        assert relative(change.delta(), wanted[change.module]) < 1e-6
+    # The file by itself, named: the config is still its own.
+    assert read_adapter(tmp_path / "one" / "adapter_model.safetensors").digest == adapter.digest
+
+
+def test_an_adapters_own_name_is_no_kind(tmp_path: Path) -> None:
+    keys = {
+        "base_model.model.down_blocks.0.to_q.lora_A.soft_light.weight": rand(2, 12),
+        "base_model.model.down_blocks.0.to_q.lora_B.soft_light.weight": rand(16, 2),
+    }
+    assert read_lora(st_file(tmp_path / "x.safetensors", keys)).modules == ("down_blocks.0.to_q",)
+
+
+# -- kohya, ComfyUI, cloneofsimo -------------------------------------------------------------------
+QKV = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64, np.int64, np.int32])
+def test_alpha_of_any_dtype(tmp_path: Path, dtype: Any) -> None:
+    state = {
+        f"{QKV}.lora_down.weight": rand(2, 12),
+        f"{QKV}.lora_up.weight": rand(16, 2),
+        f"{QKV}.alpha": np.asarray(4, dtype),
+    }
+    change = only(read_adapter(st_file(tmp_path / "x.safetensors", state)))
+    assert (
+        relative(change.delta(), 2 * state[f"{QKV}.lora_up.weight"].astype(float) @ state[f"{QKV}.lora_down.weight"])
+        < 1e-12
+    )
+
+
+def test_linear_factors_written_as_convolutions(tmp_path: Path) -> None:
+    flat = {f"{QKV}.lora_down.weight": rand(2, 12), f"{QKV}.lora_up.weight": rand(16, 2)}
+    deep = {k: v[:, :, None, None] for k, v in flat.items()}
+    one, two = (read_adapter(st_file(tmp_path / f"{i}.safetensors", s)) for i, s in enumerate((flat, deep)))
+    assert one.digest == two.digest
+    assert read_lora(tmp_path / "0.safetensors").layout() == read_lora(tmp_path / "1.safetensors").layout()
+
+
+def test_alpha_on_some_layers_only_is_said(tmp_path: Path) -> None:
+    other = QKV.replace("to_q", "to_v")
+    state = {
+        f"{n}.lora_{x}.weight": rand(*((2, 12) if x == "down" else (16, 2)))
+        for n in (QKV, other)
+        for x in ("down", "up")
+    }
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", {**state, f"{QKV}.alpha": np.ones(1, np.float32)}))
+    assert {c.name: c.scale for c in adapter.changes} == {QKV: 0.5, other: 1.0}
+    assert adapter.remarks == (
+        "it gives alpha for 1 of 2 layers; the others are taken at alpha = rank, where diffusers would take 1",
+    )
+
+
+MID, CLIP = "attentions.0.transformer_blocks", "text_model.encoder.layers"
+SPELLINGS = {
+    "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q": (f"unet/down_blocks.1.{MID}.1.attn1.to_q"),
+    "lora_unet_unet_down_blocks_0_attentions_0_proj_in": "unet/down_blocks.0.attentions.0.proj_in",
+    "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn1.to_q": (f"unet/down_blocks.1.{MID}.1.attn1.to_q"),
+    "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out_lora": (
+        f"unet/mid_block.{MID}.0.attn1.to_out.0"
+    ),
+    "lora_te_text_model_encoder_layers_3_self_attn_q_proj": "text_encoder/text_model.encoder.layers.3.self_attn.q_proj",
+    "lora_te1_text_model_encoder_layers_3_mlp_fc1": "text_encoder/text_model.encoder.layers.3.mlp.fc1",
+    "lora_te2_text_model_encoder_layers_31_self_attn_out_proj": (f"text_encoder_2/{CLIP}.31.self_attn.out_proj"),
+    "text_encoder.text_model.encoder.layers.3.self_attn.to_q_lora": (f"text_encoder/{CLIP}.3.self_attn.q_proj"),
+    "lora_unet_double_blocks_7_img_attn_proj": "transformer/transformer_blocks.7.attn.to_out.0",
+    "diffusion_model.double_blocks.7.txt_mlp.2": "transformer/transformer_blocks.7.ff_context.net.2",
+    "lora_unet_single_blocks_12_linear2": "transformer/single_transformer_blocks.12.proj_out",
+    "transformer.single_transformer_blocks.12.proj_mlp": "transformer/single_transformer_blocks.12.proj_mlp",
+    "lora_transformer_single_transformer_blocks_12_attn_to_k": "transformer/single_transformer_blocks.12.attn.to_k",
+    "lora_unet_joint_blocks_3_context_block_mlp_fc1": "transformer/transformer_blocks.3.ff_context.net.0.proj",
+    "transformer.transformer_blocks.3.attn.add_q_proj": "transformer/transformer_blocks.3.attn.add_q_proj",
+    "diffusion_model.transformer_blocks.3.img_mlp.net.0.proj": "transformer/transformer_blocks.3.img_mlp.net.0.proj",
+    "lycoris_transformer_blocks_3_img_mod_1": "transformer/transformer_blocks.3.img_mod.1",
+    "lora_unet_blocks_3_self_attn_q": "model/lora_unet_blocks_3_self_attn_q",
+}
+
+
+@pytest.mark.parametrize(("stem", "place"), SPELLINGS.items())
+def test_spellings(tmp_path: Path, stem: str, place: str) -> None:
+    old = stem.endswith("_lora")
+    ends = ("down", "up") if old else ("lora_down", "lora_up")
+    state = {f"{stem}.{ends[0]}.weight": rand(2, 12), f"{stem}.{ends[1]}.weight": rand(16, 2)}
+    change = only(read_adapter(st_file(tmp_path / "x.safetensors", state)))
+    assert f"{change.part}/{change.module}" == place
+    assert (
+        relative(change.delta(), state[f"{stem}.{ends[1]}.weight"].astype(float) @ state[f"{stem}.{ends[0]}.weight"])
+        < 1e-12
+    )
+
+
+def test_fused_layers_of_flux_are_diffusers_layers(tmp_path: Path) -> None:
+    """As diffusers' own conversion splits them."""
+    hidden, rank = 12, 2
+    state = {}
+    for name, rows in {
+        "double_blocks_0_img_attn_qkv": 3 * hidden,
+        "double_blocks_0_txt_attn_qkv": 3 * hidden,
+        "double_blocks_0_img_mod_lin": 6 * hidden,
+        "single_blocks_0_linear1": 7 * hidden,
+    }.items():
+        state[f"lora_unet_{name}.lora_down.weight"] = rand(rank, hidden, seed=len(state))
+        state[f"lora_unet_{name}.lora_up.weight"] = rand(rows, rank, seed=len(state))
+        state[f"lora_unet_{name}.alpha"] = np.asarray(1.0, np.float32)
+    from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers as convert
+
+    theirs = {
+        k: np.asarray(v) for k, v in convert({k: torch.tensor(v) for k, v in state.items() if "double" in k}).items()
+    }
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    ours = {c.module: c.delta() for c in adapter.changes}
+    modules = {k.removeprefix("transformer.").partition(".lora_")[0] for k in theirs}
+    assert len(modules) == 7
+    for module in modules:
+        a, b = (theirs[f"transformer.{module}.lora_{x}.weight"].astype(float) for x in "AB")
+        assert relative(ours[module], b @ a) < 1e-6
+    # Their split of linear1 knows the width of the released model alone; ours takes it from the layer's input.
+    up = 0.5 * state["lora_unet_single_blocks_0_linear1.lora_up.weight"].astype(float)
+    whole = up @ state["lora_unet_single_blocks_0_linear1.lora_down.weight"]
+    parts = [ours[f"single_transformer_blocks.0.{m}"] for m in ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp")]
+    assert [len(p) for p in parts if p is not None] == [hidden, hidden, hidden, 4 * hidden]
+    assert relative(np.vstack([p for p in parts if p is not None]), whole) < 1e-12
+    lora = read_lora(tmp_path / "x.safetensors")
+    assert (lora.part, lora.layout().alpha) == ("transformer", 1.0)
+
+
+def test_cloneofsimo(tmp_path: Path) -> None:
+    state = {
+        "unet:0:up": rand(16, 4),
+        "unet:0:down": rand(4, 12),
+        "text_encoder:0:up": rand(8, 4),
+        "text_encoder:0:down": rand(4, 8),
+    }
+    metadata = {"unet": json.dumps(["CrossAttention"]), "unet:0:rank": "4"}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state, metadata))
+    assert (adapter.format, adapter.kind, adapter.exact, adapter.parts) == (
+        "cloneofsimo",
+        "LoRA",
+        True,
+        {"text_encoder": 1, "unet": 1},
+    )
+    change = next(c for c in adapter.changes if c.part == "unet")
+    assert relative(change.delta(), state["unet:0:up"].astype(float) @ state["unet:0:down"]) < 1e-12
+
+
+def test_nothing_is_dropped_in_silence(tmp_path: Path) -> None:
+    state = {
+        f"{QKV}.lora_down.weight": rand(2, 12),
+        f"{QKV}.lora_up.weight": rand(16, 2),
+        "bundle_emb.sks.string_to_param.*": rand(1, 12),
+    }
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert adapter.unread == ("bundle_emb.sks.string_to_param.*",)
+    assert not adapter.exact
+
+
+def test_what_kohya_and_modelspec_say(tmp_path: Path) -> None:
+    state = {f"{QKV}.lora_down.weight": rand(2, 12), f"{QKV}.lora_up.weight": rand(16, 2)}
+    metadata = {
+        "ss_sd_model_name": "realisticVisionV51.safetensors",
+        "modelspec.architecture": "stable-diffusion-v1/lora",
+        "modelspec.title": "Alice",
+        "modelspec.license": "CC-BY-4.0",
+        "ss_tag_frequency": json.dumps({"10_sks person": {"a": 1}}),
+    }
+    told = read_adapter(st_file(tmp_path / "x.safetensors", state, metadata)).told
+    assert (told.base_model, told.base_hint, told.trigger) == (None, "realisticVisionV51", "sks person")
+    assert told.facts["title"] == "Alice"
+    assert told.facts["license"] == "CC-BY-4.0"
+
+
+def test_a_gpt2_adapter_is_refused_as_a_language_models(tmp_path: Path) -> None:
+    from w2w_registry.errors import BadLora
+
+    for stem in ("base_model.model.transformer.h.0.attn.c_attn", "base_model.model.model.layers.0.self_attn.q_proj"):
+        state = {f"{stem}.lora_A.weight": rand(2, 12), f"{stem}.lora_B.weight": rand(16, 2)}
+        with pytest.raises(BadLora) as caught:
+            read_adapter(st_file(tmp_path / "x.safetensors", state))
+        assert caught.value.reason == "an adapter of a language model"

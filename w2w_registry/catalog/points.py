@@ -1,0 +1,88 @@
+"""Points of a weight space with what is known of them: the newest of each identity, their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
+from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.records import VersionState
+
+
+class Placed(NamedTuple):
+    """A version and its coordinates (k,) in a space."""
+
+    version: Version
+    point: NDArray[np.float32]
+
+
+def coordinates_rows(session: Session, version_id: int) -> list[Coordinates]:
+    """A version's coordinates in every space it has some in."""
+    return list(session.scalars(select(Coordinates).where(Coordinates.version_id == version_id)))
+
+
+def placed_ids(session: Session, space_id: int) -> set[int]:
+    """Versions that have coordinates in a space, in any state."""
+    return set(session.scalars(select(Coordinates.version_id).where(Coordinates.space_id == space_id)))
+
+
+def placed_versions(session: Session, space_id: int, *, lacking: int | None = None) -> list[Placed]:
+    """Active versions of a space with their points, oldest first; only those without coordinates in ``lacking``."""
+    query = (
+        select(Version, Coordinates.data)
+        .join(Coordinates, Coordinates.version_id == Version.id)
+        .where(Coordinates.space_id == space_id, Version.state == VersionState.ACTIVE)
+        .order_by(Version.id)
+    )
+    have = set() if lacking is None else placed_ids(session, lacking)
+    return [Placed(version, unpack(data)) for version, data in session.execute(query) if version.id not in have]
+
+
+def newest_points(session: Session, space_id: int) -> dict[int, NDArray[np.float32]]:
+    """Version id -> point, of the newest active version of every identity in a space, by id."""
+    newest = (
+        select(Version.identity_id, func.max(Version.number).label("number"))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+        .where(Version.state == VersionState.ACTIVE)
+        .group_by(Version.identity_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Version.id, Coordinates.data)
+        .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+        .order_by(Version.id)
+    )
+    return {version: unpack(data) for version, data in rows}
+
+
+def newest_points_named(session: Session, space_id: int, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Name -> point of the newest active version of each of these identities that is in a space."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for chunk in chunked(names):
+        rows = session.execute(
+            select(Identity.name, Coordinates.data)
+            .join(Version, Version.identity_id == Identity.id)
+            .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+            .where(Identity.name.in_(chunk), Version.state == VersionState.ACTIVE)
+            .order_by(Version.number)
+        )
+        found.update((name, unpack(data)) for name, data in rows)
+    return found
+
+
+def number_labels(session: Session, space_id: int) -> list[tuple[int, str, float]]:
+    """(version id, label, number) of every version with coordinates in a space, where the label is a number."""
+    query = (
+        select(Label.version_id, Label.name, Label.number)
+        .join(Coordinates, Coordinates.version_id == Label.version_id)
+        .where(Coordinates.space_id == space_id, Label.number.is_not(None))
+    )
+    return [(version, name, number) for version, name, number in session.execute(query) if number is not None]

@@ -1,0 +1,87 @@
+"""The one way an input file is opened: without waiting, only when it is a regular file, read up to a limit.
+
+A path may name anything: a pipe that waits for a writer for ever, a device, a socket, a sparse file of any length.
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from w2w_registry.errors import BadFile
+
+TEXT_LIMIT = 64 * 2**20
+"""Bytes a settings, label, evidence or document file may have."""
+PICTURE_LIMIT = 256 * 2**20
+
+
+@contextmanager
+def opened(
+    path: str | Path, kind: type[BadFile] = BadFile, *, limit: int | None = None
+) -> Iterator[tuple[BinaryIO, int]]:
+    """A regular file, opened for reading, and its size in bytes.
+
+    Args:
+        kind: the error to raise; it gets ``path`` and ``reason``.
+        limit: the most bytes it may have.
+
+    Raises:
+        BadFile (or ``kind``): not there, no permission, no regular file, larger than ``limit``.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe then does not wait for its writer. It changes nothing for a regular file.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except (OSError, ValueError) as error:
+        raise kind(path=str(path), reason=why(error)) from None
+    stream = os.fdopen(descriptor, "rb")
+    with stream:
+        info = os.fstat(descriptor)
+        if stat.S_ISDIR(info.st_mode):
+            raise kind(path=str(path), reason="a folder, not a file")
+        if not stat.S_ISREG(info.st_mode):
+            raise kind(path=str(path), reason="not a regular file")
+        if limit is not None and info.st_size > limit:
+            raise kind(path=str(path), reason=f"larger than {limit} bytes")
+        yield stream, info.st_size
+
+
+def read_bytes(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = TEXT_LIMIT) -> bytes:
+    """The content of a regular file of at most ``limit`` bytes. Raises what :func:`opened` raises."""
+    with opened(path, kind, limit=limit) as (stream, _):
+        try:
+            data = stream.read(limit + 1)
+        except OSError as error:
+            raise kind(path=str(path), reason=why(error)) from None
+    if len(data) > limit:  # it grew meanwhile
+        raise kind(path=str(path), reason=f"larger than {limit} bytes")
+    return data
+
+
+def read_text(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = TEXT_LIMIT) -> str:
+    """As :func:`read_bytes`, decoded as UTF-8 (a byte order mark is dropped)."""
+    try:
+        return read_bytes(path, kind, limit=limit).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise kind(path=str(path), reason="not a text file in UTF-8") from None
+
+
+def why(error: Exception) -> str:
+    """One plain phrase for a failed file operation."""
+    if isinstance(error, OSError):
+        known = {
+            errno.ENOENT: "no such file or folder",
+            errno.ENOTDIR: "no such file or folder",
+            errno.ELOOP: "its symbolic links form a loop",
+            errno.EACCES: "no permission to read it",
+            errno.EPERM: "no permission to read it",
+            errno.ENXIO: "not a regular file",
+            errno.ENAMETOOLONG: "its name is too long for the file system",
+        }
+        return known.get(error.errno or 0, error.strerror or str(error))
+    return str(error)

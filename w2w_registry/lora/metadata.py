@@ -1,0 +1,72 @@
+"""What a safetensors header tells about an adapter besides its tensors: kohya's ``ss_*`` and ``modelspec.*`` keys.
+
+Everything here is a stranger's word: shown and used as a hint, never relied on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+_LIMIT = 2_000
+_CHECKPOINT = (".safetensors", ".ckpt", ".pt", ".bin")
+_REPEATS = re.compile(r"\d+_(?P<words>.+)")
+
+
+@dataclass(frozen=True)
+class Told:
+    """``base_model``: an id the file names. ``base_hint``: a checkpoint's file name, or an architecture, where it names
+    no model. ``trigger``: words that call what was learned. ``facts``: the rest, short texts by plain name."""
+
+    base_model: str | None = None
+    base_hint: str | None = None
+    trigger: str | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def told_by(metadata: Mapping[str, str]) -> Told:
+    """What the header says; empty where it says nothing."""
+
+    def text(*names: str) -> str | None:
+        for name in names:
+            value = metadata.get(name, "").strip()
+            if value and value not in ("None", "null"):
+                return value[:_LIMIT]
+        return None
+
+    name = text("ss_sd_model_name")
+    checkpoint = name is not None and name.lower().endswith(_CHECKPOINT)
+    architecture = text("modelspec.architecture", "ss_base_model_version")
+    facts = {
+        "title": text("modelspec.title", "ss_output_name"),
+        "author": text("modelspec.author"),
+        "license": text("modelspec.license"),
+        "description": text("modelspec.description", "ss_training_comment"),
+        "architecture": architecture,
+        "checkpoint": name if checkpoint else None,
+        "resolution": text("modelspec.resolution", "ss_resolution"),
+        "tags": text("modelspec.tags"),
+    }
+    file = re.split(r"[\\/]", name)[-1] if name is not None else ""
+    hint = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", file, flags=re.IGNORECASE) or None
+    return Told(
+        base_model=name if name is not None and not checkpoint else None,
+        base_hint=(hint if checkpoint else None) or architecture,
+        trigger=text("modelspec.trigger_phrase", "ss_trigger_word", "trigger_word", "instance_prompt")
+        or _folder_words(metadata.get("ss_tag_frequency", "")),
+        facts={key: value for key, value in facts.items() if value},
+    )
+
+
+def _folder_words(text: str) -> str | None:
+    """The words in the names of kohya's training folders (``10_sks person``), when all folders have the same."""
+    try:
+        folders = json.loads(text) if 0 < len(text) < 10_000_000 else {}
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(folders, dict):
+        return None
+    words = {match["words"].strip() for name in folders if (match := _REPEATS.fullmatch(str(name)))}
+    return words.pop()[:_LIMIT] if len(words) == 1 else None

@@ -1,0 +1,234 @@
+"""The safe subset of regular expressions that PEFT's ``rank_pattern`` and ``alpha_pattern`` are read in.
+
+PEFT treats the keys of these tables as regular expressions. A stranger's expression could run for ever in a
+backtracking matcher, so none is given to ``re``: expressions of literals, ``.``, ``\\d``, ``\\w``, classes, groups,
+``|``, ``?``, ``*``, ``+`` become a nondeterministic automaton (Thompson 1968), whose time is at most length of
+pattern × length of name. What else a pattern holds (look-around, back references, counted repeats) is refused, and so
+are long ones and many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+MAX_LENGTH = 200
+MAX_PATTERNS = 64
+"""Expressions that are more than a literal name, in one table."""
+
+Test = Callable[[str], bool]
+
+
+class UnsafePattern(Exception):
+    """A pattern outside the safe subset; the argument says why, in a phrase."""
+
+
+class PatternTable:
+    """Values by pattern: the first pattern that matches a module's whole name, or its last dotted parts, wins.
+
+    Source: ``peft.utils.other.get_pattern_key`` (``(.*\\.)?(PATTERN)$``).
+
+    Raises:
+        UnsafePattern: a pattern outside the safe subset, or too many of them.
+    """
+
+    def __init__(self, table: Iterable[tuple[str, float]]) -> None:
+        self._literal: dict[str, tuple[int, float]] = {}
+        self._whole: dict[str, tuple[int, float]] = {}
+        self._patterns: list[tuple[int, Automaton, float]] = []
+        for order, (pattern, value) in enumerate(table):
+            name = _literal_name(pattern)
+            if name is not None and pattern.startswith("^"):
+                self._whole.setdefault(name, (order, value))
+            elif name is not None:
+                self._literal.setdefault(name, (order, value))
+            elif len(self._patterns) >= MAX_PATTERNS:
+                raise UnsafePattern(f"more than {MAX_PATTERNS} expressions")
+            else:
+                self._patterns.append((order, Automaton(f"(.*\\.)?({pattern})"), value))
+
+    def find(self, module: str) -> float | None:
+        """The value for a module, None when no pattern matches it."""
+        hits = [self._whole[module]] if module in self._whole else []
+        parts = module.split(".")
+        for start in range(len(parts)):
+            hit = self._literal.get(".".join(parts[start:]))
+            if hit is not None:
+                hits.append(hit)
+        first = min(hits)[0] if hits else None
+        for order, automaton, value in self._patterns:
+            if first is not None and order > first:
+                break
+            if automaton.matches(module):
+                return value
+        return min(hits)[1] if hits else None
+
+
+def _literal_name(pattern: str) -> str | None:
+    """The one name a pattern can mean; dots in it are taken as dots, escaped or not."""
+    text = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    return text if text and not set(text) & set("\\()[]{}|?*+^$") else None
+
+
+@dataclass
+class _State:
+    """One state: with a ``test`` it eats a character, without it is passed for nothing."""
+
+    test: Test | None = None
+    out: list[int] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.out = []
+
+
+class Automaton:
+    """A pattern as a nondeterministic automaton; ``matches`` holds a whole text against it, in linear time."""
+
+    def __init__(self, pattern: str) -> None:
+        if len(pattern) > MAX_LENGTH + 20:
+            raise UnsafePattern(f"longer than {MAX_LENGTH} characters")
+        self._text, self._at = pattern, 0
+        self._states: list[_State] = []
+        self._start, self._end = self._either()
+        if self._at < len(pattern):
+            raise UnsafePattern(f"{pattern[self._at]!r} without its partner")
+
+    def matches(self, text: str) -> bool:
+        here = self._closure([self._start])
+        for character in text:
+            here = self._closure(
+                follow
+                for place in here
+                if (test := self._states[place].test) is not None and test(character)
+                for follow in self._states[place].out
+            )
+            if not here:
+                return False
+        return self._end in here
+
+    def _closure(self, places: Iterable[int]) -> set[int]:
+        found: set[int] = set()
+        todo = list(places)
+        while todo:
+            place = todo.pop()
+            if place not in found:
+                found.add(place)
+                if self._states[place].test is None:
+                    todo += self._states[place].out
+        return found
+
+    def _new(self, test: Test | None = None) -> int:
+        self._states.append(_State(test))
+        return len(self._states) - 1
+
+    def _join(self, a: int, b: int) -> None:
+        self._states[a].out.append(b)
+
+    # -- grammar: either := sequence ('|' sequence)*; sequence := piece*; piece := atom [?*+] ----------------------
+    def _either(self) -> tuple[int, int]:
+        start, end = self._new(), self._new()
+        while True:
+            first, last = self._sequence()
+            self._join(start, first)
+            self._join(last, end)
+            if not self._take("|"):
+                return start, end
+
+    def _sequence(self) -> tuple[int, int]:
+        start = last = self._new()
+        while self._at < len(self._text) and self._text[self._at] not in "|)":
+            first, end = self._piece()
+            self._join(last, first)
+            last = end
+        return start, last
+
+    def _piece(self) -> tuple[int, int]:
+        first, last = self._atom()
+        if self._at < len(self._text) and self._text[self._at] in "?*+":
+            mark = self._text[self._at]
+            self._at += 1
+            start, end = self._new(), self._new()
+            self._join(start, first)
+            self._join(last, end)
+            if mark in "?*":
+                self._join(start, end)
+            if mark in "*+":
+                self._join(last, first)
+            self._take("?")  # a lazy repeat matches the same texts
+            return start, end
+        return first, last
+
+    def _atom(self) -> tuple[int, int]:
+        character = self._text[self._at]
+        self._at += 1
+        if character == "(":
+            if self._take("?") and not self._take(":"):
+                raise UnsafePattern("a group of a special kind")
+            inside = self._either()
+            if not self._take(")"):
+                raise UnsafePattern("'(' without its partner")
+            return inside
+        if character in "^$":
+            place = self._new()  # the whole name is matched in any case
+            return place, place
+        if character in "*+?{}])":
+            raise UnsafePattern(f"{character!r} where a name is expected")
+        test = self._class() if character == "[" else self._single(character)
+        place, after = self._new(test), self._new()
+        self._join(place, after)
+        return place, after
+
+    def _single(self, character: str) -> Test:
+        if character == ".":
+            return lambda _: True
+        if character == "\\":
+            return self._escaped()
+        return character.__eq__
+
+    def _escaped(self) -> Test:
+        if self._at >= len(self._text):
+            raise UnsafePattern("a backslash at its end")
+        character = self._text[self._at]
+        self._at += 1
+        if character == "d":
+            return str.isdigit
+        if character == "w":
+            return lambda c: c.isalnum() or c == "_"
+        if character.isalnum():
+            raise UnsafePattern(f"\\{character}")
+        return character.__eq__
+
+    def _class(self) -> Test:
+        end = self._text.find("]", self._at + 1)
+        body = self._text[self._at : end]
+        if end < 0 or body.startswith("^") or "\\" in body or "[" in body:
+            raise UnsafePattern("a class of characters of a special kind")
+        self._at = end + 1
+        allowed: set[str] = set()
+        i = 0
+        while i < len(body):
+            if i + 2 < len(body) and body[i + 1] == "-":
+                allowed.update(map(chr, range(ord(body[i]), min(ord(body[i + 2]), ord(body[i]) + 256) + 1)))
+                i += 3
+            else:
+                allowed.add(body[i])
+                i += 1
+        return allowed.__contains__
+
+    def _take(self, character: str) -> bool:
+        if self._at < len(self._text) and self._text[self._at] == character:
+            self._at += 1
+            return True
+        return False
+
+
+@lru_cache(maxsize=256)
+def table_of(items: tuple[tuple[str, float], ...]) -> PatternTable:
+    """The table of these patterns; files of one training share theirs."""
+    return PatternTable(items)
+
+
+def lookup(table: PatternTable, modules: Sequence[str]) -> dict[str, float]:
+    """The values of those modules that a pattern matches."""
+    return {m: value for m in modules if (value := table.find(m)) is not None}
