@@ -50,6 +50,7 @@ COMMANDS = {
     "takedown": "Take releases off the Hub, and prove it.",
     "subject": "Register, list, show and protect subjects.",
     "consent": "Ask for, record, check and withdraw consent.",
+    "policy": "Show and change what this registry allows.",
     "audit": "Sign, verify, prove, export and question the audit log.",
     "lineage": "Show what a version was made from, or what was made of it.",
     "replay": "Compute a version again from its recorded inputs.",

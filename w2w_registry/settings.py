@@ -71,7 +71,7 @@ def load_settings(
         SettingError: when registry.toml does not parse, or holds a table or key that means nothing.
     """
     root = Path(home or env.get("W2W_HOME") or Path.home() / ".w2w-registry").expanduser().absolute()
-    data = _read_toml(root / POLICY_FILE)
+    data = read_settings_file(root / POLICY_FILE)
     url = (
         database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
     )
@@ -101,7 +101,12 @@ def _account() -> str:
         return f"uid {os.getuid()}"
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """The tables of a registry.toml; empty when there is no such file.
+
+    Raises:
+        SettingError: it does not parse, or holds something other than tables.
+    """
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:

@@ -127,19 +127,21 @@ def test_any_transactions_are_explained_on_postgresql(postgres_server: str, post
 @pytest.fixture
 def logged(catalog: Catalog) -> Catalog:
     """Events 1 to 6: a day apart, two actors."""
-    moments = iter(T0 + timedelta(days=n) for n in range(100))
-    catalog._clock = lambda: next(moments)
-    for actor, action, objects in (
-        ("one", "space.fit", {"space": 1}),
-        ("one", "version.add", {"version": 7, "identity": 1}),
-        ("two", "version.add", {"version": 8, "identity": 1}),
-        ("two", "version.block", {"version": [7, 8], "subject": "s1"}),
-        ("one", "versions", {"subject": "s11"}),
-        ("one", "subject.note", {"subject": ["s1", "s2"]}),
-    ):
+    for day, (actor, action, objects) in enumerate(_LOGGED):
+        catalog._clock = lambda day=day: T0 + timedelta(days=day)
         with catalog.write(actor) as uow:
             uow.event(action, objects=objects)
     return catalog
+
+
+_LOGGED: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("one", "space.fit", {"space": 1}),
+    ("one", "version.add", {"version": 7, "identity": 1}),
+    ("two", "version.add", {"version": 8, "identity": 1}),
+    ("two", "version.block", {"version": [7, 8], "subject": "s1"}),
+    ("one", "versions", {"subject": "s11"}),
+    ("one", "subject.note", {"subject": ["s1", "s2"]}),
+)
 
 
 @pytest.mark.parametrize(

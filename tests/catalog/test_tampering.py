@@ -23,6 +23,8 @@ from w2w_registry.catalog.models import (
     ConsentRecord,
     Direction,
     GuardReference,
+    Picture,
+    PictureVersion,
     Release,
     SourceFile,
     SpaceMember,
@@ -32,6 +34,7 @@ from w2w_registry.catalog.models import (
     Withdrawal,
     audited_models,
 )
+from w2w_registry.catalog.policies import make_policy
 from w2w_registry.catalog.rows import key_text, present_digests, primary_key, table_of
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.types import Json, Number, UtcDateTime
@@ -65,13 +68,15 @@ def fill(catalog: Catalog) -> None:
         guard = GuardReference(
             subject_id="s1", space_id=space.id, kind="hash", salt=b"1", reference=b"2", threshold=0.5, created=T0
         )
-        uow.add_all([record, withdrawal, release, file, direction, guard])
+        picture = Picture(mark=7, digest=digest("p"), operation="generate", seed=1, event_seq=1, made=T0)
+        uow.add_all([record, withdrawal, release, file, direction, guard, picture, make_policy({"purpose": "art"}, T0)])
         uow.session.flush()
         uow.add_all(
             [
                 ConsentEvent(record=record, subject_id="s1", type=ConsentEventType.GRANT, at=T0, entity="controller"),
                 Takedown(id="t1", release=release, withdrawal=withdrawal, wanted=["hide"], created=T0),
                 VersionSubject(version=version, subject_id="s1"),
+                PictureVersion(picture_id=picture.id, version_id=version.id),
                 Alias(identity=version.identity, name="production", version=version),
                 AliasChange(identity=version.identity, alias="production", version=version, at=T0),
                 SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),

@@ -27,6 +27,7 @@ class FindingCode(StrEnum):
     TAIL_CUT = "tail-cut"
     HISTORY_REWRITTEN = "history-rewritten"
     CHECKPOINT_FORGED = "checkpoint-forged"
+    CHECKPOINT_MISSING = "checkpoint-missing"
     ROW_EDITED = "row-edited"
     ROW_MISSING = "row-missing"
     ROW_UNEXPLAINED = "row-unexplained"

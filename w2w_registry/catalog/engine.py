@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import sqlalchemy.exc as sa
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url, text
 
 from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError, StorageError
 
@@ -156,3 +156,15 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def schema_version(connection: Connection) -> str | None:
+    """Revision the database is at, None when it has none."""
+    try:
+        with connection.begin_nested() if connection.in_transaction() else connection.begin():
+            found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+            return found
+    except (sa.OperationalError, sa.ProgrammingError) as error:
+        if "no such table" in str(error.orig) or getattr(error.orig, "sqlstate", None) == "42P01":
+            return None
+        raise

@@ -21,7 +21,8 @@ class Event(Base):
     """One change, in the transaction that made it. ``seq`` counts 1, 2, 3… without a gap (a trigger sees to it).
 
     ``objects``: kind -> id or ids. ``changes``: ``[table, key, insert|update|delete, row digest or null]`` for every
-    audited row touched. ``payload``: what else there is to say, without personal data.
+    audited row touched. ``payload``: what else there is to say, without personal data. ``policy``: digest of the policy
+    in force (None before the catalog had one).
     """
 
     __tablename__ = "event"
@@ -35,12 +36,13 @@ class Event(Base):
     objects: Mapped[dict[str, Any]] = mapped_column(Json)
     changes: Mapped[list[list[Any]]] = mapped_column(Json)
     payload: Mapped[dict[str, Any]] = mapped_column(Json)
+    policy: Mapped[str | None] = mapped_column(Hex)
     prev_hash: Mapped[str] = mapped_column(Hex)
     hash: Mapped[str] = mapped_column(Hex)
 
     def body(self) -> dict[str, Any]:
         """What ``hash`` is taken over, together with ``prev_hash``."""
-        return {
+        body = {
             "seq": self.seq,
             "at": iso(self.at),
             "actor": self.actor,
@@ -49,6 +51,7 @@ class Event(Base):
             "changes": self.changes,
             "payload": self.payload,
         }
+        return body if self.policy is None else body | {"policy": self.policy}
 
 
 class ChainHead(Base):

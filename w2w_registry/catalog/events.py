@@ -87,6 +87,11 @@ def event_count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Event)) or 0
 
 
+def last_moment(session: Session) -> datetime | None:
+    """When the newest event was; None in an empty log."""
+    return session.scalar(select(Event.at).order_by(Event.seq.desc()).limit(1))
+
+
 def chain_head(session: Session) -> tuple[int, str] | None:
     """``(seq, hash)`` as the head row has it; None when the row is gone."""
     row = session.execute(select(ChainHead.seq, ChainHead.hash)).one_or_none()
@@ -138,15 +143,15 @@ def first_hash(session: Session) -> str | None:
 def stored_events(session: Session, *, after: int = 0, until: int | None = None) -> Iterator[StoredEvent]:
     """Events in sequence, unconverted: what was tampered with comes out as it is, not as an error."""
     columns = [
-        Event.seq, Event.at, Event.actor, Event.action, Event.objects, Event.changes, Event.payload, Event.prev_hash,
-        Event.hash,
+        Event.seq, Event.at, Event.actor, Event.action, Event.objects, Event.changes, Event.payload, Event.policy,
+        Event.prev_hash, Event.hash,
     ]  # fmt: skip
     query: Any = select(*(type_coerce(c, NullType()) for c in columns)).where(Event.seq > after)
     if until is not None:
         query = query.where(Event.seq <= until)
     moment = stored_form(UtcDateTime())
     result = session.execute(query.order_by(Event.seq).execution_options(yield_per=500))
-    for seq, at, actor, action, objects, changes, payload, prev_hash, digest in result:
+    for seq, at, actor, action, objects, changes, payload, policy, prev_hash, digest in result:
         body = {
             "seq": seq,
             "at": moment(at),
@@ -156,6 +161,8 @@ def stored_events(session: Session, *, after: int = 0, until: int | None = None)
             "changes": _value(changes),
             "payload": _value(payload),
         }
+        if policy is not None:
+            body["policy"] = policy
         yield StoredEvent(seq, body, prev_hash, digest)
 
 

@@ -14,6 +14,8 @@ from w2w_registry.catalog.assets import (
 from w2w_registry.catalog.base import Base, audited_models
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
+from w2w_registry.catalog.pictures import Picture, PictureVersion
+from w2w_registry.catalog.policies import Policy
 from w2w_registry.catalog.releases import Release, ReleaseState, Takedown, TakedownState
 from w2w_registry.catalog.spaces import Direction, Space, SpaceMember, SpaceState
 from w2w_registry.catalog.subjects import (
@@ -45,6 +47,9 @@ __all__ = [
     "Label",
     "Operation",
     "OperationInput",
+    "Picture",
+    "PictureVersion",
+    "Policy",
     "Release",
     "ReleaseState",
     "SourceFile",

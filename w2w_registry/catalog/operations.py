@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from w2w_registry.catalog.base import Base, Salted
 from w2w_registry.catalog.types import BigInt, Hex, Json, UtcDateTime, Words, choice
-
-if TYPE_CHECKING:
-    pass
 
 
 class InputKind(StrEnum):

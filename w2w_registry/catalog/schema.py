@@ -12,9 +12,8 @@ from typing import Any
 from sqlalchemy import CheckConstraint, Connection, Enum, inspect, text
 
 from w2w_registry.catalog import triggers
-from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url
+from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url, schema_version
 from w2w_registry.catalog.models import Base
-from w2w_registry.catalog.session import schema_version
 
 _UPGRADE_LOCK = 7_732_772_801  # PostgreSQL advisory lock: one migration at a time
 

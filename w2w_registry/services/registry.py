@@ -5,19 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import ArtifactStore, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
+from w2w_registry.catalog.events import last_moment
+from w2w_registry.catalog.policies import in_force, make_policy
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import CatalogLost, NotInitialised, StorageError
-from w2w_registry.settings import POLICY_FILE, Settings
+from w2w_registry.records import now
+from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as long work goes on."""
 
+POLICY_SET = "policy.set"
 DEFAULT_POLICY = """\
 # What this registry allows. Everything here is optional; these are the defaults.
 
@@ -43,6 +51,13 @@ class Registry:
     @property
     def actor(self) -> str:
         return self.settings.actor
+
+
+def present(session: Session) -> datetime:
+    """The instant that decisions are made for: now, or the last event when the clock is behind it. Setting the clock
+    back brings no consent back to life."""
+    last = last_moment(session)
+    return now() if last is None else max(now(), last)
 
 
 def no_progress(done: int, total: int) -> None:
@@ -81,6 +96,7 @@ def init_registry(settings: Settings) -> dict[str, Any]:
     before = _current(settings)
     if before is None:
         schema.upgrade(settings.database_url)
+        _adopt_first_policy(settings)
     return {"home": str(settings.home), **current_schema(settings), "created": before is None}
 
 
@@ -111,7 +127,18 @@ def upgrade_schema(settings: Settings) -> dict[str, Any]:
     """Bring an existing catalog to this release's schema."""
     before = schema.current(settings.database_url)
     schema.upgrade(settings.database_url)
+    _adopt_first_policy(settings)
     return {**current_schema(settings), "before": before}
+
+
+def _adopt_first_policy(settings: Settings) -> None:
+    """A catalog without a policy takes the one written down beside it; from then on only a command changes it."""
+    rules = read_settings_file(settings.home / POLICY_FILE).get("policy", {})
+    Rules.from_settings(rules)
+    with open_registry(settings) as registry, registry.catalog.write(registry.actor) as uow:
+        if in_force(uow.session) is None:
+            row = uow.add(make_policy(rules, uow.now()))
+            uow.event(POLICY_SET, {"policy": row.id}, digest=row.digest, before=None)
 
 
 def current_schema(settings: Settings) -> dict[str, Any]:

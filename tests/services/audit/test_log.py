@@ -256,3 +256,12 @@ def tamper_rows(url: str, how: str) -> None:
             if how == "cut and head":
                 last = connection.execute(text("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1")).one()
                 connection.execute(text("UPDATE chain_head SET seq = :s, hash = :h"), {"s": last[0], "h": last[1]})
+
+
+def test_a_checkpoint_that_the_log_speaks_of_must_be_there(small: Small) -> None:
+    log.checkpoint(small.registry)
+    assert not log.checkpoint(small.registry)["created"]
+    assert log.verify(small.registry).ok
+    for connection in raw(small.registry.settings.database_url):
+        connection.execute(text("DELETE FROM checkpoint"))
+    assert [str(f.code) for f in log.verify(small.registry).findings] == ["checkpoint-missing"]

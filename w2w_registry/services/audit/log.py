@@ -31,8 +31,10 @@ from w2w_registry.audit.checks import (
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
-from w2w_registry.records import iso
+from w2w_registry.records import digest_of, iso
 from w2w_registry.services.registry import Registry
+
+CHECKPOINT = "audit.checkpoint"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]
                 what="audit log", name=bad.what, expected=bad.expected or "", found=str(bad.code), seq=bad.seq
             )
         origin = _origin(session)
+        newer = [e.body["action"] for e in _events(session, after=rows[-1].size)] if rows else []
     last = rows[-1] if rows else None
-    if last is not None and last.size == run.size:
+    # The checkpoint's own event does not call for another checkpoint.
+    if last is not None and newer in ([], [CHECKPOINT]):
         note, created = last.note, False
     else:
         note, created = _sign(registry, origin, run), True
@@ -123,6 +127,7 @@ def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequenc
         run = ChainCheck([*(str(row.note) for row in rows), *kept], public)
         findings = list(run.run(_claiming(_events(session), claims)))
         findings += _check_head(session, run)
+        findings += _check_known(_events(session), rows)
         if public is not None:
             findings += _check_columns(rows, public)
         present = 0
@@ -266,6 +271,18 @@ def _check_head(session: Session, run: ChainCheck) -> list[Finding]:
     return [Finding(code, min(head[0], run.size) + 1, "chain head", f"{head[0]} {head[1]}", f"{run.size} {run.head}")]
 
 
+def _check_known(events: Iterable[LoggedEvent], rows: Sequence[log.StoredCheckpoint]) -> list[Finding]:
+    """Every checkpoint that an event speaks of is there, and says what it said."""
+    digests = {digest_of(str(row.note)) for row in rows}
+    return [
+        Finding(FindingCode.CHECKPOINT_MISSING, e.seq, f"checkpoint of event {e.seq}", e.body["payload"].get("note"))
+        for e in events
+        if e.body["action"] == CHECKPOINT
+        and isinstance(e.body["payload"], dict)
+        and e.body["payload"].get("note") not in digests
+    ]
+
+
 def _check_columns(rows: Sequence[log.StoredCheckpoint], public: bytes) -> list[Finding]:
     """The columns beside the signed note say what the note says, and no checkpoint is missing in between."""
     found: list[Finding] = []
@@ -298,6 +315,7 @@ def _sign(registry: Registry, origin: str, run: ChainCheck) -> str:
                 at=at,
             )
         )
+        uow.event(CHECKPOINT, {}, size=run.size, root=run.root.hex(), note=digest_of(note))
     return note
 
 

@@ -47,7 +47,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.grants import describe
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.provenance import verify
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 Rows = list[dict[str, Any]]
 _HEX = frozenset("0123456789abcdef")
@@ -279,8 +279,8 @@ def mismatched(registry: Registry, filters: Filters) -> Rows:
 def unexplained(registry: Registry, filters: Filters) -> Rows:
     """Versions whose origin is not told: nothing went in, an input is unnamed, or a person without a subject."""
     out: Rows = []
-    rules = gate.rules_of(registry)
     with registry.catalog.read() as session:
+        rules = gate.rules_of(registry, session)
         entered = exists().where(
             and_(
                 OperationInput.operation_id == Version.operation_id,
@@ -354,7 +354,9 @@ def versions(registry: Registry, filters: Filters) -> Rows:
             .order_by(Version.id)
             .limit(filters.limit)
         ).all()
-        states = gate.consent_states(session, [v.id for v, _, _ in rows], now(), gate.rules_of(registry))
+        states = gate.consent_states(
+            session, [v.id for v, _, _ in rows], present(session), gate.rules_of(registry, session)
+        )
         return [
             {
                 "version": f"{name}@{version.number}",

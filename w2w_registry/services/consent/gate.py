@@ -41,16 +41,17 @@ from w2w_registry.consent.policy import (
 )
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied
-from w2w_registry.records import ConsentState, Kind, VersionState, now
+from w2w_registry.records import ConsentState, Kind, VersionState
 from w2w_registry.services.consent.rows import load_records
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.recording import policies
+from w2w_registry.services.registry import Registry, present
 
 _STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
 
 
-def rules_of(registry: Registry) -> Rules:
-    """The registry's policy. Raises SettingError when registry.toml's ``[policy]`` cannot be used."""
-    return Rules.from_settings(registry.settings.policy)
+def rules_of(registry: Registry, session: Session) -> Rules:
+    """The rules in force. Raises SettingError when the policy cannot be used."""
+    return Rules.from_settings(policies.in_force(registry, session))
 
 
 def require(
@@ -97,6 +98,7 @@ def require(
         at=at,
     )
     if not decision.allowed:
+        _remember(registry, decision, versions, subjects)
         raise ConsentDenied(
             operation=str(decision.use),
             purpose=decision.purpose,
@@ -120,8 +122,9 @@ def ask(
     at: datetime | None = None,
 ) -> Decision:
     """As ``require``, returning a refusal instead of raising it."""
-    what, rules, moment = Use(use), rules_of(registry), at or now()
+    what = Use(use)
     with _session(registry, session) as where:
+        rules, moment = rules_of(registry, where), at or present(where)
         upstream = list(upstream_of(where, versions, rules)) if versions else []
         upstream += _direct(where, subjects)
         if kind is not None and not subjects and kind in rules.likeness_kinds:
@@ -139,6 +142,18 @@ def ask(
     if not blocked:
         return decision
     return Decision(False, what, decision.purpose, moment, (*blocked, *decision.reasons), warnings=decision.warnings)
+
+
+def _remember(registry: Registry, decision: Decision, versions: Sequence[int], subjects: Sequence[str]) -> None:
+    """What was refused is told to the subject who asks, so it is an event: only ids and codes."""
+    registry.catalog.note(
+        registry.actor,
+        "consent.refuse",
+        {"version": sorted(set(versions)), "subject": sorted({*subjects, *decision.subjects})},
+        use=str(decision.use),
+        purpose=decision.purpose,
+        reasons=[{"code": str(r.code), "subject": r.subject, "record": r.record_id} for r in decision.reasons],
+    )
 
 
 def evidence(decision: Decision) -> dict[str, Any]:

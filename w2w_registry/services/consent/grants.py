@@ -265,7 +265,7 @@ def check(
             )
             for use in parse_uses(uses)
         ]
-        state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry))[version.id]
+        state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
         name = f"{version.identity.name}@{version.number}"
     return {
         "version": name,
@@ -459,7 +459,7 @@ def _restore(uow: UnitOfWork, subject: str, registry: Registry) -> list[str]:
     session = uow.session
     uow.session.flush()
     blocked = [v.version_id for v in depictions(session, subject) if v.state is VersionState.BLOCKED]
-    states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry))
+    states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
     uow.bulk_update(Version, free, {"state": VersionState.ACTIVE})
     refs = refs_of(session, free)

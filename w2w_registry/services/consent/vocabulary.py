@@ -22,7 +22,8 @@ def unknown_words(registry: Registry, scope: Scope) -> list[str]:
         UnknownPurpose: one that looks like a misspelling: a grant would allow nothing, a prohibition forbid nothing.
         UnknownTerritory: one that is no code of two letters, EU or EEA.
     """
-    rules = gate.rules_of(registry)
+    with registry.catalog.read() as session:
+        rules = gate.rules_of(registry, session)
     purposes = {*PURPOSES, rules.purpose, *rules.purposes, ANY_PURPOSE}
     strange = []
     for words, known in ((scope.purposes, purposes), (scope.forbidden, purposes | set(Use))):

@@ -42,7 +42,7 @@ from w2w_registry.services.identities import ingest
 from w2w_registry.services.recording.placement import place, same_model_id
 from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
-from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.registry import Progress, Registry, no_progress, present
 from w2w_registry.space.basis import WeightSpace
 
 _TOLERANCE = 1e-3
@@ -420,7 +420,7 @@ def _consent_word(registry: Registry, name: str, number: int) -> str:
             version = version_for(session, IdentityRef(name, number), any_state=True).id
         except NotFound:
             return "unknown"
-        return str(gate.consent_states(session, [version], now(), gate.rules_of(registry))[version])
+        return str(gate.consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
 
 
 def _report(

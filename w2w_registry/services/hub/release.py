@@ -26,7 +26,6 @@ from w2w_registry.hub import bundle
 from w2w_registry.hub import client as hub_client
 from w2w_registry.hub.api import Content, Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan, TakedownStep, check_repo_id, choose_access, plan_push
-from w2w_registry.records import now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
@@ -40,7 +39,7 @@ from w2w_registry.services.hub.release_files import (
     find_facts,
     read_facts,
 )
-from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.registry import Progress, Registry, no_progress, present
 
 JOB = "push"
 _FORBIDDEN = (401, 403)
@@ -177,8 +176,8 @@ def prepare(registry: Registry, facts: VersionFacts, repo_id: str, asked: Access
     """
     decision = gate.require(registry, Use.PUBLISH, versions=[facts.version_id], purpose=options.purpose)
     with registry.catalog.read() as session:
-        upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry))
-        consent = consent_of(upstream, decision, now())
+        upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
+        consent = consent_of(upstream, decision, present(session))
         space = session.get_one(Space, facts.space_id)
     access = choose_access(likeness=consent.likeness, asked=asked)
     files = build_files(registry, facts, space, consent, options, repo_id)

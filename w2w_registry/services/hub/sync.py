@@ -24,12 +24,11 @@ from w2w_registry.errors import HubError, RegistryError
 from w2w_registry.hub.api import Account, Hub, Listed
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
-from w2w_registry.records import now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
 from w2w_registry.services.hub.release_files import Options
-from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.registry import Progress, Registry, no_progress, present
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def list_releases(registry: Registry, where: str | None = None) -> list[dict[str
     with registry.catalog.read() as session:
         rows = publications.list_releases(session, None if where is None else parse_where(where))
         versions = [r.version_id for r in rows if r.version_id is not None]
-        states = gate.consent_states(session, versions, now(), gate.rules_of(registry))
+        states = gate.consent_states(session, versions, present(session), gate.rules_of(registry, session))
         waiting = {t.release_id: t for t in publications.open_takedowns(session)}
         return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
 

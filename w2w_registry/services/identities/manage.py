@@ -18,9 +18,9 @@ from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, iso, now
+from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, iso
 from w2w_registry.services.consent import gate
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 
 def list_identities(
@@ -40,7 +40,7 @@ def list_identities(
 def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[dict[str, Any]]:
     """What a list shows of each line."""
     ids = [line.version.id for line in listed]
-    consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
+    consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
     labels = labels_of(session, ids)
     tags = tags_of(session, [line.identity.id for line in listed])
     return [
@@ -67,7 +67,7 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
     with registry.catalog.read() as session:
         version = version_for(session, name, any_state="@" in name)
         identity = session.get_one(Identity, version.identity_id)
-        consent = gate.consent_states(session, [version.id], now(), gate.rules_of(registry))
+        consent = gate.consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
         operation = session.get_one(Operation, version.operation_id)
         rows = {row.space_id: row.digest for row in coordinates_rows(session, version.id)}
         return {

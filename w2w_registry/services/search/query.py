@@ -22,11 +22,11 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.records import IdentityRef, VersionState, now
+from w2w_registry.records import IdentityRef, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space, no_space
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.search.nearest import Nearest, blocked, open_nearest
 
 
@@ -240,7 +240,7 @@ def _found(
     limit: int,
 ) -> Found:
     known = named(session, ids)
-    consent = gate.consent_states(session, ids, now(), gate.rules_of(registry))
+    consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
     threshold = row.calibration.get("threshold")
     hits = []
     for rank, (version, score) in enumerate(zip(ids, scores, strict=True), start=1):

@@ -1,0 +1,64 @@
+"""``w2w-reg policy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, pairs, say, table, warn
+
+
+@click.group()
+def policy() -> None:
+    """Show and change what this registry allows."""
+
+
+@policy.command()
+@takes_frame
+def show(frame: Frame) -> None:
+    """Show the policy in force."""
+    from w2w_registry.services.recording import policies
+
+    value = policies.show(frame.registry())
+
+    def human() -> None:
+        pairs([("digest", value["digest"]), ("since", value["since"]), *value["rules"].items()])
+        if value["file_differs"]:
+            warn("registry.toml says something else, which changes nothing until `w2w-reg policy set` adopts it")
+
+    emit(frame, value, human)
+
+
+@policy.command("set")
+@click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="A file with a [policy] table.")
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@takes_frame
+def set_(frame: Frame, file: Path | None, dry_run: bool) -> None:
+    """Put the [policy] table of registry.toml (or of --file) in force. The log records it."""
+    from w2w_registry.services.recording import policies
+
+    value = policies.adopt(frame.registry(), file, dry_run=dry_run)
+
+    def human() -> None:
+        for key, (before, after) in value["changes"].items():
+            say(f"{key}: {before} -> {after}")
+        if not value["changes"]:
+            say("nothing changes")
+        elif dry_run:
+            say("nothing was changed: --dry-run")
+        else:
+            say(f"in force: {value['digest']}")
+
+    emit(frame, value, human)
+
+
+@policy.command()
+@takes_frame
+def history(frame: Frame) -> None:
+    """List every policy there was, and what each changed."""
+    from w2w_registry.services.recording import policies
+
+    rows = policies.history(frame.registry())
+    emit(frame, rows, lambda: table(rows, ("number", "since", "digest", "changes")))
