@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
 import click
 
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, progress, say, warn
 
+if TYPE_CHECKING:
+    from w2w_registry.services.identities.intake import Group, Intake, Plan
+    from w2w_registry.services.identities.items import AddRequest, Item
+
+_GRAVE = ("resembles", "protected", "looks like", "is near", "its file names")
+_SHOWN = 5
+
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
-@click.option("--space", metavar="NAME[@V]", help="Weight space to place them in (default: the newest).")
-@click.option("--name", help="Identity name (one PATH only; default: the file's or folder's name).")
+@click.option("--space", metavar="NAME[@V]", help="Weight space to place them in (default: one that fits).")
+@click.option("--name", help="Identity name (one PATH only; default: what tells the file or folder from others).")
 @options.prefix
 @options.kind
 @options.subjects
@@ -21,6 +32,7 @@ from .output import emit, note, progress, say, warn
     "--labels", "labels_csv", type=click.Path(dir_okay=False), help="CSV: a row per name, a column per label."
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
+@click.option("--yes", is_flag=True, help="Make the registry and fit weight spaces where needed, without asking.")
 @options.dry_run
 @takes_frame
 def add(
@@ -34,20 +46,22 @@ def add(
     labels: tuple[str, ...],
     labels_csv: str | None,
     base_model: str | None,
+    yes: bool,
     dry_run: bool,
 ) -> int:
-    """Add LoRA files, folders or globs as identities, with coordinates in a weight space.
+    """Add adapters (LoRA, LyCORIS, DoRA…): files, folders or globs.
 
-    A folder of LoRA folders adds them all. The same content again is "already there" (exit 0), also when
-    it was re-saved in another format or dtype; a --subject not named before is then added to what is there.
-    A name that exists gets a new version. Files that cannot be
-    used are reported one by one; the good ones are added all the same (exit 5 says some were not).
+    Says what is there and what it would do; with --yes, or "y" at a terminal, it makes the registry when there is
+    none, fits a weight space for every group of LoRAs that is large enough, and registers everything: in a space that
+    fits, or in none, as the file it is. The same model again is "already there", also re-saved in another format or
+    dtype; labels and a --subject given then are added to it. Files that cannot be used are named with the reason, and
+    the others are added all the same (exit 5 says some were not).
     """
-    from w2w_registry.messages import message
-    from w2w_registry.services.identities import ingest
+    from w2w_registry.services.identities import intake
+    from w2w_registry.services.identities.items import AddRequest
     from w2w_registry.services.recording.labels import parse_labels
 
-    request = ingest.AddRequest(
+    request = AddRequest(
         paths=paths,
         space=space,
         name=name,
@@ -59,37 +73,170 @@ def add(
         base_model=base_model,
         dry_run=dry_run,
     )
+    if space is not None:
+        return _into(frame, request)
+    there = _is_there(frame)
+    with progress("reading") as tick:
+        found = intake.survey(request, tick)
+    asks = sys.stdin.isatty() and not frame.json
+    planned = intake.plan(frame.registry() if there else None, found, fit=yes or dry_run or asks or not there)
+    if dry_run:
+        emit(frame, planned.to_json(), lambda: _show_plan(planned))
+        return 0
+    if (planned.init or planned.fits) and not yes:
+        _ask(frame, planned, asks)
+    if planned.init:
+        from w2w_registry.services.registry import init_registry
+
+        init_registry(frame.settings())
+    with progress("adding") as tick:
+        done = intake.perform(frame.registry(), request, planned, tick)
+    emit(frame, _result(done), lambda: _show(done))
+    return done.exit_code
+
+
+def _is_there(frame: Frame) -> bool:
+    from w2w_registry.services.registry import current_schema
+
+    return current_schema(frame.settings())["schema"] is not None
+
+
+def _ask(frame: Frame, planned: Plan, asks: bool) -> None:
+    from w2w_registry.errors import NotInitialised
+
+    if asks:
+        _show_plan(planned)
+        click.confirm("Do this?", default=True, abort=True, err=True)
+    elif planned.init:
+        raise NotInitialised(home=str(frame.settings().home))
+
+
+def _into(frame: Frame, request: AddRequest) -> int:
+    """Into the one space that was named."""
+    from w2w_registry.services.identities import ingest
+    from w2w_registry.services.identities.intake import Intake
+
     with progress("adding") as tick:
         report = ingest.add(frame.registry(), request, tick)
+    assert report.space is not None
+    done = Intake(report.items, (), spaces=(report.space,))
+    emit(frame, _result(done), lambda: _show(done, request.dry_run))
+    return report.exit_code
+
+
+def _result(done: Intake) -> dict[str, Any]:
+    from w2w_registry.messages import message
 
     rows = []
-    for item in report.items:
+    for item in done.items:
         row = item.to_json()
         if item.error is not None:
             row["error"] = message(item.error)
         rows.append(row)
-    counts = {status: sum(r["status"] == status for r in rows) for status in ("added", "existing", "failed")}
-
-    def human() -> None:
-        for row in rows if len(rows) <= 20 else [r for r in rows if r["status"] != "added"][:50]:
-            if row["status"] == "failed":
-                warn(row["error"])
-            elif row["status"] == "existing":
-                say(f"already there  {row['identity']}@{row['version']}  {row['path']}{_because(row)}")
-            else:
-                verb = "would add" if dry_run else "added"
-                say(f"{verb}  {row['identity']}@{row['version']}  residual {row['residual']:.3f}")
-        for row in rows:
-            for text in row["warnings"][:3]:
-                warn(f"{row['identity']}: {text}")
-        note(
-            f"{counts['added']} {'would be ' if dry_run else ''}added, {counts['existing']} already there, "
-            f"{counts['failed']} failed, in space {report.space}"
-        )
-
-    emit(frame, {**counts, "space": report.space, "identities": rows}, human)
-    return report.exit_code
+    failed = [{"path": row["path"], "reason": row["error"]} for row in rows if row["status"] == "failed"]
+    return {
+        "added": sum(row["status"] == "added" for row in rows),
+        "existing": sum(row["status"] == "existing" for row in rows),
+        "failed": failed,
+        "skipped": [{"path": str(one.path), "reason": one.reason} for one in done.skipped],
+        "spaces": list(done.spaces),
+        "space": done.spaces[0] if len(done.spaces) == 1 else None,
+        "fitted": list(done.fitted),
+        "not_fitted": {space: message(error) for space, error in done.unfitted.items()},
+        "identities": rows,
+    }
 
 
-def _because(row: dict[str, object]) -> str:
-    return f"  (same model: {row['same_model']})" if row.get("same_model") else ""
+# -- for people -------------------------------------------------------------------------------------
+def _show_plan(planned: Plan) -> None:
+    if planned.init:
+        say("There is no registry yet; one is made.")
+    for group in planned.groups:
+        say(_group_line(group))
+    _causes(
+        [(str(i.error.fields.get("reason") or i.error), i.path) for i in planned.survey.failed if i.error], "cannot"
+    )
+    _causes([(one.reason, str(one.path)) for one in planned.survey.skipped], "skipped")
+    note(
+        f"{planned.added} would be added, {planned.existing} already there or twice, "
+        f"{len(planned.survey.failed)} failed, {len(planned.survey.skipped)} skipped"
+    )
+
+
+def _group_line(group: Group) -> str:
+    facts = group.to_json()
+    kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())
+    ranks = f", rank {'/'.join(map(str, facts['ranks']))}" if facts["ranks"] else ""
+    hints = f" (hints: {', '.join(facts['base_hints'][:3])})" if facts["base_hints"] else ""
+    base = group.base_model or f"base model not named{hints}"
+    where = f"fit space {group.space}" if group.fit else f"space {group.space}" if group.space else "in no weight space"
+    return f"{kinds}{ranks}, {base}: {where}"
+
+
+def _show(done: Intake, dry_run: bool = False) -> None:
+    verb = "would add" if dry_run else "added"
+    new = [item for item in done.items if item.status == "added"]
+    old = [item for item in done.items if item.status == "existing"]
+    for item in new if len(new) <= 20 else []:
+        residual = "" if item.residual is None else f"  residual {item.residual:.3f}"
+        say(f"{verb}  {item.identity}@{item.version}{residual}")
+    for item in old[:20]:
+        how = f"  (same model: {item.same_model})" if item.same_model else ""
+        changed = f"  updated: {', '.join(item.updated)}" if item.updated else ""
+        say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
+    if len(old) > 20:
+        note(f"… {len(old) - 20} more already there (--json lists all)")
+    for item in done.items:
+        _warnings(item)
+    for space, error in done.unfitted.items():
+        from w2w_registry.messages import message
+
+        warn(f"space {space} could not be fitted: {message(error)}")
+    _failures([item for item in done.items if item.error is not None])
+    _causes([(one.reason, str(one.path)) for one in done.skipped], "skipped")
+    where = f", in space {done.spaces[0]}" if len(done.spaces) == 1 else f", in {len(done.spaces)} spaces"
+    note(
+        f"{len(new)} {'would be ' if dry_run else ''}added, {len(old)} already there, "
+        f"{sum(item.error is not None for item in done.items)} failed{where if done.spaces else ''}"
+    )
+    if done.fitted:
+        note(f"fitted: {', '.join(done.fitted)}. Next: w2w-reg search {new[0].identity if new else 'NAME'}")
+
+
+def _failures(items: list[Item]) -> None:
+    from w2w_registry.messages import message
+
+    if len(items) <= _SHOWN:
+        for item in items:
+            if item.error is not None:
+                warn(message(item.error))
+        return
+    _causes([(_reason(item), item.path) for item in items], "failed")
+
+
+def _reason(item: Item) -> str:
+    from w2w_registry.messages import message
+
+    assert item.error is not None
+    return str(item.error.fields.get("reason") or message(item.error))
+
+
+def _causes(pairs: list[tuple[str, str]], word: str) -> None:
+    """Files grouped by cause, the commonest first, each with an example."""
+    examples: dict[str, str] = {}
+    for reason, path in pairs:
+        examples.setdefault(reason, path)
+    counts = Counter(reason for reason, _ in pairs)
+    for reason, count in counts.most_common(_SHOWN):
+        warn(f"{count} {word}: {reason}  (as {examples[reason]})")
+    if len(counts) > _SHOWN:
+        warn(f"{len(counts) - _SHOWN} more causes (--json lists all files)")
+
+
+def _warnings(item: Item) -> None:
+    """What is to be said of one file, the gravest first; the rest is counted."""
+    ranked = sorted(item.warnings, key=lambda text: not any(mark in text for mark in _GRAVE))
+    for text in ranked[:2]:
+        warn(f"{item.identity}: {text}")
+    if len(ranked) > 2:
+        warn(f"{item.identity}: … {len(ranked) - 2} more (--json lists all)")

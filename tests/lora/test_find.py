@@ -71,7 +71,11 @@ def test_what_holds_nothing_stays_to_be_refused(tmp_path: Path) -> None:
         ("x/Zoë.safetensors", "Zoë"),
         ("x/名前", "名前"),
         ("x/--odd--.safetensors", "odd"),
-        ("x/@@@.safetensors", "unnamed"),
+        ("x/@@@.safetensors", "x"),
+        ("x/alice/unet", "alice"),
+        ("x/alice/unet/pytorch_lora_weights.safetensors", "alice"),
+        ("x/alice/checkpoint-500/pytorch_lora_weights.safetensors", "alice-checkpoint-500"),
+        (f"hub/models--acme--alice-lora/snapshots/{'0a' * 20}/pytorch_lora_weights.safetensors", "acme/alice-lora"),
         ("x/weights.v1.5.safetensors", "weights.v1.5"),
     ],
 )

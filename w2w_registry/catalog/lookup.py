@@ -170,3 +170,24 @@ def identities_named(session: Session, names: Iterable[str]) -> dict[str, tuple[
         )
         found.update((identity.name, (identity, newest)) for identity, newest in session.execute(query))
     return found
+
+
+def known_version(session: Session, sha256: str, digests: Iterable[str]) -> Version | None:
+    """The version that came in this very file, or is this model."""
+    by_file = select(Version).join(SourceFile, SourceFile.version_id == Version.id).where(SourceFile.sha256 == sha256)
+    for query in (by_file, select(Version).where(Version.model_digest.in_(tuple(digests)))):
+        found = session.scalars(query.where(Version.state.in_(PRESENT)).order_by(Version.id)).first()
+        if found is not None:
+            return found
+    return None
+
+
+def came_in(session: Session, version_id: int, sha256: str) -> bool:
+    """Whether a version came in this very file."""
+    held = select(SourceFile.id).where(SourceFile.version_id == version_id, SourceFile.sha256 == sha256)
+    return session.scalar(held) is not None
+
+
+def label_rows(session: Session, version_id: int) -> dict[str, Label]:
+    """A version's labels as rows, by name."""
+    return {row.name: row for row in session.scalars(select(Label).where(Label.version_id == version_id))}

@@ -189,3 +189,8 @@ def _near(name: str, names: Sequence[str]) -> tuple[str, ...]:
     for candidate in sorted(names):
         folded.setdefault(candidate.casefold(), candidate)
     return tuple(folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.6))
+
+
+def all_spaces(session: Session) -> list[Space]:
+    """Every active space, the oldest first."""
+    return list(session.scalars(select(Space).where(Space.state == SpaceState.ACTIVE).order_by(Space.id)))

@@ -69,8 +69,9 @@ class Registry:
             NotFound: no such space. ConsentDenied: a subject does not allow it.
         """
         from w2w_registry.services.identities import ingest
+        from w2w_registry.services.identities.items import AddRequest
 
-        request = ingest.AddRequest(paths=[str(path) for path in paths], **options)
+        request = AddRequest(paths=[str(path) for path in paths], **options)
         report = ingest.add(self._registry, request, self._progress)
         rows = [{**item.to_json(), "error": item.error} for item in report.items]
         return Rows(rows, {"space": report.space})

@@ -17,7 +17,7 @@
 
 from w2w_registry.lora.adapter import Adapter, read_adapter
 from w2w_registry.lora.change import Change
-from w2w_registry.lora.find import Candidate, find_loras, suggest_name
+from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, suggest_name
 from w2w_registry.lora.names import Format
 from w2w_registry.lora.read import AlphaSource, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.same import ModelDigests, Sameness, model_digest, model_digests, same_model
@@ -34,6 +34,8 @@ __all__ = [
     "LoraFile",
     "ModelDigests",
     "Sameness",
+    "Skipped",
+    "discover",
     "find_loras",
     "lora_files",
     "lora_of",

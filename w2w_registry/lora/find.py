@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,26 @@ from w2w_registry.records import MAX_NAME
 
 # A folder with one of these is one LoRA; the pickles are listed so that reading refuses them by name.
 _FOLDER_MARKS = {PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, "adapter_model.bin", "pytorch_lora_weights.bin"}
-_GENERIC = {PEFT_FILE, DIFFUSERS_FILE, "lora.safetensors"}
+_ENDINGS = (".safetensors", ".bin", ".pt", ".ckpt", ".pth")
+# Names that say what a file is, not whom it draws: the folder above is asked.
+_GENERIC = {
+    *(
+        "adapter_model",
+        "pytorch_lora_weights",
+        "lora",
+        "loras",
+        "lora_weights",
+        "model",
+        "weights",
+        "adapter",
+        "default",
+    ),
+    *("unet", "transformer", "text_encoder", "text_encoder_2", "final", "last", "best", "checkpoint", "output"),
+    *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
+}
+_STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+", re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_HUB_CACHE = re.compile(r"models--(?P<owner>[^-].*?)--(?P<name>.+)")
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
@@ -30,36 +50,99 @@ class Candidate:
     name: str
 
 
-def find_loras(paths: Iterable[str | Path]) -> list[Candidate]:
-    """Every LoRA candidate under ``paths``, in a stable order, each place once.
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is passed over, and why."""
 
-    A PEFT or diffusers folder is one candidate; other folders are searched for such folders and for
-    ``.safetensors`` files, hidden ones left out, links followed once. What was named but does not exist, or
-    holds nothing, stays a candidate: reading it says why it cannot be used. Nothing is opened here.
+    path: Path
+    reason: str
+
+
+def find_loras(paths: Iterable[str | Path]) -> list[Candidate]:
+    """Every LoRA candidate under ``paths`` (see :func:`discover`)."""
+    return discover(paths)[0]
+
+
+def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped]]:
+    """Every adapter candidate under ``paths``, in a stable order, each place once; and the files passed over.
+
+    A PEFT or diffusers folder is one candidate, other ``.safetensors`` files in it are their own; every folder is
+    searched, hidden ones left out, links followed once. What was named but does not exist, or holds nothing, stays a
+    candidate: reading it says why it cannot be used. Nothing is opened here. Two places never get one name: what tells
+    them apart (the folders above) is put before it.
     """
-    found: dict[str, Candidate] = {}
+    found: dict[str, Path] = {}
+    skipped: dict[str, Skipped] = {}
     for given in paths:
         for path in _expand(str(given)):
             for hit in _under(path):
-                found.setdefault(os.path.abspath(hit), Candidate(hit, suggest_name(hit)))
-    return list(found.values())
+                if isinstance(hit, Skipped):
+                    skipped.setdefault(os.path.abspath(hit.path), hit)
+                else:
+                    found.setdefault(os.path.abspath(hit), hit)
+    names = _distinct(list(found.values()))
+    return [Candidate(path, name) for path, name in zip(found.values(), names, strict=True)], list(skipped.values())
 
 
 def suggest_name(path: Path) -> str:
-    """A legal identity name from a file or folder name: ``OUT/loras/p0001/`` and ``p0001.safetensors`` → ``p0001``."""
-    absolute = Path(os.path.abspath(path))
-    if absolute.name in _GENERIC:
-        raw = absolute.parent.name
-    else:
-        raw = absolute.name
-        for ending in (".safetensors", ".bin", ".pt", ".ckpt"):
-            raw = raw[: -len(ending)] if raw.lower().endswith(ending) else raw
-    name = _NOT_IN_NAMES.sub("-", unicodedata.normalize("NFC", raw)).strip("._+-")
+    """A legal identity name from a file or folder name: ``OUT/loras/p0001/`` and ``p0001.safetensors`` → ``p0001``,
+    ``alice/unet/`` and ``alice/pytorch_lora_weights.safetensors`` → ``alice``."""
+    return _name_from(_telling_parts(path)[:1])
+
+
+def _telling_parts(path: Path) -> list[str]:
+    """What is left of a path's parts, the last first, when those that only say what a file is are taken out."""
+    parts = list(reversed(Path(os.path.abspath(path)).parts[1:]))
+    if parts:
+        ending = next((e for e in _ENDINGS if parts[0].lower().endswith(e)), "")
+        parts[0] = parts[0][: len(parts[0]) - len(ending)]
+    telling: list[str] = []
+    for part in parts:
+        hub = _HUB_CACHE.fullmatch(part)
+        if hub is not None:
+            telling.append(f"{_legal(hub['owner'])}/{_legal(hub['name'])}")
+        elif part.lower() not in _GENERIC and not _COMMIT.fullmatch(part) and _legal(part):
+            telling.append(part)
+    if telling and _STEP.fullmatch(telling[0]) and len(telling) > 1:
+        telling[:2] = [f"{telling[1]}-{telling[0]}"]
+    return telling or [p for p in parts if _legal(p)][:1]
+
+
+def _legal(raw: str) -> str:
+    return _NOT_IN_NAMES.sub("-", unicodedata.normalize("NFC", raw)).strip("._+-")
+
+
+def _name_from(parts: list[str]) -> str:
+    """A name of these parts, the last first."""
+    name = "/".join(
+        legal for part in reversed(parts) if (legal := "/".join(filter(None, map(_legal, part.split("/")))))
+    )
     if len(name) > MAX_NAME:
         # Two long names must not become one.
         mark = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
-        name = f"{name[: MAX_NAME - 13].rstrip('._+-')}-{mark}"
+        name = f"{name[: MAX_NAME - 13].rstrip('._+-/')}-{mark}"
     return name or "unnamed"
+
+
+def _distinct(paths: list[Path]) -> list[str]:
+    """A name for each path; where several would get the same, as many of the folders above as tell them apart."""
+    parts = [_telling_parts(path) for path in paths]
+    used = [1] * len(paths)
+    for _ in range(max(map(len, parts), default=0)):
+        names = [_name_from(p[:n]) for p, n in zip(parts, used, strict=True)]
+        count = Counter(names)
+        again = [i for i, name in enumerate(names) if count[name] > 1 and used[i] < len(parts[i])]
+        if not again:
+            break
+        for i in again:
+            used[i] += 1
+    names = [_name_from(p[:n]) for p, n in zip(parts, used, strict=True)]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(names):
+        seen[name] += 1
+        if seen[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
+            names[i] = f"{name}-{hashlib.sha256(os.path.abspath(paths[i]).encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return names
 
 
 def _expand(given: str) -> Iterator[Path]:
@@ -80,38 +163,60 @@ def _hidden(path: Path) -> int:
     return sum(part.startswith(".") and part != ".." for part in path.parts)
 
 
-def _under(path: Path) -> list[Path]:
+def _under(path: Path) -> list[Path | Skipped]:
     try:
         is_folder = os.path.isdir(path)
     except ValueError:  # a NUL in the name
         is_folder = False
     if not is_folder:
         return [path]
-    return list(_walk(path, set())) or [path]
+    found = list(_walk(path, set()))
+    return found if any(isinstance(one, Path) for one in found) else [*found, path]
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
     try:
         info = os.stat(folder)
         if (info.st_dev, info.st_ino) in seen:
             return
         seen.add((info.st_dev, info.st_ino))
         with os.scandir(folder) as listing:
-            entries = sorted(listing, key=lambda entry: entry.name)
+            entries = [e for e in sorted(listing, key=lambda entry: entry.name) if not e.name.startswith(".")]
     except OSError:
         # A folder that cannot be listed is told of when it is read, like any other bad candidate.
         yield folder
         return
-    if any(entry.name in _FOLDER_MARKS for entry in entries):
-        yield folder
-        return
+    folders = {entry.name for entry in entries if _is_folder(entry)}
+    files: dict[str, list[Path | Skipped]] = {}
+    for one in _files(folder, [entry.name for entry in entries if entry.name not in folders]):
+        path = one.path if isinstance(one, Skipped) else one
+        files.setdefault("" if path == folder else path.name, []).append(one)
+    yield from files.get("", [])
     for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if _is_folder(entry):
+        yield from files.get(entry.name, [])
+        if entry.name in folders:
             yield from _walk(folder / entry.name, seen)
-        elif entry.name.lower().endswith(".safetensors"):
-            yield folder / entry.name
+
+
+def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
+    """What one folder's own files are."""
+    weights = [name for name in names if name.lower().endswith(".safetensors")]
+    pickles = [name for name in names if name.lower().endswith(_ENDINGS[1:])]
+    marked = bool(_FOLDER_MARKS & set(names))
+    main = next((name for name in (PEFT_FILE, DIFFUSERS_FILE) if name in weights), None)
+    if marked and (main is not None or len(weights) <= 1):
+        yield folder
+        weights = [name for name in weights if main is not None and name != main]
+        pickles = pickles if main is not None or weights else []  # reading the folder says what it holds
+    for name in weights:
+        yield folder / name
+    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".safetensors")}
+    for name in pickles:
+        same = name.rpartition(".")[0] in stems
+        reason = (
+            "beside a .safetensors of its name, which is taken" if same else "a pickle file: save it as safetensors"
+        )
+        yield Skipped(folder / name, reason)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

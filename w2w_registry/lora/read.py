@@ -18,6 +18,7 @@ from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.tensorfile import brief
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
+_LARGEST = 1e9  # ten thousand times what any trained factor holds; sums of squares stay far inside fp32
 AlphaSource = Literal["config", "header", "tensor", "default"]
 
 
@@ -152,7 +153,8 @@ def not_plain(adapter: Adapter) -> str | None:
     if len({c.part for c in adapter.denoiser}) > 1:
         return "changes a UNet and a transformer"
     assert kinds == {"LoRA"}
-    return None
+    largest = max(float(np.abs(c.tensors[role]).max()) for c in adapter.denoiser for role in ("A", "B"))
+    return f"its values (up to {largest:.0e}) are too large to compute with" if largest > _LARGEST else None
 
 
 def _words(kind: str, tucker: bool) -> str:

@@ -153,7 +153,7 @@ def test_names_from_files_and_clashes_between_them(fitted: Registry, loras: Path
     for folder, i in (("a", 1), ("b", 2)):
         write_lora(tmp_path / folder / "same", world.layout.unflatten(world.theta(i)), 4.0, base_model=BASE)
     report = put(fitted, tmp_path)
-    assert [i.status for i in report.items] == ["added", "failed"]
+    assert [(i.status, i.identity) for i in report.items] == [("added", "a/same"), ("added", "b/same")]
     write_lora(tmp_path / "ünï 日本", world.layout.unflatten(world.theta(6)), 4.0, base_model=BASE)
     assert put(fitted, tmp_path / "ünï 日本", prefix="acme/").items[0].identity == "acme/ünï-日本"
     with pytest.raises(UsageError):

@@ -39,6 +39,7 @@ from w2w_registry.services.consent import gate, guard
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording.placement import place, same_model_id
 from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
@@ -184,7 +185,7 @@ def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) 
     name = request.name or suggest_name(Path(state.repo_id.split("/")[1]))
     report = ingest.add(
         registry,
-        ingest.AddRequest(
+        AddRequest(
             paths=[str(fetched.lora)],
             space=row.ref,
             name=check_name(name),

@@ -7,7 +7,7 @@ transaction. A file that cannot be used is reported and the others go on; a cras
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadFile, Conflict, NotFound, RegistryError, UsageError
+from w2w_registry.errors import Conflict, NotFound, RegistryError, UsageError
 from w2w_registry.lora import (
     Candidate,
     LoraFile,
@@ -40,10 +40,13 @@ from w2w_registry.lora import (
     read_lora,
     same_model,
 )
+from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name, now
 from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.identities.about import about
+from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.previews import read_preview
-from w2w_registry.services.recording.labels import Labels, read_labels_csv
+from w2w_registry.services.recording.labels import read_labels_csv, set_labels
 from w2w_registry.services.recording.placement import Placed, place
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -55,59 +58,6 @@ from w2w_registry.space.basis import WeightSpace
 
 CHUNK = 256
 _PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
-
-
-@dataclass(frozen=True)
-class AddRequest:
-    """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
-    ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from."""
-
-    paths: Sequence[str]
-    space: str | None = None
-    name: str | None = None
-    prefix: str = ""
-    kind: str = "person"
-    subjects: Sequence[str] = ()
-    labels: Labels = field(default_factory=dict)
-    labels_csv: str | None = None
-    base_model: str | None = None
-    dry_run: bool = False
-    origin: Input | None = None
-
-
-@dataclass(frozen=True)
-class Item:
-    """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
-    known when its bytes differ."""
-
-    path: str
-    status: str
-    identity: str | None = None
-    version: int | None = None
-    residual: float | None = None
-    gauge: str | None = None
-    same_model: str | None = None
-    warnings: tuple[str, ...] = ()
-    error: RegistryError | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the error, whose sentence is the command line's business."""
-        shown = {name: value for name, value in vars(self).items() if name != "error"}
-        return {**shown, "warnings": list(self.warnings)}
-
-
-@dataclass(frozen=True)
-class AddReport:
-    """All items, in the order the files were found, and the space they were placed in."""
-
-    space: str
-    items: tuple[Item, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """0 when no file failed; the failures' common exit code, or 5 when they differ."""
-        codes = {item.error.exit_code for item in self.items if item.error is not None}
-        return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +87,7 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     kind = Kind.parse(request.kind)
     row, space = open_space(registry, request.space)
     by_name = read_labels_csv(request.labels_csv) if request.labels_csv else {}
-    candidates = find_loras(request.paths)
+    candidates = list(request.candidates) if request.candidates is not None else find_loras(request.paths)
     if request.name is not None:
         if len(candidates) != 1:
             raise UsageError(reason=f"--name is for one LoRA, {len(candidates)} were given", hint="try --prefix")
@@ -311,8 +261,9 @@ class _Chunk:
     ) -> Item:
         known = self._known(uow.session, one, resaved)
         if known is not None:
-            self._seen_again(uow, one, known[0])
-            return self._existing(uow.session, one, *known)
+            changed = self._seen_again(uow, one, known[0])
+            item = self._existing(uow.session, one, *known)
+            return replace(item, updated=tuple(changed))
         try:
             met = guard.check(uow.session, self.row, one.coordinates, path=one.path)
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
@@ -328,9 +279,9 @@ class _Chunk:
             near = replace(near, warnings=(*near.warnings, warning))
         return self._added(one, version.number, near)
 
-    def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> None:
+    def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
         """Note a file not seen before, subjects not named before, and coordinates in a space the version was not
-        placed in yet."""
+        placed in yet; set the labels given. Returns the names of those that changed."""
         named = subjects_of(uow.session, [version.id]).get(version.id, ())
         missing = [subject for subject in self.request.subjects if subject not in named]
         for subject in missing:
@@ -344,6 +295,10 @@ class _Chunk:
         if seen is None:
             uow.add(source_file(version, one.digests.exact, _file(one), uow.now()))
             uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
+        changed = set_labels(uow, version, self._labels(one))
+        if version.space_id is None:  # registered before there was a space for it
+            version.space_id, version.residual = self.row.id, one.residual
+            uow.event("version.place", {"version": version.id, "space": self.row.id})
         if uow.session.get(Coordinates, (self.row.id, version.id)) is None:
             data, digest = pack(one.coordinates)
             uow.add(
@@ -352,6 +307,12 @@ class _Chunk:
                 )
             )
             uow.event("coordinates.add", {"version": version.id, "space": self.row.id}, coordinates=digest)
+        return changed
+
+    def _labels(self, one: Incoming) -> dict[str, float | str]:
+        """The labels this command gives a LoRA, by name or for all."""
+        given = {**self.by_name.get(one.candidate.name, {}), **self.by_name.get(one.name, {}), **self.request.labels}
+        return given
 
     def _new_version(self, one: Incoming, artifacts: tuple[str, str | None]) -> NewVersion:
         return NewVersion(
@@ -368,9 +329,8 @@ class _Chunk:
             file=_file(one),
             subjects=self.request.subjects,
             labels={
-                **self.by_name.get(one.candidate.name, {}),
-                **self.by_name.get(one.name, {}),
-                **self.request.labels,
+                **about(one.candidate.path, told_by(one.lora.metadata)),
+                **self._labels(one),
             },
         )
 

@@ -7,6 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from w2w_registry.catalog.lookup import label_rows
+from w2w_registry.catalog.models import Label as LabelRow
+from w2w_registry.catalog.models import Version
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.records import check_name
 
@@ -76,3 +80,22 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
             header[i]: to_label(cell.strip()) for i, cell in enumerate(row) if i != where and cell.strip() and header[i]
         }
     return labels
+
+
+def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:
+    """Give a version these labels, with one event; returns the names of those that were not so already."""
+    have = label_rows(uow.session, version.id)
+    changed: list[str] = []
+    for name, value in labels.items():
+        number, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
+        row = have.get(name)
+        if row is None:
+            uow.add(LabelRow(version_id=version.id, name=name, number=number, text=text))
+        elif (row.number, row.text) != (number, text):
+            row.number, row.text = number, text
+        else:
+            continue
+        changed.append(name)
+    if changed:
+        uow.event("label.set", {"version": version.id})
+    return changed

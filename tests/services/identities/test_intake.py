@@ -1,0 +1,129 @@
+"""From any folder to a registry: the plan says what the run does, and everything registers or is explained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.lora.loras import st_file
+from tests.services.identities.folder import ATTENTION, make_folder, rand
+from tests.services.world import BASE, World
+from w2w_registry.lora import write_lora
+from w2w_registry.services.identities import intake, manage
+from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.registry import Registry, init_registry, open_registry
+from w2w_registry.services.search.query import Query, search
+from w2w_registry.settings import Settings
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Settings:
+    home = tmp_path / "home"
+    return Settings(home, f"sqlite:///{home}/catalog.db", "tester", str(home / "artifacts"))
+
+
+@pytest.fixture
+def empty(bare: Settings) -> Iterator[Registry]:
+    init_registry(bare)
+    with open_registry(bare) as registry:
+        yield registry
+
+
+@pytest.fixture
+def folder(tmp_path: Path, world: World) -> Path:
+    return make_folder(tmp_path / "folder", world)
+
+
+def run(registry: Registry, *paths: Path, **options: object) -> tuple[intake.Plan, intake.Intake]:
+    request = AddRequest([str(p) for p in paths], **options)  # type: ignore[arg-type]
+    planned = intake.plan(registry, intake.survey(request), fit=True)
+    return planned, intake.perform(registry, request, planned)
+
+
+def count(done: intake.Intake, status: str) -> int:
+    return sum(item.status == status for item in done.items)
+
+
+def test_the_plan_of_a_bare_machine_is_what_the_run_does(bare: Settings, folder: Path) -> None:
+    request = AddRequest([str(folder)])
+    before = intake.plan(None, intake.survey(request), fit=True)
+    assert not bare.home.exists()
+    init_registry(bare)
+    with open_registry(bare) as registry:
+        planned, done = run(registry, folder)
+        assert before.init
+        assert (planned.added, planned.existing) == (before.added, before.existing)
+        assert (count(done, "added"), count(done, "existing")) == (before.added, before.existing) == (20 + 18 + 3, 4)
+        assert sorted(done.fitted) == sorted(group.space or "" for group in before.fits)
+        assert count(done, "failed") == 6
+        assert {Path(s.path).name for s in done.skipped} == {
+            "learned_embeds.safetensors",
+            "vae.safetensors",
+            "old.ckpt",
+        }
+        # Everything is there, named by what tells it apart, in its space or in none.
+        lines = {line["identity"]: line for line in manage.list_identities(registry)}
+        assert len(lines) == 41
+        assert {f"output{i}" for i in range(18)} <= set(lines)
+        assert len({lines[f"output{i}"]["space"] for i in range(18)} | {None}) == 2
+        assert (lines["dora"]["adapter"], lines["dora"]["space"]) == ("DoRA", None)
+        assert lines["loha"]["labels"]["trigger"] == "painted"
+        assert lines["loha"]["labels"]["base_hint"] == "SD 1.5"
+        assert search(registry, Query("p0007"), limit=1).results[0].identity == "p0007"
+        assert search(registry, Query("output3"), limit=1).results[0].identity == "output3"
+        # Again: nothing new.
+        again, done = run(registry, folder)
+        assert (again.added, count(done, "added"), count(done, "existing")) == (0, 0, 45)
+        assert not again.fits
+
+
+def test_one_name_in_two_folders_is_two_identities(empty: Registry, tmp_path: Path) -> None:
+    for n, place in enumerate(("ann", "ben")):
+        pair = {
+            f"{ATTENTION}.lora_down.weight": rand(2, 12, seed=n),
+            f"{ATTENTION}.lora_up.weight": rand(16, 2, seed=n),
+        }
+        st_file(tmp_path / "x" / place / "sample.safetensors", pair)
+    _, done = run(empty, tmp_path / "x")
+    assert [item.identity for item in done.items] == ["ann/sample", "ben/sample"]
+
+
+def test_a_lora_without_a_space_is_placed_once_there_is_one(empty: Registry, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path / "few", range(3))
+    run(empty, tmp_path / "few")
+    assert manage.show(empty, "p0001")["space"] is None
+    world.write(tmp_path / "many", range(20))
+    _, done = run(empty, tmp_path / "many")
+    assert (count(done, "added"), count(done, "existing")) == (17, 3)
+    assert manage.show(empty, "p0001")["space"] == done.fitted[0]
+    assert search(empty, Query("p0001"), limit=1).results[0].identity == "p0001"
+
+
+def test_a_base_model_said_against_the_file_is_told(empty: Registry, world: World, tmp_path: Path) -> None:
+    write_lora(tmp_path / "one", world.layout.unflatten(world.theta(0)), 4.0, base_model=BASE)
+    _, done = run(empty, tmp_path / "one", base_model="other/base")
+    assert any(BASE in text and "other/base" in text for text in done.items[0].warnings)
+
+
+def test_labels_given_later_update_what_is_there(empty: Registry, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path / "many", range(20))
+    run(empty, tmp_path / "many")
+    _, done = run(empty, tmp_path / "many" / "p0003", labels={"beard": 1.0})
+    assert (done.items[0].status, done.items[0].updated) == ("existing", ("beard",))
+    assert manage.show(empty, "p0003")["labels"]["beard"] == 1.0
+    _, done = run(empty, tmp_path / "many" / "p0003", labels={"beard": 1.0})
+    assert done.items[0].updated == ()
+
+
+def test_enormous_values_fail_alone(empty: Registry, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path / "many", range(20))
+    huge = {k: np.full_like(v, 3e38) for k, v in world.layout.unflatten(world.theta(30)).items()}
+    write_lora(tmp_path / "many" / "huge", huge, 4.0, base_model=BASE)
+    _, done = run(empty, tmp_path / "many")
+    assert count(done, "added") == 21
+    assert manage.show(empty, "huge")["space"] is None
+    assert manage.show(empty, "p0003")["space"] == done.fitted[0]
+    assert search(empty, Query("p0003"), limit=1).results[0].identity == "p0003"

@@ -1,0 +1,305 @@
+"""From any folder to a registry: look at everything, plan, perform.
+
+``survey`` reads every file once and keeps what distinguishes it; ``plan`` says which weight space each goes to, which
+spaces would be fitted, what is there twice, what cannot be used and why; ``perform`` does it, and does not plan anew.
+Only ``perform`` writes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from w2w_registry.catalog.lookup import known_version
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.resolve import all_spaces
+from w2w_registry.errors import BadFile, RegistryError, UsageError
+from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
+from w2w_registry.records import check_name
+from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.identities.unplaced import add_unplaced, digests_of
+from w2w_registry.services.recording.labels import read_labels_csv
+from w2w_registry.services.recording.placement import same_model_id
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.space.gauge import obstacles
+from w2w_registry.space.layout import Layout
+
+ENOUGH = 16
+"""So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
+UNKNOWN_BASE = "unknown"
+"""What a space names as base model whose LoRAs name none."""
+_NOT_ADAPTERS = ("a textual-inversion embedding", "not a LoRA: its tensors are model weights")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One readable adapter: what the plan needs of it, without its tensors."""
+
+    candidate: Candidate
+    kind: str
+    format: str
+    sha256: str
+    digests: tuple[str, ...]
+    base_model: str | None
+    base_hint: str | None
+    layout: Layout | None
+    ranks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Everything under the paths: adapters, what cannot be used (with the error), what was passed over."""
+
+    seen: tuple[Seen, ...]
+    failed: tuple[Item, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adapters that go to one place: space ``space`` (fitted first when ``fit``), or none."""
+
+    members: tuple[Seen, ...]
+    base_model: str | None
+    space: str | None = None
+    fit: bool = False
+    new: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        kinds = Counter(one.kind for one in self.members)
+        return {
+            "space": self.space,
+            "fit": self.fit,
+            "files": len(self.members),
+            "different": self.new,
+            "base_model": self.base_model,
+            "base_hints": sorted({one.base_hint for one in self.members if one.base_hint}),
+            "kinds": dict(sorted(kinds.items())),
+            "formats": dict(sorted(Counter(one.format for one in self.members).items())),
+            "ranks": sorted({rank for one in self.members for rank in one.ranks}),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``perform`` will do. ``added`` and ``existing`` count what will be new and what is there, or is in the
+    folder twice; ``init``: there is no registry yet."""
+
+    survey: Survey
+    groups: tuple[Group, ...]
+    init: bool
+    added: int
+    existing: int
+
+    @property
+    def fits(self) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if group.fit)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "added": self.added,
+            "existing": self.existing,
+            "failed": [failure(item) for item in self.survey.failed],
+            "skipped": [{"path": str(one.path), "reason": one.reason} for one in self.survey.skipped],
+            "spaces": [group.space for group in self.fits],
+            "groups": [group.to_json() for group in self.groups],
+        }
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made."""
+
+    items: tuple[Item, ...]
+    skipped: tuple[Skipped, ...]
+    fitted: tuple[str, ...] = ()
+    unfitted: dict[str, RegistryError] = field(default_factory=dict)
+    spaces: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """0 when no file failed; the failures' common exit code, or 5 when they differ."""
+        codes = {item.error.exit_code for item in self.items if item.error is not None}
+        return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
+
+
+def failure(item: Item) -> dict[str, Any]:
+    """A failed item as data: path, reason, and the error's code."""
+    assert item.error is not None
+    reason = item.error.fields.get("reason") or str(item.error)
+    return {"path": item.path, "reason": str(reason), "code": item.error.code}
+
+
+def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
+    """Read everything under the request's paths, one file at a time.
+
+    Raises:
+        UsageError: ``name`` for more than one adapter.
+    """
+    candidates, skipped = discover(request.paths)
+    if request.name is not None:
+        if len(candidates) != 1:
+            raise UsageError(reason=f"--name is for one LoRA, {len(candidates)} were given", hint="try --prefix")
+        candidates = [replace(candidates[0], name=check_name(request.name))]
+    seen: list[Seen] = []
+    failed: list[Item] = []
+    for done, candidate in enumerate(candidates, start=1):
+        try:
+            check_name(request.prefix + candidate.name)
+            seen.append(_look(candidate, request))
+        except RegistryError as error:
+            reason = str(error.fields.get("reason", ""))
+            if len(candidates) > 1 and reason.startswith(_NOT_ADAPTERS):
+                skipped.append(Skipped(candidate.path, reason))
+            else:
+                failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
+        progress(done, len(candidates))
+    return Survey(tuple(seen), tuple(failed), tuple(skipped))
+
+
+def _look(candidate: Candidate, request: AddRequest) -> Seen:
+    adapter = read_adapter(candidate.path)
+    layout = None
+    if not_plain(adapter) is None:
+        lora = lora_of(adapter)
+        layout = lora.layout() if lora.alpha is not None else None
+    return Seen(
+        candidate,
+        adapter.kind,
+        adapter.format,
+        adapter.sha256,
+        digests_of(adapter),
+        request.base_model or adapter.base_model,
+        adapter.told.base_hint,
+        layout,
+        tuple(sorted({c.rank for c in adapter.changes if c.kind in ("LoRA", "DoRA")})),
+    )
+
+
+def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
+    """Which space each adapter goes to. ``registry``: None where there is none yet. ``fit``: whether to plan a space
+    for groups that have none and are large enough."""
+    spaces: list[Space] = []
+    known: set[int] = set()
+    if registry is not None:
+        with registry.catalog.read() as session:
+            spaces = all_spaces(session)
+            known = {i for i, one in enumerate(found.seen) if known_version(session, one.sha256, one.digests)}
+    repeated = _repeats(found.seen)
+    by_place: dict[str | None, list[int]] = defaultdict(list)
+    homeless: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, one in enumerate(found.seen):
+        space = _fitting(one, spaces)
+        if space is not None:
+            by_place[space.ref].append(i)
+        elif one.layout is None or not fit:
+            by_place[None].append(i)
+        else:
+            homeless[one.layout.digest, (one.base_model or UNKNOWN_BASE).lower()].append(i)
+    groups: list[Group] = []
+    names = {space.name for space in spaces}
+
+    def group(indices: Sequence[int], **more: Any) -> Group:
+        members = tuple(found.seen[i] for i in indices)
+        bases = {m.base_model for m in members if m.base_model}
+        base = bases.pop() if len(bases) == 1 else None
+        return Group(members, base, new=sum(i not in repeated for i in indices), **more)
+
+    for indices in homeless.values():
+        different = sum(i not in repeated for i in indices)
+        if different >= ENOUGH:
+            name = _space_name(found.seen[indices[0]], names)
+            names.add(name)
+            groups.append(group(indices, space=f"{name}@1", fit=True))
+        else:
+            by_place[None] += indices
+    groups += [group(sorted(indices), space=ref) for ref, indices in by_place.items()]
+    there = len(known | repeated)
+    return Plan(found, tuple(groups), registry is None, len(found.seen) - there, there)
+
+
+def _repeats(seen: Sequence[Seen]) -> set[int]:
+    """Those that are the same model as one before them."""
+    first: set[str] = set()
+    again: set[int] = set()
+    for i, one in enumerate(seen):
+        keys = {one.sha256, *one.digests}
+        if keys & first:
+            again.add(i)
+        first |= keys
+    return again
+
+
+def _fitting(one: Seen, spaces: Sequence[Space]) -> Space | None:
+    """The newest space whose layers and base model these are."""
+    if one.layout is None:
+        return None
+    shapes = {tensor.key: tensor.shape for tensor in one.layout.tensors}
+    for space in reversed(spaces):
+        if one.base_model is not None and not same_model_id(one.base_model, space.base_model):
+            continue
+        if not obstacles(shapes, Layout.from_json(space.layout)):
+            return space
+    return None
+
+
+def _space_name(one: Seen, taken: set[str]) -> str:
+    base = (one.base_model or one.base_hint or "loras").rstrip("/").rsplit("/", 1)[-1]
+    stem = re.sub(r"[^\w.-]+", "-", base).strip("._-").lower() or "loras"
+    name = stem if not one.ranks else f"{stem}-r{one.ranks[-1]}"
+    number = 1
+    while (f"{name}-{number}" if number > 1 else name) in taken:
+        number += 1
+    return f"{name}-{number}" if number > 1 else name
+
+
+def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Progress = no_progress) -> Intake:
+    """Fit the planned spaces, then register everything: in its space, or in none.
+
+    A space that cannot be fitted after all is said, and its LoRAs are registered in no space.
+    """
+    labels = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    items: list[Item] = list(planned.survey.failed)
+    fitted: list[str] = []
+    unfitted: dict[str, RegistryError] = {}
+    homeless: list[Candidate] = []
+    total, done = sum(len(group.members) for group in planned.groups), 0
+    for group in planned.groups:
+        candidates = [one.candidate for one in group.members]
+        space = group.space
+        if group.fit:
+            assert space is not None
+            try:
+                made = fit_space(
+                    registry,
+                    space.partition("@")[0],
+                    [str(c.path) for c in candidates],
+                    base_model=group.base_model or UNKNOWN_BASE,
+                )
+                space = str(made["space"])
+                fitted.append(space)
+            except RegistryError as error:
+                unfitted[space], space = error, None
+        if space is None:
+            homeless += candidates
+            continue
+        report = ingest.add(registry, replace(request, name=None, space=space, candidates=candidates))
+        for item in report.items:
+            if item.error is not None and item.error.code == "space-mismatch":
+                homeless.append(next(c for c in candidates if str(c.path) == item.path))
+            else:
+                items.append(item)
+        done += len(candidates)
+        progress(done, total)
+    for start in range(0, len(homeless), ingest.CHUNK):
+        items += add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
+        progress(min(total, done + start + ingest.CHUNK), total)
+    order = {str(one.candidate.path): i for i, one in enumerate(planned.survey.seen)}
+    items.sort(key=lambda item: order.get(item.path, -1))
+    spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
+    return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces))

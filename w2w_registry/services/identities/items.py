@@ -1,0 +1,68 @@
+"""What ``add`` is asked, and what became of each file: values shared by its ways in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.lora import Candidate
+from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.versions import Input
+
+
+@dataclass(frozen=True)
+class AddRequest:
+    """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
+    ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from. ``candidates``: what is
+    under ``paths``, when it was looked for already."""
+
+    paths: Sequence[str]
+    space: str | None = None
+    name: str | None = None
+    prefix: str = ""
+    kind: str = "person"
+    subjects: Sequence[str] = ()
+    labels: Labels = field(default_factory=dict)
+    labels_csv: str | None = None
+    base_model: str | None = None
+    dry_run: bool = False
+    origin: Input | None = None
+    candidates: Sequence[Candidate] | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
+    known when its bytes differ; ``updated`` names labels of it that were changed."""
+
+    path: str
+    status: str
+    identity: str | None = None
+    version: int | None = None
+    residual: float | None = None
+    gauge: str | None = None
+    same_model: str | None = None
+    warnings: tuple[str, ...] = ()
+    error: RegistryError | None = None
+    updated: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the error, whose sentence is the command line's business."""
+        shown = {name: value for name, value in vars(self).items() if name != "error"}
+        return {**shown, "warnings": list(self.warnings), "updated": list(self.updated)}
+
+
+@dataclass(frozen=True)
+class AddReport:
+    """All items, in the order the files were found, and the space they were placed in."""
+
+    space: str | None
+    items: tuple[Item, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when no file failed; the failures' common exit code, or 5 when they differ."""
+        codes = {item.error.exit_code for item in self.items if item.error is not None}
+        return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
