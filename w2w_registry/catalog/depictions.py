@@ -9,7 +9,7 @@ from sqlalchemy import CTE, ColumnElement, and_, exists, func, literal, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Identity, Version, VersionSubject
-from w2w_registry.catalog.lineage import descendant_ids
+from w2w_registry.catalog.lineage import descendant_ids, descendants
 from w2w_registry.catalog.lookup import versions_of_subject
 from w2w_registry.catalog.operations import Operation, OperationInput
 from w2w_registry.catalog.rows import chunked
@@ -39,6 +39,25 @@ class Depiction(NamedTuple):
 def depicting_ids(session: Session, subject: str) -> set[int]:
     """Ids of every version that depicts a subject, in any state, derivatives included."""
     return descendant_ids(session, versions_of_subject(session, subject))
+
+
+def depicting_each(session: Session, subjects: Iterable[str]) -> dict[str, set[int]]:
+    """``depicting_ids`` of many subjects at once."""
+    own: dict[str, set[int]] = {subject: set() for subject in subjects}
+    for chunk in chunked(sorted(own)):
+        query = select(VersionSubject.subject_id, VersionSubject.version_id)
+        for subject, version in session.execute(query.where(VersionSubject.subject_id.in_(chunk))):
+            own[subject].add(version)
+    children: dict[int, list[int]] = {}
+    for child, parent in descendants(session, sorted(set().union(*own.values()))).edges:
+        children.setdefault(parent, []).append(child)
+    for versions in own.values():
+        stack = list(versions)
+        while stack:
+            further = [child for child in children.get(stack.pop(), ()) if child not in versions]
+            versions.update(further)
+            stack += further
+    return own
 
 
 def depictions(session: Session, subject: str) -> list[Depiction]:

@@ -120,7 +120,7 @@ def open_takedowns(
     Args:
         releases: only of these. due: only those to be tried again by then.
     """
-    query = select(Takedown).where(Takedown.state != TakedownState.DONE)
+    query = select(Takedown).options(joinedload(Takedown.release)).where(Takedown.state != TakedownState.DONE)
     if due is not None:
         query = query.where(or_(Takedown.next_at.is_(None), Takedown.next_at <= due))
     if releases is None:

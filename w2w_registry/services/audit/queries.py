@@ -10,38 +10,29 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import and_, exists, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog.depictions import depicting_ids, depictions
-from w2w_registry.catalog.listing import matching
+from w2w_registry.catalog.consents import subjects_in_order, unfinished_withdrawals, withdrawals_of
+from w2w_registry.catalog.depictions import depicting_each, depictions
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_models, spaces_fitted_with
 from w2w_registry.catalog.models import (
-    Identity,
-    InputKind,
-    Operation,
-    OperationInput,
-    Release,
     ReleaseState,
-    SourceFile,
-    Space,
-    Subject,
-    Takedown,
-    TakedownState,
     Version,
-    VersionSubject,
     Withdrawal,
 )
+from w2w_registry.catalog.origins import made_versions, spaces_from_file, untold, versions_from_file
+from w2w_registry.catalog.publications import list_releases, open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, StorageError, UsageError
-from w2w_registry.records import VersionState, counted, iso, now
+from w2w_registry.records import counted, iso, now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.grants import describe
@@ -115,7 +106,7 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
                     "details": made,
                 }
             )
-        for release in _releases(session, derived):
+        for release in releases_of(session, derived):
             out.append(
                 {
                     "what": "release",
@@ -135,7 +126,7 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
                     "details": "fitted with",
                 }
             )
-        for gone in session.scalars(select(Withdrawal).where(Withdrawal.subject_id == subject)):
+        for gone in withdrawals_of(session, subject):
             done = "finished" if gone.finished else f"at {gone.phase}"
             out.append(
                 {
@@ -159,12 +150,8 @@ def from_photo(registry: Registry, filters: Filters) -> Rows:
     digest = photo.lower() if len(photo) == 64 and set(photo.lower()) <= _HEX else _sha256(Path(photo))
     with registry.catalog.read() as session:
         starts = set(walks.made_with(session, digest))
-        starts.update(session.scalars(select(SourceFile.version_id).where(SourceFile.sha256 == digest)))
-        members = session.scalars(
-            select(Space)
-            .join(OperationInput, OperationInput.operation_id == Space.operation_id)
-            .where(OperationInput.digest == digest)
-        )
+        starts |= versions_from_file(session, digest)
+        members = spaces_from_file(session, digest)
         spaces: Rows = [{"version": s.ref, "state": s.state.value, "steps": 0, "made_by": "fit"} for s in members]
         if not starts:
             return spaces
@@ -186,15 +173,14 @@ def unconsented(registry: Registry, filters: Filters) -> Rows:
     """Releases that are up though somebody upstream has not agreed to publication, or does no more."""
     out: Rows = []
     with registry.catalog.read() as session:
-        rows = list(
-            session.scalars(
-                select(Release).where(Release.state.in_(_UP), Release.version_id.is_not(None)).order_by(Release.id)
-            )
-        )
-        refs = refs_of(session, {r.version_id for r in rows if r.version_id is not None})
-        for row in rows:
-            assert row.version_id is not None
-            decision = gate.ask(registry, Use.PUBLISH, versions=[row.version_id], session=session)
+        rows = [r for r in list_releases(session) if r.state in _UP]
+        published = {r.version_id for r in rows if r.version_id is not None}
+        refs = refs_of(session, published)
+        decisions = gate.ask_each(registry, Use.PUBLISH, dict.fromkeys(sorted(published)), session=session)
+        for row in reversed(rows):
+            if row.version_id is None:
+                continue
+            decision = decisions[row.version_id]
             if not decision.allowed:
                 out.append(
                     {
@@ -213,23 +199,27 @@ def expiring(registry: Registry, filters: Filters) -> Rows:
     until = at + timedelta(days=filters.days)
     out: Rows = []
     with registry.catalog.read() as session:
-        subjects = list(session.scalars(select(Subject.id)))
-        for subject, records in load_records(session, subjects, history=False).items():
-            for record in records:
-                ends = record.scope.expires_at
-                if ends is None or not at < ends <= until or record.status_at(at) != "given":
-                    continue
-                ids = depicting_ids(session, subject)
-                out.append(
-                    {
-                        "subject": subject,
-                        "record": record.record_id,
-                        "expires": ends,
-                        "days": (ends - at).days,
-                        "versions": len(ids),
-                        "releases": len(_releases(session, ids)),
-                    }
-                )
+        subjects = [row.id for row in subjects_in_order(session)]
+        soon = [
+            (record, ends)
+            for records in load_records(session, subjects, history=False).values()
+            for record in records
+            if (ends := record.scope.expires_at) is not None and at < ends <= until and record.status_at(at) == "given"
+        ]
+        depicting = depicting_each(session, {record.subject for record, _ in soon})
+        releases = Counter(r.version_id for r in releases_of(session, {i for ids in depicting.values() for i in ids}))
+        for record, ends in soon:
+            ids = depicting[record.subject]
+            out.append(
+                {
+                    "subject": record.subject,
+                    "record": record.record_id,
+                    "expires": ends,
+                    "days": (ends - at).days,
+                    "versions": len(ids),
+                    "releases": sum(releases[i] for i in ids),
+                }
+            )
     return sorted(out, key=lambda row: (row["expires"], row["record"]))
 
 
@@ -250,7 +240,7 @@ def spaces(registry: Registry, filters: Filters) -> Rows:
     """Which weight spaces were fitted with whom: a row per space and subject."""
     with registry.catalog.read() as session:
         found: list[tuple[str, str | None, int]] = []
-        for fitted in session.scalars(select(Space).order_by(Space.id)):
+        for fitted in sorted(all_spaces(session), key=lambda space: space.id):
             members = fitted_models(session, fitted.id)
             sizes: Counter[str | None] = Counter(s for m in members for s in m.subjects or (None,))
             found += [
@@ -281,34 +271,7 @@ def unexplained(registry: Registry, filters: Filters) -> Rows:
     out: Rows = []
     with registry.catalog.read() as session:
         rules = gate.rules_of(registry, session)
-        entered = exists().where(
-            and_(
-                OperationInput.operation_id == Version.operation_id,
-                OperationInput.kind.in_([InputKind.VERSION, InputKind.FILE, InputKind.PHOTO, InputKind.HUB]),
-            )
-        )
-        from_version = exists().where(
-            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
-        )
-        nameless = exists().where(
-            and_(
-                OperationInput.operation_id == Version.operation_id,
-                OperationInput.version_id.is_(None),
-                OperationInput.digest.is_(None),
-            )
-        )
-        named = exists().where(VersionSubject.version_id == Version.id)
-        sampled = Operation.kind == "sample"
-        nobody = and_(Identity.kind.in_(sorted(rules.likeness_kinds)), ~named, ~from_version, ~sampled)
-        query = (
-            select(Version, Identity.name, Operation.kind, and_(~entered, ~sampled), nameless, nobody)
-            .join(Identity, Identity.id == Version.identity_id)
-            .join(Operation, Operation.id == Version.operation_id)
-            .where(Version.state.in_([VersionState.ACTIVE, VersionState.BLOCKED]))
-            .where(or_(and_(~entered, ~sampled), nameless, nobody))
-            .order_by(Version.id)
-        )
-        for version, name, kind, empty, unnamed, unknown in session.execute(query):
+        for version, name, kind, empty, unnamed, unknown in untold(session, rules.likeness_kinds):
             why = [
                 text
                 for flag, text in (
@@ -325,16 +288,12 @@ def unexplained(registry: Registry, filters: Filters) -> Rows:
 def withdrawals(registry: Registry, filters: Filters) -> Rows:
     """Withdrawals that are not finished, and takedowns still waiting."""
     with registry.catalog.read() as session:
-        open_rows = session.scalars(
-            select(Withdrawal).where(Withdrawal.finished.is_(None)).order_by(Withdrawal.started)
-        )
+        open_rows = [session.get_one(Withdrawal, i) for i in unfinished_withdrawals(session)]
         out: Rows = [
             {"what": "withdrawal", "id": w.id, "state": f"after {w.phase}", "since": w.started, "about": w.subject_id}
             for w in open_rows
         ]
-        waiting = session.scalars(
-            select(Takedown).where(Takedown.state != TakedownState.DONE).order_by(Takedown.created)
-        )
+        waiting = open_takedowns(session)
         out += [
             {"what": "takedown", "id": t.id, "state": t.state.value, "since": t.created, "about": t.release.repo_id}
             for t in waiting
@@ -346,14 +305,7 @@ def versions(registry: Registry, filters: Filters) -> Rows:
     """A free question in the ``--where`` language: versions that match, with provenance and consent."""
     expression = parse_where(_need(filters.where, "versions", "--where EXPR"))
     with registry.catalog.read() as session:
-        rows = session.execute(
-            select(Version, Identity.name, Operation)
-            .join(Identity, Identity.id == Version.identity_id)
-            .join(Operation, Operation.id == Version.operation_id)
-            .where(matching(session, expression))
-            .order_by(Version.id)
-            .limit(filters.limit)
-        ).all()
+        rows = made_versions(session, expression, filters.limit)
         states = gate.consent_states(
             session, [v.id for v, _, _ in rows], present(session), gate.rules_of(registry, session)
         )
@@ -504,12 +456,3 @@ def _sha256(path: Path) -> str:
 def _versions(session: Session, ids: Iterable[int]) -> list[Version]:
     found = versions_by_id(session, ids)
     return [found[i] for i in sorted(found)]
-
-
-def _releases(session: Session, version_ids: Iterable[int]) -> list[Release]:
-    wanted = sorted(set(version_ids))
-    found: list[Release] = []
-    for start in range(0, len(wanted), 500):
-        chunk = wanted[start : start + 500]
-        found += session.scalars(select(Release).where(Release.version_id.in_(chunk)).order_by(Release.id))
-    return found

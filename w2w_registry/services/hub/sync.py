@@ -8,7 +8,7 @@ second run goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ def _compare(
         jobs = {job.state["repo"]: job.id for job in begun}
         rows = _newest(session, hub.endpoint)
         options = _options(session)
-        published = [_published(registry, session, row, options.get(row.id, Options())) for row in rows]
+        published = _published(registry, session, rows, options)
         known = publications.known_repos(session, hub.endpoint) | taken_repos(session)
         unfinished = [(job.state["repo"], job.state["ref"]) for job in begun]
     states = {p.repo_id: release.look(hub, p.repo_id) for p in published}
@@ -184,25 +184,32 @@ def _newest(session: Session, endpoint: str) -> list[Release]:
     return list(newest.values())
 
 
-def _published(registry: Registry, session: Session, row: Release, options: Options) -> Published:
-    consent = True
-    if row.version_id is not None and row.state is ReleaseState.PUBLISHED:
-        consent = gate.ask(
-            registry,
-            Use.PUBLISH,
-            versions=[row.version_id],
-            purpose=options.purpose,
-            session=session,
-        ).allowed
-    return Published(
-        release_id=row.id,
-        repo_id=row.repo_id,
-        ref=takedown.release_ref(row),
-        commit=row.commit_id,
-        access=_access(row),
-        consent=consent,
-        takedown=row.state is ReleaseState.TAKEDOWN_QUEUED,
-    )
+def _published(
+    registry: Registry, session: Session, rows: Sequence[Release], options: Mapping[int, Options]
+) -> list[Published]:
+    """The releases as they should be, with whether consent (still) allows each."""
+    up = [r for r in rows if r.version_id is not None and r.state is ReleaseState.PUBLISHED]
+    allowed: dict[int, bool] = {}
+    for purpose in {options.get(row.id, Options()).purpose for row in up}:
+        asked = {r.version_id: r.id for r in up if options.get(r.id, Options()).purpose == purpose and r.version_id}
+        decisions = gate.ask_each(registry, Use.PUBLISH, dict.fromkeys(asked, purpose), session=session)
+        allowed |= {
+            r.id: decisions[r.version_id].allowed
+            for r in up
+            if r.version_id in decisions and options.get(r.id, Options()).purpose == purpose
+        }
+    return [
+        Published(
+            release_id=row.id,
+            repo_id=row.repo_id,
+            ref=takedown.release_ref(row),
+            commit=row.commit_id,
+            access=_access(row),
+            consent=allowed.get(row.id, True),
+            takedown=row.state is ReleaseState.TAKEDOWN_QUEUED,
+        )
+        for row in rows
+    ]
 
 
 def _listed(hub: Hub, account: Account | None, owner: str | None) -> list[Listed]:
