@@ -154,7 +154,7 @@ def ask_each(
     registry: Registry, use: Use | str, versions: Mapping[int, str | None], *, session: Session
 ) -> dict[int, Decision]:
     """As ``ask`` for each of many versions by itself (version id -> its purpose), at a few queries per 500."""
-    what, rules, moment = Use(use), rules_of(registry), now()
+    what, rules, moment = Use(use), rules_of(registry, session), present(session)
     everybody = upstream_of_each(session, list(versions), rules)
     states = {i: version.state for i, version in versions_by_id(session, versions).items()}
     found: dict[int, Decision] = {}
