@@ -44,6 +44,10 @@ class Rows:
         """Row numbers of those of ``ids`` that are here, in the order given."""
         if len(self.ids) == 0:
             return np.empty(0, np.int64)
+        first = self.ids[0]
+        if self.ids[-1] - first == len(self.ids) - 1:  # without gaps, as ids of a catalog mostly are
+            here: NDArray[np.int64] = ids[(ids >= first) & (ids <= self.ids[-1])] - first
+            return here
         at = np.searchsorted(self.ids, ids)
         at[at == len(self.ids)] = 0
         found: NDArray[np.int64] = at[self.ids[at] == ids]

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.index.protocol import Batch, Ids, Vectors
 from w2w_registry.index.rows import SCAN_BYTES, Files, Rows, Tail
-from w2w_registry.index.vectors import as_batch, as_ids, as_vectors, best, contenders, member, rounding, score
+from w2w_registry.index.vectors import as_batch, as_vectors, best, contenders, distinct, member, rounding, score
 
 Found = list[tuple[Ids, Vectors]]
 
@@ -85,7 +85,7 @@ class SegmentedIndex(ABC):
         self.tail.put(keys, rows)
 
     def remove(self, ids: ArrayLike) -> int:
-        keys = np.unique(as_ids(ids))
+        keys = distinct(ids)
         return self._kill(keys) + self.tail.drop(keys)
 
     def _kill(self, keys: Ids) -> int:
@@ -148,8 +148,8 @@ class SegmentedIndex(ABC):
         self, allowed: ArrayLike | None, forbidden: ArrayLike | None
     ) -> tuple[list[tuple[Any, NDArray[np.int64] | None]], NDArray[np.int64]]:
         """Every segment that has rows to return, with their numbers, and those of the tail."""
-        allow = None if allowed is None else np.unique(as_ids(allowed))
-        forbid = None if forbidden is None else np.unique(as_ids(forbidden))
+        allow = None if allowed is None else distinct(allowed)
+        forbid = None if forbidden is None else distinct(forbidden)
         parts = [(segment, segment.eligible(allow, forbid)) for segment in self.segments]
         parts = [(segment, rows) for segment, rows in parts if (len(segment.rows) if rows is None else len(rows))]
         return parts, _eligible(self.tail.ids, allow, forbid)

