@@ -3,18 +3,56 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from w2w_registry.artifacts import ArtifactStore, sha256_file, write_atomic
+from w2w_registry.artifacts import ArtifactStore, sha256_file, sweep, temporary_folder, write_atomic
 from w2w_registry.errors import IntegrityError, NotFound, StorageError
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket on a real S3 server on this machine."""
+    moto = pytest.importorskip("moto.server", reason="moto is not installed")
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    import fsspec
+
+    server = moto.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
+            patch.setenv(f"AWS_{name}", value)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("w2w")
+        yield "s3://w2w"
+    server.stop()
+
+
+@pytest.fixture(params=["folder", "memory", "mounted", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    return ArtifactStore(str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
+    """``mounted``: a file system with real folders, seen through fsspec."""
+    if request.param == "s3":
+        return ArtifactStore(f"{request.getfixturevalue('bucket')}/{uuid.uuid4().hex}", tmp_path / "tmp")
+    url = {
+        "folder": str(tmp_path / "store"),
+        "memory": f"memory://{uuid.uuid4().hex}",
+        "mounted": f"local://{tmp_path / 'store'}",
+    }[request.param]
+    return ArtifactStore(url, tmp_path / "tmp")
+
+
+def spoil(store: ArtifactStore, digest: str, data: bytes) -> None:
+    path = store.path(digest)
+    if path is not None:
+        path.write_bytes(data)
+    else:
+        store._remote().pipe_file(store._key(digest), data)
 
 
 def test_round_trip(store: ArtifactStore, tmp_path: Path) -> None:
@@ -66,3 +104,52 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
         write_atomic(target, broken())  # type: ignore[arg-type]
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_an_artifact_is_read_as_a_file_wherever_it_lies(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.put(b"content")
+    with store.local(digest) as path:
+        assert path.read_bytes() == b"content"
+        if store.path(digest) is None:
+            assert path.parent.stat().st_mode & 0o777 == 0o700
+            assert path.is_relative_to(tmp_path / "tmp")
+    assert path.exists() == (store.path(digest) is not None)
+    with pytest.raises(NotFound), store.local("0" * 64):
+        pass
+
+
+def test_storing_again_heals_a_damaged_artifact(store: ArtifactStore, tmp_path: Path) -> None:
+    digest = store.put(b"content")
+    assert store.check(digest)
+    spoil(store, digest, b"cut")
+    assert not store.check(digest)
+    assert store.put(b"content") == digest
+    assert store.check(digest)
+    spoil(store, digest, b"cu")
+    (tmp_path / "file").write_bytes(b"content")
+    assert store.put_file(tmp_path / "file") == digest
+    assert store.check(digest)
+    assert not store.check("0" * 64)
+    assert list(store.digests()) == [digest]
+
+
+def test_damage_of_one_byte_is_healed_where_reading_is_near(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    digest = store.put(b"content")
+    spoil(store, digest, b"c0ntent")
+    store.put(b"content")
+    assert store.get(digest) == b"content"
+
+
+def test_what_crashed_processes_left_is_swept(tmp_path: Path) -> None:
+    with temporary_folder(tmp_path / "tmp") as young:
+        old = tmp_path / "tmp" / "w2w-tmp-old"
+        old.mkdir()
+        (old / "person.safetensors").write_bytes(b"x")
+        os.utime(old, (time.time() - 90_000,) * 2)
+        (tmp_path / "tmp" / "not ours").mkdir()
+        assert sweep(tmp_path / "tmp") == 1
+        assert young.exists()
+        assert not old.exists()
+    assert [path.name for path in (tmp_path / "tmp").iterdir()] == ["not ours"]
+    assert sweep(tmp_path / "never there") == 0

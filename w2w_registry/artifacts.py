@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 1 << 22
+TEMPORARY = "w2w-tmp-"
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:
@@ -39,10 +43,15 @@ class Facts:
 
 
 class ArtifactStore:
-    """``put`` bytes or a file, ``get`` them back checked, ``remove`` them for good."""
+    """``put`` bytes or a file, ``get`` them back checked or read them as a ``local`` file, ``remove`` them for good.
 
-    def __init__(self, url: str) -> None:
-        self._url = url
+    Args:
+        url: a folder, or anything fsspec opens.
+        scratch: where copies of remote artifacts lie while they are read; the system's own place when None.
+    """
+
+    def __init__(self, url: str, scratch: Path | None = None) -> None:
+        self._url, self._scratch = url, scratch
         self._local = Path(url.removeprefix("file://")) if "://" not in url or url.startswith("file://") else None
         self._fs: AbstractFileSystem | None = None
         if self._local is None:
@@ -57,39 +66,82 @@ class ArtifactStore:
         return local.exists() if local is not None else bool(self._remote().exists(self._key(digest)))
 
     def put(self, data: bytes) -> str:
-        """Store ``data``; returns its digest. Raises StorageError when the medium fails."""
+        """Store ``data``, on disk for good once this returns; returns its digest. A damaged artifact of that name is
+        written anew.
+
+        Raises:
+            StorageError: the medium failed.
+        """
         digest = hashlib.sha256(data).hexdigest()
-        if self.exists(digest) and self._renewed(digest):
-            return digest
-        try:
-            local = self.path(digest)
-            if local is not None:
-                write_atomic(local, data)
-            else:
-                fs = self._remote()
-                key, temporary = self._key(digest), self._key(f"tmp-{uuid.uuid4().hex}")
-                fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
-                fs.pipe_file(temporary, data)
-                fs.mv(temporary, key)
-        except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+        self._put(digest, len(data), lambda: [data])
         return digest
 
     def put_file(self, path: str | os.PathLike[str]) -> str:
-        """Store the content of a file, which is copied in pieces; returns its digest."""
+        """As ``put``, for the content of a file, which is read in pieces."""
         digest = sha256_file(path)
-        local = self.path(digest)
-        if local is None:
-            return self.put(Path(path).read_bytes())
-        if local.exists():
-            self._renewed(digest)
-        else:
+        self._put(digest, Path(path).stat().st_size, lambda: pieces(path))
+        return digest
+
+    def _put(self, digest: str, size: int, content: Callable[[], Iterable[bytes]]) -> None:
+        try:
+            if self._is_whole(digest, size) and self._renewed(digest):
+                return
+            local = self.path(digest)
+            if local is not None:
+                write_atomic(local, content())
+                return
+            fs, key = self._remote(), self._key(digest)
+            # An object store shows an object once it is whole; elsewhere a name is given to a whole file.
+            target = key if _is_object_store(fs) else f"{key}.{uuid.uuid4().hex[:8]}"
+            fs.makedirs(key.rsplit("/", 1)[0], exist_ok=True)
+            with fs.open(target, "wb") as stream:
+                for piece in content():
+                    stream.write(piece)
+            if target != key:
+                fs.mv(target, key)
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+
+    def check(self, digest: str) -> bool:
+        """Whether the artifact is there and whole, having read all of it.
+
+        Raises:
+            StorageError: the medium failed.
+        """
+        try:
+            with self.local(digest) as path:
+                return sha256_file(path) == digest
+        except (NotFound, IntegrityError):
+            return False
+        except OSError as error:
+            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+
+    @contextmanager
+    def local(self, digest: str) -> Iterator[Path]:
+        """The artifact as a file: the one in the store, or a copy that is there as long as this lasts.
+
+        Only a copy is held against its name; a file in the store is left to whoever reads it to check.
+
+        Raises:
+            NotFound: no such artifact. IntegrityError: a copy is not what was stored. StorageError.
+        """
+        path = self.path(digest)
+        if path is not None:
+            if not path.exists():
+                raise NotFound(what="artifact", name=digest)
+            yield path
+            return
+        with temporary_folder(self._scratch) as folder:
+            copy = folder / digest
             try:
-                with open(path, "rb") as source:
-                    write_atomic(local, iter(lambda: source.read(_CHUNK), b""))
+                self._remote().get_file(self._key(digest), str(copy))
+            except FileNotFoundError:
+                raise NotFound(what="artifact", name=digest) from None
             except OSError as error:
                 raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
-        return digest
+            if (found := sha256_file(copy)) != digest:
+                raise IntegrityError(what="artifact", name=digest, expected=digest, found=found)
+            yield copy
 
     def get(self, digest: str) -> bytes:
         """The content, checked against its name.
@@ -115,6 +167,8 @@ class ArtifactStore:
         try:
             if local is not None:
                 local.unlink()
+            elif not self.exists(digest):  # object stores delete what is not there without a word
+                return False
             else:
                 self._remote().rm_file(self._key(digest))
         except FileNotFoundError:
@@ -157,6 +211,14 @@ class ArtifactStore:
                 if len(name) == 64:
                     yield name
 
+    def _is_whole(self, digest: str, size: int) -> bool:
+        """Whether the artifact is there: all of it is read where that is near, its size asked where it is far."""
+        local = self.path(digest)
+        if local is None:
+            facts = self.facts(digest)
+            return facts is not None and facts.size == size
+        return local.exists() and local.stat().st_size == size and sha256_file(local) == digest
+
     def _renewed(self, digest: str) -> bool:
         """Let a file that is stored again be as new, since whoever stores it has not recorded it yet; False when that
         takes writing it again (object stores cannot touch what is there)."""
@@ -192,6 +254,51 @@ def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
         raise StorageError(path=url, reason=error.strerror or str(error)) from error
 
 
+def _is_object_store(fs: AbstractFileSystem) -> bool:
+    names = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    return bool(names & {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "oss", "memory"})
+
+
+def pieces(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """The content of a file, a few megabytes at a time."""
+    with open(path, "rb") as stream:
+        while piece := stream.read(_CHUNK):
+            yield piece
+
+
+@contextmanager
+def temporary_folder(under: Path | None) -> Iterator[Path]:
+    """An empty folder that only this user may open, gone at the end; ``sweep`` removes it after a crash.
+
+    Raises:
+        StorageError: none can be made there.
+    """
+    try:
+        if under is not None:
+            under.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=under)
+    except OSError as error:
+        raise StorageError(path=str(under or tempfile.gettempdir()), reason=error.strerror or str(error)) from error
+    with folder as name:
+        yield Path(name)
+
+
+def sweep(under: Path, *, older_than: float = 86_400.0) -> int:
+    """Remove what crashed processes left of their temporary folders, those untouched for so many seconds; returns how
+    many. What cannot be removed is left."""
+    found = [path for path in under.glob(f"{TEMPORARY}*") if _age(path) > older_than]
+    for path in found:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(found)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
 def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,6 +309,11 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # else the name may be lost though the content is safe
+        finally:
+            os.close(folder)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

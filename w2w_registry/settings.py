@@ -42,6 +42,11 @@ class Settings:
     web: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def temporary_dir(self) -> Path:
+        """Where files lie that only one process needs, and only for a while."""
+        return self.home / "tmp"
+
+    @property
     def index_dir(self) -> Path:
         return self.home / "index"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import ArtifactStore, write_atomic
+from w2w_registry.artifacts import ArtifactStore, sweep, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.events import last_moment
@@ -74,7 +74,8 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
     check_not_lost(settings)
     catalog = Catalog(settings.database_url, event_hash=event_hash)
     try:
-        yield Registry(settings, catalog, ArtifactStore(settings.artifacts_url))
+        sweep(settings.temporary_dir)
+        yield Registry(settings, catalog, ArtifactStore(settings.artifacts_url, settings.temporary_dir))
     finally:
         catalog.close()
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -164,13 +162,8 @@ def weights_of(
     if facts.artifact_digest is None:
         arrays = load_space(registry.artifacts, space)
         return arrays.layout.unflatten(arrays.reconstruct(unpack(facts.coordinates)))
-    path = registry.artifacts.path(facts.artifact_digest)
-    if path is not None and path.exists():
+    with registry.artifacts.local(facts.artifact_digest) as path:
         return read_lora(path)
-    with tempfile.TemporaryDirectory() as folder:
-        local = Path(folder) / "lora.safetensors"
-        local.write_bytes(registry.artifacts.get(facts.artifact_digest))
-        return read_lora(local)
 
 
 def build_files(

@@ -193,10 +193,8 @@ class _Chunk:
             if version.artifact_digest is None:
                 continue
             try:
-                path = self.registry.artifacts.path(version.artifact_digest)
-                if path is None:
-                    continue
-                other = read_lora(path)
+                with self.registry.artifacts.local(version.artifact_digest) as path:
+                    other = read_lora(path)
                 theta = place(other, self.space, self.row.ref, version.base_model).own
             except (RegistryError, NotFound):
                 continue  # its file is damaged or gone, which is `verify`'s to say

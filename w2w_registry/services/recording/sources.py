@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,13 +69,8 @@ def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *
     """
     if from_coordinates or origin.artifact_digest is None:
         return space.reconstruct(origin.coordinates)
-    path = registry.artifacts.path(origin.artifact_digest)
-    if path is not None and path.exists():
+    with registry.artifacts.local(origin.artifact_digest) as path:
         return place(read_lora(path), space, ref, space.base_model).own
-    with TemporaryDirectory() as folder:
-        copy = Path(folder) / "lora.safetensors"
-        copy.write_bytes(registry.artifacts.get(origin.artifact_digest))
-        return place(read_lora(copy), space, ref, space.base_model).own
 
 
 def open_space_of(registry: Registry, session: Session, space_id: int) -> tuple[Space, WeightSpace]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from pathlib import Path
 
 from sqlalchemy.orm import Session
 
@@ -47,17 +46,10 @@ def load_space(artifacts: ArtifactStore, row: Space, *, verify: bool = False) ->
     Raises:
         NotFound: the artifact is gone. IntegrityError: the file is not what the row says.
     """
-    path = artifacts.path(row.artifact_digest)
     try:
-        if path is None:
-            with tempfile.TemporaryDirectory(prefix="w2w-space-") as folder:
-                local = Path(folder) / "space.safetensors"
-                local.write_bytes(artifacts.get(row.artifact_digest))
-                space = read_space(local, mmap=False, verify=verify)
-        elif not path.exists():
-            raise NotFound(what="artifact", name=row.artifact_digest)
-        else:
-            space = read_space(path, verify=verify)
+        with artifacts.local(row.artifact_digest) as path:
+            kept = artifacts.path(row.artifact_digest) is not None  # a copy is gone when this ends
+            space = read_space(path, mmap=kept, verify=verify)
     except BadFile as error:
         raise IntegrityError(
             what="space", name=row.ref, expected=row.digest, found=str(error.fields["reason"])

@@ -120,10 +120,10 @@ def _move(registry: Registry, old: Space, new_ref: str, space: WeightSpace, prog
 
 def _theta(registry: Registry, version: Version, space: WeightSpace, ref: str) -> NDArray[np.float32] | None:
     """θ of a version from its stored file; None when there is none that can be used."""
-    path = None if version.artifact_digest is None else registry.artifacts.path(version.artifact_digest)
-    if path is None or not path.exists():
+    if version.artifact_digest is None:
         return None
     try:
-        return place(read_lora(path), space, ref, version.base_model).theta
+        with registry.artifacts.local(version.artifact_digest) as path:
+            return place(read_lora(path), space, ref, version.base_model).theta
     except RegistryError:
         return None
