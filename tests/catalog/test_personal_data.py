@@ -11,6 +11,8 @@ from w2w_registry.catalog.rows import table_of
 
 MODELS: list[type[Base]] = sorted((m.class_ for m in Base.registry.mappers), key=lambda model: model.__tablename__)
 NO_FILES = {
+    "policy.digest",
+    "picture.digest",
     "alembic_version", "version.model_digest", "source_file.model_digest", "space_member.model_digest",
     "coordinates.digest", "operation_input.digest", "space.digest", "space.layout_digest", "space.fit_set_digest",
     "direction.digest", "consent_record.training_set_digest",

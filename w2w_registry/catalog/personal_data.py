@@ -231,6 +231,12 @@ COLUMNS: Mapping[str, Rule] = {
     "event.objects": _LOG,
     "event.changes": _LOG,
     "event.payload": _LOG,
+    "event.policy": _DIGEST,
+    # -- the policy, and pictures that left: known by random numbers and digests
+    "policy.digest": _DIGEST,
+    "policy.rules": _WORD,
+    "picture.digest": _DIGEST,
+    "picture.operation": _WORD,
     "event.prev_hash": _DIGEST,
     "event.hash": _DIGEST,
     "chain_head.hash": _DIGEST,
