@@ -39,6 +39,8 @@ COMMANDS = {
     "edit": "Move an identity along attribute directions.",
     "mix": "Mix identities.",
     "sample": "Make new identities from a space.",
+    "whose": "Say whose picture this is: which version, made when, and what was agreed to.",
+    "detect": "Say whether pictures carry the mark of pictures made by a model.",
     "generate": "Draw an identity.",
     "export": "Write an identity as a LoRA or as coordinates.",
     "evaluate": "Measure a space's inversions, edits and samples.",

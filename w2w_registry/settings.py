@@ -40,6 +40,7 @@ class Settings:
     hub: Mapping[str, Any] = field(default_factory=dict)
     index: Mapping[str, Any] = field(default_factory=dict)
     web: Mapping[str, Any] = field(default_factory=dict)
+    organisation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def temporary_dir(self) -> Path:
@@ -91,6 +92,7 @@ def load_settings(
         hub=data.get("hub", {}),
         index=data.get("index", {}),
         web=data.get("web", {}),
+        organisation=data.get("organisation", {}),
     )
 
 

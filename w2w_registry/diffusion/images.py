@@ -236,6 +236,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def open_picture(path: Path) -> tuple[bytes, Pixels, str]:
+    """The bytes, the pixels (H, W, 3) as they lie in the file, and the MIME type of a picture.
+
+    Raises:
+        BadImage: not a picture, or far too large.
+    """
+    from PIL import Image
+
+    image, data = _open_raw(path)
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(path=str(path), reason=f"{image.width}×{image.height} pixels are too many")
+    return data, np.asarray(image.convert("RGB"), np.uint8), Image.MIME.get(image.format or "", "")
+
+
 def _open_raw(path: Path) -> tuple[PilImage, bytes]:
     from PIL import Image, UnidentifiedImageError
 

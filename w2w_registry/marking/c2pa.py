@@ -20,6 +20,8 @@ from w2w_registry.marking.certificates import Credentials
 
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
+COMPOSITE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+"""A sheet of pictures, some of which a trained model made."""
 ALGORITHM: Final = "org.w2w-registry.spread-spectrum.1"
 """The watermark, as ``c2pa.watermarked`` names it."""
 
@@ -28,13 +30,14 @@ ALGORITHM: Final = "org.w2w-registry.spread-spectrum.1"
 class Statement:
     """What is said of a picture. ``model``: SHA-256 (hex) of the model's manifest, None when several or none made it;
     ``watermarked``: whether the pixels carry the mark, and ``mark``: the number it carries, if any; ``generator``: name
-    and version of the software."""
+    and version of the software; ``composite``: a sheet of pictures from elsewhere."""
 
     title: str
     generator: tuple[str, str]
     model: str | None = None
     watermarked: bool = True
     mark: int | None = None
+    composite: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ def _settings(root: str | None) -> dict[str, Any]:
 
 
 def _manifest(statement: Statement, mime: str) -> dict[str, Any]:
-    actions: list[dict[str, Any]] = [{"action": "c2pa.created", "digitalSourceType": SOURCE_TYPE}]
+    actions: list[dict[str, Any]] = [
+        {"action": "c2pa.created", "digitalSourceType": COMPOSITE_TYPE if statement.composite else SOURCE_TYPE}
+    ]
     assertions: list[dict[str, Any]] = [{"label": "c2pa.actions.v2", "created": True, "data": {"actions": actions}}]
     if statement.watermarked and statement.mark is not None:
         # "watermarked" wants the number as a soft binding (C2PA 2.2, §9.3); one without a number is "unbound".
@@ -158,7 +163,7 @@ def _claim(store: Mapping[str, Any]) -> Claim:
         state=str(store.get("validation_state", "invalid")).lower(),
         issuer=manifest.get("signature_info", {}).get("issuer"),
         generator=" ".join(str(generator[k]) for k in ("name", "version") if generator.get(k)) or None,
-        ai_generated=any(a.get("digitalSourceType") == SOURCE_TYPE for a in actions),
+        ai_generated=any(a.get("digitalSourceType") in (SOURCE_TYPE, COMPOSITE_TYPE) for a in actions),
         watermarked=any(str(a.get("action")).startswith("c2pa.watermarked") for a in actions),
         model=next((n.removeprefix("urn:sha256:") for n in names if n.startswith("urn:sha256:")), None),
         mark=_mark(manifest.get("assertions", [])),

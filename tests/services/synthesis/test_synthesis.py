@@ -22,6 +22,8 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.diffusion.images import read_metadata
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, UsageError
 from w2w_registry.lora import read_lora
+from w2w_registry.services.provenance.whose import whose
+from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, open_registry
 from w2w_registry.services.synthesis import directions, edit, engine, evaluate, export, generate, invert, train
@@ -383,6 +385,22 @@ def test_training_requests_must_make_sense(registry: Registry, tmp_path: Path, b
 
 
 # -- pictures and exports ----------------------------------------------------------------------------
+def without_marks(registry: Registry, tmp_path: Path) -> None:
+    """Put a policy in force under which pictures leave as they were drawn."""
+    (tmp_path / "plain.toml").write_text(studio.OPEN_POLICY + "marking = false\n")
+    policies.adopt(registry, tmp_path / "plain.toml")
+
+
+def test_pictures_are_marked_and_known_again(registry: Registry, tmp_path: Path) -> None:
+    request = generate.GenerateRequest("p00", str(tmp_path / "out"), seeds=(1,), steps=2, engine=studio.ENGINE)
+    made = generate.generate(registry, request)
+    for file, seed in ((made["files"][0], 1), (made["sheet"], None)):
+        told = whose(registry, Path(file))
+        assert (told["identity"], told["version"], told["operation"], told["seed"]) == ("p00", 1, "generate", seed)
+        assert told["credentials"]["state"] == "trusted"
+        assert told["ai_generated"]
+
+
 def test_pictures_say_what_they_are(registry: Registry, tmp_path: Path) -> None:
     request = generate.GenerateRequest("p00", str(tmp_path / "out"), seeds=(1, 2), steps=2, engine=studio.ENGINE)
     made = generate.generate(registry, request)
@@ -399,6 +417,7 @@ def test_pictures_say_what_they_are(registry: Registry, tmp_path: Path) -> None:
 
 
 def test_a_strip_has_a_picture_per_strength(registry: Registry, tmp_path: Path) -> None:
+    without_marks(registry, tmp_path)
     directions.fit(registry, "beard", "beard")
     request = generate.GenerateRequest(
         "p00",
@@ -454,6 +473,7 @@ def test_stock_diffusers_draws_what_generate_draws(registry: Registry, template:
     from diffusers import StableDiffusionPipeline
     from PIL import Image
 
+    without_marks(registry, tmp_path)
     request = generate.GenerateRequest("p00", str(tmp_path / "png"), seeds=(5,), steps=4, engine=studio.ENGINE)
     made = generate.generate(registry, request)
     export.export(registry, "p00", str(tmp_path / "lora"), fmt="diffusers")

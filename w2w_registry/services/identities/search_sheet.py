@@ -12,7 +12,8 @@ from w2w_registry.catalog.identities import versions_named
 from w2w_registry.diffusion.images import contact_sheet
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.previews import SIDE, read_preview
-from w2w_registry.services.recording.outputs import write_outputs
+from w2w_registry.services.recording.outputs import check_outputs, write_outputs
+from w2w_registry.services.recording.pictures import Outgoing, prepare, record
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import Found
 
@@ -23,20 +24,23 @@ def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = Fa
     Raises:
         OutputExists, OutputInHome: see ``check_outputs``. StorageError: the file cannot be written.
     """
-    from PIL import Image
-
+    check_outputs(registry, Path(path), force=force)
     query = _open(read_preview(Path(found.query).expanduser()))
     with registry.catalog.read() as session:
         versions = versions_named(session, [hit.identity for hit in found.results])
-        digests = {place: version.preview_digest for place, version in versions.items()}
-    tiles, labels = [query], ["query"]
+        known = {place: (version.id, version.preview_digest) for place, version in versions.items()}
+    tiles, labels, shown = [query], ["query"], []
     for hit in found.results:
-        digest = digests.get((hit.identity, hit.version))
+        version, digest = known.get((hit.identity, hit.version), (None, None))
+        shown += [] if version is None else [version]
         tiles.append(_open(_stored(registry, digest)))
         labels.append(f"{hit.rank} {hit.identity} {hit.score:.2f}")
-    out = io.BytesIO()
-    Image.fromarray(contact_sheet([tiles], column_labels=labels)).save(out, "PNG")
-    write_outputs(registry, {Path(path): out.getvalue()}, force=force)
+    sheet = contact_sheet([tiles], column_labels=labels)
+    title = Path(path).name
+    ready = prepare(registry, [Outgoing(sheet, {"ai_generated": True}, title, "search", tuple(shown), composite=True)])
+    with registry.catalog.write(registry.actor) as uow:
+        uow.event("search.sheet", {"version": shown}, **record(uow, ready))
+    write_outputs(registry, {Path(path): ready[0].data}, force=force)
 
 
 def _stored(registry: Registry, digest: str | None) -> bytes | None:

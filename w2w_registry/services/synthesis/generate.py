@@ -14,7 +14,9 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoEdit, StorageError, UsageError
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording import pictures as outgoing
 from w2w_registry.services.recording.outputs import check_outputs
+from w2w_registry.services.recording.pictures import Outgoing, Ready
 from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source, theta_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.edit import Amounts, plan_move
@@ -147,12 +149,15 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
     model = request.engine.open(space)
     shots = [Shot(d.theta, d.seed, d.edited) for d in plan]
     pictures = draw(model, space.layout, shots, recipe, batch=request.batch, progress=progress)
+    folder = Path(request.out)
+    leaving = _leaving(plan, pictures, origin, row, model, recipe, request)
+    ready = outgoing.prepare(registry, leaving)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         facts = {"pictures": len(pictures), "seeds": list(request.seeds), **gate.evidence(decision)}
+        facts |= outgoing.record(uow, ready)
         uow.event("version.generate", {"version": origin.version_id}, **facts)
-    folder = Path(request.out)
-    files = _write(folder, plan, pictures, origin, row, model, recipe, request)
+    files = _write(folder, ready)
     return {
         "identity": origin.ref,
         "space": row.ref,
@@ -180,8 +185,7 @@ def _plan(
     return plan
 
 
-def _write(
-    folder: Path,
+def _leaving(
     plan: Sequence[Drawn],
     pictures: Sequence[Any],
     origin: Source,
@@ -189,8 +193,9 @@ def _write(
     model: DiffusionModel,
     recipe: Recipe,
     request: GenerateRequest,
-) -> dict[str, Any]:
-    from w2w_registry.diffusion.images import contact_sheet, png_bytes
+) -> list[Outgoing]:
+    """The pictures in order, then their sheet."""
+    from w2w_registry.diffusion.images import contact_sheet
 
     name, _, number = origin.ref.partition("@")
     stem = name.replace("/", "_")
@@ -208,25 +213,31 @@ def _write(
         "from": "coordinates" if request.from_coordinates or origin.artifact_digest is None else "lora",
         "models": model.versions(),
     }
-    written = []
+    shown = (origin.version_id,)
+    leaving = []
+    for drawn, picture in zip(plan, pictures, strict=True):
+        told = facts | {"seed": drawn.seed}
+        suffix = ""
+        if drawn.edited is not None:
+            told |= {"edit": dict(drawn.amounts), "keep": list(request.keep)}
+            told |= {"from_timestep": recipe.edit_from, "local": recipe.local}
+            suffix = f"_{drawn.strength:+g}" if len(request.strengths) > 1 else "_edited"
+        title = f"{stem}_{drawn.seed}{suffix}.png"
+        leaving.append(Outgoing(picture, told, title, "generate", shown, drawn.seed))
+    rows, labels, columns = _grid(plan, pictures, request)
+    pixels = contact_sheet(rows, row_labels=labels, column_labels=columns)
+    told = facts | {"seeds": list(request.seeds), "edit": _words(request.edit)}
+    return [*leaving, Outgoing(pixels, told, f"{stem}_sheet.png", "generate", shown)]
+
+
+def _write(folder: Path, ready: Sequence[Ready]) -> dict[str, Any]:
+    paths = [folder / r.outgoing.title for r in ready]
     try:
-        for drawn, picture in zip(plan, pictures, strict=True):
-            told = facts | {"seed": drawn.seed}
-            suffix = ""
-            if drawn.edited is not None:
-                told |= {"edit": dict(drawn.amounts), "keep": list(request.keep)}
-                told |= {"from_timestep": recipe.edit_from, "local": recipe.local}
-                suffix = f"_{drawn.strength:+g}" if len(request.strengths) > 1 else "_edited"
-            path = folder / f"{stem}_{drawn.seed}{suffix}.png"
-            write_atomic(path, png_bytes(picture, told))
-            written.append(str(path))
-        rows, labels, columns = _grid(plan, pictures, request)
-        sheet = folder / f"{stem}_sheet.png"
-        pixels = contact_sheet(rows, row_labels=labels, column_labels=columns)
-        write_atomic(sheet, png_bytes(pixels, facts | {"seeds": list(request.seeds), "edit": _words(request.edit)}))
+        for path, r in zip(paths, ready, strict=True):
+            write_atomic(path, r.data)
     except OSError as error:
         raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
-    return {"pictures": written, "sheet": str(sheet)}
+    return {"pictures": [str(path) for path in paths[:-1]], "sheet": str(paths[-1])}
 
 
 def _grid(

@@ -1,0 +1,36 @@
+"""``w2w-reg detect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, say
+
+
+@click.command()
+@click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...", type=click.Path(path_type=Path))
+@takes_frame
+def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
+    """Say whether PICTURE carries the mark of pictures made by a model, in its pixels or in signed metadata.
+
+    Needs no registry. Exit 1 when one of them carries none.
+    """
+    from w2w_registry.services.provenance.whose import detect as look
+
+    found = [look(path) for path in pictures]
+
+    def human() -> None:
+        for told in found:
+            how = [f"mark in the pixels (false alarm at most {told['false_alarm']:.1e})"] if told["marked"] else []
+            if told["credentials"]:
+                how.append(f"{told['credentials']['state']} content credentials of {told['credentials']['issuer']}")
+            what = "made by a model" if told["ai_generated"] else "no mark found"
+            say(f"{told['picture']}: {what}" + (f": {', '.join(how)}" if how else ""))
+            if not told["credentials_read"]:
+                say("  content credentials were not read: pip install 'w2w-registry[marking]'")
+
+    emit(frame, found[0] if len(found) == 1 else found, human)
+    return 0 if all(told["ai_generated"] for told in found) else 1

@@ -1,0 +1,171 @@
+"""Pictures that left are known again: by their file, their credentials, or their pixels alone."""
+
+from __future__ import annotations
+
+import ast
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import select
+
+from examples.detect import false_alarm
+from tests.marking.pictures import HELD, corpus, cropped, halved, jpeg, scene
+from tests.services.small import Small
+from w2w_registry.catalog.event_log import Event
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.marking.watermark import ALARM, embed
+from w2w_registry.services.audit import log
+from w2w_registry.services.consent import withdraw
+from w2w_registry.services.provenance.whose import detect, whose
+from w2w_registry.services.recording import pictures
+from w2w_registry.services.recording.pictures import Outgoing, Ready
+
+ROOT = Path(__file__).parents[3]
+pytest.importorskip("c2pa")
+
+
+@pytest.fixture
+def small(sqlite_catalog: Catalog, tmp_path: Path) -> Small:
+    return Small(sqlite_catalog, tmp_path)
+
+
+def let_go(small: Small, versions: tuple[int, ...], side: int = 512, seed: int = HELD + 7) -> Ready:
+    leaving = Outgoing(
+        scene(np.random.default_rng(seed), side), {"ai_generated": True}, "p.png", "generate", versions, seed=3
+    )
+    (ready,) = pictures.prepare(small.registry, [leaving])
+    with small.registry.catalog.write("curator") as uow:
+        uow.event("version.generate", {"version": list(versions)}, **pictures.record(uow, [ready]))
+    return ready
+
+
+def saved(folder: Path, data: bytes, name: str = "p.png") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def plain(folder: Path, pixels: np.ndarray) -> Path:
+    """The pixels alone: no metadata is left."""
+    path = folder / "plain.png"
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_by_file_by_credentials_and_by_pixels(small: Small, tmp_path: Path) -> None:
+    small.grant("s1")
+    version = small.add("a", "s1")
+    ready = let_go(small, (version,))
+    told = whose(small.registry, saved(tmp_path, ready.data))
+    assert (told["found"], told["by"], told["identity"], told["version"]) == (True, "file", "a", 1)
+    assert (told["operation"], told["seed"], told["consent"]) == ("generate", 3, "granted")
+    assert told["credentials"]["state"] == "trusted"
+    pixels = pixels_of(ready.data)
+    for change in (lambda p: p, jpeg(75), jpeg(50), halved, cropped):
+        told = whose(small.registry, plain(tmp_path, change(pixels)))
+        assert (told["by"], told["ref"], told["consent"], told["credentials"]) == ("watermark", "a@1", "granted", None)
+    assert log.verify(small.registry).ok
+
+
+def test_after_a_withdrawal_every_lookup_says_so(small: Small, tmp_path: Path) -> None:
+    small.grant("s1")
+    made = small.derive("e", small.add("a", "s1"))
+    ready = let_go(small, (made,))
+    withdraw.withdraw(small.registry, "s1")
+    for path in (saved(tmp_path, ready.data), plain(tmp_path, pixels_of(ready.data))):
+        told = whose(small.registry, path)
+        assert (told["ref"], told["consent"], told["lineage"]) == ("e@1", "withdrawn", ["a@1"])
+
+
+def test_a_sheet_shows_several(small: Small, tmp_path: Path) -> None:
+    for subject in ("s1", "s2"):
+        small.grant(subject)
+    shown = small.add("a", "s1"), small.add("b", "s2")
+    told = whose(small.registry, saved(tmp_path, let_go(small, shown).data))
+    assert told["identity"] is None
+    assert [one["ref"] for one in told["shows"]] == ["a@1", "b@1"]
+    assert told["consent"] == "granted"
+
+
+def test_pictures_of_others_are_nobodys(small: Small, tmp_path: Path) -> None:
+    plain_picture = scene(np.random.default_rng(1), 256)
+    told = whose(small.registry, plain(tmp_path, plain_picture))
+    assert (told["found"], told["ai_generated"], told["identity"], told["consent"]) == (False, False, None, None)
+    foreign = whose(small.registry, plain(tmp_path, embed(plain_picture, b"\x09" * 32, [1, 2, 3]).pixels))
+    assert (foreign["found"], foreign["ai_generated"]) == (False, True)
+
+
+def test_copied_credentials_prove_nothing(small: Small, tmp_path: Path) -> None:
+    """The signed manifest of one picture, moved into another, is broken and is not believed."""
+    small.grant("s1")
+    data = bytearray(let_go(small, (small.add("a", "s1"),)).data)
+    data[-60] ^= 0xFF
+    told = whose(small.registry, saved(tmp_path, bytes(data))) if _readable(bytes(data)) else None
+    assert told is None or told["by"] != "credentials"
+
+
+def _readable(data: bytes) -> bool:
+    try:
+        pixels_of(data)
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def test_only_policy_turns_marking_off_and_the_log_says_it(small: Small, tmp_path: Path) -> None:
+    small.grant("s1")
+    version = small.add("a", "s1")
+    small.registry = replace(small.registry, settings=replace(small.registry.settings, policy={"marking": False}))
+    ready = let_go(small, (version,))
+    assert ready.mark is None
+    assert not detect(saved(tmp_path, ready.data))["marked"]
+    with small.registry.catalog.read() as session:
+        last = session.scalars(select(Event).order_by(Event.seq.desc())).first()
+        assert last is not None
+        assert last.payload["marking"] == {"on": False, "pictures": 1, "seen": 0, "numbered": 0}
+
+
+def test_small_pictures_have_signed_metadata_all_the_same(small: Small, tmp_path: Path) -> None:
+    small.grant("s1")
+    told = whose(small.registry, saved(tmp_path, let_go(small, (small.add("a", "s1"),), side=32).data))
+    assert (told["by"], told["ai_generated"], told["credentials"]["state"]) == ("file", True, "trusted")
+
+
+@pytest.mark.parametrize("side", [512, 200, 32])
+def test_the_detector_that_stands_alone_agrees(side: int) -> None:
+    for _, pixels in corpus(side, 1, HELD):
+        marked = embed(pixels, b"\x05" * 32, [1, 2, 3])
+        assert (false_alarm(marked.pixels) <= ALARM) == marked.found.present
+        assert false_alarm(pixels) > ALARM
+
+
+def test_there_is_one_way_out_for_pictures() -> None:
+    """Whatever encodes pictures or lays them in sheets goes by way of ``recording.pictures``."""
+    allowed = {
+        "w2w_registry/diffusion/images.py",  # makes the bytes
+        "w2w_registry/services/recording/pictures.py",  # the way out
+        "w2w_registry/services/identities/previews.py",  # keeps what came with a LoRA; nothing leaves
+    }
+    for top in ("w2w_registry", "cli"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            name = str(path.relative_to(ROOT))
+            if name in allowed:
+                continue
+            text = path.read_text("utf-8")
+            calls = {
+                node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.Call)
+            }
+            assert "png_bytes" not in calls, f"{name} lets a picture out by itself"
+            assert not ("save" in calls and '"PNG"' in text), f"{name} encodes pictures by itself"
+            if "contact_sheet" in calls:
+                assert "recording.pictures import" in text or "recording import pictures" in text, name

@@ -1,0 +1,144 @@
+"""Whose picture is this? The registry's own pictures, known again by their file, their metadata or their pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog.lookup import refs_of, versions_by_id
+from w2w_registry.catalog.pictures import Shown, pictures_by_digest, pictures_marked
+from w2w_registry.consent.policy import combined_state
+from w2w_registry.diffusion.images import open_picture
+from w2w_registry.errors import MissingExtra
+from w2w_registry.marking import c2pa, watermark
+from w2w_registry.records import iso
+from w2w_registry.services.consent import gate
+from w2w_registry.services.recording import pictures
+from w2w_registry.services.registry import Registry, present
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a picture says by itself: the mark in its pixels, and its content credentials."""
+
+    found: watermark.Found
+    claim: c2pa.Claim | None
+    digest: str
+    credentials_read: bool = True
+
+    @property
+    def ai_generated(self) -> bool:
+        """Whether either layer says that a model made it."""
+        intact = self.claim is not None and self.claim.state != "invalid"
+        return self.found.present or (intact and self.claim is not None and self.claim.ai_generated)
+
+    def to_json(self) -> dict[str, Any]:
+        claim = self.claim
+        return {
+            "marked": self.found.present,
+            "false_alarm": self.found.false_alarm,
+            "mirrored": self.found.mirrored,
+            "ai_generated": self.ai_generated,
+            "credentials": None
+            if claim is None
+            else {
+                "state": claim.state,
+                "issuer": claim.issuer,
+                "generator": claim.generator,
+                "model": claim.model,
+                "problems": list(claim.problems),
+            },
+            "credentials_read": self.credentials_read,
+        }
+
+
+def look(path: Path, *, secret: bytes | None = None, root: str | None = None) -> Seen:
+    """Read both layers of a picture. Without c2pa-python the credentials stay unread, which is said.
+
+    Raises:
+        BadImage: not a picture.
+    """
+    data, pixels, mime = open_picture(path)
+    claim, readable = None, True
+    if mime in ("image/png", "image/jpeg", "image/webp"):
+        try:
+            claim = c2pa.read(data, mime, root)
+        except MissingExtra:
+            readable = False
+    return Seen(watermark.detect(pixels, secret), claim, sha256(data).hexdigest(), readable)
+
+
+def detect(path: Path) -> dict[str, Any]:
+    """What anybody can see in a picture, without a registry.
+
+    Raises:
+        BadImage.
+    """
+    return {"picture": str(path), **look(path).to_json()}
+
+
+def whose(registry: Registry, path: Path) -> dict[str, Any]:
+    """Which of the registry's pictures this is, of whom, made by what; and what they consent to today.
+
+    Raises:
+        BadImage: not a picture.
+    """
+    seen = look(path, secret=pictures.marking_secret(registry), root=pictures.content_credentials(registry).root)
+    with registry.catalog.read() as session:
+        shown, by = _known(session, seen)
+        told = {"picture": str(path), "found": shown is not None, "by": by, **seen.to_json()}
+        if shown is None:
+            return told | {"identity": None, "version": None, "operation": None, "consent": None}
+        return told | _about(registry, session, shown)
+
+
+def _known(session: Session, seen: Seen) -> tuple[Shown | None, str | None]:
+    """The file itself, then what our own intact signature names, then the number in the pixels."""
+    for shown in pictures_by_digest(session, seen.digest):
+        return shown, "file"
+    claim = seen.claim
+    if claim is not None and claim.state == "trusted" and claim.mark is not None:
+        for shown in pictures_marked(session, [claim.mark]):
+            return shown, "credentials"
+    if seen.found.mark is not None:
+        for shown in pictures_marked(session, [seen.found.mark]):
+            return shown, "watermark"
+    return None, None
+
+
+def _about(registry: Registry, session: Session, shown: Shown) -> dict[str, Any]:
+    ids = list(shown.versions)
+    refs = refs_of(session, ids)
+    states = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
+    reach = walks.ancestors(session, ids)
+    above = refs_of(session, set(reach.depth) - set(ids))
+    kept = versions_by_id(session, ids)
+    people = [
+        {
+            "identity": refs[i].name,
+            "version": refs[i].number,
+            "ref": str(refs[i]),
+            "consent": states[i].value,
+            "state": kept[i].state.value,
+        }
+        for i in ids
+        if i in refs
+    ]
+    alone = people[0] if len(people) == 1 else None
+    return {
+        "identity": alone["identity"] if alone else None,
+        "version": alone["version"] if alone else None,
+        "ref": alone["ref"] if alone else None,
+        "operation": shown.picture.operation,
+        "seed": shown.picture.seed,
+        "made": iso(shown.picture.made),
+        "event": shown.picture.event_seq,
+        "consent": combined_state(states.values()).value,
+        "lineage": [str(above[i]) for i in sorted(above)],
+        "shows": people,
+    }
