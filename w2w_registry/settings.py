@@ -16,8 +16,9 @@ POLICY_FILE = "registry.toml"
 TABLES: dict[str, frozenset[str] | None] = {
     "database": frozenset({"url"}),
     "artifacts": frozenset({"url"}),
-    "policy": frozenset({"purpose", "purposes", "territory", "unknown", "likeness_kinds"}),
+    "policy": frozenset({"purpose", "purposes", "territory", "unknown", "likeness_kinds", "marking"}),
     "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),
+    "organisation": frozenset({"name", "controller", "contact"}),
     "index": frozenset({"kind", "uri", "database"}),
     "web": None,
 }

@@ -92,6 +92,12 @@ def last_moment(session: Session) -> datetime | None:
     return session.scalar(select(Event.at).order_by(Event.seq.desc()).limit(1))
 
 
+def anything_recorded(session: Session) -> bool:
+    """Whether the log has an event that is not about the policy."""
+    other = select(Event.seq).where(~Event.action.startswith("policy.", autoescape=True)).limit(1)
+    return session.scalar(other) is not None
+
+
 def chain_head(session: Session) -> tuple[int, str] | None:
     """``(seq, hash)`` as the head row has it; None when the row is gone."""
     row = session.execute(select(ChainHead.seq, ChainHead.hash)).one_or_none()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import ArtifactStore, sweep, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
-from w2w_registry.catalog.events import last_moment
-from w2w_registry.catalog.policies import in_force, make_policy
+from w2w_registry.catalog.events import anything_recorded, last_moment
+from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
-from w2w_registry.errors import CatalogLost, NotInitialised, StorageError
+from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, StorageError
 from w2w_registry.records import now
 from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
 
@@ -75,7 +75,9 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
     catalog = Catalog(settings.database_url, event_hash=event_hash)
     try:
         sweep(settings.temporary_dir)
-        yield Registry(settings, catalog, ArtifactStore(settings.artifacts_url, settings.temporary_dir))
+        registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url, settings.temporary_dir))
+        _adopt_while_empty(registry)
+        yield registry
     finally:
         catalog.close()
 
@@ -130,6 +132,24 @@ def upgrade_schema(settings: Settings) -> dict[str, Any]:
     schema.upgrade(settings.database_url)
     _adopt_first_policy(settings)
     return {**current_schema(settings), "before": before}
+
+
+def _adopt_while_empty(registry: Registry) -> None:
+    """Until anything is recorded, the policy written down beside a catalog is the one in force: whoever makes a
+    registry may edit registry.toml first. From the first record on only a command changes it."""
+    settings, rules = registry.settings, registry.settings.policy
+    if not rules or not settings.database_url.startswith(f"sqlite:///{settings.home}/"):
+        return
+    with suppress(RegistryError):  # what is wrong with the database is said when it is first used
+        Rules.from_settings(rules)
+        with registry.catalog.read() as session:
+            found = in_force(session)
+            if found is None or found.digest == policy_digest(rules) or anything_recorded(session):
+                return
+        with registry.catalog.write(registry.actor) as uow:
+            if not anything_recorded(uow.session):
+                row = uow.add(make_policy(rules, uow.now()))
+                uow.event(POLICY_SET, {"policy": row.id}, digest=row.digest, before=found.digest)
 
 
 def _adopt_first_policy(settings: Settings) -> None:

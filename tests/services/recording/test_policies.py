@@ -80,6 +80,21 @@ def test_only_the_command_changes_it(registry: Registry, tmp_path: Path) -> None
     assert log.verify(registry).ok
 
 
+def test_until_anything_is_recorded_the_file_beside_the_catalog_counts(registry: Registry) -> None:
+    (registry.settings.home / "registry.toml").write_text('[policy]\npurpose = "art"\n')
+    settings = load_settings(registry.settings.home, actor="curator", env={})
+    with open_registry(settings) as opened:
+        assert policies.show(opened)["rules"] == {"purpose": "art"}
+        with opened.catalog.write("curator") as uow:
+            uow.event("something")
+    (registry.settings.home / "registry.toml").write_text(PERMISSIVE)
+    with open_registry(load_settings(registry.settings.home, actor="curator", env={})) as opened:
+        shown = policies.show(opened)
+    assert shown["rules"] == {"purpose": "art"}
+    assert shown["file_differs"]
+    assert [e.action for e in told(registry, "policy.")] == ["policy.set", "policy.set", "policy.ignored"]
+
+
 def test_an_unusable_policy_is_refused_whole(registry: Registry, tmp_path: Path) -> None:
     file = tmp_path / "bad.toml"
     file.write_text('[policy]\nunknown = ["everything"]\n')
