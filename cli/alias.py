@@ -18,7 +18,7 @@ def alias() -> None:
 @click.argument("target", metavar="NAME[@V]")
 @takes_frame
 def alias_set(frame: Frame, alias_name: str, target: str) -> None:
-    """Let ALIAS mean a version of an identity: `alias set production p0007@2`."""
+    """Point ALIAS at a version of an identity: `alias set production p0007@2`."""
     from w2w_registry.services.identities import manage
 
     value = manage.set_alias(frame.registry(), alias_name, target)
@@ -30,7 +30,7 @@ def alias_set(frame: Frame, alias_name: str, target: str) -> None:
 @click.argument("name", metavar="NAME")
 @takes_frame
 def alias_unset(frame: Frame, alias_name: str, name: str) -> None:
-    """Take an alias away from an identity."""
+    """Remove an alias from an identity."""
     from w2w_registry.services.identities import manage
 
     value = manage.unset_alias(frame.registry(), alias_name, name)

@@ -16,7 +16,7 @@ def db() -> None:
 @db.command()
 @takes_frame
 def upgrade(frame: Frame) -> None:
-    """Bring the schema to this release's."""
+    """Upgrade the schema to the one this release needs."""
     from w2w_registry.services import registry
 
     value = registry.upgrade_schema(frame.settings())
@@ -26,7 +26,7 @@ def upgrade(frame: Frame) -> None:
 @db.command()
 @takes_frame
 def current(frame: Frame) -> None:
-    """Show the schema's revision and this release's."""
+    """Show the schema's revision, and the one this release needs."""
     from w2w_registry.services import registry
 
     value = registry.current_schema(frame.settings())
@@ -36,13 +36,13 @@ def current(frame: Frame) -> None:
 @db.command()
 @takes_frame
 def check(frame: Frame) -> int:
-    """Check that the schema is what this release expects: revision, tables, columns, triggers. Exit 6 if not."""
+    """Check that the schema is the one this release needs: revision, tables, columns, triggers. Exit 6 if not."""
     from w2w_registry.services import registry
 
     value = registry.check_schema(frame.settings())
 
     def human() -> None:
-        say("schema is as it should be" if not value["differences"] else "schema differs:")
+        say("the schema is as it should be" if not value["differences"] else "schema differs:")
         for text in value["differences"]:
             say(f"  {text}")
 

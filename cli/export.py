@@ -20,10 +20,10 @@ from .output import emit, say, warn_all
     default="peft",
     show_default=True,
     type=click.Choice(["peft", "diffusers", "kohya", "coordinates"]),
-    help="What will load it.",
+    help="Format to write.",
 )
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
-@click.option("--coordinates", "from_coordinates", is_flag=True, help="Write the point in the space, not the LoRA.")
+@click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")
 @options.purpose
 @options.force
 @takes_frame

@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from w2w_registry.records import counted
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, progress, say, warn_all
@@ -21,23 +23,23 @@ from .output import emit, progress, say, warn_all
 @options.steps
 @click.option("--edit", "edits", multiple=True, metavar="EDITS", help=options.EDITS)
 @options.keep
-@click.option("--from-timestep", type=click.IntRange(0, 1000), help="The edit acts below this timestep only.")
+@click.option("--from-timestep", type=click.IntRange(0, 1000), help="Apply the edit below this timestep only.")
 @click.option(
     "--local",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
     help="Keep the unedited picture wherever the edit changes less than this share of its most; try 0.5.",
 )
-@click.option("--strengths", metavar="FROM:TO:N", help="A strip over multiples of the edit, as in -1:2:7.")
-@click.option("--coordinates", "from_coordinates", is_flag=True, help="Draw the point in the space, not the LoRA.")
-@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures side by side.")
+@click.option("--strengths", metavar="FROM:TO:N", help="Draw a strip over multiples of the edit, as in -1:2:7.")
+@click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")
+@click.option("--batch", default=8, show_default=True, type=click.IntRange(1), help="Pictures generated at once.")
 @options.purpose
 @options.engine
 @takes_frame
 def generate(
     frame: Frame, name: str, seeds: str, edits: tuple[str, ...], keep: str, strengths: str | None, **given: Any
 ) -> None:
-    """Draw an identity: a PNG per seed and a contact sheet in the --out folder.
+    """Generate pictures of an identity: a PNG per seed and a contact sheet in the --out folder.
 
     An edit from a timestep on keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail. A local edit
     keeps everything that the edit is not about; it takes twice as long.
@@ -59,7 +61,7 @@ def generate(
 
     def human() -> None:
         warn_all(value["warnings"])
-        say(f"{len(value['files'])} pictures of {value['identity']} in {value['folder']}")
+        say(f"{counted(len(value['files']), 'picture')} of {value['identity']} in {value['folder']}")
         say(f"contact sheet: {value['sheet']}")
 
     emit(frame, value, human)

@@ -38,17 +38,20 @@ class FolderGroup(click.Group):
     (``push-space`` in ``push_space``, ``import`` in ``import_``).
 
     ``helps`` maps each name to its one-line help, or to "" to take it from the command itself; with all of them given,
-    listing the commands imports none.
+    listing the commands imports none. ``former`` maps names that commands had to those they have; both are run.
     """
 
-    def __init__(self, *args: Any, package: str, helps: Mapping[str, str], **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, package: str, helps: Mapping[str, str], former: Mapping[str, str] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._package, self._helps = package, helps
+        self._package, self._helps, self._former = package, helps, former or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._helps)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        cmd_name = self._former.get(cmd_name, cmd_name)
         if cmd_name not in self._helps:
             return None
         name = cmd_name.replace("-", "_")
@@ -66,7 +69,7 @@ class FolderGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] in self._helps or args[0].startswith("-"):
+        if args[0] in self._helps or args[0] in self._former or args[0].startswith("-"):
             return super().resolve_command(ctx, args)
         near = difflib.get_close_matches(args[0], self._helps, n=2)
         habit = HABITS.get(args[0])

@@ -13,7 +13,7 @@ from .output import emit, table
 @click.option("--at", metavar="DATE", help="Only what each alias meant at this moment (ISO date or time, UTC).")
 @takes_frame
 def history(frame: Frame, name: str, at: str | None) -> None:
-    """Which version each alias of an identity meant, and from when to when."""
+    """Show which version each alias of an identity meant, and from when to when."""
     from w2w_registry.services.identities import manage
 
     rows = manage.history(frame.registry(), name, at=at)

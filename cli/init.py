@@ -13,7 +13,7 @@ from .output import emit, pairs, say
 def init(frame: Frame) -> None:
     """Create the registry: home folder, catalog at the newest schema, registry.toml with the policy.
 
-    Run again on an existing registry it changes nothing.
+    Running it again on an existing registry changes nothing.
     """
     from w2w_registry.services import registry
 

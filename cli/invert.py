@@ -16,16 +16,17 @@ from .output import emit, progress, table, warn_all
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(exists=True, dir_okay=False))
 @click.option("--name", help="Identity name (one PHOTO only; default: the file's name).")
 @options.prefix
-@click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="White where the identity is.")
+@click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="Mask image, white where the identity is.")
 @options.space
 @click.option("--components", type=click.IntRange(1), metavar="K", help="Use the space's first K components only.")
 @options.prompt
-@click.option("--steps", type=click.IntRange(0), help="At most so many optimiser steps.")
-@click.option("--samples", type=click.IntRange(1), help="Noisy copies a step; fewer need less memory.")
-@click.option("--lr", "rate", type=float, help="Length of a step; a longer one fits the photo more closely.")
-@click.option("--prior", type=float, help="How strongly to stay near the guess.")
-@click.option("--emphasis", type=float, help="Factor of the answer's distance from the average identity.")
-@click.option("--no-guess", "use_guess", is_flag=True, flag_value=False, default=True, help="Start at the average.")
+@click.option("--steps", type=click.IntRange(0), help="Maximum number of optimiser steps.")
+@click.option("--samples", type=click.IntRange(1), help="Noised copies per step; fewer need less memory.")
+@click.option("--lr", "rate", type=float, help="Learning rate; a higher one fits the photo more closely.")
+@click.option("--prior", type=float, help="Weight of the pull towards the initial coordinates.")
+@click.option("--emphasis", type=float, help="Scale the result's distance from the average identity.")
+@click.option("--no-initializer", is_flag=True, help="Start at the average.")
+@click.option("--no-guess", is_flag=True, hidden=True)
 @options.seed
 @options.described
 @options.engine
@@ -33,11 +34,12 @@ from .output import emit, progress, table, warn_all
 def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **given: Any) -> None:
     """Find the coordinates of the identity in a single PHOTO, and register it.
 
-    Fastest and best after `guess fit`, which learns where to start.
+    Fastest and best after `initializer fit`, which learns where to start.
     """
     from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.synthesis import invert as service
 
+    given["use_guess"] = not (given.pop("no_initializer") | given.pop("no_guess"))
     request = service.InvertRequest(photos=photos, labels=parse_labels(labels), **options.gathered(given))
     with progress("inverting") as tick:
         rows = service.invert(frame.registry(), request, tick)

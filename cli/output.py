@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from w2w_registry.errors import RegistryError
+from w2w_registry.errors import RegistryError, spelt
 
 if TYPE_CHECKING:
     from .frame import Frame
@@ -182,10 +182,21 @@ def report_error(error: RegistryError, *, as_json: bool) -> None:
 def report(code: str, text: str, exit_code: int, fields: Mapping[str, Any], *, as_json: bool) -> None:
     """An error on stderr, for a person or as JSON."""
     if as_json:
-        body = {"code": code, "message": text, "exit_code": exit_code, "fields": fields}
+        body = {"code": code, "message": text, "exit_code": exit_code, "fields": _spelt(fields)}
         click.echo(json.dumps({"error": body}, ensure_ascii=True, default=str), err=True)
     else:
         click.echo(f"{click.style('error:', fg='red', bold=True)} {clean(text)}", err=True)
+
+
+def _spelt(value: Any) -> Any:
+    """Plain values with the options of a request as they are typed."""
+    if isinstance(value, str):
+        return spelt(value, "--{}".format)
+    if isinstance(value, Mapping):
+        return {key: _spelt(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelt(item) for item in value]
+    return value
 
 
 def report_bug(error: Exception) -> None:

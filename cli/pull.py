@@ -34,7 +34,7 @@ def pull(
     file: str | None,
     dry_run: bool,
 ) -> None:
-    """Register what a Hub repo holds: a release of a registry like this one, or anybody's LoRA.
+    """Register the identity that a Hub repo publishes: a release of a registry like this one, or anyone's LoRA.
 
     A release is taken bit for bit after its digests, weights and coordinates were held against one
     another. A stranger's LoRA is placed like an added file. Pickles are never fetched.

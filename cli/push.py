@@ -21,9 +21,9 @@ from .pushed import show_push
     type=click.Choice(["peft", "diffusers", "kohya"]),
     help="Forms of the LoRA to publish (repeatable; default: peft and diffusers).",
 )
-@click.option("--coordinates-only", is_flag=True, help="Publish the point in the space, not the LoRA.")
+@click.option("--coordinates-only", is_flag=True, help="Publish the coordinates, not the LoRA.")
 @click.option("--license", "license_", metavar="ID", help="License in the card (default: other, bound to the consent).")
-@click.option("--instance-prompt", metavar="TEXT", help="The prompt that calls the identity.")
+@click.option("--instance-prompt", metavar="TEXT", help="The prompt that triggers the identity.")
 @click.option("--cancel", metavar="OWNER/REPO", help="Give up an unfinished push to this repo, and push nothing.")
 @options.purpose
 @options.dry_run

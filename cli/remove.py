@@ -11,7 +11,7 @@ from .output import emit, note, say
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
-@click.option("--yes", is_flag=True, help="Do it; without this only the plan is printed.")
+@click.option("--yes", is_flag=True, help="Remove; without it, only the plan is printed.")
 @options.dry_run
 @takes_frame
 def remove(frame: Frame, name: str, yes: bool, dry_run: bool) -> int:

@@ -15,14 +15,18 @@ from .output import emit, note, pairs, progress, say, table
 @click.argument("name", metavar="NAME[@V]")
 @click.option("--dry-run", is_flag=True, help="Print the plan; compute nothing.")
 @click.option(
-    "--tolerance", type=click.FloatRange(0), default=1e-4, show_default=True, help="Relative distance still equal."
+    "--tolerance",
+    type=click.FloatRange(0),
+    default=1e-4,
+    show_default=True,
+    help="Relative distance that counts as equal.",
 )
 @click.option(
     "--photos",
     multiple=True,
     metavar="PATH",
     type=click.Path(exists=True),
-    help="Where the photos of a training or inversion are: a file, or a folder with all below (repeatable).",
+    help="Where to find the photos of a training or inversion: a file, or a folder (repeatable).",
 )
 @click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="The mask of an inversion.")
 @click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: as recorded).")
@@ -31,7 +35,7 @@ from .output import emit, note, pairs, progress, say, table
 @options.purpose
 @takes_frame
 def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: Any) -> int:
-    """Compute a version again from its recorded inputs: identical, equal within tolerance, or different, and why.
+    """Recompute a version from its recorded inputs: identical, equal within tolerance, or different, and why.
 
     Trainings and inversions run again: the registry knows their photos by digest only, --photos says where to look
     for them. What such a photo shows has to be allowed by consent today as it was then.

@@ -6,23 +6,33 @@ from typing import Any
 
 import click
 
+from w2w_registry.records import counted
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, table, warn_all
 
 
 @click.command()
-@click.option("-n", "--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="How many.")
+@click.option("-n", "--count", default=1, show_default=True, type=click.IntRange(1, 100_000), help="Number of samples.")
 @options.space
-@click.option("--name", "prefix", default="sample", show_default=True, help="They are called NAME-001, NAME-002…")
-@click.option("--seed", default=0, show_default=True, type=options.Integer(0), help="Same seed, same identities.")
-@click.option("--min-distance", default=0.0, show_default=True, type=float, help="1 − score to every identity.")
+@click.option("--name", "prefix", default="sample", show_default=True, help="Samples are called NAME-001, NAME-002…")
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    type=options.Integer(0),
+    help="Random seed; the same seed gives the same identities.",
+)
+@click.option(
+    "--min-distance", default=0.0, show_default=True, type=float, help="Least distance (1 − score) from every identity."
+)
 @click.option(
     "--distribution",
     default="unmixed",
     show_default=True,
     type=click.Choice(["unmixed", "full", "independent"]),
-    help="independent: the paper's Gaussians; full: with covariance; unmixed: keeps yes/no attributes yes or no.",
+    help="independent: the paper's Gaussians; full: with covariance; unmixed: keeps binary attributes binary.",
 )
 @options.kind
 @options.purpose
@@ -57,6 +67,6 @@ def sample(
         warn_all(value["warnings"])
         table(value["samples"], ["ref", "nearest", "distance"], empty="none")
         if value["refused"]:
-            note(f"{value['refused']} draws were nearer than {min_distance:g} and were thrown away")
+            note(f"rejected for being nearer than {min_distance:g}: {counted(value['refused'], 'sample')}")
 
     emit(frame, value, human)

@@ -13,10 +13,12 @@ from .output import emit, note, table, warn
 
 @click.command()
 @click.argument("query", metavar="QUERY")
-@click.option("-k", "--limit", default=10, show_default=True, type=click.IntRange(1, 10_000), help="How many results.")
+@click.option(
+    "-k", "--limit", metavar="N", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Show at most N."
+)
 @click.option("--space", metavar="NAME[@V]", help="Weight space to search in (default: the query's, or the newest).")
 @click.option("--where", metavar="EXPR", help='Only identities for which this holds, as in "kind = person".')
-@click.option("--include-blocked", is_flag=True, help="Also versions blocked by consent.")
+@click.option("--include-blocked", is_flag=True, help="Include versions blocked by consent.")
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
 @options.force
 @takes_frame
@@ -33,7 +35,7 @@ def search(
     """Find the identities nearest to QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
     file or folder, or a Hub repo (hf://owner/repo).
 
-    "same" says whether the score means the same identity, by a threshold calibrated on the space's own data.
+    The column "same" says whether the score means the same identity, by a threshold calibrated on the space's data.
     """
     from w2w_registry.services.hub.resolving import as_query
     from w2w_registry.services.identities.search_sheet import write_sheet

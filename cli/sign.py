@@ -18,7 +18,11 @@ from .output import emit, pairs
     "--new-key", type=click.Path(file_okay=False, path_type=Path), help="Make a key pair in this folder first."
 )
 @click.option(
-    "--identity-token", envvar="SIGSTORE_ID_TOKEN", show_envvar=True, metavar="TOKEN", help="Who signs, to sigstore."
+    "--identity-token",
+    envvar="SIGSTORE_ID_TOKEN",
+    show_envvar=True,
+    metavar="TOKEN",
+    help="Identity token for sigstore.",
 )
 @click.option("--ambient", is_flag=True, help="Sign through sigstore as the CI job this runs in.")
 @takes_frame

@@ -10,7 +10,7 @@ from .output import emit, pairs, say, table, warn_all
 
 @click.group()
 def subject() -> None:
-    """Register, list and show subjects. Use pseudonymous ids: they stay in the audit log for ever."""
+    """Register, list and show subjects. Use pseudonymous ids: they stay in the audit log forever."""
 
 
 @subject.command()
@@ -18,7 +18,7 @@ def subject() -> None:
 @click.option("--kind", default="person", show_default=True, help="person, rights-holder, estate…")
 @takes_frame
 def add(frame: Frame, subject_id: str, kind: str) -> None:
-    """Register a subject. One that is there is left as it is (exit 0)."""
+    """Register a subject. An existing one is left unchanged (exit 0)."""
     from w2w_registry.services.consent import subjects
 
     value = subjects.add_subject(frame.registry(), subject_id, kind=kind)
@@ -34,7 +34,7 @@ def add(frame: Frame, subject_id: str, kind: str) -> None:
 @subject.command(name="list")
 @takes_frame
 def list_(frame: Frame) -> None:
-    """List subjects with their consent in one word."""
+    """List subjects and the state of their consent."""
     from w2w_registry.services.consent import subjects
 
     rows = subjects.list_subjects(frame.registry())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from w2w_registry.records import counted
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, progress, say, warn
@@ -16,10 +18,10 @@ from .output import emit, note, progress, say, warn
 @options.dry_run
 @takes_frame
 def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool) -> int:
-    """Bring catalog and Hub to agreement. Exit code 1 says that something (still) differs.
+    """Bring catalog and Hub into agreement. Exit code 1 means that something (still) differs.
 
-    Begun pushes and takedowns are finished, repos that are too open are closed, releases without consent
-    are taken down, and what is gone or renamed there is noted here. Content moves only with --push or --pull.
+    Unfinished pushes and takedowns are completed, repos that are too open are closed, releases without consent
+    are taken down, and repos deleted or renamed there are noted. Content moves only with --push or --pull.
     """
     from w2w_registry.messages import message
     from w2w_registry.services.hub import sync as service
@@ -51,7 +53,7 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
             say(f"{entry.item.line}{mark}")
             if row["error"]:
                 warn(str(row["error"]))
-        note("catalog and Hub agree" if not report.differs else f"{report.left} differences are left")
+        note("catalog and Hub agree" if not report.differs else f"{counted(report.left, 'difference')} left")
 
     emit(frame, {"differs": report.differs, "dry_run": dry_run, "items": rows}, human)
     return 1 if report.differs else 0

@@ -30,7 +30,7 @@ def tag_set(frame: Frame, name: str, items: tuple[str, ...]) -> None:
 @click.argument("keys", nargs=-1, required=True, metavar="KEY…")
 @takes_frame
 def tag_unset(frame: Frame, name: str, keys: tuple[str, ...]) -> None:
-    """Take tags away."""
+    """Remove tags."""
     from w2w_registry.services.identities import manage
 
     value = manage.unset_tags(frame.registry(), name, keys)

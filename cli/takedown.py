@@ -11,7 +11,7 @@ from .output import emit, note, pairs, progress, say, warn
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]", required=False)
-@click.option("--subject", metavar="ID", help="Everything that depicts this subject, also what was made of it.")
+@click.option("--subject", metavar="ID", help="Everything that depicts this subject, derivatives included.")
 @click.option(
     "--up-to",
     type=click.Choice(["gate", "hide", "erase", "delete"]),
@@ -22,7 +22,7 @@ from .output import emit, note, pairs, progress, say, warn
 @options.dry_run
 @takes_frame
 def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dry_run: bool) -> int:
-    """Take releases off the Hub, step by step, and ask the Hub whether it holds.
+    """Take releases off the Hub step by step, and check with the Hub that they are gone.
 
     What fails stays queued and is tried again by `w2w-reg sync`. Copies that others downloaded are out of reach.
     """

@@ -17,29 +17,31 @@ from .output import emit, progress, table, warn_all
 @options.prefix
 @click.option("--out", type=click.Path(file_okay=False), help="Write the LoRAs here, a PEFT folder each.")
 @click.option("--space", metavar="NAME[@V]", help="Weight space to register them in (default: the newest).")
-@click.option("--no-register", is_flag=True, help="Only write the LoRAs: what `space fit` is then run on.")
+@click.option("--no-register", is_flag=True, help="Only write the LoRAs, for `space fit`.")
 @click.option("--prompt", help="The prompt that means the identity (default: 'photo of sks person').")
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
-@click.option("--samples", default=4, show_default=True, type=click.IntRange(1), help="Noisy photos a step, each.")
-@click.option("--lr", default=2e-3, show_default=True, type=float, help="Learning rate, falling to zero.")
-@click.option("--rank", default=1, show_default=True, type=click.IntRange(1), help="Without a space: rank.")
-@click.option("--alpha", default=27.0, show_default=True, type=float, help="Without a space: alpha.")
-@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Identities side by side.")
 @click.option(
-    "--prior", default=0, show_default=True, type=click.IntRange(0), help="Pictures of the class to preserve."
+    "--samples", default=4, show_default=True, type=click.IntRange(1), help="Noised photos per step and identity."
+)
+@click.option("--lr", default=2e-3, show_default=True, type=float, help="Learning rate, falling to zero.")
+@click.option("--rank", default=1, show_default=True, type=click.IntRange(1), help="LoRA rank, without a space.")
+@click.option("--alpha", default=27.0, show_default=True, type=float, help="LoRA alpha, without a space.")
+@click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Identities trained at once.")
+@click.option(
+    "--prior", default=0, show_default=True, type=click.IntRange(0), help="Class pictures for prior preservation."
 )
 @options.seed
 @click.option(
     "--init-seed",
     type=options.Integer(0),
-    help="Random seed of a shared start (default: the space's mean, or 0).",
+    help="Random seed of the shared initialisation (default: the space's mean, or 0).",
 )
 @options.described
 @options.engine
 @takes_frame
 def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tuple[str, ...], **given: Any) -> None:
     """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with a folder
-    for each identity. All identities train side by side in one batch; a killed run goes on where it was.
+    for each identity. All identities train together in one batch; an interrupted run resumes where it stopped.
     """
     from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.synthesis import train as service

@@ -13,8 +13,8 @@ from .output import emit, note, say
 @click.command()
 @click.argument("what", metavar="FOLDER|NAME[@V]")
 @click.option("--key", type=click.Path(path_type=Path), help="Public key (PEM) of a signed folder.")
-@click.option("--identity", metavar="ID", help="Who signed, through sigstore.")
-@click.option("--issuer", metavar="URL", help="Who vouches for that identity.")
+@click.option("--identity", metavar="ID", help="Signer of a sigstore signature.")
+@click.option("--issuer", metavar="URL", help="Identity provider of that signer.")
 @takes_frame
 def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issuer: str | None) -> int:
     """Verify a signed folder, or a registered version's files and coordinates. Exit 6 when something does not hold."""
@@ -23,7 +23,7 @@ def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issu
 
     if signing.is_folder(what):
         value = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
-        emit(frame, value, lambda: say(f"OK: {what} is as it was signed"))
+        emit(frame, value, lambda: say(f"OK: {what} is what was signed"))
         return 0
     value = service.verify_version(frame.registry(), what)
 

@@ -52,7 +52,7 @@ def steps(heldout: str) -> list[Step]:
         Step("What else does a beard move? Take that out.", "w2w-reg direction debias beard --against hat"),
         Step(
             "Learn where inversions should start, from photos of registered people.",
-            f"w2w-reg guess fit --photos photos {base}",
+            f"w2w-reg initializer fit --photos photos {base}",
         ),
         Step(
             f"One photo of somebody no LoRA was ever shown to the space, {heldout}, becomes an identity.",

@@ -1,12 +1,15 @@
 """The one error tree.
 
-Errors carry fields (what, where, which value); the sentence a person reads is written once, at the
-boundary (``messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
+Errors carry fields (what, where, which value). Where a field speaks of an option of the request it writes
+``[[name]]``, which every surface spells in its own way (:func:`spelt`). The sentence a person reads is written once, at
+the boundary (``messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
 the process exit status documented in the README. Everything that is *not* a ``RegistryError`` is a bug.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 
@@ -27,7 +30,12 @@ class RegistryError(Exception):
             raise AttributeError(name) from None
 
     def __str__(self) -> str:
-        return f"{self.code}: " + ", ".join(f"{k}={v!r}" for k, v in self.fields.items())
+        return spelt(f"{self.code}: " + ", ".join(f"{k}={v!r}" for k, v in self.fields.items()), lambda name: name)
+
+
+def spelt(text: str, option: Callable[[str], str]) -> str:
+    """``text`` with each ``[[name]]``, an option of a request, as a surface spells it: ``--name`` at a prompt."""
+    return re.sub(r"\[\[([a-z][a-z-]*)\]\]", lambda match: option(match[1]), text)
 
 
 # -- exit 2: what was asked makes no sense ------------------------------------------------------

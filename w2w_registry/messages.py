@@ -10,11 +10,12 @@ from w2w_registry import errors as e
 
 
 def message(error: e.RegistryError) -> str:
-    """The line for ``error``: the most specific writer in its class tree, control characters made harmless."""
+    """The line for ``error``: the most specific writer in its class tree, control characters made harmless, options of
+    the request spelt as at a prompt."""
     for kind in type(error).__mro__:
         writer = _WRITERS.get(kind)
         if writer is not None:
-            return _one_line(writer(_Fields(error.fields)))
+            return _one_line(e.spelt(writer(_Fields(error.fields)), "--{}".format))
     return _one_line(str(error))
 
 

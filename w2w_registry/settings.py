@@ -54,7 +54,7 @@ class Settings:
 
     @property
     def guesses_dir(self) -> Path:
-        """What ``guess fit`` learned, one file per space and base model."""
+        """What ``initializer fit`` learned, one file per space and base model."""
         return self.home / "guesses"
 
     @property

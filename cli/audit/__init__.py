@@ -11,4 +11,4 @@ from ..groups import FolderGroup, helps_from_commands
     cls=FolderGroup, package=__name__, helps=helps_from_commands("checkpoint verify prove export query report")
 )
 def audit() -> None:
-    """Sign, verify, prove, export and question the audit log."""
+    """Sign, verify, prove, export and query the audit log."""

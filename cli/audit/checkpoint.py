@@ -16,7 +16,7 @@ from ..output import emit, note, say_text
 @options.force
 @takes_frame
 def checkpoint(frame: Frame, out: Path | None, force: bool) -> None:
-    """Verify the log and sign its length and Merkle root. Keep a copy out of reach: it proves what was there."""
+    """Verify the log and sign its length and Merkle root. Keep a copy elsewhere: it proves what the log held."""
     from w2w_registry.services.audit import log as service
     from w2w_registry.services.recording.outputs import check_outputs
 

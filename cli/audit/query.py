@@ -34,18 +34,18 @@ def query(
     where: str | None,
     limit: int | None,
 ) -> None:
-    """Ask the catalog and its log a ready question.
+    """Answer a common question from the catalog and its log.
 
     \b
     subject      everything about a subject (--subject ID): the subject access report
     photo        everything derived from a photo or file (--photo SHA256|FILE)
     unconsented  published without valid consent
-    expiring     consents that run out within --days
+    expiring     consents that expire within --days
     actions      who did what (--since, --until, --by, --action)
     spaces       which weight spaces were fitted with whom
     mismatched   versions whose files no longer match what was recorded
-    unexplained  versions whose origin is not told
-    withdrawals  withdrawals and takedowns under way
+    unexplained  versions of unknown origin
+    withdrawals  withdrawals and takedowns in progress
     versions     versions that match --where EXPR
     """
     from w2w_registry.services.audit import queries as service

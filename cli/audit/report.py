@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from w2w_registry.records import counted
+
 from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, pairs, say
@@ -24,7 +26,7 @@ from ..output import emit, pairs, say
 @options.force
 @takes_frame
 def report(frame: Frame, out: Path, days: int, since: str | None, force: bool) -> int:
-    """Write a report for people: whether the log verifies, and the answers worth reading. Exit 6 when it does not."""
+    """Write a readable report: whether the log verifies, and the main queries. Exit 6 when it does not verify."""
     from w2w_registry.services.audit import queries as service
     from w2w_registry.services.consent.grants import parse_day
     from w2w_registry.services.recording.outputs import check_outputs
@@ -35,7 +37,7 @@ def report(frame: Frame, out: Path, days: int, since: str | None, force: bool) -
 
     def human() -> None:
         say(value["path"])
-        pairs((heading, f"{number} rows") for heading, number in value["sections"].items())
+        pairs((heading, counted(number, "row")) for heading, number in value["sections"].items())
 
     emit(frame, value, human)
     return 0 if value["ok"] else 6

@@ -35,7 +35,7 @@ def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:
             say(f"OK: {', '.join(counted(number, thing) for number, thing in held)} hold")
             return
         where = "" if verdict.first_bad is None else f", the first at event {verdict.first_bad}"
-        say(f"FAILED: {len(verdict.findings)} findings{where}")
+        say(f"FAILED: {counted(len(verdict.findings), 'finding')}{where}")
         table(value["findings"], ["seq", "code", "what", "expected", "found"])
 
     emit(frame, value, human)

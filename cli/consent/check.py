@@ -13,9 +13,9 @@ from ..output import emit, pairs, say, table
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
 @click.option("--use", "uses", multiple=True, metavar="USE", help="Only these uses (repeatable; default: all).")
-@click.option("--purpose", metavar="WHAT", help="What for (default: the registry's purpose).")
-@click.option("--territory", metavar="CODE", help="Where (default: the registry's territory).")
-@click.option("--at", metavar="DATE", help="At this moment (default: now).")
+@click.option("--purpose", metavar="WHAT", help="Purpose (default: the registry's).")
+@click.option("--territory", metavar="CODE", help="Territory (default: the registry's).")
+@click.option("--at", metavar="DATE", help="Point in time (default: now).")
 @takes_frame
 def check(
     frame: Frame, name: str, uses: tuple[str, ...], purpose: str | None, territory: str | None, at: str | None

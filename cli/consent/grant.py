@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from w2w_registry.records import counted
+
 from ..frame import Frame, takes_frame
 from ..output import emit, note
 from . import shared
@@ -18,11 +20,13 @@ from . import shared
 @shared.grants
 @shared.notice
 @click.option("--request", "record_id", metavar="ID", help="The request this answers.")
-@click.option("--evidence", type=click.Path(dir_okay=False, path_type=Path), help="A signed form…: kept by its digest.")
+@click.option(
+    "--evidence", type=click.Path(dir_okay=False, path_type=Path), help="A signed form or the like; its digest is kept."
+)
 @click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
 @click.option("--guardian", metavar="ID", help="Who consents for the subject: guardian or estate.")
-@click.option("--compensation", metavar="TEXT", help="What the subject gets.")
-@click.option("--training-set", "training_set_digest", metavar="SHA256", help="Digest of the photos it is about.")
+@click.option("--compensation", metavar="TEXT", help="What the subject receives.")
+@click.option("--training-set", "training_set_digest", metavar="SHA256", help="Digest of the photos it covers.")
 @takes_frame
 def grant(
     frame: Frame,
@@ -35,7 +39,7 @@ def grant(
     training_set_digest: str | None,
     **given: Any,
 ) -> None:
-    """Write down a consent.
+    """Record a consent.
 
     `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models a
     withdrawal had blocked, and nobody else upstream holds back, are served again.
@@ -59,6 +63,6 @@ def grant(
     def human() -> None:
         shared.say_record(value, "granted")
         if value["restored"]:
-            note(f"{len(value['restored'])} versions are served again")
+            note(f"served again: {counted(len(value['restored']), 'version')}")
 
     emit(frame, value, human)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from w2w_registry.records import counted
+
 from ..frame import Frame, takes_frame
 from ..output import emit, say
 from . import shared
@@ -14,7 +16,7 @@ from . import shared
 @shared.record
 @takes_frame
 def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:
-    """Record that a consent never held (forged, coerced, not theirs to give), and block what hung on it."""
+    """Record that a consent was never valid (forged, coerced, not theirs to give), and block what relied on it."""
     from w2w_registry.services.consent import withdraw as service
 
     value = service.invalidate(frame.registry(), subject, record_id=record_id)
@@ -22,7 +24,8 @@ def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:
         frame,
         value,
         lambda: say(
-            f"{len(value['invalidated'])} records invalidated, {value['blocked']} versions blocked, "
-            f"{value['releases_queued']} releases queued for takedown"
+            f"invalidated: {counted(len(value['invalidated']), 'record')}; "
+            f"blocked: {counted(value['blocked'], 'version')}; "
+            f"queued for takedown: {counted(value['releases_queued'], 'release')}"
         ),
     )

@@ -14,12 +14,12 @@ from . import shared
 @click.command()
 @click.argument("subject", metavar="SUBJECT")
 @shared.scope
-@click.option("--no-derivatives", is_flag=True, help="No edits and mixes any more.")
-@click.option("--no-publication", is_flag=True, help="No publication any more.")
+@click.option("--no-derivatives", is_flag=True, help="Edits and mixes are no longer allowed.")
+@click.option("--no-publication", is_flag=True, help="Publication is no longer allowed.")
 @shared.record
 @takes_frame
 def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> None:
-    """Make a consent smaller; what is not named stays as it is. A wider one is a new grant."""
+    """Narrow a consent; what is not named stays as it is. To widen one, grant a new one."""
     from w2w_registry.services.consent import grants as service
 
     expires = service.parse_day(given.pop("expires"), end=True)

@@ -15,7 +15,7 @@ from . import shared
 @shared.record
 @takes_frame
 def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
-    """Lengthen the term of a consent, also of one that has run out."""
+    """Extend the term of a consent, even of one that has expired."""
     from w2w_registry.services.consent import grants as service
 
     value = service.renew(frame.registry(), subject, service.parse_day(expires, end=True), record_id=record_id)

@@ -18,7 +18,7 @@ from . import shared
 @shared.notice
 @takes_frame
 def request(frame: Frame, subject: str, **given: Any) -> None:
-    """Write down that a consent was asked for. It allows nothing until `consent grant --request ID`."""
+    """Record a request for consent. It allows nothing until `consent grant --request ID`."""
     from w2w_registry.services.consent import grants as service
 
     scope, notice = shared.scope_of(given), service.build_notice(**shared.notice_of(given))

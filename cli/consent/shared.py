@@ -19,9 +19,9 @@ scope: Callable[[Any], Any] = options.together(
     ),
     click.option("--use", "uses", multiple=True, metavar="USE", help="Only these uses (train, edit…; repeatable)."),
     click.option(
-        "--forbid", "forbidden", multiple=True, metavar="WHAT", help="A use or purpose ruled out (repeatable)."
+        "--forbid", "forbidden", multiple=True, metavar="WHAT", help="A use or purpose to forbid (repeatable)."
     ),
-    click.option("--territory", multiple=True, metavar="CODE", help="Only there: DE, US, EU, EEA (repeatable)."),
+    click.option("--territory", multiple=True, metavar="CODE", help="Allow only in DE, US, EU, EEA… (repeatable)."),
     click.option("--expires", metavar="DATE", help="Last day of the term."),
 )
 
@@ -36,11 +36,11 @@ grants: Callable[[Any], Any] = options.together(
 notice: Callable[[Any], Any] = options.together(
     click.option("--notice", metavar="REF", help="What the subject was told: a document's id, URL or digest."),
     click.option("--language", metavar="CODE", help="Language of the notice."),
-    click.option("--controller", "controllers", multiple=True, metavar="ID", help="Who is responsible (repeatable)."),
-    click.option("--recipient", "recipients", multiple=True, metavar="ID", help="Who receives data (repeatable)."),
-    click.option("--storage", "storage_location", metavar="WHERE", help="Where data is kept."),
-    click.option("--retention", metavar="TERM", help="How long data is kept."),
-    click.option("--jurisdiction", metavar="CODE", help="Whose law applies."),
+    click.option("--controller", "controllers", multiple=True, metavar="ID", help="Data controller (repeatable)."),
+    click.option("--recipient", "recipients", multiple=True, metavar="ID", help="Recipient of the data (repeatable)."),
+    click.option("--storage", "storage_location", metavar="WHERE", help="Where the data is stored."),
+    click.option("--retention", metavar="TERM", help="How long the data is kept."),
+    click.option("--jurisdiction", metavar="CODE", help="Governing law."),
 )
 
 

@@ -15,7 +15,7 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.command()
 @click.argument("subject", metavar="SUBJECT")
 @click.option("--erase", is_flag=True, help="Erase coordinates, files, previews and caches for good (needs --yes).")
-@click.option("--protect", is_flag=True, help="Keep a do-not-recreate reference, as the subject wishes.")
+@click.option("--protect", is_flag=True, help="Keep a do-not-recreate reference, if the subject wishes.")
 @options.dry_run
 @click.option("--yes", is_flag=True, help="Erase without asking.")
 @click.option(
@@ -28,7 +28,7 @@ def withdraw(
 ) -> int:
     """Withdraw everything a subject granted, and act on it.
 
-    What depicts the subject, and all made from it, is out of service and out of search at once; releases are
+    What depicts the subject, and all made from it, is at once out of service and out of search; releases are
     queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. A withdrawal that
     was interrupted goes on where it stopped; done twice is done once.
     """

@@ -12,7 +12,9 @@ from .printing import show_direction
 
 @click.command()
 @click.argument("name")
-@click.option("--against", multiple=True, required=True, metavar="A", help="Label or direction to hold still.")
+@click.option(
+    "--against", multiple=True, required=True, metavar="A", help="Label or direction to project out (repeatable)."
+)
 @click.option("--as", "new", metavar="NEW", help="Name of the result (default: NAME-only).")
 @options.space
 @options.replace

@@ -13,9 +13,13 @@ from ..output import emit, pairs, progress, warn
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--base-model", required=True, metavar="ID", help="The base model all these LoRAs were trained on.")
 @click.option("--revision", metavar="R", help="Revision of the base model.")
-@click.option("--components", type=click.IntRange(1), metavar="K", help="Components to keep (default: chosen).")
-@click.option("--repeats", type=click.Path(), metavar="PATH", help="Second LoRAs of the same identities, same names.")
-@click.option("--force", is_flag=True, help="Fit LoRAs that were trained from different starts all the same.")
+@click.option(
+    "--components", type=click.IntRange(1), metavar="K", help="Components to keep (default: chosen automatically)."
+)
+@click.option(
+    "--repeats", type=click.Path(), metavar="PATH", help="A second, independent LoRA of each identity, same names."
+)
+@click.option("--force", is_flag=True, help="Fit even if the LoRAs were trained from different initialisations.")
 @takes_frame
 def fit(
     frame: Frame,

@@ -13,7 +13,7 @@ from ..output import emit, pairs, progress, warn
 @click.option("--without", "without", multiple=True, required=True, metavar="SUBJECT", help="Leave this subject out.")
 @takes_frame
 def refit(frame: Frame, name: str, without: tuple[str, ...]) -> None:
-    """Fit the next version of a space again from the catalog's files, without some subjects, and place every
+    """Fit the next version of a space from the catalog's files, leaving some subjects out, and place every
     remaining identity in it."""
     from w2w_registry.services.spaces.refit import refit_space
 

@@ -147,10 +147,10 @@ def test_a_walk_converges_when_its_end_finds_little_more(tiny_model: Models) -> 
     config = replace(FAST, prior=1e-4, emphasis=1.0, every=10)
     short = invert(model, basis, latents, words, replace(config, steps=5))[0]
     assert not short.converged
-    assert any("--steps" in warning for warning in short.warnings())
+    assert any("allow more steps" in warning for warning in short.warnings())
     long = invert(model, basis, latents, words, replace(config, steps=60))[0]
     assert long.converged
-    assert not any("--steps" in warning for warning in long.warnings())
+    assert not any("allow more steps" in warning for warning in long.warnings())
 
 
 def test_two_runs_with_one_seed_are_the_same_to_the_bit(tiny_model: Models) -> None:

@@ -251,7 +251,7 @@ COLUMNS: Mapping[str, Rule] = {
 PLACES: Mapping[str, str] = {
     "artifacts": "LoRA files, previews and manifests of the versions, and evidence: deleted unless others hold them",
     "indices": "search indices, in the home folder or in Milvus: dropped, and rebuilt without the person",
-    "guesses": "what `guess fit` learned from photos and drawn pictures: deleted, to be fitted again",
+    "guesses": "what `initializer fit` learned from photos and drawn pictures: deleted, to be fitted again",
     "training": "half-done training, with photos and unfinished models: deleted, to be begun again",
 }
 """What lies outside the catalog, by name: what it is, and what erasure does with it."""

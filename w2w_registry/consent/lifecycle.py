@@ -98,7 +98,7 @@ def renew(record: ConsentRecord, record_id: str, expires_at: datetime | None, no
         if expires_at <= now:
             raise UsageError(reason=f"the new term is over already ({expires_at:%Y-%m-%d})")
         if record.scope.expires_at is None or expires_at < record.scope.expires_at:
-            raise UsageError(reason="the new term is shorter than the old one", hint="use: consent narrow --expires")
+            raise UsageError(reason="the new term is shorter than the old one", hint="use: consent narrow [[expires]]")
     scope = replace(record.scope, expires_at=expires_at)
     return _move(_superseding(record, record_id, scope), "renew", Status.GIVEN, now, by, until=expires_at)
 
@@ -165,7 +165,7 @@ def check_scope(scope: Scope) -> None:
         UsageError: saying which.
     """
     if not scope.purposes:
-        raise UsageError(reason="no purpose named", hint="name at least one: --purpose research")
+        raise UsageError(reason="no purpose named", hint="name at least one: [[purpose]] research")
     if scope.uses == ():
         raise UsageError(reason="no use allowed", hint="leave the uses out to allow all that the purposes need")
     if scope.territory == ():

@@ -53,9 +53,9 @@ class Recipe:
         if self.guidance is not None and not self.guidance >= 0:
             raise UsageError(reason="guidance must be zero or more")
         if self.edit_from is not None and not 0 <= self.edit_from <= 1000:
-            raise UsageError(reason="--from-timestep is between 0 and 1000")
+            raise UsageError(reason="[[from-timestep]] is between 0 and 1000")
         if self.local is not None and not 0.0 <= self.local <= 1.0:
-            raise UsageError(reason="--local is a share between 0 and 1")
+            raise UsageError(reason="[[local]] is a share between 0 and 1")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -89,7 +89,7 @@ def draw(
     """
     recipe.check()
     pictures: list[Pixels] = []
-    with memory_guard(model.device, "lower --batch, or use --dtype bfloat16"):
+    with memory_guard(model.device, "lower [[batch]], or use [[dtype]] bfloat16"):
         for start in range(0, len(shots), max(1, batch)):
             part = shots[start : start + max(1, batch)]
             pictures.extend(_draw_batch(model, layout, part, recipe, bf16))

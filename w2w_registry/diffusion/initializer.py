@@ -46,7 +46,7 @@ def features(model: DiffusionModel, latents: Tensor, conditioning: Conditioning,
     handle = middle.register_forward_hook(lambda _m, _i, out: seen.append(out.float()))
     rows = []
     try:
-        with memory_guard(model.device, "use --dtype bfloat16"), model.conditioned(conditioning):
+        with memory_guard(model.device, "use [[dtype]] bfloat16"), model.conditioned(conditioning):
             for start in range(0, len(latents), batch):
                 part = latents[start : start + batch].to(model.device, torch.float32)
                 side = min(LATENT_SIDE, part.shape[-1])

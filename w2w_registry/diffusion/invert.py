@@ -185,7 +185,7 @@ class Inverted:
         if self.explained < 0.005:
             found.append("the photo is explained no better than by the average identity: is it a face, and cropped?")
         if not self.converged:
-            found.append("still improving when the steps ran out: raise --steps")
+            found.append("still improving when the steps ran out: allow more steps")
         return tuple(found)
 
 
@@ -236,7 +236,7 @@ def invert(
         DeviceError: out of memory. SpaceMismatch: the space is of another UNet.
     """
     config.check()
-    with memory_guard(model.device, "lower --samples, or use --dtype bfloat16 or fewer --components"):
+    with memory_guard(model.device, "lower [[samples]], or use [[dtype]] bfloat16 or fewer [[components]]"):
         return _Inversion(model, basis, latents, conditioning, config, masks, guess).run(progress)
 
 

@@ -206,7 +206,7 @@ def pick_device(device: Device = "auto") -> torch.device:
         raise UsageError(reason=f"unknown device {device!r}", hint="one of: auto, cpu, cuda")
     if not torch.cuda.is_available():
         built = "this torch is built without CUDA" if torch.version.cuda is None else "torch sees no GPU"
-        raise DeviceError(device="cuda", reason=built, hint="use --device cpu, or install a CUDA build of torch")
+        raise DeviceError(device="cuda", reason=built, hint="use [[device]] cpu, or install a CUDA build of torch")
     return torch.device("cuda")
 
 
@@ -246,7 +246,7 @@ def load_model(
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise NotFound(what="diffusers pipeline (a folder with model_index.json)", name=name)
     try:
-        with quiet(), memory_guard(where, "use --dtype bfloat16, or a smaller base model"):
+        with quiet(), memory_guard(where, "use [[dtype]] bfloat16, or a smaller base model"):
             from diffusers import DiffusionPipeline
 
             index = DiffusionPipeline.load_config(name, revision=revision)

@@ -265,7 +265,7 @@ def choose(state: RepoState, document: Document | None = None, *, name: str | No
     if top:
         raise UsageError(
             reason=f"{state.repo_id} holds {len(top)} safetensors files",
-            hint=f"name one with --file; {_offer(by_path)}",
+            hint=f"name one with [[file]]; {_offer(by_path)}",
         )
     raise _nothing(state, by_path)
 

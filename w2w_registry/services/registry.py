@@ -30,7 +30,7 @@ DEFAULT_POLICY = """\
 # What this registry allows. Everything here is optional; these are the defaults.
 
 [policy]
-# What an operation is for when nothing else is said (--purpose).
+# What an operation is for when no purpose is given.
 purpose = "research"
 # Kinds of identity that depict somebody even when no subject is named.
 likeness_kinds = ["person"]

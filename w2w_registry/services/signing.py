@@ -101,7 +101,7 @@ def _check_credentials(signer: Sigstore) -> None:
     if not signer.ambient:
         raise SigningError(
             reason="nobody here to ask who signs",
-            hint="give --key, --ambient in a CI job that may ask for an identity, or SIGSTORE_ID_TOKEN",
+            hint="give [[key]], [[ambient]] in a CI job that may ask for an identity, or SIGSTORE_ID_TOKEN",
         )
     from sigstore.oidc import detect_credential
 
@@ -127,8 +127,8 @@ def verify_folder(
         raise BadFile(path=str(folder), reason=f"it is not signed (no {SIGNATURE})")
     if public_key is None and (identity is None or issuer is None):
         if identity is not None or issuer is not None:
-            raise UsageError(reason="a sigstore signature is checked against both --identity and --issuer")
-        hint = "give --key PUBLIC_KEY, or --identity and --issuer of who signed through sigstore"
+            raise UsageError(reason="a sigstore signature is checked against both [[identity]] and [[issuer]]")
+        hint = "give [[key]] PUBLIC_KEY, or [[identity]] and [[issuer]] of who signed through sigstore"
         raise BadFile(path=str(folder), reason="no key to check its signature with", hint=hint)
     with _signing_errors(public_key or folder):
         from model_signing import hashing, verifying
@@ -182,7 +182,7 @@ def _signing_errors(key: Path) -> Iterator[None]:
             raise
         if type(error).__name__ == "VerificationError":
             raise IntegrityError(what="folder", name=str(key), expected="as signed", found=_first_line(error)) from None
-        hint = "sigstore needs the internet; sign and verify with --key without it" if _unreachable(error) else ""
+        hint = "sigstore needs the internet; sign and verify with [[key]] without it" if _unreachable(error) else ""
         raise SigningError(reason=_first_line(error), hint=hint) from None
 
 

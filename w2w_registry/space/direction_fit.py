@@ -151,7 +151,7 @@ def _check_labels(attribute: str, labels: Array, method: str) -> bool:
     elif not float(labels.std()) > 0:
         raise UsageError(reason=f"{attribute!r} is the same for every labelled identity")
     if method == "logistic" and not binary:
-        raise UsageError(reason=f"{attribute!r} is not yes/no", hint="use --method least-squares")
+        raise UsageError(reason=f"{attribute!r} is not yes/no", hint="use [[method]] least-squares")
     return binary
 
 

@@ -160,7 +160,7 @@ def sample(
             return Sampled(np.stack(kept), np.array(nearest, np.intp), np.array(distance), refused)
     raise UsageError(
         reason=f"only {len(kept)} of {count} samples lie at least {min_distance:g} from every identity and each other",
-        hint="ask for a smaller --min-distance or fewer samples",
+        hint="ask for a smaller [[min-distance]] or fewer samples",
     )
 
 

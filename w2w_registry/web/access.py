@@ -131,7 +131,7 @@ def check_token(token: str) -> str:
     """
     if len(token) < MIN_TOKEN or not token.isascii() or not token.replace("-", "").replace("_", "").isalnum():
         reason = f"use {MIN_TOKEN} or more letters, digits, '-' and '_'"
-        raise SettingError(setting="--token", value="", reason=reason)
+        raise SettingError(setting="[[token]]", value="", reason=reason)
     return token
 
 

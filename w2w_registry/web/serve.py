@@ -112,7 +112,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         listener.close()
-        reason = f"cannot listen there ({error.strerror or error}); another --port, or 0 for a free one"
+        reason = f"cannot listen there ({error.strerror or error}); another [[port]], or 0 for a free one"
         raise Conflict(what="address", name=f"{host}:{port}", reason=reason) from None
     listener.listen(128)
     return listener

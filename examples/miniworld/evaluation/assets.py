@@ -136,7 +136,7 @@ class Assets:
 
     @cached_property
     def guess(self) -> GuessModel:
-        """Fitted on the fit split's own training photos, as ``guess fit --photos`` does."""
+        """Fitted on the fit split's own training photos, as ``initializer fit --photos`` does."""
 
         def compute() -> dict[str, Array]:
             shown = [self.photos(i, 0) for i in range(people.FIT)]

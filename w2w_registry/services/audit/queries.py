@@ -75,7 +75,7 @@ def ask(registry: Registry, question: str, filters: Filters) -> Rows:
 # -- the questions -----------------------------------------------------------------------------------
 def about_subject(registry: Registry, filters: Filters) -> Rows:
     """Subject access report: records, versions (own and derived), releases, spaces, withdrawals, events."""
-    subject = _need(filters.subject, "subject", "--subject ID")
+    subject = _need(filters.subject, "subject", "[[subject]] ID")
     at = now()
     out: Rows = []
     with registry.catalog.read() as session:
@@ -146,7 +146,7 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
 
 def from_photo(registry: Registry, filters: Filters) -> Rows:
     """Everything made from a photo (or any file) with this SHA-256, and what was made of that."""
-    photo = _need(filters.photo, "photo", "--photo SHA256|FILE")
+    photo = _need(filters.photo, "photo", "[[photo]] SHA256|FILE")
     digest = photo.lower() if len(photo) == 64 and set(photo.lower()) <= _HEX else _sha256(Path(photo))
     with registry.catalog.read() as session:
         starts = set(walks.made_with(session, digest))
@@ -303,7 +303,7 @@ def withdrawals(registry: Registry, filters: Filters) -> Rows:
 
 def versions(registry: Registry, filters: Filters) -> Rows:
     """A free question in the ``--where`` language: versions that match, with provenance and consent."""
-    expression = parse_where(_need(filters.where, "versions", "--where EXPR"))
+    expression = parse_where(_need(filters.where, "versions", "[[where]] EXPR"))
     with registry.catalog.read() as session:
         rows = made_versions(session, expression, filters.limit)
         states = gate.consent_states(

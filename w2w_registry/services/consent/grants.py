@@ -367,7 +367,7 @@ def parse_day(text: str | None, *, end: bool) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(reason=f"{text!r} is no date", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
+        raise UsageError(reason=f"{text!r} is not a valid date", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
     if len(text) == 10 and end:
         moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -229,7 +229,7 @@ def _check_card(state: RepoState, ref: str, space: WeightSpace, said: str | None
             path=f"hf://{state.repo_id}",
             space=ref,
             differences=(f"its card says the base model is {base}, the space's is {space.base_model}",),
-            hint="say --base-model if it is the same model under another name",
+            hint="say [[base-model]] if it is the same model under another name",
         )
     return ()
 

@@ -118,7 +118,7 @@ def push_request(
         UsageError: forms of a LoRA asked of a release without one.
     """
     if coordinates_only and formats:
-        raise UsageError(reason="--coordinates-only publishes no LoRA, so --format has nothing to say")
+        raise UsageError(reason="[[coordinates-only]] publishes no LoRA, so [[format]] has nothing to say")
     options = Options(
         formats=tuple(dict.fromkeys(formats)) or DEFAULT_FORMATS,
         coordinates_only=coordinates_only,

@@ -90,7 +90,7 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     candidates = list(request.candidates) if request.candidates is not None else find_loras(request.paths)
     if request.name is not None:
         if len(candidates) != 1:
-            raise UsageError(reason=f"--name is for one LoRA, {len(candidates)} were given", hint="try --prefix")
+            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
         candidates = [replace(candidates[0], name=check_name(request.name))]
     gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
     taken: dict[str, tuple[str, str]] = {}
@@ -135,7 +135,7 @@ def _read(
         path = str(candidate.path)
         first, model = taken.setdefault(name, (path, digests.exact))
         if model != digests.exact:
-            reason = f"{path} and {first} would both get it; use --name or --prefix"
+            reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
             failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
             continue
         incoming.append(Incoming(candidate, name, lora, placed, digests, c, float(residual)))

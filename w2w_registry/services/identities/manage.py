@@ -267,7 +267,9 @@ def parse_moment(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise UsageError(reason=f"{text!r} is no date or time", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
+        raise UsageError(
+            reason=f"{text!r} is not a valid date or time", hint="write 2026-05-01 or 2026-05-01T12:00Z"
+        ) from None
     if len(text) == 10:
         moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

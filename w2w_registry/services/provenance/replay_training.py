@@ -152,7 +152,7 @@ class Rerun:
             path, other = self.found.namesakes[digest]
             return f"{what} is not there: {path} has its name but another content ({other[:12]}…)"
         if not self.found.looked_at:
-            return f"{what} is not kept here: say where it is with --photos or --mask"
+            return f"{what} is not kept here: say where the photos or the mask are"
         return f"{what} is not among the {self.found.looked_at} files given"
 
     def run(self, registry: Registry, progress: Progress) -> Result:
@@ -258,7 +258,7 @@ def _surroundings(operation: OperationNode, given: Given) -> tuple[dict[str, str
 
 def _lost_model(base: str) -> str | None:
     if Path(base).is_absolute() and not Path(base).is_dir():
-        return f"{base} is gone: say where the base model is with --pipeline"
+        return f"{base} is gone: say where the pipeline of the base model is"
     return None
 
 
@@ -275,7 +275,7 @@ def _lost_start(registry: Registry, session: Session, row: Space, operation: Ope
 def _lost_guess(registry: Registry, row: Space, operation: OperationNode, digest: str) -> str | None:
     unet = str(operation.models.get("unet"))
     if not guess_path(registry, row, unet).exists():
-        return "the guess it started at is gone (`guess fit` makes one, but the same only from the same pictures)"
+        return "the guess it started at is gone (`initializer fit` makes one, but the same only from the same pictures)"
     found = load_guess(registry, row, unet)
     if found is None or found[1] != digest:
         return "the guess it started at was fitted anew since"

@@ -30,7 +30,7 @@ def parse_labels(items: Iterable[str]) -> dict[str, Label]:
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
-            raise UsageError(reason=f"label {item[:60]!r} is not NAME=VALUE, as in --label beard=1")
+            raise UsageError(reason=f"label {item[:60]!r} is not NAME=VALUE, as in [[label]] beard=1")
         labels[check_name(key.strip(), "label")] = to_label(value.strip())
     return labels
 

@@ -42,7 +42,7 @@ def check_fits(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | N
     """
     base = base_model or lora.base_model
     if base is not None and not same_model_id(base, space.base_model):
-        hint = "" if base_model else "say --base-model if it is the same model under another name"
+        hint = "" if base_model else "say [[base-model]] if it is the same model under another name"
         raise SpaceMismatch(
             path=str(lora.path),
             space=ref,

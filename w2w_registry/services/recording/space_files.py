@@ -48,7 +48,7 @@ def write_space(folder: str | Path, space: WeightSpace) -> tuple[Path, Path]:
     The safetensors file is complete in itself (it can be stored or sent alone) and appears whole or not at all.
 
     Raises:
-        StorageError: the disk said no.
+        StorageError: the folder cannot be written.
     """
     target = Path(folder)
     facts = {"format": _FORMAT, "digest": space.digest, **space.facts()}

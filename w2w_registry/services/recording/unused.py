@@ -48,7 +48,7 @@ def gc(
     if perform and not alone and Path(registry.settings.artifacts_url) != registry.settings.home / "artifacts":
         raise UsageError(
             reason=f"{registry.settings.artifacts_url} may hold files of other registries, which would be deleted too",
-            hint="add --yes if this registry alone uses it",
+            hint="add [[yes]] if this registry alone uses it",
         )
     if not perform:
         with registry.catalog.read() as session:

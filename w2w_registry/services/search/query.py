@@ -53,7 +53,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found. ``residual``: share of the query the space cannot say, None for a registered version."""
+    """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one."""
 
     query: str
     space: str
@@ -186,7 +186,8 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> 
     high = (row.calibration.get("residual") or {}).get("high")
     if high is not None and residual > high:
         warnings.append(
-            f"residual {residual:.2f}: new LoRAs of this space leave {high:.2f} at most; it says little of this one"
+            f"residual {residual:.2f}: new LoRAs of this space leave at most {high:.2f}; "
+            "its coordinates represent this one poorly"
         )
     return _Point(text, coordinates, residual, tuple(warnings))
 
@@ -197,7 +198,9 @@ def _registered(registry: Registry, session: Session, row: Space, text: str, ver
     if point is None:
         raise UsageError(
             reason=f"{text} has no coordinates in {row.ref}",
-            hint="they were erased" if version.state is VersionState.ERASED else f"add its LoRA with --space {row.ref}",
+            hint="they were erased"
+            if version.state is VersionState.ERASED
+            else f"add its LoRA with [[space]] {row.ref}",
         )
     return _Point(text, point, None)
 

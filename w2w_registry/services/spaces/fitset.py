@@ -100,7 +100,7 @@ def in_common_gauge(fit_set: FitSet, *, force: bool = False) -> FitSet:
     raise UsageError(
         reason=f"these LoRAs were trained from different starts (agreement {max(0.0, start.agreement):.2f} of 1): "
         "coordinates fitted on them would mean nothing",
-        hint="fit on LoRAs of one training recipe, or say --force",
+        hint="fit on LoRAs of one training recipe, or say [[force]]",
     )
 
 

@@ -91,7 +91,7 @@ def read_w2w_release(
     layout = _release_layout(root, _release_config(root), alpha)
     named = base_model or _release_config(root).get("base_model_name_or_path")
     if not named:
-        raise UsageError(reason="the release does not name its base model", hint="say --base-model")
+        raise UsageError(reason="the release does not name its base model", hint="say [[base-model]]")
     d = layout.dim
     mean, std = (_vector(root / name, d) for name in ("mean.pt", "std.pt"))
     vectors = TorchFile(root / "V.pt").array()

@@ -157,7 +157,7 @@ def debias(
 ) -> dict[str, Any]:
     """Store ``source`` moved so that the attributes or directions ``against`` stay where they are."""
     if not against:
-        raise UsageError(reason="say against what: --against hat --against skin")
+        raise UsageError(reason="say against what: [[against]] hat [[against]] skin")
     started = now()
     space, arrays = open_space(registry, space_ref)
     component_std = arrays.component_std
@@ -235,7 +235,7 @@ def _store(
             if old.digest == digest:
                 return to_json(old, space)
             if not replace_existing:
-                raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; --replace makes it anew")
+                raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; [[replace]] makes it anew")
             _remove(uow, old)
         row = Direction(
             space_id=space.id,

@@ -58,7 +58,7 @@ def parse_amounts(text: str) -> dict[str, float | bool]:
             if not abs(float(found[name])) <= 1000:
                 raise UsageError(reason=f"{value} units of {name} make no sense")
     if not found:
-        raise UsageError(reason="no direction given", hint="as in --direction 'beard=+1.5, glasses=-1'")
+        raise UsageError(reason="no direction given", hint="as in [[direction]] 'beard=+1.5, glasses=-1'")
     return found
 
 

@@ -57,7 +57,7 @@ class Engine:
         except NotFound as error:
             if self.pipeline is None:
                 raise NotFound(
-                    what="base model (say where it is with --pipeline)", name=space.base_model, reason=error.reason
+                    what="base model (say where it is with [[pipeline]])", name=space.base_model, reason=error.reason
                 ) from None
             raise
         model.bank(space.layout)
@@ -92,7 +92,7 @@ def require_diffusion() -> None:
 
 # -- the guess ---------------------------------------------------------------------------------------
 def guess_path(registry: Registry, space: Space, unet_digest: str) -> Path:
-    """Where the guess for one space and base model is kept: a cache, made again with ``guess fit``."""
+    """Where the guess for one space and base model is kept: a cache, made again with ``initializer fit``."""
     return registry.settings.guesses_dir / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
 
 
@@ -135,7 +135,7 @@ def fit_guess(
     from w2w_registry.diffusion.initializer import fit_guess as fit
 
     if not photos and drawn < 1:
-        raise UsageError(reason="say what to learn from: --photos FOLDER, or --drawn 4")
+        raise UsageError(reason="say what to learn from: [[photos]] FOLDER, or [[drawn]] 4")
     row, space = open_space(registry, space_ref)
     model = engine.open(space)
     folders = {} if photos is None else photo_folders(Path(photos))

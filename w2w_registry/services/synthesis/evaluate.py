@@ -107,9 +107,9 @@ def open_scorer(text: str, engine: Engine) -> IdentityScorer:
     try:
         scorer = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError) as error:
-        raise UsageError(reason=f"--scorer {text}: {error}") from None
+        raise UsageError(reason=f"[[scorer]] {text}: {error}") from None
     if not isinstance(scorer, IdentityScorer):
-        raise UsageError(reason=f"--scorer {text} gives no IdentityScorer (name, embed)")
+        raise UsageError(reason=f"[[scorer]] {text} gives no IdentityScorer (name, embed)")
     return scorer
 
 
@@ -132,7 +132,7 @@ class _Bench:
         from w2w_registry.diffusion.scorer import between
 
         if self.request.photos is None:
-            raise UsageError(reason="the inversion suite needs --photos: a folder per held-out identity")
+            raise UsageError(reason="the inversion suite needs [[photos]]: a folder per held-out identity")
         gate.require(self.registry, Use.INVERT, kind=Kind.PERSON, spaces=[self.row.id], purpose=self.request.purpose)
         folders = {n: find_photos(p) for n, p in photo_folders(Path(self.request.photos)).items()}
         names = [n for n, photos in folders.items() if len(photos) > 1][: self.request.limit]

@@ -99,7 +99,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = (p.strip() for p in part.partition("-"))
         if not first.isdigit() or (dash and not last.isdigit()) or len(first) > 15 or len(last) > 15:
-            raise UsageError(reason=f"{text[:40]!r} names no seeds", hint="as in --seeds 1-8 or --seeds 3,7")
+            raise UsageError(reason=f"{text[:40]!r} names no seeds", hint="as in [[seeds]] 1-8 or [[seeds]] 3,7")
         end = int(last) if dash else int(first)
         if end < int(first) or end - int(first) >= MAX_PICTURES:
             raise UsageError(reason=f"{part.strip()} is no range of seeds")

@@ -66,7 +66,9 @@ class InvertRequest:
         """
         if self.name is not None:
             if len(self.photos) != 1:
-                raise UsageError(reason=f"--name is for one photo, {len(self.photos)} were given", hint="try --prefix")
+                raise UsageError(
+                    reason=f"[[name]] is for one photo, {len(self.photos)} were given", hint="try [[prefix]]"
+                )
             return [check_name(self.name)]
         names = [check_name(self.prefix + Path(p).stem) for p in self.photos]
         if len(set(names)) < len(names):
@@ -89,7 +91,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     permission = Permission(Use.INVERT, subjects=request.subjects, kind=kind, spaces=[row.id], purpose=request.purpose)
     decision = permission.require(registry)
     if request.mask is not None and len(request.photos) != 1:
-        raise UsageError(reason="--mask is for one photo")
+        raise UsageError(reason="[[mask]] is for one photo")
     model = request.engine.open(space)
     found = load_guess(registry, row, model.unet_digest) if request.use_guess else None
     photos = [load_photo(Path(p), model.image_size) for p in request.photos]

@@ -97,7 +97,7 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
 
     people, kind = who_is_where(request), Kind.parse(request.kind)
     if request.out is None and not request.register:
-        raise UsageError(reason="say where the LoRAs go: --out FOLDER, or a space to register them in")
+        raise UsageError(reason="say where the LoRAs go: [[out]] FOLDER, or a space to register them in")
     if request.steps < 1 or request.samples < 1 or request.batch < 1 or request.lr <= 0:
         raise UsageError(reason="training needs at least one step, sample and identity a batch, and a positive rate")
     row, space = (None, None) if not request.register else open_space(registry, request.space)
@@ -185,7 +185,7 @@ def who_is_where(request: TrainRequest) -> dict[str, list[Path]]:
         raise UsageError(reason="give either folders or photos, not both")
     if not folders:
         if request.name is None:
-            raise UsageError(reason="photos of one identity need --name")
+            raise UsageError(reason="photos of one identity need [[name]]")
         return {check_name(request.name): [f for p in paths for f in find_photos(p)]}
     people: dict[str, list[Path]] = {}
     for folder in folders:
@@ -193,11 +193,11 @@ def who_is_where(request: TrainRequest) -> dict[str, list[Path]]:
         for one in inner or [folder]:
             name = check_name(request.prefix + one.resolve().name)
             if name in people:
-                raise UsageError(reason=f"two folders are called {name}", hint="rename one, or use --prefix")
+                raise UsageError(reason=f"two folders are called {name}", hint="rename one, or use [[prefix]]")
             people[name] = find_photos(one)
     if request.name is not None:
         if len(people) != 1:
-            raise UsageError(reason=f"--name is for one identity, {len(people)} folders were given")
+            raise UsageError(reason=f"[[name]] is for one identity, {len(people)} folders were given")
         return {check_name(request.name): next(iter(people.values()))}
     return people
 
@@ -222,7 +222,7 @@ def _model(engine: Engine, space: WeightSpace | None) -> DiffusionModel:
     if space is not None:
         return engine.open(space)
     if engine.pipeline is None:
-        raise UsageError(reason="without a space, say which base model to train on: --pipeline FOLDER or Hub id")
+        raise UsageError(reason="without a space, say which base model to train on: [[pipeline]] FOLDER or Hub id")
     from w2w_registry.diffusion.pipeline import load_model
 
     return load_model(engine.pipeline, device=engine.device, dtype=engine.dtype)
@@ -310,7 +310,7 @@ def solve(
                 raise StorageError(path=str(state), reason=error.strerror or str(error)) from error
         tick(now_at.step)
 
-    with memory_guard(model.device, "lower --batch or --samples"), model.conditioned(words):
+    with memory_guard(model.device, "lower [[batch]] or [[samples]]"), model.conditioned(words):
         trained = engine.train(
             model.unet,
             model.scheduler,

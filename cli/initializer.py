@@ -1,0 +1,50 @@
+"""``w2w-reg initializer``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from w2w_registry.records import counted
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say
+
+
+@click.group()
+def initializer() -> None:
+    """Fit the initializer of inversions: a regression from what the base model sees to coordinates."""
+
+
+@initializer.command()
+@options.space
+@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="A folder of photos per identity.")
+@click.option("--drawn", default=0, show_default=True, type=click.IntRange(0), help="Pictures to generate of each.")
+@click.option("--components", type=click.IntRange(1), metavar="K", help="Predict the first K components only.")
+@options.prompt
+@options.seed
+@options.engine
+@takes_frame
+def fit(frame: Frame, **given: Any) -> None:
+    """Fit the initializer on photos of registered identities, on pictures generated of them, or on both.
+
+    Only what the pictures have in common is kept, none of the pictures.
+    """
+    from w2w_registry.services.synthesis import engine as service
+
+    given = options.gathered(given)
+    space, engine = given.pop("space"), given.pop("engine")
+    with progress("looking") as tick:
+        value = service.fit_guess(frame.registry(), space, engine, progress=tick, **given)
+
+    def human() -> None:
+        say(
+            f"initializer of {value['space']} from {counted(value['pictures'], 'picture')} of "
+            f"{value['identities']} identities: explains {value['explained']:.0%} of the variance among strangers"
+        )
+        if value["skipped"]:
+            note(f"identities left out because consent does not cover it: {value['skipped']}")
+
+    emit(frame, value, human)
