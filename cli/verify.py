@@ -23,7 +23,7 @@ def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issu
 
     if signing.is_folder(what):
         value = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
-        emit(frame, value, lambda: say(f"OK: {what} is what was signed"))
+        emit(frame, value, lambda: say(f"OK: {what} is as it was signed"))
         return 0
     value = service.verify_version(frame.registry(), what)
 

@@ -247,7 +247,7 @@ class _Parser:
         if token.text in ("tag", "label", "tag.", "label."):
             self._error(f"expected a name after {token.text.rstrip('.')}., as in {token.text.rstrip('.')}.team", back=1)
         if token.text == "consent":
-            self._error("consent depends on records and time; it is no field here", back=1)
+            self._error("consent depends on records and time; it is not a field here", back=1)
         return Field(token.text) if token.text in FIELDS else Field("label", token.text, token.start)
 
     def _list(self, wanted: str, field: Field) -> tuple[Value, ...]:

@@ -29,7 +29,7 @@ MIDDLE_VALUES: Final = 640
 LEVELS: Final = (0.05, 0.3)
 """Noise levels the UNet looks at, as shares of the schedule: fine and coarse."""
 LANDMARKS: Final = 2048
-"""At most so many, and no more than four to a photo."""
+"""The most there are, and no more than four per photo."""
 WIDTH_SAMPLE: Final = 500
 RIDGES: Final = np.logspace(-3, 3, 13)
 """Penalties tried, in units of what one photo has in common with itself."""

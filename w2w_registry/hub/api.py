@@ -157,7 +157,8 @@ class Hub(Protocol):
         """Fetch ``files`` into the existing ``folder``, resumed when cut, each checked against size and digest.
 
         Raises:
-            UnsafeRepo: a name, size, header or digest that is not as announced. StorageError: the disk said no.
+            UnsafeRepo: a name, size, header or digest that is not as announced. StorageError: it cannot be
+            written.
         """
 
     def erase_files(self, repo_id: str, keep: Mapping[str, bytes], message: str) -> None:

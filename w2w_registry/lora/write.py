@@ -42,7 +42,7 @@ def write_lora(
         The files written; ``read_lora(out)`` reads them back.
 
     Raises:
-        StorageError: the disk said no.
+        StorageError: the files cannot be written.
     """
     contents = lora_files(
         out, lora, alpha, fmt=fmt, dtype=dtype, base_model=base_model, revision=revision, metadata=metadata

@@ -146,7 +146,7 @@ def verify_folder(
         try:
             config.verify(folder, signature)
         except (KeyError, TypeError):
-            reason = f"{SIGNATURE} is no signature"
+            reason = f"{SIGNATURE} is not a signature"
             raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
         except ValueError as error:
             raise IntegrityError(

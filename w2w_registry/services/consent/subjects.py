@@ -21,7 +21,7 @@ from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
-NAME_WARNING = "{} looks like a name, and subject ids stay in the audit log for ever, even after erasure"
+NAME_WARNING = "{} looks like a name, and subject ids stay in the audit log forever, even after erasure"
 
 
 def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") -> dict[str, Any]:

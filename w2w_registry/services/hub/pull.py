@@ -120,7 +120,7 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
     Raises:
         NotFound: no such repo, revision or space. UnsafeRepo, BadFile, BadLora, IntegrityError: what is there is
         refused. SpaceMismatch: another base model or other modules. LikenessRefused, ConsentDenied: a subject is in
-        the way. StorageError: the disk said no.
+        the way. StorageError: the files cannot be written.
     """
     with tempfile.TemporaryDirectory(prefix="w2w-pull-") as folder:
         fetched = fetch(hub, request.repo, Path(folder), file=request.file, progress=progress)

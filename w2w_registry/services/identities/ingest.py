@@ -373,8 +373,8 @@ class _Chunk:
         high = (self.row.calibration.get("residual") or {}).get("high")
         if high is not None and one.residual > high:
             yield (
-                f"residual {one.residual:.2f}: new LoRAs of this space leave {high:.2f} at most; the space says little "
-                "of this one, so its matches and edits mean less (other base model, subject or training?)"
+                f"residual {one.residual:.2f}: new LoRAs of this space leave at most {high:.2f}; the space represents "
+                "this one poorly, so its matches and edits mean less (other base model, subject or training?)"
             )
 
 

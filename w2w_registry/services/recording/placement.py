@@ -78,7 +78,7 @@ def place(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None =
 def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, space: WeightSpace) -> Iterable[str]:
     if lora.ignored:
         yield (
-            f"it also changes {len(lora.ignored)} text-encoder modules, which a UNet space cannot say; "
+            f"it also changes {len(lora.ignored)} text-encoder modules, which a UNet space cannot represent; "
             "only its UNet part is placed"
         )
     if how == "gauge":

@@ -45,7 +45,7 @@ from w2w_registry.space.start import canonical_rows
 FALSE_MATCH_RATE = 1e-4
 """Of pairs of different identities, how many may score as the same one."""
 _FEW = 40
-"""Below so many LoRAs nothing can be said about what left-out ones look like."""
+"""With fewer LoRAs nothing can be said about those left out of the fit."""
 
 
 def fit_space(
@@ -289,7 +289,7 @@ def import_space(
     """Register a space from an exported folder or file, or from the public weights2weights release.
 
     Args:
-        components: keep only the first so many; a cut space has its own digest and no calibration.
+        components: keep only this many of the first; a cut space has its own digest and no calibration.
         with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
         origin: where a folder that was fetched comes from.
 

@@ -102,7 +102,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise UsageError(reason=f"{text[:40]!r} names no seeds", hint="as in [[seeds]] 1-8 or [[seeds]] 3,7")
         end = int(last) if dash else int(first)
         if end < int(first) or end - int(first) >= MAX_PICTURES:
-            raise UsageError(reason=f"{part.strip()} is no range of seeds")
+            raise UsageError(reason=f"{part.strip()} is not a range of seeds")
         seeds += range(int(first), end + 1)
     return tuple(dict.fromkeys(seeds))
 
