@@ -98,7 +98,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.UnknownField: _unknown_field,
     e.UnknownPurpose: lambda f: (
         f"no purpose or use is named {_short(f['name'], 60)!r}; did you mean {f['near'][0]}? (a purpose of your own is "
-        "listed under purposes in [policy] of registry.toml)"
+        "listed under purposes in [policy] of registry.toml; `w2w-reg policy set` puts it in force)"
     ),
     e.UnknownTerritory: lambda f: (
         f"{_short(f['name'], 40)!r} is not a territory; use a country's two letters, as in DE, or EU or EEA"

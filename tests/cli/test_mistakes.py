@@ -184,6 +184,7 @@ def test_purposes_nobody_knows(filled: Run) -> None:
 
 def test_a_registry_may_name_purposes_of_its_own(filled: Run, tmp_path: Path) -> None:
     (tmp_path / "home" / "registry.toml").write_text('[policy]\npurposes = ["casting", "reserch"]\n')
+    assert filled("policy", "set")[0] == 0
     for purpose in ("casting", "reserch"):
         assert value(filled, "consent", "grant", "s-1", "--purpose", purpose)["warnings"] == []
 

@@ -16,7 +16,7 @@ _TERRITORY = re.compile(r"[A-Z]{2}|EEA")
 def unknown_words(registry: Registry, scope: Scope) -> list[str]:
     """The purposes and prohibitions of a scope that this registry does not know, for a warning.
 
-    A registry adds its own purposes under ``purposes`` in the ``[policy]`` table of registry.toml.
+    A registry adds its own purposes under ``purposes`` in its policy.
 
     Raises:
         UnknownPurpose: one that looks like a misspelling: a grant would allow nothing, a prohibition forbid nothing.
@@ -44,6 +44,6 @@ def warnings_about(words: list[str]) -> list[str]:
     """What a person is told of them."""
     return [
         f"this registry knows no purpose or use {word!r}; if it is meant, list it under purposes in [policy] of "
-        "registry.toml"
+        "registry.toml and run `w2w-reg policy set`"
         for word in words
     ]
