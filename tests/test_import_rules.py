@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,31 @@ def test_heavy_libraries_do_not_load_with_the_package_or_its_help() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert result.stdout.splitlines()[-1] == "heavy: []"
+
+
+SURFACES = {"messages.py", "web", "interface"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).parts[0] not in SURFACES],
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
+def test_the_floors_name_no_flags(path: Path) -> None:
+    """A flag is the command line's word: below, an error says ``[[name]]`` and each surface spells it."""
+    tree = ast.parse(path.read_text("utf-8"))
+    skipped = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            skipped |= {id(part) for part in node.values}
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            text = node.value
+        else:
+            continue
+        text = re.sub(r"w2w-reg [^;`\n]*|`[^`]*`", "", text)  # a whole command may be quoted
+        assert not re.search(r"(?<![\w-])--[a-z]", text), (
+            f"{path}:{node.lineno} {text!r}: below the surfaces write [[name]], which messages.py spells --name"
+        )

@@ -6,7 +6,6 @@ import ast
 import importlib
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -180,33 +179,6 @@ def test_who_acts_without_an_account(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pwd, "getpwuid", nobody)
     assert load_settings(tmp_path, env={}).actor == f"uid {os.getuid()}"
-
-
-PACKAGE = CLI.parent / "w2w_registry"
-SURFACES = {"messages.py", "web", "interface"}
-
-
-@pytest.mark.parametrize(
-    "path",
-    [p for p in sorted(PACKAGE.rglob("*.py")) if p.relative_to(PACKAGE).parts[0] not in SURFACES],
-    ids=lambda p: str(p.relative_to(PACKAGE)),
-)
-def test_the_floors_name_no_flags(path: Path) -> None:
-    """A flag is the command line's word: below, an error says ``[[name]]`` and each surface spells it."""
-    tree = ast.parse(path.read_text("utf-8"))
-    skipped = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
-        if isinstance(node, ast.JoinedStr):
-            skipped |= {id(part) for part in node.values}
-            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            text = node.value
-        else:
-            continue
-        text = re.sub(r"w2w-reg [^;`\n]*|`[^`]*`", "", text)  # a whole command may be quoted
-        assert not re.search(r"(?<![\w-])--[a-z]", text), f"{path}:{node.lineno} {text!r}"
 
 
 def test_options_are_spelt_as_typed() -> None:

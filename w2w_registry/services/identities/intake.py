@@ -144,7 +144,7 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     candidates, skipped = discover(request.paths)
     if request.name is not None:
         if len(candidates) != 1:
-            raise UsageError(reason=f"--name is for one LoRA, {len(candidates)} were given", hint="try --prefix")
+            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
         candidates = [replace(candidates[0], name=check_name(request.name))]
     seen: list[Seen] = []
     failed: list[Item] = []
