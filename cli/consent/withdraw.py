@@ -15,7 +15,11 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.command()
 @click.argument("subject", metavar="SUBJECT")
 @click.option("--erase", is_flag=True, help="Erase coordinates, files, previews and caches for good (needs --yes).")
-@click.option("--protect", is_flag=True, help="Keep a do-not-recreate reference, if the subject wishes.")
+@click.option(
+    "--protect/--forget",
+    default=True,
+    help="Keep references of the likeness, by which it is refused from now on; --forget keeps nothing.",
+)
 @options.dry_run
 @click.option("--yes", is_flag=True, help="Erase without asking.")
 @click.option(

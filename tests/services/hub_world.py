@@ -24,8 +24,9 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, write_lora
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.rows import insert_record, load_records, move_record
+from w2w_registry.services.recording.likeness import of_theta
 from w2w_registry.services.recording.spaces import load_space, store_space
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import Activity, File, NewVersion, record_version
@@ -181,13 +182,14 @@ class World:
                 model_digest=model_digest(theta, space.layout),
                 coordinates=coordinates,
                 base_model=BASE,
+                likeness=of_theta(theta, space.layout),
                 residual=float(space.residual(theta, coordinates)),
                 artifact_digest=artifact,
                 file=file,
                 subjects=subjects,
             )
             activity = Activity(OperationKind.IMPORT if stored else OperationKind.SAMPLE, now(), params={"seed": seed})
-            version = record_version(uow, new, activity, guard.admit(uow.session, new))
+            version = record_version(uow, new, activity, Door(self.registry, uow.session).admit(new))
             return version.id
 
     # -- looking -------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from w2w_registry.catalog.models import InputKind, Release, Space, SpaceMember, 
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import gate, grants, guard
+from w2w_registry.services.consent import gate, grants
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording.likeness import UNKNOWN
 from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_operation, record_version
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
@@ -95,12 +97,13 @@ class Small:
                 model_digest=digest(f"model {self._count}"),
                 coordinates=coordinates(self._count) if point is None else point.astype(np.float32),
                 base_model="base",
+                likeness=UNKNOWN,
                 artifact_digest=artifact,
                 subjects=subjects,
                 labels=labels or {},
             )
             activity = Activity(made, now(), params or {}, inputs)
-            version = record_version(uow, new, activity, guard.admit(uow.session, new))
+            version = record_version(uow, new, activity, Door(self.registry, uow.session).admit(new))
             return version.id
 
     def derive(self, name: str, *parents: int, how: Use = Use.EDIT, purpose: str | None = None) -> int:

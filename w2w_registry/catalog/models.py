@@ -13,6 +13,7 @@ from w2w_registry.catalog.assets import (
 )
 from w2w_registry.catalog.base import Base, audited_models
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
+from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.pictures import Picture, PictureVersion
 from w2w_registry.catalog.policies import Policy
@@ -63,6 +64,7 @@ __all__ = [
     "TakedownState",
     "Version",
     "VersionSubject",
+    "WeightsSketch",
     "Withdrawal",
     "audited_models",
 ]

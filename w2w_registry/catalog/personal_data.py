@@ -35,6 +35,7 @@ from w2w_registry.catalog.models import (
     Tag,
     Takedown,
     Version,
+    WeightsSketch,
     Withdrawal,
 )
 from w2w_registry.catalog.rows import Key, chunked, table_of
@@ -116,6 +117,8 @@ COLUMNS: Mapping[str, Rule] = {
     "version_subject.subject_id": _PSEUDONYM,
     "coordinates.digest": DELETE,
     "coordinates.data": DELETE,
+    "weights_sketch.kind": DELETE,
+    "weights_sketch.data": DELETE,
     "source_file.sha256": DELETE,
     "source_file.model_digest": DELETE,
     "source_file.format": DELETE,
@@ -408,6 +411,7 @@ _ROWS: Mapping[type[Base], Callable[[UnitOfWork, Person], Iterable[Key]]] = {
     OperationInput: _inputs,
     Operation: _operations,
     Coordinates: _by_version(Coordinates),
+    WeightsSketch: _by_version(WeightsSketch),
     Label: _by_version(Label),
     SourceFile: _by_version(SourceFile),
     Tag: _by_identity(Tag),

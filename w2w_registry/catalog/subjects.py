@@ -149,7 +149,8 @@ class Withdrawal(Base):
 
 
 class GuardReference(Base):
-    """An opt-in "do not recreate" reference of a subject in one space: ``reference`` is made with ``salt``."""
+    """What is kept of a likeness that refused, of its coordinates in one space or of its weights sketch (``space_id``
+    None): ``reference`` is made with ``salt`` and the door's key, whose id ``kind`` ends in."""
 
     __tablename__ = "guard_reference"
     __table_args__ = (
@@ -160,7 +161,7 @@ class GuardReference(Base):
 
     id: Mapped[int] = mapped_column(BigInt, primary_key=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subject.id"))
-    space_id: Mapped[int] = mapped_column(ForeignKey("space.id"))
+    space_id: Mapped[int | None] = mapped_column(ForeignKey("space.id"))
     kind: Mapped[str] = mapped_column(Words)
     salt: Mapped[bytes] = mapped_column(LargeBinary)
     reference: Mapped[bytes] = mapped_column(LargeBinary)

@@ -48,6 +48,7 @@ class ReasonCode(StrEnum):
     PUBLICATION = "publication-not-granted"
     TERRITORY = "territory-not-granted"
     VERSION_BLOCKED = "version-blocked"
+    LIKENESS = "likeness-refused"
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@
 - ``write_lora(out, lora_or_tensors, alpha, fmt="peft" | "diffusers" | "kohya", dtype="fp32" | "fp16" | "bf16")``.
   ``lora_files(…)`` gives the same as bytes by path, unwritten.
 - ``model_digests(theta, layout)`` (exact, and as fp16 and bf16 files hold it) and
-  ``same_model(theta_a, theta_b, layout, dtype_a, dtype_b)``: is this the same model under another file?
+  ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
 
 from w2w_registry.lora.adapter import Adapter, read_adapter
 from w2w_registry.lora.change import Change
+from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, suggest_name
 from w2w_registry.lora.names import Format
 from w2w_registry.lora.read import AlphaSource, LoraFile, lora_of, not_plain, read_lora
-from w2w_registry.lora.same import ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.write import lora_files, write_lora
 
@@ -30,6 +30,7 @@ __all__ = [
     "Candidate",
     "Change",
     "DType",
+    "Factors",
     "Format",
     "LoraFile",
     "ModelDigests",

@@ -25,10 +25,11 @@ from w2w_registry.hub.client import HubClient
 from w2w_registry.hub.plan import Access
 from w2w_registry.lora import write_lora
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.hub.release import PushReport, PushRequest, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.recording.likeness import of_theta
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
@@ -66,9 +67,10 @@ def furnish(url: str, home: Path, base: Path) -> None:
                 model_digest=f"{number:064x}",
                 coordinates=point,
                 base_model=space.base_model,
+                likeness=of_theta(space.reconstruct(point), space.layout),
                 labels={"shine": float(point[0] + 0.1 * rng.normal())},
             )
-            record_version(uow, made, Activity(OperationKind.IMPORT, now()), guard.admit(uow.session, made))
+            record_version(uow, made, Activity(OperationKind.IMPORT, now()), Door(registry, uow.session).admit(made))
     directions.fit(registry, "shine", "shine")
     registry.catalog.close()
 

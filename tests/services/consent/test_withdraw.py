@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from tests.services.small import Small, coordinates, digest
 from w2w_registry.catalog.models import (
@@ -29,7 +30,9 @@ from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.consent.withdrawal import Step, Tombstone, is_tombstone_of
 from w2w_registry.errors import LikenessRefused, NotFound, StorageError
-from w2w_registry.services.consent import guard, subjects, withdraw
+from w2w_registry.services.consent import subjects, withdraw
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording.likeness import UNKNOWN
 
 
 @pytest.fixture
@@ -114,7 +117,7 @@ def test_twice_is_once_and_erasing_later_goes_on(small: Small) -> None:
 
 def test_a_wish_for_protection_may_come_later_but_not_after_erasure(small: Small) -> None:
     Scene(small)
-    withdraw.withdraw(small.registry, "s1")
+    withdraw.withdraw(small.registry, "s1", protect=False)
     assert not withdraw.withdraw(small.registry, "s1", protect=True)["already"]
     assert withdraw.withdraw(small.registry, "s1", protect=True)["already"]
     assert subjects.show_subject(small.registry, "s1")["do_not_recreate"] == 1
@@ -319,7 +322,7 @@ def test_a_new_consent_brings_back_what_nobody_else_holds_back(small: Small) -> 
     assert back["restored"] == ["a@1", "a@2"]
     assert scene.states()[:4] == ["active", "active", "blocked", "blocked"]
     with small.registry.catalog.read() as session:
-        assert list(session.scalars(select(GuardReference))) == []
+        assert {row.subject_id for row in session.scalars(select(GuardReference))} == {"s2"}
     assert small.grant("s2")["restored"] == ["b@1", "m@1"]
     # and it can be withdrawn once more
     assert not withdraw.withdraw(small.registry, "s1")["already"]
@@ -333,6 +336,10 @@ def test_erased_models_do_not_come_back(small: Small) -> None:
     assert scene.states()[:3] == ["erased"] * 3
 
 
+def held(small: Small, session: Session, point: np.ndarray) -> None:
+    Door(small.registry, session).hold(UNKNOWN, {small.space_id: point}, path="new.safetensors")
+
+
 def test_the_guard_knows_a_protected_subject_again(small: Small) -> None:
     rng = np.random.default_rng(5)
     mine = coordinates(1000)
@@ -342,13 +349,12 @@ def test_the_guard_knows_a_protected_subject_again(small: Small) -> None:
     small.add("a", "s1", point=mine)
     withdraw.withdraw(small.registry, "s1", erase=True, protect=True)
     with small.registry.catalog.read() as session:
-        space = session.get_one(Space, small.space_id)
         [kept] = session.scalars(select(GuardReference))
         assert pack(mine)[0] not in kept.reference
         with pytest.raises(LikenessRefused) as caught:
-            guard.check(session, space, mine + rng.normal(0, 0.02, 8).astype(np.float32), path="new.safetensors")
+            held(small, session, mine + rng.normal(0, 0.02, 8).astype(np.float32))
         assert caught.value.subject == "s1"
-        assert guard.check(session, space, -mine, path="other.safetensors") is None
+        held(small, session, -mine)
 
 
 def test_no_service_can_record_a_protected_subject(small: Small) -> None:
@@ -370,20 +376,19 @@ def test_the_very_model_that_was_erased_does_not_come_back(small: Small) -> None
     withdraw.withdraw(small.registry, "s1", erase=True)
     with small.registry.catalog.read() as session:
         with pytest.raises(LikenessRefused):
-            guard.check_erased(session, model, path="x")
-        guard.check_erased(session, digest("another"), path="x")
+            Door(small.registry, session).hold(UNKNOWN, {}, path="x", model_digest=model)
+        Door(small.registry, session).hold(UNKNOWN, {}, path="x", model_digest=digest("another"))
     small.grant("s1")
     with small.registry.catalog.read() as session:
-        guard.check_erased(session, model, path="x")
+        Door(small.registry, session).hold(UNKNOWN, {}, path="x", model_digest=model)
 
 
-def test_without_the_wish_no_reference_is_kept(small: Small) -> None:
+def test_who_asks_for_it_is_forgotten(small: Small) -> None:
     scene = Scene(small)
-    withdraw.withdraw(small.registry, "s1", erase=True)
+    withdraw.withdraw(small.registry, "s1", erase=True, protect=False)
     with small.registry.catalog.read() as session:
         assert list(session.scalars(select(GuardReference))) == []
-        space = session.get_one(Space, small.space_id)
-        assert guard.check(session, space, coordinates(1), path="x") is None
+        held(small, session, coordinates(1))
     assert scene.states()[0] == "erased"
 
 

@@ -31,7 +31,7 @@ def transformer_lora(index: int) -> dict[tuple[str, str], np.ndarray]:
     return tensors
 
 
-def make_folder(root: Path, world: World, *, persons: int = 20, others: int = 18) -> Path:
+def make_folder(root: Path, world: World, *, persons: int = 20, others: int = 20) -> Path:
     """``persons`` of the world in three formats (some re-saved), ``others`` of a transformer, and the rest."""
     for i in range(persons):
         where = root / "people" / f"p{i:04d}"

@@ -56,7 +56,7 @@ def test_the_plan_of_a_bare_machine_is_what_the_run_does(bare: Settings, folder:
         planned, done = run(registry, folder)
         assert before.init
         assert (planned.added, planned.existing) == (before.added, before.existing)
-        assert (count(done, "added"), count(done, "existing")) == (before.added, before.existing) == (20 + 18 + 3, 4)
+        assert (count(done, "added"), count(done, "existing")) == (before.added, before.existing) == (20 + 20 + 3, 4)
         assert sorted(done.fitted) == sorted(group.space or "" for group in before.fits)
         assert count(done, "failed") == 6
         assert {Path(s.path).name for s in done.skipped} == {
@@ -66,9 +66,9 @@ def test_the_plan_of_a_bare_machine_is_what_the_run_does(bare: Settings, folder:
         }
         # Everything is there, named by what tells it apart, in its space or in none.
         lines = {line["identity"]: line for line in manage.list_identities(registry)}
-        assert len(lines) == 41
-        assert {f"output{i}" for i in range(18)} <= set(lines)
-        assert len({lines[f"output{i}"]["space"] for i in range(18)} | {None}) == 2
+        assert len(lines) == 43
+        assert {f"output{i}" for i in range(20)} <= set(lines)
+        assert len({lines[f"output{i}"]["space"] for i in range(20)} | {None}) == 2
         assert (lines["dora"]["adapter"], lines["dora"]["space"]) == ("DoRA", None)
         assert lines["loha"]["labels"]["trigger"] == "painted"
         assert lines["loha"]["labels"]["base_hint"] == "SD 1.5"

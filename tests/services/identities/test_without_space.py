@@ -9,9 +9,10 @@ import pytest
 from tests.services.world import BASE
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities import manage
 from w2w_registry.services.provenance.lineage import show_manifest
+from w2w_registry.services.recording.likeness import UNKNOWN
 from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import Query, search
@@ -21,9 +22,9 @@ from w2w_registry.services.spaces.manage import fit_space
 @pytest.fixture
 def kept(registry: Registry, loras: Path) -> Registry:
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
-    new = NewVersion("dora", Kind.STYLE, None, "a" * 64, None, None, adapter="DoRA")
+    new = NewVersion("dora", Kind.STYLE, None, "a" * 64, None, None, UNKNOWN, adapter="DoRA")
     with registry.catalog.write("tester") as uow:
-        record_version(uow, new, Activity(OperationKind.IMPORT, now()), guard.admit(uow.session, new))
+        record_version(uow, new, Activity(OperationKind.IMPORT, now()), Door(registry, uow.session).admit(new))
     return registry
 
 

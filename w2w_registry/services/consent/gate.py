@@ -17,7 +17,7 @@ withdrawal that came in between has then been seen, because writers take turns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
-from w2w_registry.catalog.lookup import states_of, versions_by_id
+from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.consent.policy import (
     Decision,
@@ -43,6 +43,7 @@ from w2w_registry.consent.policy import (
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied
 from w2w_registry.records import ConsentState, Kind, VersionState
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, present
@@ -140,6 +141,8 @@ def ask(
             fitted_on=_withdrawn_members(where, spaces),
         )
         blocked = _blocked(where, versions) if versions and what not in _STATE_FREE else []
+        if decision.allowed and not blocked and versions and what not in _STATE_FREE:
+            blocked = list(_met(registry, where, versions).values())
     return _refused(decision, blocked)
 
 
@@ -158,10 +161,12 @@ def ask_each(
     everybody = upstream_of_each(session, list(versions), rules)
     states = {i: version.state for i, version in versions_by_id(session, versions).items()}
     found: dict[int, Decision] = {}
+    met = {} if what in _STATE_FREE else _met(registry, session, versions)
     for version, purpose in versions.items():
         decision = decide(what, everybody[version], rules, moment, purpose=purpose)
         out = states.get(version) is not VersionState.ACTIVE and what not in _STATE_FREE
-        found[version] = _refused(decision, _blocked(session, [version])) if out else decision
+        held = [met[version]] if version in met and decision.allowed else []
+        found[version] = _refused(decision, _blocked(session, [version]) if out else held)
     return found
 
 
@@ -175,6 +180,16 @@ def _remember(registry: Registry, decision: Decision, versions: Sequence[int], s
         purpose=decision.purpose,
         reasons=[{"code": str(r.code), "subject": r.subject, "record": r.record_id} for r in decision.reasons],
     )
+
+
+def _met(registry: Registry, session: Session, versions: Collection[int]) -> dict[int, Reason]:
+    """Versions that are somebody who refused, whatever they are said to be: version id -> reason."""
+    met = Door(registry, session).encounters(versions)
+    refs = refs_of(session, met)
+    return {
+        i: Reason(ReasonCode.LIKENESS, e.subject, None, f"{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}", str(refs[i]))
+        for i, e in sorted(met.items())
+    }
 
 
 def evidence(decision: Decision) -> dict[str, Any]:

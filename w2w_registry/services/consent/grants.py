@@ -25,7 +25,7 @@ from w2w_registry.consent.receipt import receipt_markdown
 from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, ConsentRecord, Notice, Scope, Status, Use, to_json
 from w2w_registry.errors import BadFile, Conflict, NotFound, UsageError
 from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import door, gate
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.outputs import write_outputs
@@ -107,7 +107,7 @@ def grant(
         restored: list[str] = []
         if row.state is not SubjectState.ACTIVE:
             row.state = SubjectState.ACTIVE
-            guard.unprotect(uow, subject)
+            door.unprotect(uow, subject)
             restored = _restore(uow, subject, registry)
         _journal(uow, "consent.grant", record, restored=len(restored))
     return {**describe(record, now()), "restored": restored, "warnings": warnings_about(strange)}

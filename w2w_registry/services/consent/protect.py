@@ -12,7 +12,9 @@ from w2w_registry.catalog.models import Subject, SubjectState
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording.equivalents import stored_likeness
+from w2w_registry.services.recording.likeness import of_lora
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.sources import source
 from w2w_registry.services.recording.spaces import open_space
@@ -33,14 +35,18 @@ def protect_subject(registry: Registry, subject: str, what: str, *, space: str |
         version = None if Path(what).exists() else version_for(session, what)
         if version is not None:
             point = source(session, version, row).coordinates
+            likeness = stored_likeness(registry, session, version)
         else:
-            point = np.asarray(basis.project(place(read_lora(Path(what)), basis, row.ref).theta), np.float32)
+            lora = read_lora(Path(what))
+            point = np.asarray(basis.project(place(lora, basis, row.ref).theta), np.float32)
+            likeness = of_lora(lora)
     if not np.any(point):
         raise UsageError(reason="that model lies at the centre of the space: it resembles everybody")
     with registry.catalog.write(registry.actor) as uow:
         ensure_subject(uow, subject)
         depicting = depicting_ids(uow.session, subject)
-        limit = guard.keep(uow, subject, row, point, depicting if version is None else depicting | {version.id})
+        besides = depicting if version is None else depicting | {version.id}
+        limit = Door(registry, uow.session).keep(uow, subject, likeness, {row.id: point}, besides)
         found = uow.session.get_one(Subject, subject)
         if found.state is SubjectState.ACTIVE and not depicting:
             found.state = SubjectState.PROTECTED

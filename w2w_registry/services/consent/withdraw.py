@@ -42,7 +42,7 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent import guard
+from w2w_registry.services.consent import door
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
@@ -51,7 +51,7 @@ _OPEN = frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUT
 
 
 def plan_withdrawal(
-    registry: Registry, subject: str, *, erase: bool = False, protect: bool = False
+    registry: Registry, subject: str, *, erase: bool = False, protect: bool = True
 ) -> withdrawal.Withdrawal:
     """What ``withdraw`` would do now; nothing is changed.
 
@@ -62,7 +62,7 @@ def plan_withdrawal(
         return _plan(session, subject, erase=erase, protect=protect)
 
 
-def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: bool = False) -> dict[str, Any]:
+def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: bool = True) -> dict[str, Any]:
     """Withdraw everything a subject ever granted, and act on it. Returns the receipt, with ``already`` when a
     withdrawal before had left nothing to do.
 
@@ -70,7 +70,8 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
 
     Args:
         erase: coordinates, files, previews, caches and what is personal in the catalog go for good.
-        protect: keep a do-not-recreate reference, as the subject wishes.
+        protect: keep references of the likeness, by which the door refuses it from now on; False for a subject who asks
+            that nothing be kept.
 
     Raises:
         NotFound: no such subject. StorageError: a file could not be erased; run again to go on from there.
@@ -80,7 +81,7 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
     with registry.catalog.write(registry.actor) as uow:
         plan = _plan(uow.session, subject, erase=erase, protect=protect)
         done = _nothing_left(uow.session, plan)
-        withdrawal_id = _block(uow, plan) if done is None else done
+        withdrawal_id = _block(registry, uow, plan) if done is None else done
     return {**resume(registry, withdrawal_id), "already": done is not None}
 
 
@@ -218,7 +219,7 @@ def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
 
 
 # -- performing --------------------------------------------------------------------------------------
-def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
+def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
     session = uow.session
     records = load_records(session, [plan.subject]).get(plan.subject, ())
     for record in records:
@@ -226,7 +227,7 @@ def _block(uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
             move_record(uow, lifecycle.withdraw(record, uow.now(), uow.actor))
     if plan.protect:
         own = [v.version_id for v in plan.versions if not v.derived]
-        guard.protect(uow, plan.subject, own, {v.version_id for v in plan.versions})
+        door.keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
     active = [v.version_id for v in plan.versions if v.state == VersionState.ACTIVE]
     uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
     row = session.get_one(Subject, plan.subject)

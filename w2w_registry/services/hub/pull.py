@@ -35,11 +35,13 @@ from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name
 from w2w_registry.records import IdentityRef, Kind, OperationKind, canonical_json, check_name, digest_of, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.recording.likeness import of_lora, of_theta
 from w2w_registry.services.recording.placement import place, same_model_id
 from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
@@ -267,6 +269,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     kind = _kind_of(request, document, where)
     if request.dry_run:
         return _report(registry, fetched, document, "added", name, 0, row.ref, restored, dry=True)
+    likeness = of_theta(space.reconstruct(coordinates), space.layout) if lora is None else of_lora(lora)
     artifact, file = (None, None) if lora is None else _store(registry, lora)
     manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
     with registry.catalog.write(registry.actor) as uow:
@@ -286,6 +289,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
                 model_digest=document.model_digest,
                 coordinates=coordinates,
                 base_model=document.base_model,
+                likeness=likeness,
                 base_revision=document.base_revision,
                 residual=document.residual,
                 artifact_digest=artifact,
@@ -304,7 +308,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
                 inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
                 models={"base": document.base_model},
             )
-            version = record_version(uow, new, activity, guard.admit(uow.session, new))
+            version = record_version(uow, new, activity, Door(registry, uow.session).admit(new))
         if mine:
             _know_release(uow, hub, fetched, version)
         uow.event(

@@ -13,15 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.lookup import came_in, identities_named, subjects_of
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
     InputKind,
-    SourceFile,
     Space,
     Version,
     VersionSubject,
@@ -29,7 +27,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import Conflict, NotFound, RegistryError, UsageError
+from w2w_registry.errors import Conflict, ForeignStart, RegistryError, UsageError
 from w2w_registry.lora import (
     Candidate,
     LoraFile,
@@ -41,23 +39,27 @@ from w2w_registry.lora import (
     same_model,
 )
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.records import Kind, OperationKind, VersionState, check_name, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.previews import read_preview
+from w2w_registry.services.identities.unplaced import add_unplaced
+from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.labels import read_labels_csv, set_labels
+from w2w_registry.services.recording.likeness import Likeness, of_lora
 from w2w_registry.services.recording.placement import Placed, place
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.nearest import open_nearest
-from w2w_registry.services.search.resemblance import Resemblance, resemblances
+from w2w_registry.services.search.resemblance import resemblances
 from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.sketch import NEAR, Sketch, distance
 
 CHUNK = 256
-_PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,12 +71,23 @@ class Incoming:
     lora: LoraFile
     placed: Placed
     digests: ModelDigests
+    likeness: Likeness
     coordinates: NDArray[np.float32]
     residual: float
 
     @property
     def path(self) -> str:
         return str(self.candidate.path)
+
+
+@dataclass(frozen=True)
+class _Foreseen:
+    """What a dry run keeps of a file that would be added, to know it again under another file of the command."""
+
+    path: str
+    name: str
+    digests: ModelDigests
+    sketch: Sketch | None
 
 
 def add(registry: Registry, request: AddRequest, progress: Progress = no_progress) -> AddReport:
@@ -94,11 +107,13 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
         candidates = [replace(candidates[0], name=check_name(request.name))]
     gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
     taken: dict[str, tuple[str, str]] = {}
+    foreseen: list[_Foreseen] = []
     items: list[Item] = []
     for start in range(0, len(candidates), CHUNK):
         part = candidates[start : start + CHUNK]
         incoming, failed = _read(part, request, row, space, taken)
-        chunk = _Chunk(registry, request, kind, row, space, by_name)
+        chunk = _Chunk(registry, request, kind, row, space, by_name, foreseen)
+        failed = _elsewhere(registry, request, part, failed, by_name)
         done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
         items += [done[str(candidate.path)] for candidate in part]
         progress(min(start + CHUNK, len(candidates)), len(candidates))
@@ -134,12 +149,34 @@ def _read(
         digests = model_digests(placed.own, space.layout)
         path = str(candidate.path)
         first, model = taken.setdefault(name, (path, digests.exact))
-        if model != digests.exact:
+        if model != digests.exact and not same_model(read_lora(first), lora).same:
             reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
             failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
             continue
-        incoming.append(Incoming(candidate, name, lora, placed, digests, c, float(residual)))
+        incoming.append(Incoming(candidate, name, lora, placed, digests, of_lora(lora), c, float(residual)))
     return incoming, failed
+
+
+def _elsewhere(
+    registry: Registry,
+    request: AddRequest,
+    part: Sequence[Candidate],
+    failed: list[Item],
+    by_name: dict[str, dict[str, float | str]],
+) -> list[Item]:
+    """LoRAs of another start have no place in the space and are kept without one; the other failures as they are."""
+    foreign = {item.path for item in failed if isinstance(item.error, ForeignStart)}
+    if not foreign or request.dry_run:
+        return failed
+    kept = {
+        item.path: item
+        for item in add_unplaced(registry, request, [c for c in part if str(c.path) in foreign], by_name)
+    }
+    told = "trained from another start than the space's LoRAs: kept without coordinates"
+    return [
+        replace(kept[item.path], warnings=(told, *kept[item.path].warnings)) if item.path in kept else item
+        for item in failed
+    ]
 
 
 class _Chunk:
@@ -153,9 +190,11 @@ class _Chunk:
         row: Space,
         space: WeightSpace,
         by_name: dict[str, dict[str, float | str]],
+        foreseen: list[_Foreseen],
     ) -> None:
         self.registry, self.request, self.kind = registry, request, kind
         self.row, self.space, self.by_name = row, space, by_name
+        self.foreseen = foreseen  # what a dry run would have added by now
         self.started = now()
 
     def settle(self, incoming: Sequence[Incoming]) -> list[Item]:
@@ -171,10 +210,9 @@ class _Chunk:
                 [one.name for one in incoming],
                 self.request.subjects,
             )
-            resaved = {i: hit for i, one in enumerate(incoming) if (hit := self._resaved(session, one, near[i]))}
         if self.request.dry_run:
             with self.registry.catalog.read() as session:
-                return [self._foresee(session, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
+                return [self._foresee(session, one, near[i]) for i, one in enumerate(incoming)]
         with self.registry.catalog.write(self.registry.actor) as uow:
             gate.require(
                 self.registry,
@@ -184,24 +222,8 @@ class _Chunk:
                 spaces=[self.row.id],
                 session=uow.session,
             )
-            return [self._record(uow, one, resaved.get(i), near[i]) for i, one in enumerate(incoming)]
-
-    def _resaved(self, session: Session, one: Incoming, near: Resemblance) -> tuple[int, str] | None:
-        """A version that is the same model though no digest says so: (version id, how)."""
-        for version_id in near.twins:
-            version = session.get_one(Version, version_id)
-            if version.artifact_digest is None:
-                continue
-            try:
-                with self.registry.artifacts.local(version.artifact_digest) as path:
-                    other = read_lora(path)
-                theta = place(other, self.space, self.row.ref, version.base_model).own
-            except (RegistryError, NotFound):
-                continue  # its file is damaged or gone, which is `verify`'s to say
-            found = same_model(one.placed.own, theta, self.space.layout, one.lora.dtype, other.dtype)
-            if found.same:
-                return version_id, f"re-saved ({found.how}, {other.dtype} and {one.lora.dtype})"
-        return None
+            door = Door(self.registry, uow.session)
+            return [self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
 
     def _store(self, one: Incoming) -> tuple[str, str | None]:
         """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
@@ -212,69 +234,36 @@ class _Chunk:
         put = self.registry.artifacts.put
         return put(next(iter(files.values()))), None if picture is None else put(picture)
 
-    def _known(
-        self, session: Session, one: Incoming, resaved: tuple[int, str] | None
-    ) -> tuple[Version, str | None] | None:
+    def _known(self, session: Session, one: Incoming) -> tuple[Version, str | None] | None:
         """The version that already holds this model, and how it is known when the bytes differ."""
-        by_bytes = session.scalars(
-            select(Version)
-            .join(SourceFile, SourceFile.version_id == Version.id)
-            .where(SourceFile.sha256 == one.lora.sha256, Version.state.in_(_PRESENT))
-            .order_by(Version.id)
-        ).first()
-        if by_bytes is not None:
-            return by_bytes, None
-        by_model = session.scalars(
-            select(Version)
-            .where(Version.model_digest.in_(tuple(one.digests)), Version.state.in_(_PRESENT))
-            .order_by(Version.id)
-        ).first()
-        if by_model is not None:
-            same = by_model.model_digest == one.digests.exact
-            return by_model, "re-saved (same numbers)" if same else f"re-saved (rounded, now {one.lora.dtype})"
-        if resaved is not None:
-            version = session.get_one(Version, resaved[0])
-            if version.state in _PRESENT:
-                return version, resaved[1]
-        return None
+        return known_model(self.registry, session, one.lora.sha256, tuple(one.digests), one.likeness)
 
-    def _foresee(self, session: Session, one: Incoming, resaved: tuple[int, str] | None, near: Resemblance) -> Item:
-        known = self._known(session, one, resaved)
+    def _foresee(self, session: Session, one: Incoming, near: tuple[str, ...]) -> Item:
+        known = self._known(session, one)
         if known is not None:
             return self._existing(session, one, *known)
-        identity = session.scalar(select(Identity).where(Identity.name == one.name))
-        numbers = (
-            []
-            if identity is None
-            else session.scalars(select(Version.number).where(Version.identity_id == identity.id)).all()
-        )
-        return self._added(one, 1 + max(numbers, default=0), near)
+        twin = next((other for other in self.foreseen if _is_same(other, one)), None)
+        if twin is not None:
+            how = "re-saved, in this command"
+            return Item(one.path, "existing", twin.name, None, one.residual, one.placed.gauge, how)
+        self.foreseen.append(_Foreseen(one.path, one.name, one.digests, one.likeness.sketch))
+        _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
+        return self._added(one, 1 + newest, near)
 
-    def _record(
-        self,
-        uow: UnitOfWork,
-        one: Incoming,
-        resaved: tuple[int, str] | None,
-        near: Resemblance,
-    ) -> Item:
-        known = self._known(uow.session, one, resaved)
+    def _record(self, uow: UnitOfWork, door: Door, one: Incoming, near: tuple[str, ...]) -> Item:
+        known = self._known(uow.session, one)
         if known is not None:
             changed = self._seen_again(uow, one, known[0])
             item = self._existing(uow.session, one, *known)
             return replace(item, updated=tuple(changed))
         try:
-            met = guard.check(uow.session, self.row, one.coordinates, path=one.path)
+            door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
             new = self._new_version(one, self._store(one))
             with uow.savepoint():
-                version = record_version(uow, new, self._activity(one), guard.admit(uow.session, new))
+                version = record_version(uow, new, self._activity(one), door.admit(new))
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        if met is not None:
-            warning = (
-                f"resembles protected subject {met.subject} ({met.similarity:.3f}, refused from {met.threshold:.3f})"
-            )
-            near = replace(near, warnings=(*near.warnings, warning))
         return self._added(one, version.number, near)
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
@@ -287,10 +276,7 @@ class _Chunk:
             uow.add(VersionSubject(version_id=version.id, subject_id=subject))
         if missing:
             uow.event("version.depict", {"version": version.id, "subject": missing})
-        seen = uow.session.scalar(
-            select(SourceFile.id).where(SourceFile.version_id == version.id, SourceFile.sha256 == one.lora.sha256)
-        )
-        if seen is None:
+        if not came_in(uow.session, version.id, one.lora.sha256):
             uow.add(source_file(version, one.digests.exact, _file(one), uow.now()))
             uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
         changed = set_labels(uow, version, self._labels(one))
@@ -320,6 +306,7 @@ class _Chunk:
             model_digest=one.digests.exact,
             coordinates=one.coordinates,
             base_model=one.placed.base_model,
+            likeness=one.likeness,
             base_revision=one.lora.base_revision or self.space.base_revision,
             residual=one.residual,
             artifact_digest=artifacts[0],
@@ -365,8 +352,8 @@ class _Chunk:
             warnings=warnings if how is None and name != one.name else (),
         )
 
-    def _added(self, one: Incoming, number: int, near: Resemblance) -> Item:
-        warnings = (*one.placed.warnings, *self._residual_warning(one), *near.warnings)
+    def _added(self, one: Incoming, number: int, near: tuple[str, ...]) -> Item:
+        warnings = (*one.placed.warnings, *self._residual_warning(one), *near)
         return Item(one.path, "added", one.name, number, one.residual, one.placed.gauge, warnings=tuple(warnings))
 
     def _residual_warning(self, one: Incoming) -> Iterable[str]:
@@ -376,6 +363,16 @@ class _Chunk:
                 f"residual {one.residual:.2f}: new LoRAs of this space leave at most {high:.2f}; the space represents "
                 "this one poorly, so its matches and edits mean less (other base model, subject or training?)"
             )
+
+
+def _is_same(earlier: _Foreseen, one: Incoming) -> bool:
+    """Whether two files of one command are the same model."""
+    if earlier.digests.exact in tuple(one.digests) or one.digests.exact in tuple(earlier.digests):
+        return True
+    first, second = earlier.sketch, one.likeness.sketch
+    if first is None or second is None or abs(first.norm - second.norm) > NEAR * first.norm:
+        return False
+    return distance(first, second) <= NEAR and same_model(read_lora(earlier.path), one.lora).same
 
 
 def _file(one: Incoming) -> File:

@@ -26,10 +26,11 @@ from w2w_registry.services.recording.labels import read_labels_csv
 from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.spaces.members import LEAST
 from w2w_registry.space.gauge import obstacles
 from w2w_registry.space.layout import Layout
 
-ENOUGH = 16
+ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
 UNKNOWN_BASE = "unknown"
 """What a space names as base model whose LoRAs name none."""

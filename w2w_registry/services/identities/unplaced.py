@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from w2w_registry.catalog.lookup import came_in, known_version
+from w2w_registry.catalog.lookup import came_in
 from w2w_registry.catalog.models import Identity, InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import RegistryError
@@ -15,11 +15,14 @@ from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_pl
 from w2w_registry.lora.config import OWN_CONFIG
 from w2w_registry.lora.tensorfile import MAX_DATA
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item
 from w2w_registry.services.identities.previews import read_preview
+from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.labels import Label
+from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_lora
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
 
@@ -34,6 +37,11 @@ def digests_of(adapter: Adapter) -> tuple[str, ...]:
     return (adapter.digest,)
 
 
+def likeness_of(adapter: Adapter) -> Likeness:
+    """What the door compares of an adapter: a plain LoRA's ΔW; nothing of what depends on the base model's weights."""
+    return of_lora(lora_of(adapter)) if not_plain(adapter) is None else UNKNOWN
+
+
 def add_unplaced(
     registry: Registry,
     request: AddRequest,
@@ -46,6 +54,7 @@ def add_unplaced(
     items: list[Item] = []
     with registry.catalog.write(registry.actor) as uow:
         gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, session=uow.session)
+        door = Door(registry, uow.session)
         for candidate in candidates:
             name = request.prefix + candidate.name
             try:
@@ -58,16 +67,18 @@ def add_unplaced(
                     candidate.path.name,
                     adapter.files[0].stat().st_size,
                 )
-                known = known_version(uow.session, adapter.sha256, digests)
-                if known is not None:
+                likeness = likeness_of(adapter)
+                there = known_model(registry, uow.session, adapter.sha256, digests, likeness)
+                if there is not None:
+                    known, how = there
                     held = came_in(uow.session, known.id, adapter.sha256)
                     if not held:
                         uow.add(source_file(known, digests[0], file, uow.now()))
                         uow.event("file.add", {"version": known.id}, file=adapter.sha256)
                     owner = uow.session.get_one(Identity, known.identity_id).name
-                    how = None if held else "re-saved"
                     items.append(Item(str(candidate.path), "existing", owner, known.number, same_model=how))
                     continue
+                door.hold(likeness, {}, path=str(candidate.path), model_digest=digests[0])
                 picture = read_preview(candidate.path)
                 new = NewVersion(
                     name=name,
@@ -76,6 +87,7 @@ def add_unplaced(
                     model_digest=digests[0],
                     coordinates=None,
                     base_model=request.base_model or adapter.base_model,
+                    likeness=likeness,
                     base_revision=adapter.base_revision,
                     artifact_digest=registry.artifacts.put(as_kept(adapter)),
                     preview_digest=None if picture is None else registry.artifacts.put(picture),
@@ -99,7 +111,7 @@ def add_unplaced(
                     models={} if new.base_model is None else {"base": new.base_model},
                 )
                 with uow.savepoint():
-                    version = record_version(uow, new, activity, guard.admit(uow.session, new))
+                    version = record_version(uow, new, activity, door.admit(new))
             except RegistryError as error:
                 items.append(Item(str(candidate.path), "failed", name, error=error))
                 continue

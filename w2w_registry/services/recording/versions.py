@@ -26,13 +26,16 @@ from w2w_registry.catalog.models import (
     SourceFile,
     Version,
     VersionSubject,
+    WeightsSketch,
 )
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.subjects import ensure_subject
+from w2w_registry.space.sketch import KIND, Sketch
 from w2w_registry.version import __version__
 
 
@@ -74,7 +77,7 @@ class File:
 class NewVersion:
     """A version to record. ``space_id`` and ``coordinates`` (float32, k) are None together: no weight space holds it.
     ``artifact_digest`` names the stored adapter, None when coordinates are all there is. ``adapter``: its kind when it
-    is no plain LoRA."""
+    is no plain LoRA. ``likeness``: what the door compares, and what finds the same model again."""
 
     name: str
     kind: Kind
@@ -82,6 +85,7 @@ class NewVersion:
     model_digest: str
     coordinates: NDArray[np.float32] | None
     base_model: str | None
+    likeness: Likeness
     adapter: str | None = None
     base_revision: str | None = None
     residual: float | None = None
@@ -95,7 +99,7 @@ class NewVersion:
 
 @dataclass(frozen=True)
 class Admission:
-    """The door's word that this very model may be recorded (``services.consent.guard.admit`` alone makes one).
+    """The door's word that this very model may be recorded (``services.consent.door`` alone makes one).
 
     ``resembles`` says whom the model comes near without being refused: for the event, ids and numbers only.
     """
@@ -229,6 +233,8 @@ def _stage(
         rows.append(
             Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data)
         )
+    if new.likeness.sketch is not None:
+        rows.append(sketch_row(version, new.likeness.sketch))
     if new.file is not None:
         rows.append(source_file(version, new.model_digest, new.file, uow.now()))
     rows += [VersionSubject(version=version, subject_id=subject) for subject in dict.fromkeys(new.subjects)]
@@ -249,6 +255,15 @@ def _stage(
         action, payload = one.also
         uow.stage_event(action, {"version": version, "operation": operation.id}, **payload)
     return version, identity, operation
+
+
+def sketch_row(version: Version, sketch: Sketch) -> WeightsSketch:
+    """The row of a version's weights sketch."""
+    keys = sketch.keys()
+    data = pack(sketch.values)[0]
+    return WeightsSketch(
+        version=version, kind=KIND, norm=sketch.norm, key_a=keys[0], key_b=keys[1], key_c=keys[2], data=data
+    )
 
 
 def source_file(version: Version, model_digest: str, file: File, created: datetime) -> SourceFile:

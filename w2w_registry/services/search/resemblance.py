@@ -1,4 +1,4 @@
-"""Whom a new LoRA resembles: possible twins (the same model re-saved) and people it might really draw."""
+"""Whom a new LoRA resembles, that its user should hear of."""
 
 from __future__ import annotations
 
@@ -17,16 +17,6 @@ from w2w_registry.records import VersionState
 from w2w_registry.services.search.nearest import Nearest
 
 _NEIGHBOURS = 3
-_TWIN_SCORE = 0.995
-"""Rounding to bf16 moves a score far less than this; two trainings of one identity stay below it."""
-
-
-@dataclass(frozen=True)
-class Resemblance:
-    """``twins``: ids of versions so near that they may be the same model; ``warnings``: what to tell the user."""
-
-    twins: tuple[int, ...]
-    warnings: tuple[str, ...]
 
 
 def resemblances(
@@ -36,8 +26,8 @@ def resemblances(
     coordinates: NDArray[np.float32],
     names: Sequence[str],
     subjects: Sequence[str],
-) -> list[Resemblance]:
-    """Compare new points (n, k), to be named ``names`` and said to depict ``subjects``, with what is registered."""
+) -> list[tuple[str, ...]]:
+    """What to tell of each new point (n, k), to be named ``names`` and said to depict ``subjects``."""
     ids, scores = nearest.search(coordinates, _NEIGHBOURS)
     known = _identities(session, {int(i) for i in ids.reshape(-1)})
     threshold = space.calibration.get("threshold")
@@ -47,10 +37,9 @@ def resemblances(
         near = [
             (known[int(i)], int(i), float(s)) for i, s in zip(ids[row], scores[row], strict=True) if int(i) in known
         ]
-        twins = tuple(i for _, i, score in near if score >= _TWIN_SCORE)
         own = earlier.get(name)
         own_score = None if own is None else float(nearest.metric.score(coordinates[row], own))
-        found.append(Resemblance(twins, _warnings(near, name, set(subjects), threshold, own_score)))
+        found.append(_warnings(near, name, set(subjects), threshold, own_score))
     return found
 
 

@@ -27,6 +27,7 @@ from w2w_registry.services.recording.spaces import find_space, open_space, store
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.fitset import FitSet, Member, in_common_gauge, read_fit_set
+from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
 from w2w_registry.space.basis import WeightSpace
@@ -75,7 +76,8 @@ def fit_space(
     """
     check_name(name, "space")
     started = now()
-    fit_set = in_common_gauge(read_fit_set(paths, base_model, progress), force=force)
+    fit_set = only_allowed(registry, in_common_gauge(read_fit_set(paths, base_model, progress), force=force))
+    few = enough_people(registry, fit_set)
     again = read_fit_set([repeats], base_model, progress) if repeats else None
     space, residual = fit_calibrated(fit_set, base_model, revision, components, again)
     inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
@@ -88,6 +90,7 @@ def fit_space(
     )
     row = register_space(registry, name, space, activity, fit_set.members, residual)
     warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
+    warnings += [] if few is None else [few]
     if space.gauge == "raw":
         warnings.append("the LoRAs were trained from different starts: coordinates in this space mean little")
     if space.calibration is None:

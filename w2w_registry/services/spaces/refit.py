@@ -22,6 +22,7 @@ from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.fitset import FitSet, Member
 from w2w_registry.services.spaces.manage import fit_calibrated, register_space, show_space
+from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.space.basis import WeightSpace
 
 _CHUNK = 500
@@ -43,6 +44,8 @@ def refit_space(
     with registry.catalog.read() as session:
         old = find_space(session, ref)
     fit_set, lost = _members_left(registry, old, without, progress)
+    fit_set = only_allowed(registry, fit_set)
+    few = enough_people(registry, fit_set)
     space, residual = fit_calibrated(fit_set, old.base_model, old.base_revision, _components(old, fit_set))
     activity = Activity(
         "refit",
@@ -53,6 +56,7 @@ def refit_space(
     new = register_space(registry, old.name, space, activity, fit_set.members, residual, parent_id=old.id)
     placed = _move(registry, old, new, space, progress)
     warnings = [f"{lost} members of {old.ref} are not in the catalog and were left out"] if lost else []
+    warnings += [] if few is None else [few]
     return {**show_space(registry, new), "placed": placed, "warnings": warnings}
 
 

@@ -15,8 +15,10 @@ from w2w_registry.catalog.resolve import space_for
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import model_digest
 from w2w_registry.records import Kind, OperationKind, now
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.labels import Label, to_label
+from w2w_registry.services.recording.likeness import of_theta
 from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry
 from w2w_registry.space.basis import WeightSpace
@@ -47,6 +49,7 @@ def add_points(
         thetas = space.reconstruct(coordinates[rows.start : rows.stop])
         with registry.catalog.write(registry.actor) as uow:
             row = space_for(uow.session, ref)
+            door = Door(registry, uow.session)
             gate.require(registry, Use.REGISTER, kind=Kind.PERSON, spaces=[row.id], session=uow.session)
             there = taken_names(uow.session, [f"{prefix}/{i}" for i in rows])
             for i, theta in zip(rows, thetas, strict=True):
@@ -59,13 +62,12 @@ def add_points(
                     model_digest=model_digest(theta, space.layout),
                     coordinates=coordinates[i],
                     base_model=space.base_model,
+                    likeness=of_theta(theta, space.layout),
                     base_revision=space.base_revision,
                     labels=_labels(labels, i),
                 )
                 inputs = [Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)]
-                record_version(
-                    uow, new, Activity(OperationKind.IMPORT, started, {"row": i}, inputs), guard.admit(uow.session, new)
-                )
+                record_version(uow, new, Activity(OperationKind.IMPORT, started, {"row": i}, inputs), door.admit(new))
                 added += 1
         progress(rows.stop, len(coordinates))
     return added

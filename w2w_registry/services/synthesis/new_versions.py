@@ -14,7 +14,9 @@ from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, check_name
-from w2w_registry.services.consent import gate, guard
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording.likeness import of_theta
 from w2w_registry.services.recording.sources import (
     Vector,
 )
@@ -79,10 +81,11 @@ def record(
     prepared = [_new_version(registry, space_row, space, draft) for draft in drafts]
     made: list[dict[str, Any]] = []
     with registry.catalog.write(registry.actor) as uow:
+        door = Door(registry, uow.session)
         evidence = gate.evidence(permission.require(registry, uow.session))
         for start in range(0, len(drafts), _TOGETHER):
             part = range(start, min(start + _TOGETHER, len(drafts)))
-            admissions = guard.admit_all(uow.session, [prepared[i] for i in part])
+            admissions = door.admit_all([prepared[i] for i in part])
             recordings = [
                 Recording(prepared[i], drafts[i].activity, word, (f"version.{drafts[i].activity.kind}", evidence))
                 for i, word in zip(part, admissions, strict=True)
@@ -113,6 +116,7 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
         model_digest=model_digest(theta, space.layout),
         coordinates=draft.coordinates,
         base_model=space.base_model,
+        likeness=of_theta(theta, space.layout),
         base_revision=space.base_revision,
         residual=residual,
         artifact_digest=artifact,

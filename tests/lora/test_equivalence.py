@@ -1,4 +1,4 @@
-"""A re-save is the same model, whatever changed but the weights; another training is not."""
+"""A re-save is the same model, whatever changed but ΔW; another training is not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lora.loras import make_tensors
-from w2w_registry.lora import model_digest, model_digests, read_lora, same_model, write_lora
+from w2w_registry.lora import Factors, Sameness, model_digest, model_digests, read_lora, same_model, write_lora
 from w2w_registry.lora.tensorfile import round_to
 from w2w_registry.space.layout import Layout, layout_of
 
@@ -27,6 +27,11 @@ def layout_and_theta(seed: int, rank: int = 1, scale_b: float = 1.0) -> tuple[La
             tensors[(module, factor)] = array * np.float32(scale_b)
     layout = layout_of({k: v.shape for k, v in tensors.items()}, 27.0)
     return layout, layout.flatten(tensors)
+
+
+def alike(a: np.ndarray, b: np.ndarray, layout: Layout, dtype_a: str, dtype_b: str) -> Sameness:
+    alphas = dict.fromkeys(layout.modules, layout.alpha)
+    return same_model(Factors(layout.unflatten(a), alphas, dtype_a), Factors(layout.unflatten(b), alphas, dtype_b))
 
 
 @FIXTURE
@@ -48,7 +53,7 @@ def test_any_resave_is_the_same_model(
     )
     a, b = read_lora(tmp_path / "a.d" / fmt_a), read_lora(tmp_path / "b.d" / fmt_b)
     assert a.layout() == b.layout()
-    answer = same_model(a.theta(), b.theta(), a.layout(), a.dtype, b.dtype)
+    answer = same_model(a, b)
     assert answer.same
     assert answer.how == ("equal" if dtype_a == dtype_b else "rounding")
     shared = set(model_digests(a.theta(), a.layout())) & set(model_digests(b.theta(), b.layout()))
@@ -65,7 +70,7 @@ def test_another_training_is_another_model(seed: int, other: int, dtype_a: str, 
     _, apart = layout_and_theta(seed + other)
     tensors, others = layout.unflatten(theta), layout.unflatten(apart)
     retrained = layout.flatten({k: tensors[k] if k[1] == "A" else others[k] for k in tensors})
-    answer = same_model(round_to(theta, dtype_a), round_to(retrained, dtype_b), layout, dtype_a, dtype_b)
+    answer = alike(round_to(theta, dtype_a), round_to(retrained, dtype_b), layout, dtype_a, dtype_b)
     assert not answer.same
     assert not set(model_digests(theta, layout)) & set(model_digests(retrained, layout))
 
@@ -75,7 +80,7 @@ def test_one_module_changed_is_another_model() -> None:
     edited = theta.copy()
     edited[-16:] *= 1.05
     for dtype_a, dtype_b in itertools.product(("fp32", "fp16", "bf16"), repeat=2):
-        assert not same_model(theta, edited, layout, dtype_a, dtype_b).same
+        assert not alike(theta, edited, layout, dtype_a, dtype_b).same
 
 
 @given(st.integers(0, 10**6), st.sampled_from([1, 4]), dtypes)
@@ -89,18 +94,18 @@ def test_another_gauge_is_the_same_model(seed: int, rank: int, dtype: str) -> No
         tensors[(module, "A")] = np.linalg.inv(turn) @ tensors[(module, "A")]
         tensors[(module, "B")] = tensors[(module, "B")] @ turn
     turned = round_to(layout.flatten(tensors), dtype)
-    answer = same_model(theta, turned, layout, "fp32", dtype)
-    assert (answer.same, answer.how) == (True, "gauge")
+    answer = alike(theta, turned, layout, "fp32", dtype)
+    assert (answer.same, answer.how) == (True, "factors")
 
 
 def test_tiny_values_lost_to_fp16() -> None:
     """B far below fp16's normal range: the rounding is coarse, yet a re-save is a re-save and others are others."""
     layout, theta = layout_and_theta(0, scale_b=1e-3)
     _, other = layout_and_theta(1, scale_b=1e-3)
-    assert same_model(theta, round_to(theta, "fp16"), layout, "fp32", "fp16").same
-    assert not same_model(theta, round_to(other, "fp16"), layout, "fp32", "fp16").same
+    assert alike(theta, round_to(theta, "fp16"), layout, "fp32", "fp16").same
+    assert not alike(theta, round_to(other, "fp16"), layout, "fp32", "fp16").same
     nothing = layout.flatten({k: v if k[1] == "A" else 0 * v for k, v in layout.unflatten(theta).items()})
-    assert not same_model(theta * np.float32(1), nothing, layout, "fp32", "fp16").same
+    assert not alike(theta * np.float32(1), nothing, layout, "fp32", "fp16").same
 
 
 def test_alpha_is_part_of_the_model() -> None:
@@ -120,3 +125,57 @@ def test_wrong_length_is_told() -> None:
     layout, theta = layout_and_theta(0)
     with pytest.raises(ValueError, match="shape"):
         model_digest(theta[:-1], layout)
+
+
+def svd_factors(a: np.ndarray, b: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a resize tool writes: the best factors of that rank, zero columns where there is nothing."""
+    u, s, vt = np.linalg.svd(b.astype(np.float64) @ a.astype(np.float64), full_matrices=False)
+    root = np.sqrt(np.concatenate([s, np.zeros(rank)])[:rank])
+    left, right = np.zeros((len(b), rank)), np.zeros((rank, a.shape[1]))
+    kept = min(rank, len(s))
+    left[:, :kept], right[:kept] = u[:, :kept], vt[:kept]
+    return (root[:, None] * right).astype(np.float32), (left * root).astype(np.float32)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 4]), st.integers(0, 3), dtypes)
+@settings(max_examples=60, deadline=None)
+def test_another_rank_is_the_same_model_while_nothing_is_lost(seed: int, rank: int, spare: int, dtype: str) -> None:
+    tensors = make_tensors(seed, rank)
+    alphas = dict.fromkeys({m for m, _ in tensors}, 27.0)
+    padded = {}
+    for module in alphas:
+        a, b = svd_factors(tensors[(module, "A")], tensors[(module, "B")], rank + spare)
+        padded[(module, "A")], padded[(module, "B")] = round_to(a, dtype), round_to(b, dtype)
+    # alpha grows with the rank where the same ΔW is meant
+    other = Factors(padded, dict.fromkeys(alphas, 27.0 * (rank + spare) / rank), dtype)
+    answer = same_model(Factors(tensors, alphas), other)
+    assert (answer.same, answer.how) == (True, "factors")
+    stronger = dict.fromkeys(alphas, 27.0 * 1.05 * (rank + spare) / rank)
+    assert not same_model(Factors(tensors, alphas), Factors(padded, stronger, dtype)).same
+
+
+@pytest.mark.parametrize(("share", "same"), [(5e-4, True), (1e-3, True), (5e-3, False), (0.05, False)])
+def test_a_cut_rank_is_the_same_model_up_to_a_thousandth(share: float, same: bool) -> None:
+    tensors = make_tensors(0, 2)
+    alphas = dict.fromkeys({m for m, _ in tensors}, 1.0)
+    whole, cut = {}, {}
+    for module in alphas:
+        a, b = svd_factors(tensors[(module, "A")], tensors[(module, "B")], 2)
+        # a second direction that holds just this share of the whole
+        first, second = (np.linalg.norm(np.outer(b[:, i], a[i])) for i in (0, 1))
+        b[:, 1] *= share / np.sqrt(1 - share**2) * first / second
+        whole[(module, "A")], whole[(module, "B")] = a, b
+        cut[(module, "A")], cut[(module, "B")] = a[:1], b[:, :1]
+    answer = same_model(Factors(whole, alphas), Factors(cut, dict.fromkeys(alphas, 0.5)))
+    assert answer.error == pytest.approx(share, rel=1e-3)
+    assert answer.same is same
+
+
+def test_a_missing_module_is_a_difference() -> None:
+    tensors = make_tensors(0, 1)
+    alphas = dict.fromkeys({m for m, _ in tensors}, 1.0)
+    first = next(iter(alphas))
+    less = Factors({k: v for k, v in tensors.items() if k[0] != first}, {m: a for m, a in alphas.items() if m != first})
+    assert not same_model(Factors(tensors, alphas), less).same
+    assert not same_model(less, Factors(tensors, alphas)).same
+    assert same_model(less, less).how == "equal"

@@ -1,0 +1,94 @@
+"""How often the door refuses a stranger, and how often it misses somebody who refused.
+
+``python -m benchmarks.door_rates``. Data: the mini world. Per fold, a space is fitted on the 224 identities that were
+trained twice and 300 others; a hundred of the 224 refuse, and their references are what ``services.consent.door``
+keeps (signs of projections, thresholds from those registered). Strangers are the people the fold was not fitted on,
+none of whom set a threshold. Held against the references: strangers; copies of the refused (rounded, with noise,
+mixed with a stranger); and their second trainings. Prints docs/door.md's table and exits 1 when strangers or copies
+fall short of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.miniworld.unpack import DATA, load_loras
+from w2w_registry.consent.references import bits_of, cosines, threshold
+from w2w_registry.lora.tensorfile import round_to
+from w2w_registry.space.fit import fit_space
+from w2w_registry.space.metrics import default_metric
+from w2w_registry.space.start import canonical_rows, common_start
+
+KEY = bytes(32)
+TWICE, ALSO, REFUSED, FOLDS = 224, 300, 100, 4
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``hits`` of ``tries`` were refused."""
+
+    what: str
+    hits: int
+    tries: int
+
+
+def fold(seed: int) -> list[Rate]:
+    """The rates of one fold."""
+    stored = load_loras(DATA)
+    layout, rng = stored.layout, np.random.default_rng(seed)
+    others = rng.permutation(np.arange(TWICE, len(stored.theta)))
+    fitted, out = np.concatenate([np.arange(TWICE), others[:ALSO]]), others[ALSO:]
+    start = common_start(stored.theta[fitted], layout).values
+    theta = canonical_rows(stored.theta, layout, start)
+    space = fit_space(theta[fitted], layout, base_model="benchmark", start=start)
+    metric = default_metric(space.component_std)
+
+    def bits(rows: NDArray[np.float32]) -> Bits:
+        return bits_of(metric.unit(space.project(canonical_rows(rows, layout, start))), KEY, "benchmark")
+
+    who = rng.permutation(TWICE)[:REFUSED]
+    kept, registered = bits(stored.theta[who]), bits(stored.theta[np.setdiff1d(fitted, who)])
+    limits = np.array([threshold(cosines(one, registered)) for one in kept])
+
+    def refused(rows: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """(n, REFUSED): by which reference each is refused."""
+        return np.stack([cosines(one, kept) >= limits for one in bits(rows)])
+
+    spread = stored.theta[fitted].std(axis=0)
+    own = np.arange(REFUSED)
+    partner = stored.theta[out[:REFUSED]]
+    copies = {"rounded to bf16": round_to(stored.theta[who], "bf16")}
+    for share in (0.1, 0.5, 1.0):
+        noise = share * spread * rng.normal(size=(REFUSED, layout.dim))
+        copies[f"with noise of {share:g} times people's spread"] = (stored.theta[who] + noise).astype(np.float32)
+    for share in (0.9, 0.7, 0.5):
+        copies[f"mixed, {share:g} of them"] = (share * stored.theta[who] + (1 - share) * partner).astype(np.float32)
+    rates = [Rate("stranger (per add, a hundred refuse)", int(refused(stored.theta[out]).any(1).sum()), len(out))]
+    rates += [Rate(f"copy {name}", int(refused(rows)[own, own].sum()), REFUSED) for name, rows in copies.items()]
+    rates.append(Rate("trained again", int(refused(stored.retrained[who])[own, own].sum()), REFUSED))
+    return rates
+
+
+def main(argv: list[str] | None = None) -> int:
+    """See the module's docstring."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    total: dict[str, Rate] = {}
+    for seed in range(FOLDS):
+        for rate in fold(seed):
+            before = total.get(rate.what, Rate(rate.what, 0, 0))
+            total[rate.what] = Rate(rate.what, before.hits + rate.hits, before.tries + rate.tries)
+    print("| held against a hundred references | refused | of | share |\n| --- | --- | --- | --- |")
+    for rate in total.values():
+        print(f"| {rate.what} | {rate.hits} | {rate.tries} | {rate.hits / rate.tries:.4f} |")
+    strangers = total["stranger (per add, a hundred refuse)"]
+    copies = [rate for rate in total.values() if "copy" in rate.what and "noise" not in rate.what]
+    return int(strangers.hits > 0.005 * strangers.tries or any(rate.hits < rate.tries for rate in copies))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

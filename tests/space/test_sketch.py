@@ -1,0 +1,56 @@
+"""The sketch is a function of ΔW: factors, rank and order change nothing, other trainings everything."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.space.spaces import MODULES, make_layout
+from tests.space.test_canonical_gauge import refactored, regauged, trained
+from w2w_registry.space.sketch import KEYS, NEAR, SIZE, distance, sketch
+
+WIDTH = 24
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1, 2, 4]), st.integers(0, 2))
+def test_one_model_has_one_sketch(seed: int, rank: int, spare: int) -> None:
+    layout = make_layout(rank=rank, width=WIDTH)
+    tensors = layout.unflatten(trained(layout, 1, seed)[0])
+    alphas = dict.fromkeys(MODULES, layout.alpha)
+    mine = sketch(tensors, alphas)
+    assert mine.values.shape == (SIZE,)
+    assert len(mine.keys()) == KEYS
+    again = sketch(regauged(tensors, seed), dict(reversed(alphas.items())))
+    padded = sketch(refactored(tensors, spare), dict.fromkeys(MODULES, layout.alpha * (rank + spare) / rank))
+    for other in (again, padded):
+        assert distance(mine, other) < 1e-4
+        assert abs(other.norm / mine.norm - 1) < 1e-4
+        np.testing.assert_allclose(other.keys(), mine.keys(), atol=1e-4)
+    dense = [alphas[m] / rank * tensors[(m, "B")].astype(float) @ tensors[(m, "A")].astype(float) for m in alphas]
+    np.testing.assert_allclose(mine.norm, np.sqrt(sum(np.sum(w**2) for w in dense)), rtol=1e-5)
+
+
+def test_distances_are_those_of_the_models() -> None:
+    """On average; and no two people come near."""
+    layout = make_layout(rank=1, width=WIDTH)
+    thetas = trained(layout, 30)
+    alphas = dict.fromkeys(MODULES, layout.alpha)
+    sketches = [sketch(layout.unflatten(t), alphas) for t in thetas]
+    ratios = []
+    for i in range(0, 30, 2):
+        a, b = layout.unflatten(thetas[i]), layout.unflatten(thetas[i + 1])
+        gaps = [layout.alpha * (a[(m, "B")] @ a[(m, "A")] - b[(m, "B")] @ b[(m, "A")]) for m in MODULES]
+        found = distance(sketches[i], sketches[i + 1])
+        assert found > NEAR
+        size = max(sketches[i].norm, sketches[i + 1].norm)
+        ratios.append(found * size / np.sqrt(sum(np.sum(g**2) for g in gaps)))
+    assert 0.8 < np.mean(ratios) < 1.2
+
+
+def test_nothing_is_the_same_as_nothing() -> None:
+    layout = make_layout(rank=1, width=WIDTH)
+    empty = {k: np.zeros_like(v) for k, v in layout.unflatten(np.ones(layout.dim, np.float32)).items()}
+    nothing = sketch(empty, dict.fromkeys(MODULES, 1.0))
+    assert (nothing.norm, nothing.keys(), distance(nothing, nothing)) == (0.0, (0.0,) * KEYS, 0.0)

@@ -1,0 +1,96 @@
+"""What models are compared by beside their coordinates: the weights sketch of a version, and finding near ones.
+
+A database cannot compare vectors, but it can look up numbers: ``norm`` and ``key_*`` of a sketch, which equal models
+share up to a tolerance, leave a handful of rows to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, select
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from w2w_registry.catalog.assets import Version
+from w2w_registry.catalog.base import Base
+from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.types import Number, Words
+from w2w_registry.records import VersionState
+
+
+class WeightsSketch(Base):
+    """A random projection of a version's ΔW: ``data`` is float32 little-endian, ``kind`` how it was drawn.
+
+    ``norm``: ‖ΔW‖. ``key_a`` to ``key_c``: numbers equal models share up to rounding, to search by.
+    """
+
+    __tablename__ = "weights_sketch"
+    __table_args__ = (Index("ix_weights_sketch_key_a", "key_a"),)
+
+    version_id: Mapped[int] = mapped_column(ForeignKey("version.id"), primary_key=True)
+    kind: Mapped[str] = mapped_column(Words)
+    norm: Mapped[float] = mapped_column(Number)
+    key_a: Mapped[float] = mapped_column(Number)
+    key_b: Mapped[float] = mapped_column(Number)
+    key_c: Mapped[float] = mapped_column(Number)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+    version: Mapped[Version] = relationship()
+
+
+@dataclass(frozen=True)
+class StoredSketch:
+    """A row of ``weights_sketch`` with the state of its version."""
+
+    version_id: int
+    norm: float
+    data: bytes
+
+
+def near_sketches(
+    session: Session,
+    kind: str,
+    norm: float,
+    keys: Sequence[float],
+    states: Sequence[VersionState],
+    *,
+    room: float,
+) -> list[StoredSketch]:
+    """Sketches whose norm and keys lie within ``room`` (relative, absolute) of these, the oldest version first."""
+    columns = (WeightsSketch.key_a, WeightsSketch.key_b, WeightsSketch.key_c)
+    query = (
+        select(WeightsSketch.version_id, WeightsSketch.norm, WeightsSketch.data)
+        .join(Version, Version.id == WeightsSketch.version_id)
+        .where(
+            WeightsSketch.kind == kind,
+            WeightsSketch.norm.between(norm * (1 - room), norm * (1 + room)),
+            *(column.between(key - room, key + room) for column, key in zip(columns, keys, strict=True)),
+            Version.state.in_(states),
+        )
+        .order_by(WeightsSketch.version_id)
+    )
+    return [StoredSketch(*row) for row in session.execute(query)]
+
+
+def sketches_of(session: Session, kind: str, version_ids: Iterable[int]) -> dict[int, StoredSketch]:
+    """Sketches of those of the versions that have one."""
+    found: dict[int, StoredSketch] = {}
+    for chunk in chunked(version_ids):
+        query = select(WeightsSketch.version_id, WeightsSketch.norm, WeightsSketch.data).where(
+            WeightsSketch.kind == kind, WeightsSketch.version_id.in_(chunk)
+        )
+        found.update((row.version_id, StoredSketch(*row)) for row in session.execute(query))
+    return found
+
+
+def without_sketch(session: Session, kind: str, limit: int) -> list[Version]:
+    """Versions that could have a sketch of this kind and have none, the oldest first, at most ``limit``."""
+    has = select(WeightsSketch.version_id).where(WeightsSketch.kind == kind)
+    query = (
+        select(Version)
+        .where(Version.id.not_in(has), Version.state != VersionState.ERASED, Version.adapter.is_(None))
+        .order_by(Version.id)
+        .limit(limit)
+    )
+    return list(session.scalars(query))

@@ -1,0 +1,125 @@
+"""References: what is kept of a likeness that refused, so that it is known again and cannot be had back.
+
+A reference is the signs of ``BITS`` random projections of a vector (SimHash: Charikar, STOC 2002): two vectors at angle
+φ differ in a bit with probability φ/π, so the share of equal bits estimates their cosine. The projections come from
+a secret key, one set per context (a weight space, the sketch), and the bits are stored combined with a stream drawn
+from the key and a salt of the reference's own. Without the key a reference is noise: it can be neither compared nor
+turned back, nor told to be of the same person as another. With the key it serves this one comparison.
+
+The key is no part of the catalog (see ``services.consent.door``): a copy of the database says nothing about anybody's
+looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from functools import lru_cache
+from math import acos, cos, pi
+
+import numpy as np
+from numpy.typing import NDArray
+
+BITS = 2048
+"""The estimated angle's standard deviation is at most 180°·√(1/4/2048) = 2°."""
+DEVIATIONS, LOWEST, HIGHEST = 4.5, 0.55, 0.95
+"""A newcomer is refused from so many robust standard deviations above strangers, but not below ``LOWEST`` nor above
+``HIGHEST``. People outside the fit come nearer to one another than its members do, with a heavy tail: on the mini world
+one pair in 100,000 reaches .50 (docs/door.md), so that a hundred references refuse fewer than one stranger in a
+thousand; copies lie above .9 and mixtures of at least a half above .7."""
+
+_FEW = 30
+_WITHOUT_STRANGERS = cos(pi / 4)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Whose, the kept bits as opened with the key (bool, ``BITS``), and the cosine from which a newcomer is refused."""
+
+    subject: str
+    bits: NDArray[np.bool_]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Encounter:
+    """The gravest of what a likeness was held against: of whom, how near, from where on it is refused, and by what."""
+
+    subject: str
+    similarity: float
+    threshold: float
+    by: str
+
+    @property
+    def refused(self) -> bool:
+        return self.similarity >= self.threshold
+
+
+def key_id(key: bytes) -> str:
+    """Eight hex digits that name a key and say nothing about it."""
+    return hmac.new(key, b"w2w door key id", hashlib.sha256).hexdigest()[:8]
+
+
+def bits_of(vectors: NDArray[np.floating], key: bytes, context: str) -> NDArray[np.bool_]:
+    """Signs (n, ``BITS``) of the projections of vectors (n, d) or (d,)."""
+    points = np.atleast_2d(np.asarray(vectors, np.float64))
+    return np.asarray(points @ _projections(key, context, points.shape[1]).T >= 0)
+
+
+def seal(bits: NDArray[np.bool_], key: bytes, salt: bytes) -> bytes:
+    """The bits (``BITS``,) as they are stored."""
+    return bytes(a ^ b for a, b in zip(np.packbits(bits).tobytes(), _stream(key, salt), strict=True))
+
+
+def unseal(stored: bytes, key: bytes, salt: bytes) -> NDArray[np.bool_]:
+    """The bits (``BITS``,) of what :func:`seal` made."""
+    plain = bytes(a ^ b for a, b in zip(stored, _stream(key, salt), strict=True))
+    return np.unpackbits(np.frombuffer(plain, np.uint8)).astype(bool)
+
+
+def cosines(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Estimated cosines (n,) of bits (``BITS``,) with bits (n, ``BITS``)."""
+    return np.asarray(np.cos(pi * (np.atleast_2d(theirs) != mine).mean(axis=1)))
+
+
+def threshold(strangers: NDArray[np.floating]) -> float:
+    """The cosine from which on a newcomer is refused, from a reference's estimated cosines (n,) to other people.
+
+    Median and spread (median absolute deviation) are robust: a few of the strangers may be the same person unnamed.
+    With few strangers nothing is known of their spread: then half a right angle, or beyond all of them.
+    """
+    if strangers.size < _FEW:
+        beyond = float(strangers.max()) + 0.05 if strangers.size else 0.0
+        return min(HIGHEST, max(_WITHOUT_STRANGERS, beyond))
+    middle = float(np.median(strangers))
+    spread = 1.4826 * float(np.median(np.abs(strangers - middle)))
+    return min(HIGHEST, max(LOWEST, middle + DEVIATIONS * spread))
+
+
+def meet(references: list[Reference], mine: NDArray[np.bool_], by: str) -> Encounter | None:
+    """The reference that comes nearest to refusing bits (``BITS``,), None without any."""
+    if not references:
+        return None
+    found = cosines(mine, np.stack([reference.bits for reference in references]))
+    return gravest([Encounter(r.subject, float(c), r.threshold, by) for r, c in zip(references, found, strict=True)])
+
+
+def gravest(encounters: list[Encounter]) -> Encounter | None:
+    """The one farthest over its threshold, or nearest under it."""
+    return max(encounters, key=lambda e: acos(min(1.0, e.threshold)) - acos(min(1.0, e.similarity)), default=None)
+
+
+@lru_cache(maxsize=8)
+def _projections(key: bytes, context: str, size: int) -> NDArray[np.float64]:
+    """(``BITS``, size): sums of eight coin flips minus four, near Gaussian, the same on every machine."""
+    seed = hmac.new(key, f"w2w door projections {context} {size}".encode(), hashlib.sha256).digest()
+    flips = np.frombuffer(hashlib.shake_256(seed).digest(BITS * size), np.uint8)
+    return _ONES[flips].reshape(BITS, size) - 4.0
+
+
+def _stream(key: bytes, salt: bytes) -> bytes:
+    return hashlib.shake_256(hmac.new(key, b"w2w door salt" + salt, hashlib.sha256).digest()).digest(BITS // 8)
+
+
+_ONES = np.array([i.bit_count() for i in range(256)], np.float64)

@@ -1,0 +1,325 @@
+"""The door: everything new or leaving is held against every likeness that refused (DESIGN §5).
+
+    door = Door(registry, uow.session)
+    version = record_version(uow, new, activity, door.admit(new))
+
+A version cannot be recorded without the admission that is made here, and the gate (``services.consent.gate``) asks
+:meth:`Door.encounters` of every version that is used, so no service can forget to. What refuses: whoever withdrew
+(their references are kept unless they ask that nothing be), is protected, or whose consent has run out or never held
+(their versions' rows, in any state). What is compared: the model's ΔW by its sketch, in any space and in none, and its
+coordinates in every space in which somebody refuses. What it is called, of which kind it is and whom it is said to
+depict are not asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import refusals
+from w2w_registry.catalog.models import GuardReference, Space
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.consent.guard import Reference as OldReference
+from w2w_registry.consent.guard import similarities
+from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.references import (
+    Encounter,
+    Reference,
+    bits_of,
+    cosines,
+    gravest,
+    key_id,
+    meet,
+    seal,
+    threshold,
+    unseal,
+)
+from w2w_registry.errors import LikenessRefused, RegistryError, SettingError
+from w2w_registry.lora import Factors
+from w2w_registry.records import ConsentState
+from w2w_registry.services.consent.door_key import ensure_key, key_path, read_key
+from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.recording.likeness import Likeness
+from w2w_registry.services.recording.spaces import load_space, metric_of
+from w2w_registry.services.recording.versions import Admission, NewVersion
+from w2w_registry.services.registry import Registry, present
+from w2w_registry.space.gauge import to_gauge
+from w2w_registry.space.sketch import KIND as SKETCH_KIND
+from w2w_registry.space.sketch import Sketch
+
+_OLD = "simhash-512"
+_STRANGERS = 1000
+_ENDED = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED)
+_SKETCH = f"sketch {SKETCH_KIND}"
+_AGAIN = 0.98
+"""Estimated cosine from which on a reference of the same person is the same reference."""
+
+
+class Door:
+    """The door as it stands at one instant of one session. Who refuses is looked up once, when first asked."""
+
+    def __init__(self, registry: Registry, session: Session) -> None:
+        self._registry, self._session = registry, session
+        self._fresh: dict[int, Space] = {}
+
+    @property
+    def anybody(self) -> bool:
+        """Whether anybody refused at all."""
+        return bool(self._rows or self._standing)
+
+    def admit(self, new: NewVersion) -> Admission:
+        """Let a new version in, inside the transaction that records it.
+
+        Raises:
+            LikenessRefused: it is somebody who refused. SettingError: the door's key is not the one it was.
+        """
+        path = new.name if new.file is None else new.file.name
+        points = {} if new.space_id is None or new.coordinates is None else {new.space_id: new.coordinates}
+        self.hold(new.likeness, points, path=path, model_digest=new.model_digest)
+        return Admission(new.model_digest)
+
+    def admit_all(self, news: Sequence[NewVersion]) -> list[Admission]:
+        """As :meth:`admit`, for many."""
+        return [self.admit(new) for new in news]
+
+    def hold(
+        self,
+        likeness: Likeness,
+        points: Mapping[int, NDArray[np.float32]],
+        *,
+        path: str,
+        model_digest: str | None = None,
+    ) -> None:
+        """Raise unless nobody who refused is met by a likeness, at coordinates (k,) by space where they are known.
+
+        Raises:
+            LikenessRefused, SettingError.
+        """
+        met = self.meets(likeness, points)
+        if met is not None and met.refused:
+            raise LikenessRefused(
+                path=path, subject=met.subject, score=round(met.similarity, 3), threshold=round(met.threshold, 3)
+            )
+        gone = None if model_digest is None else refusals.erased_with_digest(self._session, [model_digest])
+        if gone is not None:
+            raise LikenessRefused(path=path, subject=gone, score=1.0, threshold=1.0)
+
+    def meets(self, likeness: Likeness, points: Mapping[int, NDArray[np.float32]]) -> Encounter | None:
+        """Whom a likeness comes nearest to being refused for; None when nobody refused anything comparable."""
+        found: list[Encounter] = []
+        for space_id in self._spaces:
+            point = points.get(space_id)
+            if point is None and likeness.factors is not None:
+                point = self._coordinates(likeness.factors, space_id)
+            if point is not None:
+                found += self._against(space_id, point)
+        if likeness.sketch is not None and likeness.sketch.norm > 0:
+            found += self._against(None, likeness.sketch.values)
+        return gravest(found)
+
+    def encounters(self, version_ids: Collection[int]) -> dict[int, Encounter]:
+        """Registered versions that are somebody who refused, whatever they are said to be: version id -> encounter."""
+        if not self.anybody:
+            return {}
+        met: dict[int, list[Encounter]] = {}
+        for space_id, rows in refusals.points_by_space(self._session, version_ids).items():
+            if space_id in self._spaces:
+                for version_id, data in rows:
+                    met.setdefault(version_id, []).extend(self._against(space_id, unpack(data)))
+        for version_id, data in refusals.sketches(self._session, SKETCH_KIND, version_ids):
+            met.setdefault(version_id, []).extend(self._against(None, unpack(data)))
+        worst = {version_id: gravest(found) for version_id, found in met.items()}
+        return {version_id: e for version_id, e in worst.items() if e is not None and e.refused}
+
+    # -- who refuses ----------------------------------------------------------------------------
+    @cached_property
+    def _references(self) -> dict[int | None, list[Reference]]:
+        """References by place, opened with the key."""
+        found: dict[int | None, list[Reference]] = {}
+        for row in self._rows:
+            if row.kind == _OLD:
+                continue
+            what, key_name = row.kind.rsplit("/", 1)
+            if self._key is None or key_name != key_id(self._key):
+                path = key_path(self._registry)
+                raise SettingError(
+                    setting="door_key",
+                    value=str(path),
+                    reason="is not the key that the references of people who refused were made with; "
+                    "restore it from a backup",
+                )
+            place = None if what == _SKETCH else row.space_id
+            found.setdefault(place, []).append(
+                Reference(row.subject_id, unseal(row.reference, self._key, row.salt), row.threshold)
+            )
+        return found
+
+    @cached_property
+    def _standing(self) -> dict[int | None, list[tuple[str, NDArray[np.float32], float]]]:
+        """Unit vectors of versions still there whose subject refuses, by place, with the cosine that is refused."""
+        at = present(self._session)
+        session = self._session
+        perhaps = refusals.perhaps_refusing(session, at)
+        records = load_records(session, perhaps, history=False)
+        stopped = {s for s in perhaps if s not in records or subject_state(records[s], at) in _ENDED}
+        versions = refusals.depicting(session, stopped)
+        found: dict[int | None, list[tuple[str, NDArray[np.float32], float]]] = {}
+        by_place: dict[int | None, list[tuple[int, bytes]]] = dict(refusals.points_by_space(session, versions).items())
+        by_place[None] = refusals.sketches(session, SKETCH_KIND, versions)
+        for place, rows in by_place.items():
+            if not rows:
+                continue
+            others = self._strangers(place, versions)
+            for version_id, data in rows:
+                mine = self._unit(place, unpack(data))
+                limit = threshold(others @ mine if len(others) else np.zeros(0))
+                found.setdefault(place, []).append((versions[version_id], mine, limit))
+        return found
+
+    @cached_property
+    def _rows(self) -> list[GuardReference]:
+        return refusals.references(self._session)
+
+    @cached_property
+    def _key(self) -> bytes | None:
+        return read_key(self._registry)
+
+    @cached_property
+    def _spaces(self) -> set[int]:
+        """Spaces in which somebody refuses."""
+        places = {*self._references, *self._standing, *(row.space_id for row in self._rows if row.kind == _OLD)}
+        return {place for place in places if place is not None}
+
+    # -- comparing ------------------------------------------------------------------------------
+    def _against(self, place: int | None, vector: NDArray[np.float32]) -> list[Encounter]:
+        mine = self._unit(place, vector)
+        if not mine.any():
+            return []
+        by = "sketch" if place is None else "coordinates"
+        found = [
+            Encounter(who, float(theirs @ mine), limit, by) for who, theirs, limit in self._standing.get(place, ())
+        ]
+        kept = self._references.get(place, [])
+        if kept and self._key is not None:
+            nearest = meet(kept, bits_of(mine, self._key, self._context(place))[0], by)
+            found += [] if nearest is None else [nearest]
+        for row in self._rows:
+            if row.kind == _OLD and row.space_id == place:
+                old = OldReference(row.subject_id, row.salt, row.reference, row.threshold)
+                score = float(similarities(old.salt, old.sketch, mine)[0])
+                found.append(Encounter(old.subject, score, old.threshold, by))
+        return found
+
+    def _unit(self, place: int | None, vector: NDArray[np.float32]) -> NDArray[np.float32]:
+        if place is not None:
+            return metric_of(self._space(place)).unit(vector)
+        size = float(np.linalg.norm(vector))
+        return np.asarray(vector / size if size > 0 else vector, np.float32)
+
+    def _strangers(self, place: int | None, besides: Collection[int]) -> NDArray[np.float32]:
+        if place is None:
+            rows = refusals.stranger_sketches(self._session, SKETCH_KIND, besides, _STRANGERS)
+        else:
+            rows = refusals.strangers(self._session, place, besides, _STRANGERS)
+        vectors = [self._unit(place, unpack(data)) for data in rows]
+        return np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
+
+    def _context(self, place: int | None) -> str:
+        return _SKETCH if place is None else f"coordinates {self._space(place).digest}"
+
+    def _space(self, space_id: int) -> Space:
+        if space_id not in self._fresh:
+            self._fresh[space_id] = self._session.get_one(Space, space_id)
+        return self._fresh[space_id]
+
+    def _coordinates(self, factors: Factors, space_id: int) -> NDArray[np.float32] | None:
+        """Where ΔW lies in a space; None where it cannot be said (other modules, another start)."""
+        try:
+            space = load_space(self._registry.artifacts, self._space(space_id))
+            gauged = to_gauge(factors.tensors, factors.alphas, space.layout, space.mean, space.std, space.start)
+        except RegistryError:
+            return None
+        return space.project(gauged.theta)
+
+    # -- keeping --------------------------------------------------------------------------------
+    def keep(
+        self,
+        uow: UnitOfWork,
+        subject: str,
+        likeness: Likeness,
+        points: Mapping[int, NDArray[np.float32]],
+        besides: Collection[int],
+    ) -> float:
+        """Keep references of a likeness that refused: of its sketch, and of its coordinates by space.
+
+        Args:
+            besides: versions that depict the subject; none of them is a stranger to calibrate on.
+
+        Returns:
+            The lowest cosine that one of them refuses from (1 when there was nothing to keep).
+        """
+        key = ensure_key(self._registry)
+        vectors: dict[int | None, NDArray[np.float32]] = dict(points.items())
+        if likeness.sketch is not None and likeness.sketch.norm > 0:
+            vectors[None] = likeness.sketch.values
+        lowest = 1.0
+        for place, vector in vectors.items():
+            mine = self._unit(place, vector)
+            if not mine.any():
+                continue
+            context, salt = self._context(place), secrets.token_bytes(32)
+            bits = bits_of(mine, key, context)[0]
+            kept = [r for r in self._references.get(place, []) if r.subject == subject]
+            again = [r.threshold for r in kept if cosines(bits, r.bits)[0] >= _AGAIN]
+            if again:
+                lowest = min(lowest, *again)
+                continue
+            others = self._strangers(place, besides)
+            limit = threshold(cosines(bits, bits_of(others, key, context)) if len(others) else np.zeros(0))
+            what = _SKETCH if place is None else "coordinates"
+            uow.add(
+                GuardReference(
+                    subject_id=subject,
+                    space_id=place,
+                    kind=f"{what}/{key_id(key)}",
+                    salt=salt,
+                    reference=seal(bits, key, salt),
+                    threshold=limit,
+                    created=uow.now(),
+                )
+            )
+            lowest = min(lowest, limit)
+        return lowest
+
+
+def keep_versions(registry: Registry, uow: UnitOfWork, subject: str, own: Sequence[int], depicting: set[int]) -> int:
+    """Keep references of what these versions of a subject are; returns how many versions had anything to keep.
+
+    Args:
+        own: versions that depict the subject themselves (no derivatives).
+        depicting: every version that depicts the subject; none of them is a stranger to calibrate on.
+    """
+    session = uow.session
+    points: dict[int, dict[int, NDArray[np.float32]]] = {}
+    for space_id, rows in refusals.points_by_space(session, own).items():
+        for version_id, data in rows:
+            points.setdefault(version_id, {})[space_id] = unpack(data)
+    drawn = {version_id: unpack(data) for version_id, data in refusals.sketches(session, SKETCH_KIND, own)}
+    door = Door(registry, session)
+    for version_id in sorted({*points, *drawn}):
+        values = drawn.get(version_id)
+        known = Likeness(None, None if values is None else Sketch(values, float(np.linalg.norm(values))))
+        door.keep(uow, subject, known, points.get(version_id, {}), depicting)
+    return len({*points, *drawn})
+
+
+def unprotect(uow: UnitOfWork, subject_id: str) -> int:
+    """Forget a subject's references, as a new consent asks; returns how many there were."""
+    keys = uow.keys(GuardReference, GuardReference.subject_id == subject_id)
+    return uow.bulk_delete(GuardReference, keys)

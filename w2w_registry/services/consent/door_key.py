@@ -1,0 +1,71 @@
+"""The door's key: what references are made and read with. It lies beside the catalog, never in it.
+
+``[policy] door_key`` in registry.toml names its file (a team shares one); by default it is ``door.key`` in the home
+folder, made when the first reference is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from w2w_registry.errors import SettingError, StorageError
+from w2w_registry.services.registry import Registry
+
+_BYTES = 32
+
+
+def key_path(registry: Registry) -> Path:
+    """Where the key is, or will be."""
+    named = registry.settings.policy.get("door_key")
+    return registry.settings.home / "door.key" if named is None else Path(str(named)).expanduser()
+
+
+def read_key(registry: Registry) -> bytes | None:
+    """The key, None when there is none yet.
+
+    Raises:
+        SettingError: the file cannot be read or is no key.
+    """
+    path = key_path(registry)
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise SettingError(setting="door_key", value=str(path), reason=error.strerror or str(error)) from None
+    if len(key) != _BYTES:
+        raise SettingError(setting="door_key", value=str(path), reason=f"a key has {_BYTES} bytes, not {len(key)}")
+    return key
+
+
+def ensure_key(registry: Registry) -> bytes:
+    """The key, made when there is none yet.
+
+    Raises:
+        SettingError, StorageError.
+    """
+    key = read_key(registry)
+    if key is not None:
+        return key
+    path = key_path(registry)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(secrets.token_bytes(_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
+        try:
+            os.link(fresh, path)  # whoever comes second takes the first one's
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from None
+    made = read_key(registry)
+    assert made is not None
+    return made

@@ -1,0 +1,96 @@
+"""Finding the version that already holds a model: by its bytes, its numbers, or its ΔW under any factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.likeness import StoredSketch, near_sketches
+from w2w_registry.catalog.lookup import came_in, known_version
+from w2w_registry.catalog.models import Coordinates, Version
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.errors import RegistryError
+from w2w_registry.lora import LoraFile, read_lora, same_model
+from w2w_registry.records import VersionState
+from w2w_registry.services.recording.likeness import Likeness, of_lora, of_theta
+from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.registry import Registry
+from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance
+
+PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
+
+
+def known_model(
+    registry: Registry, session: Session, sha256: str, digests: Sequence[str], likeness: Likeness
+) -> tuple[Version, str | None] | None:
+    """The oldest version in service that is this model, and how it is known when the bytes differ (None: the same).
+
+    Args:
+        sha256: of the file. digests: of its numbers, as they are first, then as fp16 and bf16 round them.
+    """
+    found = known_version(session, sha256, digests)
+    if found is not None:
+        if came_in(session, found.id, sha256):
+            return found, None
+        return found, "re-saved (same numbers)" if found.model_digest == digests[0] else "re-saved (rounded)"
+    return next(iter(equivalents(registry, session, likeness, PRESENT, limit=1)), None)
+
+
+def equivalents(
+    registry: Registry,
+    session: Session,
+    likeness: Likeness,
+    states: Sequence[VersionState],
+    *,
+    limit: int | None = None,
+) -> list[tuple[Version, str]]:
+    """Versions whose ΔW is this one (``lora.equivalence.same_model``), the oldest first, each with how it is known."""
+    if likeness.factors is None or likeness.sketch is None:
+        return []
+    mine = likeness.sketch
+    found: list[tuple[Version, str]] = []
+    for row in near_sketches(session, KIND, mine.norm, mine.keys(), states, room=NEAR):
+        if distance(mine, restored(row)) > NEAR:
+            continue
+        version = session.get_one(Version, row.version_id)
+        theirs = stored_likeness(registry, session, version).factors
+        if theirs is None:
+            continue
+        answer = same_model(likeness.factors, theirs)
+        if answer.same:
+            found.append((version, f"re-saved ({answer.how}, {theirs.dtype} and {likeness.factors.dtype})"))
+            if limit is not None and len(found) == limit:
+                break
+    return found
+
+
+def stored_likeness(registry: Registry, session: Session, version: Version) -> Likeness:
+    """The likeness of a version from its stored LoRA, or from its point where that is all there is; unknown when
+    neither can be read (which is for ``verify`` to say)."""
+    try:
+        if version.artifact_digest is not None:
+            return of_lora(stored_lora(registry, version.artifact_digest))
+        if version.space is not None:
+            row = session.get(Coordinates, (version.space_id, version.id))
+            if row is not None:
+                space = load_space(registry.artifacts, version.space)
+                return of_theta(space.reconstruct(unpack(row.data)), space.layout)
+    except RegistryError:
+        pass
+    return Likeness(None, None)
+
+
+def stored_lora(registry: Registry, digest: str) -> LoraFile:
+    """A LoRA of the artifact store, wherever that is.
+
+    Raises:
+        NotFound, IntegrityError: it is gone or damaged. BadLora: it is no LoRA.
+    """
+    with registry.artifacts.local(digest) as path:
+        return read_lora(path)
+
+
+def restored(row: StoredSketch) -> Sketch:
+    """A stored sketch as a value."""
+    return Sketch(unpack(row.data), row.norm)

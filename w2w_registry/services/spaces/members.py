@@ -1,0 +1,78 @@
+"""Whom a weight space may be fitted on: fitting is a use, and a space of a few people is those people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from w2w_registry.errors import BadLora, RegistryError, SettingError, UsageError
+from w2w_registry.records import counted
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording.likeness import of_theta
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.fitset import FitSet
+from w2w_registry.space.sketch import Sketch, distance
+
+LEAST, FEW = 20, 100
+"""Distinct people a space is fitted on at least (``[policy] space_people``), and below which it is warned about."""
+_APART = 0.3
+"""Relative distance of sketches from which on two LoRAs are two people; copies, noise and mixtures lie below it. The
+mini world's second trainings of one person lie at 0.6, so this counts generously."""
+
+
+def only_allowed(registry: Registry, fit_set: FitSet) -> FitSet:
+    """The fit set without whoever refused; they are said to be left out.
+
+    Raises:
+        SettingError: the door's key is not the one it was.
+    """
+    with registry.catalog.read() as session:
+        door = Door(registry, session)
+        if not door.anybody:
+            return fit_set
+        refused: dict[int, RegistryError] = {}
+        for row, (member, theta) in enumerate(zip(fit_set.members, fit_set.thetas, strict=True)):
+            met = door.meets(of_theta(theta, fit_set.layout), {})
+            if met is not None and met.refused:
+                reason = f"it is too near {met.subject}, who refused ({met.similarity:.3f} ≥ {met.threshold:.3f})"
+                refused[row] = BadLora(path=member.name, reason=reason)
+    kept = [row for row in range(len(fit_set.members)) if row not in refused]
+    members = tuple(fit_set.members[row] for row in kept)
+    return replace(fit_set, thetas=fit_set.thetas[kept], members=members, skipped=(*fit_set.skipped, *refused.values()))
+
+
+def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
+    """A warning when the fit set shows few people, None when it shows enough.
+
+    Raises:
+        UsageError: fewer than ``[policy] space_people``. SettingError: that is no number.
+    """
+    least = registry.settings.policy.get("space_people", LEAST)
+    if not isinstance(least, int) or least < 2:
+        raise SettingError(setting="[policy] space_people", value=least, reason="must be a number of 2 or more")
+    found = distinct(fit_set, max(least, FEW))
+    if found < least:
+        raise UsageError(
+            reason=f"these LoRAs show {counted(found, 'clearly different one')}, a space needs {least}: what is made "
+            "in a space of a few people is those people",
+            hint="fit on more, or set `space_people` under [policy] in registry.toml",
+        )
+    if found < FEW:
+        return f"fitted on {found} clearly different LoRAs: what is made in it may come out near one of them"
+    return None
+
+
+def distinct(fit_set: FitSet, enough: int) -> int:
+    """How many members are clearly apart from one another, counted no further than ``enough``."""
+    apart: list[Sketch] = []
+    for theta in fit_set.thetas:
+        mine = of_theta(theta, fit_set.layout).sketch
+        if mine is not None and _is_apart(mine, apart):
+            apart.append(mine)
+            if len(apart) >= enough:
+                break
+    return len(apart)
+
+
+def _is_apart(mine: Sketch, others: Sequence[Sketch]) -> bool:
+    return all(distance(mine, other) >= _APART for other in others)
