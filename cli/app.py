@@ -73,11 +73,12 @@ COMMANDS = {
 @click.option("--home", type=click.Path(file_okay=False), help="Registry folder [env: W2W_HOME].")
 @click.option("--database", metavar="URL", help="Catalog database [env: W2W_DATABASE_URL].")
 @click.option("--actor", metavar="WHO", help="Name recorded in the audit log [env: W2W_ACTOR].")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (also after the command's name).")
 @click.version_option(__version__, prog_name="w2w-reg")
 @click.pass_context
-def cli(ctx: click.Context, home: str | None, database: str | None, actor: str | None) -> None:
+def cli(ctx: click.Context, home: str | None, database: str | None, actor: str | None, as_json: bool) -> None:
     """A registry of identity models: who each LoRA draws, made from what, allowed by whom."""
-    ctx.obj = Frame(home=home, database=database, actor=actor)
+    ctx.obj = Frame(home=home, database=database, actor=actor, json=as_json)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -132,4 +133,7 @@ def usage_message(error: click.ClickException) -> str:
     """What click found wrong, in one line, with the help to read."""
     text = " ".join(error.format_message().split())
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return text if context is None else f"{text.rstrip('.')}; see `{context.command_path} --help`"
+    if context is None:
+        return text
+    read = f"see `{context.command_path} --help`"
+    return f"{text} ({read})" if text.endswith("?") else f"{text.rstrip('.')}; {read}"

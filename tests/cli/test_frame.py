@@ -76,7 +76,7 @@ def test_did_you_mean(typed: str, meant: str, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    "args", [["--json", "list"], ["show", "--json"], ["list", "--limt", "2", "--json"], ["ls", "--json"]]
+    "args", [["--json", "list", "--limt", "2"], ["show", "--json"], ["list", "--limt", "2", "--json"], ["ls", "--json"]]
 )
 def test_usage_errors_as_json(args: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -84,6 +84,17 @@ def test_usage_errors_as_json(args: list[str], capsys: pytest.CaptureFixture[str
     error = json.loads(capsys.readouterr().err)["error"]
     assert (stop.value.code, error["code"], error["exit_code"]) == (2, "usage", 2)
     assert "--help" in error["message"]
+
+
+def test_options_of_all_commands_go_before_or_after_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = ("--home", str(tmp_path / "home"))
+    for args in (["--json", *home, "init"], ["init", *home, "--json"], [*home, "db", "current", "--json"]):
+        with pytest.raises(SystemExit) as stop:
+            main(args)
+        assert stop.value.code == 0
+        assert json.loads(capsys.readouterr().out)["schema"]
 
 
 def test_an_early_reader_is_no_failure(tmp_path: Path) -> None:

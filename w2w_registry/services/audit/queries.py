@@ -267,7 +267,7 @@ def mismatched(registry: Registry, filters: Filters) -> Rows:
 
 
 def unexplained(registry: Registry, filters: Filters) -> Rows:
-    """Versions whose origin is not told: nothing went in, an input is unnamed, or a person without a subject."""
+    """Versions of unknown origin: nothing went in, an input is unnamed, or a person without a subject."""
     out: Rows = []
     with registry.catalog.read() as session:
         rules = gate.rules_of(registry, session)
@@ -339,10 +339,12 @@ QUESTIONS: Mapping[str, Question] = {
         expiring, "Consent expiring", ("subject", "record", "expires", "days", "versions", "releases")
     ),
     "actions": Question(actions, "Who did what", ("seq", "at", "actor", "action", "objects")),
-    "spaces": Question(spaces, "Which spaces contain whom", ("space", "subject", "members", "consent")),
+    "spaces": Question(
+        spaces, "Weight spaces and the people they were fitted with", ("space", "subject", "members", "consent")
+    ),
     "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
-    "unexplained": Question(unexplained, "Versions whose origin is not told", ("version", "made_by", "why")),
-    "withdrawals": Question(withdrawals, "Withdrawals under way", ("what", "id", "state", "since", "about")),
+    "unexplained": Question(unexplained, "Versions of unknown origin", ("version", "made_by", "why")),
+    "withdrawals": Question(withdrawals, "Withdrawals in progress", ("what", "id", "state", "since", "about")),
     "versions": Question(versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent")),
 }
 _IN_REPORT = ("unconsented", "expiring", "withdrawals", "mismatched", "unexplained", "spaces", "actions")
