@@ -10,6 +10,11 @@ from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, table, warn
 
+CERTAINTY = {
+    "certified": "nobody else reaches the threshold; further down, a match may be missing",
+    "approximate": "a match may be missing, fewer than one in a hundred; --exact compares with everyone",
+}
+
 
 @click.command()
 @click.argument("query", metavar="QUERY")
@@ -19,6 +24,8 @@ from .output import emit, note, table, warn
 @click.option("--space", metavar="NAME[@V]", help="Weight space to search in (default: the query's, or the newest).")
 @click.option("--where", metavar="EXPR", help='Only identities for which this holds, as in "kind = person".')
 @click.option("--include-blocked", is_flag=True, help="Include versions blocked by consent.")
+@click.option("--exact", is_flag=True, help="Compare with every version; a large index compares with likely ones only.")
+@click.option("--certified", is_flag=True, help="Prove that nobody else reaches the threshold.")
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
 @options.force
 @takes_frame
@@ -29,6 +36,8 @@ def search(
     space: str | None,
     where: str | None,
     include_blocked: bool,
+    exact: bool,
+    certified: bool,
     sheet: str | None,
     force: bool,
 ) -> None:
@@ -46,7 +55,16 @@ def search(
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
     asked = as_query(registry, query)
-    found = service.search(registry, asked, limit=limit, space=space, where=where, include_blocked=include_blocked)
+    found = service.search(
+        registry,
+        asked,
+        limit=limit,
+        space=space,
+        where=where,
+        include_blocked=include_blocked,
+        exact=exact,
+        certified=certified,
+    )
     if sheet is not None:
         write_sheet(registry, found, sheet, force=force)
 
@@ -62,5 +80,7 @@ def search(
                 f"space {found.space}, metric {found.metric}; same identity from {found.threshold:.3f} up "
                 f"(false matches: {found.false_match_rate:.2g} of pairs)"
             )
+        if found.certainty != "exact":
+            note(f"{found.certainty} search: {CERTAINTY[found.certainty]}")
 
     emit(frame, found.to_json(), human)

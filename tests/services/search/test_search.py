@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,3 +108,29 @@ def test_a_strange_lora_is_told_by_its_residual(filled: Registry, world: World, 
     assert any("residual" in warning for warning in added.warnings)
     usual = search(filled, str(loras / "p0007"), space="narrow")
     assert not any("residual" in warning for warning in usual.warnings)
+
+
+def test_every_search_says_how_sure_it_is(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With an index that misses the best: a certified search notices and looks at everyone."""
+    from w2w_registry.index.exact import ExactIndex
+
+    asked: dict[str, Any] = {"limit": 3}
+    plain = search(filled, "p0004", **asked)
+    assert plain.certainty == plain.to_json()["certainty"] == "exact"
+    real = ExactIndex.search
+
+    def forgetful(self: ExactIndex, queries: object, limit: int, *, exact: bool = False, **filters: object) -> object:
+        ids, scores = real(self, queries, limit + 1, **filters)  # type: ignore[arg-type]
+        return (ids[:, :limit], scores[:, :limit]) if exact else (ids[:, 1:], scores[:, 1:])
+
+    monkeypatch.setattr(ExactIndex, "search", forgetful)
+    monkeypatch.setattr(ExactIndex, "exhaustive", property(lambda _self: False))
+    missed = search(filled, "p0004", **asked)
+    assert missed.certainty == "approximate"
+    assert missed.results[0].identity != "p0004"
+    for options in ({"exact": True}, {"certified": True}):
+        found = search(filled, "p0004", **asked, **options)
+        assert (found.certainty, found.results) == ("exact", plain.results)
+    monkeypatch.setattr(ExactIndex, "search", real)
+    found = search(filled, "p0004", **asked, certified=True)
+    assert (found.certainty, found.results) == ("certified", plain.results)

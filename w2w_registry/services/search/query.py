@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,11 @@ class Hit:
 
 @dataclass(frozen=True)
 class Found:
-    """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one."""
+    """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one.
+
+    ``certainty``: ``exact`` (every version was compared), ``certified`` (it is proven that nobody else reaches the
+    threshold) or ``approximate`` (a version among the nearest may be missing, fewer than one in a hundred).
+    """
 
     query: str
     space: str
@@ -63,6 +67,7 @@ class Found:
     threshold: float | None
     false_match_rate: float | None
     warnings: tuple[str, ...] = ()
+    certainty: str = "exact"
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -72,6 +77,7 @@ class Found:
             "residual": self.residual,
             "threshold": self.threshold,
             "false_match_rate": self.false_match_rate,
+            "certainty": self.certainty,
             "warnings": list(self.warnings),
             "results": [vars(hit) for hit in self.results],
         }
@@ -98,6 +104,8 @@ def search(
     space: str | None = None,
     where: str | None = None,
     include_blocked: bool = False,
+    exact: bool = False,
+    certified: bool = False,
 ) -> Found:
     """The ``limit`` identities nearest to ``query``, each with its best version.
 
@@ -107,12 +115,23 @@ def search(
         space: where to search; None = where the version lives, or the newest space.
         where: only versions for which this holds.
         include_blocked: also versions blocked by consent.
+        exact: compare with every version, where a large index would compare with likely ones only.
+        certified: make sure that whoever reaches the threshold is among the results, or behind ``limit`` that do.
 
     Raises:
         NotFound: neither a name nor a path. BadLora, SpaceMismatch: a file that cannot be placed.
         ConsentDenied: the query's subject does not allow being searched for.
     """
-    return search_many(registry, [query], limit=limit, space=space, where=where, include_blocked=include_blocked)[0]
+    return search_many(
+        registry,
+        [query],
+        limit=limit,
+        space=space,
+        where=where,
+        include_blocked=include_blocked,
+        exact=exact,
+        certified=certified,
+    )[0]
 
 
 def search_many(
@@ -123,6 +142,8 @@ def search_many(
     space: str | None = None,
     where: str | None = None,
     include_blocked: bool = False,
+    exact: bool = False,
+    certified: bool = False,
 ) -> list[Found]:
     """As :func:`search`, for many queries in one space; the index is opened once."""
     expression = None if where is None else parse_where(where)
@@ -135,11 +156,19 @@ def search_many(
         allowed = None if expression is None else matching_ids(session, expression, row.id, states=states)
         found = []
         for one in asked:
-            ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed)
+            ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed, exact=exact)
+            certainty = "exact" if exact or nearest.exhaustive else "approximate"
+            threshold = row.calibration.get("threshold")
+            if certified and certainty == "approximate" and threshold is not None:
+                certainty = "certified"
+                if _misses(session, nearest, one.coordinates, threshold, allowed, scores, limit):
+                    ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed, exact=True)
+                    certainty = "exact"
             if include_blocked:
                 more = blocked(session, row, nearest.metric, one.coordinates, allowed)
                 ids, scores = _merged((ids, scores), more, limit)
-            found.append(_found(registry, session, row, nearest, one, ids, scores, limit))
+            told = _found(registry, session, row, nearest, one, ids, scores, limit)
+            found.append(replace(told, certainty=certainty))
         return found
 
 
@@ -206,13 +235,19 @@ def _registered(registry: Registry, session: Session, row: Space, text: str, ver
 
 
 def _distinct(
-    session: Session, nearest: Nearest, point: NDArray[np.float32], limit: int, allowed: NDArray[np.int64] | None
+    session: Session,
+    nearest: Nearest,
+    point: NDArray[np.float32],
+    limit: int,
+    allowed: NDArray[np.int64] | None,
+    *,
+    exact: bool,
 ) -> tuple[list[int], list[float]]:
     """The best version of each of the nearest ``limit`` identities."""
     asked = limit
     while True:
         asked = asked * 2 + 8
-        ids, scores = (part[0] for part in nearest.search(point[None], asked, allowed))
+        ids, scores = (part[0] for part in nearest.search(point[None], asked, allowed, exact=exact))
         identity = {i: one.identity_id for i, one in named(session, [int(i) for i in ids]).items()}
         best: dict[int, tuple[int, float]] = {}
         for version, score in zip(ids, scores, strict=True):
@@ -220,6 +255,21 @@ def _distinct(
         if len(best) >= limit or len(ids) < asked:
             chosen = list(best.values())[:limit]
             return [v for v, _ in chosen], [s for _, s in chosen]
+
+
+def _misses(
+    session: Session,
+    nearest: Nearest,
+    point: NDArray[np.float32],
+    threshold: float,
+    allowed: NDArray[np.int64] | None,
+    scores: Sequence[float],
+    limit: int,
+) -> bool:
+    """Whether an identity reaches the threshold that the results, with these scores, leave out."""
+    ((ids, _),) = nearest.above(point[None], threshold, allowed)
+    reaching = {one.identity_id for one in named(session, [int(i) for i in ids]).values()}
+    return sum(bool(score >= np.float32(threshold)) for score in scores) < min(len(reaching), limit)
 
 
 def _merged(
