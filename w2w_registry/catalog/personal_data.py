@@ -255,6 +255,7 @@ PLACES: Mapping[str, str] = {
     "artifacts": "LoRA files, previews and manifests of the versions, and evidence: deleted unless others hold them",
     "indices": "search indices, in the home folder or in Milvus: dropped, and rebuilt without the person",
     "guesses": "what `initializer fit` learned from photos and drawn pictures: deleted, to be fitted again",
+    "temporary": "what a crash left in the home's temporary folder: deleted once it is an hour old",
     "training": "half-done training, with photos and unfinished models: deleted, to be begun again",
 }
 """What lies outside the catalog, by name: what it is, and what erasure does with it."""

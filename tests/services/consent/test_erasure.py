@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tests.services.hub_world import World as HubWorld
 from tests.services.hub_world import open_world
 from tests.services.small import Small
 from tests.services.world import BASE, World
+from w2w_registry.artifacts import TEMPORARY
 from w2w_registry.catalog.models import Base
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.pseudonyms import looks_like_a_name
@@ -66,6 +68,10 @@ def test_a_person_of_a_fit_set_is_gone_after_fit_then_add(registry: Registry, wo
     for folder in (registry.settings.guesses_dir, registry.settings.training_dir):
         folder.mkdir(parents=True)
         (folder / "state.safetensors").write_bytes(NAME.encode())
+    crashed = registry.settings.temporary_dir / f"{TEMPORARY}crashed"
+    crashed.mkdir(parents=True)
+    (crashed / f"{FILE}.safetensors").write_bytes(NAME.encode())
+    os.utime(crashed, (0, 0))
     places = (registry.settings.home, tmp_path / "artifacts")
     before = everything(registry, *places)
     assert NAME.encode() in before

@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import write_atomic
+from w2w_registry.artifacts import sweep, write_atomic
 from w2w_registry.catalog import personal_data
 from w2w_registry.catalog.artifact_refs import evidence_of, held
 from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
@@ -47,6 +47,8 @@ from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
 
+_ABANDONED = 3600.0
+"""Seconds after which a temporary folder that nothing touched is taken for one that a crash left."""
 _OPEN = frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUTED})
 
 
@@ -283,6 +285,7 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     # Which caches hold a version's vector cannot be told once its coordinates are gone; all are rebuilt when needed.
     for engine in kept_engines(registry.settings.index, registry.settings.index_dir):
         engine.drop()
+    sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
     # Nor can it be told whom these learned from; both are made again when they are asked for.
     for folder in (registry.settings.guesses_dir, registry.settings.training_dir):
         _remove(folder)

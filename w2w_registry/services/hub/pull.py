@@ -9,7 +9,6 @@ space like any added file. Nothing is opened but safetensors and JSON; everythin
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.lookup import version_at
 from w2w_registry.catalog.models import Identity, InputKind, Space, Version
 from w2w_registry.catalog.publications import record_release, release_at
@@ -124,8 +124,8 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
         refused. SpaceMismatch: another base model or other modules. LikenessRefused, ConsentDenied: a subject is in
         the way. StorageError: the files cannot be written.
     """
-    with tempfile.TemporaryDirectory(prefix="w2w-pull-") as folder:
-        fetched = fetch(hub, request.repo, Path(folder), file=request.file, progress=progress)
+    with temporary_folder(registry.settings.temporary_dir) as folder:
+        fetched = fetch(hub, request.repo, folder, file=request.file, progress=progress)
         if fetched.document is not None:
             return _take_ours(registry, hub, request, fetched, fetched.document)
         return _take_strangers(registry, request, fetched)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.models import InputKind
 from w2w_registry.catalog.publications import record_release
 from w2w_registry.consent.records import Use
@@ -86,8 +87,8 @@ def push_space(
     repo_id = check_repo_id(repo)
     row, space = open_space(registry, ref)
     decision = gate.require(registry, Use.PUBLISH, spaces=[row.id])
-    with tempfile.TemporaryDirectory(prefix="w2w-space-") as folder:
-        files = _files(Path(folder), space, shard)
+    with temporary_folder(registry.settings.temporary_dir) as folder:
+        files = _files(folder, space, shard)
         plot = spectrum_svg([float(v) for v in space.explained_variance_ratio])
         if plot is not None:
             files[SPECTRUM] = plot.encode()
