@@ -10,10 +10,11 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?=
 
-.PHONY: demo test check minimums soak bench clean help
+.PHONY: demo gallery test check minimums soak bench clean help
 
 help:
 	@echo "make demo   install, unpack the mini world, fit a space, add 1,000 LoRAs, search (no torch needed)"
+	@echo "make gallery  the same in a browser: faces, who is this, sliders (pictures need torch)"
 	@echo "make test   everything that must hold, in under 15 minutes on 2 cores"
 	@echo "make minimums  the main job with the lowest versions declared, installed from scratch"
 	@echo "make check  ruff, mypy and the import rules only"
@@ -36,6 +37,13 @@ $(VENV)/.dev: $(VENV)/.core
 
 demo: $(VENV)/.core
 	$(BIN)/python -m examples.demo $(OUT)
+
+$(VENV)/.web: $(VENV)/.core
+	$(PIP) install -c constraints.txt -e '.[cpu,web]'
+	@touch $@
+
+gallery: $(VENV)/.web
+	$(BIN)/python -m examples.gallery $(OUT)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

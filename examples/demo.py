@@ -20,7 +20,7 @@ from w2w_registry.services.registry import open_registry
 from w2w_registry.services.search.query import Found, search_many
 from w2w_registry.settings import load_settings
 
-ROWS, MATCHES, TILE = 6, 6, 96
+ROWS, MATCHES, TILE, PREVIEW = 6, 6, 96, 128
 
 
 def main(out: Path) -> int:
@@ -31,6 +31,7 @@ def main(out: Path) -> int:
     print(f"Unpacking the mini world into {world}", flush=True)
     unpack(world)
     loras, retrained = world / "loras", sorted((world / "retrained").iterdir())
+    attach_previews(world, loras)
     command(home, "init")
     command(home, "space", "fit", "faces", loras, "--base-model", "miniworld")
     command(home, "add", loras, "--labels", world / "labels.csv")
@@ -46,7 +47,18 @@ def main(out: Path) -> int:
     print(f"Queries (left) and their matches: {out / 'matches.png'}")
     print(f"Done in {time.perf_counter() - started:.0f} s. Try:\n  export W2W_HOME={home}")
     print(f"  {program()} list --where 'beard = 1 and hat = 1' --limit 5")
+    print("  make gallery")
     return 0
+
+
+def attach_previews(world: Path, loras: Path) -> None:
+    """Put a picture beside each LoRA, as people do: the first photo it was trained on. ``add`` takes it along."""
+    for folder in sorted(loras.iterdir()):
+        photos = sorted((world / "photos" / folder.name).glob("*.png"))
+        if photos:
+            with Image.open(photos[0]) as photo:
+                larger = photo.convert("RGB").resize((PREVIEW, PREVIEW), Image.Resampling.BICUBIC)
+                larger.save(folder / "preview.png")
 
 
 def program() -> Path:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-import unicodedata
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+_COMMANDING: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
 
 def plain(value: Any) -> str:
-    """Text without what could turn or hide its neighbours: control characters and direction marks are shown as �."""
-    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp", "Cs") else c for c in str(value))
+    """Text without what could turn, hide or break its neighbours: control and direction characters become �."""
+    return _COMMANDING.sub("\ufffd", str(value))
+
+
+def finalize(value: Any) -> Any:
+    """What a template puts out of a value: text is always ``plain``, whoever forgot to say so."""
+    return _COMMANDING.sub("\ufffd", value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 def number(value: Any, digits: int = 3) -> str:

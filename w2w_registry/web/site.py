@@ -50,28 +50,55 @@ class Static:
 
 
 class Remembered:
-    """What was worked out from the catalog, kept while the catalog's change number stays, and for ``grace`` seconds
-    after: beside somebody who adds thousands, counts may lag a little rather than be counted for every page."""
+    """What was worked out from the catalog, kept while the catalog's change number stays.
 
-    def __init__(self, most: int = 256, grace: float = 5.0, clock: Callable[[], float] = time.monotonic) -> None:
-        self._most, self._grace, self._clock = most, grace, clock
-        self._kept: OrderedDict[Hashable, tuple[int, float, Any]] = OrderedDict()
+    Afterwards it is worked out again: at once when that was quick, else beside the answer, which then still shows what
+    was known. Next to somebody who adds thousands, counts may lag by seconds rather than be counted for every page.
+    """
+
+    def __init__(self, most: int = 256, quick: float = 0.05) -> None:
+        self._most, self._quick = most, quick
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
         with self._lock:
             found = self._kept.get(key)
-            if found is not None and (found[0] == seq or self._clock() - found[1] < self._grace):
+            if found is not None:
                 self._kept.move_to_end(key)
-                value: Value = found[2]
-                return value
-        value = make()
+                value: Value = found.value
+                if found.seq == seq or found.refreshing:
+                    return value
+                if found.took > self._quick:
+                    found.refreshing = True
+                    threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
+                    return value
+        return self._make(key, seq, make)
+
+    def _make(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
+        start = time.thread_time()
+        try:
+            value = make()
+        except BaseException:
+            with self._lock:
+                self._kept.pop(key, None)
+            raise
         with self._lock:
-            self._kept[key] = seq, self._clock(), value
+            self._kept[key] = _Kept(seq, time.thread_time() - start, value)
             self._kept.move_to_end(key)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
         return value
+
+
+@dataclass
+class _Kept:
+    """``took``: seconds of work; ``refreshing``: somebody is at it already."""
+
+    seq: int
+    took: float
+    value: Any
+    refreshing: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +207,7 @@ def make_environment(folder: Path) -> Environment:
         loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=filters.finalize,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,

@@ -14,10 +14,9 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import paging, publications
 from w2w_registry.catalog.identities import versions_named
-from w2w_registry.catalog.listing import count_versions
 from w2w_registry.catalog.lookup import labels_of
 from w2w_registry.catalog.models import ReleaseState, Version
-from w2w_registry.catalog.resolve import PRESENT, version_for
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.catalog.where import Expression, parse_where
 from w2w_registry.errors import NotFound, UsageError
@@ -105,12 +104,8 @@ def overview(registry: Registry, where: str | None = None) -> Overview:
     """
     expression = _expression(where)
     with registry.catalog.read() as session:
-        return Overview(
-            count_versions(session, expression, states=PRESENT),
-            paging.facet_counts(session, expression),
-            tuple(paging.tag_counts(session)),
-            last_seq(session),
-        )
+        total, facets = paging.facet_counts(session, expression)
+        return Overview(total, facets, tuple(paging.tag_counts(session)), last_seq(session))
 
 
 def page_starts(registry: Registry, *, where: str | None, sort: str, size: int) -> list[str | None]:

@@ -1,0 +1,50 @@
+"""The gallery on the mini world: ``python -m examples.gallery OUT`` (what ``make gallery`` runs).
+
+Makes the demo's registry unless OUT has one, adds what a gallery is for (directions for the sliders, two people who
+agreed, an edit and a mix of them), and serves it. Drawing needs torch; everything else does not.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from examples import demo
+from examples.demo import command, program
+
+DIRECTIONS = ("beard", "glasses", "hat", "skin", "hair_length", "mouth_curve")
+
+
+def main(out: Path) -> int:
+    """Prepare OUT and serve its registry until interrupted; returns the exit code."""
+    home, world = out / "registry", out / "world"
+    if not (home / "catalog.db").exists():
+        demo.main(out)
+    if not (out / "gallery.ready").exists():
+        prepare(home, world)
+        (out / "gallery.ready").touch()
+    serve = [str(program()), "--home", str(home), "serve", "--open", "--pipeline", str(world / "pipeline")]
+    try:
+        return subprocess.run([*serve, *sys.argv[2:]], check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def prepare(home: Path, world: Path) -> None:
+    """Directions, two people who agreed, and what was made of them."""
+    for name in DIRECTIONS:
+        command(home, "direction", "fit", name, "--replace")
+    demo.attach_previews(world, world / "heldout")
+    consent = ("--purpose", "research", "--derivatives", "--expires", "2027-12-31")
+    for subject, lora, name in (("s-17", "p1000", "acme/alice"), ("s-18", "p1001", "acme/bob")):
+        command(home, "consent", "grant", subject, *consent)
+        command(home, "add", world / "heldout" / lora, "--name", name, "--subject", subject)
+    command(home, "edit", "acme/alice", "--direction", "glasses=on", "--name", "acme/alice-glasses")
+    command(home, "mix", "acme/alice", "acme/bob", "--name", "acme/alice-and-bob")
+    command(home, "alias", "set", "production", "acme/alice@1")
+    command(home, "tag", "set", "acme/alice", "team=ads")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1] if len(sys.argv) > 1 else "demo-out")))

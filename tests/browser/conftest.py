@@ -1,0 +1,67 @@
+"""A real Chromium before a real server; skipped where there is none (CI has Debian's)."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from tests.services.world import make_world
+from tests.web.conftest import TOKEN, NoModel, filled_home, open_home  # noqa: F401
+from w2w_registry.consent.records import Scope
+from w2w_registry.services.consent import grants
+from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.synthesis import edit
+from w2w_registry.web.serve import Serving, prepare
+
+CHROMIUM = Path(os.environ.get("W2W_CHROMIUM", "/usr/bin/chromium"))
+
+
+@pytest.fixture(scope="session")
+def gallery(filled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:  # noqa: F811
+    """A gallery with somebody who agreed, an edit, tags, a withdrawal: every page has something to show."""
+    import shutil
+
+    home = tmp_path_factory.mktemp("browser") / "home"
+    shutil.copytree(filled_home / "home", home)
+    registry = open_home(home)
+    for i in range(50):
+        manage.set_tags(registry, f"p{i:04d}", [f"team={'ads' if i % 2 else 'art'}"])
+    loras = make_world(60).write(home.parent / "new", range(55, 60))
+    scope = Scope(purposes=("any",), derivatives=True, publication=True)
+    for i, name in enumerate(("acme/alice", "acme/bob")):
+        grants.grant(registry, f"s-{i}", scope)
+        request = AddRequest(paths=(str(loras / f"p005{5 + i}"),), name=name, subjects=(f"s-{i}",), labels={"hat": 1.0})
+        add(registry, request)
+    edit.mix(registry, ["acme/alice", "acme/bob"], (1, 1), name="acme/both")
+    manage.set_alias(registry, "production", "acme/alice@1")
+    prepared = prepare(registry, Serving(port=0, token=TOKEN))
+    prepared.app.state.site.engine.__dict__["open"] = NoModel().open
+    server = uvicorn.Server(uvicorn.Config(prepared.app, log_level="error", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [prepared.listener]}, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield prepared.url.partition("/?")[0]
+    server.should_exit = True
+    thread.join(20)
+    registry.catalog.close()
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """The browser itself."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no Chromium at {CHROMIUM} (W2W_CHROMIUM names another)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=str(CHROMIUM), chromium_sandbox=False)
+        yield browser
+        browser.close()
