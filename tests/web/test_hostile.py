@@ -18,8 +18,9 @@ from w2w_registry.services.registry import Registry
 
 HOSTILE = (
     "<script>alert(1)</script>", "\"><img src=x onerror=alert(1)>", "' onmouseover='alert(1)",
-    "</title><svg onload=alert(1)>", "{{ 7 * 7 }}", "{% raw %}", "javascript:alert(1)", "\u202etxt.exe", "a\u0000b", "&lt;b&gt;",
-    "]]><x>", "<!--", "\r\nX-Evil: 1", "${7*7}", "`id`", "; rm -rf /", "' OR 1=1 --", "%00%0d%0a", "x" * 300,
+    "</title><svg onload=alert(1)>", "{{ 7 * 7 }}", "{% raw %}", "javascript:alert(1)", "\u202etxt.exe", "a\u0000b",
+    "&lt;b&gt;", "]]><x>", "<!--", "\r\nX-Evil: 1", "${7*7}", "`id`", "; rm -rf /", "' OR 1=1 --", "%00%0d%0a",
+    "x" * 300,
 )  # fmt: skip
 FIELDS = (
     "identity tags target alias action collection back people name weights space count seed from d.beard confirm days"
