@@ -119,3 +119,45 @@ def test_a_mix_needs_everybodys_consent(browser: TestClient, registry: Registry,
     assert post(browser, "/samples", space="faces", count="3", name="new")[0] == 303
     assert manage.show(registry, "new-001")["operation"]["kind"] == "sample"
     assert directions.list_directions(registry, "faces") == []
+
+
+def test_the_api_says_what_json_says(program: TestClient, registry: Registry, alice: str) -> None:
+    import json
+
+    from w2w_registry.services.consent import subjects
+    from w2w_registry.services.spaces.manage import list_spaces
+    from w2w_registry.web.api import plain
+
+    said = {
+        "/api/v1/identities?limit=100": {
+            "identities": manage.list_identities(registry),
+            "next": None,
+            "previous": None,
+        },
+        f"/api/v1/identities/{alice}": manage.show(registry, alice),
+        "/api/v1/spaces": list_spaces(registry),
+        "/api/v1/subjects": subjects.list_subjects(registry),
+        "/api/v1/subjects/s-1": subjects.show_subject(registry, "s-1"),
+    }
+    for path, value in said.items():
+        assert program.get(path).json() == json.loads(json.dumps(plain(value))), path
+
+
+def test_the_api_makes_what_consent_allows(program: TestClient, registry: Registry, alice: str) -> None:
+    body = {"identities": [alice, "p0001"], "name": "acme/both"}
+    refused = program.post("/api/v1/mixes", json=body)
+    assert (refused.status_code, refused.json()["code"]) == (403, "consent-denied")
+    body["identities"] = [alice, alice]
+    made = program.post("/api/v1/mixes", json=body)
+    assert (made.status_code, made.json()["ref"]) == (201, "acme/both@1")
+    assert program.post("/api/v1/edits", json={"identity": alice, "amounts": {}, "name": "x"}).status_code == 400
+    assert program.post("/api/v1/verify", json={}).json()["ok"] is True
+    events = program.get("/api/v1/events?limit=2").json()
+    assert events["next"] == events["events"][-1]["seq"] == 2
+
+
+def test_the_document_names_every_route_of_the_api(program: TestClient) -> None:
+    document = program.get("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.")
+    routes = {route.path.replace(":path", "") for route in program.app.routes if route.path.startswith("/api/")}  # type: ignore[attr-defined]
+    assert set(document["paths"]) == routes - {"/api/v1/openapi.json"}

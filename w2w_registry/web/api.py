@@ -10,13 +10,18 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
+from w2w_registry.errors import UsageError
 from w2w_registry.records import iso
+from w2w_registry.services.audit import log as audit_log
+from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search import query as searching
+from w2w_registry.services.spaces import manage as weight_spaces
+from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import uploads
 from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Look, Make
+from w2w_registry.web.site import Audit, Look, Make
 
 router = APIRouter(prefix="/api/v1")
 _BYTES = {"type": "string", "format": "binary"}
@@ -36,6 +41,25 @@ class AliasChange(BaseModel):
     alias: str
     target: str | None = None
     identity: str | None = None
+
+
+class Edit(BaseModel):
+    """A version, how far to move it along which directions (units, or true and false for yes and no), and a name."""
+
+    identity: str
+    amounts: dict[str, float | bool]
+    name: str
+    keep: list[str] = []
+    purpose: str | None = None
+
+
+class Mix(BaseModel):
+    """Versions to mix, their weights (equal when left out), and a name."""
+
+    identities: list[str]
+    name: str
+    weights: list[float] = []
+    purpose: str | None = None
 
 
 class Search(BaseModel):
@@ -156,3 +180,64 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     if change.target is not None:
         return answer(manage.set_alias(desk.registry, change.alias, change.target))
     return answer(manage.unset_alias(desk.registry, change.alias, change.identity or ""))
+
+
+@router.post("/edits")
+def edits(desk: Make, asked: Edit) -> JSONResponse:
+    """Record a version moved along directions, as `edit --json`."""
+    if not asked.amounts or any(abs(amount) > 1000 or amount != amount for amount in asked.amounts.values()):
+        raise UsageError(reason="amounts are one or more directions with numbers of units, or true or false")
+    ref = registered(desk, asked.identity)
+    made = editing.edit(desk.registry, ref, asked.amounts, name=asked.name, keep=asked.keep, purpose=asked.purpose)
+    return answer(made, 201)
+
+
+@router.post("/mixes")
+def mixes(desk: Make, asked: Mix) -> JSONResponse:
+    """Record a mix, as `mix --json`."""
+    refs = [registered(desk, one) for one in asked.identities]
+    weights = editing.mixing_weights(len(refs), asked.weights)
+    return answer(editing.mix(desk.registry, refs, weights, name=asked.name, purpose=asked.purpose), 201)
+
+
+@router.get("/spaces")
+def spaces(desk: Look) -> JSONResponse:
+    """Every weight space, as `space list --json`."""
+    return answer(weight_spaces.list_spaces(desk.registry))
+
+
+@router.get("/spaces/{name:path}")
+def space(desk: Look, name: str) -> JSONResponse:
+    """One weight space, as `space show --json`."""
+    return answer(weight_spaces.show_space(desk.registry, name))
+
+
+@router.get("/subjects")
+def subjects(desk: Audit) -> JSONResponse:
+    """Every subject with its consent in one word, as `subject list --json`."""
+    return answer(people.list_subjects(desk.registry))
+
+
+@router.get("/subjects/{subject:path}")
+def subject(desk: Audit, subject: str) -> JSONResponse:
+    """One subject, as `subject show --json`."""
+    return answer(people.show_subject(desk.registry, subject))
+
+
+@router.get("/events")
+def events(
+    desk: Audit,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    actor: str | None = None,
+    action: str | None = None,
+) -> JSONResponse:
+    """Audit events after a number, oldest first; the last one's `seq` is the next `after`."""
+    found = audit_log.events_list(desk.registry, after=after, limit=limit, actor=actor, action=action)
+    return answer({"events": found, "next": found[-1]["seq"] if len(found) == limit else None})
+
+
+@router.post("/verify")
+def verify(desk: Audit) -> JSONResponse:
+    """Check the log and every audited row, as `audit verify --json`."""
+    return answer(audit_log.verify(desk.registry).to_json())

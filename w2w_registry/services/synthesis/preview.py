@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import version_for
@@ -20,7 +21,7 @@ from w2w_registry.services.synthesis.edit import Amounts, plan_move
 from w2w_registry.services.synthesis.new_versions import Permission
 from w2w_registry.space import sampling
 
-LOOKED_AT: Final = 8
+LOOKED_AT: Final = 32
 UNUSUAL: Final = 1.6
 
 
@@ -28,7 +29,8 @@ UNUSUAL: Final = 1.6
 class Prospect:
     """What an edit would give. ``typicality``: 1 is the middle of the space's people, large is unlike anybody.
 
-    ``nearest``: the nearest other identity, with its score; ``same`` when the score reaches the space's threshold.
+    ``nearest``: the nearest version of somebody else (relatives of the start left out), with its score; ``same`` when
+    that reaches the space's threshold.
     """
 
     ref: str
@@ -79,13 +81,14 @@ def prospect(
 def _nearest_other(
     registry: Registry, session: Session, row: Space, start: Source, point: Vector
 ) -> tuple[str | None, float | None]:
-    """The nearest version of another identity than the one the edit starts from."""
+    """The nearest version that is somebody else: neither the identity the edit starts from nor its relatives."""
     ids, scores = open_nearest(registry, session, row).search(point[None].astype(np.float32), LOOKED_AT)
     found = [(int(i), float(s)) for i, s in zip(ids[0], scores[0], strict=True) if i >= 0]
-    versions = versions_by_id(session, [i for i, _ in found])
-    own = versions_by_id(session, [start.version_id])[start.version_id].identity_id
+    versions = versions_by_id(session, {start.version_id, *(i for i, _ in found)})
+    own = versions[start.version_id].identity_id
+    family = {*walks.ancestor_ids(session, [start.version_id]), *walks.descendant_ids(session, [start.version_id])}
     refs = refs_of(session, versions)
     for i, score in found:
-        if i in versions and versions[i].identity_id != own:
+        if i in versions and versions[i].identity_id != own and i not in family:
             return str(refs[i]), score
     return None, None
