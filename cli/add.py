@@ -98,7 +98,7 @@ def add(
 def _is_there(frame: Frame) -> bool:
     from w2w_registry.services.registry import current_schema
 
-    return current_schema(frame.settings())["schema"] is not None
+    return current_schema(frame.settings()).schema is not None
 
 
 def _ask(frame: Frame, planned: Plan, asks: bool) -> None:

@@ -20,7 +20,7 @@ def upgrade(frame: Frame) -> None:
     from w2w_registry.services import registry
 
     value = registry.upgrade_schema(frame.settings())
-    emit(frame, value, lambda: pairs(value.items()))
+    emit(frame, value.to_json(), lambda: pairs(value.to_json().items()))
 
 
 @db.command()
@@ -30,7 +30,7 @@ def current(frame: Frame) -> None:
     from w2w_registry.services import registry
 
     value = registry.current_schema(frame.settings())
-    emit(frame, value, lambda: pairs(value.items()))
+    emit(frame, value.to_json(), lambda: pairs(value.to_json().items()))
 
 
 @db.command()
@@ -42,9 +42,9 @@ def check(frame: Frame) -> int:
     value = registry.check_schema(frame.settings())
 
     def human() -> None:
-        say("the schema is as it should be" if not value["differences"] else "schema differs:")
-        for text in value["differences"]:
+        say("the schema is as it should be" if not value.differences else "schema differs:")
+        for text in value.differences:
             say(f"  {text}")
 
-    emit(frame, value, human)
-    return 6 if value["differences"] else 0
+    emit(frame, value.to_json(), human)
+    return 6 if value.differences else 0

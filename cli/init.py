@@ -20,7 +20,7 @@ def init(frame: Frame) -> None:
     value = registry.init_registry(frame.settings())
 
     def human() -> None:
-        say("registry ready" if value["created"] else "registry already there, nothing changed")
-        pairs((k, value[k]) for k in ("home", "database", "schema"))
+        say("the registry is ready" if value.created else "the registry exists already; nothing was changed")
+        pairs((("home", value.home), ("database", value.database), ("schema", value.schema)))
 
-    emit(frame, value, human)
+    emit(frame, value.to_json(), human)

@@ -55,7 +55,7 @@ def test_a_lost_catalog_is_not_made_anew(filled: Settings, loss: str) -> None:
 
 def test_a_new_home_beside_artifacts_kept_elsewhere_is_no_loss(filled: Settings, tmp_path: Path) -> None:
     other = replace(filled, home=tmp_path / "other", database_url=f"sqlite:///{tmp_path}/other/catalog.db")
-    assert init_registry(other)["created"]
+    assert init_registry(other).created
 
 
 def test_a_full_disk_is_said_and_reading_goes_on(filled: Settings) -> None:

@@ -82,7 +82,42 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
         catalog.close()
 
 
-def init_registry(settings: Settings) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SchemaState:
+    """A catalog's schema. ``database``: its URL without the password; ``schema``: its revision, None when it has none;
+    ``head``: the one this release needs."""
+
+    database: str
+    schema: str | None
+    head: str
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class InitReport(SchemaState):
+    """What ``init`` found or made. ``created``: whether the catalog is new."""
+
+    home: str
+    created: bool
+
+
+@dataclass(frozen=True)
+class UpgradeReport(SchemaState):
+    """What an upgrade did. ``before``: the revision it started from."""
+
+    before: str | None
+
+
+@dataclass(frozen=True)
+class SchemaCheck(SchemaState):
+    """``differences`` between the database and what this release needs; none when it is right."""
+
+    differences: tuple[str, ...]
+
+
+def init_registry(settings: Settings) -> InitReport:
     """Make the home folder, the catalog at the newest schema and registry.toml; on an existing registry, nothing.
 
     Raises:
@@ -100,7 +135,8 @@ def init_registry(settings: Settings) -> dict[str, Any]:
     if before is None:
         schema.upgrade(settings.database_url)
         _adopt_first_policy(settings)
-    return {"home": str(settings.home), **current_schema(settings), "created": before is None}
+    state = vars(current_schema(settings))
+    return InitReport(**state, home=str(settings.home), created=before is None)
 
 
 def check_not_lost(settings: Settings) -> None:
@@ -126,12 +162,12 @@ def check_not_lost(settings: Settings) -> None:
         raise CatalogLost(path=str(database), artifacts=str(settings.home / "artifacts"))
 
 
-def upgrade_schema(settings: Settings) -> dict[str, Any]:
+def upgrade_schema(settings: Settings) -> UpgradeReport:
     """Bring an existing catalog to this release's schema."""
     before = schema.current(settings.database_url)
     schema.upgrade(settings.database_url)
     _adopt_first_policy(settings)
-    return {**current_schema(settings), "before": before}
+    return UpgradeReport(**vars(current_schema(settings)), before=before)
 
 
 def _adopt_while_empty(registry: Registry) -> None:
@@ -162,15 +198,16 @@ def _adopt_first_policy(settings: Settings) -> None:
             uow.event(POLICY_SET, {"policy": row.id}, digest=row.digest, before=None)
 
 
-def current_schema(settings: Settings) -> dict[str, Any]:
-    """The schema's revision and this release's; the database URL without its password."""
+def current_schema(settings: Settings) -> SchemaState:
+    """The schema's revision, and the one this release needs."""
     name = Catalog(settings.database_url, event_hash=event_hash).name
-    return {"database": name, "schema": _current(settings), "head": schema.head()}
+    return SchemaState(name, _current(settings), schema.head())
 
 
-def check_schema(settings: Settings) -> dict[str, Any]:
-    """Differences between the database and what this release expects; empty when there are none."""
-    return {**current_schema(settings), "differences": schema.check(settings.database_url)}
+def check_schema(settings: Settings) -> SchemaCheck:
+    """Hold the database against what this release needs."""
+    found = tuple(schema.check(settings.database_url))
+    return SchemaCheck(**vars(current_schema(settings)), differences=found)
 
 
 def _current(settings: Settings) -> str | None:
