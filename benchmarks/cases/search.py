@@ -48,7 +48,7 @@ def compare(folder: Path, count: int, decay: float) -> Iterator[Row]:
     plain = time.process_time() - plain
     yield Row("build", used, None, "", {"wall s": start, "of which making the data, and Flat": plain}, size)
     first = next(batches(count, DIM, decay))[1]
-    queries = near(first, decay, QUERIES)
+    queries = near(first, decay, QUERIES if count <= 100_000 else QUERIES // 3)
     yield from nearest(folder, flat, queries, size)
     index = opened(folder)
     yield from filtered(index, queries, count, size)
@@ -111,7 +111,7 @@ def filtered(index: VectorIndex, queries: Vectors, count: int, size: dict[str, A
 
 def proofs(index: VectorIndex, flat: Any, decay: float, first: Vectors, size: dict[str, Any]) -> Row:
     """Half planted copies (re-noised to .86), half strangers; the peer scores every row."""
-    count = PROOFS if size["rows"] <= 100_000 else PROOFS // 5
+    count = PROOFS if size["rows"] <= 100_000 else PROOFS // 20
     asked = np.concatenate([near(first, decay, count // 2, seed=5), strangers(DIM, decay, count - count // 2)])
     threshold = THRESHOLDS[decay]
     ours = peer = 0.0
