@@ -59,6 +59,8 @@ def gallery(filled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def chromium() -> Iterator[Any]:
     """The browser itself."""
     if not CHROMIUM.exists():
+        if os.environ.get("W2W_BROWSER") == "required":
+            pytest.fail(f"no Chromium at {CHROMIUM}")
         pytest.skip(f"no Chromium at {CHROMIUM} (W2W_CHROMIUM names another)")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as running:
