@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,15 @@ from tests.hub.local_hub.store import User
 from tests.services.hub_world import World as HubWorld
 from tests.services.hub_world import open_world
 from tests.services.small import Small
-from tests.services.world import BASE, World
+from tests.services.spaces.test_files import make_release
+from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.artifacts import TEMPORARY
 from w2w_registry.catalog.models import Base
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, NotFound
+from w2w_registry.index.factory import kept_engines
 from w2w_registry.services.consent import gate, grants, subjects, withdraw
 from w2w_registry.services.hub.release import push, push_request
 from w2w_registry.services.hub.takedown import drain, takedown
@@ -30,7 +33,7 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import set_alias, set_tags, unset_tags
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
-from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.spaces.manage import fit_space, import_space, list_spaces
 from w2w_registry.services.spaces.refit import refit_space
 
 NAME, FILE = "zaphod-beeblebrox", "zaphodsheadshot"
@@ -165,6 +168,29 @@ def test_including_blocked_ones_does_not_open_the_gate(registry: Registry, world
     assert "p0001" in [hit.identity for hit in found.results]
     found = search(registry, "p0002", include_blocked=True, where='name != "p0001"', limit=20)
     assert "p0001" not in [hit.identity for hit in found.results]
+
+
+def test_importing_people_asks_whether_people_may_be_registered(registry: Registry, tmp_path: Path) -> None:
+    make_release(tmp_path / "release", layout=tiny_layout())
+    strict = replace(registry, settings=replace(registry.settings, policy={"unknown": ["search"]}))
+    with pytest.raises(ConsentDenied):
+        import_space(strict, "faces", str(tmp_path / "release"), base_model=BASE, with_identities=True)
+    assert list_spaces(strict) == []
+    assert import_space(registry, "faces", str(tmp_path / "release"), base_model=BASE, with_identities=True)
+
+
+def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path) -> None:
+    pytest.importorskip("milvus_lite")
+    small = Small(sqlite_catalog, tmp_path)
+    registry = replace(small.registry, settings=replace(small.registry.settings, index={"kind": "milvus"}))
+    small.grant("s1")
+    small.add("a", "s1")
+    small.add("b")
+    assert [hit.identity for hit in search(registry, "b").results] == ["b", "a"]
+    assert len(list(kept_engines(registry.settings.index, registry.settings.index_dir))) == 1
+    withdraw.withdraw(registry, "s1", erase=True)
+    assert list(kept_engines(registry.settings.index, registry.settings.index_dir)) == []
+    assert [hit.identity for hit in search(registry, "b").results] == ["b"]
 
 
 @pytest.mark.parametrize(
