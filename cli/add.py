@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -143,6 +145,7 @@ def _result(done: Intake) -> dict[str, Any]:
         "space": done.spaces[0] if len(done.spaces) == 1 else None,
         "fitted": list(done.fitted),
         "not_fitted": {space: message(error) for space, error in done.unfitted.items()},
+        "unmatched_labels": list(done.unmatched),
         "identities": rows,
     }
 
@@ -186,8 +189,11 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
     if len(old) > 20:
         note(f"… {len(old) - 20} more already there (--json lists all)")
-    for item in done.items:
-        _warnings(item)
+    _warnings(done.items)
+    for row in done.unmatched[:_SHOWN]:
+        warn(f"no file is meant by the row {row!r} of the labels")
+    if len(done.unmatched) > _SHOWN:
+        warn(f"{len(done.unmatched) - _SHOWN} more rows of the labels match no file (--json lists all)")
     for space, error in done.unfitted.items():
         from w2w_registry.messages import message
 
@@ -233,10 +239,15 @@ def _causes(pairs: list[tuple[str, str]], word: str) -> None:
         warn(f"{len(counts) - _SHOWN} more causes (--json lists all files)")
 
 
-def _warnings(item: Item) -> None:
-    """What is to be said of one file, the gravest first; the rest is counted."""
-    ranked = sorted(item.warnings, key=lambda text: not any(mark in text for mark in _GRAVE))
-    for text in ranked[:2]:
-        warn(f"{item.identity}: {text}")
-    if len(ranked) > 2:
-        warn(f"{item.identity}: … {len(ranked) - 2} more (--json lists all)")
+def _warnings(items: Sequence[Item]) -> None:
+    """What is to be said of the files, the gravest first; what is said of many is said once and counted."""
+    said = [(str(item.identity), text) for item in items for text in item.warnings]
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for name, text in sorted(said, key=lambda pair: not any(mark in pair[1] for mark in _GRAVE)):
+        kinds.setdefault(re.sub(r"\d[\d.]*", "#", text), []).append((name, text))
+    for same in list(kinds.values())[:_SHOWN]:
+        name, text = same[0]
+        warn(f"{name}: {text}" if len(same) == 1 else f"{len(same)} identities, as {name}: {text}")
+    rest = sum(len(same) for same in list(kinds.values())[_SHOWN:])
+    if rest:
+        warn(f"{rest} more warnings (--json lists all)")

@@ -110,7 +110,9 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.OutputExists: lambda f: f"{_short(f['path'])} exists; add --force to replace it",
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
-    e.NotInitialised: lambda f: f"no registry at {f['home']}; run `w2w-reg init` (or set W2W_HOME)",
+    e.NotInitialised: lambda f: (
+        f"no registry at {f['home']}; run `w2w-reg init` or `w2w-reg add FOLDER --yes` (or set W2W_HOME)"
+    ),
     e.ConsentDenied: _denied,
     e.LikenessRefused: lambda f: (
         f"{_short(f['path'])}: too near a protected or withdrawn subject "

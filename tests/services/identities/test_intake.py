@@ -127,3 +127,21 @@ def test_enormous_values_fail_alone(empty: Registry, world: World, tmp_path: Pat
     assert manage.show(empty, "huge")["space"] is None
     assert manage.show(empty, "p0003")["space"] == done.fitted[0]
     assert search(empty, Query("p0003"), limit=1).results[0].identity == "p0003"
+
+
+def test_what_no_space_holds_is_exported_as_the_file_it_is(empty: Registry, folder: Path, tmp_path: Path) -> None:
+    from w2w_registry.services.synthesis.export import export
+
+    request = AddRequest([str(folder / "odd")], kind="style")
+    intake.perform(empty, request, intake.plan(empty, intake.survey(request), fit=True))
+    written = export(empty, "dora", str(tmp_path / "out" / "mine.safetensors"))
+    assert (tmp_path / "out" / "mine.safetensors").read_bytes() == (folder / "odd" / "dora.safetensors").read_bytes()
+    assert (written["format"], written["space"]) == ("original", None)
+
+
+def test_the_table_of_labels_may_be_written_loosely(empty: Registry, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path / "few", range(3))
+    (tmp_path / "labels.csv").write_text("id;beard\nP0001.safetensors;1\nnobody;0\n")
+    _, done = run(empty, tmp_path / "few", labels_csv=str(tmp_path / "labels.csv"))
+    assert done.unmatched == ("nobody",)
+    assert manage.show(empty, "p0001")["labels"] == {"beard": 1.0}

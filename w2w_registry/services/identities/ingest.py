@@ -6,7 +6,7 @@ transaction. A file that cannot be used is reported and the others go on; a cras
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,9 @@ from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.unplaced import add_unplaced
 from w2w_registry.services.recording.equivalents import known_model
-from w2w_registry.services.recording.labels import read_labels_csv, set_labels
+from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
 from w2w_registry.services.recording.likeness import Likeness, of_lora
-from w2w_registry.services.recording.placement import Placed, place
+from w2w_registry.services.recording.placement import UNKNOWN_BASE, Placed, place
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
@@ -99,7 +99,9 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     """
     kind = Kind.parse(request.kind)
     row, space = open_space(registry, request.space)
-    by_name = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    by_name: dict[str, Labels] = dict(request.table or {})
+    if request.labels_csv and request.table is None:
+        by_name = dict(read_labels_csv(request.labels_csv))
     candidates = list(request.candidates) if request.candidates is not None else find_loras(request.paths)
     if request.name is not None:
         if len(candidates) != 1:
@@ -162,7 +164,7 @@ def _elsewhere(
     request: AddRequest,
     part: Sequence[Candidate],
     failed: list[Item],
-    by_name: dict[str, dict[str, float | str]],
+    by_name: Mapping[str, Labels],
 ) -> list[Item]:
     """LoRAs of another start have no place in the space and are kept without one; the other failures as they are."""
     foreign = {item.path for item in failed if isinstance(item.error, ForeignStart)}
@@ -189,7 +191,7 @@ class _Chunk:
         kind: Kind,
         row: Space,
         space: WeightSpace,
-        by_name: dict[str, dict[str, float | str]],
+        by_name: Mapping[str, Labels],
         foreseen: list[_Foreseen],
     ) -> None:
         self.registry, self.request, self.kind = registry, request, kind
@@ -305,7 +307,7 @@ class _Chunk:
             space_id=self.row.id,
             model_digest=one.digests.exact,
             coordinates=one.coordinates,
-            base_model=one.placed.base_model,
+            base_model=None if one.placed.base_model == UNKNOWN_BASE else one.placed.base_model,
             likeness=one.likeness,
             base_revision=one.lora.base_revision or self.space.base_revision,
             residual=one.residual,

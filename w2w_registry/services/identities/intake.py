@@ -20,10 +20,10 @@ from w2w_registry.errors import BadFile, RegistryError, UsageError
 from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
 from w2w_registry.records import check_name
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.items import AddRequest, Item
-from w2w_registry.services.identities.unplaced import add_unplaced, digests_of
-from w2w_registry.services.recording.labels import read_labels_csv
-from w2w_registry.services.recording.placement import same_model_id
+from w2w_registry.services.identities.items import AddRequest, Item, Seen
+from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, digests_of
+from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
+from w2w_registry.services.recording.placement import UNKNOWN_BASE, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.members import LEAST
@@ -32,24 +32,7 @@ from w2w_registry.space.layout import Layout
 
 ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
-UNKNOWN_BASE = "unknown"
-"""What a space names as base model whose LoRAs name none."""
 _NOT_ADAPTERS = ("a textual-inversion embedding", "not a LoRA: its tensors are model weights")
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One readable adapter: what the plan needs of it, without its tensors."""
-
-    candidate: Candidate
-    kind: str
-    format: str
-    sha256: str
-    digests: tuple[str, ...]
-    base_model: str | None
-    base_hint: str | None
-    layout: Layout | None
-    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -114,13 +97,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Intake:
-    """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made."""
+    """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made;
+    ``unmatched``: rows of the label table that name none of the files."""
 
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...]
     fitted: tuple[str, ...] = ()
     unfitted: dict[str, RegistryError] = field(default_factory=dict)
     spaces: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -160,6 +145,8 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
             else:
                 failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
         progress(done, len(candidates))
+    # Of two copies of one model the more precise is registered.
+    seen.sort(key=lambda one: one.dtype not in ("fp32", "fp64"))
     return Survey(tuple(seen), tuple(failed), tuple(skipped))
 
 
@@ -173,7 +160,9 @@ def _look(candidate: Candidate, request: AddRequest) -> Seen:
         candidate,
         adapter.kind,
         adapter.format,
+        adapter.dtype,
         adapter.sha256,
+        adapter.files[0].stat().st_size,
         digests_of(adapter),
         request.base_model or adapter.base_model,
         adapter.told.base_hint,
@@ -220,19 +209,21 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         else:
             by_place[None] += indices
     groups += [group(sorted(indices), space=ref) for ref, indices in by_place.items()]
-    there = len(known | repeated)
+    there = len(known | set(repeated))
     return Plan(found, tuple(groups), registry is None, len(found.seen) - there, there)
 
 
-def _repeats(seen: Sequence[Seen]) -> set[int]:
-    """Those that are the same model as one before them."""
-    first: set[str] = set()
-    again: set[int] = set()
+def _repeats(seen: Sequence[Seen]) -> dict[int, int]:
+    """Those that are the same model as one before them: their place → its place."""
+    first: dict[str, int] = {}
+    again: dict[int, int] = {}
     for i, one in enumerate(seen):
-        keys = {one.sha256, *one.digests}
-        if keys & first:
-            again.add(i)
-        first |= keys
+        keys = (one.sha256, *one.digests)
+        known = next((first[key] for key in keys if key in first), None)
+        if known is not None:
+            again[i] = known
+        for key in keys:
+            first.setdefault(key, i if known is None else known)
     return again
 
 
@@ -264,14 +255,19 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
 
     A space that cannot be fitted after all is said, and its LoRAs are registered in no space.
     """
-    labels = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    meant = match_names(rows, [request.prefix + one.candidate.name for one in planned.survey.seen])
+    labels: dict[str, Labels] = {name.removeprefix(request.prefix): rows[row] for row, name in meant.items()}
     items: list[Item] = list(planned.survey.failed)
     fitted: list[str] = []
     unfitted: dict[str, RegistryError] = {}
     homeless: list[Candidate] = []
     total, done = sum(len(group.members) for group in planned.groups), 0
+    seen = planned.survey.seen
+    again = [(seen[i], seen[first]) for i, first in _repeats(seen).items()]
+    later = {one.candidate for one, _ in again}
     for group in planned.groups:
-        candidates = [one.candidate for one in group.members]
+        candidates = [one.candidate for one in group.members if one.candidate not in later]
         space = group.space
         if group.fit:
             assert space is not None
@@ -289,7 +285,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
         if space is None:
             homeless += candidates
             continue
-        report = ingest.add(registry, replace(request, name=None, space=space, candidates=candidates))
+        report = ingest.add(registry, replace(request, name=None, space=space, candidates=candidates, table=labels))
         for item in report.items:
             if item.error is not None and item.error.code == "space-mismatch":
                 homeless.append(next(c for c in candidates if str(c.path) == item.path))
@@ -300,7 +296,10 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     for start in range(0, len(homeless), ingest.CHUNK):
         items += add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
         progress(min(total, done + start + ingest.CHUNK), total)
+    items += add_copies(registry, request, again, labels)
+    progress(total, total)
     order = {str(one.candidate.path): i for i, one in enumerate(planned.survey.seen)}
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
-    return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces))
+    left = tuple(row for row in rows if row not in meant)
+    return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,14 @@ from w2w_registry.errors import BadFile, RegistryError
 from w2w_registry.lora import Candidate
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.versions import Input
+from w2w_registry.space.layout import Layout
 
 
 @dataclass(frozen=True)
 class AddRequest:
     """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
     ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from. ``candidates``: what is
-    under ``paths``, when it was looked for already."""
+    under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read."""
 
     paths: Sequence[str]
     space: str | None = None
@@ -30,6 +31,7 @@ class AddRequest:
     dry_run: bool = False
     origin: Input | None = None
     candidates: Sequence[Candidate] | None = None
+    table: Mapping[str, Labels] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,23 @@ class Item:
         """Without the error, whose sentence is the command line's business."""
         shown = {name: value for name, value in vars(self).items() if name != "error"}
         return {**shown, "warnings": list(self.warnings), "updated": list(self.updated)}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One readable adapter: what a plan needs of it, without its tensors."""
+
+    candidate: Candidate
+    kind: str
+    format: str
+    dtype: str
+    sha256: str
+    size: int
+    digests: tuple[str, ...]
+    base_model: str | None
+    base_hint: str | None
+    layout: Layout | None
+    ranks: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from w2w_registry.catalog.lookup import came_in
-from w2w_registry.catalog.models import Identity, InputKind
+from w2w_registry.catalog.models import Identity, InputKind, Version
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import RegistryError
-from w2w_registry.files import read_bytes
+from w2w_registry.errors import BadLora, RegistryError
 from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_plain, read_adapter
-from w2w_registry.lora.config import OWN_CONFIG
-from w2w_registry.lora.tensorfile import MAX_DATA
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
-from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.recording.equivalents import known_model
-from w2w_registry.services.recording.labels import Label
+from w2w_registry.services.recording.kept import as_kept
+from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_lora
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
@@ -46,7 +43,7 @@ def add_unplaced(
     registry: Registry,
     request: AddRequest,
     candidates: Sequence[Candidate],
-    labels: Mapping[str, Mapping[str, Label]],
+    labels: Mapping[str, Labels],
 ) -> list[Item]:
     """Record adapters in no weight space, one transaction for all; what fails is said and the others go on."""
     kind = Kind.parse(request.kind)
@@ -76,7 +73,11 @@ def add_unplaced(
                         uow.add(source_file(known, digests[0], file, uow.now()))
                         uow.event("file.add", {"version": known.id}, file=adapter.sha256)
                     owner = uow.session.get_one(Identity, known.identity_id).name
-                    items.append(Item(str(candidate.path), "existing", owner, known.number, same_model=how))
+                    given = {**labels.get(candidate.name, {}), **request.labels}
+                    changed = tuple(set_labels(uow, known, given))
+                    items.append(
+                        Item(str(candidate.path), "existing", owner, known.number, same_model=how, updated=changed)
+                    )
                     continue
                 door.hold(likeness, {}, path=str(candidate.path), model_digest=digests[0])
                 picture = read_preview(candidate.path)
@@ -121,6 +122,44 @@ def add_unplaced(
     return items
 
 
+def add_copies(
+    registry: Registry,
+    request: AddRequest,
+    copies: Sequence[tuple[Seen, Seen]],
+    labels: Mapping[str, Labels],
+) -> list[Item]:
+    """Note further copies of models of the same folder: (the copy, the one that was registered).
+
+    A copy whose model could not be registered shares its fate and is said to.
+    """
+    items: list[Item] = []
+    if not copies:
+        return items
+    with registry.catalog.write(registry.actor) as uow:
+        for copy, first in copies:
+            path, name = str(copy.candidate.path), request.prefix + copy.candidate.name
+            there = known_model(registry, uow.session, first.sha256, first.digests, UNKNOWN)
+            if there is None:
+                error = BadLora(path=path, reason=f"a copy of {first.candidate.path}, which could not be registered")
+                items.append(Item(path, "failed", name, error=error))
+                continue
+            known = there[0]
+            _note_file(uow, known, copy)
+            owner = uow.session.get_one(Identity, known.identity_id).name
+            how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
+            given = {**labels.get(copy.candidate.name, {}), **request.labels}
+            changed = set_labels(uow, known, given)
+            items.append(Item(path, "existing", owner, known.number, same_model=how, updated=tuple(changed)))
+    return items
+
+
+def _note_file(uow: UnitOfWork, version: Version, one: Seen) -> None:
+    if not came_in(uow.session, version.id, one.sha256):
+        file = File(one.sha256, one.format, one.dtype, one.candidate.path.name, one.size)
+        uow.add(source_file(version, one.digests[0], file, uow.now()))
+        uow.event("file.add", {"version": version.id}, file=one.sha256)
+
+
 def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     """What a person should be told of an adapter, gravest first."""
     found = list(adapter.remarks)
@@ -131,27 +170,3 @@ def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     if adapter.unread:
         found.append(f"{len(adapter.unread)} of its tensors are of a kind this release does not know; kept as they are")
     return found
-
-
-def as_kept(adapter: Adapter) -> bytes:
-    """The adapter in one file: byte for byte as it came, or, when its settings lay beside, with those in its header."""
-    data = read_bytes(adapter.files[0], limit=MAX_DATA)
-    if len(adapter.files) == 1 or adapter.config is None:
-        return data
-    length = int.from_bytes(data[:8], "little")
-    table = json.loads(data[8 : 8 + length])
-    text = json.dumps(dict(adapter.config), sort_keys=True)
-    table["__metadata__"] = {**table.get("__metadata__", {}), OWN_CONFIG: text}
-    header = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    header += b" " * (-len(header) % 8)
-    return b"".join([len(header).to_bytes(8, "little"), header, data[8 + length :]])
-
-
-def kept_files(data: bytes, name: str) -> dict[str, bytes]:
-    """The files of an adapter kept by :func:`as_kept`, by name: its settings lie beside it again."""
-    length = int.from_bytes(data[:8], "little")
-    metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-    settings = metadata.get(OWN_CONFIG)
-    if settings is None:
-        return {Path(name).name: data}
-    return {"adapter_model.safetensors": data, "adapter_config.json": (settings + "\n").encode()}

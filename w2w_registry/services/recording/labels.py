@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from w2w_registry.catalog.models import Label as LabelRow
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.files import read_text
 from w2w_registry.records import check_name
 
 Label = float | str
@@ -57,13 +59,15 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         BadFile: not readable as CSV, no rows, a name twice, a row longer than the header.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            rows = [row for row in reader if any(cell.strip() for cell in row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else f"not a CSV file: {error}"
-        raise BadFile(path=str(path), reason=reason or str(error)) from None
+        text = read_text(path)
+        first = text.split("\n", 1)[0]
+        # Spreadsheets of half the world write semicolons.
+        mark = ";" if "," not in first and ";" in first else ","
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
+        header = [cell.strip() for cell in next(reader, [])]
+        rows = [row for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise BadFile(path=str(path), reason=f"not a CSV file: {error}") from None
     if not header or not any(header):
         raise BadFile(path=str(path), reason="no header row", hint="the first line names the columns: id,beard,…")
     where = next((header.index(c) for c in _NAME_COLUMNS if c in header), 0)
@@ -99,3 +103,22 @@ def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:
     if changed:
         uow.event("label.set", {"version": version.id})
     return changed
+
+
+def match_names(rows: Iterable[str], names: Iterable[str]) -> dict[str, str]:
+    """Which of ``names`` each row means, where that is not ambiguous: row → name."""
+    known = list(names)
+    ways: list[dict[str, list[str]]] = [{}, {}, {}]
+    for name in known:
+        for way, key in zip(ways, (name, name.casefold(), name.rsplit("/", 1)[-1].casefold()), strict=True):
+            way.setdefault(key, []).append(name)
+    matched: dict[str, str] = {}
+    for row in rows:
+        stem = row.removesuffix("/")
+        for ending in (".safetensors", ".pt", ".bin", ".ckpt"):
+            stem = stem[: -len(ending)] if stem.lower().endswith(ending) else stem
+        tries = (row, stem.casefold(), Path(stem).name.casefold())
+        hits = next((way[key] for way, key in zip(ways, tries, strict=True) if key in way), [])
+        if len(hits) == 1:
+            matched[row] = hits[0]
+    return matched

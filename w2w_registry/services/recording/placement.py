@@ -13,6 +13,8 @@ from w2w_registry.lora import LoraFile
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import obstacles, to_gauge
 
+UNKNOWN_BASE = "unknown"
+"""What a space names as base model whose LoRAs name none."""
 _LOSS_WORTH_A_WARNING = 0.01
 
 
@@ -85,7 +87,8 @@ def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, spac
         kept = f"; {loss:.1%} of its ΔW was lost in cutting its rank" if loss > _LOSS_WORTH_A_WARNING else ""
         yield f"its factors come from another initialisation or rank and were rewritten in the space's gauge{kept}"
     if base_model is None and lora.base_model is None:
-        yield f"its file names no base model; taken to be {space.base_model}"
+        known = space.base_model != UNKNOWN_BASE
+        yield "its file names no base model" + (f"; taken to be {space.base_model}" if known else "")
 
 
 def same_model_id(a: str, b: str) -> bool:

@@ -6,6 +6,7 @@ import base64
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
@@ -13,12 +14,13 @@ from w2w_registry.errors import UsageError
 from w2w_registry.lora import DType, Format, lora_files, model_digest
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.outputs import check_outputs, holds, write_outputs
 from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.new_versions import Permission
 
-ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates"]
+ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates", "original"]
 FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
 DTYPES: Final[tuple[DType, ...]] = ("fp32", "fp16", "bf16")
 
@@ -36,6 +38,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a version into folder (or ``.safetensors`` / ``.json`` file) ``out``; says what was written.
 
+    A version in no weight space, and any with ``fmt="original"``, is written as the file it is kept as.
     ``from_coordinates`` writes the version's point in the space even when its own LoRA is stored.
 
     Raises:
@@ -46,6 +49,10 @@ def export(
         raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
     if dtype not in DTYPES:
         raise UsageError(reason=f"unknown dtype {dtype!r}", hint="one of: " + ", ".join(DTYPES))
+    with registry.catalog.read() as session:
+        version = version_for(session, ref)
+    if fmt == "original" or version.space_id is None:
+        return _original(registry, version, out, purpose=purpose, force=force)
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
         permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
@@ -90,5 +97,36 @@ def export(
         "format": fmt,
         "files": [str(p) for p in files],
         "bytes": sum(len(c) for c in files.values()),
+        "warnings": [str(w) for w in decision.warnings],
+    }
+
+
+def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> dict[str, Any]:
+    """The adapter as it is kept."""
+    permission = Permission(Use.EXPORT, versions=[version.id], purpose=purpose)
+    permission.require(registry)
+    with registry.catalog.read() as session:
+        identity = session.get_one(Identity, version.identity_id).name
+    if version.artifact_digest is None:
+        raise UsageError(
+            reason=f"{identity}@{version.number} has no file of its own", hint="export it with --format peft"
+        )
+    kept = kept_files(registry.artifacts.get(version.artifact_digest), f"{identity.rsplit('/', 1)[-1]}.safetensors")
+    target = Path(out)
+    single = target.suffix == ".safetensors" and len(kept) == 1
+    files = {target if single else target / name: data for name, data in kept.items()}
+    check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
+    with registry.catalog.write(registry.actor) as uow:
+        decision = permission.require(registry, uow.session)
+        uow.event("version.export", {"version": version.id}, format="original", **gate.evidence(decision))
+    write_outputs(registry, files, force=force)
+    return {
+        "identity": f"{identity}@{version.number}",
+        "space": None,
+        "base_model": version.base_model,
+        "model_digest": version.model_digest,
+        "format": "original",
+        "files": [str(path) for path in files],
+        "bytes": sum(map(len, files.values())),
         "warnings": [str(w) for w in decision.warnings],
     }

@@ -1,0 +1,59 @@
+"""``w2w-reg label``."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, note, pairs, warn
+
+
+@click.group()
+def label() -> None:
+    """Set, unset and import labels of identities."""
+
+
+@label.command(name="set")
+@click.argument("name", metavar="NAME[@V]")
+@click.argument("items", nargs=-1, required=True, metavar="LABEL=VALUE…")
+@takes_frame
+def label_set(frame: Frame, name: str, items: tuple[str, ...]) -> None:
+    """Set labels: `label set p0007 beard=1 team=ads`."""
+    from w2w_registry.services.identities import describing
+    from w2w_registry.services.recording.labels import parse_labels
+
+    value = describing.label(frame.registry(), name, parse_labels(items))
+    emit(frame, value, lambda: pairs(value["labels"].items()))
+
+
+@label.command(name="unset")
+@click.argument("name", metavar="NAME[@V]")
+@click.argument("labels", nargs=-1, required=True, metavar="LABEL…")
+@takes_frame
+def label_unset(frame: Frame, name: str, labels: tuple[str, ...]) -> None:
+    """Take labels away."""
+    from w2w_registry.services.identities import describing
+
+    value = describing.unlabel(frame.registry(), name, labels)
+    emit(frame, value, lambda: pairs(value["labels"].items()))
+
+
+@label.command(name="import")
+@click.argument("file", type=click.Path(dir_okay=False), metavar="CSV")
+@takes_frame
+def label_import(frame: Frame, file: str) -> None:
+    """Set labels from a CSV: a row per identity, a column per label. Rows that match no identity are named."""
+    from w2w_registry.services.identities import describing
+
+    done = describing.import_labels(frame.registry(), file)
+
+    def human() -> None:
+        for row in done.unmatched[:10]:
+            warn(f"no identity is meant by {row!r}")
+        if len(done.unmatched) > 10:
+            warn(f"{len(done.unmatched) - 10} more rows match no identity (--json lists all)")
+        note(
+            f"{len(done.updated)} updated, {len(done.unchanged)} unchanged, {len(done.unmatched)} rows without a match"
+        )
+
+    emit(frame, done.to_json(), human)

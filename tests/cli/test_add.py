@@ -1,0 +1,59 @@
+"""``add`` on a bare machine: what it says, what it asks, and the JSON programs read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+from tests.services.identities.folder import make_folder
+from tests.services.world import make_world
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "folder", make_world(), others=2)
+
+
+def test_one_command_from_nothing(run: Run, folder: Path) -> None:
+    code, out, _ = run("add", folder, "--dry-run", "--json")
+    planned = json.loads(out)
+    assert code == 0
+    code, _, err = run("add", folder, "--json")
+    assert code == 3  # nothing is made unasked
+    assert "--yes" in err
+    code, out, _ = run("add", folder, "--yes", "--json")
+    done = json.loads(out)
+    assert code == 5
+    assert (done["added"], done["existing"]) == (planned["added"], planned["existing"]) == (25, 4)
+    assert len(done["failed"]) == len(planned["failed"]) == 6
+    assert {Path(one["path"]).name for one in done["skipped"]} >= {"old.ckpt", "learned_embeds.safetensors"}
+    assert all(one["reason"] for one in done["failed"] + done["skipped"])
+    assert done["spaces"] == planned["spaces"] == ["base-r1@1"]
+    assert len(done["identities"]) == 25 + 4 + 6
+    code, out, _ = run("search", "p0007", "-k", "1", "--json")
+    assert json.loads(out)["results"][0]["identity"] == "p0007"
+
+
+def test_what_a_person_reads_fits_a_screen(run: Run, folder: Path) -> None:
+    _, out, err = run("add", folder, "--yes")
+    lines = (out + err).splitlines()
+    assert len(lines) < 40
+    assert "25 added, 4 already there, 6 failed" in err
+    assert "4 failed: too short for a safetensors file" in err
+    assert "w2w-reg search" in err
+
+
+def test_labels_notes_and_names(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("add", folder, "--yes")
+    assert run("label", "set", "dora", "beard=1", "--json")[0] == 0
+    (tmp_path / "labels.csv").write_text("id,hat\ndora,1\nnobody,1\n")
+    code, out, _ = run("label", "import", tmp_path / "labels.csv", "--json")
+    assert (code, json.loads(out)["unmatched"]) == (0, ["nobody"])
+    assert run("note", "dora", "from May")[0] == 0
+    assert run("rename", "dora", "styles/dora")[0] == 0
+    shown = json.loads(run("show", "styles/dora", "--json")[1])
+    assert (shown["labels"], shown["adapter"]) == ({"beard": 1.0, "hat": 1.0}, "DoRA")
+    assert shown["tags"] == {"note": "from May"}
