@@ -109,7 +109,7 @@ def _original(registry: Registry, version: Version, out: str, *, purpose: str | 
         identity = session.get_one(Identity, version.identity_id).name
     if version.artifact_digest is None:
         raise UsageError(
-            reason=f"{identity}@{version.number} has no file of its own", hint="export it with --format peft"
+            reason=f"{identity}@{version.number} has no file of its own", hint="export it with [[format]] peft"
         )
     kept = kept_files(registry.artifacts.get(version.artifact_digest), f"{identity.rsplit('/', 1)[-1]}.safetensors")
     target = Path(out)
