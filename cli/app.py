@@ -56,6 +56,7 @@ COMMANDS = {
     "subject": "Register, list, show and protect subjects.",
     "consent": "Ask for, record, check and withdraw consent.",
     "policy": "Show and change what this registry allows.",
+    "report": "Write reports for those who decide and those who are depicted.",
     "audit": "Sign, verify, prove, export and query the audit log.",
     "lineage": "Show what a version was made from, or what was made from it.",
     "replay": "Recompute a version from its recorded inputs.",

@@ -34,7 +34,7 @@ from w2w_registry.audit.merkle import root
 KEY = bytes(range(32))
 PUBLIC = public_key(KEY)
 ORIGIN = "log"
-VERIFIER = Path(__file__).parents[2] / "examples" / "verify_audit.py"
+VERIFIER = Path(__file__).parents[2] / "w2w_registry" / "audit" / "verifier.py"
 
 
 def make_log(count: int) -> list[LoggedEvent]:
@@ -265,3 +265,43 @@ def test_the_verifier_as_a_command(verifier: ModuleType, tmp_path: Path, capsys:
     garbage = tmp_path / "garbage.jsonl"
     garbage.write_text(good.read_text("utf-8").replace('{"body"', "{body", 1), "utf-8")
     assert verifier.main([str(garbage)]) == 1
+
+
+def bodies(*said: tuple[str, str, dict[str, object], str | None]) -> list[LoggedEvent]:
+    """A chained log of (time, action, payload, policy)."""
+    out: list[LoggedEvent] = []
+    prev = GENESIS
+    for seq, (at, action, payload, policy) in enumerate(said, 1):
+        body = {"seq": seq, "at": at, "actor": "a", "action": action, "objects": {}, "changes": [], "payload": payload}
+        if policy is not None:
+            body["policy"] = policy
+        digest = event_hash(prev, body)
+        out.append(LoggedEvent(seq, body, prev, digest))
+        prev = digest
+    return out
+
+
+def test_an_outsider_finds_what_the_story_gives_away(verifier: ModuleType) -> None:
+    """Time that runs back, a policy never put in force, a dropped checkpoint; a clock set back is noted."""
+    first, second = "2026-05-01T00:00:00.000000Z", "2026-05-02T00:00:00.000000Z"
+    honest = bodies(
+        (first, "policy.set", {"digest": "p"}, None),
+        (second, "clock.back", {"seconds": 86400}, "p"),
+        (second, "version.add", {}, "p"),
+    )
+    notices: list[tuple[int, str]] = []
+    assert verifier.check_log(exported(honest, []), PUBLIC.hex(), notices=notices)[2] == []
+    assert [seq for seq, _ in notices] == [2]
+    for bad, seq, word in (
+        (bodies((second, "a", {}, None), (first, "b", {}, None)), 2, "time runs back"),
+        (bodies((first, "policy.set", {"digest": "p"}, None), (first, "b", {}, "q")), 2, "policy"),
+        (bodies((first, "a", {}, None), (first, "audit.checkpoint", {"note": "ab" * 32}, None)), 2, "is gone"),
+    ):
+        (found,) = verifier.check_log(exported(bad, []), PUBLIC.hex())[2]
+        assert found[0] == seq
+        assert word in found[1]
+
+
+def test_the_example_is_the_verifier_that_is_installed() -> None:
+    """One file, so that whoever copies it from the examples has what ``verify-audit`` runs."""
+    assert (VERIFIER.parents[2] / "examples" / "verify_audit.py").read_bytes() == VERIFIER.read_bytes()

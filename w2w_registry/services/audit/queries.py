@@ -13,12 +13,11 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import sha256_file
-from w2w_registry.catalog import events as log
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog.consents import subjects_in_order, unfinished_withdrawals, withdrawals_of
-from w2w_registry.catalog.depictions import depicting_each, depictions
+from w2w_registry.catalog.consents import subjects_in_order, unfinished_withdrawals
+from w2w_registry.catalog.depictions import depicting_each
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
-from w2w_registry.catalog.membership import fitted_models, spaces_fitted_with
+from w2w_registry.catalog.membership import fitted_models
 from w2w_registry.catalog.models import (
     ReleaseState,
     Version,
@@ -26,7 +25,6 @@ from w2w_registry.catalog.models import (
 )
 from w2w_registry.catalog.origins import made_versions, spaces_from_file, untold, versions_from_file
 from w2w_registry.catalog.publications import list_releases, open_takedowns, releases_of
-from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
@@ -34,8 +32,8 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, StorageError, UsageError
 from w2w_registry.records import counted, iso, now
 from w2w_registry.services.audit import log as audit_log
+from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.grants import describe
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.provenance import verify
 from w2w_registry.services.registry import Registry, present
@@ -74,74 +72,8 @@ def ask(registry: Registry, question: str, filters: Filters) -> Rows:
 
 # -- the questions -----------------------------------------------------------------------------------
 def about_subject(registry: Registry, filters: Filters) -> Rows:
-    """Subject access report: records, versions (own and derived), releases, spaces, withdrawals, events."""
-    subject = _need(filters.subject, "subject", "[[subject]] ID")
-    at = now()
-    out: Rows = []
-    with registry.catalog.read() as session:
-        row = subject_by_id(session, subject)
-        out.append({"what": "subject", "id": row.id, "state": row.state.value, "at": row.created, "details": row.kind})
-        for record in load_records(session, [subject]).get(subject, ()):
-            shown = describe(record, at)
-            purposes = ", ".join(shown["scope"]["purposes"])
-            out.append(
-                {
-                    "what": "consent",
-                    "id": record.record_id,
-                    "state": shown["status"],
-                    "at": record.events[-1].at if record.events else None,
-                    "details": f"for {purposes}; until {shown['scope']['expires_at'] or 'withdrawn'}",
-                }
-            )
-        derived = {version.version_id: version.derived for version in depictions(session, subject)}
-        refs = refs_of(session, derived)
-        for version in _versions(session, derived):
-            made = "made from a model of the subject" if derived[version.id] else "depicts the subject"
-            out.append(
-                {
-                    "what": "version",
-                    "id": str(refs[version.id]),
-                    "state": version.state.value,
-                    "at": version.created,
-                    "details": made,
-                }
-            )
-        for release in releases_of(session, derived):
-            out.append(
-                {
-                    "what": "release",
-                    "id": release.repo_id,
-                    "state": release.state.value,
-                    "at": release.created,
-                    "details": f"{refs[release.version_id or 0]} at {release.commit_id[:12]}",
-                }
-            )
-        for space in spaces_fitted_with(session, subject):
-            out.append(
-                {
-                    "what": "space",
-                    "id": space.ref,
-                    "state": space.state.value,
-                    "at": space.created,
-                    "details": "fitted with",
-                }
-            )
-        for gone in withdrawals_of(session, subject):
-            done = "finished" if gone.finished else f"at {gone.phase}"
-            out.append(
-                {
-                    "what": "withdrawal",
-                    "id": gone.id,
-                    "state": done,
-                    "at": gone.started,
-                    "details": "with erasure" if gone.erase else "",
-                }
-            )
-        for event in log.events_about(session, "subject", {subject}):
-            out.append(
-                {"what": "event", "id": str(event.seq), "state": event.action, "at": event.at, "details": event.actor}
-            )
-    return out
+    """Everything about a subject: see ``services.audit.subject``."""
+    return subject_answer.about_subject(registry, _need(filters.subject, "subject", "[[subject]] ID"))
 
 
 def from_photo(registry: Registry, filters: Filters) -> Rows:
@@ -332,7 +264,7 @@ class Question:
 
 
 QUESTIONS: Mapping[str, Question] = {
-    "subject": Question(about_subject, "Everything about a subject", ("what", "id", "state", "at", "details")),
+    "subject": Question(about_subject, "Everything about a subject", ("what", "kind", "id", "state", "at", "details")),
     "photo": Question(from_photo, "Everything derived from a photo", ("version", "state", "steps", "made_by")),
     "unconsented": Question(unconsented, "Published without valid consent", ("repo", "version", "state", "reasons")),
     "expiring": Question(

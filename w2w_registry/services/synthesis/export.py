@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -89,7 +90,9 @@ def export(
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
-        uow.event("version.export", {"version": origin.version_id}, format=fmt, **gate.evidence(decision))
+        digests = sorted(sha256(content).hexdigest() for content in files.values())
+        facts_told = {"format": fmt, "files": digests, **gate.evidence(decision)}
+        uow.event("version.export", {"version": origin.version_id}, **facts_told)
     # The tensor file comes first and is written last: settings beside old tensors would be another model.
     write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
     return {

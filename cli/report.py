@@ -1,0 +1,62 @@
+"""``w2w-reg report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, pairs, say, table
+
+_LANGUAGE = click.option("--lang", "language", default="en", show_default=True, help="Language: en or ja.")
+
+
+@click.group()
+def report() -> None:
+    """Write reports for people outside: those who decide, and those who are depicted."""
+
+
+@report.command()
+@click.option("--rates", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with a [rates] table.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a page (.html) or costs (.csv).")
+@_LANGUAGE
+@takes_frame
+def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> None:
+    """What identities cost and gave, from the log. What was not measured says so; totals are held against the log."""
+    from w2w_registry.services.reports import roi as service
+
+    known = service.read_rates(rates)
+    registry = frame.registry()
+    told = service.roi(registry, known) if out is None else service.write(registry, known, out, language)
+
+    def human() -> None:
+        decision = told["decision"]
+        rows = [
+            ("cost of one usable identity", decision["unit_cost"]),
+            ("currency", told["currency"]),
+            ("payback, months", decision["payback"]["months"]),
+            ("stop rule", decision["stop_rule"]),
+        ]
+        pairs(rows)
+        say()
+        table(told["operations"], ("kind", "count", "seconds", "rate", "cost"))
+        sums = told["reconciliation"]
+        say(f"{sums['events_counted']} of {sums['events_in_log']} events counted; difference {sums['difference']}")
+        if out is not None:
+            say(f"wrote {out}")
+
+    emit(frame, told, human)
+
+
+@report.command()
+@click.argument("subject", metavar="SUBJECT")
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Page to write (.html).")
+@_LANGUAGE
+@takes_frame
+def subject(frame: Frame, subject: str, out: Path, language: str) -> None:
+    """Everything about SUBJECT, as a page to give to them."""
+    from w2w_registry.services.reports import subject as service
+
+    told = service.write(frame.registry(), subject, out, language)
+    emit(frame, told, lambda: pairs([("wrote", told["path"]), *told["rows"].items()]))

@@ -1,0 +1,112 @@
+"""The deciders' report: totals equal the log, and nothing that was not measured becomes a number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.services.small import Small
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.consent.records import Use
+from w2w_registry.errors import SettingError, UsageError
+from w2w_registry.services.reports import figures, roi
+from w2w_registry.services.reports import subject as subject_page
+from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
+from w2w_registry.services.reports.words import LANGUAGES, messages
+
+
+@pytest.fixture
+def small(sqlite_catalog: Catalog, tmp_path: Path) -> Small:
+    made = Small(sqlite_catalog, tmp_path)
+    for subject in ("s1", "s2"):
+        made.grant(subject)
+    a, b = made.add("a", "s1"), made.add("b", "s2")
+    made.derive("m", a, b, how=Use.MIX)
+    return made
+
+
+def test_totals_equal_the_log(small: Small) -> None:
+    told = roi.roi(small.registry, Rates())
+    events = small.events()
+    assert told["reconciliation"]["difference"] == 0
+    assert told["reconciliation"]["events_in_log"] == len(events) == sum(told["events"].values())
+    assert told["reconciliation"]["operations_without_event"] == 0
+    assert sum(row["count"] for row in told["operations"]) == told["totals"]["operations"]
+    named = [seq for row in told["operations"] for seq in row["events"]]
+    assert len(named) == len(set(named)) or max(named) <= len(events)
+
+
+def test_without_rates_nothing_costs_zero(small: Small) -> None:
+    told = roi.roi(small.registry, Rates())
+    assert told["decision"]["unit_cost"] == NOT_MEASURED
+    assert told["decision"]["payback"]["months"] == NOT_MEASURED
+    assert told["totals"]["cost"] == NOT_MEASURED
+    assert told["energy"] == NOT_MEASURED
+    assert all(row["cost"] == NOT_MEASURED for row in told["operations"])
+    json.dumps(told)
+
+
+def test_rates_times_times() -> None:
+    operations = [Timed("train", 3600.0, 1), Timed("train", 1800.0, 2), Timed("edit", None, 3), Timed("mix", 36.0, 4)]
+    rates = Rates("EUR", {"train": 2.0}, baseline=5.0, setup=100.0, per_month=10.0)
+    rows = {row["kind"]: row for row in figures.costs(operations, rates)}
+    assert rows["train"]["cost"] == pytest.approx(3.0)
+    assert rows["edit"]["seconds"] == NOT_MEASURED
+    assert rows["mix"]["cost"] == NOT_MEASURED
+    unit = figures.unit_cost(list(rows.values()), 2)
+    assert unit == pytest.approx(1.5)
+    assert figures.payback(unit, rates, None)["months"] == pytest.approx(100 / 35)
+    bars = figures.sensitivity(list(rows.values()), 2)
+    assert all(bar["low"] < 1.5 < bar["high"] for bar in bars)
+    assert figures.sample_size() == 393
+
+
+@pytest.mark.parametrize("text", ["not toml [", "[rates]\nbaseline = -1\n", '[rates]\nhour = {train = "much"}\n'])
+def test_unusable_rates_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rates.toml").write_text(text)
+    with pytest.raises(SettingError):
+        roi.read_rates(tmp_path / "rates.toml")
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_pages_in_every_language(small: Small, tmp_path: Path, language: str) -> None:
+    roi.write(small.registry, Rates(), tmp_path / "roi.html", language)
+    page = (tmp_path / "roi.html").read_text("utf-8")
+    assert messages(language)["not_measured"] in page
+    assert f'<html lang="{language}">' in page
+    subject_page.write(small.registry, "s1", tmp_path / "you.html", language)
+    page = (tmp_path / "you.html").read_text("utf-8")
+    assert messages(language)["part_operation"] in page
+    assert "s2" not in page
+    assert "b@1" not in page
+
+
+def test_every_language_says_everything_and_nothing_else() -> None:
+    english = messages("en")
+    for language in LANGUAGES:
+        texts = json.loads((Path(roi.__file__).parent / "messages" / f"{language}.json").read_text("utf-8"))
+        sentences = {key for key, text in english.items() if "_" in key or "{" in text}
+        assert sentences <= set(texts), language
+        for key in set(texts) & set(english):
+            assert set(_fields(texts[key])) == set(_fields(english[key])), (language, key)
+
+
+def _fields(text: str) -> list[str]:
+    import string
+
+    return [name for _, name, _, _ in string.Formatter().parse(text) if name]
+
+
+def test_other_files_and_languages_are_refused(small: Small, tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        roi.write(small.registry, Rates(), tmp_path / "roi.pdf", "en")
+    with pytest.raises(UsageError):
+        roi.write(small.registry, Rates(), tmp_path / "roi.html", "xx")
+
+
+def test_costs_as_focus_columns(small: Small, tmp_path: Path) -> None:
+    roi.write(small.registry, Rates("EUR", {"default": 2.0}), tmp_path / "roi.csv", "en")
+    head = (tmp_path / "roi.csv").read_text("utf-8").splitlines()[0]
+    assert head.startswith("BilledCost,BillingCurrency,ChargeDescription,ConsumedQuantity,ConsumedUnit")

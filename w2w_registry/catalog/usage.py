@@ -1,0 +1,103 @@
+"""What was done and how much of it there is: the counts behind reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.assets import SourceFile, Version
+from w2w_registry.catalog.event_log import ChainHead, Event
+from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.releases import Release, ReleaseState
+from w2w_registry.catalog.subjects import ConsentRecord
+from w2w_registry.records import ConsentState, VersionState
+
+
+class Used(NamedTuple):
+    """An operation: kind, seconds (None when its end was not recorded), the first event that names it."""
+
+    kind: str
+    seconds: float | None
+    event: int | None
+
+
+def operations(session: Session) -> list[Used]:
+    """Every recorded operation, oldest first."""
+    told = _first_events(session)
+    rows = session.execute(
+        select(Operation.id, Operation.kind, Operation.started_at, Operation.ended_at).order_by(
+            Operation.started_at, Operation.id
+        )
+    )
+    return [
+        Used(kind, None if ended is None else max(0.0, (ended - started).total_seconds()), told.get(key))
+        for key, kind, started, ended in rows
+    ]
+
+
+def untold_operations(session: Session) -> int:
+    """Operations that no event names."""
+    told = _first_events(session)
+    return sum(key not in told for key in session.scalars(select(Operation.id)))
+
+
+def events_by_action(session: Session) -> dict[str, int]:
+    """How many events there are of each action."""
+    return dict(session.execute(select(Event.action, func.count()).group_by(Event.action)).tuples().all())
+
+
+def head(session: Session) -> tuple[int, str]:
+    """How long the log is and its last hash, as the head says."""
+    row = session.execute(select(ChainHead.seq, ChainHead.hash)).one()
+    return row.seq, row.hash
+
+
+def active_versions(session: Session) -> list[int]:
+    """Ids of the versions that are served."""
+    return list(session.scalars(select(Version.id).where(Version.state == VersionState.ACTIVE).order_by(Version.id)))
+
+
+def inputs_used(session: Session) -> list[int]:
+    """The version behind every input that was one, once for each use."""
+    query = select(OperationInput.version_id).where(OperationInput.version_id.is_not(None))
+    return [number for number in session.scalars(query) if number is not None]
+
+
+def files(session: Session) -> tuple[int, int]:
+    """How many files were taken in, and their bytes."""
+    count, size = session.execute(select(func.count(), func.coalesce(func.sum(SourceFile.size), 0))).one()
+    return int(count), int(size)
+
+
+def published(session: Session) -> int:
+    """Releases that are up."""
+    up = Release.state.in_((ReleaseState.PUBLISHED, ReleaseState.GATED))
+    return session.scalar(select(func.count()).select_from(Release).where(up)) or 0
+
+
+def expiring_within(session: Session, at: datetime, days: int) -> int:
+    """Consent records that run out within so many days."""
+    ends = ConsentRecord.expires_at.between(at, at + timedelta(days=days))
+    query = select(func.count()).select_from(ConsentRecord).where(ConsentRecord.state == ConsentState.GRANTED, ends)
+    return session.scalar(query) or 0
+
+
+def _first_events(session: Session) -> dict[str, int]:
+    """Operation id -> the first event that names it, among its objects or its rows."""
+    found: dict[str, int] = {}
+    query = select(Event.seq, Event.objects, Event.changes).order_by(Event.seq)
+    for seq, objects, changes in session.execute(query.execution_options(yield_per=500)):
+        for key in _texts(objects.get("operation", ())):
+            found.setdefault(key, seq)
+        for table, key, *_ in changes:
+            if table == "operation":
+                found.setdefault(str(key), seq)
+    return found
+
+
+def _texts(value: object) -> Iterable[str]:
+    return map(str, value) if isinstance(value, list) else (str(value),) if isinstance(value, str) else ()

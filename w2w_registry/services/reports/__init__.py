@@ -1,0 +1,1 @@
+"""Reports for people outside: the subject, the decider."""

@@ -1,0 +1,146 @@
+"""What making identities cost and gave: pure arithmetic over operations and events, with nothing guessed.
+
+A figure that nobody measured is ``NOT_MEASURED``, never zero: without rates there are no costs, without recorded ends
+there are no times.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+NOT_MEASURED: Final = "not measured"
+Figure = float | str
+RESAMPLES: Final = 2000
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One recorded operation: what it was, how long it took (None: no end was recorded), and the event that tells."""
+
+    kind: str
+    seconds: float | None
+    event: int | None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """``[rates]`` of rates.toml. ``hour``: price of an hour by kind of operation, ``default`` for the others;
+    ``baseline``: what an identity costs without this; ``setup``: paid once; ``per_month``: identities needed a month;
+    ``storage``: price of a GB a month."""
+
+    currency: str = ""
+    hour: Mapping[str, float] | None = None
+    baseline: float | None = None
+    setup: float | None = None
+    per_month: float | None = None
+    storage: float | None = None
+
+    def of(self, kind: str) -> float | None:
+        """Price of an hour of this kind; None when no rate is given for it."""
+        table = self.hour or {}
+        return table.get(kind, table.get("default"))
+
+
+def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
+    """One row for each kind: how often, how long, what it cost, and by which events that can be checked."""
+    rows = []
+    for kind in sorted({o.kind for o in operations}):
+        mine = [o for o in operations if o.kind == kind]
+        timed = [o.seconds for o in mine if o.seconds is not None]
+        rate = rates.of(kind)
+        seconds: Figure = sum(timed) if timed else NOT_MEASURED
+        rows.append(
+            {
+                "kind": kind,
+                "count": len(mine),
+                "timed": len(timed),
+                "seconds": seconds,
+                "rate": NOT_MEASURED if rate is None else rate,
+                "cost": NOT_MEASURED if rate is None or not timed else sum(timed) / 3600 * rate,
+                "events": [o.event for o in mine if o.event is not None],
+            }
+        )
+    return rows
+
+
+def total(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:
+    """The sum of what was measured; ``NOT_MEASURED`` when nothing was."""
+    found = [row[key] for row in rows if not isinstance(row[key], str)]
+    return sum(found) if found else NOT_MEASURED
+
+
+def unit_cost(rows: Sequence[Mapping[str, Any]], usable: int) -> Figure:
+    """Cost of one usable identity."""
+    cost = total(rows, "cost")
+    return NOT_MEASURED if isinstance(cost, str) or not usable else cost / usable
+
+
+def interval(operations: Sequence[Timed], rates: Rates, usable: int) -> tuple[float, float] | None:
+    """95% bootstrap interval of the unit cost over the recorded operations; None when too little was measured."""
+    priced = [
+        o.seconds / 3600 * rate for o in operations if o.seconds is not None and (rate := rates.of(o.kind)) is not None
+    ]
+    if len(priced) < 5 or not usable:
+        return None
+    draw = random.Random(1)
+    sums = sorted(sum(draw.choices(priced, k=len(priced))) / usable for _ in range(RESAMPLES))
+    return sums[int(0.025 * RESAMPLES)], sums[int(0.975 * RESAMPLES)]
+
+
+def payback(unit: Figure, rates: Rates, spread: tuple[float, float] | None) -> dict[str, Any]:
+    """Months until the set-up is earned back, with the interval that the unit cost's brings."""
+
+    def months(cost: float) -> Figure:
+        if rates.baseline is None or rates.setup is None or not rates.per_month:
+            return NOT_MEASURED
+        saved = (rates.baseline - cost) * rates.per_month
+        return rates.setup / saved if saved > 0 else "never"
+
+    if isinstance(unit, str):
+        return {"months": NOT_MEASURED, "interval": NOT_MEASURED}
+    return {
+        "months": months(unit),
+        "interval": NOT_MEASURED if spread is None else [months(spread[0]), months(spread[1])],
+    }
+
+
+def sensitivity(rows: Sequence[Mapping[str, Any]], usable: int, swing: float = 0.25) -> list[dict[str, Any]]:
+    """Unit cost when one kind's cost is a quarter lower or higher, widest first: the bars of a tornado chart."""
+    cost = total(rows, "cost")
+    if isinstance(cost, str) or not usable:
+        return []
+    bars = [
+        {
+            "factor": row["kind"],
+            "low": (cost - swing * row["cost"]) / usable,
+            "high": (cost + swing * row["cost"]) / usable,
+        }
+        for row in rows
+        if not isinstance(row["cost"], str)
+    ]
+    low, high = cost / (usable * (1 + swing)), cost / (usable * (1 - swing))
+    bars.append({"factor": "usable identities", "low": low, "high": high})
+    return sorted(bars, key=lambda bar: bar["low"] - bar["high"])
+
+
+def reuse(inputs: Sequence[int | str], made: int) -> dict[str, Any]:
+    """How often what was made went into something else."""
+    used = Counter(inputs)
+    return {
+        "made": made,
+        "used_again": len(used),
+        "uses": sum(used.values()),
+        "median_uses": statistics.median(used.values()) if used else 0,
+    }
+
+
+def sample_size(difference: float = 0.1, power: float = 0.8, level: float = 0.05) -> int:
+    """People in each arm that show a difference in a share of one half (normal approximation, two-sided)."""
+    normal = statistics.NormalDist()
+    z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
+    return int(-(-2 * 0.25 * z**2 // difference**2))

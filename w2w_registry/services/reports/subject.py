@@ -1,0 +1,36 @@
+"""The subject's answer as a page a person can read, print and keep."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.records import now
+from w2w_registry.services.audit.subject import PARTS, about_subject
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.reports.words import LANGUAGES, render
+
+
+def write(registry: Registry, subject: str, out: Path, language: str) -> dict[str, Any]:
+    """Write everything about a subject as ``.html``.
+
+    Raises:
+        NotFound: no such subject. UsageError: another kind of file or language. StorageError.
+    """
+    if out.suffix != ".html":
+        hint = "a browser prints it as PDF"
+        raise UsageError(reason=f"this report is .html, not {out.suffix or out.name!r}", hint=hint)
+    if language not in LANGUAGES:
+        raise UsageError(reason=f"no language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
+    rows = sorted(about_subject(registry, subject), key=lambda row: PARTS.index(row["what"]))
+    parts = [(part, list(found)) for part, found in groupby(rows, key=lambda row: row["what"])]
+    organisation = registry.settings.organisation
+    text = render("subject.html", language, subject=subject, parts=parts, organisation=organisation, at=now())
+    try:
+        write_atomic(out, text.encode())
+    except OSError as error:
+        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    return {"path": str(out), "rows": {part: len(found) for part, found in parts}}
