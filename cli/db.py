@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, pairs, say
+from .output import emit, pairs, progress, say
 
 
 @click.group()
@@ -16,11 +16,14 @@ def db() -> None:
 @db.command()
 @takes_frame
 def upgrade(frame: Frame) -> None:
-    """Upgrade the schema to the one this release needs."""
+    """Upgrade the schema to the one this release needs, and compute what earlier ones did not keep."""
     from w2w_registry.services import registry
+    from w2w_registry.services.recording import sketches
 
     value = registry.upgrade_schema(frame.settings())
-    emit(frame, value.to_json(), lambda: pairs(value.to_json().items()))
+    with progress("comparing") as tick:
+        shown = {**value.to_json(), "sketches": sketches.complete(frame.registry(), tick)}
+    emit(frame, shown, lambda: pairs(shown.items()))
 
 
 @db.command()

@@ -84,12 +84,14 @@ def sketches_of(session: Session, kind: str, version_ids: Iterable[int]) -> dict
     return found
 
 
-def without_sketch(session: Session, kind: str, limit: int) -> list[Version]:
-    """Versions that could have a sketch of this kind and have none, the oldest first, at most ``limit``."""
+def without_sketch(session: Session, kind: str, after: int, limit: int) -> list[Version]:
+    """Versions beyond id ``after`` that could have a sketch of this kind and have none, by id, at most ``limit``."""
     has = select(WeightsSketch.version_id).where(WeightsSketch.kind == kind)
     query = (
         select(Version)
-        .where(Version.id.not_in(has), Version.state != VersionState.ERASED, Version.adapter.is_(None))
+        .where(
+            Version.id > after, Version.id.not_in(has), Version.state != VersionState.ERASED, Version.adapter.is_(None)
+        )
         .order_by(Version.id)
         .limit(limit)
     )

@@ -81,7 +81,7 @@ _MODEL = keep("names a base model, not a person")
 _SPACE = keep("says what many models have in common; `space refit --without` makes one that never saw the person")
 _LOG = keep("holds ids and digests only, and must stay as it is")
 _TERMS = keep("the terms of a consent, as the controller wrote them: the proof that it was given")
-_WISH = keep("kept only at the person's wish, to refuse new models of them; cannot be turned back into a picture")
+_WISH = keep("keeps the person from being recreated, unless they ask to be forgotten; noise without the door's key")
 
 
 def _without_repos(plan: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The door's key: what references are made and read with. It lies beside the catalog, never in it.
 
-``[policy] door_key`` in registry.toml names its file (a team shares one); by default it is ``door.key`` in the home
-folder, made when the first reference is kept.
+``[policy] door_key`` names its file (a team shares one); by default it is ``keys/door.key`` in the home folder, made
+when the first reference is kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BYTES = 32
 def key_path(registry: Registry) -> Path:
     """Where the key is, or will be."""
     named = registry.settings.policy.get("door_key")
-    return registry.settings.home / "door.key" if named is None else Path(str(named)).expanduser()
+    return registry.settings.home / "keys" / "door.key" if named is None else Path(str(named)).expanduser()
 
 
 def read_key(registry: Registry) -> bytes | None:

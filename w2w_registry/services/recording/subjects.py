@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from w2w_registry.catalog.consents import subject_like
 from w2w_registry.catalog.models import Subject
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.errors import Conflict
 from w2w_registry.records import check_name
 
 
 def ensure_subject(uow: UnitOfWork, subject_id: str, *, kind: str = "person") -> bool:
-    """Add the subject unless it is there; True when it was added."""
+    """Add the subject unless it is there; True when it was added.
+
+    Raises:
+        BadName. Conflict: another subject's id differs in upper and lower case alone.
+    """
     check_name(subject_id, "subject")
     if uow.session.get(Subject, subject_id) is not None:
         return False
+    other = subject_like(uow.session, subject_id)
+    if other is not None:
+        raise Conflict(what="subject", name=subject_id, reason=f"differs from {other} in case alone; say {other}")
     uow.add(Subject(id=subject_id, kind=kind, created=uow.now()))
     uow.event("subject.add", {"subject": subject_id}, kind=kind)
     return True

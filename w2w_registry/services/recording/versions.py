@@ -257,13 +257,16 @@ def _stage(
     return version, identity, operation
 
 
-def sketch_row(version: Version, sketch: Sketch) -> WeightsSketch:
-    """The row of a version's weights sketch."""
+def sketch_row(version: Version | int, sketch: Sketch) -> WeightsSketch:
+    """The row of a version's weights sketch; ``version``: the row, or its id."""
     keys = sketch.keys()
     data = pack(sketch.values)[0]
-    return WeightsSketch(
-        version=version, kind=KIND, norm=sketch.norm, key_a=keys[0], key_b=keys[1], key_c=keys[2], data=data
-    )
+    row = WeightsSketch(kind=KIND, norm=sketch.norm, key_a=keys[0], key_b=keys[1], key_c=keys[2], data=data)
+    if isinstance(version, int):
+        row.version_id = version
+    else:
+        row.version = version
+    return row
 
 
 def source_file(version: Version, model_digest: str, file: File, created: datetime) -> SourceFile:
