@@ -39,13 +39,12 @@ def opened(
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
         raise kind(path=str(path), reason=why(error)) from None
-    stream = os.fdopen(descriptor, "rb")
-    with stream:
-        info = os.fstat(descriptor)
-        if stat.S_ISDIR(info.st_mode):
-            raise kind(path=str(path), reason="a folder, not a file")
-        if not stat.S_ISREG(info.st_mode):
-            raise kind(path=str(path), reason="not a regular file")
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        folder = stat.S_ISDIR(info.st_mode)
+        raise kind(path=str(path), reason="a folder, not a file" if folder else "not a regular file")
+    with os.fdopen(descriptor, "rb") as stream:
         if limit is not None and info.st_size > limit:
             raise kind(path=str(path), reason=f"larger than {limit} bytes")
         yield stream, info.st_size

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2w_registry.errors import SettingError, UnknownSetting
+from w2w_registry.errors import BadFile, SettingError, UnknownSetting
+from w2w_registry.files import read_text
 
 POLICY_FILE = "registry.toml"
+_MOST = 2**20  # bytes of a settings file
 
 TABLES: dict[str, frozenset[str] | None] = {
     "database": frozenset({"url"}),
@@ -116,10 +118,12 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         SettingError: it does not parse, or holds something other than tables.
     """
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        if not path.exists():
+            return {}
+        data = tomllib.loads(read_text(path, limit=_MOST))
+    except BadFile as error:
+        raise SettingError(setting=str(path), value="", reason=error.fields["reason"]) from None
+    except (OSError, tomllib.TOMLDecodeError) as error:
         raise SettingError(setting=str(path), value="", reason=str(error)) from None
     for key, value in data.items():
         if not isinstance(value, dict):

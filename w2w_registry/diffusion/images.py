@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadImage
+from w2w_registry.files import opened, read_bytes
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -113,14 +114,12 @@ def check_mask(mask: NDArray[np.float32], where: str) -> None:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        if path.is_dir():
-            raise BadImage(path=str(path), reason="is a folder, not a picture")
-        if path.stat().st_size > MAX_BYTES:
+    if path.is_dir():
+        raise BadImage(path=str(path), reason="is a folder, not a picture")
+    with opened(path, BadImage) as (_, size):
+        if size > MAX_BYTES:
             raise BadImage(path=str(path), reason=f"larger than {MAX_BYTES // 1_000_000} MB")
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadImage(path=str(path), reason=error.strerror or str(error)) from None
+    data = read_bytes(path, BadImage, limit=MAX_BYTES)
     if not data:
         raise BadImage(path=str(path), reason="the file is empty")
     return data

@@ -31,6 +31,7 @@ from w2w_registry.audit.checks import (
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
+from w2w_registry.files import read_text
 from w2w_registry.records import digest_of, iso
 from w2w_registry.services.registry import Registry
 
@@ -232,9 +233,9 @@ def read_notes(paths: Iterable[Path]) -> list[str]:
     out: list[str] = []
     for path in paths:
         try:
-            out.append(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadFile(path=str(path), reason=f"not a checkpoint: {error}") from None
+            out.append(read_text(path))
+        except BadFile as error:
+            raise BadFile(path=str(path), reason=f"not a checkpoint: {error.fields['reason']}") from None
     return out
 
 

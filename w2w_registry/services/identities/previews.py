@@ -5,7 +5,11 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+from w2w_registry.errors import BadFile
+from w2w_registry.files import PICTURE_LIMIT, read_bytes
+
 SIDE = 256
+_FORMATS = ("PNG", "JPEG", "WEBP")
 _ENDINGS = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -28,10 +32,11 @@ def read_preview(lora: Path) -> bytes | None:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        data = read_bytes(file, limit=PICTURE_LIMIT)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             small = image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+    except (BadFile, OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
         return None  # a preview is a convenience: a broken one does not keep the LoRA out
     out = io.BytesIO()
     small.save(out, "PNG")

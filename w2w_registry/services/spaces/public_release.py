@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.files import read_text
 from w2w_registry.lora.formats import read_keys
 from w2w_registry.records import digest_of
 from w2w_registry.services.recording.space_files import (
@@ -144,11 +145,9 @@ def read_point(path: str | Path) -> NDArray[np.float32]:
 def _release_config(root: Path) -> dict[str, Any]:
     path = root / "adapter_config.json"
     try:
-        config = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise BadFile(path=str(path), reason=error.strerror or str(error)) from None
+        if not path.exists():
+            return {}
+        config = json.loads(read_text(path))
     except (ValueError, RecursionError):
         raise BadFile(path=str(path), reason="not valid JSON") from None
     if not isinstance(config, dict):
