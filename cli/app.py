@@ -14,8 +14,8 @@ import click
 from w2w_registry.errors import RegistryError
 from w2w_registry.version import __version__
 
+from .folder_group import FolderGroup
 from .frame import Frame
-from .groups import FolderGroup
 from .output import report, report_bug, report_error
 
 # name -> one-line help. The help stands here so that `w2w-reg --help` imports no command.
@@ -24,7 +24,10 @@ COMMANDS = {
     "db": "Upgrade, inspect and check the catalog's schema.",
     "space": "Fit, import, list, show and export weight spaces.",
     "add": "Add adapters: plan, fit spaces, register everything.",
-    "search": "Find the identities nearest to an identity or a LoRA file.",
+    "search": "Find the identities nearest to identities or adapter files.",
+    "fingerprint": "Take the fingerprints of versions: what each makes the base model draw.",
+    "calibrate": "Learn from second trainings which fingerprints are the same person's.",
+    "groups": "Show which identities are one person under several names.",
     "serve": "Show the registry in a browser, and serve its API.",
     "list": "List identities, filtered and sorted.",
     "show": "Show one identity with its versions.",

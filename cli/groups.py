@@ -1,84 +1,35 @@
-"""Groups whose commands are files of one folder: a command is imported only to run it."""
+"""``w2w-reg groups``."""
 
 from __future__ import annotations
 
-import difflib
-import keyword
-from collections.abc import Mapping
-from importlib import import_module
-from typing import Any
-
 import click
 
-# What people type out of habit -> what it is called here; only ever suggested, never run.
-HABITS = {
-    "ls": "list",
-    "dir": "list",
-    "rm": "remove",
-    "del": "remove",
-    "delete": "remove",
-    "info": "show",
-    "get": "show",
-    "describe": "show",
-    "find": "search",
-    "query": "search",
-    "register": "add",
-    "import": "add",
-    "draw": "generate",
-    "log": "audit",
-    "upload": "push",
-    "download": "pull",
-    "publish": "push",
-    "create": "init",
-}
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, say
 
 
-class FolderGroup(click.Group):
-    """A group of the commands in one package: ``name`` is the click command of that name in module ``name``
-    (``push-space`` in ``push_space``, ``import`` in ``import_``).
+@click.command()
+@click.option("--by", type=click.Choice(["weights", "behaviour"]), help="What to compare (default: the best there is).")
+@options.space
+@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews, a row for each group.")
+@options.force
+@takes_frame
+def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, force: bool) -> None:
+    """Who is who: identities that are one person under several names, the surest first."""
+    from w2w_registry.services.identities.search_sheet import write_groups_sheet
+    from w2w_registry.services.search import groups as service
 
-    ``helps`` maps each name to its one-line help, or to "" to take it from the command itself; with all of them given,
-    listing the commands imports none. ``former`` maps names that commands had to those they have; both are run.
-    """
+    registry = frame.registry()
+    found = service.groups(registry, by, space=space)  # type: ignore[arg-type]
+    if sheet is not None:
+        write_groups_sheet(registry, found.groups, sheet, force=force)
 
-    def __init__(
-        self, *args: Any, package: str, helps: Mapping[str, str], former: Mapping[str, str] | None = None, **kwargs: Any
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._package, self._helps, self._former = package, helps, former or {}
+    def human() -> None:
+        for names in found.groups:
+            say("  ".join(names))
+        if not found.groups:
+            say("nobody is there twice")
+        note(f"{found.compared} identities compared by {found.by}")
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self._helps)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        cmd_name = self._former.get(cmd_name, cmd_name)
-        if cmd_name not in self._helps:
-            return None
-        name = cmd_name.replace("-", "_")
-        module = import_module(f"{self._package}.{name}{'_' if keyword.iskeyword(name) else ''}")
-        return next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == cmd_name)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = []
-        for name, text in self._helps.items():
-            command = None if text else self.get_command(ctx, name)
-            rows.append((name, text if command is None else command.get_short_help_str(limit=80)))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] in self._helps or args[0] in self._former or args[0].startswith("-"):
-            return super().resolve_command(ctx, args)
-        near = difflib.get_close_matches(args[0], self._helps, n=2)
-        habit = HABITS.get(args[0])
-        if habit in self._helps:
-            near = [str(habit), *(name for name in near if name != habit)][:2]
-        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-
-
-def helps_from_commands(names: str) -> dict[str, str]:
-    """For a group small enough to import whole: names, each with the help its command has."""
-    return dict.fromkeys(names.split(), "")
+    emit(frame, found.to_json(), human)

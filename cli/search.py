@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, table, warn
+from .output import emit, note, say, table, warn
 
 CERTAINTY = {
     "certified": "nobody else reaches the threshold; further down, a match may be missing",
@@ -17,7 +18,7 @@ CERTAINTY = {
 
 
 @click.command()
-@click.argument("query", metavar="QUERY")
+@click.argument("queries", metavar="QUERY...", nargs=-1, required=True)
 @click.option(
     "-k", "--limit", metavar="N", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Show at most N."
 )
@@ -26,38 +27,52 @@ CERTAINTY = {
 @click.option("--include-blocked", is_flag=True, help="Include versions blocked by consent.")
 @click.option("--exact", is_flag=True, help="Compare with every version; a large index compares with likely ones only.")
 @click.option("--certified", is_flag=True, help="Prove that nobody else reaches the threshold.")
+@click.option(
+    "--by",
+    type=click.Choice(["weights", "behaviour", "both"]),
+    help="Compare LoRAs as they are, or what they draw (default: the best that can be had).",
+)
+@options.pipeline
+@options.device
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
 @options.force
 @takes_frame
 def search(
     frame: Frame,
-    query: str,
+    queries: tuple[str, ...],
     limit: int,
     space: str | None,
     where: str | None,
     include_blocked: bool,
     exact: bool,
     certified: bool,
+    by: str | None,
+    pipeline: str | None,
+    device: str,
     sheet: str | None,
     force: bool,
 ) -> None:
-    """Find the identities nearest to QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
-    file or folder, or a Hub repo (hf://owner/repo).
+    """Find the identities nearest to each QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
+    file or folder, a folder of them, or a Hub repo (hf://owner/repo).
 
-    The column "same" says whether the score means the same identity, by a threshold calibrated on the space's data.
+    The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
+    one of five. Weights alone never say "same". By behaviour any adapter that the base model loads can be a query.
     """
-    from w2w_registry.services.hub.resolving import as_query
+    from w2w_registry.services.hub.resolving import as_queries
     from w2w_registry.services.identities.search_sheet import write_sheet
+    from w2w_registry.services.recording.fingerprints import opener
     from w2w_registry.services.recording.outputs import check_outputs
-    from w2w_registry.services.search import query as service
+    from w2w_registry.services.search import draws as service
 
     registry = frame.registry()
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
-    asked = as_query(registry, query)
-    found = service.search(
+    asked = as_queries(registry, queries)
+    found = service.search_by(
         registry,
         asked,
+        by,  # type: ignore[arg-type]
+        opener=opener(registry, pipeline, device) if pipeline or by in ("behaviour", "both") else None,
         limit=limit,
         space=space,
         where=where,
@@ -66,21 +81,40 @@ def search(
         certified=certified,
     )
     if sheet is not None:
-        write_sheet(registry, found, sheet, force=force)
+        if len(found) > 1:
+            raise click.UsageError("--sheet is for one query")
+        write_sheet(registry, found[0], sheet, force=force)
+    values = [one.to_json() for one in found]
 
     def human() -> None:
-        for text in found.warnings:
-            warn(text)
-        rows = [{**r, "same": r["same_identity"]} for r in found.to_json()["results"]]
-        table(
-            rows, ["rank", "identity", "version", "score", "same", "kind", "consent"], empty="nothing in this space yet"
-        )
-        if found.threshold is not None:
-            note(
-                f"space {found.space}, metric {found.metric}; same identity from {found.threshold:.3f} up "
-                f"(false matches: {found.false_match_rate:.2g} of pairs)"
-            )
-        if found.certainty != "exact":
-            note(f"{found.certainty} search: {CERTAINTY[found.certainty]}")
+        for one in values:
+            if len(values) > 1:
+                say(f"{one['query']}:")
+            _table(one)
 
-    emit(frame, found.to_json(), human)
+    emit(frame, values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}, human)
+
+
+def _table(found: dict[str, Any]) -> None:
+    for text in found["warnings"]:
+        warn(text)
+    columns = ["rank", "identity", "version", "score", "verdict", "false_alarm", "kind", "consent"]
+    rows = [{**hit, "false_alarm": _chance(hit["false_alarm"])} for hit in found["results"]]
+    if found["by"] == "both":
+        columns.insert(4, "score_weights")
+    table(rows, columns, empty="nothing in this space yet")
+    gap = "" if found["gap"] is None else f"; {found['gap']:.3g} above the next"
+    if found["space"] is None:
+        note(f"by behaviour, {found['metric']}, among {found['people']} people{gap}")
+    elif found["threshold"] is not None:
+        note(
+            f"space {found['space']}, metric {found['metric']}; same identity from {found['threshold']:.3f} up "
+            f"(false matches: {found['false_match_rate']:.2g} of pairs){gap}"
+        )
+    if found["certainty"] != "exact":
+        note(f"{found['certainty']} search: {CERTAINTY[found['certainty']]}")
+
+
+def _chance(value: float | None) -> str | None:
+    """A chance as people read it: to two digits, and never as nought."""
+    return None if value is None else f"{value:.2g}" if value >= 1e-6 else "< 1e-06"

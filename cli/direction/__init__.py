@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..groups import FolderGroup, helps_from_commands
+from ..folder_group import FolderGroup, helps_from_commands
 
 
 @click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("fit list show compose debias"))

@@ -17,7 +17,7 @@ import pytest
 
 from w2w_registry.cli import output
 from w2w_registry.cli.app import cli, main
-from w2w_registry.cli.groups import HABITS
+from w2w_registry.cli.folder_group import HABITS
 from w2w_registry.settings import load_settings
 
 CLI = Path(__file__).parents[2] / "cli"

@@ -164,7 +164,7 @@ def test_the_mean_of_the_others_is_what_it_says(width: int, seed: int, spread: f
 
 
 def test_a_stranger_as_good_as_the_best_seen_is_still_possible() -> None:
-    strangers = Strangers(np.sort(np.random.default_rng(0).gumbel(size=500)), 100)
+    strangers = Strangers(np.sort(np.random.default_rng(0).gumbel(size=500)), 100, 500)
     top = strangers.best[-1]
     assert 1e-4 < strangers.false_alarm(top, 100) < 0.02
     assert strangers.false_alarm(top + 50, 100) < 1e-9

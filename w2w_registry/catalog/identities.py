@@ -90,6 +90,20 @@ def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, in
     }
 
 
+def newest_previews(session: Session, names: Iterable[str]) -> dict[str, str]:
+    """Name -> digest of the preview of the identity's newest version that has one."""
+    found: dict[str, str] = {}
+    for chunk in chunked(names):
+        query = (
+            select(Identity.name, Version.preview_digest)
+            .join(Version, Version.identity_id == Identity.id)
+            .where(Identity.name.in_(chunk), Version.preview_digest.is_not(None))
+            .order_by(Version.number)
+        )
+        found.update((name, digest) for name, digest in session.execute(query) if digest is not None)
+    return found
+
+
 def versions_with_names(session: Session, states: Collection[VersionState] = PRESENT) -> list[tuple[Version, str]]:
     """Every version in these states with its identity's name, oldest first."""
     query = select(Version, Identity.name).join(Version.identity).where(Version.state.in_(states))

@@ -71,14 +71,14 @@ def count_versions(
 
 
 def matching_ids(
-    session: Session, where: Expression, space_id: int, *, states: Collection[VersionState] = SERVED
+    session: Session, where: Expression, space_id: int | None, *, states: Collection[VersionState] = SERVED
 ) -> NDArray[np.int64]:
-    """Ids (int64, ascending) of the versions with coordinates in the space that match: a search's filter."""
-    query = (
-        select(Version.id)
-        .join(Version.identity)
-        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
-    )
+    """Ids (int64, ascending) of the versions with coordinates in the space (None: of all) that match: a search's
+    filter."""
+    query = select(Version.id).join(Version.identity)
+    if space_id is not None:
+        here = (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id)
+        query = query.join(Coordinates, here)
     found = session.scalars(restrict(session, query, where, states, True).order_by(Version.id))
     return np.fromiter(found, dtype=np.int64)
 

@@ -13,6 +13,7 @@ from w2w_registry.catalog.assets import (
 )
 from w2w_registry.catalog.base import Base, audited_models
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
+from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
 from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.pictures import Picture, PictureVersion
@@ -41,6 +42,7 @@ __all__ = [
     "Coordinates",
     "Direction",
     "Event",
+    "Fingerprint",
     "GuardReference",
     "Identity",
     "InputKind",
@@ -62,6 +64,7 @@ __all__ = [
     "Tag",
     "Takedown",
     "TakedownState",
+    "VerdictCalibration",
     "Version",
     "VersionSubject",
     "WeightsSketch",

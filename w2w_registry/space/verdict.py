@@ -41,6 +41,7 @@ CROWD: Final = 4096
 """Registered people searched for to learn how near strangers come; kernels of the population's density."""
 LEVELS: Final = 400
 _TAIL: Final = 0.05
+_TAIL_LEAST: Final = 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +55,28 @@ class Repeats:
 
 @dataclass(frozen=True, eq=False)
 class Strangers:
-    """Best scores of people who were not there, sorted (m,), in a gallery of ``size``."""
+    """Best scores of people who were not there, sorted (m,), in a gallery of ``size``; ``asked``: of how many people
+    the scores are (more than m where a table of levels stands for them)."""
 
     best: Array
     size: int
+    asked: int
 
     def false_alarm(self, score: ArrayLike, size: int) -> Array:
         """Chance that a stranger's best match among ``size`` scores at least ``score``, (…).
 
-        Below the top twentieth it is counted; beyond, excesses decay exponentially, which is the Gumbel case of the
-        law of maxima. Among another number of people, F^(size/N): every candidate is a chance of its own.
+        Below the tail it is counted; in it, excesses decay exponentially, which is the Gumbel case of the law of
+        maxima. The tail is the top twentieth, or fifteen scores where that is more; its mean is taken for one
+        standard error longer than it looks, because a few dozen strangers have rarely met the worst. Among
+        another number of people, F^(size/N): every candidate is a chance of its own.
         """
         s, m = np.asarray(score, np.float64), len(self.best)
+        share = min(max(_TAIL, _TAIL_LEAST / self.asked), 0.5)
         beyond = (m - np.searchsorted(self.best, s, side="left")) / m
-        level = float(np.quantile(self.best, 1 - _TAIL))
+        level = float(np.quantile(self.best, 1 - share))
         excess = self.best[self.best > level] - level
-        mean = max(float(excess.mean()) if len(excess) else 0.0, 1e-9)
-        tail = _TAIL * np.exp(-np.maximum(s - level, 0.0) / mean)
+        mean = max(float(excess.mean()) if len(excess) else 0.0, 1e-9) * (1 + 1 / np.sqrt(share * self.asked))
+        tail = share * np.exp(-np.maximum(s - level, 0.0) / mean)
         p = np.clip(np.where(s > level, tail, beyond), 0.0, 1.0)
         with np.errstate(divide="ignore"):
             return np.asarray(-np.expm1(size / max(self.size, 1) * np.log1p(-p)))
@@ -100,7 +106,7 @@ class VerdictModel:
     between: Array
     bandwidth: float
     trainings: tuple[Training, ...]
-    strangers: Strangers = field(default_factory=lambda: Strangers(np.zeros(1), 1))
+    strangers: Strangers = field(default_factory=lambda: Strangers(np.zeros(1), 1, 1))
 
     @property
     def learned(self) -> bool:
@@ -152,7 +158,7 @@ class VerdictModel:
             "within": self.within,
             "between": self.between,
             "strangers": self.strangers.best,
-            "numbers": np.array([self.bandwidth, self.strangers.size]),
+            "numbers": np.array([self.bandwidth, self.strangers.size, self.strangers.asked]),
         }
         for number, training in enumerate(self.trainings):
             for key, value in training.to_arrays().items():
@@ -161,7 +167,7 @@ class VerdictModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> VerdictModel:
-        bandwidth, size = (float(v) for v in arrays["numbers"])
+        bandwidth, size, asked = (float(v) for v in arrays["numbers"])
         found: dict[tuple[int, str], dict[str, Any]] = {}
         for key, value in arrays.items():
             if key.startswith("training/"):
@@ -172,7 +178,7 @@ class VerdictModel:
         centre, directions, within, between, best = (
             np.asarray(arrays[key], np.float64) for key in ("centre", "directions", "within", "between", "strangers")
         )
-        return cls(centre, directions, within, between, bandwidth, trainings, Strangers(best, int(size)))
+        return cls(centre, directions, within, between, bandwidth, trainings, Strangers(best, int(size), int(asked)))
 
 
 class _View:
@@ -256,14 +262,14 @@ def strangers(model: VerdictModel, gallery: ArrayLike, people: ArrayLike | None 
         model.score(rows[part], rows[first], who[part][:, None] == who[first][None, :]).max(1)
         for part in np.array_split(asked, max(1, len(asked) // 250))
     ])  # fmt: skip
-    # A table of levels says as much as all of them; the top twentieth, on which the tail hangs, is kept in full.
+    # A table of levels says as much as all of them; the top twentieth is one in the table too.
     low, high = np.sort(best[best <= (cut := np.quantile(best, 1 - _TAIL))]), np.sort(best[best > cut])
     if len(best) <= LEVELS:
-        return Strangers(np.sort(best), len(first) - 1)
+        return Strangers(np.sort(best), len(first) - 1, len(best))
     each = len(best) / LEVELS
     kept = np.quantile(low, np.linspace(0, 1, max(1, round(len(low) / each))))
     top = np.quantile(high, np.linspace(0, 1, max(1, round(len(high) / each))))
-    return Strangers(np.concatenate([kept, top]), len(first) - 1)
+    return Strangers(np.concatenate([kept, top]), len(first) - 1, len(best))
 
 
 def _bandwidth(model: VerdictModel, points: Array, seed: int) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.lora import write_lora
+from w2w_registry.lora import find_loras, write_lora
 from w2w_registry.services.hub.pull import fetch, space_of
 from w2w_registry.services.hub.release import connect
 from w2w_registry.services.hub.spaces import fetched_space
@@ -29,6 +29,18 @@ def as_query(registry: Registry, text: str) -> Query:
         As :func:`w2w_registry.services.hub.pull.pull`.
     """
     return Query(text, look_up(registry, text)) if text.startswith(HUB) else Query(text)
+
+
+def as_queries(registry: Registry, texts: Sequence[str]) -> list[Query]:
+    """As :func:`as_query`, for many; a folder of adapters is a query each."""
+    found: list[Query] = []
+    for text in texts:
+        inside = [] if text.startswith(HUB) or not Path(text).expanduser().is_dir() else find_loras([text])
+        if len(inside) > 1:
+            found += [Query(str(one.path), one.path) for one in inside]
+        else:
+            found.append(as_query(registry, text))
+    return found
 
 
 def look_up(registry: Registry, uri: str) -> Path:

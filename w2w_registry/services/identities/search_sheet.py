@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.catalog.identities import versions_named
+from w2w_registry.catalog.identities import newest_previews, versions_named
 from w2w_registry.diffusion.images import contact_sheet
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.previews import SIDE, read_preview
@@ -41,6 +42,28 @@ def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = Fa
     with registry.catalog.write(registry.actor) as uow:
         uow.event("search.sheet", {"version": shown}, **record(uow, ready))
     write_outputs(registry, {Path(path): ready[0].data}, force=force)
+
+
+def write_groups_sheet(registry: Registry, groups: Sequence[Sequence[str]], path: str, *, force: bool = False) -> None:
+    """A PNG with a row for each group of identities: the picture of each one's newest version that has one.
+
+    Raises:
+        OutputInHome, OutputExists, StorageError: the file cannot be written.
+    """
+    from PIL import Image
+
+    with registry.catalog.read() as session:
+        digests = newest_previews(session, [name for group in groups for name in group])
+    width = max((len(group) for group in groups), default=1)
+    blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    tiles = [
+        [_open(_stored(registry, digests.get(name))) for name in group] + [blank] * (width - len(group))
+        for group in groups
+    ] or [[blank]]
+    out = io.BytesIO()
+    labels = [", ".join(group)[:40] for group in groups] or ["nobody is there twice"]
+    Image.fromarray(contact_sheet(tiles, row_labels=labels)).save(out, "PNG")
+    write_outputs(registry, {Path(path): out.getvalue()}, force=force)
 
 
 def _stored(registry: Registry, digest: str | None) -> bytes | None:

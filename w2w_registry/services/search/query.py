@@ -17,7 +17,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
-from w2w_registry.catalog.vectors import SERVED, coordinates_of
+from w2w_registry.catalog.vectors import SERVED, coordinates_of, count
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
@@ -28,6 +28,7 @@ from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space, no_space
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.search.nearest import Nearest, blocked, open_nearest
+from w2w_registry.space.verdict import LIKELY
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,13 @@ class Query:
 
 @dataclass(frozen=True)
 class Hit:
-    """One result. ``same_identity``: whether the score reaches the space's threshold; None when it has none."""
+    """One result.
+
+    ``by``: compared by weights or by behaviour. ``verdict``: same, likely or no; None where a space was never
+    calibrated. ``false_alarm``: the chance that a stranger's search among as many people ends with such a score; None
+    where it is not known. ``same_identity``: whether the score reaches the space's threshold; by behaviour, whether the
+    verdict is "same". ``score_weights``: what weights say of the same version, when both were asked.
+    """
 
     rank: int
     identity: str
@@ -49,18 +56,29 @@ class Hit:
     same_identity: bool | None
     kind: str
     consent: str
+    by: str = "weights"
+    verdict: str | None = None
+    false_alarm: float | None = None
+    score_weights: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field; ``score_weights`` only where both were asked."""
+        return {k: v for k, v in vars(self).items() if k != "score_weights" or self.by == "both"}
 
 
 @dataclass(frozen=True)
 class Found:
     """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one.
 
+    By behaviour ``space`` is None and ``base`` says which base model was asked. ``people``: in how many the query was
+    looked for. ``gap``: how far the best score lies above the next person's.
+
     ``certainty``: ``exact`` (every version was compared), ``certified`` (it is proven that nobody else reaches the
     threshold) or ``approximate`` (a version among the nearest may be missing, fewer than one in a hundred).
     """
 
     query: str
-    space: str
+    space: str | None
     metric: str
     residual: float | None
     results: tuple[Hit, ...]
@@ -68,18 +86,26 @@ class Found:
     false_match_rate: float | None
     warnings: tuple[str, ...] = ()
     certainty: str = "exact"
+    by: str = "weights"
+    base: str | None = None
+    people: int | None = None
+    gap: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
             "query": self.query,
+            "by": self.by,
             "space": self.space,
             "metric": self.metric,
             "residual": self.residual,
             "threshold": self.threshold,
             "false_match_rate": self.false_match_rate,
             "certainty": self.certainty,
+            "base": self.base,
+            "people": self.people,
+            "gap": self.gap,
             "warnings": list(self.warnings),
-            "results": [vars(hit) for hit in self.results],
+            "results": [hit.to_json() for hit in self.results],
         }
 
 
@@ -176,7 +202,7 @@ def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> 
     """The space asked for, else that of the first query when it is registered, else the newest."""
     if space is not None:
         return space_for(session, space)
-    version = _version(session, queries[0]) if queries else None
+    version = registered_version(session, queries[0]) if queries else None
     if version is None:
         return find_space(session, None)
     if version.space_id is None:
@@ -184,7 +210,7 @@ def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> 
     return session.get_one(Space, version.space_id)
 
 
-def _version(session: Session, query: Query) -> Version | None:
+def registered_version(session: Session, query: Query) -> Version | None:
     """The registered version a query names; None when it is to be taken as a path or Hub repo.
 
     Raises:
@@ -203,7 +229,7 @@ def _version(session: Session, query: Query) -> Version | None:
 
 def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> _Point:
     text = query.text
-    version = _version(session, query)
+    version = registered_version(session, query)
     if version is not None:
         return _registered(registry, session, row, text, version)
     path = query.file or Path(text).expanduser()
@@ -294,12 +320,29 @@ def _found(
 ) -> Found:
     known = named(session, ids)
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
-    threshold = row.calibration.get("threshold")
+    threshold, rate = row.calibration.get("threshold"), row.calibration.get("false_match_rate")
+    people = count(session, row.id)
     hits = []
     for rank, (version, score) in enumerate(zip(ids, scores, strict=True), start=1):
         one = known[version]
         same = None if threshold is None else score >= threshold
-        hits.append(Hit(rank, one.name, one.number, round(score, 6), same, str(one.kind), str(consent[version])))
+        # Weights alone judge badly among strangers: they never say more than "likely". A pair's rate becomes a
+        # search's by the number of pairs; below the threshold nothing is known but that it is higher.
+        alarm = None if rate is None or not same else -math.expm1(people * math.log1p(-rate))
+        verdict = None if same is None else "likely" if alarm is not None and alarm <= LIKELY else "no"
+        hits.append(
+            Hit(
+                rank,
+                one.name,
+                one.number,
+                round(score, 6),
+                same,
+                str(one.kind),
+                str(consent[version]),
+                verdict=verdict,
+                false_alarm=alarm,
+            )
+        )
     return Found(
         asked.text,
         row.ref,
@@ -307,6 +350,8 @@ def _found(
         None if asked.residual is None else round(asked.residual, 6),
         tuple(hits[:limit]),
         threshold,
-        row.calibration.get("false_match_rate"),
+        rate,
         asked.warnings,
+        people=people,
+        gap=None if len(hits) < 2 else round(hits[0].score - hits[1].score, 6),
     )

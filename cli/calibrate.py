@@ -1,0 +1,48 @@
+"""``w2w-reg calibrate``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say
+
+
+@click.command()
+@click.option(
+    "--repeats",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, file_okay=False),
+    help="A folder of second trainings, named as the identities are (repeatable: one folder a way of training).",
+)
+@options.pipeline
+@options.prompt
+@options.device
+@takes_frame
+def calibrate(frame: Frame, repeats: tuple[str, ...], pipeline: str | None, prompt: str | None, device: str) -> None:
+    """Learn from repeats which fingerprints are the same person's, and how often a stranger comes as near.
+
+    The first folder holds LoRAs trained as the registered ones were, from other photos; every further folder LoRAs
+    trained another way (rank, start, modules, tool). Sixteen of each are the fewest that count.
+    """
+    from w2w_registry.services.recording import fingerprints
+    from w2w_registry.services.search import behaviour as service
+
+    registry = frame.registry()
+    prober = fingerprints.open_prober(
+        pipeline or fingerprints.base_model_of(registry),
+        prompt=prompt or fingerprints.PROMPT,
+        device=device,  # type: ignore[arg-type]
+    )
+    with progress("repeats") as tick:
+        value = service.calibrate(registry, prober, repeats, progress=tick)
+
+    def human() -> None:
+        learned = ", ".join(f"{count} {name}" for name, count in value["repeats"].items())
+        say(f"learned from {learned}, among {value['people']} people")
+        if value["unknown"]:
+            note(f"{len(value['unknown'])} adapters are named as nobody registered, and were left out")
+
+    emit(frame, value, human)

@@ -1,0 +1,49 @@
+"""``w2w-reg fingerprint``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say, warn
+
+
+@click.command()
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--missing", "which", flag_value="missing", help="All that have none yet (the default without names).")
+@click.option("--all", "which", flag_value="all", help="All, also those that have one.")
+@options.pipeline
+@options.prompt
+@options.device
+@takes_frame
+def fingerprint(
+    frame: Frame, names: tuple[str, ...], which: str | None, pipeline: str | None, prompt: str | None, device: str
+) -> None:
+    """Take the fingerprints of registered versions: what each makes the base model draw, in 512 numbers.
+
+    They find the same person whatever rank, modules or tool an adapter has (`search --by behaviour`). A run that was
+    interrupted goes on where it stopped.
+    """
+    from w2w_registry.services.recording import fingerprints as service
+
+    if names and which:
+        raise click.UsageError("name versions, or give --missing or --all; not both")
+    registry = frame.registry()
+    prober = service.open_prober(
+        pipeline or service.base_model_of(registry),
+        prompt=prompt or service.PROMPT,
+        device=device,  # type: ignore[arg-type]
+    )
+    with progress("fingerprints") as tick:
+        taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick)
+
+    def human() -> None:
+        say(f"{taken.taken} fingerprints taken, {taken.already} were there")
+        for ref, reason in taken.skipped[:10]:
+            warn(f"{ref}: {reason}")
+        if len(taken.skipped) > 10:
+            warn(f"{len(taken.skipped) - 10} more could not be taken")
+        note(f"base model {taken.base[:12]}, asked with '{prober.prompt}'")
+
+    emit(frame, taken.to_json(), human)

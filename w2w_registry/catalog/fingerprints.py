@@ -1,0 +1,139 @@
+"""Fingerprints of versions, and what has been learned about comparing them; by base model and question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, UniqueConstraint, func, select
+from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+
+from w2w_registry.catalog.assets import Version
+from w2w_registry.catalog.base import Base, autoincrement
+from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.types import BigInt, Hex, UtcDateTime, Words
+from w2w_registry.catalog.vectors import SERVED
+from w2w_registry.records import VersionState
+
+
+class Fingerprint(Base):
+    """What a version makes the base model predict: ``data`` is float32 little-endian.
+
+    Only fingerprints of one ``base`` (digest of the UNet's weights) and one ``question`` (probes and prompt) can be
+    compared.
+    """
+
+    __tablename__ = "fingerprint"
+    __table_args__ = (
+        UniqueConstraint("version_id", "base", "question"),
+        Index("ix_fingerprint_base_question", "base", "question"),
+        autoincrement(),
+    )
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    version_id: Mapped[int] = mapped_column(ForeignKey("version.id"))
+    base: Mapped[str] = mapped_column(Hex)
+    question: Mapped[str] = mapped_column(Words)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+    version: Mapped[Version] = relationship()
+
+
+class VerdictCalibration(Base):
+    """What repeats taught about fingerprints of one base and question: ``data`` is an npz of the model's arrays, the
+    newest counts. ``repeats``: how many second trainings it was learned from."""
+
+    __tablename__ = "verdict_calibration"
+    __table_args__ = (Index("ix_verdict_calibration_base_question", "base", "question"), autoincrement())
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    base: Mapped[str] = mapped_column(Hex)
+    question: Mapped[str] = mapped_column(Words)
+    repeats: Mapped[int] = mapped_column(Integer)
+    people: Mapped[int] = mapped_column(Integer)
+    created: Mapped[datetime] = mapped_column(UtcDateTime)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A base model (digest of its UNet) and a question, and how many versions in service have answered it."""
+
+    base: str
+    question: str
+    versions: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """``versions`` and their ``identities`` (n,) int64, and their fingerprints ``matrix`` (n, D) float32."""
+
+    versions: NDArray[np.int64]
+    identities: NDArray[np.int64]
+    matrix: NDArray[np.float32]
+
+
+def questions(session: Session) -> list[Asked]:
+    """Every base and question that versions in service have answered, the most answered first."""
+    count = func.count()
+    query = (
+        select(Fingerprint.base, Fingerprint.question, count)
+        .join(Version, Version.id == Fingerprint.version_id)
+        .where(Version.state.in_(SERVED))
+        .group_by(Fingerprint.base, Fingerprint.question)
+        .order_by(count.desc(), Fingerprint.base, Fingerprint.question)
+    )
+    return [Asked(*row) for row in session.execute(query)]
+
+
+def answers(session: Session, base: str, question: str, states: Iterable[VersionState] = SERVED) -> Answers:
+    """All fingerprints of one base and question, by version id."""
+    query = (
+        select(Fingerprint.version_id, Version.identity_id, Fingerprint.data)
+        .join(Version, Version.id == Fingerprint.version_id)
+        .where(Fingerprint.base == base, Fingerprint.question == question, Version.state.in_(tuple(states)))
+        .order_by(Fingerprint.version_id)
+    )
+    rows = session.execute(query).all()
+    matrix = np.frombuffer(b"".join(row.data for row in rows), "<f4").astype(np.float32)
+    ids, owners = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
+    return Answers(ids, owners, matrix.reshape(len(rows), -1) if rows else matrix.reshape(0, 0))
+
+
+def answer_of(session: Session, version_id: int, base: str, question: str) -> NDArray[np.float32] | None:
+    """One version's fingerprint (D,), whatever its state; None when it has none of this base and question."""
+    query = select(Fingerprint.data).where(
+        Fingerprint.version_id == version_id, Fingerprint.base == base, Fingerprint.question == question
+    )
+    data = session.scalar(query)
+    return None if data is None else np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def answered(session: Session, base: str, question: str, version_ids: Iterable[int]) -> set[int]:
+    """Which of the versions have a fingerprint of this base and question."""
+    found: set[int] = set()
+    for chunk in chunked(version_ids):
+        query = select(Fingerprint.version_id).where(
+            Fingerprint.base == base, Fingerprint.question == question, Fingerprint.version_id.in_(chunk)
+        )
+        found.update(session.scalars(query))
+    return found
+
+
+def probable(session: Session) -> list[int]:
+    """Ids of the versions a fingerprint can be taken of, oldest first: in service or blocked."""
+    states = (VersionState.ACTIVE, VersionState.BLOCKED)
+    return list(session.scalars(select(Version.id).where(Version.state.in_(states)).order_by(Version.id)))
+
+
+def newest_calibration(session: Session, base: str, question: str) -> VerdictCalibration | None:
+    query = (
+        select(VerdictCalibration)
+        .where(VerdictCalibration.base == base, VerdictCalibration.question == question)
+        .order_by(VerdictCalibration.id.desc())
+        .limit(1)
+    )
+    return session.scalar(query)

@@ -1,0 +1,243 @@
+"""Fingerprints taken and kept: of registered versions with the base model at hand, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import fingerprints as stored
+from w2w_registry.catalog.lookup import versions_by_id
+from w2w_registry.catalog.models import Coordinates, Fingerprint, Identity, Space, Version
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.errors import MissingExtra, NotFound, RegistryError, UsageError
+from w2w_registry.messages import message
+from w2w_registry.records import VersionState
+from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.registry import Progress, Registry, no_progress
+
+if TYPE_CHECKING:
+    from w2w_registry.diffusion.fingerprint import Adapter
+    from w2w_registry.diffusion.pipeline import DiffusionModel
+
+PROMPT: Final = "photo of sks person"
+"""What every adapter is asked with, unless ``--prompt`` says otherwise: answers to one prompt can be compared."""
+AT_ONCE: Final = 256
+"""Fingerprints per transaction: what an interruption can lose."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prober:
+    """An opened base model with a question. ``base`` is the digest of its UNet's weights."""
+
+    model: DiffusionModel
+    base: str
+    prompt: str
+    question: str
+
+    def of_adapters(self, adapters: Sequence[Adapter], progress: Progress = no_progress) -> NDArray[np.float32]:
+        from w2w_registry.diffusion.fingerprint import fingerprints
+
+        return fingerprints(self.model, adapters, self.prompt, progress=progress)
+
+    def of_file(self, path: str | Path) -> NDArray[np.float32]:
+        """The fingerprint (D,) of any adapter that diffusers loads.
+
+        Raises:
+            BadLora: it does not fit the base model, or is no adapter.
+        """
+        from w2w_registry.diffusion.fingerprint import read_adapter
+
+        found: NDArray[np.float32] = self.of_adapters([read_adapter(path)])[0]
+        return found
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What became of each version. ``skipped``: reference and reason."""
+
+    taken: int
+    already: int
+    base: str
+    question: str
+    skipped: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "taken": self.taken,
+            "already": self.already,
+            "base": self.base,
+            "question": self.question,
+            "skipped": [{"version": ref, "reason": reason} for ref, reason in self.skipped],
+        }
+
+
+def open_prober(
+    pipeline: str, *, prompt: str = PROMPT, device: Literal["auto", "cpu", "cuda"] = "auto", revision: str | None = None
+) -> Prober:
+    """Open a base model to take fingerprints with: in float32, so that every machine sees the same weights.
+
+    Raises:
+        MissingExtra, NotFound, DeviceError, UsageError.
+    """
+    from importlib.util import find_spec
+
+    for package in ("torch", "diffusers", "transformers"):
+        if find_spec(package) is None:
+            raise MissingExtra(package=package, extra="diffusion", feature="taking fingerprints")
+    from w2w_registry.diffusion.fingerprint import PROBES
+    from w2w_registry.diffusion.pipeline import load_model
+
+    try:
+        model = load_model(pipeline, revision=revision, device=device, dtype="float32")
+    except NotFound as error:
+        raise NotFound(
+            what="base model (say where it is with [[pipeline]])", name=pipeline, reason=error.reason
+        ) from None
+    return Prober(model, model.unet_digest, prompt, f"{PROBES} {prompt}")
+
+
+def opener(registry: Registry, pipeline: str | None, device: Any = "auto") -> Callable[[], Prober]:
+    """Opens the base model when it is called."""
+    return lambda: open_prober(pipeline or base_model_of(registry), device=device)
+
+
+def base_model_of(registry: Registry) -> str:
+    """The base model to open when none is named: of the newest space, else the only one that versions name.
+
+    Raises:
+        UsageError: there is none, or several.
+    """
+    from w2w_registry.catalog.resolve import default_space
+
+    with registry.catalog.read() as session:
+        space = default_space(session)
+        if space is not None:
+            return space.base_model
+        ids = stored.probable(session)
+        named = {v.base_model for v in versions_by_id(session, ids).values() if v.base_model}
+    if len(named) == 1:
+        return named.pop()
+    raise UsageError(
+        reason="nothing says which base model to ask" if not named else f"{len(named)} base models are registered",
+        hint="name it with [[pipeline]]",
+    )
+
+
+def take(
+    registry: Registry,
+    prober: Prober,
+    names: Sequence[str] = (),
+    *,
+    again: bool = False,
+    progress: Progress = no_progress,
+) -> Taken:
+    """Take the fingerprints of ``names`` (all versions in service or blocked when none are named) and keep them.
+
+    What is there already is left alone, unless ``again``; an interrupted run goes on where it stopped.
+
+    Raises:
+        NotFound: a name nobody has.
+    """
+    with registry.catalog.read() as session:
+        wanted = [version_for(session, name).id for name in names] if names else stored.probable(session)
+        has = stored.answered(session, prober.base, prober.question, wanted)
+    todo = [v for v in dict.fromkeys(wanted) if again or v not in has]
+    skipped: list[tuple[str, str]] = []
+    taken = 0
+    for start in range(0, len(todo), AT_ONCE):
+        part = todo[start : start + AT_ONCE]
+
+        def tick(done: int, _total: int, start: int = start) -> None:
+            progress(start + done, len(todo))
+
+        ids, matrix, failed = _probed(registry, prober, part, tick)
+        skipped += failed
+        taken += keep(registry, prober, ids, matrix)
+        progress(start + len(part), len(todo))
+    return Taken(taken, len(wanted) - len(todo), prober.base, prober.question, tuple(skipped))
+
+
+def keep(registry: Registry, prober: Prober, version_ids: Sequence[int], matrix: NDArray[np.float32]) -> int:
+    """Record fingerprints (n, D) of versions, in place of what they had for this base and question; how many were
+    kept (one erased meanwhile gets none)."""
+    if not len(version_ids):
+        return 0
+    with registry.catalog.write(registry.actor) as uow:
+        there = versions_by_id(uow.session, version_ids)
+        rows = [(v, row) for v, row in zip(version_ids, matrix, strict=True)
+                if v in there and there[v].state is not VersionState.ERASED]  # fmt: skip
+        if not rows:
+            return 0
+        old = uow.keys(
+            Fingerprint,
+            Fingerprint.base == prober.base,
+            Fingerprint.question == prober.question,
+            Fingerprint.version_id.in_([v for v, _ in rows]),
+        )
+        uow.bulk_delete(Fingerprint, old)
+        for version, row in rows:
+            data = np.ascontiguousarray(row, "<f4").tobytes()
+            uow.add(Fingerprint(version_id=version, base=prober.base, question=prober.question, data=data))
+        uow.event("fingerprint.take", {"version": [v for v, _ in rows]}, base=prober.base, count=len(rows))
+        return len(rows)
+
+
+def _probed(
+    registry: Registry, prober: Prober, version_ids: Sequence[int], progress: Progress
+) -> tuple[list[int], NDArray[np.float32], list[tuple[str, str]]]:
+    """Fingerprints of those versions that can be read and fit, and why the others cannot."""
+    ids: list[int] = []
+    adapters: list[Adapter] = []
+    failed: list[tuple[str, str]] = []
+    with registry.catalog.read() as session:
+        for version in versions_by_id(session, version_ids).values():
+            try:
+                adapters.append(_adapter(registry, session, version))
+                ids.append(version.id)
+            except RegistryError as error:
+                failed.append((_ref(session, version), message(error)))
+        try:
+            return ids, prober.of_adapters(adapters, progress), failed
+        except RegistryError:
+            pass
+        # One of them does not fit: ask each by itself, so that the others are not lost.
+        good: list[int] = []
+        rows: list[NDArray[np.float32]] = []
+        for version_id, adapter in zip(ids, adapters, strict=True):
+            try:
+                rows.append(prober.of_adapters([adapter])[0])
+                good.append(version_id)
+            except RegistryError as error:
+                failed.append((_ref(session, session.get_one(Version, version_id)), message(error)))
+    return good, np.array(rows, np.float32), failed
+
+
+def _adapter(registry: Registry, session: Session, version: Version) -> Adapter:
+    """What a version does: the file it came as, or its point in its space when that is all there is."""
+    from w2w_registry.diffusion.fingerprint import Adapter, read_adapter
+
+    if version.artifact_digest is not None:
+        path = registry.artifacts.path(version.artifact_digest)
+        if path is not None and path.exists():
+            return read_adapter(path)
+        with TemporaryDirectory() as folder:
+            copy = Path(folder) / "lora.safetensors"
+            copy.write_bytes(registry.artifacts.get(version.artifact_digest))
+            return read_adapter(copy)
+    row = None if version.space_id is None else session.get(Coordinates, (version.space_id, version.id))
+    if row is None:
+        raise UsageError(reason="neither a file nor coordinates are kept of it")
+    space = load_space(registry.artifacts, session.get_one(Space, version.space_id))
+    return Adapter(space.layout, space.reconstruct(unpack(row.data)))
+
+
+def _ref(session: Session, version: Version) -> str:
+    return f"{session.get_one(Identity, version.identity_id).name}@{version.number}"

@@ -1,0 +1,133 @@
+"""Who is who among all registered: identities that are one person, by behaviour or by weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.catalog import vectors
+from w2w_registry.catalog.identities import named
+from w2w_registry.errors import UsageError
+from w2w_registry.services.recording.spaces import find_space, metric_of
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.behaviour import best_question, open_gallery
+
+FALSE_LINKS: Final = 1.0
+"""False alarms expected if everybody in the registry were searched for: a link has to be that sure, both ways."""
+BLOCK: Final = 256
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two rows that are one person, and how sure that is (a score; more is surer)."""
+
+    one: int
+    other: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Groups:
+    """``groups``: names of identities that are one person, the surest group first; ``by`` what they were compared."""
+
+    groups: tuple[tuple[str, ...], ...]
+    by: str
+    compared: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"by": self.by, "compared": self.compared, "groups": [list(names) for names in self.groups]}
+
+
+def groups(
+    registry: Registry, by: Literal["weights", "behaviour"] | None = None, *, space: str | None = None
+) -> Groups:
+    """Identities in service that are one person under several names. ``by`` None: behaviour where it was taken.
+
+    Two identities are linked when each is found by a search for the other, so surely that searching for everybody would
+    give one false alarm; links join into groups.
+
+    Raises:
+        UsageError: behaviour was asked for and too few versions have a fingerprint. NotFound: no such space.
+    """
+    with registry.catalog.read() as session:
+        asked = None if by == "weights" or space is not None else best_question(session)
+        if asked is None and by == "behaviour":
+            raise UsageError(
+                reason="too few registered versions have a fingerprint",
+                hint="take them with `w2w-reg fingerprint --all`",
+            )
+        if asked is not None:
+            gallery = open_gallery(session, asked)
+            versions = gallery.answers.versions
+            known = named(session, versions.tolist())
+            identities = [known[v].identity_id for v in versions.tolist()]
+            # Whoever is listed as the same person already needs no search to be; each search is among the others.
+            level = FALSE_LINKS / max(len(set(identities)), 1)
+            links = _by_behaviour(gallery.model, gallery.answers.matrix, identities, gallery.size, level)
+            way = "behaviour"
+        else:
+            row = find_space(session, space)
+            kept = vectors.matrix(session, row.id)
+            known = named(session, kept.ids.tolist())
+            identities = [known[v].identity_id for v in kept.ids.tolist()]
+            threshold = row.calibration.get("threshold")
+            if threshold is None:
+                raise UsageError(reason=f"{row.ref} was never calibrated: nothing says which score means the same")
+            links = _by_weights(metric_of(row).unit(kept.matrix), identities, float(threshold))
+            way = "weights"
+    names = {one.identity_id: one.name for one in known.values()}
+    found = _joined(links, identities)
+    return Groups(tuple(tuple(sorted(names[i] for i in group)) for group in found), way, len(set(identities)))
+
+
+def _by_behaviour(
+    model: Any, matrix: NDArray[np.float32], identities: Sequence[int], size: int, level: float
+) -> list[Link]:
+    who = np.asarray(identities)
+    seen: dict[tuple[int, int], float] = {}
+    for start in range(0, len(matrix), BLOCK):
+        part = slice(start, start + BLOCK)
+        # A version is no stranger to its own identity's others: they are left out of the search.
+        scores = model.score(matrix[part], matrix, who[part][:, None] == who[None, :])
+        sure = model.strangers.false_alarm(np.where(np.isfinite(scores), scores, -1e300), size) <= level
+        for row, column in zip(*np.nonzero(sure & np.isfinite(scores)), strict=True):
+            seen[start + int(row), int(column)] = float(scores[row, column])
+    return [Link(a, b, min(score, seen[b, a])) for (a, b), score in seen.items() if a < b and (b, a) in seen]
+
+
+def _by_weights(units: NDArray[np.float32], identities: Sequence[int], threshold: float) -> list[Link]:
+    who = np.asarray(identities)
+    links = []
+    for start in range(0, len(units), BLOCK):
+        scores = units[start : start + BLOCK] @ units.T
+        near = (scores >= threshold) & (who[start : start + BLOCK, None] != who[None, :])
+        for row, column in zip(*np.nonzero(near), strict=True):
+            if start + int(row) < column:
+                links.append(Link(start + int(row), int(column), float(scores[row, column])))
+    return links
+
+
+def _joined(links: Sequence[Link], identities: Sequence[int]) -> list[list[int]]:
+    """Identities joined by links, by the weakest link that holds a group together, surest first."""
+    parent = {identity: identity for identity in identities}
+
+    def root(x: int) -> int:
+        while parent[x] != x:
+            parent[x] = x = parent[parent[x]]
+        return x
+
+    weakest: dict[int, float] = {}
+    for link in sorted(links, key=lambda found: -found.score):
+        a, b = root(identities[link.one]), root(identities[link.other])
+        if a != b:
+            parent[b] = a
+            weakest[a] = link.score
+            weakest.pop(b, None)
+    members: dict[int, list[int]] = {}
+    for identity in dict.fromkeys(identities):
+        members.setdefault(root(identity), []).append(identity)
+    return [members[r] for r in sorted(weakest, key=lambda r: -weakest[r])]
