@@ -18,7 +18,9 @@ _MOST = 2**20  # bytes of a settings file
 TABLES: dict[str, frozenset[str] | None] = {
     "database": frozenset({"url"}),
     "artifacts": frozenset({"url"}),
-    "policy": frozenset({"purpose", "purposes", "territory", "unknown", "likeness_kinds", "marking"}),
+    "policy": frozenset(
+        {"purpose", "purposes", "territory", "unknown", "likeness_kinds", "marking", "space_people", "door_key"}
+    ),
     "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),
     "organisation": frozenset({"name", "controller", "contact"}),
     "index": frozenset({"kind", "uri", "database"}),

@@ -4,7 +4,6 @@ random weights, a space fitted on sixty LoRAs whose attributes are planted, and 
 from __future__ import annotations
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from PIL import Image
 from tests.diffusion import tiny
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.spaces import manage
 from w2w_registry.services.synthesis.engine import Engine
@@ -23,6 +23,7 @@ PEOPLE = 60
 OPEN_POLICY = """\
 [policy]
 unknown = ["register", "search", "train", "invert", "edit", "mix", "sample", "generate", "export"]
+space_people = 2
 """
 
 
@@ -73,7 +74,10 @@ def photo(folder: Path, name: str, seed: int) -> Path:
 
 def strict(registry: Registry) -> Registry:
     """The same registry under a policy where unknown consent allows nothing but to be registered."""
-    return replace(registry, settings=replace(registry.settings, policy={"unknown": ["register"]}))
+    file = registry.settings.home.parent / "strict.toml"
+    file.write_text('[policy]\nunknown = ["register"]\n')
+    policies.adopt(registry, file)
+    return registry
 
 
 ENGINE = Engine(device="cpu", dtype="float32")

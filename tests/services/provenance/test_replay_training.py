@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +223,7 @@ def test_another_base_model_is_told_apart(registry: Registry, photos: Path, temp
 
 def test_what_consent_does_not_allow_today_is_not_run_again(registry: Registry, photos: Path) -> None:
     invert.invert(registry, invert.InvertRequest([str(photos / "bob" / "bob0.png")], **WALK))
-    guarded = replace(registry, settings=replace(registry.settings, policy={"unknown": ["register"]}))
+    guarded = studio.strict(registry)
     with pytest.raises(ConsentDenied):
         replay(guarded, "bob0", Given([str(photos)]))
     assert replay(guarded, "bob0", Given([str(photos)]), dry_run=True)["possible"]

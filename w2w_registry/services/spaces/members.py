@@ -8,6 +8,7 @@ from dataclasses import replace
 from w2w_registry.errors import BadLora, RegistryError, SettingError, UsageError
 from w2w_registry.records import counted
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.likeness import of_theta
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.fitset import FitSet
@@ -47,7 +48,8 @@ def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
     Raises:
         UsageError: fewer than ``[policy] space_people``. SettingError: that is no number.
     """
-    least = registry.settings.policy.get("space_people", LEAST)
+    with registry.catalog.read() as session:
+        least = policies.in_force(registry, session).get("space_people", LEAST)
     if not isinstance(least, int) or least < 2:
         raise SettingError(setting="[policy] space_people", value=least, reason="must be a number of 2 or more")
     found = distinct(fit_set, max(least, FEW))
@@ -55,7 +57,7 @@ def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
         raise UsageError(
             reason=f"these LoRAs show {counted(found, 'clearly different one')}, a space needs {least}: what is made "
             "in a space of a few people is those people",
-            hint="fit on more, or set `space_people` under [policy] in registry.toml",
+            hint="fit on more, or set `space_people` under [policy] in registry.toml and run `w2w-reg policy set`",
         )
     if found < FEW:
         return f"fitted on {found} clearly different LoRAs: what is made in it may come out near one of them"
