@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import subjects_of
-from w2w_registry.catalog.models import Coordinates, Identity, Space, Version
-from w2w_registry.catalog.vectors import unpack
-from w2w_registry.records import VersionState
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.points import newest_points_named
 from w2w_registry.services.search.nearest import Nearest
 
 _NEIGHBOURS = 3
@@ -31,7 +30,7 @@ def resemblances(
     ids, scores = nearest.search(coordinates, _NEIGHBOURS)
     known = _identities(session, {int(i) for i in ids.reshape(-1)})
     threshold = space.calibration.get("threshold")
-    earlier = _newest_coordinates(session, space, set(names))
+    earlier = newest_points_named(session, space.id, names)
     found = []
     for row, name in enumerate(names):
         near = [
@@ -51,27 +50,11 @@ class _Known:
 
 
 def _identities(session: Session, ids: set[int]) -> dict[int, _Known]:
-    if not ids:
-        return {}
     subjects = subjects_of(session, ids)
-    rows = session.execute(
-        select(Version.id, Identity.name, Version.number)
-        .join(Identity, Identity.id == Version.identity_id)
-        .where(Version.id.in_(ids))
-    )
-    return {i: _Known(name, number, frozenset(subjects.get(i, ()))) for i, name, number in rows}
-
-
-def _newest_coordinates(session: Session, space: Space, names: set[str]) -> dict[str, NDArray[np.float32]]:
-    """Coordinates of the newest active version of each of these identities that is there."""
-    rows = session.execute(
-        select(Identity.name, Coordinates.data)
-        .join(Version, Version.identity_id == Identity.id)
-        .join(Coordinates, and_(Coordinates.version_id == Version.id, Coordinates.space_id == space.id))
-        .where(Identity.name.in_(names), Version.state == VersionState.ACTIVE)
-        .order_by(Version.number)
-    )
-    return {name: unpack(data) for name, data in rows}
+    return {
+        i: _Known(one.name, one.number, frozenset(subjects.get(i, ())))
+        for i, one in named(session, sorted(ids)).items()
+    }
 
 
 def _warnings(
