@@ -58,6 +58,10 @@ def test_every_key_that_is_read_is_known() -> None:
         "index": (r"options\.get\(\"(\w+)\"", PACKAGE / "index"),
         "policy": (r"_texts?\(table, \"(\w+)\"", PACKAGE / "consent"),
     }
+    direct = r"settings\.(policy|hub|index)\.get\(\"(\w+)\""
+    for path in PACKAGE.rglob("*.py"):
+        for table, key in re.findall(direct, path.read_text("utf-8")):
+            assert key in (TABLES[table] or ()), f"{path} reads {key} of [{table}]"
     for table, (pattern, folder) in readers.items():
         found = {key for path in folder.rglob("*.py") for key in re.findall(pattern, path.read_text("utf-8"))}
         assert found, table
