@@ -214,7 +214,11 @@ def test_unknown_consent_stops_every_service(registry: Registry, tmp_path: Path)
     for attempt in attempts:
         with pytest.raises(ConsentDenied):
             attempt()
-    assert counts(registry) == before
+    # Nothing was made; what was refused is on record, and so is the file that says otherwise than the policy in force.
+    assert counts(registry)[0] == before[0]
+    with registry.catalog.read() as session:
+        actions = list(session.scalars(select(Event.action).order_by(Event.seq)))
+    assert sorted(actions[before[1] :]) == ["consent.refuse"] * 6 + ["policy.ignored"]
     assert not (tmp_path / "out").exists()
 
 
