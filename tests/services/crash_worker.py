@@ -19,6 +19,7 @@ from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.errors import ConsentDenied, LikenessRefused
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import withdraw
 from w2w_registry.services.registry import Registry
@@ -43,21 +44,24 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
     for step in range(count):
         name, subject = f"w{seed}-{step}", f"w{seed}s{step % 7}"
         kind = rng.choice(["add", "add", "add", "edit", "edit", "withdraw", "checkpoint"])
-        if kind == "edit" and versions:
-            print("edit", small.derive(name, rng.choice(versions)), flush=True)
-        elif kind == "withdraw" and versions:
-            small.grant(subject, ANY)
-            small.add(name, subject)
-            erase = rng.random() < 0.5
-            withdraw.withdraw(small.registry, subject, erase=erase, protect=False)  # the door is not what crashes
-            print("withdraw", subject, flush=True)
-            versions = []
-        elif kind == "checkpoint":
-            print("checkpoint", log.checkpoint(small.registry)["size"], flush=True)
-        else:
-            small.grant(subject, ANY)
-            versions.append(small.add(name, subject))
-            print("add", versions[-1], flush=True)
+        try:
+            if kind == "edit" and versions:
+                print("edit", small.derive(name, rng.choice(versions)), flush=True)
+            elif kind == "withdraw" and versions:
+                small.grant(subject, ANY)
+                small.add(name, subject)
+                erase = rng.random() < 0.5
+                withdraw.withdraw(small.registry, subject, erase=erase, protect=False)  # the door is not what crashes
+                print("withdraw", subject, flush=True)
+                versions = []
+            elif kind == "checkpoint":
+                print("checkpoint", log.checkpoint(small.registry)["size"], flush=True)
+            else:
+                small.grant(subject, ANY)
+                versions.append(small.add(name, subject))
+                print("add", versions[-1], flush=True)
+        except (ConsentDenied, LikenessRefused):
+            continue  # in eight dimensions strangers come near one another
 
 
 if __name__ == "__main__":
