@@ -55,10 +55,13 @@ def labels_of(session: Session, ids: Iterable[int]) -> dict[int, dict[str, float
     """Labels of each version id that has some."""
     found: dict[int, dict[str, float | str]] = {}
     for chunk in chunked(ids):
-        for row in session.scalars(select(Label).where(Label.version_id.in_(chunk)).order_by(Label.name)):
-            value = row.number if row.number is not None else row.text
+        columns = select(Label.version_id, Label.name, Label.number, Label.text)
+        for version, name, number, text in session.execute(
+            columns.where(Label.version_id.in_(chunk)).order_by(Label.name)
+        ):
+            value = number if number is not None else text
             assert value is not None
-            found.setdefault(row.version_id, {})[row.name] = value
+            found.setdefault(version, {})[name] = value
     return found
 
 
