@@ -94,6 +94,17 @@ def subjects_of(session: Session, ids: Iterable[int]) -> dict[int, tuple[str, ..
     return found
 
 
+def subjects_named(session: Session, name: str) -> set[str]:
+    """Subjects that the versions in service of one identity depict by their own account."""
+    query = (
+        select(VersionSubject.subject_id)
+        .join(Version, Version.id == VersionSubject.version_id)
+        .join(Identity, Identity.id == Version.identity_id)
+        .where(Identity.name == name, Version.state.in_(PRESENT))
+    )
+    return set(session.scalars(query))
+
+
 def versions_of_subject(session: Session, subject: str) -> list[int]:
     """Ids of the versions that depict a subject by their own account, whatever their state."""
     query = select(VersionSubject.version_id).where(VersionSubject.subject_id == subject)

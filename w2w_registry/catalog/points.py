@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,6 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
-from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.records import VersionState
 
@@ -63,19 +61,16 @@ def newest_points(session: Session, space_id: int) -> dict[int, NDArray[np.float
     return {version: unpack(data) for version, data in rows}
 
 
-def newest_points_named(session: Session, space_id: int, names: Iterable[str]) -> dict[str, NDArray[np.float32]]:
-    """Name -> point of the newest active version of each of these identities that is in a space."""
-    found: dict[str, NDArray[np.float32]] = {}
-    for chunk in chunked(names):
-        rows = session.execute(
-            select(Identity.name, Coordinates.data)
-            .join(Version, Version.identity_id == Identity.id)
-            .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
-            .where(Identity.name.in_(chunk), Version.state == VersionState.ACTIVE)
-            .order_by(Version.number)
-        )
-        found.update((name, unpack(data)) for name, data in rows)
-    return found
+def points_named(session: Session, space_id: int, name: str) -> list[NDArray[np.float32]]:
+    """Points of an identity's active versions that are in a space, the oldest first."""
+    query = (
+        select(Coordinates.data)
+        .join(Version, (Version.id == Coordinates.version_id) & (Coordinates.space_id == space_id))
+        .join(Identity, Identity.id == Version.identity_id)
+        .where(Identity.name == name, Version.state == VersionState.ACTIVE)
+        .order_by(Version.number)
+    )
+    return [unpack(data) for data in session.scalars(query)]
 
 
 def number_labels(session: Session, space_id: int) -> list[tuple[int, str, float]]:

@@ -18,7 +18,7 @@
 from w2w_registry.lora.adapter import Adapter, read_adapter
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
-from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, suggest_name
+from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.names import Format
 from w2w_registry.lora.read import AlphaSource, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
@@ -38,6 +38,7 @@ __all__ = [
     "Skipped",
     "discover",
     "find_loras",
+    "further_names",
     "lora_files",
     "lora_of",
     "model_digest",

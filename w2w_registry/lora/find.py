@@ -44,10 +44,12 @@ _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 @dataclass(frozen=True)
 class Candidate:
-    """Something that may be a LoRA, and a name for it that obeys ``records.check_name``."""
+    """Something that may be a LoRA, and a name for it that obeys ``records.check_name``. ``said``: the user gave the
+    name; it does not come from the path."""
 
     path: Path
     name: str
+    said: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,18 @@ def suggest_name(path: Path) -> str:
     """A legal identity name from a file or folder name: ``OUT/loras/p0001/`` and ``p0001.safetensors`` → ``p0001``,
     ``alice/unet/`` and ``alice/pytorch_lora_weights.safetensors`` → ``alice``."""
     return _name_from(_telling_parts(path)[:1])
+
+
+def further_names(path: Path) -> list[str]:
+    """Legal names for one place, each with one more of the folders above than the one before; the last has a mark of
+    the whole path."""
+    parts = _telling_parts(path)
+    names = [_name_from(parts[:n]) for n in range(1, len(parts) + 1)] or ["unnamed"]
+    return [*dict.fromkeys(names), f"{names[0][: MAX_NAME - 9]}-{_mark(path)}"]
+
+
+def _mark(path: Path) -> str:
+    return hashlib.sha256(os.path.abspath(path).encode("utf-8", "replace")).hexdigest()[:8]
 
 
 def _telling_parts(path: Path) -> list[str]:
@@ -141,7 +155,7 @@ def _distinct(paths: list[Path]) -> list[str]:
     for i, name in enumerate(names):
         seen[name] += 1
         if seen[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
-            names[i] = f"{name}-{hashlib.sha256(os.path.abspath(paths[i]).encode('utf-8', 'replace')).hexdigest()[:8]}"
+            names[i] = f"{name}-{_mark(paths[i])}"
     return names
 
 

@@ -90,7 +90,41 @@ def test_a_new_version_that_does_not_look_like_the_old_one_is_told(fitted: Regis
     put(fitted, loras / "p0003", name="alice")
     item = put(fitted, loras / "p0011", name="alice").items[0]
     assert item.version == 2
-    assert any("does not look like the version before" in w for w in item.warnings)
+    assert any("does not look like the versions before" in w for w in item.warnings)
+
+
+def test_a_stranger_of_the_same_file_name_is_no_version_of_it(
+    fitted: Registry, loras: Path, world: World, tmp_path: Path
+) -> None:
+    put(fitted, loras / "p0003")
+    for place, person in (("ann", 11), ("ben", 12)):
+        where = tmp_path / place / "p0003"
+        write_lora(where, world.layout.unflatten(world.theta(person)), world.layout.alpha, base_model=BASE)
+        foreseen = put(fitted, where, dry_run=True).items[0]
+        item = put(fitted, where).items[0]
+        assert (item.status, item.identity, item.version) == ("added", f"{place}/p0003", 1)
+        assert (foreseen.identity, foreseen.version, foreseen.warnings) == (item.identity, 1, item.warnings)
+        assert any("with the name p0003" in text for text in item.warnings)
+        assert not any("look like" in text for text in item.warnings)
+    # One who looks like the stranger is the stranger's next version.
+    again = tmp_path / "again" / "ann" / "p0003"
+    write_lora(again, world.layout.unflatten(world.theta(11, 1)), world.layout.alpha, base_model=BASE)
+    item = put(fitted, again).items[0]
+    assert (item.identity, item.version) == ("ann/p0003", 2)
+    # What the user says is taken at their word: a name, or a subject.
+    assert put(fitted, tmp_path / "ann" / "p0003", name="p0003").items[0].identity == "ann/p0003"  # already there
+    other = tmp_path / "cleo" / "p0003"
+    write_lora(other, world.layout.unflatten(world.theta(13)), world.layout.alpha, base_model=BASE)
+    assert put(fitted, other, name="p0003").items[0].version == 2
+
+
+def test_the_same_subject_makes_it_a_version(fitted: Registry, loras: Path, world: World, tmp_path: Path) -> None:
+    put(fitted, loras / "p0003", subjects=("s-3",))
+    where = tmp_path / "p0003"
+    write_lora(where, world.layout.unflatten(world.theta(11)), world.layout.alpha, base_model=BASE)
+    item = put(fitted, where, subjects=("s-3",)).items[0]
+    assert (item.identity, item.version) == ("p0003", 2)
+    assert any("does not look like the versions before" in text for text in item.warnings)
 
 
 def test_found_right_after_adding(fitted: Registry, loras: Path) -> None:

@@ -91,6 +91,23 @@ def test_one_name_in_two_folders_is_two_identities(empty: Registry, tmp_path: Pa
     assert [item.identity for item in done.items] == ["ann/sample", "ben/sample"]
 
 
+def test_one_name_in_two_commands_is_two_identities(empty: Registry, tmp_path: Path) -> None:
+    for n, place in enumerate(("ann", "ben", "cleo")):
+        pair = {
+            f"{ATTENTION}.lora_down.weight": rand(2, 12, seed=n),
+            f"{ATTENTION}.lora_up.weight": rand(16, 2, seed=n),
+        }
+        st_file(tmp_path / place / "sample.safetensors", pair)
+    names = []
+    for place in ("ann", "ben"):
+        _, done = run(empty, tmp_path / place)
+        names.append((done.items[0].identity, done.items[0].version))
+    assert names == [("sample", 1), ("ben/sample", 1)]
+    assert "with the name sample" in done.items[0].warnings[0]
+    _, done = run(empty, tmp_path / "cleo", name="sample")
+    assert (done.items[0].identity, done.items[0].version) == ("sample", 2)
+
+
 def test_a_lora_without_a_space_is_placed_once_there_is_one(empty: Registry, world: World, tmp_path: Path) -> None:
     world.write(tmp_path / "few", range(3))
     run(empty, tmp_path / "few")

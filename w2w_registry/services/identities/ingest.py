@@ -44,6 +44,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
+from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.unplaced import add_unplaced
 from w2w_registry.services.recording.equivalents import known_model
@@ -55,7 +56,7 @@ from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.nearest import open_nearest
-from w2w_registry.services.search.resemblance import resemblances
+from w2w_registry.services.search.resemblance import compare, resemblances
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import NEAR, Sketch, distance
 
@@ -106,7 +107,7 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     if request.name is not None:
         if len(candidates) != 1:
             raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name))]
+        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
     gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
     taken: dict[str, tuple[str, str]] = {}
     foreseen: list[_Foreseen] = []
@@ -248,9 +249,21 @@ class _Chunk:
         if twin is not None:
             how = "re-saved, in this command"
             return Item(one.path, "existing", twin.name, None, one.residual, one.placed.gauge, how)
+        one, told = self._named(session, one)
         self.foreseen.append(_Foreseen(one.path, one.name, one.digests, one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
-        return self._added(one, 1 + newest, near)
+        return self._added(one, 1 + newest, (*told, *near))
+
+    def _named(self, session: Session, one: Incoming) -> tuple[Incoming, tuple[str, ...]]:
+        """The newcomer under the name it gets, and what is to be told of that."""
+        name, told = own_name(
+            session,
+            one.candidate,
+            self.request.prefix,
+            self.request.subjects,
+            lambda name: compare(session, self.row, name, one.coordinates),
+        )
+        return replace(one, name=name), told
 
     def _record(self, uow: UnitOfWork, door: Door, one: Incoming, near: tuple[str, ...]) -> Item:
         known = self._known(uow.session, one)
@@ -260,13 +273,14 @@ class _Chunk:
             return replace(item, updated=tuple(changed))
         try:
             door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
+            one, told = self._named(uow.session, one)
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
             new = self._new_version(one, self._store(one))
             with uow.savepoint():
                 version = record_version(uow, new, self._activity(one), door.admit(new))
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        return self._added(one, version.number, near)
+        return self._added(one, version.number, (*told, *near))
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
         """Note a file not seen before, subjects not named before, and coordinates in a space the version was not

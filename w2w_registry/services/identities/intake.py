@@ -131,7 +131,7 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     if request.name is not None:
         if len(candidates) != 1:
             raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name))]
+        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
     seen: list[Seen] = []
     failed: list[Item] = []
     for done, candidate in enumerate(candidates, start=1):

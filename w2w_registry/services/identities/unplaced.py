@@ -15,6 +15,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
+from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.kept import as_kept
@@ -80,6 +81,8 @@ def add_unplaced(
                     )
                     continue
                 door.hold(likeness, {}, path=str(candidate.path), model_digest=digests[0])
+                # Nothing tells whether two models in no common space draw one person: a name alone never does.
+                name, told = own_name(uow.session, candidate, request.prefix, request.subjects, lambda _: None)
                 picture = read_preview(candidate.path)
                 new = NewVersion(
                     name=name,
@@ -117,7 +120,7 @@ def add_unplaced(
                 items.append(Item(str(candidate.path), "failed", name, error=error))
                 continue
             items.append(
-                Item(str(candidate.path), "added", name, version.number, warnings=tuple(remarks(adapter, request)))
+                Item(str(candidate.path), "added", name, version.number, warnings=(*told, *remarks(adapter, request)))
             )
     return items
 

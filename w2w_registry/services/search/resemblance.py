@@ -12,7 +12,8 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.models import Space
-from w2w_registry.catalog.points import newest_points_named
+from w2w_registry.catalog.points import points_named
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.search.nearest import Nearest
 
 _NEIGHBOURS = 3
@@ -30,16 +31,40 @@ def resemblances(
     ids, scores = nearest.search(coordinates, _NEIGHBOURS)
     known = _identities(session, {int(i) for i in ids.reshape(-1)})
     threshold = space.calibration.get("threshold")
-    earlier = newest_points_named(session, space.id, names)
     found = []
     for row, name in enumerate(names):
         near = [
             (known[int(i)], int(i), float(s)) for i, s in zip(ids[row], scores[row], strict=True) if int(i) in known
         ]
-        own = earlier.get(name)
-        own_score = None if own is None else float(nearest.metric.score(coordinates[row], own))
-        found.append(_warnings(near, name, set(subjects), threshold, own_score))
+        found.append(_warnings(near, name, set(subjects), threshold))
     return found
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How near a point comes to an identity: to the nearest of its versions in the space. ``threshold``: the score
+    from which on it is the same identity, None where the space is not calibrated."""
+
+    score: float
+    threshold: float | None
+
+    @property
+    def same(self) -> bool:
+        return self.threshold is not None and self.score >= self.threshold
+
+    @property
+    def other(self) -> bool:
+        return self.threshold is not None and self.score < self.threshold
+
+
+def compare(session: Session, space: Space, name: str, coordinates: NDArray[np.float32]) -> Comparison | None:
+    """A new point (k,) against the active versions of the identity ``name``; None when none is in the space."""
+    points = points_named(session, space.id, name)
+    if not points:
+        return None
+    metric = metric_of(space)
+    best = max(float(metric.score(coordinates, point)) for point in points)
+    return Comparison(best, space.calibration.get("threshold"))
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,6 @@ def _warnings(
     name: str,
     subjects: set[str],
     threshold: float | None,
-    own_score: float | None,
 ) -> tuple[str, ...]:
     if threshold is None:
         return ()
@@ -77,6 +101,4 @@ def _warnings(
             )
         elif not (subjects & known.subjects):
             said.append(f"looks like {where}: the same identity under another name?")
-    if own_score is not None and own_score < threshold:
-        said.append(f"does not look like the version before it (score {own_score:.3f}, same from {threshold:.3f} up)")
     return tuple(said)

@@ -1,0 +1,52 @@
+"""Whose version a file becomes: a name that a file happens to have makes it no new version of a stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import identities_named, subjects_named
+from w2w_registry.errors import Conflict
+from w2w_registry.lora import Candidate, further_names
+from w2w_registry.services.search.resemblance import Comparison
+
+Compare = Callable[[str], Comparison | None]
+"""How near the newcomer comes to the identity of that name; None when nothing can be compared."""
+
+
+def own_name(
+    session: Session, candidate: Candidate, prefix: str, subjects: Iterable[str], compare: Compare
+) -> tuple[str, tuple[str, ...]]:
+    """The name to register a new model under, and what is to be told of it.
+
+    A name that the user said is taken at their word. One that comes from the file is shared with an identity only
+    when the newcomer looks like it, or is said to depict the same subject; otherwise the folders above are put before
+    it until it is nobody else's.
+
+    Raises:
+        Conflict: every name that its place gives is somebody else's.
+    """
+    first = prefix + candidate.name
+    if candidate.said:
+        return first, _unlike(compare(first))
+    named = set(subjects)
+    further = (prefix + name for name in further_names(candidate.path))
+    for name in dict.fromkeys((first, *further)):
+        identity, _ = identities_named(session, {name}).get(name, (None, 0))
+        free = identity is None or identity.removed is not None
+        near = None if free else compare(name)
+        if free or (near is not None and near.same) or named & subjects_named(session, name):
+            if name == first:
+                return name, _unlike(near)
+            return name, (
+                *_unlike(near),
+                f"is not known to be {first}, so it is not a version of it; if it is, add it with the name {first}",
+            )
+    raise Conflict(what="name", name=first, reason="is another model's; use [[name]]")
+
+
+def _unlike(near: Comparison | None) -> tuple[str, ...]:
+    if near is None or not near.other:
+        return ()
+    return (f"does not look like the versions before it (score {near.score:.3f}, same from {near.threshold:.3f} up)",)
