@@ -9,7 +9,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, say, table, warn
+from .output import emit, note, progress, say, table, warn
 
 CERTAINTY = {
     "certified": "nobody else reaches the threshold; further down, a match may be missing",
@@ -53,12 +53,12 @@ def search(
     force: bool,
 ) -> None:
     """Find the identities nearest to each QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
-    file or folder, a folder of them, or a Hub repo (hf://owner/repo).
+    file or folder, a folder of them, a Hub repo (hf://owner/repo), or a photo (which needs the base model; nothing of
+    it is registered).
 
     The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
     one of five. Weights alone never say "same". By behaviour any adapter that the base model loads can be a query.
     """
-    from w2w_registry.services.hub.resolving import as_queries
     from w2w_registry.services.identities.search_sheet import write_sheet
     from w2w_registry.services.recording.fingerprints import opener
     from w2w_registry.services.recording.outputs import check_outputs
@@ -67,7 +67,7 @@ def search(
     registry = frame.registry()
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
-    asked = as_queries(registry, queries)
+    asked = _asked(registry, queries, space, pipeline, device)
     found = service.search_by(
         registry,
         asked,
@@ -93,6 +93,22 @@ def search(
             _table(one)
 
     emit(frame, values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}, human)
+
+
+def _asked(registry: Any, queries: tuple[str, ...], space: str | None, pipeline: str | None, device: str) -> list[Any]:
+    """The queries in order: photos looked at, Hub repos fetched, the rest as typed."""
+    from w2w_registry.services.hub.resolving import as_queries
+    from w2w_registry.services.synthesis import looking
+
+    photos = [text for text in queries if looking.is_photo(text)]
+    if not photos:
+        return as_queries(registry, queries)
+    from w2w_registry.services.synthesis.engine import Engine
+
+    with progress("looking") as tick:
+        engine = Engine(pipeline, device)  # type: ignore[arg-type]
+        seen = dict(zip(photos, looking.as_queries(registry, photos, engine, space=space, progress=tick), strict=True))
+    return [one for text in queries for one in ([seen[text]] if text in seen else as_queries(registry, [text]))]
 
 
 def _table(found: dict[str, Any]) -> None:

@@ -1,0 +1,72 @@
+"""A photo as a search query: inverted as ``invert`` does it, and forgotten again."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from w2w_registry.consent.records import Use
+from w2w_registry.lora import write_lora
+from w2w_registry.records import Kind
+from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.search.query import Query
+from w2w_registry.services.synthesis.engine import Engine, load_guess, require_diffusion
+from w2w_registry.services.synthesis.invert import InvertRequest, invert_config, solve
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def is_photo(text: str) -> bool:
+    """Whether a query is a picture file rather than a name or an adapter."""
+    path = Path(text).expanduser()
+    return path.suffix.lower() in PICTURES and path.exists()
+
+
+def as_queries(
+    registry: Registry,
+    photos: Sequence[str],
+    engine: Engine,
+    *,
+    space: str | None = None,
+    progress: Progress = no_progress,
+) -> list[Query]:
+    """Each photo as the point in ``space`` that draws whom it shows; nothing is registered, and it is gone at exit.
+
+    Raises:
+        BadImage: a file that is no usable photo. ConsentDenied: policy does not let strangers be searched for.
+        MissingExtra, NotFound, DeviceError: no torch, no base model (say where it is with ``--pipeline``).
+    """
+    require_diffusion()
+    from w2w_registry.diffusion.images import load_photo
+
+    row, basis = open_space(registry, space)
+    gate.require(registry, Use.SEARCH, kind=Kind.PERSON, spaces=[row.id])
+    model = engine.open(basis)
+    request = InvertRequest(photos=photos, engine=engine)
+    looked = [load_photo(Path(photo).expanduser(), model.image_size) for photo in photos]
+    guess = load_guess(registry, row, model.unet_digest)
+    answers = solve(
+        model,
+        basis,
+        looked,
+        None,
+        invert_config(request, model),
+        prompt=request.prompt,
+        components=None,
+        guess=None if guess is None else guess[0],
+        progress=progress,
+    )
+    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    queries = []
+    for number, (photo, answer) in enumerate(zip(photos, answers, strict=True)):
+        out = folder / str(number)
+        theta = basis.reconstruct(answer.coordinates)
+        write_lora(out, basis.layout.unflatten(theta), basis.layout.alpha, base_model=basis.base_model)
+        queries.append(Query(photo, out))
+    return queries
