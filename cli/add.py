@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import options
 from .frame import Frame, takes_frame
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from w2w_registry.services.identities.intake import Group, Intake, Plan
     from w2w_registry.services.identities.items import AddRequest, Item
 
-_GRAVE = ("resembles", "protected", "looks like", "is near", "its file names")
 _SHOWN = 5
 
 
@@ -68,7 +68,7 @@ def add(
         space=space,
         name=name,
         prefix=prefix,
-        kind=kind,
+        kind=None if click.get_current_context().get_parameter_source("kind") is ParameterSource.DEFAULT else kind,
         subjects=subjects,
         labels=parse_labels(labels),
         labels_csv=labels_csv,
@@ -241,13 +241,15 @@ def _causes(pairs: list[tuple[str, str]], word: str) -> None:
 
 def _warnings(items: Sequence[Item]) -> None:
     """What is to be said of the files, the gravest first; what is said of many is said once and counted."""
+    from w2w_registry.records import rank_of
+
     said = [(str(item.identity), text) for item in items for text in item.warnings]
     kinds: dict[str, list[tuple[str, str]]] = {}
-    for name, text in sorted(said, key=lambda pair: not any(mark in pair[1] for mark in _GRAVE)):
+    for name, text in sorted(said, key=lambda pair: rank_of(pair[1])):
         kinds.setdefault(re.sub(r"\d[\d.]*", "#", text), []).append((name, text))
     for same in list(kinds.values())[:_SHOWN]:
         name, text = same[0]
         warn(f"{name}: {text}" if len(same) == 1 else f"{len(same)} identities, as {name}: {text}")
     rest = sum(len(same) for same in list(kinds.values())[_SHOWN:])
     if rest:
-        warn(f"{rest} more warnings (--json lists all)")
+        warn(f"… {rest} more warnings (--json lists all)")

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from w2w_registry.errors import BadName, UsageError
@@ -68,6 +68,32 @@ class ConsentState(StrEnum):
     WITHDRAWN = "withdrawn"
     INVALIDATED = "invalidated"
     NOT_NEEDED = "not-needed"
+
+
+class Rank(IntEnum):
+    """How grave something that a user is told is; the gravest is told first."""
+
+    LIKENESS = 0
+    """Whom it depicts or resembles."""
+    CONTRADICTION = 1
+    """What was said is not what the file or the registry says."""
+    REMARK = 2
+
+
+class Told(str):
+    """A sentence for the user that knows how grave it is; a plain string is a remark."""
+
+    rank: Rank
+
+    def __new__(cls, text: str, rank: Rank = Rank.REMARK) -> Told:
+        told = super().__new__(cls, text)
+        told.rank = rank
+        return told
+
+
+def rank_of(text: str) -> Rank:
+    """How grave a sentence is."""
+    return text.rank if isinstance(text, Told) else Rank.REMARK
 
 
 _NAME = re.compile(r"[^\W_](?:[\w.+-]*\w)?(?:/[^\W_](?:[\w.+-]*\w)?)*", re.UNICODE)

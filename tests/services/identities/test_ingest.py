@@ -86,6 +86,14 @@ def test_suspicious_likeness_of_another_subject_is_told(fitted: Registry, loras:
     assert not any("suspicious" in w for w in unrelated.warnings)
 
 
+def test_the_gravest_is_told_first(fitted: Registry, loras: Path, world: World, tmp_path: Path) -> None:
+    put(fitted, loras / "p0003", subjects=("s-3",))
+    write_lora(tmp_path / "x", world.layout.unflatten(world.theta(3, 1)), world.layout.alpha)  # names no base model
+    (item,) = put(fitted, tmp_path / "x", subjects=("s-99",)).items
+    assert len(item.warnings) > 1
+    assert "suspiciously near p0003@1" in item.warnings[0]
+
+
 def test_a_new_version_that_does_not_look_like_the_old_one_is_told(fitted: Registry, loras: Path) -> None:
     put(fitted, loras / "p0003", name="alice")
     item = put(fitted, loras / "p0011", name="alice").items[0]

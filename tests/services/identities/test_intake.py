@@ -125,6 +125,22 @@ def test_a_base_model_said_against_the_file_is_told(empty: Registry, world: Worl
     assert any(BASE in text and "other/base" in text for text in done.items[0].warnings)
 
 
+def test_another_kind_said_later_is_told(empty: Registry, world: World, tmp_path: Path) -> None:
+    world.write(tmp_path / "many", range(20))
+    world.write(tmp_path / "few", range(3))
+    run(empty, tmp_path / "few")  # in no space
+    for _ in range(2):  # the second time in a space
+        _, done = run(empty, tmp_path / "few", kind="style", labels={"beard": 1.0})
+        assert {item.status for item in done.items} == {"existing"}
+        assert all("is of kind person, and stays it: not style" in item.warnings[0] for item in done.items)
+        assert manage.show(empty, "p0001")["kind"] == "person"
+        _, done = run(empty, tmp_path / "few", kind="person")
+        assert not any(item.warnings for item in done.items)
+        _, done = run(empty, tmp_path / "few")  # nothing said, nothing to tell
+        assert not any(item.warnings for item in done.items)
+        run(empty, tmp_path / "many")
+
+
 def test_labels_given_later_update_what_is_there(empty: Registry, world: World, tmp_path: Path) -> None:
     world.write(tmp_path / "many", range(20))
     run(empty, tmp_path / "many")

@@ -98,7 +98,7 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
         NotFound: no such space. UsageError, BadName, BadFile: the request itself cannot be used.
         ConsentDenied: the subjects' consent does not allow registering them.
     """
-    kind = Kind.parse(request.kind)
+    kind = request.meant_kind
     row, space = open_space(registry, request.space)
     by_name: dict[str, Labels] = dict(request.table or {})
     if request.labels_csv and request.table is None:
@@ -355,8 +355,11 @@ class _Chunk:
         )
 
     def _existing(self, session: Session, one: Incoming, version: Version, how: str | None) -> Item:
-        name = session.get_one(Identity, version.identity_id).name
-        warnings = () if name == one.name else (f"this is {name}@{version.number}, which it was not named after",)
+        identity = session.get_one(Identity, version.identity_id)
+        name = identity.name
+        warnings = self.request.of_kind(name, identity.kind)
+        if how is None and name != one.name:
+            warnings = (*warnings, f"this is {name}@{version.number}, which it was not named after")
         return Item(
             one.path,
             "existing",
@@ -365,7 +368,7 @@ class _Chunk:
             one.residual,
             one.placed.gauge,
             same_model=how,
-            warnings=warnings if how is None and name != one.name else (),
+            warnings=warnings,
         )
 
     def _added(self, one: Incoming, number: int, near: tuple[str, ...]) -> Item:

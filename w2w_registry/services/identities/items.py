@@ -8,6 +8,7 @@ from typing import Any
 
 from w2w_registry.errors import BadFile, RegistryError
 from w2w_registry.lora import Candidate
+from w2w_registry.records import Kind, Rank, Told, rank_of
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.space.layout import Layout
@@ -23,7 +24,7 @@ class AddRequest:
     space: str | None = None
     name: str | None = None
     prefix: str = ""
-    kind: str = "person"
+    kind: str | None = None
     subjects: Sequence[str] = ()
     labels: Labels = field(default_factory=dict)
     labels_csv: str | None = None
@@ -33,11 +34,26 @@ class AddRequest:
     candidates: Sequence[Candidate] | None = None
     table: Mapping[str, Labels] | None = None
 
+    @property
+    def meant_kind(self) -> Kind:
+        """What new identities depict: a person, when nothing was said.
+
+        Raises:
+            UsageError: no such kind.
+        """
+        return Kind.PERSON if self.kind is None else Kind.parse(self.kind)
+
+    def of_kind(self, identity: str, kind: str) -> tuple[str, ...]:
+        """What to tell of an identity that is there already, when another kind than its own was said."""
+        if self.kind is None or self.kind == kind:
+            return ()
+        return (Told(f"{identity} is of kind {kind}, and stays it: not {self.kind}", Rank.CONTRADICTION),)
+
 
 @dataclass(frozen=True)
 class Item:
     """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
-    known when its bytes differ; ``updated`` names labels of it that were changed."""
+    known when its bytes differ; ``updated`` names labels of it that were changed. ``warnings``: the gravest first."""
 
     path: str
     status: str
@@ -49,6 +65,9 @@ class Item:
     warnings: tuple[str, ...] = ()
     error: RegistryError | None = None
     updated: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "warnings", tuple(sorted(self.warnings, key=rank_of)))
 
     def to_json(self) -> dict[str, Any]:
         """Without the error, whose sentence is the command line's business."""

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import identities_named, subjects_named
 from w2w_registry.errors import Conflict
 from w2w_registry.lora import Candidate, further_names
+from w2w_registry.records import Rank, Told
 from w2w_registry.services.search.resemblance import Comparison
 
 Compare = Callable[[str], Comparison | None]
@@ -41,7 +42,10 @@ def own_name(
                 return name, _unlike(near)
             return name, (
                 *_unlike(near),
-                f"is not known to be {first}, so it is not a version of it; if it is, add it with the name {first}",
+                Told(
+                    f"is not known to be {first}, so it is not a version of it; if it is, add it with the name {first}",
+                    Rank.CONTRADICTION,
+                ),
             )
     raise Conflict(what="name", name=first, reason="is another model's; use [[name]]")
 
@@ -49,4 +53,5 @@ def own_name(
 def _unlike(near: Comparison | None) -> tuple[str, ...]:
     if near is None or not near.other:
         return ()
-    return (f"does not look like the versions before it (score {near.score:.3f}, same from {near.threshold:.3f} up)",)
+    text = f"does not look like the versions before it (score {near.score:.3f}, same from {near.threshold:.3f} up)"
+    return (Told(text, Rank.LIKENESS),)

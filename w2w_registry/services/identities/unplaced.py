@@ -10,7 +10,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError
 from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_plain, read_adapter
-from w2w_registry.records import Kind, OperationKind, now
+from w2w_registry.records import OperationKind, Rank, Told, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
@@ -47,7 +47,7 @@ def add_unplaced(
     labels: Mapping[str, Labels],
 ) -> list[Item]:
     """Record adapters in no weight space, one transaction for all; what fails is said and the others go on."""
-    kind = Kind.parse(request.kind)
+    kind = request.meant_kind
     started = now()
     items: list[Item] = []
     with registry.catalog.write(registry.actor) as uow:
@@ -73,11 +73,19 @@ def add_unplaced(
                     if not held:
                         uow.add(source_file(known, digests[0], file, uow.now()))
                         uow.event("file.add", {"version": known.id}, file=adapter.sha256)
-                    owner = uow.session.get_one(Identity, known.identity_id).name
+                    owner = uow.session.get_one(Identity, known.identity_id)
                     given = {**labels.get(candidate.name, {}), **request.labels}
                     changed = tuple(set_labels(uow, known, given))
                     items.append(
-                        Item(str(candidate.path), "existing", owner, known.number, same_model=how, updated=changed)
+                        Item(
+                            str(candidate.path),
+                            "existing",
+                            owner.name,
+                            known.number,
+                            same_model=how,
+                            updated=changed,
+                            warnings=request.of_kind(owner.name, owner.kind),
+                        )
                     )
                     continue
                 door.hold(likeness, {}, path=str(candidate.path), model_digest=digests[0])
@@ -148,11 +156,14 @@ def add_copies(
                 continue
             known = there[0]
             _note_file(uow, known, copy)
-            owner = uow.session.get_one(Identity, known.identity_id).name
+            owner = uow.session.get_one(Identity, known.identity_id)
             how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
             changed = set_labels(uow, known, given)
-            items.append(Item(path, "existing", owner, known.number, same_model=how, updated=tuple(changed)))
+            told = request.of_kind(owner.name, owner.kind)
+            items.append(
+                Item(path, "existing", owner.name, known.number, same_model=how, updated=tuple(changed), warnings=told)
+            )
     return items
 
 
@@ -168,7 +179,11 @@ def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     found = list(adapter.remarks)
     if request.base_model and adapter.base_model and request.base_model != adapter.base_model:
         found.insert(
-            0, f"its file names {adapter.base_model} as base model; recorded as {request.base_model}, as you say"
+            0,
+            Told(
+                f"its file names {adapter.base_model} as base model; recorded as {request.base_model}, as you say",
+                Rank.CONTRADICTION,
+            ),
         )
     if adapter.unread:
         found.append(f"{len(adapter.unread)} of its tensors are of a kind this release does not know; kept as they are")

@@ -13,6 +13,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.points import points_named
+from w2w_registry.records import Rank, Told
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.search.nearest import Nearest
 
@@ -97,8 +98,11 @@ def _warnings(
         where = f"{known.name}@{known.number} (score {score:.3f}, same identity from {threshold:.3f} up)"
         if subjects and known.subjects and not subjects & known.subjects:
             said.append(
-                f"suspiciously near {where}, which depicts another subject ({', '.join(sorted(known.subjects))})"
+                Told(
+                    f"suspiciously near {where}, which depicts another subject ({', '.join(sorted(known.subjects))})",
+                    Rank.LIKENESS,
+                )
             )
         elif not (subjects & known.subjects):
-            said.append(f"looks like {where}: the same identity under another name?")
+            said.append(Told(f"looks like {where}: the same identity under another name?", Rank.LIKENESS))
     return tuple(said)
