@@ -14,6 +14,8 @@ from tests.catalog.test_session import problems
 from w2w_registry.catalog import events
 from w2w_registry.catalog.base import table_name
 from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
+from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
+from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.models import (
     Alias,
     AliasChange,
@@ -80,6 +82,9 @@ def fill(catalog: Catalog) -> None:
                 Alias(identity=version.identity, name="production", version=version),
                 AliasChange(identity=version.identity, alias="production", version=version, at=T0),
                 SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),
+                WeightsSketch(version=version, kind="k", norm=1.0, key_a=0.1, key_b=0.2, key_c=0.3, data=b"\0" * 8),
+                Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
+                VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),
             ]
         )
         uow.event("everything")

@@ -90,7 +90,7 @@ def test_meaning(text: str, expected: object) -> None:
         ("0.5 < beard", 0, "expected a field, the value comes after it"),
         ("tag. = 1", 0, "expected a name after tag."),
         ("tag = ads", 0, "expected a name after tag."),
-        ("consent = granted", 0, "no field here"),
+        ("consent = granted", 0, "not a field here"),
         ("beard = and", 8, "expected a value, found and"),
         ("and = 1", 0, "expected a field, found and"),
     ],

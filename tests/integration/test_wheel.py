@@ -48,7 +48,7 @@ def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "venv" / "bin" / "w2w-reg"
 
 
-def tiny_loras(folder: Path, count: int = 24) -> Layout:
+def tiny_loras(folder: Path, count: int = 60) -> Layout:
     """LoRAs of a made-up layout, near a plane, so that a space can be fitted."""
     rng = np.random.default_rng(0)
     module = "down_blocks.0.attentions.0.transformer_blocks.0.attn{}.to_{}"
@@ -58,9 +58,11 @@ def tiny_loras(folder: Path, count: int = 24) -> Layout:
             shapes[(module.format(attn, part), "A")] = (1, 6)
             shapes[(module.format(attn, part), "B")] = (5, 1)
     layout = layout_of(shapes, alpha=4.0)
-    mean, axes = 5 * rng.normal(size=layout.dim), rng.normal(size=(3, layout.dim))
+    # LoRAs of one recipe start from one A and leave it by little: people differ in B above all.
+    moves = np.concatenate([np.full(t.size, 0.02 if t.factor == "A" else 1.0) for t in layout.tensors])
+    mean, axes = 5 * rng.normal(size=layout.dim), rng.normal(size=(12, layout.dim)) * moves
     for i in range(count):
-        theta = (mean + rng.normal(size=3) @ axes + 0.01 * rng.normal(size=layout.dim)).astype(np.float32)
+        theta = (mean + rng.normal(size=12) @ axes + 0.01 * moves * rng.normal(size=layout.dim)).astype(np.float32)
         write_lora(folder / f"p{i:04d}", layout.unflatten(theta), layout.alpha, fmt="peft", base_model="tiny/base")
     return layout
 
@@ -88,7 +90,7 @@ def test_init_fit_add_search_outside_the_checkout(command: Path, tmp_path: Path)
     run(command, "init", cwd=tmp_path, env=env)
     run(command, "space", "fit", "tiny", "loras", "--base-model", "tiny/base", cwd=tmp_path, env=env)
     added = json.loads(run(command, "add", "loras", "--json", cwd=tmp_path, env=env))
-    assert (added["added"], added["failed"]) == (24, [])
+    assert (added["added"], added["failed"]) == (60, [])
     found = json.loads(run(command, "search", "loras/p0007", "-k", "3", "--json", cwd=tmp_path, env=env))
     assert found["results"][0]["identity"] == "p0007"
     assert found["results"][0]["score"] == pytest.approx(1.0, abs=1e-5)

@@ -136,7 +136,7 @@ def test_what_is_missing_or_altered_is_named(registry: Registry, photos: Path) -
     nothing = replay(registry, "ann", dry_run=True)
     assert not nothing["possible"]
     assert [s["missing"] is None for s in nothing["steps"]] == [False] * 3 + [True] * 5
-    assert "is not kept here: say where it is with --photos" in nothing["steps"][0]["missing"]
+    assert "is not kept here: say where the photos or the mask are" in nothing["steps"][0]["missing"]
     assert "outcome" not in nothing
     altered = photos / "ann" / "ann1.png"
     altered.write_bytes(altered.read_bytes() + b"x")
