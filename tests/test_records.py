@@ -45,6 +45,12 @@ def test_references_read_back(text: str, ref: IdentityRef) -> None:
     assert str(ref) == text
 
 
+def test_a_name_is_the_same_composed_and_decomposed() -> None:
+    composed, decomposed = "acme/jos\u00e9", "acme/jose\u0301"
+    assert check_name(decomposed) == composed
+    assert IdentityRef.parse(f"{decomposed}@2") == IdentityRef(composed, number=2)
+
+
 @pytest.mark.parametrize("text", ["p1@", "p1@0", "p1@-1", "p1@3x", "@3", "p1@a@b", "p1@٣"])
 def test_bad_references(text: str) -> None:
     with pytest.raises(BadName):

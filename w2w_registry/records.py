@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,9 +105,13 @@ MAX_NAME = 200
 def check_name(name: str, what: str = "identity") -> str:
     """``name`` if it obeys the rules: letters, digits, ``. _ + -``, parts joined by ``/``, at most 200 long.
 
+    An identity's name is given back composed (Unicode NFC): é typed as one character or as two is one name.
+
     Raises:
         BadName: naming the rule that is broken.
     """
+    if what == "identity":
+        name = unicodedata.normalize("NFC", name)
     if len(name) > MAX_NAME:
         raise BadName(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
     if not _NAME.fullmatch(name):
@@ -145,7 +150,7 @@ class IdentityRef:
     @classmethod
     def parse(cls, text: str) -> IdentityRef:
         name, at, rest = text.partition("@")
-        check_name(name)
+        name = check_name(name)
         if not at:
             return cls(name)
         number = _version_number(rest, text, "identity")

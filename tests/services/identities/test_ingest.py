@@ -12,7 +12,7 @@ from w2w_registry.catalog.models import Operation, SourceFile, Version
 from w2w_registry.errors import BadFile, NotFound, UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
-from w2w_registry.services.identities.manage import list_identities, show
+from w2w_registry.services.identities.manage import list_identities, set_alias, set_tags, show
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
@@ -124,6 +124,21 @@ def test_a_stranger_of_the_same_file_name_is_no_version_of_it(
     other = tmp_path / "cleo" / "p0003"
     write_lora(other, world.layout.unflatten(world.theta(13)), world.layout.alpha, base_model=BASE)
     assert put(fitted, other, name="p0003").items[0].version == 2
+
+
+def test_a_decomposed_name_is_found_under_either_form(fitted: Registry, loras: Path) -> None:
+    composed, decomposed = "jos\u00e9", "jose\u0301"
+    (item,) = put(fitted, loras / "p0003", name=decomposed).items
+    assert (item.identity, item.version) == (composed, 1)
+    (other,) = put(fitted, loras / "p0005", prefix=decomposed + "/").items
+    assert other.identity == f"{composed}/p0005"
+    for form in (composed, decomposed):
+        assert show(fitted, form)["identity"] == composed
+        assert show(fitted, f"{form}/p0005@1")["identity"] == f"{composed}/p0005"
+        assert search(fitted, form, limit=1).results[0].identity == composed
+    set_alias(fitted, "production", decomposed)
+    set_tags(fitted, decomposed, ["team=ads"])
+    assert show(fitted, f"{decomposed}@production")["tags"] == {"team": "ads"}
 
 
 def test_the_same_subject_makes_it_a_version(fitted: Registry, loras: Path, world: World, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def _read(
     for candidate in candidates:
         name = request.prefix + candidate.name
         try:
-            check_name(name)
+            name = check_name(name)
             lora = read_lora(candidate.path)
             placed = place(lora, space, row.ref, request.base_model)
             read.append((candidate, name, lora, placed))

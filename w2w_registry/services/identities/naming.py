@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import identities_named, subjects_named
 from w2w_registry.errors import Conflict
 from w2w_registry.lora import Candidate, further_names
-from w2w_registry.records import Rank, Told
+from w2w_registry.records import Rank, Told, check_name
 from w2w_registry.services.search.resemblance import Comparison
 
 Compare = Callable[[str], Comparison | None]
@@ -26,13 +26,14 @@ def own_name(
     it until it is nobody else's.
 
     Raises:
+        BadName: the prefix makes an illegal name of it.
         Conflict: every name that its place gives is somebody else's.
     """
-    first = prefix + candidate.name
+    first = check_name(prefix + candidate.name)
     if candidate.said:
         return first, _unlike(compare(first))
     named = set(subjects)
-    further = (prefix + name for name in further_names(candidate.path))
+    further = (check_name(prefix + name) for name in further_names(candidate.path))
     for name in dict.fromkeys((first, *further)):
         identity, _ = identities_named(session, {name}).get(name, (None, 0))
         free = identity is None or identity.removed is not None

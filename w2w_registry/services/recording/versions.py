@@ -30,7 +30,7 @@ from w2w_registry.catalog.models import (
 )
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
-from w2w_registry.errors import Conflict
+from w2w_registry.errors import BadName, Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.likeness import Likeness
@@ -184,7 +184,8 @@ def record_versions(uow: UnitOfWork, recordings: Sequence[Recording]) -> list[Re
     """
     for one in recordings:
         assert one.admission.model_digest == one.new.model_digest, "the door admitted another model"
-        check_name(one.new.name)
+        if check_name(one.new.name) != one.new.name:
+            raise BadName(name=one.new.name, what="identity", reason="write its accents composed (Unicode NFC)")
     for subject in dict.fromkeys(subject for one in recordings for subject in one.new.subjects):
         ensure_subject(uow, subject)
     known = identities_named(uow.session, {one.new.name for one in recordings})

@@ -121,7 +121,7 @@ def edit(
         NotFound, UsageError, ConsentDenied, Conflict.
     """
     started = now()
-    check_name(name)
+    name = check_name(name)
     with registry.catalog.read() as session:
         start = source(session, version_for(session, ref))
         permission = Permission(Use.EDIT, versions=[start.version_id], purpose=purpose)
@@ -152,7 +152,7 @@ def mix(
         NotFound, UsageError, ConsentDenied, Conflict.
     """
     started = now()
-    check_name(name)
+    name = check_name(name)
     if len(refs) < 2:
         raise UsageError(reason="mixing needs at least two identities")
     with registry.catalog.read() as session:

@@ -139,7 +139,7 @@ def _told(draft: Draft, made: Recorded, space_row: Space) -> dict[str, Any]:
 
 def free_names(session: Session, prefix: str, count: int) -> list[str]:
     """``count`` names ``prefix-001``… that no identity has yet."""
-    check_name(f"{prefix}-001")
+    prefix = check_name(f"{prefix}-001").removesuffix("-001")
     taken = names_beginning(session, f"{prefix}-")
     width = max(3, len(str(count + len(taken))))
     names: list[str] = []
