@@ -137,6 +137,17 @@ def test_making_and_consent(world: Path, tmp_path: Path) -> None:
         assert reg.verify_audit().ok
 
 
+def test_what_fits_no_space_is_registered_all_the_same(world: Path, tmp_path: Path) -> None:
+    with w2w.open(tmp_path / "home", create=True) as reg:
+        done = reg.add(world / "loras" / "p0001", world / "loras" / "p0002")
+        assert [(row.status, row.identity) for row in done] == [("added", "p0001"), ("added", "p0002")]
+        assert (done.space, done.skipped, reg.show("p0001").space) == (None, [], None)
+    with w2w.open(world / "home") as reg:
+        assert reg.add(world / "loras" / "p0001").space == "faces@1"
+        with pytest.raises(NotFound):
+            reg.add(world / "loras" / "p0001", space="nowhere")
+
+
 def test_pandas_and_notebooks(world: Path, tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     with w2w.open(world / "home") as reg:

@@ -61,6 +61,9 @@ class Registry:
     def add(self, *paths: str | Path, **options: Any) -> Rows:
         """Add LoRA files, folders or globs as identities; one row per file, with ``status`` and ``warnings``.
 
+        Each goes to the space that ``space`` names, else to one that fits, or to none, as the file it is. No space is
+        fitted. ``space`` and ``skipped`` (path and reason of what was passed over) are attributes of the whole.
+
         Args:
             options: ``space``, ``name``, ``prefix``, ``kind``, ``subjects``, ``labels``, ``labels_csv``,
                 ``base_model``, ``dry_run``, as for ``w2w-reg add``.
@@ -68,13 +71,22 @@ class Registry:
         Raises:
             NotFound: no such space. ConsentDenied: a subject does not allow it.
         """
-        from w2w_registry.services.identities import ingest
+        from w2w_registry.services.identities import ingest, intake
         from w2w_registry.services.identities.items import AddRequest
 
         request = AddRequest(paths=[str(path) for path in paths], **options)
-        report = ingest.add(self._registry, request, self._progress)
-        rows = [{**item.to_json(), "error": item.error} for item in report.items]
-        return Rows(rows, {"space": report.space})
+        passed: list[dict[str, str]] = []
+        if request.space is not None or request.dry_run:
+            done = ingest.add(self._registry, request, self._progress)
+            items, space = done.items, done.space
+        else:
+            planned = intake.plan(self._registry, intake.survey(request), fit=False)
+            taken = intake.perform(self._registry, request, planned, self._progress)
+            items = taken.items
+            passed = [{"path": str(one.path), "reason": one.reason} for one in taken.skipped]
+            space = taken.spaces[0] if len(taken.spaces) == 1 else None
+        rows = [{**item.to_json(), "error": item.error} for item in items]
+        return Rows(rows, {"space": space, "skipped": passed})
 
     def search(
         self,
