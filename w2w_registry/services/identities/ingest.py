@@ -357,7 +357,7 @@ class _Chunk:
     def _existing(self, session: Session, one: Incoming, version: Version, how: str | None) -> Item:
         identity = session.get_one(Identity, version.identity_id)
         name = identity.name
-        warnings = self.request.of_kind(name, identity.kind)
+        warnings = self.request.of_kind(identity.kind)
         if how is None and name != one.name:
             warnings = (*warnings, f"this is {name}@{version.number}, which it was not named after")
         return Item(

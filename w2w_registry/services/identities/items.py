@@ -43,11 +43,11 @@ class AddRequest:
         """
         return Kind.PERSON if self.kind is None else Kind.parse(self.kind)
 
-    def of_kind(self, identity: str, kind: str) -> tuple[str, ...]:
+    def of_kind(self, kind: str) -> tuple[str, ...]:
         """What to tell of an identity that is there already, when another kind than its own was said."""
         if self.kind is None or self.kind == kind:
             return ()
-        return (Told(f"{identity} is of kind {kind}, and stays it: not {self.kind}", Rank.CONTRADICTION),)
+        return (Told(f"is of kind {kind}, and stays it: not {self.kind}", Rank.CONTRADICTION),)
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def add_unplaced(
                             known.number,
                             same_model=how,
                             updated=changed,
-                            warnings=request.of_kind(owner.name, owner.kind),
+                            warnings=request.of_kind(owner.kind),
                         )
                     )
                     continue
@@ -160,7 +160,7 @@ def add_copies(
             how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
             changed = set_labels(uow, known, given)
-            told = request.of_kind(owner.name, owner.kind)
+            told = request.of_kind(owner.kind)
             items.append(
                 Item(path, "existing", owner.name, known.number, same_model=how, updated=tuple(changed), warnings=told)
             )
