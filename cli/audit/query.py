@@ -49,7 +49,7 @@ def query(
     versions     versions that match --where EXPR
     """
     from w2w_registry.services.audit import queries as service
-    from w2w_registry.services.consent.grants import parse_day
+    from w2w_registry.services.consent.scopes import parse_day
 
     asked = question or ("versions" if where else "actions")
     filters = service.Filters(

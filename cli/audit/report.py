@@ -28,7 +28,7 @@ from ..output import emit, pairs, say
 def report(frame: Frame, out: Path, days: int, since: str | None, force: bool) -> int:
     """Write a readable report: whether the log verifies, and the main queries. Exit 6 when it does not verify."""
     from w2w_registry.services.audit import queries as service
-    from w2w_registry.services.consent.grants import parse_day
+    from w2w_registry.services.consent.scopes import parse_day
     from w2w_registry.services.recording.outputs import check_outputs
 
     filters = service.Filters(days=days, since=parse_day(since, end=False))

@@ -22,10 +22,11 @@ def check(
 ) -> int:
     """Say what may be done with a version, and why not. Exit 4 when one of the uses asked about is denied."""
     from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import scopes
 
     chosen: dict[str, Any] = {"uses": uses} if uses else {}
     value = service.check(
-        frame.registry(), name, purpose=purpose, territory=territory, at=service.parse_day(at, end=False), **chosen
+        frame.registry(), name, purpose=purpose, territory=territory, at=scopes.parse_day(at, end=False), **chosen
     )
 
     def human() -> None:

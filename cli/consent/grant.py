@@ -45,6 +45,7 @@ def grant(
     withdrawal had blocked, and nobody else upstream holds back, are served again.
     """
     from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import scopes
 
     scope = None if record_id is not None and not given["purposes"] else shared.scope_of(given)
     value = service.grant(
@@ -52,7 +53,7 @@ def grant(
         subject,
         scope,
         record_id=record_id,
-        notice=service.build_notice(**shared.notice_of(given)),
+        notice=scopes.build_notice(**shared.notice_of(given)),
         guardian=guardian,
         compensation=compensation,
         evidence=evidence,

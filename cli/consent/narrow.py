@@ -21,12 +21,13 @@ from . import shared
 def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> None:
     """Narrow a consent; what is not named stays as it is. To widen one, grant a new one."""
     from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import scopes
 
-    expires = service.parse_day(given.pop("expires"), end=True)
+    expires = scopes.parse_day(given.pop("expires"), end=True)
     value = service.narrow(
         frame.registry(),
         subject,
-        lambda scope: service.narrowed(scope, expires_at=expires, **given),
+        lambda scope: scopes.narrowed(scope, expires_at=expires, **given),
         record_id=record_id,
     )
     emit(frame, value, lambda: shared.say_record(value, "narrowed"))

@@ -20,7 +20,8 @@ from . import shared
 def request(frame: Frame, subject: str, **given: Any) -> None:
     """Record a request for consent. It allows nothing until `consent grant --request ID`."""
     from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import scopes
 
-    scope, notice = shared.scope_of(given), service.build_notice(**shared.notice_of(given))
+    scope, notice = shared.scope_of(given), scopes.build_notice(**shared.notice_of(given))
     value = service.request(frame.registry(), subject, scope, notice=notice)
     emit(frame, value, lambda: shared.say_record(value, "asked for"))

@@ -45,17 +45,17 @@ notice: Callable[[Any], Any] = options.together(
 
 
 def scope_of(given: dict[str, Any]) -> Any:
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import scopes
 
-    return service.build_scope(
+    return scopes.build_scope(
         given["purposes"],
         uses=given["uses"],
         forbidden=given["forbidden"],
         derivatives=given["derivatives"],
         publication=given["publication"],
         territory=given["territory"],
-        valid_from=service.parse_day(given["valid_from"], end=False),
-        expires_at=service.parse_day(given["expires"], end=True),
+        valid_from=scopes.parse_day(given["valid_from"], end=False),
+        expires_at=scopes.parse_day(given["expires"], end=True),
     )
 
 

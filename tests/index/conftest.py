@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from w2w_registry.index import store
-from w2w_registry.index.milvus import MilvusEngine, MilvusTarget, collection_name
+from w2w_registry.index.milvus import MilvusEngine, collection_name
+from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Engine, VectorIndex
 
 NEEDS = {"exact": (), "faiss": ("faiss",), "milvus": ("pymilvus", "milvus_lite")}

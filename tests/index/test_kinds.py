@@ -17,7 +17,7 @@ from tests.index.oracle import Oracle, assert_same, lattice, unit
 from w2w_registry.errors import IntegrityError, MissingExtra, SettingError
 from w2w_registry.index import factory, faiss_scan, store
 from w2w_registry.index.factory import choose_kind, engine_for, kept_engines
-from w2w_registry.index.milvus import MilvusTarget
+from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Engine, Stamp, VectorIndex
 
 DIM = 4
@@ -195,7 +195,7 @@ def test_everything_kept_is_found_for_erasure(kind: str, tmp_path: Path) -> None
 def test_a_missing_package_names_its_extra(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, module: str, extra: str
 ) -> None:
-    monkeypatch.setattr("w2w_registry.index.milvus.find_spec", lambda name: None if name == module else object())
+    monkeypatch.setattr("w2w_registry.index.milvus_server.find_spec", lambda name: None if name == module else object())
     monkeypatch.setitem(sys.modules, "faiss", None)
     faiss_scan.faiss.cache_clear()
     with pytest.raises(MissingExtra) as caught:

@@ -11,13 +11,15 @@ from tests.index.conftest import need
 from tests.index.oracle import Oracle, assert_same, unit
 from w2w_registry.errors import Busy, SettingError, StorageError
 from w2w_registry.index import milvus as module
-from w2w_registry.index.milvus import MilvusIndex, MilvusTarget, collection_name
+from w2w_registry.index.milvus import MilvusIndex, collection_name
+from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Stamp
 
 SCRIPT = """
 import sys
 import numpy as np
-from w2w_registry.index.milvus import MilvusIndex, MilvusTarget
+from w2w_registry.index.milvus import MilvusIndex
+from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Stamp
 target = MilvusTarget(sys.argv[1])
 if sys.argv[2] == "write":

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import SettingError
-from w2w_registry.index.milvus import MilvusEngine, MilvusTarget, collection_name
+from w2w_registry.index.milvus import MilvusEngine, collection_name
+from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Engine
 from w2w_registry.index.store import FolderEngine, folder_for
 

@@ -9,66 +9,35 @@ a time (Milvus Lite locks it); a second one is told ``Busy``.
 from __future__ import annotations
 
 import json
-import logging
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from w2w_registry.errors import Busy, IntegrityError, MissingExtra, SettingError, StorageError
+from w2w_registry.errors import IntegrityError
 from w2w_registry.index.exact import ExactIndex
+from w2w_registry.index.milvus_server import (
+    STAMPS,
+    MilvusTarget,
+    calls,
+    connect,
+    create_collection,
+    prepare_stamps,
+    types,
+)
 from w2w_registry.index.protocol import Batch, Ids, Stamp, VectorIndex, Vectors
 from w2w_registry.index.segments import rows_above
 from w2w_registry.index.vectors import as_batch, as_ids, as_vectors, best, rounding, score
 from w2w_registry.records import canonical_json
 
 KIND = "milvus"
-STAMPS = "w2w_stamps"
 _PREFIX = "w2w_"
 MAX_HITS = 16_384  # Milvus returns no more per query
 _MARGIN = 16
 _SEND_BYTES = 8 << 20
-_STAMP_LENGTH = 1024
-
-
-@dataclass(frozen=True)
-class MilvusTarget:
-    """Where Milvus is: ``http://host:19530`` or the path of a local file ending in ``.db``; token and database of a
-    server. Nothing secret is shown in a repr."""
-
-    uri: str = field(repr=False)
-    token: str = field(default="", repr=False)
-    database: str = ""
-
-    @classmethod
-    def from_options(cls, options: Mapping[str, Any], default: Path, env: Mapping[str, str] = os.environ) -> Self:
-        """From the ``[index]`` table of registry.toml (``uri``, ``database``) and ``W2W_MILVUS_TOKEN``; the local file
-        ``default`` when no uri is given.
-
-        Raises:
-            SettingError: a value that is not text.
-        """
-        found = {name: options.get(name, "") for name in ("uri", "database")}
-        for name, value in found.items():
-            if not isinstance(value, str):
-                raise SettingError(setting=f"index.{name}", value=value, reason="expected text")
-        return cls(found["uri"] or str(default), env.get("W2W_MILVUS_TOKEN", ""), found["database"])
-
-    @property
-    def is_local(self) -> bool:
-        return "://" not in self.uri
-
-    @property
-    def shown(self) -> str:
-        """The uri without user and password."""
-        scheme, mark, rest = self.uri.partition("://")
-        return self.uri if not mark else scheme + mark + rest.rpartition("@")[2]
 
 
 class MilvusIndex:
@@ -90,16 +59,16 @@ class MilvusIndex:
             MissingExtra: pymilvus or milvus-lite is not installed. Busy: another process has the local file open.
             StorageError: Milvus refused or cannot be reached.
         """
-        client = _connect(target)
-        with _calls(target):
-            _prepare_stamps(client)
+        client = connect(target)
+        with calls(target):
+            prepare_stamps(client)
             client.delete(STAMPS, ids=[collection])
             if client.has_collection(collection):
                 client.drop_collection(collection)
             schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-            schema.add_field("id", _types().INT64, is_primary=True)
-            schema.add_field("vector", _types().FLOAT_VECTOR, dim=dim)
-            _create(client, collection, schema, "FLAT" if target.is_local else "AUTOINDEX")
+            schema.add_field("id", types().INT64, is_primary=True)
+            schema.add_field("vector", types().FLOAT_VECTOR, dim=dim)
+            create_collection(client, collection, schema, "FLAT" if target.is_local else "AUTOINDEX")
         return cls(target, collection, dim, client)
 
     @classmethod
@@ -110,8 +79,8 @@ class MilvusIndex:
         """
         if target.is_local and not Path(target.uri).exists():
             return None
-        client = _connect(target)
-        with _calls(target):
+        client = connect(target)
+        with calls(target):
             if not (client.has_collection(collection) and client.has_collection(STAMPS)):
                 return None
             for name in (collection, STAMPS):  # Milvus Lite releases every collection when its process ends
@@ -135,13 +104,13 @@ class MilvusIndex:
             if same and kept.seq > stamp.seq:
                 return False
         row = {"id": self._collection, "stamp": canonical_json(asdict(stamp)), "vector": [0.0, 0.0]}
-        with _calls(self._target):
+        with calls(self._target):
             self._client.upsert(STAMPS, [row])
         return True
 
     def drop(self) -> None:
         """Delete the collection and its stamp."""
-        with _calls(self._target):
+        with calls(self._target):
             self._client.delete(STAMPS, ids=[self._collection])
             self._client.drop_collection(self._collection)
 
@@ -163,7 +132,7 @@ class MilvusIndex:
         return 0
 
     def ids(self) -> Ids:
-        with _calls(self._target):
+        with calls(self._target):
             pages = self._client.query_iterator(
                 self._collection, batch_size=MAX_HITS // 2, filter="", output_fields=["id"]
             )
@@ -176,7 +145,7 @@ class MilvusIndex:
     def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
         keys, rows = as_batch(ids, vectors, self._dim)
         step = max(1, _SEND_BYTES // (4 * self._dim))
-        with _calls(self._target):
+        with calls(self._target):
             for start in range(0, len(keys), step):
                 part = zip(keys[start : start + step].tolist(), rows[start : start + step], strict=True)
                 self._client.upsert(self._collection, [{"id": key, "vector": row} for key, row in part])
@@ -186,7 +155,7 @@ class MilvusIndex:
         if len(keys) == 0:
             return 0
         there = self._count(_among(keys))
-        with _calls(self._target):
+        with calls(self._target):
             self._client.delete(self._collection, ids=keys.tolist())
         return there
 
@@ -248,7 +217,7 @@ class MilvusIndex:
         """The ``width`` nearest rows and every row that ties with the last; None when Milvus cannot give them."""
         wanted = min(count, width + _MARGIN)
         while wanted <= MAX_HITS:
-            with _calls(self._target):
+            with calls(self._target):
                 (hits,) = self._client.search(
                     self._collection,
                     data=[query],
@@ -281,7 +250,7 @@ class MilvusIndex:
         keys = self.ids()
         for start in range(0, len(keys), rows):
             part = keys[start : start + rows]
-            with _calls(self._target):
+            with calls(self._target):
                 found = self._client.get(self._collection, ids=part.tolist(), output_fields=["vector"])
             at = np.searchsorted(part, [row["id"] for row in found])
             vectors = np.empty((len(part), self._dim), np.float32)
@@ -291,7 +260,7 @@ class MilvusIndex:
             yield part, vectors
 
     def _count(self, expression: str) -> int:
-        with _calls(self._target):
+        with calls(self._target):
             return int(
                 self._client.query(self._collection, filter=expression, output_fields=["count(*)"])[0]["count(*)"]
             )
@@ -310,8 +279,8 @@ class MilvusEngine:
         """An engine for every collection of this package; none where a local file does not exist yet."""
         if target.is_local and not Path(target.uri).exists():
             return []
-        client = _connect(target)
-        with _calls(target):
+        client = connect(target)
+        with calls(target):
             names = [name for name in client.list_collections() if name.startswith(_PREFIX) and name != STAMPS]
         return [cls(target, name) for name in sorted(names)]
 
@@ -340,8 +309,8 @@ class MilvusEngine:
             return
         if self.target.is_local and not Path(self.target.uri).exists():
             return
-        client = _connect(self.target)  # rows without a stamp, of a rebuild that was cut short
-        with _calls(self.target):
+        client = connect(self.target)  # rows without a stamp, of a rebuild that was cut short
+        with calls(self.target):
             if client.has_collection(self.collection):
                 client.drop_collection(self.collection)
 
@@ -365,78 +334,3 @@ def _expression(allowed: ArrayLike | None, forbidden: ArrayLike | None) -> str |
 
 def _among(keys: Ids) -> str:
     return f"id in {keys.tolist()}"
-
-
-def _prepare_stamps(client: Any) -> None:
-    if client.has_collection(STAMPS):
-        client.load_collection(STAMPS)
-        return
-    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    schema.add_field("id", _types().VARCHAR, is_primary=True, max_length=255)
-    schema.add_field("stamp", _types().VARCHAR, max_length=_STAMP_LENGTH)
-    schema.add_field("vector", _types().FLOAT_VECTOR, dim=2)  # Milvus wants one in every collection
-    _create(client, STAMPS, schema, "FLAT")
-
-
-def _create(client: Any, name: str, schema: Any, index_type: str) -> None:
-    """A loaded collection that shows every acknowledged write to the next read."""
-    params = client.prepare_index_params()
-    params.add_index("vector", index_type=index_type, metric_type="IP")
-    client.create_collection(name, schema=schema, index_params=params, consistency_level="Strong")
-
-
-def _types() -> Any:
-    from pymilvus import DataType
-
-    return DataType
-
-
-def _connect(target: MilvusTarget) -> Any:
-    if target.is_local and not target.uri.endswith(".db"):
-        raise SettingError(setting="index.uri", value=target.uri, reason="a local Milvus file is named *.db")
-    for module, package in (("pymilvus", "pymilvus"), ("milvus_lite", "milvus-lite")):
-        if find_spec(module) is None and (target.is_local or package == "pymilvus"):
-            raise MissingExtra(package=package, extra="milvus", feature="the milvus index")
-    import pymilvus
-
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # it prints what it raises
-    if target.is_local:
-        Path(target.uri).absolute().parent.mkdir(parents=True, exist_ok=True)
-    with _calls(target), _lite_failures() as failures:
-        try:
-            return pymilvus.MilvusClient(target.uri, token=target.token, db_name=target.database)
-        except pymilvus.MilvusException:
-            if any(type(failure).__name__ == "DataDirLockedError" for failure in failures):
-                raise Busy(what="Milvus Lite file", name=target.uri) from None
-            raise
-
-
-@contextmanager
-def _lite_failures() -> Iterator[list[BaseException]]:
-    """What Milvus Lite fails by while it starts: it logs the reason, with its traceback, and tells the caller none."""
-    failures: list[BaseException] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if record.exc_info and record.exc_info[1] is not None:
-                failures.append(record.exc_info[1])
-
-    logger, handler = logging.getLogger("milvus_lite"), Keep()
-    propagated, logger.propagate = logger.propagate, False
-    logger.addHandler(handler)
-    try:
-        yield failures
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = propagated
-
-
-@contextmanager
-def _calls(target: MilvusTarget) -> Iterator[None]:
-    """Milvus's own errors as this package's."""
-    from pymilvus.exceptions import MilvusException
-
-    try:
-        yield
-    except MilvusException as error:
-        raise StorageError(path=target.shown, reason=error.message or type(error).__name__) from error

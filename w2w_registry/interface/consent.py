@@ -40,16 +40,16 @@ class Consent:
         Raises:
             BadName, BadFile, UsageError.
         """
-        from w2w_registry.services.consent import grants
+        from w2w_registry.services.consent import grants, scopes
 
-        scope = grants.build_scope(
+        scope = scopes.build_scope(
             purposes,
             uses=uses,
             forbidden=forbidden,
             derivatives=derivatives,
             publication=publication,
             territory=territory,
-            expires_at=grants.parse_day(expires, end=True),
+            expires_at=scopes.parse_day(expires, end=True),
         )
         given = None if evidence is None else Path(evidence)
         return Row(plain(grants.grant(self._registry, subject, scope, evidence=given, method="Python API")))

@@ -14,7 +14,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Notice, Scope, Use
 from w2w_registry.errors import BadFile, BadName, Conflict, NotFound, UsageError
 from w2w_registry.records import now
-from w2w_registry.services.consent import grants, subjects, withdraw
+from w2w_registry.services.consent import grants, scopes, subjects, withdraw
 
 
 @pytest.fixture
@@ -163,11 +163,11 @@ def test_check_lists_every_use(small: Small) -> None:
 
 
 def test_scopes_from_what_people_type() -> None:
-    scope = grants.build_scope(["Research", "any"], territory=["de", "DE"], uses=["edit"], forbidden=["Ads"])
+    scope = scopes.build_scope(["Research", "any"], territory=["de", "DE"], uses=["edit"], forbidden=["Ads"])
     assert scope.purposes == ("research", "any")
     assert (scope.territory, scope.uses, scope.forbidden, scope.derivatives) == (("DE",), (Use.EDIT,), ("ads",), True)
-    assert grants.build_scope(["x"]).uses is None
-    assert grants.build_scope(["x"]).territory is None
+    assert scopes.build_scope(["x"]).uses is None
+    assert scopes.build_scope(["x"]).territory is None
 
 
 def test_a_failed_operation_writes_nothing(small: Small) -> None:

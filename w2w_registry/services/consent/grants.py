@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import Decision, subject_state
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
-from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, ConsentRecord, Notice, Scope, Status, Use, to_json
-from w2w_registry.errors import BadFile, Conflict, NotFound, UsageError
+from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status, Use, to_json
+from w2w_registry.errors import BadFile, Conflict, NotFound
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import door, gate
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
+from w2w_registry.services.consent.scopes import parse_uses
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -290,111 +291,6 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
     """A record as plain values, with its state at ``at`` and its digest."""
     return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
-
-
-def build_notice(
-    *,
-    notice: str | None = None,
-    language: str | None = None,
-    controllers: Sequence[str] = (),
-    recipients: Sequence[str] = (),
-    storage_location: str | None = None,
-    retention: str | None = None,
-    jurisdiction: str | None = None,
-) -> Notice:
-    """A notice from what people type; nothing typed means not stated."""
-    return Notice(
-        notice=notice,
-        language=language,
-        controllers=tuple(controllers) or None,
-        recipients=tuple(recipients) or None,
-        storage_location=storage_location,
-        retention=retention,
-        jurisdiction=jurisdiction,
-    )
-
-
-def narrowed(
-    scope: Scope,
-    *,
-    purposes: Sequence[str] = (),
-    uses: Sequence[str] = (),
-    forbidden: Sequence[str] = (),
-    no_derivatives: bool = False,
-    no_publication: bool = False,
-    territory: Sequence[str] = (),
-    expires_at: datetime | None = None,
-) -> Scope:
-    """A scope with what people type taken away; what is not typed stays. Leave for derivatives that came with the
-    purpose ``any`` ends with ``no_derivatives`` only where ``any`` is replaced by named purposes.
-
-    Raises:
-        UsageError: an unknown use.
-    """
-    asked = build_scope(purposes, uses=uses, forbidden=forbidden, territory=territory)
-    named = asked.purposes or scope.purposes
-    if no_derivatives and ANY_PURPOSE in named:
-        named_uses = asked.uses or scope.uses or tuple(Use)
-        asked = replace(asked, uses=tuple(u for u in named_uses if u not in DERIVING))
-    return replace(
-        scope,
-        purposes=named,
-        uses=asked.uses or scope.uses,
-        forbidden=tuple(dict.fromkeys((*scope.forbidden, *asked.forbidden))),
-        derivatives=scope.derivatives and not no_derivatives,
-        publication=scope.publication and not no_publication,
-        territory=asked.territory or scope.territory,
-        expires_at=expires_at or scope.expires_at,
-    )
-
-
-def parse_uses(texts: Sequence[str]) -> tuple[Use, ...]:
-    """Uses by name. Raises UsageError listing the uses there are."""
-    try:
-        return tuple(Use(text.strip().lower()) for text in dict.fromkeys(texts))
-    except ValueError as error:
-        raise UsageError(reason=str(error), hint=f"uses are {', '.join(Use)}") from None
-
-
-def parse_day(text: str | None, *, end: bool) -> datetime | None:
-    """A day or moment as people type it, UTC; a bare day means its ``end`` or its beginning.
-
-    Raises:
-        UsageError: neither.
-    """
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(reason=f"{text!r} is not a valid date", hint="write 2026-05-01 or 2026-05-01T12:00Z") from None
-    if len(text) == 10 and end:
-        moment = moment.replace(hour=23, minute=59, second=59, microsecond=999_999)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def build_scope(
-    purposes: Sequence[str],
-    *,
-    uses: Sequence[str] = (),
-    forbidden: Sequence[str] = (),
-    derivatives: bool = False,
-    publication: bool = False,
-    territory: Sequence[str] = (),
-    valid_from: datetime | None = None,
-    expires_at: datetime | None = None,
-) -> Scope:
-    """A scope from what people type; nothing typed for uses and territory means all of them."""
-    return Scope(
-        purposes=tuple(dict.fromkeys(p.strip().lower() for p in purposes)),
-        uses=parse_uses(uses) or None,
-        forbidden=tuple(dict.fromkeys(f.strip().lower() for f in forbidden)),
-        derivatives=derivatives or ANY_PURPOSE in purposes,
-        publication=publication,
-        territory=tuple(dict.fromkeys(t.strip().upper() for t in territory)) or None,
-        valid_from=valid_from,
-        expires_at=expires_at,
-    )
 
 
 def _supersede(

@@ -14,8 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import temporary_folder
@@ -25,31 +23,26 @@ from w2w_registry.catalog.publications import record_release, release_at
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import space_with_digest
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadFile, IntegrityError, NotFound, SpaceMismatch
+from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.hub import bundle
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
-from w2w_registry.lora import LoraFile, lora_files, model_digest, read_lora, suggest_name
+from w2w_registry.lora import LoraFile, lora_files, read_lora, suggest_name
 from w2w_registry.records import IdentityRef, Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
+from w2w_registry.services.hub.pull_checks import card_base, check_card, check_document, check_weights
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording.likeness import of_lora, of_theta
-from w2w_registry.services.recording.placement import place, same_model_id
 from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
-from w2w_registry.space.basis import WeightSpace
-
-_TOLERANCE = 1e-3
-"""How far coordinates may be from their weights' projection, relative: other machines sum in another order."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +175,7 @@ def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) 
     state = fetched.state
     assert fetched.lora is not None
     row, space = open_space(registry, request.space)
-    warnings = _check_card(state, row.ref, space, request.base_model)
+    warnings = check_card(state, row.ref, space, request.base_model)
     kind = str(Kind.parse(request.kind or str(Kind.PERSON)))
     name = request.name or suggest_name(Path(state.repo_id.split("/")[1]))
     report = ingest.add(
@@ -193,7 +186,7 @@ def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) 
             name=check_name(name),
             kind=kind,
             subjects=request.subjects,
-            base_model=request.base_model or _card_base(state),
+            base_model=request.base_model or card_base(state),
             dry_run=request.dry_run,
             origin=fetched.origin,
         ),
@@ -217,32 +210,6 @@ def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) 
     )
 
 
-def _check_card(state: RepoState, ref: str, space: WeightSpace, said: str | None) -> tuple[str, ...]:
-    """Hold the card's base model against the space's; silence is worth a warning.
-
-    Raises:
-        SpaceMismatch: the card names another base model.
-    """
-    base = said or _card_base(state)
-    if base is None:
-        return (f"its card names no base model; taken to be {space.base_model}",)
-    if not same_model_id(base, space.base_model):
-        raise SpaceMismatch(
-            path=f"hf://{state.repo_id}",
-            space=ref,
-            differences=(f"its card says the base model is {base}, the space's is {space.base_model}",),
-            hint="say [[base-model]] if it is the same model under another name",
-        )
-    return ()
-
-
-def _card_base(state: RepoState) -> str | None:
-    base = state.card.get("base_model")
-    if isinstance(base, (list, tuple)):
-        base = base[0] if len(base) == 1 else None
-    return base if isinstance(base, str) and base else None
-
-
 def _named_after(error: Any, state: RepoState, folder: Path) -> Any:
     """The error with the repo for a path: the temporary folder means nothing to anybody."""
     path = error.fields.get("path")
@@ -257,10 +224,10 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     with registry.catalog.read() as session:
         row = space_of(session, document)
         space = load_space(registry.artifacts, row)
-    coordinates = _check_document(document, row, space, where)
+    coordinates = check_document(document, row, space, where)
     lora = None if fetched.lora is None else read_lora(fetched.lora)
     if lora is not None:
-        _check_weights(lora, document, coordinates, space, row.ref, where)
+        check_weights(lora, document, coordinates, space, row.ref, where)
     signed, remarks = signatures.check(registry, fetched.folder, where)
     mine = owns(hub, fetched.state.repo_id)
     restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
@@ -343,49 +310,6 @@ def space_of(session: Session, document: Document) -> Space:
         where = f" (w2w-reg space import NAME hf://{document.space_repo})" if document.space_repo else ""
         raise NotFound(what="space", name=f"{document.space}, digest {document.space_digest[:12]}{where}")
     return row
-
-
-def _check_document(document: Document, row: Space, space: WeightSpace, where: str) -> NDArray[np.float32]:
-    """The coordinates, when they can be a point of the space.
-
-    Raises:
-        IntegrityError, BadFile.
-    """
-    if document.layout_digest != row.layout_digest:
-        raise IntegrityError(
-            what="layout", name=f"{where}/{bundle.DOCUMENT}", expected=row.layout_digest, found=document.layout_digest
-        )
-    coordinates = unpack(document.coordinates)
-    if len(coordinates) != space.k or not np.isfinite(coordinates).all():
-        raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"its coordinates are not {space.k} finite numbers")
-    return coordinates
-
-
-def _check_weights(
-    lora: LoraFile, document: Document, coordinates: NDArray[np.float32], space: WeightSpace, ref: str, where: str
-) -> None:
-    """Hold the weights against the coordinates and the model digest: nobody may change one without the other.
-
-    Raises:
-        IntegrityError, SpaceMismatch.
-    """
-    placed = place(lora, space, ref, document.base_model)
-    own = space.layout.flatten(lora.tensors) if lora.layout() == space.layout else placed.own
-    digest = model_digest(own, space.layout)
-    # An imported LoRA of another rank is published as it came in; its place is where the gauge puts it, which may
-    # differ in its last bits from one machine to the next.
-    if digest != document.model_digest and placed.gauge != "gauge":
-        raise IntegrityError(what="model", name=where, expected=document.model_digest, found=digest)
-    projected = space.project(placed.theta).astype(np.float64)
-    distance = float(np.linalg.norm(projected - coordinates))
-    scale = max(float(np.linalg.norm(projected)), float(np.linalg.norm(coordinates)), 1e-12)
-    if not distance <= _TOLERANCE * scale:
-        raise IntegrityError(
-            what="coordinates",
-            name=f"{where}/{bundle.DOCUMENT}",
-            expected="the point its weights are at",
-            found=f"one {distance / scale:.1%} away",
-        )
 
 
 def _store(registry: Registry, lora: LoraFile) -> tuple[str, File]:
