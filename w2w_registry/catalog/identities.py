@@ -90,17 +90,18 @@ def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, in
     }
 
 
-def newest_previews(session: Session, names: Iterable[str]) -> dict[str, str]:
-    """Name -> digest of the preview of the identity's newest version that has one."""
-    found: dict[str, str] = {}
+def newest_previews(session: Session, names: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Name -> the identity's newest version that has a preview, by id, and the preview's digest."""
+    found: dict[str, tuple[int, str]] = {}
     for chunk in chunked(names):
         query = (
-            select(Identity.name, Version.preview_digest)
+            select(Identity.name, Version.id, Version.preview_digest)
             .join(Version, Version.identity_id == Identity.id)
             .where(Identity.name.in_(chunk), Version.preview_digest.is_not(None))
             .order_by(Version.number)
         )
-        found.update((name, digest) for name, digest in session.execute(query) if digest is not None)
+        rows = session.execute(query)
+        found.update((name, (version, digest)) for name, version, digest in rows if digest is not None)
     return found
 
 

@@ -36,12 +36,7 @@ def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = Fa
         shown += [] if version is None else [version]
         tiles.append(_open(_stored(registry, digest)))
         labels.append(f"{hit.rank} {hit.identity} {hit.score:.2f}")
-    sheet = contact_sheet([tiles], column_labels=labels)
-    title = Path(path).name
-    ready = prepare(registry, [Outgoing(sheet, {"ai_generated": True}, title, "search", tuple(shown), composite=True)])
-    with registry.catalog.write(registry.actor) as uow:
-        uow.event("search.sheet", {"version": shown}, **record(uow, ready))
-    write_outputs(registry, {Path(path): ready[0].data}, force=force)
+    _leave(registry, contact_sheet([tiles], column_labels=labels), Path(path), "search", shown, force=force)
 
 
 def write_groups_sheet(registry: Registry, groups: Sequence[Sequence[str]], path: str, *, force: bool = False) -> None:
@@ -50,20 +45,30 @@ def write_groups_sheet(registry: Registry, groups: Sequence[Sequence[str]], path
     Raises:
         OutputInHome, OutputExists, StorageError: the file cannot be written.
     """
-    from PIL import Image
-
+    check_outputs(registry, Path(path), force=force)
     with registry.catalog.read() as session:
-        digests = newest_previews(session, [name for group in groups for name in group])
+        previews = newest_previews(session, [name for group in groups for name in group])
+    digests = {name: digest for name, (_, digest) in previews.items()}
     width = max((len(group) for group in groups), default=1)
     blank = np.full((SIDE, SIDE, 3), 255, np.uint8)
     tiles = [
         [_open(_stored(registry, digests.get(name))) for name in group] + [blank] * (width - len(group))
         for group in groups
     ] or [[blank]]
-    out = io.BytesIO()
     labels = [", ".join(group)[:40] for group in groups] or ["nobody is there twice"]
-    Image.fromarray(contact_sheet(tiles, row_labels=labels)).save(out, "PNG")
-    write_outputs(registry, {Path(path): out.getvalue()}, force=force)
+    shown = sorted(version for version, _ in previews.values())
+    _leave(registry, contact_sheet(tiles, row_labels=labels), Path(path), "groups", shown, force=force)
+
+
+def _leave(
+    registry: Registry, sheet: NDArray[np.uint8], path: Path, operation: str, shown: Sequence[int], *, force: bool
+) -> None:
+    """Write a sheet of pictures of these versions, marked and on record."""
+    leaving = Outgoing(sheet, {"ai_generated": True}, path.name, operation, tuple(shown), composite=True)
+    ready = prepare(registry, [leaving])
+    with registry.catalog.write(registry.actor) as uow:
+        uow.event(f"{operation}.sheet", {"version": list(shown)}, **record(uow, ready))
+    write_outputs(registry, {path: ready[0].data}, force=force)
 
 
 def _stored(registry: Registry, digest: str | None) -> bytes | None:
