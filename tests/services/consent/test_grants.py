@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -177,3 +178,10 @@ def test_a_failed_operation_writes_nothing(small: Small) -> None:
     assert small.events() == before
     with pytest.raises(NotFound):
         subjects.show_subject(small.registry, "s1")
+
+
+def test_evidence_is_a_regular_file(small: Small, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(BadFile, match="not a regular file"):
+            small.grant("s-pipe", evidence=path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import SubjectState, Version
@@ -24,6 +24,7 @@ from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status, Use, to_json
 from w2w_registry.errors import BadFile, Conflict, NotFound
+from w2w_registry.files import opened, why
 from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent import door, gate
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
@@ -32,6 +33,8 @@ from w2w_registry.services.consent.vocabulary import unknown_words, warnings_abo
 from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
+
+_EVIDENCE_LIMIT = 4 << 30  # a long recording
 
 
 def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> dict[str, Any]:
@@ -367,10 +370,14 @@ def _journal(uow: UnitOfWork, action: str, record: ConsentRecord, **payload: Any
 
 
 def _digest(path: Path) -> str:
-    try:
-        return sha256_file(path)
-    except OSError as error:
-        raise BadFile(path=str(path), reason=error.strerror or str(error)) from None
+    with opened(path, limit=_EVIDENCE_LIMIT) as (stream, _):
+        digest = hashlib.sha256()
+        try:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+            return digest.hexdigest()
+        except OSError as error:
+            raise BadFile(path=str(path), reason=why(error)) from None
 
 
 def _new_id() -> str:
