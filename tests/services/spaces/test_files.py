@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ import pytest
 from tests.space.spaces import MODULES, make_layout, population
 from w2w_registry.errors import BadFile, IntegrityError, StorageError, UsageError
 from w2w_registry.services.recording.space_files import read_space, write_space
+from w2w_registry.services.spaces.inert_pickle import Call, describe
 from w2w_registry.services.spaces.public_release import read_any_space, read_point, read_w2w_release
 from w2w_registry.services.spaces.torch_files import TorchFile
 from w2w_registry.space import Layout, Metric, WeightSpace, calibrate, fit_space
@@ -461,3 +462,18 @@ print("done")
     arguments = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "ours")]
     done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.stdout == "done\n", done.stderr
+
+
+def test_a_pickle_is_described_not_run() -> None:
+    def refuse(reason: str) -> NoReturn:
+        raise BadFile(path="x", reason=reason)
+
+    once = pickle.dumps(collections.OrderedDict(a=slice(1, 2)), protocol=2)
+    noted = describe(once, {"collections OrderedDict", "builtins slice", "__builtin__ slice"}, refuse)
+    assert isinstance(noted, Call)
+    assert noted.name == "collections OrderedDict"
+    assert isinstance(noted.items["a"], Call)
+    assert noted.items["a"].args == (1, 2, None)
+    for bomb in (b"\x80\x02Nr\xff\xff\xff\x7f.", b"Np2147483647\n."):  # a table of remembered values of 16 GB
+        with pytest.raises(pickle.UnpicklingError, match="remembers"):
+            describe(bomb, set(), refuse)

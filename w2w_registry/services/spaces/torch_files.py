@@ -1,28 +1,27 @@
 """Reading ``torch.save`` files without torch, and without running anything that is in them.
 
-A pickle is a program: loading one can run any code. Here the program is never run. Its instructions are read one
-by one and only *noted*: a name becomes a ``Global``, a call becomes a ``Call`` with its arguments, and what a
-few known calls mean (a tensor, a storage, a numpy array, a pandas frame) is worked out afterwards. Names outside the
-short list below are refused before anything else happens. Tensors come back as views on a memory map of the file.
+A pickle is a program: loading one can run any code. Here its calls are only noted (``inert_pickle``), and what a few
+known ones mean (a tensor, a storage, a numpy array, a pandas frame) is worked out afterwards. Tensors come back as
+views on a memory map of the file.
 
-Sources: the pickle protocol (PEP 307, PEP 3154, ``pickletools``); torch's zip layout (``<name>/data.pkl`` and
+Sources: the pickle protocol (PEP 307, PEP 3154); torch's zip layout (``<name>/data.pkl`` and
 ``<name>/data/<key>``, stored uncompressed); numpy's and pandas' reduce forms as written by pandas 1.5 to 2.2.
 """
 
 from __future__ import annotations
 
-import io
-import pickletools
+import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadFile
+from w2w_registry.files import opened
+from w2w_registry.services.spaces.inert_pickle import Call, Persistent, describe
 
 _STORAGES = {
     "torch FloatStorage": "<f4",
@@ -54,6 +53,7 @@ KNOWN = frozenset([*_STORAGES, *_CALLS, *_NDARRAYS, *_SCALARS, *_SLICES, *_NAMES
 _MAX_PICKLE = 256 * 2**20
 _MAX_MEMBERS = 100_000
 _BROKEN = (
+    pickle.UnpicklingError,
     zipfile.BadZipFile,
     ValueError,
     KeyError,
@@ -67,30 +67,6 @@ _BROKEN = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Global:
-    """A name the file refers to, ``module name``; never imported."""
-
-    name: str
-
-
-@dataclass(eq=False)
-class Call:
-    """A call the file would have made, with the state it would have set; never made."""
-
-    name: str
-    args: tuple[Any, ...]
-    state: Any = None
-    items: dict[Any, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class Persistent:
-    """A reference to a storage member of the zip."""
-
-    id: Any
-
-
 class TorchFile:
     """A ``torch.save`` file, opened without torch; ``root`` is what it describes.
 
@@ -101,7 +77,7 @@ class TorchFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with zipfile.ZipFile(self.path) as archive:
+            with opened(self.path) as (stream, _), zipfile.ZipFile(stream) as archive:
                 infos = archive.infolist()
                 if len(infos) > _MAX_MEMBERS:
                     self.refuse(f"{len(infos)} members, too many for a torch file")
@@ -125,7 +101,7 @@ class TorchFile:
                 else f"not a torch file ({error})"
             )
         with self.broken():
-            self.root = _note(text, self.refuse)
+            self.root = describe(text, KNOWN, self.refuse)
 
     def refuse(self, reason: str) -> NoReturn:
         line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in reason)
@@ -185,7 +161,7 @@ class TorchFile:
         if not isinstance(reference, Persistent) or not isinstance(reference.id, tuple) or len(reference.id) != 5:
             self.refuse("a storage is described in an unknown way")
         tag, kind, key, _, count = reference.id
-        dtype = _STORAGES.get(kind.name) if isinstance(kind, Global) else None
+        dtype = _STORAGES.get(kind.name) if _names(kind) else None
         member = self._members.get(f"data/{key}")
         if tag != "storage" or dtype is None or member is None or type(count) is not int or count < 0:
             self.refuse("a storage is described in an unknown way, or missing")
@@ -196,29 +172,33 @@ class TorchFile:
             self.refuse("truncated: its data is shorter than described")
         if count == 0:
             return np.zeros(0, np.float32)
-        raw = np.memmap(self.path, "<u2" if dtype == "bf16" else dtype, "r", self._place(member), (count,))
+        with opened(self.path) as (stream, _):
+            raw = np.memmap(stream, "<u2" if dtype == "bf16" else dtype, "r", _place(self, stream, member), (count,))
         if dtype == "bf16":
             return (raw.astype(np.uint32) << np.uint32(16)).view(np.float32)
         return raw.view("<f4") if dtype == "u1" else raw
 
-    def _place(self, member: zipfile.ZipInfo) -> int:
-        """Where a member's data starts: behind its local header, whose name and extra field have their own lengths."""
-        with open(self.path, "rb") as stream:
-            stream.seek(member.header_offset)
-            local = stream.read(30)
-        if len(local) < 30 or local[:4] != b"PK\x03\x04":
-            self.refuse("truncated: a member is not where the file says")
-        start = (
-            member.header_offset + 30 + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
-        )
-        return start
-
     def _starts_with(self, mark: bytes) -> bool:
         try:
-            with open(self.path, "rb") as stream:
+            with opened(self.path) as (stream, _):
                 return stream.read(len(mark)) == mark
-        except OSError:
+        except (OSError, BadFile):
             return False
+
+
+def _place(file: TorchFile, stream: BinaryIO, member: zipfile.ZipInfo) -> int:
+    """Where a member's data starts: behind its local header, whose name and extra field have their own lengths."""
+    stream.seek(member.header_offset)
+    local = stream.read(30)
+    if len(local) < 30 or local[:4] != b"PK\x03\x04":
+        file.refuse("truncated: a member is not where the file says")
+    name, extra = int.from_bytes(local[26:28], "little"), int.from_bytes(local[28:30], "little")
+    return member.header_offset + 30 + name + extra
+
+
+def _names(node: Any) -> bool:
+    """Whether it is a name that is only mentioned, not called."""
+    return isinstance(node, type) and issubclass(node, Call)
 
 
 class _Broken:
@@ -235,107 +215,6 @@ class _Broken:
             self._file.refuse(error.strerror or str(error))
         if isinstance(error, _BROKEN):
             self._file.refuse(f"its description is broken ({type(error).__name__})")
-
-
-# -- noting a pickle program --------------------------------------------------------------------
-_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT")
-_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8")
-_PUSHES = frozenset([*_NUMBERS, *_TEXTS])
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_MARK = object()
-
-
-def _note(program: bytes, refuse: Callable[[str], NoReturn]) -> Any:
-    """What a pickle describes, as plain values, ``Global``, ``Call`` and ``Persistent``."""
-    stack: list[Any] = []
-    memo: dict[Any, Any] = {}
-    for opcode, arg, _ in pickletools.genops(io.BytesIO(program)):
-        name = opcode.name
-        if name in _PUSHES:
-            stack.append(arg)
-        elif name in _CONSTANTS:
-            stack.append(_CONSTANTS[name])
-        elif name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            memo[len(memo) if name == "MEMOIZE" else arg] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[arg])
-        elif name in ("GLOBAL", "STACK_GLOBAL"):
-            known = arg if name == "GLOBAL" else " ".join(reversed([str(stack.pop()), str(stack.pop())]))
-            if known not in KNOWN:
-                refuse(f"it refers to {known}, which no weight-space file needs: refused unread")
-            stack.append(Global(known))
-        elif name == "STOP":
-            return stack.pop()
-        elif name in _MOVES:
-            _MOVES[name](stack)
-        elif name not in ("PROTO", "FRAME"):
-            refuse(f"it uses the pickle instruction {name}, which no weight-space file needs: refused unread")
-    raise EOFError
-
-
-def _since_mark(stack: list[Any]) -> list[Any]:
-    for place in range(len(stack) - 1, -1, -1):
-        if stack[place] is _MARK:
-            found = stack[place + 1 :]
-            del stack[place:]
-            return found
-    raise IndexError("no mark")
-
-
-def _tuple(stack: list[Any], count: int) -> None:
-    found = tuple(stack[len(stack) - count :])
-    if len(found) != count:
-        raise IndexError("stack too short")
-    del stack[len(stack) - count :]
-    stack.append(found)
-
-
-def _call(stack: list[Any]) -> None:
-    args, function = stack.pop(), stack.pop()
-    if not isinstance(function, Global) or not isinstance(args, tuple):
-        raise TypeError("not a call of a name")
-    stack.append(Call(function.name, args))
-
-
-def _state(stack: list[Any]) -> None:
-    state, target = stack.pop(), stack[-1]
-    if not isinstance(target, Call):
-        raise TypeError("state for something that was not made")
-    target.state = state
-
-
-def _items(stack: list[Any], pairs: Sequence[Any]) -> None:
-    target = stack[-1]
-    table = target.items if isinstance(target, Call) and target.name == _ORDERED else target
-    if not isinstance(table, dict):
-        raise TypeError("items for something that is no table")
-    table.update(zip(pairs[::2], pairs[1::2], strict=True))
-
-
-def _append(stack: list[Any], values: Sequence[Any]) -> None:
-    if not isinstance(stack[-1], list):
-        raise TypeError("values for something that is no list")
-    stack[-1].extend(values)
-
-
-_MOVES: dict[str, Callable[[list[Any]], None]] = {
-    "MARK": lambda stack: stack.append(_MARK),
-    "EMPTY_TUPLE": lambda stack: stack.append(()),
-    "EMPTY_LIST": lambda stack: stack.append([]),
-    "EMPTY_DICT": lambda stack: stack.append({}),
-    "TUPLE": lambda stack: stack.append(tuple(_since_mark(stack))),
-    "TUPLE1": lambda stack: _tuple(stack, 1),
-    "TUPLE2": lambda stack: _tuple(stack, 2),
-    "TUPLE3": lambda stack: _tuple(stack, 3),
-    "APPEND": lambda stack: _append(stack, [stack.pop()]),
-    "APPENDS": lambda stack: _append(stack, _since_mark(stack)),
-    "SETITEM": lambda stack: _items(stack, list(reversed([stack.pop(), stack.pop()]))),
-    "SETITEMS": lambda stack: _items(stack, _since_mark(stack)),
-    "REDUCE": _call,
-    "NEWOBJ": _call,
-    "BUILD": _state,
-    "BINPERSID": lambda stack: stack.append(Persistent(stack.pop())),
-}
 
 
 # -- a pandas frame -----------------------------------------------------------------------------
