@@ -75,3 +75,15 @@ def test_artifacts_at_a_place_that_cannot_be_reached(url: str) -> None:
     with pytest.raises(SettingError) as caught:
         ArtifactStore(url)
     assert caught.value.value == url
+
+
+def test_pipelines_say_where_base_models_lie(tmp_path: Path) -> None:
+    text = '[pipelines]\n"SG161222/RV51" = "/models/rv51"\nmine = "base"\nhere = "~/models/x"\n'
+    (tmp_path / "registry.toml").write_text(text)
+    found = load_settings(tmp_path, env={}).pipelines
+    assert found["SG161222/RV51"] == "/models/rv51"
+    assert found["mine"] == str(tmp_path / "base"), "a relative folder is meant from the home folder"
+    assert found["here"] == str(Path("~/models/x").expanduser())
+    (tmp_path / "registry.toml").write_text("[pipelines]\nmine = 3\n")
+    with pytest.raises(SettingError, match="mine"):
+        load_settings(tmp_path, env={})

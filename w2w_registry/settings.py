@@ -25,8 +25,10 @@ TABLES: dict[str, frozenset[str] | None] = {
     "organisation": frozenset({"name", "controller", "contact"}),
     "index": frozenset({"kind", "uri", "database"}),
     "web": None,
+    "pipelines": None,
 }
-"""Tables of registry.toml and the keys each may hold; None = its reader checks them."""
+"""Tables of registry.toml and the keys each may hold; None = its reader checks them. ``[pipelines]`` says where base
+models lie on this machine: a base model's id (quoted, as LoRAs name it) = its folder."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Settings:
     index: Mapping[str, Any] = field(default_factory=dict)
     web: Mapping[str, Any] = field(default_factory=dict)
     organisation: Mapping[str, Any] = field(default_factory=dict)
+    pipelines: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pipelines_used_file(self) -> Path:
+        """Folders that base models were last opened from; ``pipelines`` comes first."""
+        return self.home / "pipelines.json"
 
     @property
     def temporary_dir(self) -> Path:
@@ -98,7 +106,24 @@ def load_settings(
         index=data.get("index", {}),
         web=data.get("web", {}),
         organisation=data.get("organisation", {}),
+        pipelines=_pipelines(root, data.get("pipelines", {})),
     )
+
+
+def _pipelines(home: Path, table: Mapping[str, Any]) -> dict[str, str]:
+    """``[pipelines]``: base model id -> folder, absolute; a relative one is meant from the home folder.
+
+    Raises:
+        SettingError: a folder that is no text.
+    """
+    found: dict[str, str] = {}
+    for base_model, folder in table.items():
+        if not isinstance(folder, str) or not folder:
+            raise SettingError(
+                setting=f'"{base_model}" in [pipelines]', value=folder, reason="expected a folder in quotes"
+            )
+        found[base_model] = str(home / Path(folder).expanduser())
+    return found
 
 
 def _account() -> str:
