@@ -400,3 +400,120 @@ def test_a_gpt2_adapter_is_refused_as_a_language_models(tmp_path: Path) -> None:
         with pytest.raises(BadLora) as caught:
             read_adapter(st_file(tmp_path / "x.safetensors", state))
         assert caught.value.reason == "an adapter of a language model"
+
+
+def pair(stem: str, a: str = "lora_A", b: str = "lora_B", rows: int = 16) -> dict[str, np.ndarray]:
+    return {f"{stem}.{a}.weight": rand(2, 12), f"{stem}.{b}.weight": rand(rows, 2, seed=1)}
+
+
+PEFT_KEY = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "tensors", "kind"),
+    [
+        ("FOURIERFT", {"fourierft_spectrum": rand(30)}, "FOURIERFT"),
+        ("HRA", {"hra_u": rand(12, 4)}, "HRA"),
+        (
+            "ADALORA",
+            {"lora_A": rand(2, 12), "lora_B": rand(16, 2), "lora_E": rand(2, 1), "ranknum": rand(1)},
+            "AdaLoRA",
+        ),
+        ("IA3", {"ia3_l": rand(16, 1)}, "IA3"),
+        ("OFT", {"oft_R.weight": rand(4, 6)}, "OFT"),
+        ("BOFT", {"boft_R": rand(1, 4, 4, 4), "boft_s": rand(16, 1)}, "BOFT"),
+    ],
+)
+def test_pefts_other_methods_are_called_by_their_names(
+    tmp_path: Path, peft_type: str, tensors: dict[str, np.ndarray], kind: str
+) -> None:
+    st_file(tmp_path / "adapter_model.safetensors", {f"{PEFT_KEY}.{k}": v for k, v in tensors.items()})
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, "r": 2, "lora_alpha": 2}))
+    adapter = read_adapter(tmp_path)
+    assert (adapter.kind, adapter.exact, adapter.parts) == (kind, False, {"unet": 1})
+
+
+def test_what_changes_no_weights_or_draws_no_pictures_is_refused_by_name(tmp_path: Path) -> None:
+    from w2w_registry.errors import BadLora
+
+    st_file(tmp_path / "adapter_model.safetensors", {"prompt_embeddings": rand(8, 12)})
+    for settings_, reason in (
+        ({"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}, "an adapter of a language model"),
+        ({"peft_type": "PROMPT_TUNING"}, "a PEFT adapter of the kind PROMPT_TUNING, which changes no weights"),
+    ):
+        (tmp_path / "adapter_config.json").write_text(json.dumps(settings_))
+        with pytest.raises(BadLora) as caught:
+            read_adapter(tmp_path)
+        assert caught.value.reason == reason
+    for stem in ("model.layers.0.block_sparse_moe.experts.0.w1", "backbone.layers.0.mixer.in_proj"):
+        with pytest.raises(BadLora, match="language model"):
+            read_adapter(st_file(tmp_path / "x" / "x.safetensors", pair(f"base_model.model.{stem}")))
+
+
+def test_a_weight_decomposed_lokr_is_kept_as_what_it_is(tmp_path: Path) -> None:
+    name = LAYERS["linear"][0]
+    state = {f"{name}.lokr_w1": rand(4, 3), f"{name}.lokr_w2": rand(4, 4), f"{name}.dora_scale": rand(16, 1)}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert (adapter.kind, adapter.exact) == ("DoRA of LoKr", False)
+
+
+def test_xlabs_files_are_what_diffusers_makes_of_them(tmp_path: Path) -> None:
+    from diffusers.loaders.lora_conversion_utils import _convert_xlabs_flux_lora_to_diffusers as convert
+
+    state = {
+        **pair("double_blocks.0.processor.qkv_lora1", "down", "up", 36),
+        **pair("double_blocks.0.processor.qkv_lora2", "down", "up", 36),
+        **pair("double_blocks.0.processor.proj_lora1", "down", "up"),
+        **pair("double_blocks.0.processor.proj_lora2", "down", "up"),
+        **pair("single_blocks.1.processor.qkv_lora", "down", "up", 36),
+        **pair("single_blocks.1.processor.proj_lora", "down", "up"),
+    }
+    theirs = {k: np.asarray(v, np.float64) for k, v in convert({k: torch.tensor(v) for k, v in state.items()}).items()}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert (adapter.format, adapter.exact) == ("xlabs", True)
+    modules = {k.removeprefix("transformer.").partition(".lora_")[0] for k in theirs}
+    assert {c.module for c in adapter.changes} == modules
+    for change in adapter.changes:
+        a, b = (theirs[f"transformer.{change.module}.lora_{x}.weight"] for x in "AB")
+        assert relative(change.delta(), b @ a) < 1e-6
+
+
+def test_a_config_beside_is_honoured_whatever_the_spelling(tmp_path: Path) -> None:
+    name = LAYERS["linear"][0]
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "alpha_pattern": {"attn1.to_q": 8}}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    dump = read_adapter(st_file(tmp_path / "x.safetensors", pair(name, "lora_down", "lora_up")))
+    assert (only(dump).scale, dump.alpha_source) == (4.0, "config")
+    own = {**pair(name, "lora_down", "lora_up"), f"{name}.alpha": np.asarray(1, np.int64)}
+    (tmp_path / "x.safetensors").unlink()
+    assert only(read_adapter(st_file(tmp_path / "y.safetensors", own))).scale == 0.5
+
+
+def test_parts_may_be_spelt_in_two_ways_a_layer_may_not(tmp_path: Path) -> None:
+    from w2w_registry.errors import BadLora
+
+    text = pair("lora_te1_text_model_encoder_layers_0_mlp_fc1", "lora_down", "lora_up")
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", {**pair("unet.mid_block.attentions.0.proj_in"), **text}))
+    assert adapter.parts == {"text_encoder": 1, "unet": 1}
+    with pytest.raises(BadLora, match="mixes key names"):
+        read_adapter(
+            st_file(
+                tmp_path / "y.safetensors",
+                {**pair("unet.mid_block.attentions.0.proj_in"), **pair(LAYERS["linear"][0], "lora_down", "lora_up")},
+            )
+        )
+
+
+def test_trained_biases_and_unknown_tensors_are_no_plain_lora(tmp_path: Path) -> None:
+    for extra, reason in (
+        ({f"{PEFT_KEY}.bias": rand(16)}, "replaced weights"),
+        ({"base_model.model.x.set_weight": rand(3)}, "not a plain LoRA|not the name of"),
+        ({"diffusion_model.img_in.set_weight": rand(3)}, "not a LoRA tensor"),
+    ):
+        from w2w_registry.errors import BadLora
+
+        with pytest.raises(BadLora, match=reason):
+            read_lora(st_file(tmp_path / "x.safetensors", {**pair(PEFT_KEY), **extra}))
+    with_words = {**pair(f"unet.{PEFT_KEY.removeprefix('base_model.model.')}"), "clip_l": rand(1, 12)}
+    assert not read_adapter(st_file(tmp_path / "y.safetensors", with_words)).exact
+    assert read_lora(tmp_path / "y.safetensors").part == "unet"

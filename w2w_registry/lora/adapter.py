@@ -7,7 +7,6 @@ to each layer, with ΔW as exact factors or not.
 from __future__ import annotations
 
 import hashlib
-import math
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -18,20 +17,19 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
 from w2w_registry.files import why
 from w2w_registry.lora import config
-from w2w_registry.lora.change import BrokenChange, Change, check_shapes, rank_of
-from w2w_registry.lora.formats import Key, diffusers, peft, read_keys
+from w2w_registry.lora.assemble import changes_of
+from w2w_registry.lora.change import Change
+from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.metadata import Told, told_by
-from w2w_registry.lora.names import DENOISERS, Target
-from w2w_registry.lora.roles import OWN_WEIGHTS, kind_of
+from w2w_registry.lora.names import DENOISERS
+from w2w_registry.lora.roles import OWN_WEIGHTS
 from w2w_registry.lora.tensorfile import (
     DTYPE_NAMES,
     Header,
-    TensorData,
     brief,
     is_pickle_name,
     read_header,
@@ -39,10 +37,6 @@ from w2w_registry.lora.tensorfile import (
     stat_path,
 )
 from w2w_registry.records import canonical_json
-
-_LINEAR = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
-# Of one tensor each, added to a vector of the layer.
-_VECTORS = {"B_bias": "bias", "diff_b": "bias", "b_norm": "bias", "w_norm": "norm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +68,9 @@ class Adapter:
 
     @cached_property
     def kind(self) -> str:
-        counts = Counter(c.kind for c in self.changes if c.kind not in ("bias", "norm", "replaced"))
+        counts = Counter(c.kind for c in self.changes if c.kind not in (*_BESIDE, "full")) or Counter(
+            c.kind for c in self.changes if c.kind not in _BESIDE
+        )
         return counts.most_common(1)[0][0] if counts else self.changes[0].kind
 
     @property
@@ -145,19 +141,18 @@ def read_adapter(path: str | Path, *, alone: bool | None = None) -> Adapter:
     unread: list[str] = []
 
     def check(header: Header) -> None:
-        found, counts, unknown = _keys(where, header)
+        found, counts, unknown = _keys(where, file, header)
         keys.update(found)
         forms.update(counts)
         unread.extend(unknown)
 
     data = read_tensors(file, check)
     form = forms.most_common(1)[0][0]
-    if len(forms) > 1:
-        raise BadLora(path=str(where), reason=f"mixes key names of {' and '.join(sorted(forms))}")
+    _one_format_a_part(where, keys)
     config_file, tables = _settings(where, file, form, data.header, folder if alone is None else alone)
     settings = {part: config.settings_of(where, table) for part, table in tables.items()}
     _no_language_model(where, keys, settings)
-    changes, remarks, source = _changes(where, keys, data, settings)
+    changes, remarks, source = changes_of(where, keys, data, settings)
     told = told_by(data.header.metadata)
     named = [s for s in settings.values() if s.base_model]
     dtypes = {DTYPE_NAMES[data.header.entries[key].dtype] for key, one in keys.items() if one.role != "alpha"}
@@ -214,18 +209,28 @@ def _file_in(folder: Path) -> Path:
     raise BadLora(path=str(folder), reason="the folder holds no LoRA (no .safetensors file)")
 
 
+_BESIDE = ("bias", "norm", "replaced")
+"""What stands beside an adapter's own kind."""
+
+
 # -- keys ---------------------------------------------------------------------------------------
 _EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
 
 
-def _keys(path: Path, header: Header) -> tuple[dict[str, Key], Counter[str], list[str]]:
+def is_embedding(name: str) -> bool:
+    """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
+    return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))
+
+
+def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Counter[str], list[str]]:
     if not header.entries:
         raise BadLora(path=str(path), reason="the file holds no tensors")
     keys, forms, unknown = read_keys(header.entries)
     telling = [key for key in keys.values() if key.role not in (*OWN_WEIGHTS, "alpha")]
     if not telling:
         name = next(iter(header.entries))
-        if len(header.entries) <= 4 and all(n in _EMBEDDING or n.startswith("<") for n in header.entries):
+        _no_other_peft(path, file)
+        if all(map(is_embedding, header.entries)):
             raise BadLora(path=str(path), reason="a textual-inversion embedding, not an adapter")
         if len(keys) < len(header.entries) and not any(n.endswith((".weight", ".bias")) for n in header.entries):
             raise BadLora(path=str(path), reason=f"{brief(name)} is not a LoRA tensor")
@@ -238,9 +243,29 @@ def _keys(path: Path, header: Header) -> tuple[dict[str, Key], Counter[str], lis
     return keys, forms, unknown
 
 
+def _no_other_peft(path: Path, file: Path) -> None:
+    """Refuse by its name what PEFT's other methods write, which change no weights, as prompt tuning."""
+    _, table = config.beside(file, alone=_alone(file), mandatory=False)
+    if table is None:
+        return
+    found = config.settings_of(path, table)
+    _no_language_model(path, {}, {"": found})
+    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, which changes no weights")
+
+
+def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:
+    """Tools that merge files leave each part in the spelling it had; two spellings in one part are two adapters."""
+    forms: dict[str, set[str]] = defaultdict(set)
+    for key, one in keys.items():
+        forms[one.part].add(form_of(key))
+    mixed = next((found for found in forms.values() if len(found) > 1), None)
+    if mixed is not None:
+        raise BadLora(path=str(path), reason=f"mixes key names of {' and '.join(sorted(mixed))}")
+
+
 def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[str, config.Settings]) -> None:
     parts = Counter(key.part for key in keys.values())
-    if parts.most_common(1)[0][0] == "language model" or any(s.language for s in settings.values()):
+    if (parts and parts.most_common(1)[0][0] == "language model") or any(s.language for s in settings.values()):
         raise BadLora(
             path=str(path),
             reason="an adapter of a language model",
@@ -252,12 +277,14 @@ def _settings(
     where: Path, file: Path, form: str, header: Header, alone: bool
 ) -> tuple[Path | None, dict[str, dict[str, Any]]]:
     found: tuple[Path | None, dict[str, Any] | None] = (None, None)
-    if form not in ("kohya", "cloneofsimo"):
+    # A kohya file's own alphas are its settings; one without is a dump that may have a config beside.
+    flat = form == "cloneofsimo" or (form == "kohya" and any(name.endswith(".alpha") for name in header.entries))
+    if not flat:
         found = config.beside(file, alone=alone or _alone(file), mandatory=form == "peft")
     path, table = found
     if table is not None:
         return path, {"": table}
-    return path, {} if form in ("kohya", "cloneofsimo") else config.in_header(where, header)
+    return path, {} if flat else config.in_header(where, header)
 
 
 def _alone(file: Path) -> bool:
@@ -266,147 +293,3 @@ def _alone(file: Path) -> bool:
     except OSError:
         return False
     return not others
-
-
-# -- changes ------------------------------------------------------------------------------------
-def _changes(
-    path: Path, keys: Mapping[str, Key], data: TensorData, settings: Mapping[str, config.Settings]
-) -> tuple[tuple[Change, ...], list[str], str]:
-    groups: dict[tuple[str, tuple[Target, ...]], dict[str, NDArray[np.float32]]] = {}
-    names: dict[tuple[str, tuple[Target, ...]], str] = {}
-    for key, one in keys.items():
-        group = groups.setdefault((one.part, one.targets), {})
-        if one.role in group:
-            raise BadLora(path=str(path), reason=f"two tensors for {brief(one.targets[0].module)} {one.role}")
-        group[one.role] = data.arrays[key]
-        names[one.part, one.targets] = one.name
-    changes: list[Change] = []
-    without: list[str] = []
-    with_alpha: Counter[float] = Counter()
-    for place, tensors in groups.items():
-        part, targets = place
-        try:
-            made, own = _layer(part, targets, names[place], tensors, settings.get(part, settings.get("")))
-        except BrokenChange as error:
-            raise BadLora(path=str(path), reason=f"{brief(targets[0].module)} {error}") from None
-        if own is not None:
-            with_alpha[own] += 1
-        elif not settings and made and made[0].alpha is not None:
-            without.append(made[0].module)
-        changes += made
-    remarks = []
-    if with_alpha and without:
-        usual = with_alpha.most_common(1)[0][0]
-        remarks.append(
-            f"it gives alpha for {sum(with_alpha.values())} of {sum(with_alpha.values()) + len(without)} layers; the "
-            f"others are taken at alpha = rank, where diffusers would take {usual:g}"
-        )
-    return tuple(changes), remarks, "settings" if settings else "tensor" if with_alpha else "default"
-
-
-def _layer(
-    part: str,
-    targets: tuple[Target, ...],
-    name: str,
-    tensors: dict[str, NDArray[np.float32]],
-    settings: config.Settings | None,
-) -> tuple[list[Change], float | None]:
-    """The changes of one layer as the file names it, and the alpha its tensors give."""
-    own = _alpha(tensors)
-    roles = frozenset(tensors) - {"alpha", "scalar"}
-    kind = kind_of(roles)
-    if not roles:
-        raise BrokenChange("has an alpha but no factors")
-    if settings is not None and settings.dora and kind == "LoRA":
-        kind = "DoRA"
-    elif settings is not None and kind in _PEFT_KINDS.values() and _PEFT_KINDS.get(settings.kind) != kind:
-        raise BrokenChange(f"is a {kind}, but the settings are of a {settings.kind} adapter")
-    vectors = {role: tensors[role] for role in roles & set(_VECTORS)}
-    body = {role: tensors[role] for role in roles - set(_VECTORS)}
-    made: list[Change] = []
-    alpha: float | None = None
-    scale = 1.0
-    if body:
-        for role in ("A", "B"):
-            other = "B" if role == "A" else "A"
-            if kind in ("LoRA", "DoRA") and role not in body:
-                raise BrokenChange(f"has its {other} but no {role}")
-        if kind in ("LoRA", "DoRA"):
-            body = _shaped(targets, body)
-        check_shapes(kind, body)
-        rank = rank_of(kind, body)
-        if kind in ("LoRA", "DoRA", "LoHa", "LoKr", "embedding LoRA"):
-            alpha, scale = _scale(kind, name, body, rank, own, settings)
-        if "scalar" in tensors and tensors["scalar"].size == 1:
-            factor = float(tensors["scalar"].reshape(-1)[0])
-            alpha, scale = None if alpha is None else alpha * factor, scale * factor
-        extra = set(body) - _KNOWN.get(kind, set(body))
-        final = "other" if extra else kind
-        for target in targets if kind == "LoRA" else targets[:1]:
-            module, rows = (target.module, target.rows) if kind == "LoRA" or len(targets) == 1 else (name, "all")
-            made.append(Change(part, module, final, MappingProxyType(body), alpha, scale, rank, rows, name))
-    for role, array in vectors.items():
-        # A LoRA's bias is added to its output before it is scaled.
-        factor = scale if role == "B_bias" else 1.0
-        where = targets[0] if len(targets) == 1 else Target(name)
-        tensor = MappingProxyType({_VECTORS[role]: array})
-        made.append(Change(part, where.module, _VECTORS[role], tensor, None, factor, 1, where.rows, name))
-    return made, own
-
-
-_PEFT_KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr"}
-_KNOWN: dict[str, set[str]] = {
-    "LoRA": {"A", "B", "mid"},
-    "LoHa": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"},
-    "LoKr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"},
-    "embedding LoRA": {"embedding_A", "embedding_B"},
-    "full": {"diff"},
-}
-
-
-def _alpha(tensors: Mapping[str, NDArray[np.float32]]) -> float | None:
-    if "alpha" not in tensors:
-        return None
-    array = tensors["alpha"]
-    if array.size != 1 or not float(array.reshape(-1)[0]) > 0:
-        raise BrokenChange("has an alpha that is not one positive number")
-    return float(array.reshape(-1)[0])
-
-
-def _scale(
-    kind: str,
-    name: str,
-    tensors: Mapping[str, NDArray[np.float32]],
-    rank: int,
-    own: float | None,
-    settings: config.Settings | None,
-) -> tuple[float, float]:
-    """(alpha, scale): ΔW = scale · (the product), scale = alpha / r, or alpha / √r with rsLoRA."""
-    if settings is None:
-        # LyCORIS writes alpha = its rank where both halves of a LoKr are full, which is the scale 1.
-        whole = kind == "LoKr" and "lokr_w1" in tensors and "lokr_w2" in tensors
-        alpha = float(rank) if own is None or whole else own
-        return alpha, alpha / rank
-    alpha, said = settings.alpha_of(name), settings.rank_of(name)
-    if kind == "LoKr" and said is not None:
-        rank = int(said)  # PEFT divides by the rank of its settings even where no factor has it
-    elif said is not None and said != rank:
-        raise BrokenChange(f"has rank {rank}, where the settings say rank {said:g}")
-    if settings.rslora:
-        alpha *= math.sqrt(rank)
-    if own is not None and not math.isclose(own, alpha, rel_tol=1e-3):
-        raise BrokenChange(f"has two alphas: {alpha:g} and {own:g} in its tensor")
-    return alpha, alpha / rank
-
-
-def _shaped(targets: tuple[Target, ...], tensors: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
-    """Linear layers' factors as matrices, also where a tool wrote them as 1×1 convolutions; and B with as many
-    dimensions as A."""
-    a, b = tensors["A"], tensors["B"]
-    linear = all(t.module.endswith(_LINEAR) for t in targets)
-    if linear and "mid" not in tensors:
-        a = a.reshape(a.shape[:2]) if a.ndim > 2 and set(a.shape[2:]) == {1} else a
-        b = b.reshape(b.shape[:2]) if b.ndim > 2 and set(b.shape[2:]) == {1} else b
-    if b.ndim == 2 < a.ndim:
-        b = b.reshape(*b.shape, *(1,) * (a.ndim - 2))
-    return {**tensors, "A": a, "B": b}

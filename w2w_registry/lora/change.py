@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.lora.names import Rows
+from w2w_registry.lora.targets import Rows
 
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.float32]]

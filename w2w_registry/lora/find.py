@@ -36,6 +36,7 @@ _GENERIC = {
     *("unet", "transformer", "text_encoder", "text_encoder_2", "final", "last", "best", "checkpoint", "output"),
     *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
 }
+_SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
 _STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_CACHE = re.compile(r"models--(?P<owner>[^-].*?)--(?P<name>.+)")
@@ -223,7 +224,10 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
         weights = [name for name in weights if main is not None and name != main]
         pickles = pickles if main is not None or weights else []  # reading the folder says what it holds
     for name in weights:
-        yield folder / name
+        if _SHARD.fullmatch(name):
+            yield Skipped(folder / name, "one part of a file that was split: join its parts first")
+        else:
+            yield folder / name
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".safetensors")}
     for name in pickles:
         same = name.rpartition(".")[0] in stems

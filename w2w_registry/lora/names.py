@@ -11,38 +11,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+from w2w_registry.lora.targets import FLUX_TOP, STACKS, Layer, Target
 
 Format = Literal["peft", "diffusers", "kohya"]
 """What is written; more is read (``formats``)."""
-
-Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "swapped"]
-"""Which rows of a fused layer one of its parts has: thirds; pieces as long as the layer's input is wide and what is
-left; or both halves the other way round."""
 
 DENOISERS = ("unet", "transformer")
 
 
 class UnknownKey(Exception):
     """A name no grammar knows; the argument says why, in a phrase."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One of diffusers' layers a name stands for, and which rows of the named layer it has."""
-
-    module: str
-    rows: Rows = "all"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What a name stands for. ``part`` of the pipeline: unet, transformer, text_encoder(_2, _3), or ``model`` where it
-    cannot be told; ``language model`` for adapters that are of no diffusion pipeline."""
-
-    part: str
-    targets: tuple[Target, ...]
 
 
 # -- parts of a pipeline ------------------------------------------------------------------------------
@@ -55,7 +35,16 @@ _PREFIXES = {
     "prior.": "prior",
     "vae.": "vae",
 }
-_UNET_ROOTS = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in", "conv_out", "time_embedding.", "add_embedding.")
+_UNET_ROOTS = (
+    "down_blocks.",
+    "mid_block.",
+    "up_blocks.",
+    "conv_in",
+    "conv_out",
+    "conv_norm_out",
+    "time_embedding.",
+    "add_embedding.",
+)
 _TRANSFORMER_ROOTS = (
     "transformer_blocks.",
     "single_transformer_blocks.",
@@ -65,9 +54,20 @@ _TRANSFORMER_ROOTS = (
     "proj_out",
     "norm_out.",
     "pos_embed.",
+    "adaln_single.",
+    "caption_projection.",
+    "caption_embedder.",
+    "time_embed.",
+    "time_caption_embed.",
 )
+# Wan's blocks, where no prefix says what they are of
+_BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
+# What wrapping a model for training puts before its names.
+_WRAPPERS = ("module.", "_orig_mod.")
 _LANGUAGE = re.compile(
-    r"(?:.*\.)?(?:model|language_model|decoder)\.layers\.\d+\.(?:self_attn|self_attention|mlp|encoder_attn|fc[12])\b.*"
+    r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
+    r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"
+    r"|(?:.*\.)?backbone\.layers\.\d+\.mixer\..*|(?:.*\.)?encoder\.layer\.\d+\.(?:attention\.self|intermediate|output)\..*"
     r"|(?:.*\.)?(?:transformer|gpt_neox)\.(?:h|layers)\.\d+\.(?:attn|mlp|self_attention|attention)\.(?:c_|query_key).*"
     r"|layers\.\d+\.(?:self_attn|mlp)\..*|(?:encoder|decoder)\.block\.\d+\.layer\..*"
     r"|(?:bert|roberta|distilbert)\..*|lm_head"
@@ -77,6 +77,8 @@ _CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projectio
 
 def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
     """The layer a dotted name means: PEFT's and diffusers' (with the part in front, or not), or ComfyUI's."""
+    for wrapper in _WRAPPERS:
+        stem = stem.removeprefix(wrapper)
     if _LANGUAGE.fullmatch(stem):
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
@@ -92,7 +94,7 @@ def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
     module = _plain_module(stem, processor)
     if module.startswith(_UNET_ROOTS):
         return Layer("unet", (Target(module),))
-    if module.startswith(_TRANSFORMER_ROOTS):
+    if module.startswith(_TRANSFORMER_ROOTS) or _BARE_BLOCKS.fullmatch(module):
         return Layer("transformer", (Target(module),))
     if _original(stem) is not None:
         return _original_layer(stem)
@@ -127,77 +129,18 @@ def _plain_text(module: str) -> str:
     return f"{head}{dot}{_TEXT_PROCESSOR.get(tail, tail)}" if head.endswith("self_attn") else module
 
 
-# -- Flux and SD3 in the names of their original code, flat or dotted ------------------------------------
-def _qkv(*modules: str) -> tuple[Target, ...]:
-    return (Target(modules[0], "1/3"), Target(modules[1], "2/3"), Target(modules[2], "3/3"))
-
-
-_IMAGE_QKV, _TEXT_QKV = (
-    _qkv("attn.to_q", "attn.to_k", "attn.to_v"),
-    _qkv("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-)
-_FLUX_DOUBLE: dict[str, tuple[Target, ...]] = {
-    "img_attn_qkv": _IMAGE_QKV,
-    "txt_attn_qkv": _TEXT_QKV,
-    "img_attn_proj": (Target("attn.to_out.0"),),
-    "txt_attn_proj": (Target("attn.to_add_out"),),
-    "img_mlp_0": (Target("ff.net.0.proj"),),
-    "img_mlp_2": (Target("ff.net.2"),),
-    "txt_mlp_0": (Target("ff_context.net.0.proj"),),
-    "txt_mlp_2": (Target("ff_context.net.2"),),
-    "img_mod_lin": (Target("norm1.linear"),),
-    "txt_mod_lin": (Target("norm1_context.linear"),),
-}
-_FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
-    "linear1": (
-        Target("attn.to_q", "first"),
-        Target("attn.to_k", "second"),
-        Target("attn.to_v", "third"),
-        Target("proj_mlp", "rest"),
-    ),
-    "linear2": (Target("proj_out"),),
-    "modulation_lin": (Target("norm.linear"),),
-}
-_SD3_JOINT: dict[str, tuple[Target, ...]] = {
-    "x_block_attn_qkv": _IMAGE_QKV,
-    "context_block_attn_qkv": _TEXT_QKV,
-    "x_block_attn_proj": (Target("attn.to_out.0"),),
-    "context_block_attn_proj": (Target("attn.to_add_out"),),
-    "x_block_mlp_fc1": (Target("ff.net.0.proj"),),
-    "x_block_mlp_fc2": (Target("ff.net.2"),),
-    "context_block_mlp_fc1": (Target("ff_context.net.0.proj"),),
-    "context_block_mlp_fc2": (Target("ff_context.net.2"),),
-    "x_block_attn2_qkv": _qkv("attn2.to_q", "attn2.to_k", "attn2.to_v"),
-    "x_block_attn2_proj": (Target("attn2.to_out.0"),),
-}
-_FLUX_TOP: dict[str, Target] = {
-    "img_in": Target("x_embedder"),
-    "txt_in": Target("context_embedder"),
-    "time_in_in_layer": Target("time_text_embed.timestep_embedder.linear_1"),
-    "time_in_out_layer": Target("time_text_embed.timestep_embedder.linear_2"),
-    "vector_in_in_layer": Target("time_text_embed.text_embedder.linear_1"),
-    "vector_in_out_layer": Target("time_text_embed.text_embedder.linear_2"),
-    "guidance_in_in_layer": Target("time_text_embed.guidance_embedder.linear_1"),
-    "guidance_in_out_layer": Target("time_text_embed.guidance_embedder.linear_2"),
-    "final_layer_linear": Target("proj_out"),
-    "final_layer_adaLN_modulation_1": Target("norm_out.linear", "swapped"),
-}
+# -- the original code's names, flat or dotted ------------------------------------------------------------
 _ORIGINAL = re.compile(r"(?P<stack>double_blocks|single_blocks|joint_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
-_STACKS = {
-    "double_blocks": ("transformer_blocks", _FLUX_DOUBLE),
-    "single_blocks": ("single_transformer_blocks", _FLUX_SINGLE),
-    "joint_blocks": ("transformer_blocks", _SD3_JOINT),
-}
 
 
 def _original(name: str) -> Layer | None:
     """A layer named as the original code of SD, SDXL, Flux or SD3 does, with dots or underscores."""
     flat = name.replace(".", "_")
-    if flat in _FLUX_TOP:
-        return Layer("transformer", (_FLUX_TOP[flat],))
+    if flat in FLUX_TOP:
+        return Layer("transformer", (FLUX_TOP[flat],))
     match = _ORIGINAL.fullmatch(flat)
     if match is not None:
-        stack, inner = _STACKS[match["stack"]]
+        stack, inner = STACKS[match["stack"]]
         targets = inner.get(match["inner"])
         if targets is None:
             return None
@@ -214,6 +157,13 @@ _INNER = (
     *(f"{ff}.net.{x}" for ff in ("ff", "ff_context", "img_mlp", "txt_mlp") for x in ("0.proj", "2")),
     *("norm.linear", "norm1.linear", "norm1_context.linear", "proj_mlp", "proj_out", "img_mod.1", "txt_mod.1"),
 )
+_FLAT_TOP = {
+    name.replace(".", "_"): name
+    for name in (
+        *("x_embedder", "context_embedder", "proj_out", "norm_out.linear", "pos_embed.proj", "adaln_single.linear"),
+        *(f"time_text_embed.{x}_embedder.linear_{n}" for x in ("timestep", "text", "guidance") for n in (1, 2)),
+    )
+}
 _FLAT_INNER = {name.replace(".", "_"): name for name in _INNER}
 _FLAT_STACK = re.compile(r"(?P<stack>transformer_blocks|single_transformer_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
 _FLAT_CLIP = re.compile(
@@ -248,6 +198,8 @@ def _flat_denoiser(flat: str, stem: str) -> Layer:
     if match is not None and match["inner"] in _FLAT_INNER:
         name = f"{match['stack']}.{int(match['n'])}.{_FLAT_INNER[match['inner']]}"
         return Layer("transformer", (Target(name),))
+    if flat in _FLAT_TOP:
+        return Layer("transformer", (Target(_FLAT_TOP[flat]),))
     original = _original(flat)
     if original is not None:
         return original
@@ -271,11 +223,13 @@ def _from_flat_text(flat: str) -> str:
 
 # -- kohya --------------------------------------------------------------------------------------
 _INNER_ATTENTION = re.compile(
-    r"(?:transformer_blocks_(?P<n>\d+)_(?:(?P<attn>attn[12])_(?P<proj>to_q|to_k|to_v|to_out_0)|ff_(?P<ff>net_0_proj|net_2))"
-    r"|(?P<own>proj_in|proj_out|to_q|to_k|to_v|to_out_0))"
+    r"(?:transformer_blocks_(?P<n>\d+)_(?:(?P<attn>attn[12])_(?P<proj>to_q|to_k|to_v|to_out_0)|ff_(?P<ff>net_0_proj|net_2)"
+    r"|(?P<norm>norm[123]))|(?P<own>proj_in|proj_out|to_q|to_k|to_v|to_out_0|norm))"
 )
-_RESNET = {"conv1": "conv1", "conv2": "conv2", "conv_shortcut": "conv_shortcut", "time_emb_proj": "time_emb_proj"}
+_RESNET = {name: name for name in ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "norm1", "norm2")}
 _LDM_RESNET = {
+    "in_layers_0": "norm1",
+    "out_layers_0": "norm2",
     "in_layers_2": "conv1",
     "out_layers_3": "conv2",
     "skip_connection": "conv_shortcut",
@@ -284,11 +238,13 @@ _LDM_RESNET = {
 _TOP = {
     "conv_in": "conv_in",
     "conv_out": "conv_out",
+    "conv_norm_out": "conv_norm_out",
     "time_embedding_linear_1": "time_embedding.linear_1",
     "time_embedding_linear_2": "time_embedding.linear_2",
     "add_embedding_linear_1": "add_embedding.linear_1",
     "add_embedding_linear_2": "add_embedding.linear_2",
     "input_blocks_0_0": "conv_in",
+    "out_0": "conv_norm_out",
     "out_2": "conv_out",
     "time_embed_0": "time_embedding.linear_1",
     "time_embed_2": "time_embedding.linear_2",
@@ -383,6 +339,8 @@ def _attention(inner: str) -> str | None:
     if match["own"]:
         return match["own"].replace("to_out_0", "to_out.0")
     block = f"transformer_blocks.{int(match['n'])}"
+    if match["norm"]:
+        return f"{block}.{match['norm']}"
     if match["attn"]:
         return f"{block}.{match['attn']}.{match['proj'].replace('to_out_0', 'to_out.0')}"
     return f"{block}.ff.{'net.0.proj' if match['ff'] == 'net_0_proj' else 'net.2'}"

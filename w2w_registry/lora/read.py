@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
-from w2w_registry.lora.adapter import Adapter, read_adapter
+from w2w_registry.lora.adapter import Adapter, is_embedding, read_adapter
 from w2w_registry.lora.change import row_index
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.tensorfile import brief
@@ -140,12 +140,15 @@ def not_plain(adapter: Adapter) -> str | None:
     if strange is not None:
         return f"{brief(strange.module)} is not the name of a UNet module, nor of a transformer's"
     if special:
-        kind = adapter.kind if adapter.kind != "LoRA" else _words(special[0].kind, "mid" in special[0].tensors)
-        return f"a {kind} file, not a plain LoRA" if adapter.kind != "LoRA" else f"a LoRA with {kind} beside"
+        if adapter.kind == "LoRA":
+            return f"a LoRA with {_words(special[0].kind, 'mid' in special[0].tensors)} beside"
+        article = "an" if adapter.kind.startswith(("A", "E", "H", "I", "O")) else "a"
+        return f"{article} {adapter.kind} file, not a plain LoRA"
     if adapter.more:
         return f"its settings use {adapter.more[0]}, which is more than a plain LoRA"
-    if adapter.unread and any(key.startswith(("unet.", "transformer.", "lora_unet_")) for key in adapter.unread):
-        return f"{brief(adapter.unread[0])} is not a LoRA tensor"
+    strange_key = next((key for key in adapter.unread if not is_embedding(key)), None)
+    if strange_key is not None:
+        return f"{brief(strange_key)} is not a LoRA tensor"
     places = [c.module for c in adapter.denoiser]
     twice = next((m for m in places if places.count(m) > 1), None) if len(set(places)) < len(places) else None
     if twice is not None:

@@ -8,8 +8,10 @@ never taken for a kind.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ _ENDINGS = re.compile(
     rf"|\.(?P<magnitude>lora_magnitude_vector|dora_scale){_ADAPTER.replace('adapter', 'adapter4')}(?:\.weight)?"
     r"|\.(?:lora\.)?(?P<alpha>alpha|scalar)"
     r"|\.(?P<lycoris>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t[12])|diff|diff_b|w_norm|b_norm|oft_blocks|"
-    r"oft_diag|oft_[rR]|rescale|on_input|ia3_l|vera_lambda_[bd]|lambda_layer|boft_[RsS])(?:\.[^.]+)?"
+    r"oft_diag|oft_[rR]|rescale|lora_E|ranknum|on_input|ia3_l|vera_lambda_[bd]|lambda_layer|boft_[RsS])(?:\.[^.]+)?"
     r"|\.(?P<glora>[ab][12]|bm|[qp]_layer)\.weight"
     r"|\.(?P<plain>weight|bias)"
     r")"
@@ -70,13 +72,17 @@ OWN_WEIGHTS = ("weight", "bias")
 """Roles every model has: alone they say nothing of an adapter."""
 
 
-def kind_of(roles: frozenset[str]) -> str:
+def kind_of(roles: frozenset[str], tensors: Mapping[str, Any] | None = None) -> str:
     """The kind of adapter that has tensors of these roles for one module."""
-    return next((kind for marks, kind in _KINDS if roles & marks), "other")
+    kind = next((kind for marks, kind in _KINDS if roles & marks), "other")
+    if "magnitude" in roles and kind != "LoRA":
+        return f"DoRA of {kind}"
+    if kind == "OFT" and tensors is not None and "oft_blocks" in roles and tensors["oft_blocks"].ndim == 4:
+        return "BOFT"  # LyCORIS gives both one name; BOFT has a stack of blocks
+    return "DoRA" if "magnitude" in roles else kind
 
 
 _KINDS: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"magnitude"}), "DoRA"),
     (frozenset({"hada_w1_a", "hada_w2_a"}), "LoHa"),
     (frozenset({"lokr_w1", "lokr_w1_a"}), "LoKr"),
     (frozenset({"oft_blocks", "oft_diag", "oft_R"}), "OFT"),
@@ -86,6 +92,7 @@ _KINDS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"lambda_layer"}), "T-LoRA"),
     (frozenset({"vera_lambda_b", "vera_lambda_d"}), "VeRA"),
     (frozenset({"embedding_A", "embedding_B"}), "embedding LoRA"),
+    (frozenset({"lora_E", "ranknum"}), "AdaLoRA"),
     (frozenset({"A", "B"}), "LoRA"),
     (frozenset({"w_norm", "b_norm"}), "norm"),
     (frozenset({"diff", "diff_b"}), "full"),

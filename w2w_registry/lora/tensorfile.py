@@ -174,6 +174,7 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
             raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
         if len(prefix) < 8:
             raise bad("too short for a safetensors file")
+        _no_other_file(prefix + stream.peek(64)[:64] if hasattr(stream, "peek") else prefix, bad)
         length = int.from_bytes(prefix, "little")
         if length > size - 8:
             raise bad(f"truncated, or not safetensors: its header claims {length} bytes, {size - 8} are there")
@@ -197,6 +198,14 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
     entries = {name: _entry(bad, name, raw, data_size) for name, raw in table.items()}
     _check_offsets(bad, entries, data_size)
     return Header(entries, metadata, data_size)
+
+
+def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> None:
+    """Name what often lies where a model should."""
+    if start.startswith(b"version https://git-lfs"):
+        raise bad("a Git LFS pointer, not the file it points to", "run git lfs pull where it came from")
+    if start.lstrip()[:1] == b"<" and b"html" in start.lower():
+        raise bad("a web page, not a model (a download that asked for a login?)", None)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Iterable
 from types import ModuleType
 
-from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft
+from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft, xlabs
 from w2w_registry.lora.formats.key import Key
 
-FORMATS: tuple[ModuleType, ...] = (cloneofsimo, peft, kohya, comfyui, diffusers)
+FORMATS: tuple[ModuleType, ...] = (cloneofsimo, xlabs, peft, kohya, comfyui, diffusers)
 
 
 def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[str]]:
@@ -33,4 +33,9 @@ def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[
     return keys, formats, unknown
 
 
-__all__ = ["FORMATS", "Key", "read_keys"]
+def form_of(name: str) -> str:
+    """The format whose key this is; "" where it is none's."""
+    return next((form.NAME for form in FORMATS if form.key_of(name) is not None), "")
+
+
+__all__ = ["FORMATS", "Key", "form_of", "read_keys"]

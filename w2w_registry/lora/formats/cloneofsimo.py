@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from w2w_registry.lora.formats.key import Key
-from w2w_registry.lora.names import Target
+from w2w_registry.lora.targets import Target
 
 NAME = "cloneofsimo"
 _KEY = re.compile(r"(?P<part>\w+):(?P<n>\d+):(?P<role>up|down)")

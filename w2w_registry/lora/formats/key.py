@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from w2w_registry.lora.names import Target
+from w2w_registry.lora.targets import Target
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""What a layer's name stands for, and the names that the original code of Flux and SD3 gives its layers.
+
+Source: diffusers' conversion scripts and the models' own module names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "swapped"]
+"""Which rows of a fused layer one of its parts has: thirds; pieces as long as the layer's input is wide and what is
+left; or both halves the other way round."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One of diffusers' layers a name stands for, and which rows of the named layer it has."""
+
+    module: str
+    rows: Rows = "all"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a name stands for. ``part`` of the pipeline: unet, transformer, text_encoder(_2, _3), or ``model`` where it
+    cannot be told; ``language model`` for adapters that are of no diffusion pipeline."""
+
+    part: str
+    targets: tuple[Target, ...]
+
+
+def _qkv(*modules: str) -> tuple[Target, ...]:
+    return (Target(modules[0], "1/3"), Target(modules[1], "2/3"), Target(modules[2], "3/3"))
+
+
+IMAGE_QKV, TEXT_QKV = (
+    _qkv("attn.to_q", "attn.to_k", "attn.to_v"),
+    _qkv("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+)
+FLUX_DOUBLE: dict[str, tuple[Target, ...]] = {
+    "img_attn_qkv": IMAGE_QKV,
+    "txt_attn_qkv": TEXT_QKV,
+    "img_attn_proj": (Target("attn.to_out.0"),),
+    "txt_attn_proj": (Target("attn.to_add_out"),),
+    "img_mlp_0": (Target("ff.net.0.proj"),),
+    "img_mlp_2": (Target("ff.net.2"),),
+    "txt_mlp_0": (Target("ff_context.net.0.proj"),),
+    "txt_mlp_2": (Target("ff_context.net.2"),),
+    "img_attn_norm_query_norm": (Target("attn.norm_q"),),
+    "img_attn_norm_key_norm": (Target("attn.norm_k"),),
+    "txt_attn_norm_query_norm": (Target("attn.norm_added_q"),),
+    "txt_attn_norm_key_norm": (Target("attn.norm_added_k"),),
+    "img_mod_lin": (Target("norm1.linear"),),
+    "txt_mod_lin": (Target("norm1_context.linear"),),
+}
+FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
+    "linear1": (
+        Target("attn.to_q", "first"),
+        Target("attn.to_k", "second"),
+        Target("attn.to_v", "third"),
+        Target("proj_mlp", "rest"),
+    ),
+    "norm_query_norm": (Target("attn.norm_q"),),
+    "norm_key_norm": (Target("attn.norm_k"),),
+    "linear2": (Target("proj_out"),),
+    "modulation_lin": (Target("norm.linear"),),
+}
+SD3_JOINT: dict[str, tuple[Target, ...]] = {
+    "x_block_attn_qkv": IMAGE_QKV,
+    "context_block_attn_qkv": TEXT_QKV,
+    "x_block_attn_proj": (Target("attn.to_out.0"),),
+    "context_block_attn_proj": (Target("attn.to_add_out"),),
+    "x_block_mlp_fc1": (Target("ff.net.0.proj"),),
+    "x_block_mlp_fc2": (Target("ff.net.2"),),
+    "context_block_mlp_fc1": (Target("ff_context.net.0.proj"),),
+    "context_block_mlp_fc2": (Target("ff_context.net.2"),),
+    "x_block_attn2_qkv": _qkv("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "x_block_attn2_proj": (Target("attn2.to_out.0"),),
+}
+FLUX_TOP: dict[str, Target] = {
+    "img_in": Target("x_embedder"),
+    "txt_in": Target("context_embedder"),
+    "time_in_in_layer": Target("time_text_embed.timestep_embedder.linear_1"),
+    "time_in_out_layer": Target("time_text_embed.timestep_embedder.linear_2"),
+    "vector_in_in_layer": Target("time_text_embed.text_embedder.linear_1"),
+    "vector_in_out_layer": Target("time_text_embed.text_embedder.linear_2"),
+    "guidance_in_in_layer": Target("time_text_embed.guidance_embedder.linear_1"),
+    "guidance_in_out_layer": Target("time_text_embed.guidance_embedder.linear_2"),
+    "final_layer_linear": Target("proj_out"),
+    "final_layer_adaLN_modulation_1": Target("norm_out.linear", "swapped"),
+}
+STACKS = {
+    "double_blocks": ("transformer_blocks", FLUX_DOUBLE),
+    "single_blocks": ("single_transformer_blocks", FLUX_SINGLE),
+    "joint_blocks": ("transformer_blocks", SD3_JOINT),
+}
