@@ -18,6 +18,7 @@ from tests.hub.local_hub.store import Entry, User
 from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError, UnsafeRepo
 from w2w_registry.hub.api import Account, Digests, HubFile
 from w2w_registry.hub.client import HubClient, OfflineHub, connect
+from w2w_registry.hub.client_errors import plain
 from w2w_registry.messages import message
 
 REPO = "acme/r"
@@ -303,7 +304,7 @@ def test_gated_and_private_repos_say_what_to_do(hub: LocalHub, client: HubClient
 def test_a_token_is_never_shown(hub: LocalHub, owner: User) -> None:
     client = HubClient(hub.endpoint, token=owner.token, sleep=lambda s: None)
     assert owner.token not in repr(client)
-    leaky = client._plain(ValueError(f"sent Authorization: Bearer {owner.token} and hf_AbCdEfGhIjKl"))
+    leaky = plain(ValueError(f"sent Authorization: Bearer {owner.token} and hf_AbCdEfGhIjKl"), owner.token)
     assert owner.token not in leaky
     assert "hf_AbCd" not in leaky
 

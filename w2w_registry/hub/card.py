@@ -211,37 +211,26 @@ def removed_card() -> str:
 
 # -- escaping ----------------------------------------------------------------------------------
 def front_matter(values: Mapping[str, Any]) -> str:
-    """A YAML block between ``---`` lines. Scalars are double-quoted with every special character escaped, so no
-    value can end its line, open a tag or become anything but a text."""
-    return f"---\n{''.join(_yaml(values, 0))}---\n"
+    """A YAML block between ``---`` lines. Texts are double-quoted on one line, so none can end its line, open a tag or
+    become anything but a text."""
+    import yaml
 
+    class Dumper(yaml.SafeDumper):
+        """Quotes every text that is not a bare word."""
 
-def _yaml(value: Any, depth: int) -> list[str]:
-    pad = "  " * depth
-    out: list[str] = []
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            name = key if re.fullmatch(r"[a-z_]+", key) else _quoted(key)
-            out += _item(f"{pad}{name}:", item, depth)
-        return out
-    for item in value:
-        if isinstance(item, Mapping):
-            nested = _yaml(item, depth + 1)
-            out.append(f"{pad}- {nested[0].lstrip()}")
-            out += nested[1:]
-        else:
-            out += _item(f"{pad}-", item, depth)
-    return out
+        def ignore_aliases(self, data: Any) -> bool:
+            return True
 
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        style = None if re.fullmatch(r"[a-z_]+", value) else '"'
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style)
 
-def _item(head: str, item: Any, depth: int) -> list[str]:
-    if isinstance(item, (Mapping, list, tuple)):
-        if not item:
-            return [f"{head} {'{}' if isinstance(item, Mapping) else '[]'}\n"]
-        return [f"{head}\n", *_yaml(item, depth + 1)]
-    if isinstance(item, bool):
-        return [f"{head} {'true' if item else 'false'}\n"]
-    return [f"{head} {_quoted(str(item))}\n"]
+    Dumper.add_representer(str, text)
+    Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
+    block = yaml.dump(
+        dict(values), Dumper=Dumper, allow_unicode=True, sort_keys=False, width=10**9, default_flow_style=False
+    )
+    return f"---\n{block}---\n"
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")

@@ -1,4 +1,4 @@
-"""The Hub through huggingface_hub: the only module that imports it.
+"""The Hub through huggingface_hub: with ``client_errors`` and ``client_fetch`` the only modules that import it.
 
 Thin on purpose: one library call per method, plus what the library leaves open. It retries uploads of blobs and
 listings by itself (``http_backoff``); everything else is retried here, bounded, on 429, 5xx and broken connections.
@@ -8,19 +8,18 @@ Its errors become the registry's, with one reason each. The token comes from the
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError, UnsafeRepo
+from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError
 from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
-from w2w_registry.hub.bounds import ANNOUNCED, bound, commit_of, hub_file, repo_id_of, tag_of
-from w2w_registry.hub.safety import check_files, header_problem, shorten
+from w2w_registry.hub.bounds import bound, commit_of, hub_file, repo_id_of, tag_of
+from w2w_registry.hub.client_errors import from_network, offline, translate, wait_before_retry
+from w2w_registry.hub.client_fetch import Arrival, fetch, session
+from w2w_registry.hub.safety import check_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -29,10 +28,7 @@ T = TypeVar("T")
 Sleep = Callable[[float], None]
 
 ATTEMPTS = 5
-LONGEST_WAIT = 60.0
 TIMEOUT = 60.0
-_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-_TOKEN = re.compile(r"\b(?:hf_|api_)\w{8,}")
 _LARGE_UPLOAD = 8 << 20
 
 
@@ -61,9 +57,7 @@ class OfflineHub:
 
     def _refuse(self, *args: Any, **options: Any) -> Any:
         repo = args[0] if args and isinstance(args[0], str) else self.endpoint
-        raise HubError(
-            repo=repo, reason="offline mode is on, the Hub was not asked", status=None, hint="unset HF_HUB_OFFLINE"
-        )
+        raise offline(repo)
 
     whoami = state = listing = tags = create = set_access = commit = tag = untag = _refuse
     read = download = erase_files = delete = _refuse
@@ -129,7 +123,7 @@ class HubClient:
     def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
         check_files(repo_id, [file])
         parts: list[bytes] = []
-        self._fetch(repo_id, commit, file, parts.append, lambda: parts.clear())
+        self._fetch(commit, Arrival(repo_id, file, parts.append, parts.clear))
         return b"".join(parts)
 
     def download(
@@ -153,7 +147,7 @@ class HubClient:
                         stream.seek(0)
                         stream.truncate()
 
-                    self._fetch(repo_id, commit, file, write, restart)
+                    self._fetch(commit, Arrival(repo_id, file, write, restart))
                     stream.flush()
                     os.fsync(stream.fileno())
             except OSError as error:
@@ -289,11 +283,11 @@ class HubClient:
             self._made = HfApi(endpoint=self.endpoint, token=self._token, library_name="w2w-registry")
         # The library sets no timeout of its own: a silent Hub would hang a command for ever. Its session is made
         # anew after some failures, hence here and not once.
-        session = _session()
-        session.timeout = TIMEOUT
-        hooks = session.event_hooks
+        shared = session()
+        shared.timeout = TIMEOUT
+        hooks = shared.event_hooks
         if bound not in hooks["response"]:
-            session.event_hooks = {**hooks, "response": [*hooks["response"], bound]}
+            shared.event_hooks = {**hooks, "response": [*hooks["response"], bound]}
         return self._made
 
     def _call(
@@ -313,8 +307,8 @@ class HubClient:
             except RegistryError:
                 raise
             except Exception as error:
-                trouble = self._translate(error, repo, revision)
-                wait = _wait(error, attempt)
+                trouble = translate(error, self.endpoint, repo, revision, self._token)
+                wait = wait_before_retry(error, attempt)
                 if wait is None or attempt == attempts:
                     raise trouble from None
             self._sleep(wait)
@@ -322,209 +316,12 @@ class HubClient:
                 return found
         raise AssertionError("unreachable")
 
-    def _fetch(
-        self, repo: str, commit: str, file: HubFile, write: Callable[[bytes], None], restart: Callable[[], None]
-    ) -> None:
-        """Stream one file to ``write``, resuming after a cut, never past its announced size; then check its digest."""
-        import hashlib
-
-        url = _resolve_url(self._api, repo, file.path, commit)
-        is_tensors = file.path.lower().endswith(".safetensors")
-        got, head, failures = 0, b"", 0
-        sha, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-
-        def unsafe(reason: str) -> UnsafeRepo:
-            return UnsafeRepo(repo=repo, path=file.path, reason=f"{shorten(file.path)}: {reason}", status=None)
-
-        if is_tensors and (problem := header_problem(b"", file.size)):
-            raise unsafe(problem)
-        while True:
-            before = got
-            try:
-                with _stream(self._api, url, got, file.size) as response:
-                    if got and response.status_code == 200:
-                        restart()
-                        got, head, before = 0, b"", 0
-                        sha, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-                    for chunk in response.iter_bytes(1 << 16):
-                        got += len(chunk)
-                        if got > file.size:
-                            raise unsafe(f"more bytes than the {file.size} announced")
-                        if is_tensors and len(head) < 16:
-                            head = (head + chunk)[:16]
-                            if problem := header_problem(head, file.size):
-                                raise unsafe(problem)
-                        write(chunk)
-                        sha.update(chunk)
-                        git.update(chunk)
-                if got == file.size:
-                    break
-                raise unsafe(f"{got} bytes came, {file.size} were announced")
-            except (RegistryError, OSError) as error:
-                if isinstance(error, RegistryError) or not _from_network(error):
-                    raise
-                trouble: Exception = error
-            except Exception as error:
-                trouble = error
-            failures = 1 if got > before else failures + 1
-            wait = _wait(trouble, failures)
-            if wait is None or failures >= self._attempts:
-                raise self._translate(trouble, repo, commit) from None
-            self._sleep(wait)
-        if not HubFile(file.path, file.size, file.blob_id, file.sha256).holds(
-            Digests(sha.hexdigest(), git.hexdigest())
-        ):
-            raise unsafe("its content does not have the digest the Hub lists")
-
-    # -- errors --------------------------------------------------------------------------------
-    def _translate(self, error: Exception, repo: str, revision: str | None) -> RegistryError:
-        """The registry's error for one of the library's. Anything that is none of them is a bug and goes on."""
-        from huggingface_hub import errors as hf
-
-        status = _status(error)
-        if isinstance(error, hf.RevisionNotFoundError):
-            return NotFound(what="Hub revision", name=f"{repo}@{revision or 'main'}")
-        if isinstance(error, hf.GatedRepoError):
-            return HubError(
-                repo=repo,
-                reason="gated: its owner decides who may fetch it",
-                status=status,
-                hint=f"ask for access at {self.endpoint}/{repo}",
-            )
-        if isinstance(error, hf.EntryNotFoundError):
-            return NotFound(what="Hub file", name=f"{repo}@{revision or 'main'}")
-        if isinstance(error, hf.RepositoryNotFoundError):
-            if status == 401:
-                return HubError(
-                    repo=repo,
-                    reason="no such repo, or a private one and no token was given",
-                    status=status,
-                    hint="log in with `hf auth login` or set HF_TOKEN",
-                )
-            return NotFound(what="Hub repo", name=repo)
-        if isinstance(error, hf.LocalTokenNotFoundError):
-            return HubError(
-                repo=repo, reason="no token", status=None, hint="log in with `hf auth login` or set HF_TOKEN"
-            )
-        if isinstance(error, hf.OfflineModeIsEnabled):
-            return HubError(
-                repo=repo, reason="offline mode is on, the Hub was not asked", status=None, hint="unset HF_HUB_OFFLINE"
-            )
-        if isinstance(error, hf.HFValidationError):
-            return HubError(repo=repo, reason=f"not a repo id: {self._plain(error)}", status=None)
-        if status is not None and status in _STATUS:
-            reason, hint = _STATUS[status]
-            if status in (409, 412):
-                return Conflict(what="Hub repo", name=repo, reason=reason)
-            more = {"hint": hint} if hint else {}
-            return HubError(repo=repo, reason=reason, status=status, **more)
-        if status is not None and status >= 500:
-            return HubError(
-                repo=repo, reason=f"the Hub answered {status}", status=status, hint="try again later; `sync` goes on"
-            )
-        if status is not None:
-            return HubError(repo=repo, reason=self._plain(error), status=status)
-        if _from_network(error):
-            return HubError(
-                repo=repo,
-                reason=f"{self.endpoint} cannot be reached ({self._plain(error)})",
-                status=None,
-                hint="try again later; `sync` goes on",
-            )
-        if isinstance(error, RegistryError):
-            return error
-        if isinstance(error, RuntimeError) and error.__cause__ is not None:
-            # The library wraps what went wrong with one file of an upload.
-            return self._translate(error.__cause__, repo, revision)  # type: ignore[arg-type]
-        if isinstance(error, OSError):
-            return StorageError(path=str(error.filename or repo), reason=error.strerror or str(error))
-        if isinstance(error, json.JSONDecodeError):
-            return HubError(repo=repo, reason="the Hub's answer is not JSON", status=None)
-        if isinstance(error, _MALFORMED):
-            what = f"{type(error).__name__}: {self._plain(error)}"
-            return HubError(repo=repo, reason=f"the Hub's answer makes no sense ({what})", status=None)
-        if isinstance(error, ValueError):
-            return HubError(repo=repo, reason=self._plain(error), status=None)
-        raise error
-
-    def _plain(self, error: BaseException) -> str:
-        """An error's first words on one line, without anything that could be a token."""
-        text = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        if self._token:
-            text = text.replace(self._token, "…")
-        return shorten(_TOKEN.sub("…", " ".join(text.split())), 200)
-
-
-# What the library stumbles over when an answer is not of the promised shape.
-_MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError)
-
-_STATUS: Mapping[int, tuple[str, str]] = {
-    400: ("the Hub calls the request malformed", ""),
-    401: ("the token is not accepted", "log in with `hf auth login` or set HF_TOKEN"),
-    402: ("the Hub asks for payment", ""),
-    403: ("the token may not do this", "use a token with write access to this namespace"),
-    404: ("not there", ""),
-    409: ("it exists already", ""),
-    412: ("somebody else committed to it meanwhile; try again", ""),
-    413: ("the Hub calls it too large", ""),
-    429: ("the Hub's rate limit is reached", "try again later; `sync` goes on"),
-    507: ("the Hub's storage quota is used up", ""),
-}
-
-
-def _session() -> Any:
-    """The library's HTTP client, which all its calls share."""
-    from huggingface_hub import get_session
-
-    return get_session()
-
-
-def _status(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
-    code = getattr(response, "status_code", None)
-    return int(code) if code is not None else None
-
-
-def _from_network(error: BaseException) -> bool:
-    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
-
-    return isinstance(error, (HTTPError, ConnectionError, TimeoutError)) or type(error).__module__.startswith("httpx")
-
-
-def _wait(error: Exception, attempt: int) -> float | None:
-    """Seconds until a retry makes sense: what the Hub asked for, else 0.5, 1, 2, 4…; None when none does."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if isinstance(error, OfflineModeIsEnabled):
-        return None
-    status = _status(error)
-    if status is None and not _from_network(error):
-        return None
-    if status is not None and status not in _TRANSIENT:
-        return None
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    if asked.isascii() and asked.isdigit():
-        return float(asked) if len(asked) < 6 and float(asked) <= LONGEST_WAIT else None
-    return min(0.5 * 2.0 ** (attempt - 1), 8.0)
-
-
-def _resolve_url(api: HfApi, repo: str, path: str, commit: str) -> str:
-    from huggingface_hub import hf_hub_url
-
-    return hf_hub_url(repo, path, revision=commit, endpoint=api.endpoint)
-
-
-@contextmanager
-def _stream(api: HfApi, url: str, start: int, announced: int) -> Iterator[Any]:
-    """A GET from byte ``start`` of a file of ``announced`` bytes; errors are raised as the library's."""
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
-
-    headers = build_hf_headers(token=api.token, library_name="w2w-registry")
-    headers["Accept-Encoding"] = "identity"
-    if start:
-        headers["Range"] = f"bytes={start}-"
-    with _session().stream("GET", url, headers=headers, extensions={ANNOUNCED: announced}) as response:
-        if response.status_code >= 400:
-            response.read()
-        hf_raise_for_status(response)
-        yield response
+    def _fetch(self, commit: str, arrival: Arrival) -> None:
+        try:
+            fetch(lambda: self._api, commit, arrival, attempts=self._attempts, sleep=self._sleep)
+        except RegistryError:
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and not from_network(error):
+                raise  # the disk's, not the Hub's
+            raise translate(error, self.endpoint, arrival.repo, commit, self._token) from None

@@ -24,7 +24,8 @@ from w2w_registry.hub.plan import Access
 from w2w_registry.lora import read_lora
 from w2w_registry.messages import message
 from w2w_registry.records import Kind
-from w2w_registry.services.hub.release import PushRequest, cancel, finish, push, unfinished
+from w2w_registry.services.hub.intents import unfinished
+from w2w_registry.services.hub.release import PushRequest, cancel, finish, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.hub.sync import sync
 

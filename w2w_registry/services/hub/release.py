@@ -8,14 +8,12 @@ left of (:func:`finish`). Every step looks at what the Hub has first, so doing i
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Version
 from w2w_registry.catalog.publications import record_release, release_at, releases_in
 from w2w_registry.catalog.session import UnitOfWork
@@ -24,11 +22,13 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub import client as hub_client
-from w2w_registry.hub.api import Content, Digests, Hub, RepoState
-from w2w_registry.hub.plan import Access, PushPlan, TakedownStep, check_repo_id, choose_access, plan_push
+from w2w_registry.hub.api import Digests, Hub, RepoState
+from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, choose_access, plan_push
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
+from w2w_registry.services.hub.carry_out import carry_out, look
+from w2w_registry.services.hub.intents import arrived, drop, drop_forbidden, note, undo, unfinished
 from w2w_registry.services.hub.release_files import (
     DEFAULT_FORMATS,
     Consent,
@@ -40,9 +40,6 @@ from w2w_registry.services.hub.release_files import (
     read_facts,
 )
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
-
-JOB = "push"
-_FORBIDDEN = (401, 403)
 
 
 @dataclass(frozen=True)
@@ -158,11 +155,11 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
         recorded = _recorded(session, hub, plan.repo_id, facts.version_id, state)
     if plan.empty and recorded is not None:
         return replace(report, commit=recorded.commit_id, tag=recorded.revision)
-    job = _note(registry, hub, facts, plan, prepared.access, request.options)
+    job = note(registry, hub, facts, plan, prepared.access, request.options)
     try:
         commit, tag = carry_out(hub, plan, prepared.files, facts.number, progress)
     except HubError as error:
-        _drop_forbidden(registry, hub, job, error)
+        drop_forbidden(registry, hub, job, error)
         raise
     _record(registry, hub, job, prepared, plan, commit, tag, request.options)
     return replace(report, commit=commit, tag=tag)
@@ -205,76 +202,6 @@ def _planned(
     return prepared, plan_push(repo_id, state, files, prepared.access)
 
 
-def carry_out(
-    hub: Hub, plan: PushPlan, files: Mapping[str, Content], number: int, progress: Progress = no_progress
-) -> tuple[str, str]:
-    """Make the Hub as planned; returns commit and tag. Safe to repeat after planning anew.
-
-    A repo is never more open than it will be: it is closed before content changes and opened after.
-    """
-    repo_id = plan.repo_id
-    opening = plan.access_before is not None and _opens(plan)
-    if plan.create:
-        hub.create(repo_id, private=True)
-    elif plan.access_before is not plan.access and not opening:
-        _set_access(hub, repo_id, plan.access)
-    parent = plan.parent if plan.parent is not None else hub.state(repo_id).commit
-    commit = parent
-    if plan.commits:
-        add = {path: files[path] for path in plan.add}
-        message = f"Publish version {number}"
-        commit = hub.commit(repo_id, parent=parent, add=add, delete=plan.delete, message=message, progress=progress)
-    tag = _tag(hub, repo_id, number, commit)
-    if (plan.create and plan.access is not Access.PRIVATE) or opening:
-        _set_access(hub, repo_id, plan.access)
-    _prove(hub, repo_id, commit, files, plan.access)
-    return commit, tag
-
-
-def _opens(plan: PushPlan) -> bool:
-    order = [Access.PRIVATE, Access.GATED, Access.PUBLIC]
-    return plan.access_before is not None and order.index(plan.access) > order.index(plan.access_before)
-
-
-def _set_access(hub: Hub, repo_id: str, access: Access) -> None:
-    hub.set_access(repo_id, private=access.private, gated=access.gated)
-
-
-def _tag(hub: Hub, repo_id: str, number: int, commit: str) -> str:
-    """``v3``, or ``v3.1``, ``v3.2``… when the same version was published before with other content."""
-    there = hub.tags(repo_id)
-    serial = 0
-    while True:
-        tag = f"v{number}.{serial}" if serial else f"v{number}"
-        if tag not in there:
-            hub.tag(repo_id, tag, commit)
-            return tag
-        if there[tag] == commit:
-            return tag
-        serial += 1
-
-
-def _prove(hub: Hub, repo_id: str, commit: str, files: Mapping[str, Content], access: Access) -> None:
-    """Ask the Hub whether it now shows what was meant."""
-    state = hub.state(repo_id)
-    if state.commit != commit:
-        raise HubError(repo=repo_id, reason="somebody else committed to it meanwhile; try again", status=None)
-    missing = [p for p, c in files.items() if (f := state.file(p)) is None or not f.holds(Digests.of(c))]
-    if missing:
-        raise HubError(repo=repo_id, reason=f"the Hub does not hold {missing[0]} as it was sent", status=None)
-    found = Access.of(private=state.private, gated=state.gated)
-    if found is not access:
-        raise HubError(repo=repo_id, reason=f"the Hub shows it {found}, it was to be {access}", status=None)
-
-
-def look(hub: Hub, repo_id: str) -> RepoState | None:
-    """The repo, None when there is none for this token."""
-    try:
-        return hub.state(repo_id)
-    except NotFound:
-        return None
-
-
 # -- in the catalog ----------------------------------------------------------------------------
 def _check_free(session: Session, hub: Hub, repo_id: str, facts: VersionFacts) -> None:
     """One repo, one identity: its history is taken down as a whole.
@@ -295,31 +222,6 @@ def _recorded(session: Session, hub: Hub, repo_id: str, version_id: int, state: 
         return None
     row = release_at(session, hub.endpoint, repo_id, state.commit, version_id=version_id)
     return row if row is not None and row.state is ReleaseState.PUBLISHED else None
-
-
-def _note(registry: Registry, hub: Hub, facts: VersionFacts, plan: PushPlan, access: Access, options: Options) -> str:
-    """Write down what is about to be done; one note per repo, the newest intent wins."""
-    with registry.catalog.write(registry.actor) as uow:
-        for old in unfinished(uow.session, hub.endpoint):
-            if old.state["repo"] == plan.repo_id:
-                uow.delete(old)
-        job = Job(
-            id=str(uuid.uuid4()),
-            kind=JOB,
-            state={
-                "repo": plan.repo_id,
-                "endpoint": hub.endpoint,
-                "version": facts.version_id,
-                "ref": facts.ref,
-                "access": str(access),
-                "created": plan.create,
-                "before": plan.parent,
-                "options": options.to_json(),
-            },
-            updated=uow.now(),
-        )
-        uow.session.add(job)
-        return job.id
 
 
 def _record(
@@ -392,11 +294,6 @@ def _upsert(
 
 
 # -- finishing what was begun ------------------------------------------------------------------
-def unfinished(session: Session, endpoint: str) -> list[Job]:
-    """Notes of pushes that were begun and never recorded, oldest first."""
-    return [job for job in jobs_of_kind(session, JOB) if job.state["endpoint"] == endpoint]
-
-
 def finish(registry: Registry, hub: Hub, job_id: str) -> str:
     """Bring a push that stopped half-way to its end: ``published``, ``undone`` when it may not go out any more, or
     ``dropped`` when the Hub forbids it and nothing of it ever arrived there.
@@ -415,14 +312,14 @@ def finish(registry: Registry, hub: Hub, job_id: str) -> str:
             raise NotFound(what="version", name=intent["ref"])
         prepared = prepare(registry, facts, intent["repo"], Access(intent["access"]), options)
     except (ConsentDenied, NotFound):
-        _undo(registry, hub, job_id, intent)
+        undo(registry, hub, job_id, intent)
         return "undone"
     state = look(hub, intent["repo"])
     prepared, plan = _planned(registry, intent["repo"], state, prepared)
     try:
         commit, tag = carry_out(hub, plan, prepared.files, facts.number)
     except HubError as error:
-        if _drop_forbidden(registry, hub, job_id, error):
+        if drop_forbidden(registry, hub, job_id, error):
             return "dropped"
         raise
     _record(registry, hub, job_id, prepared, replace(plan, create=bool(intent["created"])), commit, tag, options)
@@ -444,41 +341,11 @@ def cancel(registry: Registry, hub: Hub, repo: str) -> str:
         if not found:
             raise NotFound(what="unfinished push", name=repo_id)
         job_id, intent = found[0].id, dict(found[0].state)
-    if not _arrived(hub, intent):
-        _drop(registry, job_id, intent)
+    if not arrived(hub, intent):
+        drop(registry, job_id, intent)
         return "dropped"
-    _undo(registry, hub, job_id, intent)
+    undo(registry, hub, job_id, intent)
     return "undone"
-
-
-def _arrived(hub: Hub, intent: Mapping[str, Any]) -> bool:
-    """Whether anything of a begun push is on the Hub."""
-    state = look(hub, intent["repo"])
-    return state is not None and (bool(intent["created"]) or state.commit != intent["before"])
-
-
-def _drop_forbidden(registry: Registry, hub: Hub, job_id: str, error: HubError) -> bool:
-    """Forget a push that the Hub forbids and of which nothing arrived: no later try could finish it."""
-    if error.fields.get("status") not in _FORBIDDEN:
-        return False
-    with registry.catalog.read() as session:
-        job = session.get(Job, job_id)
-        intent = None if job is None else dict(job.state)
-    try:
-        if intent is None or _arrived(hub, intent):
-            return False
-    except HubError:
-        return False  # it will not even say; the note stays
-    _drop(registry, job_id, intent)
-    return True
-
-
-def _drop(registry: Registry, job_id: str, intent: Mapping[str, Any]) -> None:
-    with registry.catalog.write(registry.actor) as uow:
-        job = uow.session.get(Job, job_id)
-        if job is not None:
-            uow.delete(job)
-            uow.event("release.drop", {"version": intent["version"]})
 
 
 def _facts_or_none(registry: Registry, session: Session, version: Version) -> VersionFacts | None:
@@ -486,34 +353,3 @@ def _facts_or_none(registry: Registry, session: Session, version: Version) -> Ve
         return read_facts(registry, session, version)
     except RegistryError:
         return None
-
-
-def _undo(registry: Registry, hub: Hub, job_id: str, intent: Mapping[str, Any]) -> None:
-    """Take back what a forbidden push may have left on the Hub, then forget the note.
-
-    A repo it made is deleted. One that was there before is closed, and if a commit landed, recorded as a release and
-    queued for takedown, so that the usual machinery erases it.
-    """
-    state = look(hub, intent["repo"])
-    landed = state is not None and state.commit != intent["before"]
-    if state is not None and intent["created"]:
-        hub.delete(state.repo_id)
-    elif state is not None and landed:
-        hub.set_access(state.repo_id, private=True)
-    with registry.catalog.write(registry.actor) as uow:
-        job = uow.session.get(Job, job_id)
-        if job is not None:
-            uow.delete(job)
-        if state is not None and landed and not intent["created"]:
-            row = record_release(
-                uow,
-                endpoint=hub.endpoint,
-                repo_id=state.repo_id,
-                commit_id=state.commit,
-                version_id=intent["version"],
-                revision="main",
-                **Access.PRIVATE.words,
-                format="unfinished",
-            )
-            queue(uow, [row.id], [TakedownStep.HIDE, TakedownStep.ERASE])
-        uow.event("release.undo", {"version": intent["version"]})

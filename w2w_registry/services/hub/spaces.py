@@ -28,7 +28,7 @@ from w2w_registry.hub.card import SpaceFacts, space_card
 from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, parse_repo, plan_push
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
-from w2w_registry.services.hub.release import carry_out, look
+from w2w_registry.services.hub.carry_out import carry_out, look
 from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, write_space
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Input

@@ -27,6 +27,8 @@ from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncIte
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
+from w2w_registry.services.hub.carry_out import look
+from w2w_registry.services.hub.intents import unfinished
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
 
@@ -153,20 +155,20 @@ def _compare(
     registry: Registry, hub: Hub, account: Account | None, owner: str | None, push: bool, pull: bool
 ) -> tuple[SyncPlan, Mapping[str, str]]:
     with registry.catalog.read() as session:
-        begun = release.unfinished(session, hub.endpoint)
+        begun = unfinished(session, hub.endpoint)
         jobs = {job.state["repo"]: job.id for job in begun}
         rows = _newest(session, hub.endpoint)
         options = _options(session)
         published = _published(registry, session, rows, options)
         known = publications.known_repos(session, hub.endpoint) | taken_repos(session)
-        unfinished = [(job.state["repo"], job.state["ref"]) for job in begun]
-    states = {p.repo_id: release.look(hub, p.repo_id) for p in published}
+        left = [(job.state["repo"], job.state["ref"]) for job in begun]
+    states = {p.repo_id: look(hub, p.repo_id) for p in published}
     known |= {state.repo_id for state in states.values() if state is not None}
     plan = plan_sync(
         published,
         states,
         _listed(hub, account, owner),
-        unfinished=unfinished,
+        unfinished=left,
         known=frozenset(known),
         push=push,
         pull=pull,
@@ -265,7 +267,7 @@ def _row_access(registry: Registry, item: SyncItem) -> Access:
 
 def _write_down(registry: Registry, hub: Hub, item: SyncItem) -> None:
     """Take over what the Hub shows: gone, renamed, or less open than it was published."""
-    state = release.look(hub, item.repo_id)
+    state = look(hub, item.repo_id)
     with registry.catalog.write(registry.actor) as uow:
         touched = []
         for row in publications.releases_in(uow.session, hub.endpoint, item.repo_id):
@@ -291,7 +293,7 @@ def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
 
         push_space(registry, hub, item.ref, item.repo_id, access=access)
         return True
-    state = release.look(hub, item.repo_id)
+    state = look(hub, item.repo_id)
     prompt = None if state is None else state.card.get("instance_prompt")
     if isinstance(prompt, str):
         options = replace(options, instance_prompt=prompt)
