@@ -6,7 +6,8 @@ import pytest
 
 from w2w_registry.catalog.artifact_refs import REFERENCES
 from w2w_registry.catalog.base import Base
-from w2w_registry.catalog.personal_data import _ROWS, COLUMNS, Fate, declared_columns
+from w2w_registry.catalog.erasure import ROWS
+from w2w_registry.catalog.personal_data import COLUMNS, Fate, declared_columns
 from w2w_registry.catalog.rows import table_of
 
 MODELS: list[type[Base]] = sorted((m.class_ for m in Base.registry.mappers), key=lambda model: model.__tablename__)
@@ -34,7 +35,7 @@ def test_what_is_declared_is_there() -> None:
 
 def test_whatever_is_not_kept_has_rows_to_look_in() -> None:
     found_elsewhere = {"release", "takedown", "withdrawal"}  # when the takedown is done: forget_releases
-    reached = {model.__tablename__ for model in _ROWS} | found_elsewhere
+    reached = {model.__tablename__ for model in ROWS} | found_elsewhere
     touched = {name.partition(".")[0] for name, rule in COLUMNS.items() if rule.fate is not Fate.KEEP}
     assert touched == reached
 

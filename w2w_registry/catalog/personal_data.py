@@ -7,42 +7,16 @@ clears each of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Boolean, Enum, Integer, LargeBinary, String, exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Boolean, Enum, Integer, LargeBinary, String
 
 from w2w_registry.catalog.base import Base
-from w2w_registry.catalog.membership import member_keys
-from w2w_registry.catalog.models import (
-    Alias,
-    AliasChange,
-    ConsentRecord,
-    Coordinates,
-    Fingerprint,
-    Identity,
-    InputKind,
-    Job,
-    Label,
-    Operation,
-    OperationInput,
-    Release,
-    ReleaseState,
-    SourceFile,
-    SpaceMember,
-    Tag,
-    Takedown,
-    Version,
-    WeightsSketch,
-    Withdrawal,
-)
-from w2w_registry.catalog.rows import Key, chunked, table_of
-from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.rows import table_of
 from w2w_registry.catalog.types import Json, Words
-from w2w_registry.records import VersionState
 
 
 class Fate(StrEnum):
@@ -71,7 +45,7 @@ def replace(value: Callable[[Any], Any]) -> Rule:
     return Rule(Fate.REPLACE, value=value)
 
 
-_ERASED = "erased"
+ERASED = "erased"
 DELETE, NULL = Rule(Fate.DELETE), Rule(Fate.NULL)
 _DIGEST = keep("a digest or random id: says nothing by itself")
 _WORD = keep("a word of the registry's own, or of a library's")
@@ -86,7 +60,7 @@ _WISH = keep("keeps the person from being recreated, unless they ask to be forgo
 
 
 def _without_repos(plan: Mapping[str, Any]) -> dict[str, Any]:
-    releases = [{**r, "repo": _ERASED} for r in plan["releases"]]
+    releases = [{**r, "repo": ERASED} for r in plan["releases"]]
     return {**plan, "releases": releases}
 
 
@@ -99,7 +73,7 @@ def _job_without_names(state: Mapping[str, Any]) -> dict[str, Any]:
 def _receipt_without_repos(value: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if value is None:
         return None
-    queued = [{**r, "repo": _ERASED} for r in value["receipt"]["releases_queued"]]
+    queued = [{**r, "repo": ERASED} for r in value["receipt"]["releases_queued"]]
     return {**value, "receipt": {**value["receipt"], "releases_queued": queued}}
 
 
@@ -168,7 +142,7 @@ COLUMNS: Mapping[str, Rule] = {
     "space.software": _WORD,
     "space.operation_id": _DIGEST,
     "space_member.model_digest": _DIGEST,
-    "space_member.name": replace(lambda row: _ERASED),
+    "space_member.name": replace(lambda row: ERASED),
     "space_member.salt": _SALT,
     "direction.name": keep("names an attribute"),
     "direction.attribute": keep("names an attribute"),
@@ -223,9 +197,9 @@ COLUMNS: Mapping[str, Rule] = {
     "guard_reference.reference": _WISH,
     # -- the Hub: what the takedown still needs is blanked when it is done
     "release.endpoint": keep("the Hub's address"),
-    "release.repo_id": replace(lambda row: _ERASED),
+    "release.repo_id": replace(lambda row: ERASED),
     "release.commit_id": _DIGEST,
-    "release.revision": replace(lambda row: _ERASED),
+    "release.revision": replace(lambda row: ERASED),
     "release.visibility": _WORD,
     "release.gated": _WORD,
     "release.format": _WORD,
@@ -268,103 +242,6 @@ PLACES: Mapping[str, str] = {
 """What lies outside the catalog, by name: what it is, and what erasure does with it."""
 
 
-@dataclass(frozen=True)
-class Person:
-    """Whose traces go: the subject, every version that depicts it, and the identities nothing else is left of."""
-
-    subject: str
-    versions: tuple[int, ...]
-    identities: tuple[int, ...]
-    members: tuple[Key, ...]
-    files: frozenset[str]
-
-
-def person(session: Session, subject: str, version_ids: Iterable[int]) -> Person:
-    """The scope of an erasure, read before anything of it is gone."""
-    ids = sorted(set(version_ids))
-    touched: set[int] = set()
-    files: set[str] = set()
-    for chunk in chunked(ids):
-        touched.update(session.scalars(select(Version.identity_id).where(Version.id.in_(chunk))))
-        files.update(session.scalars(select(SourceFile.sha256).where(SourceFile.version_id.in_(chunk))))
-        took = (
-            select(OperationInput.digest)
-            .join(Version, Version.operation_id == OperationInput.operation_id)
-            .where(Version.id.in_(chunk), OperationInput.kind.in_((InputKind.FILE, InputKind.PHOTO, InputKind.HUB)))
-        )
-        files.update(digest for digest in session.scalars(took) if digest is not None)
-    gone = set(ids)
-    others: set[int] = set()
-    for chunk in chunked(sorted(touched)):
-        rows = session.execute(
-            select(Version.id, Version.identity_id).where(
-                Version.identity_id.in_(chunk), Version.state != VersionState.ERASED
-            )
-        )
-        others.update(identity for version, identity in rows if version not in gone)
-    return Person(
-        subject, tuple(ids), tuple(sorted(touched - others)), tuple(member_keys(session, ids)), frozenset(files)
-    )
-
-
-def erase(uow: UnitOfWork, who: Person) -> None:
-    """Take out of the catalog what says who it was, as ``COLUMNS`` has it. Releases still up keep what their takedown
-    needs: ``forget_releases`` is for when it is done."""
-    for model, find in _ROWS.items():
-        _apply(uow, model, find(uow, who))
-    uow.bulk_update(Version, who.versions, {"state": VersionState.ERASED})
-    forget_releases(uow)
-    for identity in who.identities:
-        row = uow.session.get_one(Identity, identity)
-        row.removed = row.removed or uow.now()
-    uow.session.flush()
-
-
-def forget_releases(uow: UnitOfWork) -> None:
-    """Blank where erased models were published, for the releases that are off the Hub; in the plans and receipts of
-    their withdrawals too, once none of those is left there."""
-    gone = (
-        select(Release.id)
-        .join(Version, Version.id == Release.version_id)
-        .where(Version.state == VersionState.ERASED, Release.state == ReleaseState.DELETED, Release.repo_id != _ERASED)
-    )
-    down = list(uow.session.scalars(gone))
-    _apply(uow, Release, [(release,) for release in down])
-    for chunk in chunked(down):
-        _apply(uow, Takedown, uow.keys(Takedown, Takedown.release_id.in_(chunk)))
-    over = [w for w in uow.session.scalars(select(Withdrawal).where(Withdrawal.erase.is_(True))) if _named(w)]
-    for withdrawal in over:
-        ids = [release["id"] for release in withdrawal.plan["releases"]]
-        left = select(Release.id).where(Release.id.in_(ids), Release.state != ReleaseState.DELETED)
-        if uow.session.scalar(left.limit(1)) is None:
-            _apply(uow, Withdrawal, [(withdrawal.id,)])
-
-
-def _named(withdrawal: Withdrawal) -> bool:
-    """Whether its plan or receipt still says where something was published."""
-    receipt = withdrawal.receipt or {"receipt": {"releases_queued": ()}}
-    said = [*withdrawal.plan["releases"], *receipt["receipt"]["releases_queued"]]
-    return any(release["repo"] != _ERASED for release in said)
-
-
-def _apply(uow: UnitOfWork, model: type[Base], keys: Iterable[Key]) -> None:
-    """Do with these rows what their columns' rules say."""
-    rows = list(keys)
-    rules = {c.name: COLUMNS[f"{model.__tablename__}.{c.name}"] for c in declared_columns(model)}
-    if any(rule.fate is Fate.DELETE for rule in rules.values()):
-        uow.bulk_delete(model, rows)
-        return
-    empty = {name: None for name, rule in rules.items() if rule.fate is Fate.NULL}
-    if empty:
-        uow.bulk_update(model, rows, empty)
-    new = {name: rule.value for name, rule in rules.items() if rule.fate is Fate.REPLACE}
-    for key in rows if new else ():
-        row = uow.session.get_one(model, key if len(key) > 1 else key[0])
-        for name, value in new.items():
-            setattr(row, name, value(row))
-    uow.session.flush()
-
-
 def declared_columns(model: type[Base]) -> list[Any]:
     """The columns of a table that can hold words or bytes of anybody's choosing: all but numbers, moments, truth
     values and closed sets of words."""
@@ -376,59 +253,3 @@ def declared_columns(model: type[Base]) -> list[Any]:
         if isinstance(kind, (String, LargeBinary, Json, Words)):
             found.append(column)
     return found
-
-
-# -- which rows are about the person ---------------------------------------------------------------
-def _by_version(model: Any) -> Callable[[UnitOfWork, Person], list[Key]]:
-    return lambda uow, who: _keys(uow, model, model.version_id, who.versions)
-
-
-def _by_identity(model: Any) -> Callable[[UnitOfWork, Person], list[Key]]:
-    return lambda uow, who: _keys(uow, model, model.identity_id, who.identities)
-
-
-def _keys(uow: UnitOfWork, model: type[Base], column: Any, values: Iterable[Any]) -> list[Key]:
-    return [key for chunk in chunked(values) for key in uow.keys(model, column.in_(chunk))]
-
-
-def _operations(uow: UnitOfWork, who: Person) -> list[Key]:
-    made = [select(Version.operation_id).where(Version.id.in_(chunk)) for chunk in chunked(who.versions)]
-    return [(operation,) for query in made for operation in uow.session.scalars(query)]
-
-
-def _inputs(uow: UnitOfWork, who: Person) -> list[Key]:
-    """What went into the person's models; their models wherever they went in; and their files and photos in work that
-    made no version (a fit). Another person's version keeps what its manifest says of it."""
-    own = _keys(uow, OperationInput, OperationInput.operation_id, (key[0] for key in _operations(uow, who)))
-    onwards = _keys(uow, OperationInput, OperationInput.version_id, who.versions)
-    made_no_version = ~exists().where(Version.operation_id == OperationInput.operation_id)
-    elsewhere = [
-        key
-        for chunk in chunked(sorted(who.files))
-        for key in uow.keys(OperationInput, OperationInput.digest.in_(chunk), made_no_version)
-    ]
-    return list(dict.fromkeys([*own, *onwards, *elsewhere]))
-
-
-def _jobs(uow: UnitOfWork, who: Person) -> list[Key]:
-    about = set(who.versions)
-    return [(job.id,) for job in uow.session.scalars(select(Job)) if job.state.get("version") in about]
-
-
-_ROWS: Mapping[type[Base], Callable[[UnitOfWork, Person], Iterable[Key]]] = {
-    OperationInput: _inputs,
-    Operation: _operations,
-    Coordinates: _by_version(Coordinates),
-    WeightsSketch: _by_version(WeightsSketch),
-    Fingerprint: _by_version(Fingerprint),
-    Label: _by_version(Label),
-    SourceFile: _by_version(SourceFile),
-    Tag: _by_identity(Tag),
-    Alias: _by_identity(Alias),
-    AliasChange: _by_identity(AliasChange),
-    Identity: lambda uow, who: [(i,) for i in who.identities],
-    Version: lambda uow, who: [(v,) for v in who.versions],
-    SpaceMember: lambda uow, who: who.members,
-    ConsentRecord: lambda uow, who: uow.keys(ConsentRecord, ConsentRecord.subject_id == who.subject),
-    Job: _jobs,
-}

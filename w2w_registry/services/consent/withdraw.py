@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import sweep, write_atomic
-from w2w_registry.catalog import personal_data
+from w2w_registry.catalog import erasure
 from w2w_registry.catalog.artifact_refs import evidence_of, held
 from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
 from w2w_registry.catalog.depictions import depictions
@@ -262,7 +262,7 @@ def _erase(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     """Take out of the catalog what says who the subject was; ids, digests and the graph's shape stay."""
     with registry.catalog.write(registry.actor) as uow:
         ids = [v.version_id for v in plan.versions]
-        personal_data.erase(uow, personal_data.person(uow.session, plan.subject, ids))
+        erasure.erase(uow, erasure.person(uow.session, plan.subject, ids))
         uow.session.get_one(Withdrawal, withdrawal_id).phase = Step.ERASE.value
         uow.event("consent.erase", {"subject": plan.subject, "withdrawal": withdrawal_id}, versions=len(ids))
     registry.catalog.scrub()

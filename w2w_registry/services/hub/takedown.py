@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.depictions import depicting_ids
+from w2w_registry.catalog.erasure import forget_releases
 from w2w_registry.catalog.lookup import version_ids_of
 from w2w_registry.catalog.models import (
     Release,
@@ -24,7 +25,6 @@ from w2w_registry.catalog.models import (
     Takedown,
     TakedownState,
 )
-from w2w_registry.catalog.personal_data import forget_releases
 from w2w_registry.catalog.publications import open_takedowns, releases_in, releases_of
 from w2w_registry.catalog.resolve import identity_named, version_for
 from w2w_registry.errors import HubError, NotFound, RegistryError
