@@ -157,6 +157,13 @@ class IntegrityError(RegistryError):
     code, exit_code = "integrity", 6
 
 
+class LogForked(IntegrityError):
+    """A published log that is not what was seen of it before. Fields: log, reason, kept (folder of the proof, or
+    None)."""
+
+    code = "log-forked"
+
+
 # -- exit 7: something else is in the way -------------------------------------------------------
 class Conflict(RegistryError):
     """A name or state already taken. Fields: what, name, reason."""

@@ -131,6 +131,10 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"(agreement {_number(f['agreement'])}), so it has no coordinates there that would mean anything"
     ),
     e.IntegrityError: _integrity,
+    e.LogForked: lambda f: (
+        f"the log {f['log']} is not to be trusted: {f['reason']}"
+        + (f"; what was signed then and now is kept in {f['kept']}" if f["kept"] else "")
+    ),
     e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
     e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",
     e.SchemaOutOfDate: _schema,

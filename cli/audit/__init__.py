@@ -8,7 +8,9 @@ from ..folder_group import FolderGroup, helps_from_commands
 
 
 @click.group(
-    cls=FolderGroup, package=__name__, helps=helps_from_commands("checkpoint verify prove export query report")
+    cls=FolderGroup,
+    package=__name__,
+    helps=helps_from_commands("checkpoint verify prove export publish witness query report"),
 )
 def audit() -> None:
     """Sign, verify, prove, export and query the audit log."""

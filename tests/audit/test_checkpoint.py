@@ -7,7 +7,19 @@ from datetime import UTC, datetime
 
 import pytest
 
-from w2w_registry.audit.checkpoint import key_id, new_key, public_key, sign, verify
+from w2w_registry.audit import verifier
+from w2w_registry.audit.checkpoint import (
+    Witness,
+    cosign,
+    cosigned,
+    joined,
+    key_id,
+    new_key,
+    public_key,
+    read_vkey,
+    sign,
+    verify,
+)
 from w2w_registry.errors import IntegrityError
 
 KEY = bytes(range(32))
@@ -52,3 +64,42 @@ def test_what_is_no_note_is_refused(note: str) -> None:
 def test_another_key_is_refused() -> None:
     with pytest.raises(IntegrityError):
         verify(NOTE, public_key(new_key()))
+
+
+# -- witnesses ---------------------------------------------------------------------------------------
+WITNESS_KEY = bytes(range(32, 64))
+WITNESS = Witness("witness.example", public_key(WITNESS_KEY))
+SEEN = datetime(2026, 3, 2, tzinfo=UTC)
+
+
+def test_cosignatures_hold_beside_the_log_s_own() -> None:
+    note = joined(NOTE, [NOTE.partition("\n\n")[0] + "\n\n" + cosign(NOTE, WITNESS, WITNESS_KEY, SEEN)])
+    assert note.startswith(NOTE)
+    assert verify(note, public_key(KEY)) == verify(NOTE, public_key(KEY))
+    assert cosigned(note, WITNESS) == int(SEEN.timestamp())
+    assert cosigned(NOTE, WITNESS) is None
+    assert cosigned(note, Witness("other.example", WITNESS.public)) is None
+    assert joined(note, [note]) == note
+    assert verifier.cosigned(note, WITNESS.vkey) == int(SEEN.timestamp())
+    assert verifier.open_note(note, public_key(KEY))[0] == 12
+    line = cosign(NOTE, WITNESS, WITNESS_KEY, SEEN).split(" ")[2]
+    assert len(base64.b64decode(line)) == 4 + 8 + 64
+
+
+def test_a_cosignature_of_another_checkpoint_or_second_does_not_hold() -> None:
+    other = sign("registry.example/log", 13, ROOT, datetime(2026, 3, 1, tzinfo=UTC), KEY)
+    line = cosign(other, WITNESS, WITNESS_KEY, SEEN)
+    assert cosigned(NOTE + line, WITNESS) is None
+    assert verifier.cosigned(NOTE + line, WITNESS.vkey) is None
+    with pytest.raises(IntegrityError):
+        joined(NOTE, [other])
+    blob = bytearray(base64.b64decode(cosign(NOTE, WITNESS, WITNESS_KEY, SEEN).split(" ")[2]))
+    blob[11] ^= 1
+    assert cosigned(f"{NOTE}— witness.example {base64.b64encode(blob).decode()}\n", WITNESS) is None
+
+
+def test_verifier_keys() -> None:
+    assert read_vkey(WITNESS.vkey) == WITNESS
+    for bad in ("", "x+1+2", WITNESS.vkey.replace("witness", "other"), WITNESS.vkey[:-4] + "AAA="):
+        with pytest.raises(ValueError):  # noqa: PT011
+            read_vkey(bad)

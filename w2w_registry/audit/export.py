@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from w2w_registry.audit.checks import LoggedEvent
-from w2w_registry.audit.merkle import inclusion_proof, root
+from w2w_registry.audit.merkle import consistency_proof, inclusion_proof, root
 from w2w_registry.records import canonical_json
 
 FORMAT = "w2w-registry audit log"
@@ -42,4 +42,15 @@ def proof(hashes: Sequence[bytes], event: LoggedEvent, note: str | None) -> dict
         "root": root(hashes).hex(),
         "path": [node.hex() for node in inclusion_proof(hashes, event.seq - 1)],
         "checkpoint": note,
+    }
+
+
+def extension(hashes: Sequence[bytes], old_size: int, old: str, new: str) -> dict[str, Any]:
+    """Proof that one signed checkpoint extends another: ``hashes`` are all event hashes up to the newer one."""
+    return {
+        "format": FORMAT + " consistency proof",
+        "version": VERSION,
+        "old": old,
+        "new": new,
+        "path": [node.hex() for node in consistency_proof(hashes, old_size)],
     }

@@ -6,9 +6,11 @@ Leaves are bytes (here: event hashes); ``0x00`` and ``0x01`` in front keep leave
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 EMPTY_ROOT = hashlib.sha256(b"").digest()
+Node = Callable[[int, int], bytes]
+"""MTH(D[start:end]) of a tree whose leaves are elsewhere: in a list, in tiles."""
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -62,17 +64,26 @@ def inclusion_proof(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
     Raises:
         IndexError: no such leaf.
     """
-    if not 0 <= index < len(leaves):
+    return inclusion_path(index, len(leaves), lambda start, end: root(leaves[start:end]))
+
+
+def inclusion_path(index: int, size: int, node: Node) -> tuple[bytes, ...]:
+    """As :func:`inclusion_proof`, of a tree of ``size`` leaves of which ``node`` tells.
+
+    Raises:
+        IndexError: no such leaf.
+    """
+    if not 0 <= index < size:
         raise IndexError(index)
     path: list[bytes] = []
-    start, end = 0, len(leaves)
+    start, end = 0, size
     while end - start > 1:
         middle = start + _split(end - start)
         if index < middle:
-            path.append(root(leaves[middle:end]))
+            path.append(node(middle, end))
             end = middle
         else:
-            path.append(root(leaves[start:middle]))
+            path.append(node(start, middle))
             start = middle
     return tuple(reversed(path))
 
@@ -103,23 +114,32 @@ def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ..
     Raises:
         IndexError: ``old_size`` is not between 1 and the number of leaves.
     """
-    if not 1 <= old_size <= len(leaves):
+    return consistency_path(old_size, len(leaves), lambda start, end: root(leaves[start:end]))
+
+
+def consistency_path(old_size: int, size: int, node: Node) -> tuple[bytes, ...]:
+    """As :func:`consistency_proof`, of a tree of ``size`` leaves of which ``node`` tells.
+
+    Raises:
+        IndexError: ``old_size`` is not between 1 and ``size``.
+    """
+    if not 1 <= old_size <= size:
         raise IndexError(old_size)
     proof: list[bytes] = []
-    start, end, whole = 0, len(leaves), True
+    start, end, whole = 0, size, True
     wanted = old_size
     while wanted != end - start:
         middle = _split(end - start)
         if wanted <= middle:
-            proof.append(root(leaves[start + middle : end]))
+            proof.append(node(start + middle, end))
             end = start + middle
         else:
-            proof.append(root(leaves[start : start + middle]))
+            proof.append(node(start, start + middle))
             start += middle
             wanted -= middle
             whole = False
     if not whole:
-        proof.append(root(leaves[start:end]))
+        proof.append(node(start, end))
     return tuple(reversed(proof))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +27,17 @@ from w2w_registry.audit.checks import (
     check_rows,
     leaf_of,
 )
+from w2w_registry.audit.merkle import root as root_of
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
-from w2w_registry.errors import BadFile, IntegrityError, NotFound, SettingError, StorageError, UsageError
+from w2w_registry.errors import BadFile, IntegrityError, NotFound, StorageError, UsageError
 from w2w_registry.files import read_text
 from w2w_registry.records import digest_of, iso
+from w2w_registry.services.audit import keys
 from w2w_registry.services.registry import Registry
 
 CHECKPOINT = "audit.checkpoint"
+KEY = "audit"
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,29 @@ def prove(registry: Registry, seq: int) -> dict[str, Any]:
         until = covering[-1].size if covering else None
         hashes = [leaf_of(text) for text in log.event_hashes(session, until=until)]
     return exporting.proof(hashes, found, note)
+
+
+def prove_extension(registry: Registry, kept: str) -> dict[str, Any]:
+    """Proof that the newest checkpoint extends one that was kept elsewhere.
+
+    Raises:
+        NotFound: nothing newer is signed. IntegrityError: the checkpoint kept is not one of this log.
+    """
+    public = _public_key(registry)
+    if public is None:
+        raise NotFound(what="checkpoint", name="of this log")
+    old = signing.verify(kept, public)
+    with registry.catalog.read() as session:
+        newest = log.stored_checkpoints(session)[-1]
+        hashes = [leaf_of(text) for text in log.event_hashes(session, until=newest.size)]
+    if old.size > newest.size or root_of(hashes[: old.size]) != old.root:
+        raise IntegrityError(
+            what="audit log",
+            name=old.origin,
+            expected=f"{old.size} events with root {old.root.hex()[:16]}",
+            found=f"{newest.size} events of another history",
+        )
+    return exporting.extension(hashes, old.size, kept, newest.note)
 
 
 def export(registry: Registry, out: Path) -> dict[str, Any]:
@@ -326,74 +351,12 @@ def _origin(session: Session) -> str:
     return f"w2w-registry/{(first or 'empty')[:16]}"
 
 
-_KEY_BYTES = 32
-
-
-def _folder(registry: Registry) -> Path:
-    return registry.settings.home / "keys"
-
-
 def _public_key(registry: Registry) -> bytes | None:
-    """The public key; None when nothing was signed yet."""
-    path = _folder(registry) / "audit.pub"
-    try:
-        key = bytes.fromhex(path.read_text("ascii").strip())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise SettingError(setting=str(path), value="", reason=f"not a public key: {error}") from None
-    return key
+    return keys.public_key(registry.settings.home / "keys", KEY)
 
 
 def _private_key(registry: Registry) -> bytes:
-    """The signing key, made at its first use, readable by its owner only.
-
-    A key file appears whole or not at all; an empty one, which only an older release could leave, never signed
-    anything when there is no public key beside it, and is made anew.
-    """
-    folder = _folder(registry)
-    path, public = folder / "audit.key", folder / "audit.pub"
-    try:
-        text = path.read_text("ascii").strip()
-        if not text and not public.exists():
-            path.unlink()
-            raise FileNotFoundError
-        key = bytes.fromhex(text)
-        if len(key) != _KEY_BYTES:
-            raise ValueError("it is empty" if not key else f"it holds {len(key)} bytes, not {_KEY_BYTES}")
-    except FileNotFoundError:
-        key = signing.new_key()
-        if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
-            return _private_key(registry)
-    except (OSError, ValueError) as error:
-        raise SettingError(
-            setting=str(path),
-            value="",
-            reason=f"not a private key: {error}; restore it from a backup, or move it and audit.pub away to sign with"
-            " a new key from now on",
-        ) from None
-    if not public.exists():
-        _write(public, signing.public_key(key).hex().encode() + b"\n")
-    return key
-
-
-def _write_new(path: Path, data: bytes) -> bool:
-    """Write a secret file that is not there yet, whole or not at all; False when it is there."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(temporary, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return True
+    return keys.private_key(registry.settings.home / "keys", KEY)
 
 
 def _write(path: Path, data: bytes) -> None:

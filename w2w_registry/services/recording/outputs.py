@@ -29,8 +29,13 @@ def check_outputs(registry: Registry, *paths: Path, force: bool = False) -> None
                 raise OutputInHome(path=str(path), home=str(folder))
         if database.is_file() and target.parent == database.parent and target.name.startswith(database.name):
             raise OutputInHome(path=str(path), home=str(database))
-        if not force and target.exists():
-            raise OutputExists(path=str(path))
+        check_free(target, force=force)
+
+
+def check_free(path: Path, *, force: bool = False) -> None:
+    """Ask whether a file may be written. Raises OutputExists: something is there already."""
+    if not force and path.exists():
+        raise OutputExists(path=str(path))
 
 
 def write_outputs(registry: Registry, files: Mapping[Path, bytes], *, force: bool = False) -> None:

@@ -1,0 +1,50 @@
+"""``w2w-reg audit witness``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, note, say_text
+
+
+@click.command()
+@click.argument("source", metavar="URL|FOLDER")
+@click.option("--key", metavar="HEX", help="The log's public key (needed the first time that you see this log).")
+@click.option("--name", metavar="NAME", help="Your name as a witness, such as your domain (needed the first time).")
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("~/.w2w-witness"),
+    show_default=True,
+    help="Folder of your key and of what you have seen.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the cosigned checkpoint there.")
+@options.force
+@takes_frame
+def witness(
+    frame: Frame, source: str, key: str | None, name: str | None, state: Path, out: Path | None, force: bool
+) -> None:
+    """Cosign a published log's checkpoint, if the log still begins with all that you have seen of it.
+
+    Needs no registry. Of a FOLDER, the line is added to its checkpoint; of a URL, give the note that --out writes to
+    whoever runs the log, for `w2w-reg audit publish --cosigned`. Exit 6 when the log was cut, forked or rolled back.
+    """
+    from w2w_registry.services.audit import log
+    from w2w_registry.services.audit import witness as service
+    from w2w_registry.services.recording.outputs import check_free
+
+    if out is not None:
+        check_free(out, force=force)
+    value = service.witness(source, state.expanduser(), name=name, log_key=log.read_key(key))
+    value["written"] = service.deliver(source, value["note"], out)
+
+    def human() -> None:
+        say_text(value["note"])
+        since = "seen for the first time" if value["before"] is None else f"extends the {value['before']} seen before"
+        note(f"{value['size']} events, {since}; cosigned as {value['witness_key']}")
+
+    emit(frame, value, human)

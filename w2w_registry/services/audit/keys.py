@@ -1,0 +1,85 @@
+"""Ed25519 keys kept as files: ``NAME.key``, readable by its owner only, and ``NAME.pub`` beside it, both in hex."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.audit import checkpoint as signing
+from w2w_registry.errors import SettingError, StorageError
+
+_KEY_BYTES = 32
+
+
+def public_key(folder: Path, name: str) -> bytes | None:
+    """The public key; None when nothing was signed yet.
+
+    Raises:
+        SettingError: the file is no key.
+    """
+    path = folder / f"{name}.pub"
+    try:
+        key = bytes.fromhex(path.read_text("ascii").strip())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise SettingError(setting=str(path), value="", reason=f"not a public key: {error}") from None
+    return key
+
+
+def private_key(folder: Path, name: str) -> bytes:
+    """The signing key, made at its first use, readable by its owner only.
+
+    A key file appears whole or not at all; an empty one, which only an older release could leave, never signed
+    anything when there is no public key beside it, and is made anew.
+
+    Raises:
+        SettingError: the file is no key. StorageError: it cannot be written.
+    """
+    path, public = folder / f"{name}.key", folder / f"{name}.pub"
+    try:
+        text = path.read_text("ascii").strip()
+        if not text and not public.exists():
+            path.unlink()
+            raise FileNotFoundError
+        key = bytes.fromhex(text)
+        if len(key) != _KEY_BYTES:
+            raise ValueError("it is empty" if not key else f"it holds {len(key)} bytes, not {_KEY_BYTES}")
+    except FileNotFoundError:
+        key = signing.new_key()
+        if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
+            return private_key(folder, name)
+    except (OSError, ValueError) as error:
+        raise SettingError(
+            setting=str(path),
+            value="",
+            reason=f"not a private key: {error}; restore it from a backup, or move it and {public.name} away to sign"
+            " with a new key from now on",
+        ) from None
+    if not public.exists():
+        try:
+            write_atomic(public, signing.public_key(key).hex().encode() + b"\n")
+        except OSError as error:
+            raise StorageError(path=str(public), reason=error.strerror or str(error)) from error
+    return key
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a secret file that is not there yet, whole or not at all; False when it is there."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
