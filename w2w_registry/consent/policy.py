@@ -180,22 +180,10 @@ def decide(
     warnings: list[Reason] = []
     relied: dict[str, str] = {}
     for source in upstream:
-        refusals: list[Reason] = []
-        covering = None
-        for record in source.records:
-            refusal = _refusal(record, use, what, where, source.derived, now, source.through)
-            if refusal is None:
-                covering = record
-                break
-            refusals.append(refusal)
+        covering, refusals = _asked(source, use, what, where, now)
         if covering is not None:
             relied[covering.record_id] = covering.digest()
             continue
-        if not refusals:
-            code = ReasonCode.REFUSES if source.refuses else ReasonCode.NO_RECORD
-            if source.subject is None:
-                code = ReasonCode.NO_SUBJECT
-            refusals = [Reason(code, source.subject, through=source.through)]
         against = source.refuses or any(_speaks_against(record, use) for record in source.records)
         if use in rules.unknown and not against:
             warnings += refusals
@@ -228,6 +216,24 @@ _NOT_LIVE: Mapping[Status, ReasonCode] = {
     Status.DISPUTED: ReasonCode.DISPUTED,
     **_ENDED,
 }
+
+
+def _asked(
+    source: Upstream, use: Use, purpose: str, territory: str | None, now: datetime
+) -> tuple[ConsentRecord | None, list[Reason]]:
+    """The first of a subject's records that allows the use, or why none does."""
+    refusals: list[Reason] = []
+    for record in source.records:
+        refusal = _refusal(record, use, purpose, territory, source.derived, now, source.through)
+        if refusal is None:
+            return record, []
+        refusals.append(refusal)
+    if not refusals:
+        code = ReasonCode.REFUSES if source.refuses else ReasonCode.NO_RECORD
+        if source.subject is None:
+            code = ReasonCode.NO_SUBJECT
+        refusals = [Reason(code, source.subject, through=source.through)]
+    return None, refusals
 
 
 def _refusal(

@@ -89,15 +89,14 @@ def read_w2w_release(
         UsageError: more components than V has, or no base model named anywhere.
     """
     root = Path(folder)
-    layout = _release_layout(root, _release_config(root), alpha)
-    named = base_model or _release_config(root).get("base_model_name_or_path")
+    config = _release_config(root)
+    layout = _release_layout(root, config, alpha)
+    named = base_model or config.get("base_model_name_or_path")
     if not named:
         raise UsageError(reason="the release does not name its base model", hint="say [[base-model]]")
     d = layout.dim
     mean, std = (_vector(root / name, d) for name in ("mean.pt", "std.pt"))
-    vectors = TorchFile(root / "V.pt").array()
-    if vectors.ndim != 2 or vectors.shape[0] != d or vectors.dtype.kind != "f":
-        raise BadFile(path=str(root / "V.pt"), reason=f"V has shape {vectors.shape}, the layout needs ({d}, k)")
+    vectors = _basis(root / "V.pt", d)
     coordinates = _coordinates(root / "proj_1000pc.pt", vectors.shape[1])
     known = vectors.shape[1] if coordinates is None else coordinates.shape[1]
     k = min(known, 1000, vectors.shape[1]) if components is None else components
@@ -108,15 +107,11 @@ def read_w2w_release(
         notes.append(f"{int((std < 0).sum())} of {d} std values are negative and kept so, as its coordinates need")
     spread, centre = _spread(coordinates, k, notes)
     cut = None if coordinates is None else np.ascontiguousarray(coordinates[:, :k])
-    labels = TorchFile(root / "identity_df.pt").frame() if (root / "identity_df.pt").exists() else {}
-    if coordinates is not None and any(len(values) != len(coordinates) for values in labels.values()):
-        raise BadFile(
-            path=str(root / "identity_df.pt"), reason=f"its rows are not the {len(coordinates)} of proj_1000pc.pt"
-        )
+    labels = _labels(root / "identity_df.pt", coordinates)
     rows = len(coordinates) if coordinates is not None else len(next(iter(labels.values()), []))
     space = WeightSpace(
         base_model=str(named),
-        base_revision=base_revision or _release_config(root).get("revision"),
+        base_revision=base_revision or config.get("revision"),
         layout=layout,
         mean=mean,
         std=std,
@@ -131,6 +126,20 @@ def read_w2w_release(
         coordinate_mean=centre,
     )
     return Release(space, cut, labels, tuple(notes))
+
+
+def _basis(path: Path, dim: int) -> NDArray[Any]:
+    vectors = TorchFile(path).array()
+    if vectors.ndim != 2 or vectors.shape[0] != dim or vectors.dtype.kind != "f":
+        raise BadFile(path=str(path), reason=f"V has shape {vectors.shape}, the layout needs ({dim}, k)")
+    return vectors
+
+
+def _labels(path: Path, coordinates: NDArray[np.float32] | None) -> dict[str, list[Any]]:
+    labels = TorchFile(path).frame() if path.exists() else {}
+    if coordinates is not None and any(len(values) != len(coordinates) for values in labels.values()):
+        raise BadFile(path=str(path), reason=f"its rows are not the {len(coordinates)} of proj_1000pc.pt")
+    return labels
 
 
 def read_point(path: str | Path) -> NDArray[np.float32]:

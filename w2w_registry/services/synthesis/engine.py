@@ -144,24 +144,19 @@ def fit_guess(
     )
     if not people:
         raise UsageError(reason=f"no registered identity to learn from ({skipped} not allowed by consent)")
-    words = model.encode_text(prompt)
-    rows, white, who = [], [], []
     k = components or space.k
     scale = np.maximum(space.component_std, 1e-6 * float(space.component_std.max()))[:k]
+    rows, white, who = [], [], []
     for start in range(0, len(people), PEOPLE_AT_ONCE):
         part = people[start : start + PEOPLE_AT_ONCE]
         pictures = _pictures(registry, part, space, row.ref, model, folders, drawn, prompt, seed + start)
-        rows.append(features(model, model.encode_images(np.concatenate(pictures)), words))
+        rows.append(features(model, model.encode_images(np.concatenate(pictures)), model.encode_text(prompt)))
         for number, (person, own) in enumerate(zip(part, pictures, strict=True), start=start):
             white.append(np.repeat((person.coordinates[:k] / scale)[None], len(own), axis=0))
             who.append(np.full(len(own), number))
         progress(start + len(part), len(people))
     fitted = fit(np.concatenate(rows), np.concatenate(white).astype(np.float32), np.concatenate(who), seed=seed)
-    tensors = fitted.to_tensors()
-    from safetensors.numpy import save
-
-    path = guess_path(registry, row, model.unet_digest)
-    write_atomic(path, save({n: np.ascontiguousarray(a) for n, a in tensors.items()}))
+    digest = _keep_guess(guess_path(registry, row, model.unet_digest), fitted)
     certain = 1.0 - np.minimum(fitted.variance, 1.0)
     return {
         "space": row.ref,
@@ -170,8 +165,17 @@ def fit_guess(
         "skipped": skipped,
         "components": k,
         "explained": float((certain * scale**2).sum() / (scale**2).sum()),
-        "digest": _digest(tensors),
+        "digest": digest,
     }
+
+
+def _keep_guess(path: Path, fitted: GuessModel) -> str:
+    """Write what was learned; returns its digest."""
+    from safetensors.numpy import save
+
+    tensors = fitted.to_tensors()
+    write_atomic(path, save({n: np.ascontiguousarray(a) for n, a in tensors.items()}))
+    return _digest(tensors)
 
 
 def photo_folders(root: Path) -> dict[str, Path]:
