@@ -31,6 +31,10 @@ OWNED: dict[str, tuple[str, ...]] = {
     "pandas": ("w2w_registry/interface/results",),
     "sklearn": ("w2w_registry/space/direction_fit",),
     "alembic": ("w2w_registry/catalog/", "migrations/"),
+    "tempfile": (
+        "w2w_registry/artifacts.py",
+        "w2w_registry/web/",
+    ),  # temporary files lie under the home, closed to others
 }
 
 

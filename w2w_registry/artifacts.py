@@ -6,6 +6,7 @@ always check what it got. fsspec gives the same store on a local folder or on ob
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -13,7 +14,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class ArtifactStore:
     """
 
     def __init__(self, url: str, scratch: Path | None = None) -> None:
-        self._url, self._scratch = url, scratch
+        self._url, self.scratch = url, scratch
         self._local = Path(url.removeprefix("file://")) if "://" not in url or url.startswith("file://") else None
         self._fs: AbstractFileSystem | None = None
         if self._local is None:
@@ -131,7 +132,7 @@ class ArtifactStore:
                 raise NotFound(what="artifact", name=digest)
             yield path
             return
-        with temporary_folder(self._scratch) as folder:
+        with temporary_folder(self.scratch) as folder:
             copy = folder / digest
             try:
                 self._remote().get_file(self._key(digest), str(copy))
@@ -281,6 +282,13 @@ def temporary_folder(under: Path | None) -> Iterator[Path]:
         raise StorageError(path=str(under or tempfile.gettempdir()), reason=error.strerror or str(error)) from error
     with folder as name:
         yield Path(name)
+
+
+def folder_until_exit(under: Path) -> Path:
+    """As :func:`temporary_folder`, gone when the process ends."""
+    kept = ExitStack()
+    atexit.register(kept.close)
+    return kept.enter_context(temporary_folder(under))
 
 
 def sweep(under: Path, *, older_than: float = 86_400.0) -> int:

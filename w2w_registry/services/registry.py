@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import ArtifactStore, sweep, write_atomic
+from w2w_registry.artifacts import ArtifactStore, sweep, temporary_folder, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.events import anything_recorded, last_moment
@@ -51,6 +51,10 @@ class Registry:
     @property
     def actor(self) -> str:
         return self.settings.actor
+
+    def temporary_folder(self) -> AbstractContextManager[Path]:
+        """An empty folder under the home that only this user may open, gone when the block ends."""
+        return temporary_folder(self.settings.temporary_dir)
 
 
 def present(session: Session) -> datetime:

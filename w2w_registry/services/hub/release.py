@@ -197,7 +197,7 @@ def _planned(
     signed = state is not None and state.file(bundle.SIGNATURE) is not None
     if signed and not plan.delete and set(plan.add) <= {bundle.CARD}:
         return prepared, plan
-    files = {**prepared.files, bundle.SIGNATURE: signatures.sign(key, prepared.files)}
+    files = {**prepared.files, bundle.SIGNATURE: signatures.sign(key, prepared.files, registry.settings.temporary_dir)}
     prepared = replace(prepared, files=files)
     return prepared, plan_push(repo_id, state, files, prepared.access)
 

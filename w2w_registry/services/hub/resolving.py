@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from w2w_registry.artifacts import folder_until_exit
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.lora import find_loras, write_lora
 from w2w_registry.services.hub.pull import fetch, space_of
@@ -49,8 +47,7 @@ def look_up(registry: Registry, uri: str) -> Path:
     Raises:
         As :func:`w2w_registry.services.hub.pull.pull`.
     """
-    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = folder_until_exit(registry.settings.temporary_dir)
     fetched = fetch(connect(registry), uri, folder)
     if fetched.lora is not None:
         return fetched.lora
@@ -73,5 +70,5 @@ def space_folder(registry: Registry, text: str, progress: Progress = no_progress
     if not text.startswith(HUB):
         yield text, None
         return
-    with fetched_space(connect(registry), text, progress) as (folder, repo):
+    with fetched_space(connect(registry), text, progress, scratch=registry.settings.temporary_dir) as (folder, repo):
         yield str(folder), repo

@@ -12,10 +12,10 @@ What is signed is every file of a release but the card, which people edit on the
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from w2w_registry.artifacts import temporary_folder
 from w2w_registry.errors import BadFile, IntegrityError, SettingError
 from w2w_registry.hub import bundle
 from w2w_registry.services.registry import Registry
@@ -37,10 +37,9 @@ def signing_key(registry: Registry) -> Path | None:
     return path
 
 
-def sign(key: Path, files: Mapping[str, bytes]) -> bytes:
+def sign(key: Path, files: Mapping[str, bytes], scratch: Path) -> bytes:
     """The signature over a release's files."""
-    with tempfile.TemporaryDirectory(prefix="w2w-sign-") as name:
-        folder = Path(name)
+    with temporary_folder(scratch) as folder:
         for path, data in files.items():
             if path != bundle.CARD:
                 target = folder / path

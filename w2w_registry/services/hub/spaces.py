@@ -8,7 +8,6 @@ arrays says whether that succeeded.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -121,9 +120,14 @@ def push_space(
 
 
 @contextmanager
-def fetched_space(hub: Hub, uri: str, progress: Progress = no_progress) -> Iterator[tuple[Path, Input]]:
+def fetched_space(
+    hub: Hub, uri: str, progress: Progress = no_progress, *, scratch: Path | None = None
+) -> Iterator[tuple[Path, Input]]:
     """A local folder as ``space export`` writes it, from ``hf://owner/repo[@rev]``, gone when the block ends; and the
     repo as an input of the operation.
+
+    Args:
+        scratch: where temporary folders are made; None = where the system makes them.
 
     Raises:
         NotFound: no such repo, or no space in it. UnsafeRepo, BadFile: what is there is refused.
@@ -133,8 +137,7 @@ def fetched_space(hub: Hub, uri: str, progress: Progress = no_progress) -> Itera
     files = [f for f in state.files if f.path in (SPACE_FILE, SPACE_JSON) or _is_shard(f.path)]
     if not any(f.path == SPACE_FILE for f in files):
         raise NotFound(what="weight space in the Hub repo", name=state.repo_id)
-    with tempfile.TemporaryDirectory(prefix="w2w-space-") as name:
-        folder = Path(name)
+    with temporary_folder(scratch) as folder:
         hub.download(state.repo_id, state.commit, files, folder, progress)
         shards = sorted(f.path for f in files if _is_shard(f.path))
         if shards:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -225,13 +224,8 @@ def _adapter(registry: Registry, session: Session, version: Version) -> Adapter:
     from w2w_registry.diffusion.fingerprint import Adapter, read_adapter
 
     if version.artifact_digest is not None:
-        path = registry.artifacts.path(version.artifact_digest)
-        if path is not None and path.exists():
+        with registry.artifacts.local(version.artifact_digest) as path:
             return read_adapter(path)
-        with TemporaryDirectory() as folder:
-            copy = Path(folder) / "lora.safetensors"
-            copy.write_bytes(registry.artifacts.get(version.artifact_digest))
-            return read_adapter(copy)
     row = None if version.space_id is None else session.get(Coordinates, (version.space_id, version.id))
     if row is None:
         raise UsageError(reason="neither a file nor coordinates are kept of it")

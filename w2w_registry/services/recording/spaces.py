@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
-
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import ArtifactStore
+from w2w_registry.artifacts import ArtifactStore, temporary_folder
 from w2w_registry.catalog.models import (
     Space,
 )
@@ -31,7 +29,7 @@ def no_space(ref: str) -> UsageError:
 
 def store_space(artifacts: ArtifactStore, space: WeightSpace) -> str:
     """Write ``space`` into the store; returns the artifact's digest. The same space gives the same artifact."""
-    with tempfile.TemporaryDirectory(prefix="w2w-space-") as folder:
+    with temporary_folder(artifacts.scratch) as folder:
         file, _ = write_space(folder, space)
         return artifacts.put_file(file)
 

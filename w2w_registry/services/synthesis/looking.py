@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from w2w_registry.artifacts import folder_until_exit
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import write_lora
 from w2w_registry.records import Kind
@@ -61,8 +59,7 @@ def as_queries(
         guess=None if guess is None else guess[0],
         progress=progress,
     )
-    folder = Path(tempfile.mkdtemp(prefix="w2w-look-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = folder_until_exit(registry.settings.temporary_dir)
     queries = []
     for number, (photo, answer) in enumerate(zip(photos, answers, strict=True)):
         out = folder / str(number)

@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Final
 
 from fastapi import Form, Query, Request
@@ -224,9 +223,9 @@ def _drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seed: in
     registry, engine = desk.registry, desk.site.engine
 
     def draw() -> bytes:
-        with TemporaryDirectory(prefix="w2w-picture-") as folder:
+        with registry.temporary_folder() as folder:
             request = generate.GenerateRequest(
-                ref, folder, seeds=(seed,), steps=STEPS, edit=dict(amounts), engine=engine
+                ref, str(folder), seeds=(seed,), steps=STEPS, edit=dict(amounts), engine=engine
             )
             return Path(generate.generate(registry, request)["files"][0]).read_bytes()
 

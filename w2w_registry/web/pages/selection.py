@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from pathlib import Path
-from tempfile import SpooledTemporaryFile, TemporaryDirectory
+from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, Final
 
 from fastapi import Form
@@ -75,9 +74,9 @@ def _export(desk: Desk, names: list[str]) -> Response:
 
 
 def _pack(desk: Desk, name: str, archive: zipfile.ZipFile) -> None:
-    with TemporaryDirectory(prefix="w2w-export-") as folder:
-        export.export(desk.registry, name, folder)
-        for path in sorted(Path(folder).rglob("*")):
+    with desk.registry.temporary_folder() as folder:
+        export.export(desk.registry, name, str(folder))
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
                 archive.write(path, f"{name}/{path.relative_to(folder).as_posix()}")
 
