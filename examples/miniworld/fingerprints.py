@@ -1,14 +1,19 @@
 """Fingerprints of the mini world's people, for measuring verdicts: shipped LoRAs probed here, foreign ones stored.
 
-``foreign.npz`` holds fingerprints (float16) of LoRAs that ``train_foreign`` made, by kind, with whom each draws
-(``<kind>_of``); the adapters themselves would be too large to ship. ``python -m examples.miniworld.fingerprints pack``
-takes them again from what is trained, ``… table`` prints the tables of docs/metric.md.
+``foreign.npz`` holds fingerprints of LoRAs that ``train_foreign`` made, by kind: 8 bits a value and one scale a row
+(``<kind>``, ``<kind>_scale``), whom each draws (``<kind>_of``), and the place at which that person is found by weights
+alone (``<kind>_place``, 1 is first); the adapters themselves would be too large to ship.
+
+``python -m examples.miniworld.fingerprints pack`` takes them again from what is trained, ``… table`` prints who is
+found and called *same*, by way of training, ``… repeats [--gallery NPZ]`` how few repeats are enough.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,70 +22,197 @@ from numpy.typing import NDArray
 
 from examples.miniworld.identities import FIT
 from examples.miniworld.unpack import DATA, load_loras
-from w2w_registry.space.intervals import mean
+from w2w_registry.space.intervals import share
+from w2w_registry.space.layout import Layout
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 
 Array = NDArray[np.float64]
+Rows = NDArray[np.int64]
 FOREIGN: Final = Path(__file__).parent / "foreign.npz"
 PROMPT: Final = "photo of sks person"
 LEARNED: Final = 112
-"""How many of the retrained people a model learns from; the others, and all foreign ones, judge it."""
+"""A model learns from repeats of the people before this one; the others judge it."""
+ALARMS: Final = 0.01
 
 
-def shipped() -> tuple[Array, Array]:
-    """Fingerprints of all shipped LoRAs (1056, 512) and of the retrained ones (224, 512)."""
-    import torch
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Queries of one way of training: fingerprints (m, 512), whom they draw (m,), their place by weights (m,)."""
 
-    from w2w_registry.diffusion.fingerprint import of_thetas
-    from w2w_registry.diffusion.pipeline import load_model
+    kind: str
+    prints: Array
+    of: Rows
+    place: Rows
 
-    torch.set_num_threads(1)
-    loras, model = load_loras(), load_model(DATA / "pipeline", device="cpu")
-    first, again = (of_thetas(model, loras.layout, theta, PROMPT) for theta in (loras.theta, loras.retrained))
-    return first.astype(np.float64), again.astype(np.float64)
+    def only(self, judged: bool) -> Asked:
+        """Those of people who judge, or who are learned from."""
+        keep = (self.of >= LEARNED) == judged
+        return Asked(self.kind, self.prints[keep], self.of[keep], self.place[keep])
 
 
-def foreign() -> Iterator[tuple[str, Array, NDArray[np.int64]]]:
-    """(kind, fingerprints (m, 512), whom they draw (m,))."""
+class World:
+    """The registered (1000, 512), strangers (56, 512) outside every fit, and retrained LoRAs of the first 224."""
+
+    def __init__(self) -> None:
+        import torch
+
+        from w2w_registry.diffusion.fingerprint import of_thetas
+        from w2w_registry.diffusion.pipeline import load_model
+
+        torch.set_num_threads(1)
+        self.loras, model = load_loras(), load_model(DATA / "pipeline", device="cpu")
+        first, again = (
+            of_thetas(model, self.loras.layout, theta, PROMPT).astype(np.float64)
+            for theta in (self.loras.theta, self.loras.retrained)
+        )
+        self.gallery, self.strangers, self.again = first[:FIT], first[FIT:], again
+
+    @cached_property
+    def retrained(self) -> Asked:
+        rows = np.arange(len(self.again))
+        weights = Weights(self.loras.layout, self.loras.theta[:FIT])
+        return Asked("retrained", self.again, rows, weights.places(self.loras.layout, self.loras.retrained, rows))
+
+    def repeats(self, count: int = LEARNED) -> Repeats:
+        """Second trainings of the first ``count`` people."""
+        return Repeats("retrained", self.again[:count], np.arange(count))
+
+
+def foreign() -> Iterator[Asked]:
+    """What is stored, one kind after the other."""
     with np.load(FOREIGN) as file:
-        for kind in file.files:
-            if not kind.endswith("_of"):
-                yield kind, file[kind].astype(np.float64), file[f"{kind}_of"]
+        for kind in [name for name in file.files if f"{name}_of" in file.files]:
+            prints = file[kind].astype(np.float64) * file[f"{kind}_scale"][:, None]
+            yield Asked(kind, prints, file[f"{kind}_of"].astype(np.int64), file[f"{kind}_place"].astype(np.int64))
 
 
-def data() -> tuple[Array, dict[str, Array], dict[str, NDArray[np.int64]], Array]:
+def data() -> tuple[Array, dict[str, Array], dict[str, Rows], Array]:
     """What ``benchmarks --only verdict`` reads when it is given no files: gallery, queries and whom they draw by
-    kind, strangers."""
-    first, again = shipped()
-    kinds = list(foreign())
-    asked = {"queries": again, "foreign": np.concatenate([prints for _, prints, _ in kinds])}
-    of = {"queries": np.arange(len(again)), "foreign": np.concatenate([rows for _, _, rows in kinds])}
-    return first[:FIT], asked, of, first[FIT:]
+    kind, strangers. Foreign ones are those trained to the end."""
+    world = World()
+    kinds = [asked for asked in foreign() if asked.kind != "short"]
+    asked = {"queries": world.again, "foreign": np.concatenate([one.prints for one in kinds])}
+    of = {"queries": np.arange(len(world.again)), "foreign": np.concatenate([one.of for one in kinds])}
+    return world.gallery, asked, of, world.strangers
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Of each query: found at the first place, and called *same* there."""
+
+    first: NDArray[np.bool_]
+    same: NDArray[np.bool_]
+
+
+def judged(model: VerdictModel, asked: Asked, gallery: Array) -> Judged:
+    scores = model.score(asked.prints, gallery)
+    first = scores.argmax(1) == asked.of
+    own = scores[np.arange(len(first)), asked.of]
+    return Judged(first, first & (model.strangers.false_alarm(own, len(gallery)) <= ALARMS))
+
+
+def alarms(model: VerdictModel, strangers: Array, gallery: Array) -> NDArray[np.bool_]:
+    """Which strangers are called *same* as somebody."""
+    return np.asarray(model.strangers.false_alarm(model.score(strangers, gallery).max(1), len(gallery)) <= ALARMS)
 
 
 def table() -> str:
-    """Found at the first place, and accepted at one false alarm in a hundred searches, by way of training."""
-    first, again = shipped()
-    gallery, strangers = first[:FIT], first[FIT:]
-    model = learn(gallery, [Repeats("retrained", again[:LEARNED], np.arange(LEARNED))])
-    plain = learn(gallery)
-    lines = ["| trained | queries | recall@1 | called same | cosine: recall@1 | cosine: called same |",
-             "| --- | --- | --- | --- | --- | --- |"]  # fmt: skip
-    rest = np.arange(LEARNED, len(again))
-    for kind, prints, rows in [("as the registered, other photos", again[rest], rest), *foreign()]:
-        cells = [str(mean(v)) for m in (model, plain) for v in _judged(m, prints, rows, gallery)]
-        lines.append(f"| {kind} | {len(rows)} | " + " | ".join(cells) + " |")
-    alarms = [(m.strangers.false_alarm(m.score(strangers, gallery).max(1), FIT) <= 0.01).mean() for m in (model, plain)]
-    lines.append(f"| strangers ({len(strangers)}) | | | {alarms[0]:.3f} | | {alarms[1]:.3f} |")
+    """Found at the first place, and called *same* at one false alarm in a hundred searches, by way of training."""
+    world, kinds = World(), list(foreign())
+    others = next((one.only(judged=False) for one in kinds if one.kind == "rank4-qkvo"), None)
+    also = [] if others is None or not len(others.of) else [Repeats("rank4-qkvo", others.prints, others.of)]
+    models = {
+        "cosine": learn(world.gallery),
+        f"{LEARNED} retrained": learn(world.gallery, [world.repeats()]),
+        f"and {len(also[0].rows) if also else 0} foreign": learn(world.gallery, [world.repeats(), *also]),  # type: ignore[arg-type]
+    }
+    names = list(models)
+    lines = [
+        "| trained | recall@1, behaviour | recall@1, weights | " + " | ".join(f"same: {name}" for name in names) + " |",
+        "| --- " * (3 + len(names)) + "|",
+    ]
+    for one in [world.retrained, *kinds]:
+        asked = one.only(judged=True)
+        if not len(asked.of):
+            continue
+        found = [judged(models[name], asked, world.gallery) for name in names]
+        cells = [share(found[1].first), share(asked.place == 1), *(share(f.same) for f in found)]
+        lines.append(f"| {asked.kind} | " + " | ".join(map(str, cells)) + " |")
+    called = [share(alarms(models[name], world.strangers, world.gallery)) for name in names]
+    lines.append("| strangers | | | " + " | ".join(map(str, called)) + " |")
     return "\n".join(lines)
 
 
-def _judged(model: VerdictModel, queries: Array, rows: NDArray[np.int64], gallery: Array) -> tuple[Array, Array]:
-    scores = model.score(queries, gallery)
-    first = scores.argmax(1) == rows
-    own = scores[np.arange(len(rows)), rows]
-    same = first & (model.strangers.false_alarm(own, len(gallery)) <= 0.01)
-    return first.astype(np.float64), same.astype(np.float64)
+class Weights:
+    """ΔW of the registered, all of one layout, to be compared with LoRAs of any other: inner products of ΔW by their
+    factors, ⟨B A, B' A'⟩ = tr((Bᵀ B')(A' Aᵀ)), never the dense matrices."""
+
+    def __init__(self, layout: Layout, thetas: NDArray[np.float32]) -> None:
+        self.layout, self.thetas = layout, thetas
+        self.norms = np.sqrt([float(self.inner(layout, theta[None])[n, 0]) for n, theta in enumerate(thetas)])
+
+    def inner(self, layout: Layout, thetas: NDArray[np.float32]) -> Array:
+        """(n registered, m) inner products; modules that only one of two has count for nothing."""
+        found = np.zeros((len(self.thetas), len(thetas)))
+        own, other = (self._parts(*pair) for pair in ((self.layout, self.thetas), (layout, thetas)))
+        for module in set(self.layout.modules) & set(layout.modules):
+            (a, b), (c, d) = own[module], other[module]
+            left = np.einsum("nor,mos->nmrs", b, d, optimize=True)
+            right = np.einsum("nri,msi->nmrs", a, c, optimize=True)
+            found += self.layout.scale(module) * layout.scale(module) * (left * right).sum((2, 3))
+        return found
+
+    def places(self, layout: Layout, thetas: NDArray[np.float32], of: Rows) -> Rows:
+        """At which place by cosine of ΔW each query finds whom it draws (m,)."""
+        cosines = np.concatenate([
+            self.inner(layout, part) / self.norms[:, None] for part in np.array_split(thetas, -(-len(thetas) // 16))
+        ], axis=1)  # fmt: skip
+        return np.asarray(1 + (cosines > cosines[of, np.arange(len(of))]).sum(0))
+
+    @staticmethod
+    def _parts(layout: Layout, thetas: NDArray[np.float32]) -> dict[str, tuple[Array, Array]]:
+        at = {t.key: (part, t.shape) for t, part in layout.slices()}
+        return {
+            module: tuple(  # type: ignore[misc]
+                thetas[:, at[module, f][0]].reshape(len(thetas), *at[module, f][1]).astype(np.float64) for f in "AB"
+            )
+            for module in layout.modules
+        }
+
+
+def repeats(path: Path | None) -> str:
+    """How few second trainings are enough: recall and *same* on people they were not of."""
+    if path is None:
+        world = World()
+        gallery, strangers, counts = world.gallery, world.strangers, (16, 32, 64, LEARNED)
+        teach, ask = world.retrained.only(judged=False), [world.retrained.only(judged=True)]
+        ask += [one for kind in foreign() if len((one := kind.only(judged=True)).of)]
+    else:
+        with np.load(path) as file:
+            gallery, strangers = file["gallery"].astype(np.float64), file["strangers"].astype(np.float64)
+            both = [Asked(kind, file[kind].astype(np.float64), file[f"{kind}_of"], file[f"{kind}_of"] * 0)
+                    for kind in ("queries", "foreign")]  # fmt: skip
+        counts = (16, 32, 64, 128, 256)
+        turn = np.random.default_rng(0).permutation(len(both[0].of))[: counts[-1]]
+        taught = both[0].of[turn]
+        teach = Asked("queries", both[0].prints[turn], taught, taught * 0)
+        ask = [_without(one, taught) for one in both]
+    lines = ["| repeats | " + " | ".join(f"{one.kind}: recall@1 | same" for one in ask) + " | strangers called same |",
+             "| --- " * (2 + 2 * len(ask)) + "|"]  # fmt: skip
+    for count in (0, *counts):
+        given = [Repeats("retrained", teach.prints[:count], teach.of[:count])] if count else []
+        model = learn(gallery, given)
+        found = [judged(model, one, gallery) for one in ask]
+        cells = [str(share(values)) for f in found for values in (f.first, f.same)]
+        lines.append(
+            f"| {count or 'none: cosine'} | " + " | ".join(cells) + f" | {share(alarms(model, strangers, gallery))} |"
+        )
+    return "\n".join(lines)
+
+
+def _without(asked: Asked, people: Sequence[int] | Rows) -> Asked:
+    keep = ~np.isin(asked.of, people)
+    return Asked(asked.kind, asked.prints[keep], asked.of[keep], asked.place[keep])
 
 
 def pack() -> None:
@@ -88,29 +220,43 @@ def pack() -> None:
     import torch
 
     from examples.miniworld import train_foreign
-    from w2w_registry.diffusion.fingerprint import Adapter, fingerprints
+    from w2w_registry.diffusion.fingerprint import fingerprints
     from w2w_registry.diffusion.pipeline import load_model
 
     torch.set_num_threads(1)
-    model = load_model(DATA / "pipeline", device="cpu")
+    model, loras = load_model(DATA / "pipeline", device="cpu"), load_loras()
+    weights = Weights(loras.layout, loras.theta[:FIT])
     arrays: dict[str, Any] = {}
     for kind in train_foreign.KINDS:
-        found = [(i, s) for i, s in train_foreign.gather(kind, model.unet) if i in train_foreign.JUDGE]
-        if found:
-            prints = fingerprints(model, [Adapter(source=state) for _, state in found], PROMPT)
-            arrays |= {kind: prints.astype(np.float16), f"{kind}_of": np.array([i for i, _ in found])}
+        found = list(train_foreign.gather(kind, model.pipe))
+        if not found:
+            continue
+        of, adapters = np.array([i for i, _ in found]), [adapter for _, adapter in found]
+        prints = fingerprints(model, adapters, PROMPT)
+        scale = np.abs(prints).max(1) / 127
+        # A DoRA's and a text encoder's part are compared by their ΔW of the UNet's factors.
+        thetas = np.stack([adapter.theta for adapter in adapters if adapter.theta is not None])
+        assert adapters[0].layout is not None
+        arrays |= {
+            kind: np.rint(prints / scale[:, None]).astype(np.int8),
+            f"{kind}_scale": scale.astype(np.float32),
+            f"{kind}_of": of.astype(np.int16),
+            f"{kind}_place": weights.places(adapters[0].layout, thetas, of).astype(np.int16),
+        }
     np.savez_compressed(FOREIGN, **arrays)
-    print({kind: len(rows) for kind, rows in arrays.items() if not kind.endswith("_of")})
+    print({kind: len(rows) for kind, rows in arrays.items() if kind in train_foreign.KINDS})
 
 
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pack", "table"))
-    if parser.parse_args().what == "pack":
+    parser.add_argument("what", choices=("pack", "table", "repeats"))
+    parser.add_argument("--gallery", type=Path, help="measure repeats on this file instead of the mini world")
+    args = parser.parse_args()
+    if args.what == "pack":
         pack()
     else:
-        print(table())
+        print(table() if args.what == "table" else repeats(args.gallery))
 
 
 if __name__ == "__main__":

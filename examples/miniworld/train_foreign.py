@@ -1,9 +1,9 @@
 """Train LoRAs as other people's tools would: other ranks, starts, modules, prompts, lengths, DoRA, text encoders.
 
-``python -m examples.miniworld.train_foreign work`` trains shard after shard (16 identities of one kind) until all are
+``python -m examples.miniworld.train_foreign work`` trains shard after shard (25 identities of one kind) until all are
 done or it is stopped; run it again to go on, in as many one-thread processes as there are cores.  ``… status`` counts
-them.  What is trained, one kind a row, is ``KINDS``; photos are a session that no shipped LoRA has seen, and noise,
-start and seed are each identity's own.  ``gather`` reads what is done, as adapters any tool can load.
+them.  What is trained, one kind a row, is ``KINDS``; photos are a session that no shipped LoRA has seen, the start is
+each identity's own, noise and timesteps are each shard's.  ``gather`` reads what is done, ready to be probed.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,16 +26,18 @@ from examples.miniworld.pipeline import PROMPT, tokenise
 from examples.miniworld.train_loras import PILOT, Base
 from examples.miniworld.train_vae import BUILD
 from examples.miniworld.unpack import DATA, load_loras
+from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.diffusion.fingerprint import Adapter
 from w2w_registry.diffusion.train import TrainConfig, denoising_target, draw, initial_theta, start_state, train
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
 FOREIGN: Final = BUILD / "foreign"
-SHARD: Final = 16
+SHARD: Final = 25
 TAKE: Final = 2
 """The photo session: 0 and 1 belong to the shipped LoRAs."""
-LEARN: Final = range(0, 32)
+LEARN: Final = range(0, 50)
 """Whom a within-person spread may be learned from…"""
-JUDGE: Final = range(112, 176)
+JUDGE: Final = range(112, 312)
 """…and whom recall is measured on."""
 
 
@@ -48,6 +50,7 @@ class Kind:
     start: str = "own"
     prompt: str = PROMPT
     steps: int = 120
+    alpha: float | None = None
     dora: bool = False
     text_rank: int = 0
 
@@ -55,29 +58,52 @@ class Kind:
 QV, QKVO, KV = ("to_q", "to_v"), ("to_q", "to_k", "to_v", "to_out.0"), ("to_k", "to_v")
 KINDS: Final[dict[str, Kind]] = {
     "rank4-qkvo": Kind(4, QKVO),
+    "text-encoder": Kind(4, QV, text_rank=4),
     "rank1-own-start": Kind(1, QV),
     "rank16-qv": Kind(16, QV),
     "trigger": Kind(4, QV, prompt="photo of zwx person"),
     "dora": Kind(4, QV, dora=True),
-    "text-encoder": Kind(4, QV, text_rank=4),
     "rank4-kv": Kind(4, KV),
+    "alpha-1": Kind(4, QV, alpha=1.0),
     "short": Kind(4, QKVO, steps=40),
+    "long": Kind(4, QKVO, steps=240),
 }
+WIDELY: Final = ("rank4-qkvo", "text-encoder", "rank1-own-start", "rank16-qv", "trigger", "dora")
+"""Kinds trained for everybody in ``JUDGE``; of the others its first shard."""
 
 
 def kind_layout(unet: torch.nn.Module, kind: Kind) -> Layout:
-    """``kind``'s rank on its targets of every attention; alpha equals the rank."""
+    """``kind``'s rank on its targets of every attention; alpha equals the rank where none is given."""
     shapes: dict[TensorKey, tuple[int, ...]] = {}
     for name, module in unet.named_modules():
         if isinstance(module, torch.nn.Linear) and name.endswith(kind.targets) and ".attn" in name:
             shapes[name, "A"] = (kind.rank, module.in_features)
             shapes[name, "B"] = (module.out_features, kind.rank)
-    return layout_of(shapes, float(kind.rank))
+    return layout_of(shapes, kind.alpha or float(kind.rank))
+
+
+def text_layout(encoder: torch.nn.Module, kind: Kind) -> Layout:
+    """``kind``'s rank on every attention projection of the text encoder; alpha equals the rank."""
+    shapes: dict[TensorKey, tuple[int, ...]] = {}
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.Linear) and ".self_attn." in name:
+            shapes[name, "A"] = (kind.text_rank, module.in_features)
+            shapes[name, "B"] = (module.out_features, kind.text_rank)
+    return layout_of(shapes, float(kind.text_rank))
+
+
+def gaussian(layout: Layout, seed: int) -> Tensor:
+    """θ (D,): A ~ N(0, 1/r²), B zero, as PEFT's ``init_lora_weights="gaussian"``."""
+    generator, theta = torch.Generator().manual_seed(seed), torch.zeros(layout.dim)
+    for tensor, part in layout.slices():
+        if tensor.factor == "A":
+            theta[part] = torch.randn(tensor.size, generator=generator) / tensor.rank
+    return theta
 
 
 def recipe(kind: Kind, index: int) -> TrainConfig:
     """The pilot's recipe (A starts at random and has to move), with a chance of the identity's own."""
-    rate = {1: 2e-2, 4: 6e-3, 16: 3e-3}[kind.rank]
+    rate = {1: 2e-2, 4: 6e-3, 16: 3e-3}[kind.rank] * (kind.rank / (kind.alpha or kind.rank)) ** 0.5
     return replace(PILOT, steps=kind.steps, lr=rate, average_from=0.7, seed=50_000 + index)
 
 
@@ -108,56 +134,57 @@ class Trainer:
         )  # fmt: skip
         return {"theta": trained.theta, "loss": trained.losses[-20:].mean(0)}
 
-    def single(self, kind: Kind, index: int) -> dict[str, Tensor]:
-        """The state dict of one PEFT adapter (DoRA, text encoder), under ``unet.`` and ``text_encoder.``."""
-        from diffusers import StableDiffusionPipeline
-        from peft import LoraConfig, get_peft_model_state_dict
+    def peft(self, kind: Kind, indices: list[int]) -> dict[str, Tensor]:
+        """What PEFT would train (DoRA, a text-encoder part; A ~ N(0, 1/r²)), all identities in one batch.
 
-        torch.manual_seed(90_000 + index)
-        pipe = StableDiffusionPipeline.from_pretrained(
-            DATA / "pipeline", safety_checker=None, torch_dtype=torch.float32
-        )
-        for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        ``theta`` (G, D), with ``magnitudes`` (G, M) of DoRAs and ``text_theta`` (G, D') of text-encoder parts.
+        """
+        layout = kind_layout(self.base.unet, kind)
+        bank, encoder = LoraBank(self.base.unet, layout), self.base.pipeline.text_encoder
+        learned = {"theta": torch.stack([gaussian(layout, 90_000 + i) for i in indices])}
+        if kind.dora:
+            learned["magnitudes"] = bank.row_norms().repeat(len(indices), 1)
+        words = LoraBank(encoder, text_layout(encoder, kind)) if kind.text_rank else None
+        if words is not None:
+            learned["text_theta"] = torch.stack([gaussian(words.layout, 190_000 + i) for i in indices])
+        for value in learned.values():
+            value.requires_grad_()
+        config, dtype = recipe(kind, indices[0]), next(self.base.unet.parameters()).dtype
+        for part in (self.base.unet, encoder):
             part.requires_grad_(False)
-        common: dict[str, Any] = {"init_lora_weights": "gaussian"}
-        pipe.unet.add_adapter(
-            LoraConfig(
-                r=kind.rank, lora_alpha=kind.rank, target_modules=list(kind.targets), use_dora=kind.dora, **common
-            )
-        )
-        parts = {"unet": pipe.unet}
-        if kind.text_rank:
-            targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
-            pipe.text_encoder.add_adapter(
-                LoraConfig(r=kind.text_rank, lora_alpha=kind.text_rank, target_modules=targets, **common)
-            )
-            parts["text_encoder"] = pipe.text_encoder
-        learned = [p for part in parts.values() for p in part.parameters() if p.requires_grad]
-        config = recipe(kind, index)
-        optimiser = torch.optim.Adam(learned, lr=config.lr, betas=config.betas)
-        latents, ids = self.base.latents(index, TAKE), tokenise(pipe.tokenizer, [kind.prompt])
+        optimiser = torch.optim.Adam(learned.values(), lr=config.lr, betas=config.betas)
+        latents = torch.stack([self.base.latents(i, TAKE) for i in indices])
+        ids = tokenise(self.base.pipeline.tokenizer, [kind.prompt]).expand(len(indices), -1)
         losses = []
         for step in range(config.steps):
             for group in optimiser.param_groups:
                 group["lr"] = config.lr * (1 - step / config.steps)
-            now = draw(config, step, len(latents), tuple(latents.shape[1:]))
-            noisy, target = denoising_target(pipe.scheduler, latents[now.photos], now.noise, now.timesteps)
-            text = pipe.text_encoder(ids)[0].expand(len(noisy), -1, -1)
-            loss = (pipe.unet(noisy, now.timesteps, text).sample - target).square().mean()
+            now = draw(config, step, latents.shape[1], tuple(latents.shape[2:]))
+            each = len(now.timesteps)
+            t = now.timesteps.repeat(len(indices))
+            noise = now.noise.repeat(len(indices), 1, 1, 1)
+            noisy, target = denoising_target(self.base.scheduler, latents[:, now.photos].flatten(0, 1), noise, t)
+            with nullcontext() if words is None else words.apply(learned["text_theta"]):
+                text = encoder(ids)[0].repeat_interleave(each, 0)
+            with bank.apply(learned["theta"], magnitudes=learned.get("magnitudes")):
+                out = self.base.unet(noisy.to(dtype), t, text.to(dtype)).sample
+            loss = (out.float() - target).square().flatten(1).mean(1).reshape(-1, each).mean(1)
             optimiser.zero_grad()
-            loss.backward()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             losses.append(loss.detach())
-        found = {f"{name}.{k}": v.contiguous() for name, part in parts.items()
-                 for k, v in get_peft_model_state_dict(part).items()}  # fmt: skip
-        return found | {"loss": torch.stack(losses[-20:]).mean()}
+        return {k: v.detach() for k, v in learned.items()} | {"loss": torch.stack(losses[-20:]).mean(0)}
 
 
 def shards() -> list[tuple[str, str, list[int]]]:
     """(file, kind, identities): one shard of every kind before the second of any."""
-    people_parts = [list(part[i : i + SHARD]) for part in (JUDGE[:SHARD], LEARN[:SHARD], JUDGE[SHARD:], LEARN[SHARD:])
-                    for i in range(0, len(part), SHARD)]  # fmt: skip
-    return [(f"{kind}-{part[0]:04d}", kind, part) for part in people_parts for kind in KINDS]
+    judge, learn = ([list(part[i : i + SHARD]) for i in range(0, len(part), SHARD)] for part in (JUDGE, LEARN))
+    order = [(kind, judge[0]) for kind in WIDELY]
+    order += [(kind, learn[0]) for kind in WIDELY]
+    order += [(kind, part) for part in judge[1:] for kind in WIDELY]
+    order += [(kind, judge[0]) for kind in KINDS if kind not in WIDELY]
+    order += [(kind, part) for part in learn[1:] for kind in WIDELY]
+    return [(f"{kind}-{part[0]:04d}", kind, part) for kind, part in order]
 
 
 def work(only: str | None = None) -> None:
@@ -174,38 +201,30 @@ def work(only: str | None = None) -> None:
             os.close(os.open(claim, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             continue
-        trainer, kind, began = trainer or Trainer(), KINDS[kind_name], time.time()
-        if kind.dora or kind.text_rank:
-            tensors = {f"{i}|{k}": v for i in indices for k, v in trainer.single(kind, i).items()}
-            loss = torch.stack([v for k, v in tensors.items() if k.endswith("|loss")]).mean().item()
-        else:
-            tensors = trainer.batch(kind, indices)
-            loss = tensors["loss"].mean().item()
+        trainer, kind, began = trainer or Trainer(), KINDS[kind_name], time.process_time()
+        tensors = (trainer.peft if kind.dora or kind.text_rank else trainer.batch)(kind, indices)
+        loss = tensors["loss"].mean().item()
         temporary = FOREIGN / f".{name}.tmp"
         save_file(tensors | {"indices": torch.tensor(indices)}, temporary, {"kind": kind_name})
         temporary.replace(done)
         claim.unlink()
-        print(f"{name} loss {loss:.4f} {(time.time() - began) / len(indices):.2f} s per LoRA", flush=True)
+        print(f"{name} loss {loss:.4f} {(time.process_time() - began) / len(indices):.2f} CPU s per LoRA", flush=True)
 
 
-def gather(kind_name: str, unet: torch.nn.Module, folder: Path = FOREIGN) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """(identity, state dict in diffusers' form) of every adapter of one kind that is done."""
+def gather(kind_name: str, base: Any, folder: Path = FOREIGN) -> Iterator[tuple[int, Adapter]]:
+    """(identity, adapter as it is probed) of every one of a kind that is done; ``base`` is the pipeline."""
     kind = KINDS[kind_name]
+    layout = kind_layout(base.unet, kind)
+    words = text_layout(base.text_encoder, kind) if kind.text_rank else None
     for name, of, indices in shards():
         path = folder / f"{name}.safetensors"
         if of != kind_name or not path.exists():
             continue
-        tensors = load_file(str(path))
-        if "theta" in tensors:
-            layout = kind_layout(unet, kind)
-            for index, theta in zip(indices, tensors["theta"], strict=True):
-                flat = layout.unflatten(theta.numpy().astype(np.float32))
-                yield index, {f"unet.{m}.lora_{f}.weight": torch.from_numpy(v) for (m, f), v in flat.items()}
-        else:
-            for index in indices:
-                start = f"{index}|"
-                own = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-                yield index, {k: v for k, v in own.items() if k != "loss"}
+        tensors = {key: value.numpy() for key, value in load_file(str(path)).items()}
+        for n, index in enumerate(indices):
+            text = None if words is None else (words, tensors["text_theta"][n])
+            magnitudes = tensors["magnitudes"][n] if kind.dora else None
+            yield index, Adapter(layout, tensors["theta"][n], magnitudes=magnitudes, text=text)
 
 
 def main() -> None:

@@ -35,15 +35,18 @@ def thetas(layout, count: int):
     return 0.3 * torch.randn((count, layout.dim), generator=torch.Generator().manual_seed(2))
 
 
-def with_peft(unet, layout, theta, x, t, text):
-    """The same LoRA, injected by PEFT into a copy."""
-    config = peft.LoraConfig(r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.modules))
+def with_peft(unet, layout, theta, x, t, text, magnitudes=None):
+    """The same LoRA (a DoRA with ``magnitudes``, by module), injected by PEFT into a copy."""
+    config = peft.LoraConfig(
+        r=layout.rank, lora_alpha=layout.alpha, target_modules=list(layout.modules), use_dora=magnitudes is not None
+    )
     model = copy.deepcopy(unet)
     model.add_adapter(config)
     state = {
         f"{tensor.module}.lora_{tensor.factor}.weight": theta[part].reshape(tensor.shape)
         for tensor, part in layout.slices()
     }
+    state |= {f"{module}.lora_magnitude_vector": value for module, value in (magnitudes or {}).items()}
     peft.set_peft_model_state_dict(model, state)
     with torch.no_grad():
         return model.eval()(x, t, text).sample
@@ -61,6 +64,27 @@ def test_equals_peft_for_every_identity_of_a_batch(tiny_unet, tiny_layout):
     for i in range(3):
         rows = slice(2 * i, 2 * i + 2)
         assert close(out[rows], with_peft(tiny_unet, tiny_layout, theta[i], x[rows], t[rows], text[rows]))
+
+
+def test_doras_of_a_batch_equal_peft(tiny_unet, tiny_layout):
+    x, t, text = inputs(4)
+    theta = thetas(tiny_layout, 2)
+    bank = LoraBank(tiny_unet, tiny_layout)
+    sizes = [tiny_layout.by_key[module, "B"].shape[0] for module in tiny_layout.modules]
+    assert bank.outputs == sum(sizes)
+    magnitudes = bank.row_norms() * (1 + torch.rand((2, bank.outputs), generator=torch.Generator().manual_seed(4)))
+    with torch.no_grad(), bank.apply(theta, magnitudes=magnitudes):
+        out = tiny_unet(x, t, text).sample
+    with torch.no_grad(), bank.apply(theta, torch.tensor([1, 0, 1, 0]), magnitudes):
+        turned = tiny_unet(x, t, text).sample
+    for n, i in enumerate((0, 0, 1, 1)):
+        rows = slice(n, n + 1)
+        for which, answer in ((i, out), ((n + 1) % 2, turned)):
+            named = dict(zip(tiny_layout.modules, magnitudes[which].split(sizes), strict=True))
+            theirs = with_peft(tiny_unet, tiny_layout, theta[which], x[rows], t[rows], text[rows], named)
+            assert close(answer[rows], theirs)
+    with pytest.raises(ValueError, match="magnitudes"), bank.apply(theta, magnitudes=magnitudes[:, 1:]):
+        pass
 
 
 def test_groups_in_any_order_and_doubled_by_guidance(tiny_unet, tiny_layout):

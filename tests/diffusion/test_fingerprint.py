@@ -92,13 +92,68 @@ def test_a_text_encoder_part_and_dora_count(model: DiffusionModel, loras: Loras,
         save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / f"{name}.safetensors")
     before = model.unet_digest
     adapters = [read_adapter(tmp_path / f"{name}.safetensors") for name in ("plain", "text", "dora")]
+    assert all(adapter.layout is not None for adapter in adapters)
     found = fingerprints(model, adapters, PROMPT)
+    theirs = [Adapter(source=fingerprint._source(tmp_path / f"{name}.safetensors", None)) for name in ("text", "dora")]
+    assert near(fingerprints(model, theirs, PROMPT), found[1:])
     for other in found[1:]:
         assert np.linalg.norm(other - found[0]) > 0.05 * np.linalg.norm(found[0])
     # Nothing stays behind: the base model answers as before, and so does every adapter.
     del model.__dict__["unet_digest"]
     assert model.unet_digest == before
     assert near(fingerprints(model, adapters[::-1], PROMPT)[::-1], found)
+
+
+def test_any_rank_per_layer_and_products_of_factors_are_probed_together(
+    model: DiffusionModel, loras: Loras, tmp_path: Path
+) -> None:
+    """Layers of different ranks and scales, and a LoHa, as diffusers' own merge draws them."""
+    generator = torch.Generator().manual_seed(0)
+    state: dict[str, torch.Tensor] = {}
+    for number, module in enumerate(loras.layout.modules[:6]):
+        rank, (out, _), (_, wide) = 1 + number, *(loras.layout.by_key[module, f].shape for f in ("B", "A"))
+        state[f"unet.{module}.lora_A.weight"] = 0.3 * torch.randn((rank, wide), generator=generator)
+        state[f"unet.{module}.lora_B.weight"] = 0.3 * torch.randn((out, rank), generator=generator)
+    save_file(state, tmp_path / "mixed.safetensors")
+    found = read_adapter(tmp_path / "mixed.safetensors")
+    assert found.layout is not None
+    assert found.layout.rank == 0
+    theirs = Adapter(source=fingerprint._source(tmp_path / "mixed.safetensors", None))
+    assert near(fingerprints(model, [theirs], PROMPT), fingerprints(model, [found], PROMPT))
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_products_and_convolutions_are_probed_as_their_dense_change(
+    model: DiffusionModel, loras: Loras, tmp_path: Path, layer: str
+) -> None:
+    """A LoHa as LyCORIS writes it: of a linear layer (batched) or a convolution (added to the weights)."""
+    generator = torch.Generator().manual_seed(0)
+    module = loras.layout.modules[0] if layer == "linear" else "down_blocks.0.resnets.0.conv1"
+    weight = dict(model.unet.named_parameters())[f"{module}.weight"]
+    out, wide = weight.shape[0], weight[0].numel()
+    flat = "lora_unet_" + module.replace(".", "_")
+    halves = {f"hada_w{n}_{f}": torch.randn(s, generator=generator)
+              for n in (1, 2) for f, s in (("a", (out, 2)), ("b", (2, wide)))}  # fmt: skip
+    save_file(
+        {f"{flat}.{k}": v for k, v in halves.items()} | {f"{flat}.alpha": torch.tensor(2.0)}, tmp_path / "x.safetensors"
+    )
+    plain = {f"{flat}.{k}": v for k, v in halves.items()}
+    found = read_adapter(tmp_path / "x.safetensors")
+    assert found.layout is not None or found.changes
+    before, digest = weight.detach().clone(), model.unet_digest
+    ours = fingerprints(model, [found], PROMPT)
+    assert torch.equal(weight, before)
+    dense = (plain[f"{flat}.hada_w1_a"] @ plain[f"{flat}.hada_w1_b"]) * (
+        plain[f"{flat}.hada_w2_a"] @ plain[f"{flat}.hada_w2_b"]
+    )
+    probe = fingerprint._probe(model, PROMPT)
+    with torch.no_grad():
+        weight += dense.reshape(weight.shape)
+        moved = (probe._ask(probe.words, 1) - probe.own) * probe.scale
+        weight.copy_(before)
+    assert near((moved.flatten(1) @ probe.matrix).numpy(), ours)
+    del model.__dict__["unet_digest"]
+    assert model.unet_digest == digest
 
 
 def test_what_nobody_can_load_is_refused(model: DiffusionModel, tmp_path: Path) -> None:

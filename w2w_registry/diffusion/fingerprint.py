@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -21,13 +21,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from w2w_registry import lora
+from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.diffusion.merged import PARTS, TEXT, UNET, as_named_in, merged
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, quiet
 from w2w_registry.errors import BadLora
-from w2w_registry.lora import read_lora
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
 from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
 from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
-from w2w_registry.space.layout import Layout, layout_of
+from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
 Float32 = NDArray[np.float32]
 
@@ -43,37 +45,83 @@ _PEFT: Final = "base_model.model."
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """An adapter ready to be probed: a plain LoRA (``layout``, ``theta`` (D,)), or any other as diffusers takes it:
-    the ``source`` is its safetensors file, or tensors by diffusers' names."""
+    """An adapter ready to be probed: factors of linear layers of the UNet (``layout``, ``theta`` (D,)), ``changes`` of
+    any layers whose ΔW is known, or whatever diffusers takes: the ``source`` is its safetensors file, or tensors by
+    diffusers' names.
+
+    ``magnitudes`` (M,) make it a DoRA; ``text`` (layout, θ) is what it changes in the text encoder.
+    """
 
     layout: Layout | None = None
     theta: Float32 | None = None
     source: Path | dict[str, Tensor] | None = None
+    magnitudes: Float32 | None = None
+    text: tuple[Layout, Float32] | None = None
+    changes: tuple[lora.Change, ...] = ()
 
 
 def read_adapter(path: str | Path) -> Adapter:
-    """Any adapter that diffusers loads: plain UNet LoRAs are read by the registry (and probed many at a time),
-    text-encoder parts, DoRA and the rest by diffusers.
+    """Any adapter whose ΔW is known, or that diffusers loads. What changes linear layers of the UNet and the text
+    encoder by known factors, or is a DoRA, is probed many at a time; other known changes are added to the weights, one
+    adapter at a time; the rest is left to diffusers.
 
     Raises:
         BadLora: neither can read it.
     """
     try:
-        lora = read_lora(path)
+        found = lora.read_adapter(path)
     except BadLora as error:
         return Adapter(source=_source(Path(path), error))
-    if lora.ignored:
-        return Adapter(source=_source(Path(path), None))
-    # α/r goes into B, so that modules with different alphas fit one layout.
-    tensors = {
-        (module, factor): (value * (lora.alphas[module] / lora.rank(module)) if factor == "B" else value)
-        for (module, factor), value in lora.tensors.items()
-    }
-    ranks = {module: lora.rank(module) for module in lora.modules}
-    if len(set(ranks.values())) > 1 or any(value.ndim != 2 for value in tensors.values()):
-        return Adapter(source=_source(Path(path), None))
-    layout = layout_of({key: value.shape for key, value in tensors.items()}, float(next(iter(ranks.values()))))
-    return Adapter(layout, layout.flatten(tensors))
+    ours = _factored(found)
+    # Of a LoHa or LoKr only the model knows whether the layer is linear.
+    if ours is not None and ours.text is None and all(c.kind in ("LoRA", "DoRA") for c in found.changes):
+        return ours
+    if found.exact and all(c.part in PARTS for c in found.changes):
+        return Adapter(changes=found.changes) if ours is None else replace(ours, changes=found.changes)
+    source = _source(Path(path), None)
+    return Adapter(source=source) if ours is None else replace(ours, source=source)
+
+
+def _factored(found: lora.Adapter) -> Adapter | None:
+    """``found`` as factors, None when it is more than that."""
+    if found.more or found.unread or any(c.part not in PARTS for c in found.changes):
+        return None
+    parts = {part: [c for c in found.changes if c.part == part] for part in PARTS}
+    unet, text = (_factors(parts[part]) for part in PARTS)
+    if unet is None or (parts[TEXT] and text is None):
+        return None
+    dora = {c.module: c.tensors["magnitude"] for c in parts[UNET] if c.kind == "DoRA"}
+    layout, theta = unet
+    if not dora:
+        return Adapter(layout, theta, text=text)
+    outputs = [layout.by_key[m, "B"].shape[0] for m in layout.modules]
+    if len(dora) < len(layout.modules) or any(
+        dora[m].shape not in ((size,), (size, 1)) for m, size in zip(layout.modules, outputs, strict=True)
+    ):
+        return None
+    magnitudes = np.concatenate([np.asarray(dora[m], np.float32).reshape(-1) for m in layout.modules])
+    return Adapter(layout, theta, magnitudes=magnitudes, text=text)
+
+
+def _factors(changes: Sequence[lora.Change]) -> tuple[Layout, Float32] | None:
+    """Changes of linear layers as (layout, θ), every scale in its B; None when there are others, or none at all."""
+    tensors: dict[TensorKey, NDArray[Any]] = {}
+    for change in changes:
+        flat = all(value.ndim <= 2 for value in change.tensors.values())
+        if change.kind not in ("LoRA", "DoRA", "LoHa", "LoKr") or not flat or (change.module, "A") in tensors:
+            return None
+        plain = replace(change, kind="LoRA") if change.kind == "DoRA" else change
+        factors = plain.factors()
+        if factors is None or (change.part == TEXT and change.kind == "DoRA"):
+            return None
+        tensors[change.module, "B"], tensors[change.module, "A"] = factors
+    if not tensors:
+        return None
+    # A layout divides by every module's own rank: undo it, and modules of any rank fit one layout.
+    most = max(value.shape[0] for (_, factor), value in tensors.items() if factor == "A")
+    scaled = {key: value * (value.shape[1] / most) if key[1] == "B" else value for key, value in tensors.items()}
+    layout = layout_of({key: value.shape for key, value in scaled.items()}, float(most))
+    return layout, layout.flatten(scaled)
 
 
 def fingerprints(
@@ -89,7 +137,7 @@ def fingerprints(
     Raises:
         BadLora: an adapter does not fit the base model.
     """
-    probe = _Probe(model, prompt)
+    probe = _probe(model, prompt)
     out = np.zeros((len(adapters), WIDTH), np.float32)
     done = 0
     for numbers in _alike(adapters, batch):
@@ -107,11 +155,25 @@ def of_thetas(model: DiffusionModel, layout: Layout, thetas: Float32, prompt: st
 
 def _alike(adapters: Sequence[Adapter], batch: int) -> Iterator[list[int]]:
     """Numbers of adapters that can share a call of the UNet."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[Any, ...], list[int]] = {}
     for number, adapter in enumerate(adapters):
-        groups.setdefault(adapter.layout.digest if adapter.layout else f"alone {number}", []).append(number)
+        form = (
+            (adapter.layout.digest, adapter.magnitudes is None, adapter.text and adapter.text[0].digest)
+            if adapter.layout
+            else (number,)
+        )
+        groups.setdefault(form, []).append(number)
     for numbers in groups.values():
         yield from (numbers[i : i + batch] for i in range(0, len(numbers), batch))
+
+
+def _probe(model: DiffusionModel, prompt: str) -> _Probe:
+    """The question, asked of the base model itself once."""
+    key = ("probe", prompt, model.scheduler.config.prediction_type)
+    if key not in model.memo:
+        model.memo[key] = _Probe(model, prompt)
+    found: _Probe = model.memo[key]
+    return found
 
 
 class _Probe:
@@ -134,26 +196,56 @@ class _Probe:
         self.own = self._ask(self.words, 1)
 
     def __call__(self, adapters: Sequence[Adapter]) -> Float32:
-        first = adapters[0]
-        if first.layout is not None:
-            theta = torch.from_numpy(np.stack([a.theta for a in adapters if a.theta is not None]))
-            try:
-                bank = self.model.bank(first.layout)
-            except Exception as error:
-                raise BadLora(path="adapter", reason=f"does not fit the base model: {error}") from None
-            with bank.apply(theta.to(self.model.device)):
-                answer = self._ask(self.words, len(adapters))
-        else:
-            with _loaded(self.model.pipe, first.source or {}):
-                answer = self._ask(self.model.encode_text(self.prompt), 1)
+        try:
+            answer = self._answers(adapters)
+        except ValueError as error:
+            raise BadLora(path="adapter", reason=f"does not fit the base model: {error}") from None
         moved = (answer - self.own) * self.scale
         found: Float32 = (moved.flatten(1) @ self.matrix).cpu().numpy()
         return found
 
+    def _answers(self, adapters: Sequence[Adapter]) -> Tensor:
+        """Raises ValueError when one does not fit the base model."""
+        first, spare = adapters[0], all(adapter.changes for adapter in adapters)
+        # A prompt that two text encoders read is encoded by diffusers alone.
+        if first.layout is not None and (first.text is None or not hasattr(self.model.pipe, "text_encoder_2")):
+            try:
+                return self._factored(adapters)
+            except ValueError:
+                if not spare:
+                    raise
+        return torch.cat([self._alone(adapter) for adapter in adapters])
+
+    def _alone(self, adapter: Adapter) -> Tensor:
+        pipe = self.model.pipe
+        with merged(pipe, adapter.changes) if adapter.changes else _loaded(pipe, adapter.source or {}):
+            same_words = bool(adapter.changes) and all(change.part == UNET for change in adapter.changes)
+            return self._ask(self.words if same_words else self.model.encode_text(self.prompt), 1)
+
+    def _factored(self, adapters: Sequence[Adapter]) -> Tensor:
+        """The answers of adapters of one form, in one call."""
+        first, device = adapters[0], self.model.device
+        assert first.layout is not None
+        theta, magnitudes = (
+            None if values[0] is None else torch.from_numpy(np.stack(values)).to(device)  # type: ignore[arg-type]
+            for values in ([a.theta for a in adapters], [a.magnitudes for a in adapters])
+        )
+        assert theta is not None
+        bank, text = LoraBank(self.model.unet, first.layout), None
+        if first.text is not None:
+            encoder = self.model.pipe.text_encoder
+            words = LoraBank(encoder, as_named_in(encoder, first.text[0]))
+            said = torch.from_numpy(np.stack([a.text[1] for a in adapters if a.text is not None])).to(device)
+            with torch.no_grad(), words.apply(said):
+                text = self.model.pipe.encode_prompt([self.prompt] * len(adapters), device, 1, False)[0]
+        with bank.apply(theta, magnitudes=magnitudes):
+            return self._ask(self.words, len(adapters), text)
+
     @torch.no_grad()
-    def _ask(self, words: Conditioning, count: int) -> Tensor:
+    def _ask(self, words: Conditioning, count: int, texts: Tensor | None = None) -> Tensor:
+        """The model's answers (count, C, h, w); ``texts`` (count, L, E): each with embeddings of its own."""
         kind = self.model.dtype
-        text = words.text.to(kind)[None].expand(count, *words.text.shape)
+        text = words.text.to(kind)[None].expand(count, *words.text.shape) if texts is None else texts.to(kind)
         with self.model.conditioned(words):
             x = self.x.to(kind).expand(count, *self.x.shape[1:])
             answer: Tensor = self.model.unet(x, self.t, text).sample

@@ -40,13 +40,15 @@ class Conditioning:
 
 @dataclass
 class DiffusionModel:
-    """An opened pipeline on a device. ``source`` and ``revision`` say which one, for provenance."""
+    """An opened pipeline on a device. ``source`` and ``revision`` say which one, for provenance; ``memo`` keeps what
+    was worked out about it once."""
 
     pipe: Any
     source: str
     revision: str | None
     device: torch.device
     dtype: torch.dtype
+    memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def unet(self) -> nn.Module:
