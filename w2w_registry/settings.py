@@ -70,6 +70,11 @@ class Settings:
         return self.home / "guesses"
 
     @property
+    def pictures_dir(self) -> Path:
+        """Previews as they left: marked."""
+        return self.home / "pictures"
+
+    @property
     def training_dir(self) -> Path:
         """How far unfinished training got."""
         return self.home / "training"

@@ -147,6 +147,14 @@ def test_the_detector_that_stands_alone_agrees(side: int) -> None:
         assert false_alarm(pixels) > ALARM
 
 
+KEEPS_PREVIEWS = {
+    "w2w_registry/services/recording/preview_pictures.py",  # marks what it reads
+    "w2w_registry/services/identities/search_sheet.py",  # tiles of a sheet, which leaves marked
+    "w2w_registry/services/hub/release_files.py",  # a dry run, of which nothing leaves
+    "w2w_registry/services/provenance/verify.py",  # only checks them
+}
+
+
 def test_there_is_one_way_out_for_pictures() -> None:
     """Whatever encodes pictures or lays them in sheets goes by way of ``recording.pictures``."""
     allowed = {
@@ -167,5 +175,10 @@ def test_there_is_one_way_out_for_pictures() -> None:
             }
             assert "png_bytes" not in calls, f"{name} lets a picture out by itself"
             assert not ("save" in calls and '"PNG"' in text), f"{name} encodes pictures by itself"
+            assert 'media_type="image' not in text or name == "w2w_registry/web/pages/make.py", (
+                f"{name} serves pictures"
+            )
+            if "preview_digest" in text and ("artifacts.get(" in text or "artifacts.local(" in text):
+                assert name in KEEPS_PREVIEWS, f"{name} reads pictures that came with models"
             if "contact_sheet" in calls:
                 assert "recording.pictures import" in text or "recording import pictures" in text, name

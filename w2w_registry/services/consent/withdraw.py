@@ -286,8 +286,8 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     for engine in kept_engines(registry.settings.index, registry.settings.index_dir):
         engine.drop()
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
-    # Nor can it be told whom these learned from; both are made again when they are asked for.
-    for folder in (registry.settings.guesses_dir, registry.settings.training_dir):
+    # Nor can it be told whom these learned from or show; they are made again when they are asked for.
+    for folder in (registry.settings.guesses_dir, registry.settings.training_dir, registry.settings.pictures_dir):
         _remove(folder)
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(

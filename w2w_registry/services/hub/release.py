@@ -37,6 +37,7 @@ from w2w_registry.services.hub.release_files import (
     build_files,
     consent_of,
     find_facts,
+    preview_of,
     read_facts,
 )
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
@@ -145,7 +146,7 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
     with registry.catalog.read() as session:
         facts = find_facts(registry, session, request.name)
         _check_free(session, hub, repo_id, facts)
-    prepared = prepare(registry, facts, repo_id, request.access, request.options)
+    prepared = prepare(registry, facts, repo_id, request.access, request.options, dry_run=request.dry_run)
     state = look(hub, repo_id)
     prepared, plan = _planned(registry, repo_id, state, prepared)
     report = PushReport(facts.ref, plan.repo_id, prepared.access, plan, not plan.empty, warnings=prepared.warnings)
@@ -165,8 +166,16 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
     return replace(report, commit=commit, tag=tag)
 
 
-def prepare(registry: Registry, facts: VersionFacts, repo_id: str, asked: Access | None, options: Options) -> Prepared:
-    """Ask the gate, decide who may see it, and make the files.
+def prepare(
+    registry: Registry,
+    facts: VersionFacts,
+    repo_id: str,
+    asked: Access | None,
+    options: Options,
+    *,
+    dry_run: bool = False,
+) -> Prepared:
+    """Ask the gate, decide who may see it, and make the files. ``dry_run``: no picture is put on record.
 
     Raises:
         ConsentDenied.
@@ -177,8 +186,9 @@ def prepare(registry: Registry, facts: VersionFacts, repo_id: str, asked: Access
         consent = consent_of(upstream, decision, present(session))
         space = session.get_one(Space, facts.space_id)
     access = choose_access(likeness=consent.likeness, asked=asked)
-    files = build_files(registry, facts, space, consent, options, repo_id)
-    warnings = tuple(str(w) for w in decision.warnings)
+    preview, missing = preview_of(registry, facts, dry_run=dry_run)
+    files = build_files(registry, facts, space, consent, options, repo_id, preview)
+    warnings = (*(str(w) for w in decision.warnings), *missing)
     if consent.likeness and asked is Access.PUBLIC:
         warnings += ("it draws a person, so it is published gated: whoever wants it asks for access",)
     return Prepared(facts, consent, files, access, warnings)

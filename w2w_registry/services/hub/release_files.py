@@ -25,12 +25,13 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.policy import Decision, Upstream, combined_state, subject_state
 from w2w_registry.consent.receipt import CONTEXT, public_consent
 from w2w_registry.consent.records import ConsentRecord
-from w2w_registry.errors import UsageError
+from w2w_registry.errors import MissingExtra, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import ConsentState, iso
 from w2w_registry.services.recording.manifests import manifest_of
+from w2w_registry.services.recording.preview_pictures import kept_preview, leaving_preview
 from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.layout import Layout, TensorKey
@@ -166,10 +167,33 @@ def weights_of(
         return read_lora(path)
 
 
+def preview_of(registry: Registry, facts: VersionFacts, *, dry_run: bool) -> tuple[bytes | None, tuple[str, ...]]:
+    """The picture that goes with the release, marked and on record, and what there is to say when it stays out.
+
+    Args:
+        dry_run: nothing is marked that was not before; the picture stands for the one that would leave.
+    """
+    if facts.preview_digest is None or not registry.artifacts.exists(facts.preview_digest):
+        return None, ()
+    if dry_run:
+        kept = kept_preview(registry, facts.version_id, facts.preview_digest)
+        return kept or registry.artifacts.get(facts.preview_digest), ()
+    try:
+        return leaving_preview(registry, facts.version_id, facts.preview_digest), ()
+    except MissingExtra:
+        return None, ("the preview stays here: pictures leave marked, which needs pip install 'w2w-registry[marking]'",)
+
+
 def build_files(
-    registry: Registry, facts: VersionFacts, space: Space, consent: Consent, options: Options, repo_id: str
+    registry: Registry,
+    facts: VersionFacts,
+    space: Space,
+    consent: Consent,
+    options: Options,
+    repo_id: str,
+    preview: bytes | None,
 ) -> dict[str, bytes]:
-    """Every file of the release, by path. The same facts and options give the same bytes."""
+    """Every file of the release, by path. The same facts, options and preview give the same bytes."""
     files: dict[str, bytes] = {}
     if not options.coordinates_only:
         lora = weights_of(registry, facts, space)
@@ -180,9 +204,9 @@ def build_files(
             )  # fmt: skip
             files |= {path.name: data for path, data in made.items()}
     previews: tuple[Preview, ...] = ()
-    if facts.preview_digest is not None and registry.artifacts.exists(facts.preview_digest):
+    if preview is not None:
         path = f"{bundle.PREVIEWS}1.png"
-        files[path] = registry.artifacts.get(facts.preview_digest)
+        files[path] = preview
         previews = (Preview(path, options.instance_prompt or facts.instance_prompt or facts.name),)
     if consent.likeness:
         files[bundle.CONSENT] = consent.file

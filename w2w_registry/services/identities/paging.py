@@ -22,6 +22,7 @@ from w2w_registry.catalog.where import Expression, parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import VersionState, iso
 from w2w_registry.services.identities.manage import rows_of
+from w2w_registry.services.recording.preview_pictures import leaving_preview
 from w2w_registry.services.registry import Registry
 
 MAX_PAGE: Final = 500
@@ -126,17 +127,18 @@ def change_number(registry: Registry) -> int:
 
 
 def picture(registry: Registry, name: str) -> tuple[bytes, str]:
-    """The stored picture of a version (PNG) and its digest. What is blocked or gone shows no face.
+    """The picture of a version (PNG), marked and on record, and the digest of the one it was made from. What is
+    blocked or gone shows no face.
 
     Raises:
-        NotFound: no such version, or no picture of it to show.
+        NotFound: no such version, or no picture of it to show. Else as ``leaving_preview``.
     """
     with registry.catalog.read() as session:
         version = version_for(session, name)
-        digest = version.preview_digest if version.state is VersionState.ACTIVE else None
+        key, digest = version.id, version.preview_digest if version.state is VersionState.ACTIVE else None
     if digest is None:
         raise NotFound(what="picture", name=name)
-    return registry.artifacts.get(digest), digest
+    return leaving_preview(registry, key, digest), digest
 
 
 def _expression(where: str | None) -> Expression | None:

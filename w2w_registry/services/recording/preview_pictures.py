@@ -1,0 +1,83 @@
+"""The pictures that came with models, as they leave: in the browser, and with a release.
+
+A preview is kept as it came. When one is to leave for the first time it is marked, signed and put on record as every
+picture is; the finished file is kept in ``pictures/`` of the home folder, so that it leaves the same from then on. What
+is kept there can be made again, and goes with any erasure.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.errors import StorageError
+from w2w_registry.services.recording import pictures, policies
+from w2w_registry.services.recording.pictures import Outgoing
+from w2w_registry.services.registry import Registry
+
+OPERATION = "preview"
+
+
+def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
+    """The preview of a version as a marked PNG, on record; as it came when the policy turns marking off.
+
+    Args:
+        digest: SHA-256 of the preview as it is kept.
+
+    Raises:
+        NotFound, IntegrityError: the preview is gone or damaged. MissingExtra: c2pa-python is not installed.
+        SettingError, StorageError: unusable keys, or no place to keep it.
+    """
+    with registry.catalog.read() as session:
+        marking = bool(policies.in_force(registry, session).get("marking", True))
+    if not marking:
+        return registry.artifacts.get(digest)
+    kept = kept_preview(registry, version_id, digest)
+    if kept is not None:
+        return kept
+    # Nobody knows whether a photograph or a model's picture was put beside a model: it is said to be composed with
+    # what models make, as a sheet of such pictures is.
+    leaving = Outgoing(
+        _pixels(registry.artifacts.get(digest)), {}, "preview.png", OPERATION, (version_id,), composite=True
+    )
+    ready = pictures.prepare(registry, [leaving])
+    with registry.catalog.write(registry.actor) as uow:
+        uow.event("version.preview", {"version": version_id}, **pictures.record(uow, ready))
+    _keep(_path(registry, version_id, digest), ready[0].data)
+    return ready[0].data
+
+
+def kept_preview(registry: Registry, version_id: int, digest: str) -> bytes | None:
+    """The marked preview as it left before; None when it never did.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    path = _path(registry, version_id, digest)
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+
+
+def _path(registry: Registry, version_id: int, digest: str) -> Path:
+    return registry.settings.pictures_dir / digest[:2] / f"{digest}-{version_id}.png"
+
+
+def _keep(path: Path, data: bytes) -> None:
+    try:
+        write_atomic(path, data)
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+
+
+def _pixels(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"), np.uint8)
