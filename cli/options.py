@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from w2w_registry.records import Kind
+from w2w_registry.records import Kind, composed
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -42,7 +42,20 @@ limit = click.option("--limit", metavar="N", type=Integer(1), help="Show at most
 kind = click.option(
     "--kind", default=str(Kind.PERSON), show_default=True, type=click.Choice([*map(str, Kind)]), help="What it depicts."
 )
-subjects = click.option("--subject", "subjects", multiple=True, metavar="ID", help="Whom it depicts (repeatable).")
+
+
+class Word(click.ParamType[str]):
+    """A name or an id: in Unicode's composed form, however it was typed."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return composed(str(value))
+
+
+subjects = click.option(
+    "--subject", "subjects", multiple=True, type=Word(), metavar="ID", help="Whom it depicts (repeatable)."
+)
 labels = click.option("--label", "labels", multiple=True, metavar="K=V", help="A label, number or text (repeatable).")
 base_model = click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
 purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from . import options
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table
 
@@ -50,7 +51,7 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> No
 
 
 @report.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Page to write (.html).")
 @_LANGUAGE
 @takes_frame

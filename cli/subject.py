@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from . import options
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table, warn_all
 
@@ -14,7 +15,7 @@ def subject() -> None:
 
 
 @subject.command()
-@click.argument("subject_id", metavar="ID")
+@click.argument("subject_id", type=options.Word(), metavar="ID")
 @click.option("--kind", default="person", show_default=True, help="person, rights-holder, estate…")
 @takes_frame
 def add(frame: Frame, subject_id: str, kind: str) -> None:
@@ -43,7 +44,7 @@ def list_(frame: Frame) -> None:
 
 
 @subject.command()
-@click.argument("subject_id", metavar="ID")
+@click.argument("subject_id", type=options.Word(), metavar="ID")
 @takes_frame
 def show(frame: Frame, subject_id: str) -> None:
     """Show one subject: consent records, versions, withdrawals. All of it: `audit query subject --subject ID`."""
@@ -66,7 +67,7 @@ def show(frame: Frame, subject_id: str) -> None:
 
 
 @subject.command()
-@click.argument("subject_id", metavar="ID")
+@click.argument("subject_id", type=options.Word(), metavar="ID")
 @click.argument("source", metavar="NAME[@V]|PATH")
 @click.option("--space", metavar="NAME[@V]", help="Weight space, for a LoRA file (default: the newest).")
 @takes_frame

@@ -11,7 +11,9 @@ from .output import emit, note, pairs, progress, say, warn
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]", required=False)
-@click.option("--subject", metavar="ID", help="Everything that depicts this subject, derivatives included.")
+@click.option(
+    "--subject", type=options.Word(), metavar="ID", help="Everything that depicts this subject, derivatives included."
+)
 @click.option(
     "--up-to",
     type=click.Choice(["gate", "hide", "erase", "delete"]),

@@ -102,16 +102,20 @@ _ALIAS = re.compile(r"[^\W\d_][\w.-]*", re.UNICODE)
 MAX_NAME = 200
 
 
+def composed(text: str) -> str:
+    """``text`` in Unicode's composed form (NFC): é typed as one character or as two is one text."""
+    return unicodedata.normalize("NFC", text)
+
+
 def check_name(name: str, what: str = "identity") -> str:
     """``name`` if it obeys the rules: letters, digits, ``. _ + -``, parts joined by ``/``, at most 200 long.
 
-    An identity's name is given back composed (Unicode NFC): é typed as one character or as two is one name.
+    It is given back composed (Unicode NFC): é typed as one character or as two is one name.
 
     Raises:
         BadName: naming the rule that is broken.
     """
-    if what == "identity":
-        name = unicodedata.normalize("NFC", name)
+    name = composed(name)
     if len(name) > MAX_NAME:
         raise BadName(name=name[:40] + "…", what=what, reason=f"longer than {MAX_NAME} characters")
     if not _NAME.fullmatch(name):
@@ -171,7 +175,7 @@ class SpaceRef:
     @classmethod
     def parse(cls, text: str) -> SpaceRef:
         name, at, rest = text.partition("@")
-        check_name(name, "space")
+        name = check_name(name, "space")
         if not at:
             return cls(name)
         number = _version_number(rest, text, "space")

@@ -11,7 +11,7 @@ from ..output import emit, table
 
 @click.command()
 @click.argument("question", required=False, metavar="[QUESTION]")
-@click.option("--subject", metavar="ID", help="Which subject (subject, spaces).")
+@click.option("--subject", type=options.Word(), metavar="ID", help="Which subject (subject, spaces).")
 @click.option("--photo", metavar="SHA256|FILE", help="Which photo (photo).")
 @options.days
 @click.option("--since", metavar="DATE", help="From this day on (actions).")

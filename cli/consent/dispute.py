@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit
 from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @shared.record
 @takes_frame
 def dispute(frame: Frame, subject: str, record_id: str | None) -> None:

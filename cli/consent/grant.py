@@ -9,13 +9,14 @@ import click
 
 from w2w_registry.records import counted
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, note
 from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @shared.scope
 @shared.grants
 @shared.notice

@@ -6,13 +6,14 @@ import click
 
 from w2w_registry.records import counted
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, say
 from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @shared.record
 @takes_frame
 def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:

@@ -13,7 +13,7 @@ from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @shared.record
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Write RECORD.json and RECORD.md there.")
 @options.force

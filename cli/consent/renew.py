@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit
 from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @click.option("--expires", metavar="DATE", help="New last day (default: until withdrawn).")
 @shared.record
 @takes_frame

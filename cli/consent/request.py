@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit
 from . import shared
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @shared.scope
 @shared.grants
 @shared.notice

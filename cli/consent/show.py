@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, pairs, say, table
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @takes_frame
 def show(frame: Frame, subject: str) -> None:
     """Show a subject's consent records."""

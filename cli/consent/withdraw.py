@@ -13,7 +13,7 @@ from ..output import emit, note, pairs, say, say_text, table
 
 
 @click.command()
-@click.argument("subject", metavar="SUBJECT")
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @click.option("--erase", is_flag=True, help="Erase coordinates, files, previews and caches for good (needs --yes).")
 @click.option(
     "--protect/--forget",

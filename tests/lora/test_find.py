@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.lora.loras import make_tensors
-from w2w_registry.lora import find_loras, suggest_name, write_lora
+from w2w_registry.lora import discover, find_loras, suggest_name, write_lora
 from w2w_registry.records import MAX_NAME, check_name
 
 
@@ -93,3 +93,27 @@ def test_long_names_stay_apart() -> None:
     one, two = suggest_name(Path("a" * 300 + "1")), suggest_name(Path("a" * 300 + "2"))
     assert one != two
     assert max(len(one), len(two)) <= MAX_NAME
+
+
+def test_two_snapshots_of_one_repo_are_told_apart_by_their_commits(tmp_path: Path) -> None:
+    for commit in ("0a" * 20, "0b" * 20):
+        write_lora(tmp_path / "models--acme--alice" / "snapshots" / commit, make_tensors(), fmt="diffusers")
+    assert [c.name for c in find_loras([tmp_path])] == ["acme/alice-0a0a0a0", "acme/alice-0b0b0b0"]
+
+
+def test_pictograms_keep_their_files_apart(tmp_path: Path) -> None:
+    for name in ("😀", "😎", "zoë❤"):
+        write_lora(tmp_path / f"{name}.safetensors", make_tensors(), fmt="kohya")
+    names = [c.name for c in find_loras([tmp_path])]
+    assert names == ["zoë-heavy-black-heart", "grinning-face", "smiling-face-with-sunglasses"]
+
+
+def test_hidden_files_and_split_ones_are_named(tmp_path: Path) -> None:
+    for name in (".hidden.safetensors", "adapter_model-00001-of-00002.safetensors", "x.safetensors"):
+        write_lora(tmp_path / name, make_tensors(), fmt="kohya")
+    found, skipped = discover([tmp_path])
+    assert [c.name for c in found] == ["x"]
+    assert {(s.path.name, s.reason.partition(":")[0]) for s in skipped} == {
+        (".hidden.safetensors", "a hidden file"),
+        ("adapter_model-00001-of-00002.safetensors", "one part of a file that was split"),
+    }

@@ -16,7 +16,7 @@ from w2w_registry.catalog.assets import Alias, AliasChange, Identity, Version
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import Subject
 from w2w_registry.errors import NotFound
-from w2w_registry.records import IdentityRef, SpaceRef, VersionState
+from w2w_registry.records import IdentityRef, SpaceRef, VersionState, composed
 
 PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
 """States of versions that are in the registry, served or not."""
@@ -104,6 +104,7 @@ def direction_named(session: Session, space: Space, name: str) -> Direction:
     Raises:
         NotFound: with near names.
     """
+    name = composed(name)
     found = session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
     if found is None:
         names = session.scalars(select(Direction.name).where(Direction.space_id == space.id)).all()
@@ -117,7 +118,7 @@ def subject_by_id(session: Session, subject: str) -> Subject:
     Raises:
         NotFound.
     """
-    found = session.get(Subject, subject)
+    found = session.get(Subject, composed(subject))
     if found is None:
         raise NotFound(what="subject", name=subject)
     return found

@@ -33,7 +33,7 @@ from datetime import UTC, date, datetime, time
 from typing import NamedTuple, NoReturn
 
 from w2w_registry.errors import WhereError
-from w2w_registry.records import Kind, OperationKind, VersionState
+from w2w_registry.records import Kind, OperationKind, VersionState, composed
 
 MAX_LENGTH = 10_000  # characters
 MAX_DEPTH = 50  # of parentheses and negations
@@ -130,7 +130,7 @@ def parse_where(text: str) -> Expression:
     """
     if len(text) > MAX_LENGTH:
         raise WhereError(expression=text[:60] + "…", position=60, reason=f"longer than {MAX_LENGTH} characters")
-    return _Parser(text).parse()
+    return _Parser(composed(text)).parse()
 
 
 class _Token(NamedTuple):

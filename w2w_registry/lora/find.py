@@ -90,14 +90,13 @@ def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped
 def suggest_name(path: Path) -> str:
     """A legal identity name from a file or folder name: ``OUT/loras/p0001/`` and ``p0001.safetensors`` → ``p0001``,
     ``alice/unet/`` and ``alice/pytorch_lora_weights.safetensors`` → ``alice``."""
-    return _name_from(_telling_parts(path)[:1])
+    return _ways(path)[0]
 
 
 def further_names(path: Path) -> list[str]:
     """Legal names for one place, each with one more of the folders above than the one before; the last has a mark of
     the whole path."""
-    parts = _telling_parts(path)
-    names = [_name_from(parts[:n]) for n in range(1, len(parts) + 1)] or ["unnamed"]
+    names = _ways(path)
     return [*dict.fromkeys(names), f"{names[0][: MAX_NAME - 9]}-{_mark(path)}"]
 
 
@@ -105,26 +104,42 @@ def _mark(path: Path) -> str:
     return hashlib.sha256(os.path.abspath(path).encode("utf-8", "replace")).hexdigest()[:8]
 
 
-def _telling_parts(path: Path) -> list[str]:
-    """What is left of a path's parts, the last first, when those that only say what a file is are taken out."""
+def _ways(path: Path) -> list[str]:
+    """Names for a place, the shortest first; at least one."""
+    parts, commit = _telling_parts(path)
+    names = [_name_from(parts[:n]) for n in range(1, len(parts) + 1)] or ["unnamed"]
+    if commit is not None:  # two snapshots of one repo are told apart by their commits, not by where the cache lies
+        names.insert(1, _name_from([f"{parts[0]}-{commit[:7]}"]))
+    return names
+
+
+def _telling_parts(path: Path) -> tuple[list[str], str | None]:
+    """What is left of a path's parts, the last first, when those that only say what a file is are taken out; and the
+    commit, where the last that is left is a repo of the Hub's cache."""
     parts = list(reversed(Path(os.path.abspath(path)).parts[1:]))
     if parts:
         ending = next((e for e in _ENDINGS if parts[0].lower().endswith(e)), "")
         parts[0] = parts[0][: len(parts[0]) - len(ending)]
     telling: list[str] = []
+    commit: str | None = None
     for part in parts:
         hub = _HUB_CACHE.fullmatch(part)
         if hub is not None:
             telling.append(f"{_legal(hub['owner'])}/{_legal(hub['name'])}")
-        elif part.lower() not in _GENERIC and not _COMMIT.fullmatch(part) and _legal(part):
+        elif _COMMIT.fullmatch(part):
+            commit = part if not telling else None
+        elif part.lower() not in _GENERIC and _legal(part):
             telling.append(part)
     if telling and _STEP.fullmatch(telling[0]) and len(telling) > 1:
         telling[:2] = [f"{telling[1]}-{telling[0]}"]
-    return telling or [p for p in parts if _legal(p)][:1]
+    return telling or [p for p in parts if _legal(p)][:1], commit if telling else None
 
 
 def _legal(raw: str) -> str:
-    return _NOT_IN_NAMES.sub("-", unicodedata.normalize("NFC", raw)).strip("._+-")
+    """What a name may have of ``raw``; a pictogram by its name in Unicode, so that two of them stay two."""
+    raw = unicodedata.normalize("NFC", raw)
+    raw = "".join(f"-{unicodedata.name(c, '')[:40].lower()}-" if unicodedata.category(c) == "So" else c for c in raw)
+    return re.sub(r"-{2,}", "-", _NOT_IN_NAMES.sub("-", raw)).strip("._+-")
 
 
 def _name_from(parts: list[str]) -> str:
@@ -140,23 +155,23 @@ def _name_from(parts: list[str]) -> str:
 
 
 def _distinct(paths: list[Path]) -> list[str]:
-    """A name for each path; where several would get the same, as many of the folders above as tell them apart."""
-    parts = [_telling_parts(path) for path in paths]
-    used = [1] * len(paths)
-    for _ in range(max(map(len, parts), default=0)):
-        names = [_name_from(p[:n]) for p, n in zip(parts, used, strict=True)]
+    """A name for each path; where several would get the same, as much more of the place as tells them apart."""
+    ways = [_ways(path) for path in paths]
+    used = [0] * len(paths)
+    for _ in range(max(map(len, ways), default=0)):
+        names = [way[n] for way, n in zip(ways, used, strict=True)]
         count = Counter(names)
-        again = [i for i, name in enumerate(names) if count[name] > 1 and used[i] < len(parts[i])]
+        again = [i for i, name in enumerate(names) if count[name] > 1 and used[i] + 1 < len(ways[i])]
         if not again:
             break
         for i in again:
             used[i] += 1
-    names = [_name_from(p[:n]) for p, n in zip(parts, used, strict=True)]
+    names = [way[n] for way, n in zip(ways, used, strict=True)]
     seen: Counter[str] = Counter()
     for i, name in enumerate(names):
         seen[name] += 1
         if seen[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
-            names[i] = f"{name}-{_mark(paths[i])}"
+            names[i] = f"{name[: MAX_NAME - 9]}-{_mark(paths[i])}"
     return names
 
 
@@ -196,11 +211,15 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
             return
         seen.add((info.st_dev, info.st_ino))
         with os.scandir(folder) as listing:
-            entries = [e for e in sorted(listing, key=lambda entry: entry.name) if not e.name.startswith(".")]
+            everything = sorted(listing, key=lambda entry: entry.name)
+        entries = [e for e in everything if not e.name.startswith(".")]
     except OSError:
         # A folder that cannot be listed is told of when it is read, like any other bad candidate.
         yield folder
         return
+    for entry in everything:
+        if entry.name.startswith(".") and entry.name.lower().endswith(".safetensors") and not _is_folder(entry):
+            yield Skipped(folder / entry.name, "a hidden file")
     folders = {entry.name for entry in entries if _is_folder(entry)}
     files: dict[str, list[Path | Skipped]] = {}
     for one in _files(folder, [entry.name for entry in entries if entry.name not in folders]):

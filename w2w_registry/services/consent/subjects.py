@@ -16,7 +16,7 @@ from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
-from w2w_registry.records import now
+from w2w_registry.records import composed, now
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
@@ -30,6 +30,7 @@ def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") ->
     Raises:
         BadName: an id that breaks the naming rules.
     """
+    subject_id = composed(subject_id)
     warnings = [NAME_WARNING.format(subject_id)] if looks_like_a_name(subject_id) else []
     with registry.catalog.write(registry.actor) as uow:
         created = ensure_subject(uow, subject_id, kind=kind)

@@ -103,8 +103,9 @@ def rename(registry: Registry, old: str, new: str) -> dict[str, Label]:
         NotFound: no such identity. BadName. Conflict: the name is taken.
     """
     with registry.catalog.write(registry.actor) as uow:
-        identity = identity_named(uow.session, check_name(old))
-        taken = find_identity(uow.session, check_name(new))
+        old, new = check_name(old), check_name(new)
+        identity = identity_named(uow.session, old)
+        taken = find_identity(uow.session, new)
         if taken is not None and taken.id != identity.id:
             raise Conflict(what="identity", name=new, reason="is taken")
         if identity.name != new:

@@ -18,7 +18,7 @@ from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, iso
+from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, composed, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry, present
 
@@ -199,7 +199,7 @@ def parse_tags(items: Iterable[str]) -> dict[str, str]:
         key, equals, value = item.partition("=")
         if not equals:
             raise UsageError(reason=f"{item[:60]!r} is not KEY=VALUE, as in team=ads")
-        tags[check_name(key.strip(), "tag")] = value.strip()
+        tags[check_name(key.strip(), "tag")] = composed(value.strip())
     return tags
 
 

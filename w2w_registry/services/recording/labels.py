@@ -14,7 +14,7 @@ from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import check_name
+from w2w_registry.records import check_name, composed
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -39,6 +39,7 @@ def parse_labels(items: Iterable[str]) -> dict[str, Label]:
 
 def to_label(text: str) -> Label:
     """A finite number when the text is one, else the text; ``yes``/``true`` and ``no``/``false`` are 1 and 0."""
+    text = composed(text)
     word = text.lower()
     if word in ("yes", "true"):
         return 1.0
@@ -59,7 +60,7 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         BadFile: not readable as CSV, no rows, a name twice, a row longer than the header.
     """
     try:
-        text = read_text(path)
+        text = composed(read_text(path))
         first = text.split("\n", 1)[0]
         # Spreadsheets of half the world write semicolons.
         mark = ";" if "," not in first and ";" in first else ","
@@ -114,7 +115,7 @@ def match_names(rows: Iterable[str], names: Iterable[str]) -> dict[str, str]:
             way.setdefault(key, []).append(name)
     matched: dict[str, str] = {}
     for row in rows:
-        stem = row.removesuffix("/")
+        stem = composed(row).removesuffix("/")
         for ending in (".safetensors", ".pt", ".bin", ".ckpt"):
             stem = stem[: -len(ending)] if stem.lower().endswith(ending) else stem
         tries = (row, stem.casefold(), Path(stem).name.casefold())

@@ -15,7 +15,7 @@ def ensure_subject(uow: UnitOfWork, subject_id: str, *, kind: str = "person") ->
     Raises:
         BadName. Conflict: another subject's id differs in upper and lower case alone.
     """
-    check_name(subject_id, "subject")
+    subject_id = check_name(subject_id, "subject")
     if uow.session.get(Subject, subject_id) is not None:
         return False
     other = subject_like(uow.session, subject_id)

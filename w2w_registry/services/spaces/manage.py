@@ -74,7 +74,7 @@ def fit_space(
     Raises:
         BadLora, UsageError: no usable fit set, or one without a common start. BadName: an illegal name.
     """
-    check_name(name, "space")
+    name = check_name(name, "space")
     started = now()
     fit_set = only_allowed(registry, in_common_gauge(read_fit_set(paths, base_model, progress), force=force))
     few = enough_people(registry, fit_set)
@@ -304,7 +304,7 @@ def import_space(
         NoPoints: identities are asked for and the files hold none; nothing was registered.
         ConsentDenied: the policy does not let people of unknown consent be registered.
     """
-    check_name(name, "space")
+    name = check_name(name, "space")
     started = now()
     space, release = _read_space(path, components, base_model)
     if with_identities and (release is None or release.coordinates is None):

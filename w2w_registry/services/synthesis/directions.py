@@ -221,7 +221,7 @@ def readers(people: Labelled, component_std: NDArray[np.float32], without: str) 
 def _store(
     registry: Registry, name: str, space: Space, fitted: Fitted, activity: Activity, replace_existing: bool
 ) -> dict[str, Any]:
-    check_name(name, "direction")
+    name = check_name(name, "direction")
     calibration = fitted.to_json()
     quality, leakage = calibration.pop("quality"), calibration.pop("leakage")
     attribute, method = calibration.pop("attribute"), calibration.pop("method")
