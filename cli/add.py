@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from w2w_registry.services.identities.items import AddRequest, Item
 
 _SHOWN = 5
+_LISTED = 10
 
 
 @click.command()
@@ -128,6 +128,7 @@ def _into(frame: Frame, request: AddRequest) -> int:
 
 def _result(done: Intake) -> dict[str, Any]:
     from w2w_registry.messages import message
+    from w2w_registry.services.identities.intake import failure
 
     rows = []
     for item in done.items:
@@ -135,7 +136,7 @@ def _result(done: Intake) -> dict[str, Any]:
         if item.error is not None:
             row["error"] = message(item.error)
         rows.append(row)
-    failed = [{"path": row["path"], "reason": row["error"]} for row in rows if row["status"] == "failed"]
+    failed = [failure(item) for item in done.items if item.error is not None]
     return {
         "added": sum(row["status"] == "added" for row in rows),
         "existing": sum(row["status"] == "existing" for row in rows),
@@ -156,9 +157,7 @@ def _show_plan(planned: Plan) -> None:
         say("There is no registry yet; one is made.")
     for group in planned.groups:
         say(_group_line(group))
-    _causes(
-        [(str(i.error.fields.get("reason") or i.error), i.path) for i in planned.survey.failed if i.error], "cannot"
-    )
+    _failures(list(planned.survey.failed), "cannot be used")
     _causes([(one.reason, str(one.path)) for one in planned.survey.skipped], "skipped")
     note(
         f"{planned.added} would be added, {planned.existing} already there or twice, "
@@ -180,15 +179,16 @@ def _show(done: Intake, dry_run: bool = False) -> None:
     verb = "would add" if dry_run else "added"
     new = [item for item in done.items if item.status == "added"]
     old = [item for item in done.items if item.status == "existing"]
-    for item in new if len(new) <= 20 else []:
+    for item in new if len(new) <= _LISTED else []:
         residual = "" if item.residual is None else f"  residual {item.residual:.3f}"
         say(f"{verb}  {item.identity}@{item.version}{residual}")
-    for item in old[:20]:
+    for item in old if len(old) <= _LISTED else []:
         how = f"  (same model: {item.same_model})" if item.same_model else ""
         changed = f"  updated: {', '.join(item.updated)}" if item.updated else ""
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
-    if len(old) > 20:
-        note(f"… {len(old) - 20} more already there (--json lists all)")
+    relabelled = sum(bool(item.updated) for item in old)
+    if len(old) > _LISTED and relabelled:
+        note(f"labels of {relabelled} that were already there were updated (--json names them)")
     _warnings(done.items)
     for row in done.unmatched[:_SHOWN]:
         warn(f"no file is meant by the row {row!r} of the labels")
@@ -203,40 +203,42 @@ def _show(done: Intake, dry_run: bool = False) -> None:
     where = f", in space {done.spaces[0]}" if len(done.spaces) == 1 else f", in {len(done.spaces)} spaces"
     note(
         f"{len(new)} {'would be ' if dry_run else ''}added, {len(old)} already there, "
-        f"{sum(item.error is not None for item in done.items)} failed{where if done.spaces else ''}"
+        f"{sum(item.error is not None for item in done.items)} failed, {len(done.skipped)} skipped"
+        f"{where if done.spaces else ''}"
     )
     if done.fitted:
         note(f"fitted: {', '.join(done.fitted)}. Next: w2w-reg search {new[0].identity if new else 'NAME'}")
+    elif new and not dry_run:
+        note(f"Next: w2w-reg {'search' if done.spaces else 'show'} {new[0].identity}")
 
 
-def _failures(items: list[Item]) -> None:
+def _failures(items: list[Item], word: str = "failed") -> None:
     from w2w_registry.messages import message
+    from w2w_registry.services.identities.intake import failure
 
     if len(items) <= _SHOWN:
         for item in items:
             if item.error is not None:
                 warn(message(item.error))
         return
-    _causes([(_reason(item), item.path) for item in items], "failed")
-
-
-def _reason(item: Item) -> str:
-    from w2w_registry.messages import message
-
-    assert item.error is not None
-    return str(item.error.fields.get("reason") or message(item.error))
+    rows = [failure(item) for item in items]
+    _causes([(f"{row['reason']}; {row['cure']}" if row["cure"] else row["reason"], row["path"]) for row in rows], word)
 
 
 def _causes(pairs: list[tuple[str, str]], word: str) -> None:
     """Files grouped by cause, the commonest first, each with an example."""
-    examples: dict[str, str] = {}
+    from w2w_registry.services.identities.intake import cause
+
+    kinds: dict[str, list[tuple[str, str]]] = {}
     for reason, path in pairs:
-        examples.setdefault(reason, path)
-    counts = Counter(reason for reason, _ in pairs)
-    for reason, count in counts.most_common(_SHOWN):
-        warn(f"{count} {word}: {reason}  (as {examples[reason]})")
-    if len(counts) > _SHOWN:
-        warn(f"{len(counts) - _SHOWN} more causes (--json lists all files)")
+        kinds.setdefault(cause(reason), []).append((reason, path))
+    ordered = sorted(kinds.values(), key=len, reverse=True)
+    for same in ordered[:_SHOWN]:
+        reason, path = same[0]
+        warn(f"{len(same)} {word}: {reason}  (as {path})")
+    if len(ordered) > _SHOWN:
+        rest = sum(len(same) for same in ordered[_SHOWN:])
+        warn(f"{rest} more {word}, for {len(ordered) - _SHOWN} other causes (--json lists all files)")
 
 
 def _warnings(items: Sequence[Item]) -> None:

@@ -30,6 +30,9 @@ _HARMFUL_IN_TEXT = re.compile(rf"(?![\n\t])[\x00-\x1f{_BEYOND_ASCII}]")
 _HARMFUL_IN_JSON = re.compile(rf"[{_BEYOND_ASCII}]")
 
 
+_WIDEST = 72  # characters of a cell
+
+
 def clean(text: str, *, lines: bool = False) -> str:
     """``text`` with every character that commands a terminal shown as ``\\x1b`` and the like; with ``lines`` line
     breaks and tabs stay."""
@@ -98,7 +101,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: s
     if not rows:
         say(empty)
         return
-    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    cells = [[_shortened(_cell(row.get(column))) for column in columns] for row in rows]
     numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
     heads = [column.replace("_", " ") for column in columns]
     widths = [max(len(heads[i]), *(len(line[i]) for line in cells)) for i in range(len(columns))]
@@ -110,6 +113,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: s
     click.echo(click.style(line(heads), bold=True))
     for values in cells:
         click.echo(line(values))
+
+
+def _shortened(text: str) -> str:
+    """One long name must not push every other column off the screen."""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 20]}…{text[-19:]}"
 
 
 def pairs(items: Iterable[tuple[str, Any]]) -> None:

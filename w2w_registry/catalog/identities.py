@@ -129,3 +129,8 @@ def aliases_meaning(session: Session, version_ids: Iterable[int]) -> list[Alias]
 def tag_rows(session: Session, identity_id: int) -> dict[str, Tag]:
     """An identity's tags by key."""
     return {tag.key: tag for tag in session.scalars(select(Tag).where(Tag.identity_id == identity_id))}
+
+
+def names_in_service(session: Session) -> list[str]:
+    """The name of every identity that was not removed."""
+    return list(session.scalars(select(Identity.name).where(Identity.removed.is_(None))))

@@ -13,7 +13,9 @@ from tests.services.identities.folder import ATTENTION, make_folder, rand
 from tests.services.world import BASE, World
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities import intake, manage
+from w2w_registry.services.identities.intake import cause
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.recording.placement import hint_agrees
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.query import Query, search
 from w2w_registry.settings import Settings
@@ -178,3 +180,69 @@ def test_the_table_of_labels_may_be_written_loosely(empty: Registry, world: Worl
     _, done = run(empty, tmp_path / "few", labels_csv=str(tmp_path / "labels.csv"))
     assert done.unmatched == ("nobody",)
     assert manage.show(empty, "p0001")["labels"] == {"beard": 1.0}
+
+
+def test_a_base_model_that_contradicts_the_file_is_said_and_kept(empty: Registry, tmp_path: Path, world: World) -> None:
+    """In a space and in none."""
+    run(empty, world.write(tmp_path / "first", range(20)))
+    placed = world.write(tmp_path / "second", range(30, 31))
+    st_file(
+        tmp_path / "loha.safetensors",
+        {f"{ATTENTION}.hada_w{i}_{x}": rand(*((16, 2) if x == "a" else (2, 12))) for i in (1, 2) for x in "ab"},
+        {"ss_sd_model_name": "someone/other"},
+    )
+    _, done = run(empty, placed, tmp_path / "loha.safetensors", base_model="mine/model")
+    assert count(done, "added") == 2
+    for item in done.items:
+        named = "someone/other" if item.path.endswith("loha.safetensors") else BASE
+        assert item.warnings[0] == f"its file names {named} as base model; recorded as mine/model, as you say"
+        shown = manage.show(empty, str(item.identity))
+        assert (shown["base_model"], shown["operation"]["params"]["named_base_model"]) == ("mine/model", named)
+
+
+def test_a_checkpoints_name_is_a_hint(empty: Registry, tmp_path: Path, world: World) -> None:
+    """It keeps LoRAs of two checkpoints from one space, and finds the space of a model it is like."""
+    for n, checkpoint in enumerate(("dreamyTalesV4", "realisticVisionV51")):
+        for i in range(20):
+            lora = world.layout.unflatten(world.theta(i, n))
+            meta = {"ss_sd_model_name": f"{checkpoint}.safetensors"}
+            where = tmp_path / checkpoint / f"{checkpoint}-{i}.safetensors"
+            write_lora(where, lora, world.layout.alpha, fmt="kohya", metadata=meta)
+    planned, _ = run(empty, tmp_path)
+    assert {group.space for group in planned.fits} == {"dreamytalesv4-r1@1", "realisticvisionv51-r1@1"}
+    assert [group.to_json()["base_hints"] for group in planned.fits] == [["dreamyTalesV4"], ["realisticVisionV51"]]
+
+
+@pytest.mark.parametrize(
+    ("hint", "base", "agrees"),
+    [
+        ("realisticVisionV51_v51VAE", "SG161222/Realistic_Vision_V5.1", True),
+        ("realisticVisionV51", "SG161222/Realistic_Vision_V5.1_noVAE", True),
+        ("dreamshaper_8", "Lykon/dreamshaper-8", True),
+        ("sd", "stable/sd", False),
+        (None, "a/bbbb", False),
+    ],
+)
+def test_which_model_a_checkpoints_name_is_like(hint: str | None, base: str, agrees: bool) -> None:
+    assert hint_agrees(hint, base) is agrees
+
+
+def test_names_that_look_alike_are_said(empty: Registry, tmp_path: Path) -> None:
+    for n, name in enumerate(("Zoë", "ZOË", "zoe\u0308")):
+        pair = {f"{ATTENTION}.lora_down.weight": rand(2, 12, seed=n), f"{ATTENTION}.lora_up.weight": rand(16, 2)}
+        _, done = run(empty, st_file(tmp_path / str(n) / f"{name}.safetensors", pair))
+    assert "is another identity than ZOË, Zoë" in done.items[0].warnings[0]
+    assert {row["identity"] for row in manage.list_identities(empty)} == {"Zoë", "ZOË", "zoë"}
+
+
+def test_language_models_are_passed_over_by_name(empty: Registry, tmp_path: Path, world: World) -> None:
+    pair = {
+        "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": rand(2, 12),
+        "base_model.model.model.layers.0.mlp.up_proj.lora_B.weight": rand(16, 2),
+    }
+    st_file(tmp_path / "llm.safetensors", pair)
+    planned, done = run(empty, world.write(tmp_path / "p", range(2)), tmp_path)
+    assert (count(done, "failed"), done.exit_code) == (0, 0)
+    assert [s.reason for s in done.skipped] == [s.reason for s in planned.survey.skipped]
+    assert done.skipped[0].reason == "an adapter of a language model"
+    assert cause("a.b_0 has an alpha (as x)") == cause("c.d_1 has an alpha (as y)")

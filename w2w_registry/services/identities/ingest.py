@@ -46,7 +46,7 @@ from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
-from w2w_registry.services.identities.unplaced import add_unplaced
+from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
 from w2w_registry.services.recording.likeness import Likeness, of_lora
@@ -345,6 +345,7 @@ class _Chunk:
                 "dtype": one.lora.dtype,
                 "gauge": one.placed.gauge,
                 "loss": one.placed.loss,
+                **named_base(one.lora.base_model, one.placed.base_model),
             },
             inputs=[
                 *([] if origin is None else [origin]),

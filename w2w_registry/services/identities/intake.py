@@ -18,12 +18,14 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import BadFile, RegistryError, UsageError
 from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
+from w2w_registry.messages import message
 from w2w_registry.records import check_name
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
+from w2w_registry.services.identities.naming import say_lookalikes
 from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, digests_of
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
-from w2w_registry.services.recording.placement import UNKNOWN_BASE, same_model_id
+from w2w_registry.services.recording.placement import UNKNOWN_BASE, hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.members import LEAST
@@ -32,7 +34,10 @@ from w2w_registry.space.layout import Layout
 
 ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
-_NOT_ADAPTERS = ("a textual-inversion embedding", "not a LoRA: its tensors are model weights")
+_NOT_ADAPTERS = (
+    *("a textual-inversion embedding", "not a LoRA: its tensors are model weights", "an adapter of a language model"),
+    "a PEFT adapter of the kind",
+)
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,17 @@ class Intake:
 
 
 def failure(item: Item) -> dict[str, Any]:
-    """A failed item as data: path, reason, and the error's code."""
+    """A failed item as data: path, reason, what to do about it where that is known, and the error's code."""
     assert item.error is not None
-    reason = item.error.fields.get("reason") or str(item.error)
-    return {"path": item.path, "reason": str(reason), "code": item.error.code}
+    fields = item.error.fields
+    reason = str(fields.get("reason") or message(item.error))
+    return {"path": item.path, "reason": reason, "cure": fields.get("hint"), "code": item.error.code}
+
+
+def cause(reason: str) -> str:
+    """A reason without what is of one file alone (names of layers, numbers, examples), to group failures by."""
+    text = re.sub(r"\s*\([^()]*\)", "", reason)
+    return re.sub(r"\S*[\d_./]\S*\w", "…", text)
 
 
 def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
@@ -190,7 +202,7 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         elif one.layout is None or not fit:
             by_place[None].append(i)
         else:
-            homeless[one.layout.digest, (one.base_model or UNKNOWN_BASE).lower()].append(i)
+            homeless[one.layout.digest, (one.base_model or one.base_hint or UNKNOWN_BASE).lower()].append(i)
     groups: list[Group] = []
     names = {space.name for space in spaces}
 
@@ -232,7 +244,10 @@ def _fitting(one: Seen, spaces: Sequence[Space]) -> Space | None:
     if one.layout is None:
         return None
     shapes = {tensor.key: tensor.shape for tensor in one.layout.tensors}
-    for space in reversed(spaces):
+    # A checkpoint's name is no id, but where it is like one of the spaces' models that space is asked first.
+    newest_first = list(reversed(spaces))
+    newest_first.sort(key=lambda s: not hint_agrees(one.base_hint, s.base_model))
+    for space in newest_first:
         if one.base_model is not None and not same_model_id(one.base_model, space.base_model):
             continue
         if not obstacles(shapes, Layout.from_json(space.layout)):
@@ -299,6 +314,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     items += add_copies(registry, request, again, labels)
     progress(total, total)
     order = {str(one.candidate.path): i for i, one in enumerate(planned.survey.seen)}
+    items = say_lookalikes(registry, items)
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
     left = tuple(row for row in rows if row not in meant)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.identities import names_in_service
 from w2w_registry.catalog.lookup import identities_named, subjects_named
 from w2w_registry.errors import Conflict
 from w2w_registry.lora import Candidate, further_names
 from w2w_registry.records import Rank, Told, check_name
+from w2w_registry.services.identities.items import Item
+from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.resemblance import Comparison
 
 Compare = Callable[[str], Comparison | None]
@@ -49,6 +55,29 @@ def own_name(
                 ),
             )
     raise Conflict(what="name", name=first, reason="is another model's; use [[name]]")
+
+
+def say_lookalikes(registry: Registry, items: Sequence[Item]) -> list[Item]:
+    """The items, each new identity whose name differs from another's in case, or in a look-alike form of its
+    characters, with a word about that."""
+    added = {str(item.identity) for item in items if item.status == "added"}
+    if not added:
+        return list(items)
+    with registry.catalog.read() as session:
+        names = names_in_service(session)
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[_looks(name)].append(name)
+    told: list[Item] = []
+    for item in items:
+        others = [n for n in alike[_looks(str(item.identity))] if n != item.identity] if item.status == "added" else []
+        text = f"is another identity than {', '.join(others[:3])}, whose name looks the same but for case or form"
+        told.append(replace(item, warnings=(*item.warnings, text)) if others else item)
+    return told
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()
 
 
 def _unlike(near: Comparison | None) -> tuple[str, ...]:

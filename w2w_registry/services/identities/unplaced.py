@@ -10,7 +10,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError
 from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_plain, read_adapter
-from w2w_registry.records import OperationKind, Rank, Told, now
+from w2w_registry.records import OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.about import about
@@ -21,6 +21,7 @@ from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_lora
+from w2w_registry.services.recording.placement import base_conflict
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
 
@@ -115,7 +116,7 @@ def add_unplaced(
                 activity = Activity(
                     OperationKind.IMPORT if request.origin is None else OperationKind.PULL,
                     started,
-                    params=adapter.summary(),
+                    params=adapter.summary() | named_base(adapter.base_model, new.base_model),
                     inputs=[
                         *([] if request.origin is None else [request.origin]),
                         Input("lora", InputKind.FILE, digest=adapter.sha256, ref=candidate.path.name),
@@ -131,6 +132,11 @@ def add_unplaced(
                 Item(str(candidate.path), "added", name, version.number, warnings=(*told, *remarks(adapter, request)))
             )
     return items
+
+
+def named_base(named: str | None, recorded: str | None) -> dict[str, str]:
+    """For the record of how a version came in: the base model its file names, where that is not the recorded one."""
+    return {} if named is None or named == recorded else {"named_base_model": named}
 
 
 def add_copies(
@@ -177,14 +183,9 @@ def _note_file(uow: UnitOfWork, version: Version, one: Seen) -> None:
 def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     """What a person should be told of an adapter, gravest first."""
     found = list(adapter.remarks)
-    if request.base_model and adapter.base_model and request.base_model != adapter.base_model:
-        found.insert(
-            0,
-            Told(
-                f"its file names {adapter.base_model} as base model; recorded as {request.base_model}, as you say",
-                Rank.CONTRADICTION,
-            ),
-        )
+    conflict = base_conflict(adapter.base_model, request.base_model)
+    if conflict is not None:
+        found.insert(0, conflict)
     if adapter.unread:
         found.append(f"{len(adapter.unread)} of its tensors are of a kind this release does not know; kept as they are")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import ForeignStart, SpaceMismatch
 from w2w_registry.lora import LoraFile
+from w2w_registry.lora.metadata import told_by
+from w2w_registry.records import Rank, Told
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import obstacles, to_gauge
 
@@ -78,6 +81,9 @@ def place(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None =
 
 
 def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, space: WeightSpace) -> Iterable[str]:
+    conflict = base_conflict(lora.base_model, base_model)
+    if conflict is not None:
+        yield conflict
     if lora.ignored:
         yield (
             f"it also changes {len(lora.ignored)} text-encoder modules, which a UNet space cannot represent; "
@@ -88,7 +94,26 @@ def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, spac
         yield f"its factors come from another initialisation or rank and were rewritten in the space's gauge{kept}"
     if base_model is None and lora.base_model is None:
         known = space.base_model != UNKNOWN_BASE
-        yield "its file names no base model" + (f"; taken to be {space.base_model}" if known else "")
+        told = told_by(lora.metadata).base_hint
+        yield (
+            "its file names no base model"
+            + (f", but was trained on {told}" if told else "")
+            + (f"; taken to be {space.base_model}" if known else "")
+        )
+
+
+def base_conflict(named: str | None, said: str | None) -> Told | None:
+    """What to tell where a file names another base model than the user says."""
+    if not named or not said or same_model_id(named, said):
+        return None
+    return Told(f"its file names {named} as base model; recorded as {said}, as you say", Rank.CONTRADICTION)
+
+
+def hint_agrees(hint: str | None, base_model: str) -> bool:
+    """Whether a checkpoint's file name (``realisticVisionV51``) may be of the model with this id
+    (``SG161222/Realistic_Vision_V5.1_noVAE``): one's letters and digits contain the other's."""
+    bare = [re.sub(r"[\W_]", "", text).lower() for text in (hint or "", base_model.rstrip("/").rsplit("/", 1)[-1])]
+    return all(len(one) > 3 for one in bare) and (bare[0] in bare[1] or bare[1] in bare[0])
 
 
 def same_model_id(a: str, b: str) -> bool:
