@@ -70,7 +70,7 @@ def say_lookalikes(registry: Registry, items: Sequence[Item]) -> list[Item]:
         alike[_looks(name)].append(name)
     told: list[Item] = []
     for item in items:
-        others = [n for n in alike[_looks(str(item.identity))] if n != item.identity] if item.status == "added" else []
+        others = sorted(n for n in alike[_looks(str(item.identity))] if n != item.identity and item.status == "added")
         text = f"is another identity than {', '.join(others[:3])}, whose name looks the same but for case or form"
         told.append(replace(item, warnings=(*item.warnings, text)) if others else item)
     return told
