@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE ?=
 
 help:
 	@echo "make demo   install, unpack the mini world, fit a space, add 1,000 LoRAs, search (no torch needed)"
-	@echo "make gallery  the same in a browser: faces, who is this, sliders (pictures need torch)"
+	@echo "make gallery  the same in a browser, pictures included: faces, who is this, sliders"
 	@echo "make test   everything that must hold, in under 15 minutes on 2 cores"
 	@echo "make minimums  the main job with the lowest versions declared, installed from scratch"
 	@echo "make check  ruff, mypy and the import rules only"
@@ -38,8 +38,10 @@ $(VENV)/.dev: $(VENV)/.core
 demo: $(VENV)/.core
 	$(BIN)/python -m examples.demo $(OUT)
 
+# Sliders are fitted and drawn, and faces told apart by what they draw: that takes torch (pinned and first, as for .dev).
 $(VENV)/.web: $(VENV)/.core
-	$(PIP) install -c constraints.txt -e '.[cpu,web]'
+	$(PIP) install -c constraints.txt 'torch==2.13.0'
+	$(PIP) install -c constraints.txt -e '.[cpu,web,diffusion,marking]'
 	@touch $@
 
 gallery: $(VENV)/.web

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,8 @@ def rows(first: int, stop: int, parents: Callable[[int], Sequence[int]]) -> dict
         found[Version].append(
             {
                 "id": number, "identity_id": number, "number": 1, "model_digest": f"{number:064x}", "space_id": 1,
-                "operation_id": operation, "base_model": "base", "created": NOW, "changed_seq": 0,
+                "operation_id": operation, "base_model": "base", "created": NOW + timedelta(seconds=number // 50),
+                "changed_seq": 0,
             }
         )  # fmt: skip
         found[OperationInput] += [

@@ -1,19 +1,19 @@
 """The gallery on the mini world: ``python -m examples.gallery OUT`` (what ``make gallery`` runs).
 
-Makes the demo's registry unless OUT has one, adds what a gallery is for (directions for the sliders, two people who
-agreed, an edit and a mix of them), and serves it. Drawing needs torch; everything else does not.
+Makes the demo's registry unless OUT has one, adds what a gallery is for (directions for the sliders, fingerprints to
+say who is who, two people who agreed, an edit and a mix of them), and serves it. Fingerprints and drawing need torch;
+everything else does not. What was finished is not done again.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from examples import demo
 from examples.demo import command, program
-
-DIRECTIONS = ("beard", "glasses", "hat", "skin", "hair_length", "mouth_curve")
 
 
 def main(out: Path) -> int:
@@ -32,9 +32,12 @@ def main(out: Path) -> int:
 
 
 def prepare(home: Path, world: Path) -> None:
-    """Directions, two people who agreed, and what was made of them."""
-    for name in DIRECTIONS:
-        command(home, "direction", "fit", name, "--replace")
+    """Directions, fingerprints, two people who agreed, and what was made of them."""
+    command(home, "direction", "fit", "--all", "--replace")
+    if find_spec("torch") is not None:
+        pipeline = ("--pipeline", world / "pipeline")
+        command(home, "fingerprint", "--all", *pipeline)
+        command(home, "calibrate", world / "retrained", *pipeline)
     demo.attach_previews(world, world / "heldout")
     consent = ("--purpose", "research", "--derivatives", "--expires", "2027-12-31")
     for subject, lora, name in (("s-17", "p1000", "acme/alice"), ("s-18", "p1001", "acme/bob")):

@@ -6,8 +6,8 @@ import click
 
 from .. import options
 from ..frame import Frame, takes_frame
-from ..output import emit, table
-from .printing import quality, worst_leak
+from ..output import emit
+from .printing import show_directions
 
 
 @click.command(name="list")
@@ -18,6 +18,4 @@ def list_(frame: Frame, space: str | None) -> None:
     from w2w_registry.services.synthesis import directions as service
 
     rows = service.list_directions(frame.registry(), space)
-    shown = [{**r, "quality": quality(r), "kept": ", ".join(r["kept"]), "leaks most": worst_leak(r)} for r in rows]
-    columns = ["direction", "space", "attribute", "method", "quality", "kept", "leaks most"]
-    emit(frame, rows, lambda: table(shown, columns, empty="no directions yet; `w2w-reg direction fit NAME`"))
+    emit(frame, rows, lambda: show_directions(rows))

@@ -25,3 +25,9 @@ def show_direction(value: dict[str, Any]) -> None:
     pairs([(k, v) for k, v in value.items() if k not in skip] + [("quality", quality(value))])
     ranked = sorted(value["leakage"].items(), key=lambda item: -abs(item[1]))
     table([{"one unit moves": n, "by": v} for n, v in ranked[:10]], ["one unit moves", "by"], empty="nothing else")
+
+
+def show_directions(rows: list[dict[str, Any]]) -> None:
+    shown = [{**r, "quality": quality(r), "kept": ", ".join(r["kept"]), "leaks most": worst_leak(r)} for r in rows]
+    columns = ["direction", "space", "attribute", "method", "quality", "kept", "leaks most"]
+    table(shown, columns, empty="no directions yet; `w2w-reg direction fit NAME`")

@@ -49,6 +49,14 @@ def world() -> World:
     return World()
 
 
+def test_shared_designs_change_nothing(world: World) -> None:
+    designs = f.Designs()
+    for name in NAMES:
+        alone, shared = world.fit(name), world.fit(name, designs=designs)
+        assert np.array_equal(alone.vector, shared.vector)
+        assert alone.quality == shared.quality
+
+
 @pytest.mark.parametrize("method", f.METHODS)
 def test_yes_no_attribute_is_found(world: World, method: d.Method) -> None:
     found = world.fit("beard", method=method)

@@ -48,6 +48,7 @@ class Version(Base):
         UniqueConstraint("operation_id"),
         Index("ix_version_model_digest", "model_digest"),
         Index("ix_version_changed_seq", "changed_seq"),
+        Index("ix_version_created", "created"),
         Index("ix_version_space_id_state", "space_id", "state"),
         Index("ix_version_artifact_digest", "artifact_digest"),
         Index("ix_version_preview_digest", "preview_digest"),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, Final, Literal
 
@@ -31,6 +34,27 @@ MIN_LABELS: Final = 8
 MIN_CLASS: Final = 4
 
 
+DESIGNS: Final = 2
+"""Decompositions kept for the next fit: of the people all attributes are known of, and one other choice of people."""
+
+
+@dataclass
+class Designs:
+    """What fits on the same people share, whatever the attribute: the decompositions of their coordinates under each
+    prior. With it a second attribute costs a look-up where it cost three decompositions."""
+
+    _kept: OrderedDict[str, list[_Design]] = field(default_factory=OrderedDict)
+
+    def of(self, white: Array, scale: Array) -> list[_Design]:
+        """The designs of whitened coordinates (n, k), one for each of ``PRIORS``."""
+        key = hashlib.sha256(np.ascontiguousarray(white)).hexdigest() + hashlib.sha256(scale).hexdigest()
+        found = self._kept.pop(key, None) or list(_designs(white, scale))
+        self._kept[key] = found
+        while len(self._kept) > DESIGNS:
+            self._kept.popitem(last=False)
+        return found
+
+
 # -- fitting -----------------------------------------------------------------------------------------
 def fit_direction(
     attribute: str,
@@ -41,24 +65,26 @@ def fit_direction(
     method: Method = "least-squares",
     folds: int = 5,
     seed: int = 0,
+    designs: Designs | None = None,
 ) -> Direction:
     """Fit one attribute on labelled identities, with its quality on identities each fit has not seen.
 
     Args:
         coordinates: (n, k). values: (n,) labels; NaN where unknown. Labels 0/1 only make a yes/no attribute.
         component_std: (k,) standard deviation of each coordinate in the space: Σ is its square, diagonal.
+        designs: kept from one attribute of the same people to the next.
 
     Raises:
         UsageError: too few labels, a constant attribute, or a logistic fit of something that is not yes/no.
     """
-    found = fit_reader(attribute, coordinates, values, component_std, method=method)
+    found = fit_reader(attribute, coordinates, values, component_std, method=method, designs=designs)
     points, labels = _known(coordinates, values)
     scale = positive_std(component_std)
     white = points / scale
     folded = learn("model_selection").StratifiedKFold if found.binary else learn("model_selection").KFold
     predictions = np.empty_like(labels)
     for seen, held in folded(folds, shuffle=True, random_state=seed).split(white, labels):
-        weights, bias, _ = _fit(white[seen], labels[seen], scale, method)
+        weights, bias, _ = _fit(_designs(white[seen], scale), labels[seen], method)
         predictions[held] = white[held] @ weights + bias
     return replace(found, quality=_quality(labels, predictions, folds, found.binary))
 
@@ -70,6 +96,7 @@ def fit_reader(
     component_std: ArrayLike,
     *,
     method: Method = "least-squares",
+    designs: Designs | None = None,
 ) -> Direction:
     """As ``fit_direction`` without the cross-validation: the quality is that on the identities fitted (``folds`` 0)."""
     if method not in METHODS:
@@ -77,7 +104,7 @@ def fit_reader(
     points, labels = _known(coordinates, values)
     scale = positive_std(component_std)
     binary = _check_labels(attribute, labels, method)
-    weights, bias, ridge = _fit(points / scale, labels, scale, method)
+    weights, bias, ridge = _fit((designs or Designs()).of(points / scale, scale), labels, method)
     reader = weights / scale
     readings = points @ reader + bias
     spread = float(readings.std())
@@ -155,32 +182,50 @@ def _check_labels(attribute: str, labels: Array, method: str) -> bool:
     return binary
 
 
-def _fit(white: Array, labels: Array, scale: Array, method: str) -> tuple[Array, float, float]:
-    """Weights (k,), bias and the penalty used, in whitened coordinates.
+@dataclass(frozen=True, eq=False)
+class _Design:
+    """Whitened coordinates (n, k) under one prior, centred and decomposed: ``u`` (n, r), ``s`` (r,), and ``back``
+    (k, r) from there to weights."""
 
-    The prior on the weights is a Gaussian whose width follows a power of the component's own spread: flat (0) when an
-    attribute may sit in any component, steep (1) when it sits in the leading ones.  Power and penalty are chosen by
-    the leave-one-out error, in closed form.
-    """
-    centre, middle = white.mean(0), float(labels.mean())
-    centred, residual = white - centre, labels - middle
-    best: tuple[float, float, Array, Array, Array] | None = None
+    centre: Array
+    u: Array
+    s: Array
+    back: Array
+
+
+def _designs(white: Array, scale: Array) -> Iterator[_Design]:
+    """The prior on the weights is a Gaussian whose width follows a power of the component's own spread: flat (0) when
+    an attribute may sit in any component, steep (1) when it sits in the leading ones."""
+    centre = white.mean(0)
     for power in PRIORS:
         prior = (scale / scale.max()) ** power
-        u, s, vt = _svd(centred * prior)
-        ridge, error = _choose_ridge(u, s, residual)
+        u, s, vt = _svd((white - centre) * prior)
+        yield _Design(centre, u, s, prior[:, None] * vt.T)
+
+
+def _fit(designs: Iterable[_Design], labels: Array, method: str) -> tuple[Array, float, float]:
+    """Weights (k,), bias and the penalty used, in whitened coordinates.
+
+    Prior and penalty are chosen by the leave-one-out error, in closed form.
+    """
+    middle = float(labels.mean())
+    residual = labels - middle
+    best: tuple[float, float, _Design] | None = None
+    for design in designs:
+        ridge, error = _choose_ridge(design.u, design.s, residual)
         if best is None or error < best[0]:
-            best = (error, ridge, u * s, s, prior[:, None] * vt.T)
+            best = (error, ridge, design)
     assert best is not None
-    _, penalty, design, s, back = best
+    _, penalty, chosen = best
+    rows, s = chosen.u * chosen.s, chosen.s
     weights: Array
     if method == "least-squares":
-        weights = back @ (design.T @ residual / (s**2 + penalty))
-        return weights, middle - float(centre @ weights), penalty / len(labels)
+        weights = chosen.back @ (rows.T @ residual / (s**2 + penalty))
+        return weights, middle - float(chosen.centre @ weights), penalty / len(labels)
     # The logistic loss curves at most 1/4 as much as squared error, so the same prior takes a quarter of the penalty.
-    model = learn("linear_model").LogisticRegression(C=4.0 / penalty, max_iter=1000, tol=1e-8).fit(design, labels)
-    weights = back @ model.coef_[0]
-    return weights, float(model.intercept_[0]) - float(centre @ weights), penalty / len(labels)
+    model = learn("linear_model").LogisticRegression(C=4.0 / penalty, max_iter=1000, tol=1e-8).fit(rows, labels)
+    weights = chosen.back @ model.coef_[0]
+    return weights, float(model.intercept_[0]) - float(chosen.centre @ weights), penalty / len(labels)
 
 
 def _svd(rows: Array) -> tuple[Array, Array, Array]:

@@ -52,9 +52,10 @@ def test_pages_in_both_directions_are_the_list(listed: Registry, sort: str) -> N
         while back[-1].previous is not None:
             back.append(paging.page(listed, sort=sort, limit=size, cursor=back[-1].previous))
         assert [row for page in reversed(back) for row in page.rows] == whole
-        starts = paging.page_starts(listed, where=None, sort=sort, size=size)
-        for number, page in enumerate(pages):
-            assert paging.page(listed, sort=sort, limit=size, cursor=starts[number]).rows == page.rows
+        for number, page in enumerate(pages, start=1):
+            start = paging.page_start(listed, sort=sort, size=size, number=number)
+            assert paging.page(listed, sort=sort, limit=size, cursor=start).rows == page.rows
+        assert paging.page_start(listed, sort=sort, size=size, number=len(pages) + 9) is None
 
 
 def test_a_filter_narrows_pages_counts_and_jumps(listed: Registry) -> None:

@@ -86,6 +86,14 @@ def test_directions_are_fitted_listed_and_measured(registry: Registry) -> None:
     assert directions.show(registry, "beard")["digest"] == beard["digest"]
 
 
+def test_every_label_at_once_is_each_by_itself(registry: Registry) -> None:
+    beard = directions.fit(registry, "beard", "beard")
+    made = {one["direction"]: one for one in directions.fit_many(registry)}
+    assert made["beard"]["digest"] == beard["digest"]
+    assert made["beard"]["leakage"] == beard["leakage"]
+    assert set(made) >= {"beard", "hat", "skin"}
+
+
 def test_a_direction_is_stored_once_and_replaced_only_when_asked(registry: Registry) -> None:
     first = directions.fit(registry, "beard", "beard")
     assert directions.fit(registry, "beard", "beard")["digest"] == first["digest"]

@@ -124,26 +124,54 @@ def ask(
     at: datetime | None = None,
 ) -> Decision:
     """As ``require``, returning a refusal instead of raising it."""
-    what = Use(use)
+    (decision,) = ask_uses(
+        registry,
+        [use],
+        versions=versions,
+        subjects=subjects,
+        kind=kind,
+        spaces=spaces,
+        purpose=purpose,
+        territory=territory,
+        session=session,
+        at=at,
+    )
+    return decision
+
+
+def ask_uses(
+    registry: Registry,
+    uses: Sequence[Use | str],
+    *,
+    versions: Sequence[int] = (),
+    subjects: Sequence[str] = (),
+    kind: Kind | None = None,
+    spaces: Sequence[int] = (),
+    purpose: str | None = None,
+    territory: str | None = None,
+    session: Session | None = None,
+    at: datetime | None = None,
+) -> list[Decision]:
+    """As ``ask`` for several uses: who is upstream is found once for them all."""
     with _session(registry, session) as where:
         rules, moment = rules_of(registry, where), at or present(where)
         upstream = list(upstream_of(where, versions, rules)) if versions else []
         upstream += _direct(where, subjects)
         if kind is not None and not subjects and kind in rules.likeness_kinds:
             upstream.append(Upstream(None))
-        decision = decide(
-            what,
-            upstream,
-            rules,
-            moment,
-            purpose=purpose,
-            territory=territory,
-            fitted_on=_withdrawn_members(where, spaces),
-        )
-        blocked = _blocked(where, versions) if versions and what not in _STATE_FREE else []
-        if decision.allowed and not blocked and versions and what not in _STATE_FREE:
-            blocked = list(_met(registry, where, versions).values())
-    return _refused(decision, blocked)
+        fitted_on = _withdrawn_members(where, spaces)
+        out = _blocked(where, versions) if versions else []
+        met: list[Reason] | None = None
+        found = []
+        for use in uses:
+            what = Use(use)
+            decision = decide(what, upstream, rules, moment, purpose=purpose, territory=territory, fitted_on=fitted_on)
+            held = [] if what in _STATE_FREE else out
+            if decision.allowed and not held and versions and what not in _STATE_FREE:
+                met = list(_met(registry, where, versions).values()) if met is None else met
+                held = met
+            found.append(_refused(decision, held))
+    return found
 
 
 def _refused(decision: Decision, blocked: Sequence[Reason]) -> Decision:

@@ -257,18 +257,15 @@ def check(
     moment = at or now()
     with registry.catalog.read() as session:
         version = version_for(session, reference)
-        decisions = [
-            gate.ask(
-                registry,
-                use,
-                versions=[version.id],
-                purpose=purpose,
-                territory=territory,
-                session=session,
-                at=moment,
-            )
-            for use in parse_uses(uses)
-        ]
+        decisions = gate.ask_uses(
+            registry,
+            parse_uses(uses),
+            versions=[version.id],
+            purpose=purpose,
+            territory=territory,
+            session=session,
+            at=moment,
+        )
         state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
         name = f"{version.identity.name}@{version.number}"
     return {

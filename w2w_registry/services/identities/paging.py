@@ -66,7 +66,7 @@ def page(
     """One page of the newest versions that match, at the first page's price however deep it is.
 
     Args:
-        cursor: a page's ``next`` or ``previous``, or one of :func:`page_starts`; None is the first page.
+        cursor: a page's ``next`` or ``previous``, or that of :func:`page_start`; None is the first page.
 
     Raises:
         WhereError: the expression does not parse. UsageError: an unknown sort, or a cursor of another list.
@@ -109,15 +109,20 @@ def overview(registry: Registry, where: str | None = None) -> Overview:
         return Overview(total, facets, tuple(paging.tag_counts(session)), last_seq(session))
 
 
-def page_starts(registry: Registry, *, where: str | None, sort: str, size: int) -> list[str | None]:
-    """A cursor for each page of ``size``: the way to the 1,500th page without the 1,499 before it.
+def page_start(
+    registry: Registry, *, where: str | None = None, sort: str = "name", size: int = 60, number: int
+) -> str | None:
+    """A cursor for page ``number`` (from 1) of ``size``: the way there without the rows before it; None = the first
+    page, also when the list does not go so far.
 
     Raises:
         WhereError, UsageError.
     """
+    if number <= 1:
+        return None
     with registry.catalog.read() as session:
-        keys = paging.marks(session, _expression(where), sort=sort, every=size)
-    return [None, *(_cursor("after", key, sort) for key in keys)]
+        key = paging.key_at(session, _expression(where), sort=sort, number=(number - 1) * size)
+    return None if key is None else _cursor("after", key, sort)
 
 
 def change_number(registry: Registry) -> int:

@@ -21,9 +21,9 @@ from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import check_name, digest_of, now
 from w2w_registry.services.recording.spaces import find_space, open_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space import directions as maths
-from w2w_registry.space.direction_fit import Method, fit_direction, fit_reader
+from w2w_registry.space.direction_fit import Designs, Method, fit_direction, fit_reader
 from w2w_registry.space.directions import Direction as Fitted
 
 
@@ -110,20 +110,49 @@ def fit(
     Raises:
         NotFound: no such label. UsageError: labels that cannot be fitted. Conflict: the name is taken.
     """
-    started = now()
+    (made,) = fit_many(
+        registry, {name: attribute}, space_ref, method=method, seed=seed, replace_existing=replace_existing
+    )
+    return made
+
+
+def fit_many(
+    registry: Registry,
+    attributes: Mapping[str, str] | None = None,
+    space_ref: str | None = None,
+    *,
+    method: Method = "least-squares",
+    seed: int = 0,
+    replace_existing: bool = False,
+    progress: Progress = no_progress,
+) -> list[dict[str, Any]]:
+    """As :func:`fit` for several directions (name -> attribute), which share most of the work; None = every numeric
+    label that enough identities have, each under its own name.
+
+    Raises:
+        NotFound, UsageError, Conflict: as :func:`fit`; directions stored before stay.
+    """
     space, arrays = open_space(registry, space_ref)
-    component_std = arrays.component_std
+    component_std, designs = arrays.component_std, Designs()
     with registry.catalog.read() as session:
         people = labelled(session, space)
-    values = people.values(attribute)
-    fitted = fit_direction(attribute, people.coordinates, values, component_std, method=method, seed=seed)
-    others = readers(people, component_std, without=attribute)
-    fitted = maths.with_leakage(fitted, others)
-    known = np.isfinite(values)
-    pairs = [[v, float(x)] for v, x in zip(people.version_ids, values, strict=True) if np.isfinite(x)]
-    params = {"attribute": attribute, "method": method, "labels": digest_of(pairs), "identities": int(known.sum())}
-    activity = Activity("direction-fit", started, params, (_space_input(space),), seed)
-    return _store(registry, name, space, fitted, activity, replace_existing)
+    known = {d.attribute: d for d in readers(people, component_std, designs=designs)}
+    wanted = {name: name for name in known} if attributes is None else attributes
+    if not wanted:
+        raise UsageError(reason=f"nobody in {space.ref} has numeric labels to fit", hint="`w2w-reg add … [[labels]]`")
+    made = []
+    for name, attribute in wanted.items():
+        started, values = now(), people.values(attribute)
+        fitted = fit_direction(
+            attribute, people.coordinates, values, component_std, method=method, seed=seed, designs=designs
+        )
+        fitted = maths.with_leakage(fitted, [d for other, d in known.items() if other != attribute])
+        pairs = [[v, float(x)] for v, x in zip(people.version_ids, values, strict=True) if np.isfinite(x)]
+        params = {"attribute": attribute, "method": method, "labels": digest_of(pairs), "identities": len(pairs)}
+        activity = Activity("direction-fit", started, params, (_space_input(space),), seed)
+        made.append(_store(registry, name, space, fitted, activity, replace_existing))
+        progress(len(made), len(wanted))
+    return made
 
 
 def compose(
@@ -206,13 +235,19 @@ def keepers(
     return found
 
 
-def readers(people: Labelled, component_std: NDArray[np.float32], without: str) -> list[Fitted]:
-    """A reader of every other attribute that has enough labels to fit one."""
-    found = []
+def readers(
+    people: Labelled,
+    component_std: NDArray[np.float32],
+    without: str | None = None,
+    *,
+    designs: Designs | None = None,
+) -> list[Fitted]:
+    """A reader of every (other) attribute that has enough labels to fit one."""
+    found, designs = [], designs or Designs()
     for name in people.labels:
         if name != without:
             try:
-                found.append(fit_reader(name, people.coordinates, people.labels[name], component_std))
+                found.append(fit_reader(name, people.coordinates, people.labels[name], component_std, designs=designs))
             except UsageError:
                 continue  # too few labels, or the same for everybody: nothing to leak on
     return found

@@ -80,13 +80,13 @@ def overview(desk: Desk, where: str) -> paging.Overview:
 
 
 def _start(desk: Desk, where: str, sort: str, number: int) -> str | None:
+    """The way to a page, found once for each change of the catalog."""
     seq = paging.change_number(desk.registry)
-    starts = desk.site.remembered.get(
-        ("starts", where, sort),
+    return desk.site.remembered.get(
+        ("start", where, sort, number),
         seq,
-        lambda: paging.page_starts(desk.registry, where=where or None, sort=sort, size=PAGE),
+        lambda: paging.page_start(desk.registry, where=where or None, sort=sort, size=PAGE, number=number),
     )
-    return starts[min(number, len(starts)) - 1]
 
 
 def _sorts(chosen: str) -> list[tuple[str, str]]:
