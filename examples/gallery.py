@@ -37,7 +37,7 @@ def prepare(home: Path, world: Path) -> None:
     if find_spec("torch") is not None:
         pipeline = ("--pipeline", world / "pipeline")
         command(home, "fingerprint", "--all", *pipeline)
-        command(home, "calibrate", world / "retrained", *pipeline)
+        command(home, "calibrate", "--repeats", world / "retrained", *pipeline)
     demo.attach_previews(world, world / "heldout")
     consent = ("--purpose", "research", "--derivatives", "--expires", "2027-12-31")
     for subject, lora, name in (("s-17", "p1000", "acme/alice"), ("s-18", "p1001", "acme/bob")):

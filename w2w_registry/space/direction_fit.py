@@ -47,7 +47,7 @@ class Designs:
 
     def of(self, white: Array, scale: Array) -> list[_Design]:
         """The designs of whitened coordinates (n, k), one for each of ``PRIORS``."""
-        key = hashlib.sha256(np.ascontiguousarray(white)).hexdigest() + hashlib.sha256(scale).hexdigest()
+        key = hashlib.sha256(white.tobytes() + scale.tobytes()).hexdigest()
         found = self._kept.pop(key, None) or list(_designs(white, scale))
         self._kept[key] = found
         while len(self._kept) > DESIGNS:
