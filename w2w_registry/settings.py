@@ -29,6 +29,8 @@ TABLES: dict[str, frozenset[str] | None] = {
 }
 """Tables of registry.toml and the keys each may hold; None = its reader checks them. ``[pipelines]`` says where base
 models lie on this machine: a base model's id (quoted, as LoRAs name it) = its folder."""
+TRUST = ("trusted", "keys", "require_signature")
+"""Keys of ``[hub]`` that say whose word is taken: they belong to the policy, and change as it does."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Settings:
     """Everything a service needs to know about its surroundings.
 
     ``home`` holds the default SQLite file, the artifact store, the index cache and ``registry.toml``.
-    ``policy`` is the parsed ``[policy]`` table of registry.toml (see ``consent``), ``actor`` who acts.
+    ``policy`` is what registry.toml says of it (see :func:`policy_of`), ``actor`` who acts.
     """
 
     home: Path
@@ -106,7 +108,7 @@ def load_settings(
         database_url=url,
         actor=who,
         artifacts_url=artifacts,
-        policy=data.get("policy", {}),
+        policy=policy_of(data),
         hub=data.get("hub", {}),
         index=data.get("index", {}),
         web=data.get("web", {}),
@@ -129,6 +131,12 @@ def _pipelines(home: Path, table: Mapping[str, Any]) -> dict[str, str]:
             )
         found[base_model] = str(home / Path(folder).expanduser())
     return found
+
+
+def policy_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The policy that a registry.toml states: ``[policy]``, and as ``hub`` whom ``[hub]`` trusts."""
+    trust = {key: value for key, value in data.get("hub", {}).items() if key in TRUST}
+    return {**data.get("policy", {}), **({"hub": trust} if trust else {})}
 
 
 def _account() -> str:

@@ -20,7 +20,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, StorageError
 from w2w_registry.records import now
-from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
+from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as long work goes on."""
@@ -194,7 +194,7 @@ def _adopt_while_empty(registry: Registry) -> None:
 
 def _adopt_first_policy(settings: Settings) -> None:
     """A catalog without a policy takes the one written down beside it; from then on only a command changes it."""
-    rules = read_settings_file(settings.home / POLICY_FILE).get("policy", {})
+    rules = policy_of(read_settings_file(settings.home / POLICY_FILE))
     Rules.from_settings(rules)
     with open_registry(settings) as registry, registry.catalog.write(registry.actor) as uow:
         if in_force(uow.session) is None:

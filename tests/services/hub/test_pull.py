@@ -179,11 +179,11 @@ def test_consent_from_a_stranger_is_a_claim_not_a_consent(world: World, wiped: W
     assert not gate.ask(wiped.registry, "edit", versions=[wiped.version("acme/alice").id]).allowed
 
 
-def test_an_owner_named_in_registry_toml_is_trusted(world: World, wiped: World) -> None:
+def test_an_owner_whom_the_policy_trusts_is_believed(world: World, wiped: World) -> None:
     push(world.registry, world.client, PushRequest("acme/alice", REPO))
     world.hub.store.repos[REPO].visibility = Visibility.PUBLIC
     stranger = HubClient(world.hub.endpoint, token=world.hub.user("p0009").token, sleep=lambda s: None)
-    settings = replace(wiped.registry.settings, hub={"trusted": ["acme"]})
+    settings = replace(wiped.registry.settings, policy={"hub": {"trusted": ["acme"]}})
     assert pull(replace(wiped.registry, settings=settings), stranger, PullRequest(REPO)).consent == "granted"
 
 

@@ -310,7 +310,7 @@ def test_signed_releases(world: World, tmp_path: Path, sqlite_template: Path) ->
     fresh = open_world(tmp_path, sqlite_template, world.hub, world.owner, "fresh")
 
     def with_hub(**table: Any) -> Any:
-        return replace(fresh.registry, settings=replace(fresh.registry.settings, hub=table))
+        return replace(fresh.registry, settings=replace(fresh.registry.settings, policy={"hub": table}))
 
     # Anybody may have pulled it; the signature alone says whose consents these are.
     world.hub.store.repos[REPO].visibility = Visibility.PUBLIC

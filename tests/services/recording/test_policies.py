@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ import pytest
 from tests.services.audit.test_log import raw
 from w2w_registry.catalog.events import events
 from w2w_registry.errors import ConsentDenied, SettingError
-from w2w_registry.records import now
+from w2w_registry.records import digest_of, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording import policies
@@ -144,3 +145,38 @@ def test_decisions_are_made_for_the_log_s_time_when_the_clock_is_behind_it(regis
         uow.event("a month later")
     with registry.catalog.read() as session:
         assert present(session) > now() + timedelta(days=29)
+
+
+def test_whom_another_folder_trusts_is_not_trusted(registry: Registry, tmp_path: Path) -> None:
+    """[hub] trusted, keys and require_signature are part of the policy: a file elsewhere brings no consent in."""
+    (registry.settings.home / "registry.toml").write_text(
+        '[policy]\npurpose = "art"\n[hub]\nrequire_signature = true\n'
+    )
+    policies.adopt(registry)
+    assert dict(policies.hub_trust(registry)) == {"require_signature": True}
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "registry.toml").write_text('[hub]\ntrusted = ["mallory"]\n')
+    for env in ({"W2W_HOME": str(other)}, {"W2W_HOME": str(other), "W2W_ACTOR": "root"}):
+        with open_registry(load_settings(None, registry.settings.database_url, env=env)) as opened:
+            assert dict(policies.hub_trust(opened)) == {"require_signature": True}
+    tried = [e.payload["file"] for e in told(registry, "policy.ignored")]
+    assert digest_of({"hub": {"trusted": ["mallory"]}}) in tried
+
+
+def test_a_registry_toml_where_the_command_runs_is_not_read(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "registry.toml").write_text(PERMISSIVE)
+    monkeypatch.chdir(tmp_path)
+    with open_registry(load_settings(registry.settings.home, actor="mallory", env={})) as opened:
+        with pytest.raises(ConsentDenied):
+            gate.require(opened, "export", subjects=["s1"])
+        assert policies.show(opened)["rules"]["purpose"] == "research"
+
+
+def test_no_variable_states_a_policy() -> None:
+    """What the environment may say is where things are and who acts; this list is read from the code."""
+    package = Path(__file__).parents[3] / "w2w_registry"
+    found = {m for p in package.rglob("*.py") for m in re.findall(r'"(W2W_[A-Z_]+)"', p.read_text("utf-8"))}
+    assert found == {"W2W_HOME", "W2W_DATABASE_URL", "W2W_ACTOR", "W2W_ARTIFACTS", "W2W_MILVUS_TOKEN"}

@@ -22,6 +22,7 @@ from w2w_registry.hub.api import Hub
 from w2w_registry.hub.bundle import decode_consent
 from w2w_registry.records import ConsentState, digest_of, now
 from w2w_registry.services.consent.rows import insert_record
+from w2w_registry.services.recording.policies import hub_trust
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
@@ -85,8 +86,9 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
     if not believed and owner not in _trusted(registry):
         return Restored(
             warnings=(
-                f"its consent.json says {state}, which is not taken over: {owner} is not named in registry.toml "
-                '([hub] trusted = ["owner"]); record the consent with `w2w-reg consent grant`',
+                f"its consent.json says {state}, which is not taken over: {owner} is not trusted; record the consent"
+                ' with `w2w-reg consent grant`, or write [hub] trusted = ["owner"] in registry.toml and run'
+                " `w2w-reg policy set`",
             )
         )
     at = now()
@@ -101,7 +103,7 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
 
 
 def _trusted(registry: Registry) -> list[str]:
-    named = registry.settings.hub.get("trusted", [])
+    named = hub_trust(registry).get("trusted", [])
     return [str(n) for n in named] if isinstance(named, list) else []
 
 

@@ -7,6 +7,8 @@ registry.toml::
     keys = ["/keys/acme.pub"]              # whose releases are known to be theirs
     require_signature = false              # true: refuse releases that none of the keys signed
 
+``keys`` and ``require_signature`` are part of the policy: `w2w-reg policy set` puts them in force.
+
 What is signed is every file of a release but the card, which people edit on the Hub.
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 from w2w_registry.artifacts import temporary_folder
 from w2w_registry.errors import BadFile, IntegrityError, SettingError
 from w2w_registry.hub import bundle
+from w2w_registry.services.recording.policies import hub_trust
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.signing import SIGNATURE, sign_folder, verify_folder
 
@@ -56,16 +59,20 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
         IntegrityError: it is signed, but by none of the keys or over other content; or not signed where it has to be.
         SettingError: a key that is named is not there.
     """
-    keys = registry.settings.hub.get("keys", [])
+    trust = hub_trust(registry)
+    keys = trust.get("keys", [])
     if not isinstance(keys, list):
         raise SettingError(setting="[hub] keys", value=keys, reason="expected a list of files")
     signed = (folder / SIGNATURE).is_file()
     if not signed:
-        if registry.settings.hub.get("require_signature"):
+        if trust.get("require_signature"):
             raise IntegrityError(what="release", name=where, expected="a signature", found="none")
         return False, ()
     if not keys:
-        return False, ("it is signed, but registry.toml names no key to check it with ([hub] keys)",)
+        return False, (
+            "it is signed, but the policy names no key to check it with: write [hub] keys in registry.toml and run"
+            " `w2w-reg policy set`",
+        )
     for key in keys:
         path = Path(str(key)).expanduser()
         if not path.is_file():

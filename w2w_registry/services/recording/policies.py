@@ -1,6 +1,7 @@
 """The policy: what it is, how it is changed, and what becomes of a file that says otherwise.
 
-The catalog's policy decides. ``[policy]`` of a registry.toml is where one is written down; it takes effect when
+The catalog's policy decides. ``[policy]`` of a registry.toml, with whom its ``[hub]`` trusts, is where one is written
+down; it takes effect when
 ``w2w-reg policy set`` (or the first ``init``) adopts it, which is an event. A file that differs, from whatever folder,
 changes nothing: the difference is an event too, once for each file that turns up.
 """
@@ -19,7 +20,7 @@ from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import SettingError
 from w2w_registry.records import iso
 from w2w_registry.services.registry import POLICY_SET, Registry
-from w2w_registry.settings import POLICY_FILE, read_settings_file
+from w2w_registry.settings import POLICY_FILE, policy_of, read_settings_file
 
 IGNORED = "policy.ignored"
 
@@ -33,6 +34,13 @@ def in_force(registry: Registry, session: Session) -> Mapping[str, Any]:
     if here and policies.policy_digest(here) != found.digest:
         _say_ignored(registry, session, policies.policy_digest(here), found.digest)
     return found.rules
+
+
+def hub_trust(registry: Registry) -> Mapping[str, Any]:
+    """Whose releases are believed: ``trusted``, ``keys`` and ``require_signature`` of the policy in force."""
+    with registry.catalog.read() as session:
+        found = in_force(registry, session).get("hub", {})
+    return found if isinstance(found, Mapping) else {}
 
 
 def show(registry: Registry) -> dict[str, Any]:
@@ -75,8 +83,9 @@ def adopt(registry: Registry, file: Path | None = None, *, dry_run: bool = False
         SettingError: there is no such table, or it cannot be used.
     """
     path = file or registry.settings.home / POLICY_FILE
-    wanted = read_settings_file(path).get("policy")
-    if wanted is None:
+    data = read_settings_file(path)
+    wanted = policy_of(data)
+    if "policy" not in data:
         raise SettingError(setting=str(path), value="", reason="no [policy] table to put in force")
     Rules.from_settings(wanted)
     with registry.catalog.read() as session:
