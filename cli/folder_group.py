@@ -10,6 +10,8 @@ from typing import Any
 
 import click
 
+from .once import refuse_repeats
+
 # What people type out of habit -> what it is called here; only ever suggested, never run.
 HABITS = {
     "ls": "list",
@@ -56,7 +58,8 @@ class FolderGroup(click.Group):
             return None
         name = cmd_name.replace("-", "_")
         module = import_module(f"{self._package}.{name}{'_' if keyword.iskeyword(name) else ''}")
-        return next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == cmd_name)
+        found = next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == cmd_name)
+        return refuse_repeats(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = []

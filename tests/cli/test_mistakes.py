@@ -202,3 +202,21 @@ def test_an_artifact_store_that_cannot_be(run: Run, monkeypatch: pytest.MonkeyPa
 
 def test_a_database_driver_that_is_none(run: Run) -> None:
     assert "no such driver" in refused(run, "--database", "postgresql+foo://u:secret@h/d", "list", code=8)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("list", "--limit", "2", "--limit", "3"),
+        ("search", "p0001", "-k", "1", "--limit", "2"),
+        ("space", "import", "x", "y", "--identities", "--no-identities"),
+        ("add", "nowhere", "--kind", "style", "--kind", "person"),
+    ],
+)
+def test_an_option_given_twice(filled: Run, line: tuple[str, ...]) -> None:
+    assert "is given 2 times; give it once" in refused(filled, *line)
+
+
+def test_a_flag_given_twice_and_a_repeatable_option(filled: Run) -> None:
+    assert value(filled, "list", "--json", "--limit", "1")
+    assert filled("add", "nowhere", "--subject", "a", "--subject", "b")[0] == 5
