@@ -68,6 +68,7 @@ guidance = click.option("--guidance", type=float, help="Guidance scale (default:
 days = click.option(
     "--days", metavar="N", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How many days ahead."
 )
+language = click.option("--lang", "language", default="en", show_default=True, help="Language: en or ja.")
 keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to hold still.")
 EDITS = "As in 'beard=+1.5, glasses=-1, hat=on' (repeatable)."
 replace = click.option("--replace", is_flag=True, help="Replace the direction that has this name.")

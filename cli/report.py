@@ -10,8 +10,6 @@ from . import options
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table
 
-_LANGUAGE = click.option("--lang", "language", default="en", show_default=True, help="Language: en or ja.")
-
 
 @click.group()
 def report() -> None:
@@ -21,7 +19,7 @@ def report() -> None:
 @report.command()
 @click.option("--rates", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with a [rates] table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a page (.html) or costs (.csv).")
-@_LANGUAGE
+@options.language
 @takes_frame
 def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> None:
     """What identities cost and gave, from the log. What was not measured says so; totals are held against the log."""
@@ -53,7 +51,7 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> No
 @report.command()
 @click.argument("subject", type=options.Word(), metavar="SUBJECT")
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Page to write (.html).")
-@_LANGUAGE
+@options.language
 @takes_frame
 def subject(frame: Frame, subject: str, out: Path, language: str) -> None:
     """Everything about SUBJECT, as a page to give to them."""

@@ -21,23 +21,29 @@ from ..output import emit, pairs, say
     metavar="FILE",
     help="report.html or report.md",
 )
+@click.option("--from", "--since", "since", metavar="DATE", help="The period's first day (default: the log's).")
+@click.option("--to", "until", metavar="DATE", help="The period's last day (default: today).")
 @options.days
-@click.option("--since", metavar="DATE", help="Only actions from this day on.")
+@options.language
 @options.force
 @takes_frame
-def report(frame: Frame, out: Path, days: int, since: str | None, force: bool) -> int:
-    """Write a readable report: whether the log verifies, and the main queries. Exit 6 when it does not verify."""
-    from w2w_registry.services.audit import queries as service
+def report(frame: Frame, out: Path, since: str | None, until: str | None, days: int, language: str, force: bool) -> int:
+    """Write a report for a regulator. Exit 6 when the log does not verify.
+
+    It says who is responsible ([organisation] in registry.toml), whether the log verifies, what was decided on people's
+    consent under which policy, what is published without consent, how long withdrawals took, and how much is marked.
+    """
     from w2w_registry.services.consent.scopes import parse_day
     from w2w_registry.services.recording.outputs import check_outputs
+    from w2w_registry.services.reports import regulator as service
 
-    filters = service.Filters(days=days, since=parse_day(since, end=False))
+    period = service.Period(parse_day(since, end=False), parse_day(until, end=True))
     check_outputs(frame.registry(), out, force=force)
-    value = service.report(frame.registry(), out, filters)
+    value = service.write(frame.registry(), out, period, days=days, language=language)
 
     def human() -> None:
         say(value["path"])
-        pairs((heading, counted(number, "row")) for heading, number in value["sections"].items())
+        pairs((table["key"].replace("_", " "), counted(len(table["rows"]), "row")) for table in service.tables(value))
 
     emit(frame, value, human)
     return 0 if value["ok"] else 6

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.assets import SourceFile, Version
+from w2w_registry.catalog.assets import Identity, SourceFile, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.pictures import Picture
 from w2w_registry.catalog.releases import Release, ReleaseState
-from w2w_registry.catalog.subjects import ConsentRecord
+from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.subjects import ConsentRecord, Subject
 from w2w_registry.records import ConsentState, VersionState
 
 
@@ -84,6 +86,24 @@ def expiring_within(session: Session, at: datetime, days: int) -> int:
     ends = ConsentRecord.expires_at.between(at, at + timedelta(days=days))
     query = select(func.count()).select_from(ConsentRecord).where(ConsentRecord.state == ConsentState.GRANTED, ends)
     return session.scalar(query) or 0
+
+
+def rows_by_state(session: Session) -> list[dict[str, Any]]:
+    """How many there are of what people ask about, by state or kind: ``what``, ``state``, ``count``."""
+    kinds: list[tuple[str, Any]] = [
+        ("subject", Subject.state),
+        ("consent record", ConsentRecord.state),
+        ("identity", Identity.kind),
+        ("version", Version.state),
+        ("space", Space.state),
+        ("release", Release.state),
+        ("picture", Picture.operation),
+    ]
+    return [
+        {"what": what, "state": str(state), "count": count}
+        for what, column in kinds
+        for state, count in session.execute(select(column, func.count()).group_by(column).order_by(column))
+    ]
 
 
 def _first_events(session: Session) -> dict[str, int]:

@@ -11,7 +11,7 @@ import pytest
 from tests.services.small import ANY, Small, digest
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadFile, NotFound, StorageError, UsageError, WhereError
+from w2w_registry.errors import BadFile, NotFound, UsageError, WhereError
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.audit import queries
 from w2w_registry.services.audit.queries import Filters
@@ -126,31 +126,3 @@ def test_free_questions(small: Small) -> None:
         ask(small, "versions", where="subject =")
     with pytest.raises(UsageError):
         ask(small, "riddle")
-
-
-@pytest.mark.parametrize("suffix", [".html", ".md"])
-def test_reports(small: Small, tmp_path: Path, suffix: str) -> None:
-    withdraw.withdraw(small.registry, "s1")
-    out = tmp_path / "deep" / f"report{suffix}"
-    done = queries.report(small.registry, out, Filters())
-    text = out.read_text("utf-8")
-    assert done["ok"]
-    assert "The log verifies" in text
-    for question in queries._IN_REPORT:
-        assert queries.QUESTIONS[question].heading in text
-    assert "acme/e" in text
-    with pytest.raises(UsageError):
-        queries.report(small.registry, tmp_path / "report.pdf", Filters())
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError):
-        queries.report(small.registry, tmp_path / "file" / f"r{suffix}", Filters())
-
-
-def test_a_report_escapes_what_it_shows() -> None:
-    question = queries.QUESTIONS["mismatched"]
-    rows = [{"version": "<b>a|b</b>", "problems": ["x & y"]}]
-    page = queries._html("t", ["<i>"], [(question, rows)])
-    assert "<b>" not in page
-    assert "&lt;b&gt;a|b&lt;/b&gt;" in page
-    assert "x &amp; y" in page
-    assert "a\\|b" in queries._markdown("t", [], [(question, rows)])

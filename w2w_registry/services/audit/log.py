@@ -123,7 +123,7 @@ def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequenc
         public_key: the key checkpoints must be signed with; None = the one in the home folder.
         kept: signed checkpoints kept elsewhere, held against the log too.
     """
-    public = public_key or _public_key(registry)
+    public = public_key or own_key(registry)
     claims: dict[tuple[str, str], RowClaim] = {}
     with registry.catalog.read() as session:
         rows = log.stored_checkpoints(session)
@@ -169,7 +169,7 @@ def prove_extension(registry: Registry, kept: str) -> dict[str, Any]:
     Raises:
         NotFound: nothing newer is signed. IntegrityError: the checkpoint kept is not one of this log.
     """
-    public = _public_key(registry)
+    public = own_key(registry)
     if public is None:
         raise NotFound(what="checkpoint", name="of this log")
     old = signing.verify(kept, public)
@@ -192,7 +192,7 @@ def export(registry: Registry, out: Path) -> dict[str, Any]:
     Raises:
         StorageError: it cannot be written.
     """
-    public = _public_key(registry)
+    public = own_key(registry)
     temporary = out.with_name(f".{out.name}.{os.getpid()}")
     count = 0
     try:
@@ -351,7 +351,8 @@ def _origin(session: Session) -> str:
     return f"w2w-registry/{(first or 'empty')[:16]}"
 
 
-def _public_key(registry: Registry) -> bytes | None:
+def own_key(registry: Registry) -> bytes | None:
+    """The public key that checkpoints are signed with; None when nothing was signed yet."""
     return keys.public_key(registry.settings.home / "keys", KEY)
 
 

@@ -1,10 +1,9 @@
-"""Ready questions to the catalog and its log, each answered with plain rows, and the report made of them."""
+"""Ready questions to the catalog and its log, each answered with plain rows."""
 
 from __future__ import annotations
 
-import html
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -29,8 +28,8 @@ from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadFile, StorageError, UsageError
-from w2w_registry.records import counted, iso, now
+from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.records import now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate
@@ -279,96 +278,6 @@ QUESTIONS: Mapping[str, Question] = {
     "withdrawals": Question(withdrawals, "Withdrawals in progress", ("what", "id", "state", "since", "about")),
     "versions": Question(versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent")),
 }
-_IN_REPORT = ("unconsented", "expiring", "withdrawals", "mismatched", "unexplained", "spaces", "actions")
-
-
-# -- the report --------------------------------------------------------------------------------------
-def report(registry: Registry, out: Path, filters: Filters) -> dict[str, Any]:
-    """Write a report for people: the log's verdict, then the ready questions. ``.html`` or ``.md`` by its name.
-
-    Raises:
-        UsageError: another kind of file. StorageError: it cannot be written.
-    """
-    if out.suffix not in (".html", ".md"):
-        raise UsageError(reason=f"a report is .html or .md, not {out.suffix or out.name!r}")
-    verdict = audit_log.verify(registry)
-    sections = [(QUESTIONS[name], QUESTIONS[name].answer(registry, filters)) for name in _IN_REPORT]
-    title = f"Audit report, {iso(now())[:10]}"
-    summary = _summary(verdict)
-    text = _markdown(title, summary, sections) if out.suffix == ".md" else _html(title, summary, sections)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text, "utf-8")
-    except OSError as error:
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
-    return {"path": str(out), "ok": verdict.ok, "sections": {q.heading: len(rows) for q, rows in sections}}
-
-
-def _summary(verdict: audit_log.Verdict) -> list[str]:
-    if verdict.ok:
-        state = "The log verifies: nothing was edited, removed, inserted or reordered."
-    else:
-        where = "" if verdict.first_bad is None else f" from event {verdict.first_bad} on"
-        state = f"THE LOG DOES NOT VERIFY{where}: {len(verdict.findings)} findings."
-    checked = [(verdict.events, "event"), (verdict.checkpoints, "signed checkpoint"), (verdict.rows, "row")]
-    lines = [state, f"{', '.join(counted(number, thing) for number, thing in checked)} checked."]
-    return lines + [f"{f.code}: {f.what}" for f in verdict.findings[:20]]
-
-
-def _markdown(title: str, summary: Sequence[str], sections: Iterable[tuple[Question, Rows]]) -> str:
-    lines = [f"# {title}", "", *(f"- {line}" for line in summary)]
-    for question, rows in sections:
-        lines += ["", f"## {question.heading}", ""]
-        if not rows:
-            lines.append("None.")
-            continue
-        lines += [
-            "| " + " | ".join(c.replace("_", " ") for c in question.columns) + " |",
-            "|" + " --- |" * len(question.columns),
-        ]
-        for row in rows:
-            cells = (_cell(row[c]).replace("|", "\\|").replace("\n", " ") for c in question.columns)
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-_STYLE = (
-    "body{font:15px/1.5 system-ui,sans-serif;max-width:70em;margin:2em auto;padding:0 1em}"
-    "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3em .6em;border-bottom:1px solid #ccc;"
-    "vertical-align:top}th{background:#f3f3f3}"
-)
-
-
-def _html(title: str, summary: Sequence[str], sections: Iterable[tuple[Question, Rows]]) -> str:
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>",
-        f"<h1>{html.escape(title)}</h1><ul>",
-        *(f"<li>{html.escape(line)}" for line in summary),
-        "</ul>",
-    ]
-    for question, rows in sections:
-        parts.append(f"<h2>{html.escape(question.heading)}</h2>")
-        if not rows:
-            parts.append("<p>None.")
-            continue
-        heads = "".join(f"<th>{html.escape(c.replace('_', ' '))}" for c in question.columns)
-        parts.append(f"<table><tr>{heads}")
-        for row in rows:
-            parts.append("<tr>" + "".join(f"<td>{html.escape(_cell(row[c]))}" for c in question.columns))
-        parts.append("</table>")
-    return "\n".join(parts) + "\n"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, datetime):
-        return iso(value)[:19].replace("T", " ")
-    if isinstance(value, Mapping):
-        return ", ".join(f"{k}={_cell(v)}" for k, v in value.items())
-    if isinstance(value, (list, tuple)):
-        return "; ".join(_cell(v) for v in value)
-    return str(value)
 
 
 # -- parts -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -25,16 +26,22 @@ def messages(language: str) -> dict[str, str]:
 
 
 def render(template: str, language: str, **values: Any) -> str:
-    """A template filled in; everything is escaped."""
+    """A template filled in; in a page everything is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     texts = messages(language)
     room = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=FileSystemLoader(_HERE / "templates"),
+        autoescape=template.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     room.globals["t"] = lambda key, **more: str(texts.get(key, key)).format(**more)
     room.filters["figure"] = lambda value: _figure(value, texts)
     room.filters["moment"] = _moment
+    room.filters["cell"] = lambda value: _cell(value, texts)
+    room.filters["duration"] = _duration
     return room.get_template(template).render(language=language, **values)
 
 
@@ -56,3 +63,30 @@ def _moment(value: Any) -> str:
         return "–"
     text = iso(value) if isinstance(value, datetime) else str(value)
     return text[:19].replace("T", " ") + " UTC"
+
+
+def _duration(seconds: float | None) -> str:
+    """Seconds as people say them: 3 s, 5 min, 2.5 h, 4.0 d."""
+    if seconds is None:
+        return "–"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _cell(value: Any, texts: dict[str, str]) -> str:
+    """Any value in a table: lists with semicolons, tables as k=v, instants in UTC, digests short."""
+    if value is None or value == [] or value == {}:
+        return "–"
+    if isinstance(value, bool):
+        return texts["yes"] if value else texts["no"]
+    if isinstance(value, datetime):
+        return _moment(value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k}={_cell(v, texts)}" for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(_cell(v, texts) for v in value)
+    if isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef"):
+        return value[:12]
+    return _figure(value, texts)
