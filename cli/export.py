@@ -17,10 +17,8 @@ from .output import emit, say, warn_all
 @click.option(
     "--format",
     "fmt",
-    default="peft",
-    show_default=True,
-    type=click.Choice(["peft", "diffusers", "kohya", "coordinates"]),
-    help="Format to write.",
+    type=click.Choice(["peft", "diffusers", "kohya", "coordinates", "original"]),
+    help="Format to write (default: peft; the file as it came for an adapter in no weight space).",
 )
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")

@@ -222,3 +222,73 @@ def test_kohya_names_agree_with_diffusers(tmp_path: Path) -> None:
     assert np.array_equal(read_lora(kohya).theta(), read_lora(twin).theta())
     a, b = with_diffusers(kohya), with_diffusers(twin)
     assert torch.equal(output(a), output(b))
+
+
+# -- every part of the pipeline ---------------------------------------------------------------------------
+def make_text_encoder() -> Any:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    config = transformers.CLIPTextConfig(
+        vocab_size=100,
+        hidden_size=12,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        max_position_embeddings=16,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return transformers.CLIPTextModel(config).eval()
+
+
+def text_state(encoder: Any, prefix: str, rank: int = 2, seed: int = 5) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    state: dict[str, np.ndarray] = {}
+    for name, module in encoder.named_modules():
+        if name.endswith(("q_proj", "fc1")):
+            stem = f"{prefix}text_model.{name.removeprefix('text_model.')}"
+            state[f"{stem}.lora_A.weight"] = rng.normal(size=(rank, module.in_features)).astype(np.float32)
+            state[f"{stem}.lora_B.weight"] = rng.normal(size=(module.out_features, rank)).astype(np.float32)
+    return state
+
+
+@pytest.mark.parametrize("fmt", ["diffusers", "kohya", "peft"])
+def test_a_text_encoders_share_survives_and_loads(tmp_path: Path, fmt: Any) -> None:
+    """Into diffusers from diffusers' and kohya's form, into PEFT from a folder of its own."""
+    from safetensors.numpy import save_file
+
+    unet, encoder = make_unet(), make_text_encoder()
+    state = {f"unet.{m}.lora_{x}.weight": a for (m, x), a in random_tensors(unet, 4).items()}
+    state |= text_state(encoder, "text_encoder.")
+    save_file(state, tmp_path / "in.safetensors")
+    lora = read_lora(tmp_path / "in.safetensors")
+    assert len(lora.ignored) == 4
+    assert lora.left == ()
+    out = tmp_path / ("out" if fmt == "peft" else "out.safetensors")
+    written = write_lora(out, lora, fmt=fmt)
+    if fmt == "peft":
+        assert {str(f.relative_to(out)) for f in written} >= {"text_encoder/adapter_model.safetensors"}
+        encoder = peft.PeftModel.from_pretrained(encoder, out / "text_encoder")
+    else:
+        back = read_lora(out)
+        assert [b.part for b in back.beside] == ["text_encoder"]
+        for key, array in lora.beside[0].tensors.items():
+            np.testing.assert_array_equal(back.beside[0].tensors[key], array)
+        assert back.beside[0].alphas == lora.beside[0].alphas
+        if fmt == "kohya":  # diffusers does not load kohya's text encoder layers into transformers 5's
+            return
+        mixin = diffusers.StableDiffusionPipeline
+        loaded, alphas, metadata = mixin.lora_state_dict(str(out), return_lora_metadata=True)
+        mixin.load_lora_into_text_encoder(loaded, alphas, encoder, prefix="text_encoder", metadata=metadata)
+    found = {
+        name.removeprefix("base_model.model.").removeprefix("text_model."): next(
+            iter(module.get_delta_weight(a) for a in module.lora_A)
+        )
+        for name, module in encoder.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    assert len(found) == 4
+    for name, delta in found.items():
+        a, b = (state[f"text_encoder.text_model.{name}.lora_{x}.weight"] for x in "AB")
+        assert relative(delta.detach(), torch.tensor(b @ a)) < 1e-6

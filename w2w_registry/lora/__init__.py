@@ -20,13 +20,14 @@ from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.names import Format
-from w2w_registry.lora.read import AlphaSource, LoraFile, lora_of, not_plain, read_lora
+from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.write import lora_files, write_lora
 
 __all__ = [
     "Adapter",
     "AlphaSource",
+    "Beside",
     "Candidate",
     "Change",
     "DType",

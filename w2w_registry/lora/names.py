@@ -99,7 +99,7 @@ def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
     if _original(stem) is not None:
         return _original_layer(stem)
     if _CLIP.fullmatch(stem):
-        return Layer("text_encoder", (Target(stem),))
+        return Layer("text_encoder", (Target(_plain_text(stem)),))
     return Layer("model", (Target(stem),))
 
 
@@ -124,9 +124,14 @@ def _plain_module(module: str, processor: bool) -> str:
 _TEXT_PROCESSOR = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
+_FLAT_CLIP_LAYER = re.compile(r"encoder\.layers\.\d+\.(?:self_attn|mlp|layer_norm).*|embeddings\..*|final_layer_norm")
+
+
 def _plain_text(module: str) -> str:
+    """A text encoder's layer under the name it always had: transformers 5 leaves CLIP's ``text_model.`` out."""
     head, dot, tail = module.rpartition(".")
-    return f"{head}{dot}{_TEXT_PROCESSOR.get(tail, tail)}" if head.endswith("self_attn") else module
+    module = f"{head}{dot}{_TEXT_PROCESSOR.get(tail, tail)}" if head.endswith("self_attn") else module
+    return f"text_model.{module}" if _FLAT_CLIP_LAYER.fullmatch(module) else module
 
 
 # -- the original code's names, flat or dotted ------------------------------------------------------------

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
 from w2w_registry.lora.adapter import Adapter, is_embedding, read_adapter
-from w2w_registry.lora.change import row_index
+from w2w_registry.lora.change import Change, row_index
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.tensorfile import brief
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
@@ -23,15 +23,26 @@ AlphaSource = Literal["config", "header", "tensor", "default"]
 
 
 @dataclass(frozen=True)
+class Beside:
+    """A LoRA's share in another part of the pipeline, as a text encoder: tensors by (module, "A" | "B"), ``alphas`` by
+    module."""
+
+    part: str
+    tensors: Mapping[TensorKey, NDArray[np.float32]]
+    alphas: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class LoraFile:
     """A LoRA as read. Every module has its A (r, in[, kh, kw]) and B (out, r[, 1, 1]), float32, read-only.
 
     ``part``: the denoiser it changes, ``unet`` or ``transformer``. ``alphas`` holds every module's alpha, so that
     ΔW = (alpha / r) · B A; ``alpha_source`` says where it was found (``default``: nowhere, so alpha = rank). ``dtype``
     is the dtype on disk (``mixed`` when several). ``base_model`` and ``base_revision`` are what the file claims, None
-    when it
-    does not say. ``ignored`` names text-encoder modules the file also changes: a weight space cannot represent them,
-    the caller decides. ``sha256`` (hex) is of the tensor file, ``files`` lists it and the config that was used.
+    when it does not say. ``beside``: its shares in other parts, which are written with it and which a weight space
+    cannot represent. ``left``: tensors of the file that are in none of these (embeddings kept with the LoRA, other
+    kinds of changes of a text encoder). ``sha256`` (hex) is of the tensor file, ``files`` lists it and the config that
+    was used.
     """
 
     tensors: Mapping[TensorKey, NDArray[np.float32]]
@@ -44,9 +55,15 @@ class LoraFile:
     path: Path
     sha256: str
     files: tuple[Path, ...]
-    ignored: tuple[str, ...] = ()
+    beside: tuple[Beside, ...] = ()
+    left: tuple[str, ...] = ()
     alpha_source: AlphaSource = "default"
     part: str = "unet"
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The modules of other parts, by name."""
+        return tuple(f"{one.part}.{module}" for one in self.beside for module in one.alphas)
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -119,10 +136,35 @@ def lora_of(adapter: Adapter) -> LoraFile:
         path=adapter.path,
         sha256=adapter.sha256,
         files=adapter.files,
-        ignored=tuple(f"{c.part}.{c.module}" for c in adapter.changes if c.part not in DENOISERS),
+        beside=_beside(adapter),
+        left=(
+            *adapter.unread,
+            *(f"{c.part}.{c.module}" for c in adapter.changes if c.part not in DENOISERS and not _said(c)),
+        ),
         alpha_source=cast(AlphaSource, adapter.alpha_source),
         part=adapter.denoiser[0].part,
     )
+
+
+def _beside(adapter: Adapter) -> tuple[Beside, ...]:
+    """The plain shares in other parts than the denoiser, in the order of the pipeline."""
+    shares: dict[str, list[Change]] = {}
+    for change in adapter.changes:
+        if change.part not in DENOISERS and _said(change):
+            shares.setdefault(change.part, []).append(change)
+    return tuple(
+        Beside(
+            part,
+            MappingProxyType({(c.module, role): c.tensors[role] for c in changes for role in ("A", "B")}),
+            MappingProxyType({c.module: cast(float, c.alpha) for c in changes}),
+        )
+        for part, changes in sorted(shares.items())
+    )
+
+
+def _said(change: Change) -> bool:
+    """Whether factors and an alpha are all there is to a change."""
+    return change.kind == "LoRA" and "mid" not in change.tensors and change.rows == "all"
 
 
 def not_plain(adapter: Adapter) -> str | None:

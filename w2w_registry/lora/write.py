@@ -6,7 +6,8 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, StorageError, UsageError
 from w2w_registry.lora.formats import diffusers, kohya, peft
-from w2w_registry.lora.names import Format, UnknownKey, denoiser_of
-from w2w_registry.lora.read import LoraFile
+from w2w_registry.lora.names import DENOISERS, Format, UnknownKey, denoiser_of
+from w2w_registry.lora.read import Beside, LoraFile
 from w2w_registry.lora.tensorfile import DType, encode
 from w2w_registry.space.layout import TensorKey, module_order
 
@@ -61,17 +62,20 @@ def lora_files(
     base_model: str | None = None,
     revision: str | None = None,
     metadata: Mapping[str, str] | None = None,
+    beside: Sequence[Beside] | None = None,
 ) -> dict[Path, bytes]:
     """The files a LoRA is written as, by path; nothing is written.
 
     Args:
         out: a folder, or for ``diffusers`` and ``kohya`` also a ``.safetensors`` file. A folder gets
             ``adapter_model.safetensors`` + ``adapter_config.json`` (peft), ``pytorch_lora_weights.safetensors``
-            (diffusers) or ``lora.safetensors`` (kohya).
+            (diffusers) or ``lora.safetensors`` (kohya); in PEFT's form, which is of one model, each further part of
+            the pipeline gets a folder of its name.
         lora: what ``read_lora`` gave, or tensors by (module, "A" | "B").
         alpha: of all modules or by module; None takes the LoraFile's own, and rank for bare tensors.
         base_model, revision: what the LoRA belongs to; None takes the LoraFile's own.
         metadata: further texts for the safetensors header.
+        beside: its shares in other parts of the pipeline; None takes the LoraFile's own.
 
     Raises:
         BadLora: tensors that do not pair, values too large for ``dtype``, a module kohya names cannot carry.
@@ -84,23 +88,79 @@ def lora_files(
     tensors = dict(lora.tensors if isinstance(lora, LoraFile) else lora)
     if isinstance(lora, LoraFile):
         base_model, revision = base_model or lora.base_model, revision or lora.base_revision
+        beside = lora.beside if beside is None else beside
     modules = _modules(target, tensors)
     ranks = {m: int(tensors[(m, "A")].shape[0]) for m in modules}
-    alphas = _alphas(lora, alpha, ranks)
-    arrays, header = _named(target, fmt, modules, tensors, alphas)
-    settings = _settings(ranks, alphas, base_model, revision)
-    header = {**header, **_header(fmt, settings, base_model, modules), **(metadata or {})}
+    main = _Part(denoiser_of(modules), _in_order(modules, tensors), _alphas(lora, alpha, ranks))
+    others = [
+        _Part(one.part, _in_order(_modules(target, one.tensors), one.tensors), one.alphas) for one in beside or ()
+    ]
+    settings = {part.name: _settings(part, base_model, revision) for part in (main, *others)}
+    if fmt == "peft":
+        files = _peft_files(target, main, settings[main.name], dtype, metadata)
+        for other in others:
+            files |= _peft_files(target / other.name, other, settings[other.name], dtype, metadata)
+        return files
+    file = target if is_file else target / _FILES[fmt]
+    if fmt == "diffusers":
+        arrays = {k: v for part in (main, *others) for k, v in diffusers.tensors(part.tensors, part.name).items()}
+        header = diffusers.header(settings)
+    else:
+        arrays = _kohya_tensors(target, main, others)
+        header = kohya.header(settings[main.name], base_model)
+    return {file: _encoded(target, arrays, {"format": "pt", **header, **(metadata or {})}, dtype)}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A LoRA's share in one part of the pipeline, its modules in the order they are written in."""
+
+    name: str
+    tensors: Mapping[TensorKey, NDArray[Any]]
+    alphas: Mapping[str, float]
+
+    def told(self, module: str) -> str:
+        """What settings call a module. transformers 5 took the first step out of CLIP's names; without it settings
+        mean the module there and before."""
+        return module if self.name in DENOISERS else module.removeprefix("text_model.")
+
+    def pattern(self, module: str) -> str:
+        """What rank and alpha patterns call a module: all of a denoiser's name, the end of others'."""
+        return f"^{module}" if self.name in DENOISERS else self.told(module)
+
+
+def _in_order(modules: Sequence[str], tensors: Mapping[TensorKey, NDArray[Any]]) -> dict[TensorKey, NDArray[Any]]:
+    return {(module, factor): tensors[(module, factor)] for module in modules for factor in ("A", "B")}
+
+
+def _peft_files(
+    folder: Path, part: _Part, settings: Mapping[str, Any], dtype: DType, metadata: Mapping[str, str] | None
+) -> dict[Path, bytes]:
+    config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
+    named: dict[TensorKey, NDArray[Any]] = {(part.told(m), factor): a for (m, factor), a in part.tensors.items()}
+    return {
+        folder / peft.FILE: _encoded(folder, peft.tensors(named), {"format": "pt", **(metadata or {})}, dtype),
+        folder / peft.CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
+    }
+
+
+def _kohya_tensors(path: Path, main: _Part, others: Sequence[_Part]) -> dict[str, NDArray[Any]]:
+    try:
+        arrays = kohya.tensors(main.tensors, main.alphas)
+        for other in others:
+            prefix = kohya.text_prefix(other.name, [one.name for one in others])
+            arrays |= kohya.tensors(other.tensors, other.alphas, prefix)
+    except UnknownKey as error:
+        raise BadLora(path=str(path), reason=str(error)) from None
+    return arrays
+
+
+def _encoded(path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str], dtype: DType) -> bytes:
     dtypes: dict[str, DType] = {name: "fp32" if name.endswith(".alpha") else dtype for name in arrays}
     try:
-        data = encode(arrays, header, dtypes)
+        return encode(arrays, header, dtypes)
     except OverflowError as error:
-        raise BadLora(path=str(target), reason=str(error)) from None
-    file = target if is_file else target / _FILES[fmt]
-    contents = {file: data}
-    if fmt == "peft":
-        config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
-        contents[target / peft.CONFIG] = (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
-    return contents
+        raise BadLora(path=str(path), reason=str(error)) from None
 
 
 def _modules(path: Path, tensors: Mapping[TensorKey, NDArray[Any]]) -> list[str]:
@@ -130,30 +190,10 @@ def _alphas(
     return dict.fromkeys(ranks, float(alpha))
 
 
-def _named(
-    path: Path,
-    fmt: Format,
-    modules: list[str],
-    tensors: Mapping[TensorKey, NDArray[Any]],
-    alphas: Mapping[str, float],
-) -> tuple[dict[str, NDArray[Any]], dict[str, str]]:
-    factors: dict[TensorKey, NDArray[Any]] = {}
-    for module in modules:
-        factors[(module, "A")], factors[(module, "B")] = tensors[(module, "A")], tensors[(module, "B")]
-    if fmt == "peft":
-        return peft.tensors(factors), {"format": "pt"}
-    if fmt == "diffusers":
-        return diffusers.tensors(factors, denoiser_of(modules)), {"format": "pt"}
-    try:
-        return kohya.tensors(factors, alphas), {"format": "pt"}
-    except UnknownKey as error:
-        raise BadLora(path=str(path), reason=str(error)) from None
-
-
-def _settings(
-    ranks: Mapping[str, int], alphas: Mapping[str, float], base_model: str | None, revision: str | None
-) -> dict[str, Any]:
-    """The fields of PEFT's LoraConfig that say this LoRA: the commonest rank and alpha, patterns for the rest."""
+def _settings(part: _Part, base_model: str | None, revision: str | None) -> dict[str, Any]:
+    """The fields of PEFT's LoraConfig that say this share: the commonest rank and alpha, patterns for the rest."""
+    alphas = part.alphas
+    ranks = {module: int(part.tensors[(module, "A")].shape[0]) for module, factor in part.tensors if factor == "A"}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
     return {
@@ -161,9 +201,9 @@ def _settings(
         "revision": revision,
         "r": rank,
         "lora_alpha": _plain(alpha),
-        "rank_pattern": {f"^{m}": r for m, r in ranks.items() if r != rank},
-        "alpha_pattern": {f"^{m}": _plain(a) for m, a in alphas.items() if a != alpha},
-        "target_modules": list(ranks),
+        "rank_pattern": {part.pattern(m): r for m, r in ranks.items() if r != rank},
+        "alpha_pattern": {part.pattern(m): _plain(a) for m, a in alphas.items() if a != alpha},
+        "target_modules": [part.told(m) for m in ranks],
         "lora_dropout": 0.0,
         "bias": "none",
     }
@@ -171,12 +211,6 @@ def _settings(
 
 def _plain(value: float) -> int | float:
     return int(value) if value == int(value) else value
-
-
-def _header(fmt: Format, settings: Mapping[str, Any], base_model: str | None, modules: list[str]) -> dict[str, str]:
-    if fmt == "diffusers":
-        return diffusers.header(settings, denoiser_of(modules))
-    return kohya.header(settings, base_model) if fmt == "kohya" else {}
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:

@@ -35,6 +35,7 @@ def tensors(factors: Mapping[TensorKey, NDArray[Any]], part: str) -> dict[str, N
     return {f"{part}.{module}.lora_{factor}.weight": array for (module, factor), array in factors.items()}
 
 
-def header(settings: Mapping[str, Any], part: str) -> dict[str, str]:
-    """PEFT's settings as diffusers keeps them."""
-    return {METADATA_KEY: json.dumps({f"{part}.{k}": v for k, v in settings.items()}, sort_keys=True)}
+def header(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """PEFT's settings by part, as diffusers keeps them."""
+    table = {f"{part}.{k}": v for part, one in settings.items() for k, v in one.items()}
+    return {METADATA_KEY: json.dumps(table, sort_keys=True)}

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from w2w_registry.lora.formats.key import Key
 from w2w_registry.lora.names import UnknownKey, flat_layer, module_to_kohya
 from w2w_registry.lora.roles import ending_of
+from w2w_registry.lora.targets import Target
 from w2w_registry.space.layout import TensorKey
 
 NAME = "kohya"
@@ -28,19 +29,34 @@ def key_of(key: str) -> Key | None:
     return None if layer is None else Key(layer.part, layer.targets, ending.role, stem, ending.adapter)
 
 
-def name_of(module: str, factor: str) -> str:
-    """The key of a factor. Raises UnknownKey: a layer whose flattened name no reader could undo."""
-    return f"{module_to_kohya(module)}.lora_{'down' if factor == 'A' else 'up'}.weight"
-
-
-def tensors(factors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float]) -> dict[str, NDArray[Any]]:
-    """The tensors of a file. Raises UnknownKey."""
+def tensors(
+    factors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float], prefix: str | None = None
+) -> dict[str, NDArray[Any]]:
+    """The tensors of a file; ``prefix``: of a text encoder's. Raises UnknownKey."""
     arrays: dict[str, NDArray[Any]] = {}
     for module in dict.fromkeys(m for m, _ in factors):
-        arrays[f"{module_to_kohya(module)}.alpha"] = np.asarray(alphas[module], np.float32)
-        for factor in ("A", "B"):
-            arrays[name_of(module, factor)] = factors[(module, factor)]
+        name = module_to_kohya(module) if prefix is None else _text_name(prefix, module)
+        arrays[f"{name}.alpha"] = np.asarray(alphas[module], np.float32)
+        arrays[f"{name}.lora_down.weight"] = factors[(module, "A")]
+        arrays[f"{name}.lora_up.weight"] = factors[(module, "B")]
     return arrays
+
+
+def text_prefix(part: str, parts: Collection[str]) -> str:
+    """What stands before a text encoder's layers, where a file changes ``parts``: kohya numbers them only where there
+    are several. Raises UnknownKey."""
+    number = {"text_encoder": "1", "text_encoder_2": "2", "text_encoder_3": "3"}.get(part)
+    if number is None:
+        raise UnknownKey(f"kohya's files have no place for the {part}")
+    return "lora_te_" if number == "1" and len(parts) == 1 else f"lora_te{number}_"
+
+
+def _text_name(prefix: str, module: str) -> str:
+    name = prefix + module.replace(".", "_")
+    layer = flat_layer(name)
+    if layer is None or layer.targets != (Target(module),):
+        raise UnknownKey(f"{module} is a module that kohya names cannot carry")
+    return name
 
 
 def header(settings: Mapping[str, Any], base_model: str | None) -> dict[str, str]:
@@ -50,4 +66,4 @@ def header(settings: Mapping[str, Any], base_model: str | None) -> dict[str, str
     return {**found, "ss_sd_model_name": base_model} if base_model else found
 
 
-__all__ = ["FILE", "NAME", "UnknownKey", "header", "key_of", "name_of", "tensors"]
+__all__ = ["FILE", "NAME", "UnknownKey", "header", "key_of", "tensors", "text_prefix"]

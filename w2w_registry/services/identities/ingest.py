@@ -35,6 +35,7 @@ from w2w_registry.lora import (
     find_loras,
     lora_files,
     model_digests,
+    read_adapter,
     read_lora,
     same_model,
 )
@@ -48,6 +49,7 @@ from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_model
+from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
 from w2w_registry.services.recording.likeness import Likeness, of_lora
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, Placed, place
@@ -232,10 +234,13 @@ class _Chunk:
         """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
         came in, and of the picture beside it."""
         dtype: Any = one.lora.dtype if one.lora.dtype in ("fp16", "bf16") else "fp32"
-        files = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype)
+        if one.lora.left:  # what no other form of it could say stays with it
+            data = as_kept(read_adapter(one.candidate.path))
+        else:
+            (data,) = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype).values()
         picture = read_preview(one.candidate.path)
         put = self.registry.artifacts.put
-        return put(next(iter(files.values()))), None if picture is None else put(picture)
+        return put(data), None if picture is None else put(picture)
 
     def _known(self, session: Session, one: Incoming) -> tuple[Version, str | None] | None:
         """The version that already holds this model, and how it is known when the bytes differ."""

@@ -13,7 +13,7 @@ from w2w_registry.catalog.lookup import labels_of
 from w2w_registry.catalog.models import Coordinates, Identity, InputKind, Space, Version
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.lora import read_lora
+from w2w_registry.lora import Beside, read_lora
 from w2w_registry.records import Kind
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import load_space, no_space
@@ -71,6 +71,20 @@ def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *
         return space.reconstruct(origin.coordinates)
     with registry.artifacts.local(origin.artifact_digest) as path:
         return place(read_lora(path), space, ref, space.base_model).own
+
+
+def beside_of(registry: Registry, origin: Source) -> tuple[tuple[Beside, ...], tuple[str, ...]]:
+    """A version's shares in other parts of the pipeline than the denoiser, and what else its file holds that a LoRA
+    in another form could not say.
+
+    Raises:
+        NotFound, IntegrityError: its file is gone or damaged.
+    """
+    if origin.artifact_digest is None:
+        return (), ()
+    with registry.artifacts.local(origin.artifact_digest) as path:
+        lora = read_lora(path)
+    return lora.beside, lora.left
 
 
 def open_space_of(registry: Registry, session: Session, space_id: int) -> tuple[Space, WeightSpace]:

@@ -12,17 +12,19 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.lora import DType, Format, lora_files, model_digest
+from w2w_registry.lora import DType, Format, lora_files, lora_of, model_digest, not_plain, read_adapter
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.outputs import check_outputs, holds, write_outputs
-from w2w_registry.services.recording.sources import open_space_of, source, theta_of
+from w2w_registry.services.recording.sources import beside_of, open_space_of, source, theta_of
+from w2w_registry.services.recording.spaces import no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.new_versions import Permission
 
 ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates", "original"]
 FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
+_LEFT = "tensors of its file have no place in this form; in the format original it has them all"
 DTYPES: Final[tuple[DType, ...]] = ("fp32", "fp16", "bf16")
 
 
@@ -31,7 +33,7 @@ def export(
     ref: str,
     out: str,
     *,
-    fmt: ExportFormat = "peft",
+    fmt: ExportFormat | None = None,
     dtype: DType = "fp32",
     from_coordinates: bool = False,
     purpose: str | None = None,
@@ -39,21 +41,24 @@ def export(
 ) -> dict[str, Any]:
     """Write a version into folder (or ``.safetensors`` / ``.json`` file) ``out``; says what was written.
 
-    A version in no weight space, and any with ``fmt="original"``, is written as the file it is kept as.
+    ``fmt`` None: as PEFT, and a version in no weight space as the file it is kept as (``original``).
     ``from_coordinates`` writes the version's point in the space even when its own LoRA is stored.
 
     Raises:
         ConsentDenied, NotFound, UsageError, BadLora, StorageError. OutputExists, OutputInHome: see ``check_outputs``;
         ``force`` replaces files that exist.
     """
-    if fmt not in FORMATS:
+    if fmt is not None and fmt not in FORMATS:
         raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
     if dtype not in DTYPES:
         raise UsageError(reason=f"unknown dtype {dtype!r}", hint="one of: " + ", ".join(DTYPES))
     with registry.catalog.read() as session:
         version = version_for(session, ref)
-    if fmt == "original" or version.space_id is None:
+    if fmt == "original" or (fmt is None and version.space_id is None):
         return _original(registry, version, out, purpose=purpose, force=force)
+    fmt = fmt or "peft"
+    if version.space_id is None:
+        return _rewritten(registry, version, out, fmt=fmt, dtype=dtype, purpose=purpose, force=force)
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
         permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
@@ -68,6 +73,7 @@ def export(
         "base_revision": space.base_revision,
         "coordinates_digest": digest,
     }
+    told: list[str] = []
     if fmt == "coordinates":
         body = {**facts, "format": "w2w-registry coordinates", "dtype": "float32", "components": space.k}
         path = Path(out) if Path(out).suffix == ".json" else Path(out) / "coordinates.json"
@@ -76,6 +82,7 @@ def export(
     else:
         theta = theta_of(registry, origin, space, row.ref, from_coordinates=from_coordinates)
         kind: Format = fmt
+        beside, left = ((), ()) if from_coordinates else beside_of(registry, origin)
         files = lora_files(
             out,
             space.layout.unflatten(theta),
@@ -85,7 +92,10 @@ def export(
             base_model=space.base_model,
             revision=space.base_revision,
             metadata={"w2w": canonical_json(facts)},
+            beside=beside,
         )
+        if left:
+            told.append(f"{len(left)} more {_LEFT}")
         facts["model_digest"] = model_digest(theta, space.layout)
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
@@ -100,35 +110,85 @@ def export(
         "format": fmt,
         "files": [str(p) for p in files],
         "bytes": sum(len(c) for c in files.values()),
-        "warnings": [str(w) for w in decision.warnings],
+        "warnings": [*map(str, decision.warnings), *told],
     }
 
 
 def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> dict[str, Any]:
     """The adapter as it is kept."""
-    permission = Permission(Use.EXPORT, versions=[version.id], purpose=purpose)
-    permission.require(registry)
-    with registry.catalog.read() as session:
-        identity = session.get_one(Identity, version.identity_id).name
-    if version.artifact_digest is None:
-        raise UsageError(
-            reason=f"{identity}@{version.number} has no file of its own", hint="export it with [[format]] peft"
-        )
-    kept = kept_files(registry.artifacts.get(version.artifact_digest), f"{identity.rsplit('/', 1)[-1]}.safetensors")
+    name, data = _kept(registry, version, purpose)
+    kept = kept_files(data, f"{name.partition('@')[0].rsplit('/', 1)[-1]}.safetensors")
     target = Path(out)
     single = target.suffix == ".safetensors" and len(kept) == 1
-    files = {target if single else target / name: data for name, data in kept.items()}
+    files = {target if single else target / one: content for one, content in kept.items()}
+    return _written(registry, version, name, "original", files, purpose=purpose, force=force)
+
+
+def _rewritten(
+    registry: Registry,
+    version: Version,
+    out: str,
+    *,
+    fmt: ExportFormat,
+    dtype: DType,
+    purpose: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    """A LoRA in no weight space, in another form.
+
+    Raises:
+        UsageError: it is another kind of adapter, or what is asked for needs a weight space.
+    """
+    name, _ = _kept(registry, version, purpose)
+    if fmt == "coordinates":
+        raise no_space(name)
+    with registry.artifacts.local(str(version.artifact_digest)) as path:
+        adapter = read_adapter(path)
+        reason = not_plain(adapter)
+        if reason is not None:
+            raise UsageError(reason=f"{name} cannot be written as {fmt}: {reason}", hint="say [[format]] original")
+        lora = lora_of(adapter)
+    kind: Format = fmt  # type: ignore[assignment]
+    base, revision = version.base_model, version.base_revision
+    files = lora_files(out, lora, fmt=kind, dtype=dtype, base_model=base, revision=revision)
+    done = _written(registry, version, name, fmt, files, purpose=purpose, force=force)
+    if lora.left:
+        done["warnings"].append(f"{len(lora.left)} more {_LEFT}")
+    return done
+
+
+def _kept(registry: Registry, version: Version, purpose: str | None) -> tuple[str, bytes]:
+    """A version's name and number, and the file it is kept as, if it may be exported."""
+    Permission(Use.EXPORT, versions=[version.id], purpose=purpose).require(registry)
+    with registry.catalog.read() as session:
+        name = f"{session.get_one(Identity, version.identity_id).name}@{version.number}"
+    if version.artifact_digest is None:
+        raise UsageError(reason=f"{name} has no file of its own", hint="export it with [[format]] peft")
+    return name, registry.artifacts.get(version.artifact_digest)
+
+
+def _written(
+    registry: Registry,
+    version: Version,
+    name: str,
+    fmt: ExportFormat,
+    files: dict[Path, bytes],
+    *,
+    purpose: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    permission = Permission(Use.EXPORT, versions=[version.id], purpose=purpose)
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
-        uow.event("version.export", {"version": version.id}, format="original", **gate.evidence(decision))
-    write_outputs(registry, files, force=force)
+        uow.event("version.export", {"version": version.id}, format=fmt, **gate.evidence(decision))
+    write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
     return {
-        "identity": f"{identity}@{version.number}",
+        "identity": name,
         "space": None,
         "base_model": version.base_model,
         "model_digest": version.model_digest,
-        "format": "original",
+        "format": fmt,
         "files": [str(path) for path in files],
         "bytes": sum(map(len, files.values())),
         "warnings": [str(w) for w in decision.warnings],
