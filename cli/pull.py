@@ -52,6 +52,7 @@ def pull(
             warn(text)
         where = value["version"] or "nothing registered (dry run)"
         residual = "" if value["residual"] is None else f"  residual {value['residual']:.3f}"
-        say(f"{value['status']}  {where}  in {value['space']}{residual}  consent {value['consent']}")
+        place = f"in {value['space']}" if value["space"] else "in no weight space"
+        say(f"{value['status']}  {where}  {place}{residual}  consent {value['consent']}")
 
     emit(frame, value, human)

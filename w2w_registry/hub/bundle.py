@@ -299,7 +299,9 @@ def managed(path: str) -> bool:
     own = {DOCUMENT, CONSENT, COORDINATES, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
     spaces = {"space.safetensors", "spectrum.svg"}
     shard = path.startswith("components-") and path.endswith(".safetensors")
-    return path in own | spaces or shard or path.startswith(PREVIEWS)
+    folder, _, name = path.rpartition("/")
+    part = folder in ("text_encoder", "text_encoder_2", "text_encoder_3") and name in PEFT_FILES
+    return path in own | spaces or shard or part or path.startswith(PREVIEWS)
 
 
 # -- consent -----------------------------------------------------------------------------------

@@ -46,11 +46,12 @@ _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 @dataclass(frozen=True)
 class Candidate:
     """Something that may be a LoRA, and a name for it that obeys ``records.check_name``. ``said``: the user gave the
-    name; it does not come from the path."""
+    name; it does not come from the path. ``further``: names to try when it is another's; None takes the path's."""
 
     path: Path
     name: str
     said: bool = False
+    further: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import Entry, User, Visibility
 from tests.services.hub_world import BASE, World, add_space, make_space, open_world
 from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, ReleaseState, Space
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import (
     BadFile,
     BadLora,
@@ -39,6 +40,7 @@ from w2w_registry.errors import (
 from w2w_registry.hub import bundle
 from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import lora_files, model_digest, read_lora
+from w2w_registry.lora.tensorfile import encode
 from w2w_registry.messages import message
 from w2w_registry.records import Kind
 from w2w_registry.services.consent import gate
@@ -226,14 +228,53 @@ def test_a_strangers_lora_in_any_format(world: World, fmt: Any) -> None:
     assert not gate.ask(world.registry, "edit", versions=[version.id]).allowed
 
 
-def test_another_base_model_is_refused(world: World) -> None:
-    files = {p.name: b for p, b in lora_files("out", world.lora(21), fmt="kohya").items()}
+def test_another_base_model_is_refused_by_the_space_that_was_named(world: World) -> None:
+    silent = replace(world.lora(21), base_model=None)
+    files = {p.name: b for p, b in lora_files("out", silent, fmt="kohya").items()}
     stranger_repo(world, {**files, "README.md": b"---\nbase_model: other/sdxl\n---\n"})
     with pytest.raises(SpaceMismatch, match="other/sdxl"):
-        pull(world.registry, world.client, PullRequest("p0009/lora"))
-    stranger_repo(world, {"README.md": b"# nothing said\n"})
+        pull(world.registry, world.client, PullRequest("p0009/lora", space="faces"))
     report = pull(world.registry, world.client, PullRequest("p0009/lora"))
+    assert (report.status, report.space, report.ref) == ("added", None, "p0009@1")
+    with world.registry.catalog.read() as session:
+        assert version_for(session, "p0009").base_model == "other/sdxl"
+
+
+def test_a_silent_card_is_said(world: World) -> None:
+    silent = replace(world.lora(21), base_model=None)
+    files = {p.name: b for p, b in lora_files("out", silent, fmt="kohya").items()}
+    stranger_repo(world, {**files, "README.md": b"# nothing said\n"})
+    report = pull(world.registry, world.client, PullRequest("p0009/lora"))
+    assert report.space is not None
     assert "names no base model" in report.warnings[0]
+
+
+def test_a_name_that_comes_from_the_repo_makes_it_no_version_of_a_stranger(world: World) -> None:
+    for index, repo in ((21, "p0009/lora"), (22, "p0010/lora"), (23, "p0010/lora")):
+        if not any(u.name == repo.split("/")[0] for u in world.hub.store.users.values()):
+            world.hub.user(repo.split("/")[0])
+        files = {p.name: b for p, b in lora_files("out", world.lora(index), fmt="kohya").items()}
+        user = next(u for u in world.hub.store.users.values() if u.name == repo.split("/")[0])
+        if world.hub.repo(repo) is None:
+            world.hub.store.create(user, None, "lora", Visibility.PUBLIC)
+        world.hub.store.plant(repo, {**files, "README.md": CARD})
+        report = pull(world.registry, world.client, PullRequest(repo))
+        names = {21: "p0009@1", 22: "p0010@1", 23: "p0010.lora@1"}
+        assert report.ref == names[index]
+        assert index < 23 or "is not known to be p0010" in report.warnings[0]
+
+
+def test_an_adapter_no_space_holds_is_pulled_all_the_same(world: World) -> None:
+    stem = "lora_unet_double_blocks_0_img_attn_proj"
+    tensors = {f"{stem}.hada_w{i}_{x}": np.ones((4, 2) if x == "a" else (2, 4), np.float32) for i in "12" for x in "ab"}
+    dtypes: dict[str, Any] = dict.fromkeys(tensors, "fp32")
+    stranger_repo(world, {"x.safetensors": encode(tensors, {}, dtypes), "README.md": CARD})
+    dry = pull(world.registry, world.client, PullRequest("p0009/lora", dry_run=True))
+    report = pull(world.registry, world.client, PullRequest("p0009/lora"))
+    assert (dry.status, dry.space) == (report.status, report.space) == ("added", None)
+    assert world.version("p0009").operation.kind == "pull"
+    assert world.version("p0009").adapter == "LoHa"
+    assert pull(world.registry, world.client, PullRequest("p0009/lora")).status == "existing"
 
 
 def test_a_repo_with_several_loras_wants_a_choice(world: World) -> None:

@@ -9,8 +9,8 @@ space like any added file. Nothing is opened but safetensors and JSON; everythin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.lookup import version_at
 from w2w_registry.catalog.models import Identity, InputKind, Space, Version
 from w2w_registry.catalog.publications import record_release, release_at
-from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import space_with_digest
 from w2w_registry.consent.records import Use
@@ -30,83 +29,19 @@ from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access, parse_repo
 from w2w_registry.hub.safety import shorten
-from w2w_registry.lora import LoraFile, lora_files, read_lora, suggest_name
-from w2w_registry.records import IdentityRef, Kind, OperationKind, canonical_json, check_name, digest_of, now
+from w2w_registry.lora import LoraFile, lora_files, read_lora
+from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
-from w2w_registry.services.hub.pull_checks import card_base, check_card, check_document, check_weights
-from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.hub.pull_checks import check_document, check_weights
+from w2w_registry.services.hub.pull_strangers import take_strangers
+from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
 from w2w_registry.services.recording.likeness import of_lora, of_theta
-from w2w_registry.services.recording.spaces import load_space, open_space
+from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
-from w2w_registry.services.registry import Progress, Registry, no_progress, present
-
-
-@dataclass(frozen=True)
-class PullRequest:
-    """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several."""
-
-    repo: str
-    name: str | None = None
-    space: str | None = None
-    kind: str | None = None
-    subjects: Sequence[str] = ()
-    base_model: str | None = None
-    file: str | None = None
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class PullReport:
-    """What a pull did. ``status``: added or existing; ``ours``: it was a release of a registry like this one."""
-
-    repo_id: str
-    commit: str
-    ours: bool
-    status: str
-    ref: str | None
-    space: str
-    residual: float | None
-    consent: str
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "repo": self.repo_id,
-            "commit": self.commit,
-            "ours": self.ours,
-            "status": self.status,
-            "version": self.ref,
-            "space": self.space,
-            "residual": self.residual,
-            "consent": self.consent,
-            "warnings": list(self.warnings),
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class Fetched:
-    """What came from a repo: its state, its document when it is ours, and a folder with the checked files."""
-
-    state: RepoState
-    document: Document | None
-    folder: Path
-    lora: Path | None
-    consent: bytes | None
-
-    @property
-    def origin(self) -> Input:
-        """The repo as an input of the operation: its commit names the content."""
-        return Input(
-            "repo", InputKind.HUB, digest=digest_of(self._listing), ref=f"{self.state.repo_id}@{self.state.commit}"
-        )
-
-    @property
-    def _listing(self) -> list[list[str]]:
-        return sorted([f.path, f.sha256 or f.blob_id] for f in self.state.files)
+from w2w_registry.services.registry import Progress, Registry, no_progress
 
 
 def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress = no_progress) -> PullReport:
@@ -121,7 +56,7 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
         fetched = fetch(hub, request.repo, folder, file=request.file, progress=progress)
         if fetched.document is not None:
             return _take_ours(registry, hub, request, fetched, fetched.document)
-        return _take_strangers(registry, request, fetched)
+        return take_strangers(registry, request, fetched)
 
 
 def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress: Progress = no_progress) -> Fetched:
@@ -146,7 +81,9 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
         bundle.check_files(document, digests, f"hf://{state.repo_id}")
         if bundle.CONSENT in digests:
             consent = (folder / bundle.CONSENT).read_bytes()
-        if any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in document.files):
+        if bundle.DIFFUSERS_FILE in document.files:
+            lora = folder / bundle.DIFFUSERS_FILE  # PEFT's form has a file for each part of the pipeline
+        elif any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in document.files):
             lora = folder
     else:
         # A PEFT file keeps its settings beside it; the others say everything themselves.
@@ -168,54 +105,6 @@ def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-# -- a stranger's ------------------------------------------------------------------------------
-def _take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -> PullReport:
-    state = fetched.state
-    assert fetched.lora is not None
-    row, space = open_space(registry, request.space)
-    warnings = check_card(state, row.ref, space, request.base_model)
-    kind = str(Kind.parse(request.kind or str(Kind.PERSON)))
-    name = request.name or suggest_name(Path(state.repo_id.split("/")[1]))
-    report = ingest.add(
-        registry,
-        AddRequest(
-            paths=[str(fetched.lora)],
-            space=row.ref,
-            name=check_name(name),
-            kind=kind,
-            subjects=request.subjects,
-            base_model=request.base_model or card_base(state),
-            dry_run=request.dry_run,
-            origin=fetched.origin,
-        ),
-    )
-    item = report.items[0]
-    if item.error is not None:
-        raise _named_after(item.error, state, fetched.folder)
-    consent = "unknown"
-    if item.version is not None and item.identity is not None:
-        consent = _consent_word(registry, item.identity, item.version)
-    return PullReport(
-        state.repo_id,
-        state.commit,
-        False,
-        item.status,
-        f"{item.identity}@{item.version}",
-        row.ref,
-        item.residual,
-        consent,
-        (*warnings, *item.warnings),
-    )
-
-
-def _named_after(error: Any, state: RepoState, folder: Path) -> Any:
-    """The error with the repo for a path: the temporary folder means nothing to anybody."""
-    path = error.fields.get("path")
-    if path is not None:
-        error.fields["path"] = str(path).replace(str(folder), f"hf://{state.repo_id}")
-    return error
 
 
 # -- one of ours -------------------------------------------------------------------------------
@@ -343,15 +232,6 @@ def _know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version)
     )
 
 
-def _consent_word(registry: Registry, name: str, number: int) -> str:
-    with registry.catalog.read() as session:
-        try:
-            version = version_for(session, IdentityRef(name, number), any_state=True).id
-        except NotFound:
-            return "unknown"
-        return str(gate.consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
-
-
 def _report(
     registry: Registry,
     fetched: Fetched,
@@ -372,6 +252,9 @@ def _report(
         None if dry else f"{name}@{number}",
         space,
         document.residual,
-        restored.state if dry else _consent_word(registry, name, number),
+        restored.state if dry else consent_word(registry, name, number),
         restored.warnings,
     )
+
+
+__all__ = ["Fetched", "PullReport", "PullRequest", "fetch", "pull", "space_of"]

@@ -202,7 +202,7 @@ def build_files(
             made = lora_files(
                 "out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision  # type: ignore[arg-type]
             )  # fmt: skip
-            files |= {path.name: data for path, data in made.items()}
+            files |= {str(path.relative_to("out")): data for path, data in made.items()}
     previews: tuple[Preview, ...] = ()
     if preview is not None:
         path = f"{bundle.PREVIEWS}1.png"

@@ -139,7 +139,7 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     Raises:
         UsageError: ``name`` for more than one adapter.
     """
-    candidates, skipped = discover(request.paths)
+    candidates, skipped = discover(request.paths) if request.candidates is None else (list(request.candidates), [])
     if request.name is not None:
         if len(candidates) != 1:
             raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")

@@ -39,7 +39,8 @@ def own_name(
     if candidate.said:
         return first, _unlike(compare(first))
     named = set(subjects)
-    further = (check_name(prefix + name) for name in further_names(candidate.path))
+    further_ones = further_names(candidate.path) if candidate.further is None else candidate.further
+    further = (check_name(prefix + name) for name in further_ones)
     for name in dict.fromkeys((first, *further)):
         identity, _ = identities_named(session, {name}).get(name, (None, 0))
         free = identity is None or identity.removed is not None

@@ -1,0 +1,92 @@
+"""What a pull is asked, fetches and says: values shared by its two ways in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from w2w_registry.catalog.models import InputKind
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.errors import NotFound
+from w2w_registry.hub.api import RepoState
+from w2w_registry.hub.bundle import Document
+from w2w_registry.records import IdentityRef, digest_of
+from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.versions import Input
+from w2w_registry.services.registry import Registry, present
+
+
+@dataclass(frozen=True)
+class PullRequest:
+    """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several."""
+
+    repo: str
+    name: str | None = None
+    space: str | None = None
+    kind: str | None = None
+    subjects: Sequence[str] = ()
+    base_model: str | None = None
+    file: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class PullReport:
+    """What a pull did. ``status``: added or existing; ``ours``: it was a release of a registry like this one."""
+
+    repo_id: str
+    commit: str
+    ours: bool
+    status: str
+    ref: str | None
+    space: str | None
+    residual: float | None
+    consent: str
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "repo": self.repo_id,
+            "commit": self.commit,
+            "ours": self.ours,
+            "status": self.status,
+            "version": self.ref,
+            "space": self.space,
+            "residual": self.residual,
+            "consent": self.consent,
+            "warnings": list(self.warnings),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Fetched:
+    """What came from a repo: its state, its document when it is ours, and a folder with the checked files."""
+
+    state: RepoState
+    document: Document | None
+    folder: Path
+    lora: Path | None
+    consent: bytes | None
+
+    @property
+    def origin(self) -> Input:
+        """The repo as an input of the operation: its commit names the content."""
+        return Input(
+            "repo", InputKind.HUB, digest=digest_of(self._listing), ref=f"{self.state.repo_id}@{self.state.commit}"
+        )
+
+    @property
+    def _listing(self) -> list[list[str]]:
+        return sorted([f.path, f.sha256 or f.blob_id] for f in self.state.files)
+
+
+def consent_word(registry: Registry, name: str, number: int) -> str:
+    """The state of a version's consent, in a word."""
+    with registry.catalog.read() as session:
+        try:
+            version = version_for(session, IdentityRef(name, number), any_state=True).id
+        except NotFound:
+            return "unknown"
+        return str(gate.consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
