@@ -115,8 +115,8 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
         space = load_space(registry.artifacts, row)
     coordinates = check_document(document, row, space, where)
     lora = None if fetched.lora is None else read_lora(fetched.lora)
-    if lora is not None:
-        check_weights(lora, document, coordinates, space, row.ref, where)
+    for one in _forms(fetched, document):  # each form is what somebody may load
+        check_weights(read_lora(one), document, coordinates, space, row.ref, where)
     signed, remarks = signatures.check(registry, fetched.folder, where)
     mine = owns(hub, fetched.state.repo_id)
     restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
@@ -177,6 +177,14 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
         number = version.number
         shown = uow.session.get_one(Identity, version.identity_id).name
     return _report(registry, fetched, document, status, shown, number, row.ref, restored)
+
+
+def _forms(fetched: Fetched, document: Document) -> list[Path]:
+    """Every file, or PEFT folder, in which a release holds its LoRA."""
+    named = [fetched.folder / name for name in (bundle.DIFFUSERS_FILE, bundle.KOHYA_FILE) if name in document.files]
+    if bundle.PEFT_FILES[0] in document.files:
+        named.append(fetched.folder)
+    return named or ([] if fetched.lora is None else [fetched.lora])
 
 
 def _kind_of(request: PullRequest, document: Document, where: str) -> Kind:
