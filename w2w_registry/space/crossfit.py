@@ -1,21 +1,32 @@
 """Calibrating a space on LoRAs it was not fitted on.
 
 A fitted LoRA lies nearer to its own space than a new one will: its residual is lower and its scores against
-others are more even. What a new LoRA will look like is measured by leaving some out, fold by fold.
+others are more even. What a new LoRA will look like is measured by leaving some out, fold by fold. All of it follows
+from the inner products of the standardised LoRAs, so the LoRAs themselves are not read again (kernel PCA: Schölkopf,
+Smola & Müller, 1998); σ is the whole set's in every fold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.fit import fit_space
-from w2w_registry.space.layout import Layout
+from w2w_registry.space.eigen import leading
 from w2w_registry.space.metrics import Metric
+from w2w_registry.space.rows import forget
+
+Array = NDArray[np.float64]
+
+ENOUGH = 4096
+"""LoRAs whose inner products are made for calibrating, when the fit did not need them."""
+_COLUMNS = 2048
+_NEGLIGIBLE = 1e-10
+_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,35 +34,59 @@ class CrossFit:
     """What left-out LoRAs look like: ``residuals`` (n,), and ``impostors``, the scores of each against every fitted
     identity, as a search for it would give them."""
 
-    residuals: NDArray[np.float64]
-    impostors: NDArray[np.float64]
+    residuals: Array
+    impostors: Array
 
 
 def cross_fit(
-    thetas: NDArray[np.float32],
-    layout: Layout,
-    components: int,
-    choose_metric: Callable[[WeightSpace], Metric],
-    *,
-    folds: int = 4,
+    gram: Array, components: int, choose_metric: Callable[[NDArray[np.float32]], Metric], *, folds: int = 4
 ) -> CrossFit:
     """Fit ``folds`` spaces, each without every ``folds``-th LoRA, and look at the ones left out.
 
     Args:
-        thetas: (n, D) float32, n ≥ 2 · folds.
+        gram: inner products (n, n) of standardised LoRAs, n ≥ 2 · folds.
         components: k of the whole space; a fold's space keeps as many, if it has them.
-        choose_metric: the metric for a space, as it was chosen for the whole one.
+        choose_metric: the metric for a component_std (k,), as it was chosen for the whole space.
     """
-    residuals = np.empty(len(thetas))
+    n = len(gram)
+    residuals = np.empty(n)
     impostors = []
     for fold in range(folds):
-        out = np.arange(fold, len(thetas), folds)
-        kept = np.delete(np.arange(len(thetas)), out)
-        space = fit_space(thetas[kept], layout, base_model="cross-fit")
-        space = space.truncated(min(components, space.k))
-        coordinates = space.project(thetas[out])
-        residuals[out] = space.residual(thetas[out], coordinates)
-        metric = choose_metric(space)
-        scores = metric.unit(coordinates) @ metric.unit(space.project(thetas[kept])).T
+        out = np.arange(fold, n, folds)
+        kept = np.delete(np.arange(n), out)
+        fitted, left_out, size = _fold(gram, kept, out, components)
+        metric = choose_metric((fitted.std(axis=0, ddof=1)).astype(np.float32))
+        rest = np.maximum(size - np.einsum("nk,nk->n", left_out, left_out), 0.0)
+        residuals[out] = np.sqrt(np.divide(rest, size, out=np.zeros_like(size), where=size > 0))
+        scores = metric.unit(left_out.astype(np.float32)) @ metric.unit(fitted.astype(np.float32)).T
         impostors.append(scores.astype(np.float64).reshape(-1))
     return CrossFit(residuals, np.concatenate(impostors))
+
+
+def _fold(gram: Array, kept: NDArray[Any], out: NDArray[Any], components: int) -> tuple[Array, Array, Array]:
+    """Coordinates of the kept (m, k) and of the left out (q, k) in the space of the kept, and ‖z‖² (q,) there."""
+    inner = gram[np.ix_(kept, kept)]
+    middle = inner.mean(axis=0)
+    whole = float(middle.mean())
+    inner = inner - middle - middle[:, None] + whole
+    across = gram[np.ix_(out, kept)]
+    own = across.mean(axis=1)
+    size = gram[out, out] - 2 * own + whole
+    across = across - own[:, None] - middle + whole
+    found = leading(inner, min(components, len(kept) - 1), _TOLERANCE, 0)
+    keep = int(np.sum(found.values > _NEGLIGIBLE * found.values[0]))
+    length, axes = np.sqrt(found.values[:keep]), np.asarray(found.vectors[:, :keep], np.float64)
+    return axes * length, across @ (axes / length), size
+
+
+def inner_products(thetas: NDArray[np.float32], space: WeightSpace) -> Array:
+    """Z Zᵀ (m, m) float64 of at most ``ENOUGH`` of θ (n, D), evenly spaced, standardised as in ``space``."""
+    some = np.unique(np.linspace(0, len(thetas) - 1, min(len(thetas), ENOUGH)).astype(int))
+    mean, inverse = space.mean, (1.0 / space.std.astype(np.float64)).astype(np.float32)
+    total = np.zeros((len(some), len(some)))
+    for first in range(0, thetas.shape[1], _COLUMNS):
+        part = slice(first, first + _COLUMNS)
+        z = (thetas[some, part] - mean[part]) * inverse[part]
+        total += z @ z.T
+        forget(thetas)
+    return total

@@ -1,15 +1,20 @@
 """Fitting a weight space: PCA of standardised θ (weights2weights, §3.1), in memory or streamed.
 
-One implementation for numpy and torch arrays (array API): on a GPU hand in tensors that live there. Three routes to
-the same components: the Gram matrix when there are fewer LoRAs than parameters, the covariance when there are
-fewer parameters, and randomised subspace iteration (Halko, Martinsson & Tropp, SIAM Review 2011, algorithm 4.4)
-when neither matrix fits; each reads the data in blocks.
+One implementation for numpy and torch arrays (array API): on a GPU hand in tensors that live there. With Z (n, D) the
+standardised rows, three routes lead to the same components:
+
+- ``gram``: eigenvectors U of Z Zᵀ (n, n), then V = ZᵀU/s, when there are fewer LoRAs than parameters;
+- ``covariance``: eigenvectors of ZᵀZ (D, D), when there are fewer parameters;
+- ``krylov``: block Lanczos on either (``space.eigen``), when neither matrix fits or when that is less work.
+
+Products are float32, summed up in float64 piece by piece. Whether that was enough is measured, not assumed: the fit
+checks with random probes how far V is from orthonormal and from being eigenvectors, and computes in float64 where the
+smallest component kept is too near to rounding.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,31 +23,58 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import UsageError
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.layout import Factor, Layout
+from w2w_registry.space.eigen import Leading, lanczos, leading, width_of
+from w2w_registry.space.layout import Layout
+from w2w_registry.space.rows import Moments, Rows, Scaling, Side, Standardised, forget, moments_of, to_numpy
 from w2w_registry.version import __version__
 
-Method = Literal["auto", "gram", "covariance", "randomized"]
-Scaling = Literal["module", "parameter"]
+Method = Literal["auto", "gram", "covariance", "krylov"]
+Scratch = Callable[[tuple[int, ...]], NDArray[np.float32]]
 
 MAX_COMPONENTS = 1000  # the paper's number for sampling and edits
-_MAX_SQUARE = 8192  # side of the largest matrix solved exactly (512 MB)
-_MAX_HELD = 1 << 30  # numbers of a streamed set that may be gathered in memory (4 GB)
-_BLOCK = 1 << 24
-_FLOOR = 1e-2
-_NEGLIGIBLE = 1e-10  # of the largest variance: below it the Gram matrix holds only rounding
-_OVERSAMPLE, _POWER = 64, 6
+TOLERANCE = 1e-5
+"""Estimated share of the explainable variance that a Krylov fit may miss."""
+_MAX_SQUARE = 8192  # side of the largest matrix that is made whole (512 MB)
+_MAX_GATHERED = 1 << 28  # numbers of a stream that are gathered in memory (1 GB) to be read by columns
+_BLOCK = 1 << 21
+_NEGLIGIBLE = 1e-10  # of the largest variance: below it even float64 holds only rounding
+_ROUNDING = 1e3  # times float32's rounding of M's diagonal: a smaller eigenvalue is computed in float64
+_PROBES = 8
+_ORTHONORMAL = 1e-5
 
 
 @dataclass(frozen=True)
-class _Moments:
-    count: int
-    mean: Any
-    std: Any
-    total: float
-    rows_digest: str
+class FitReport:
+    """How a fit was found and how exact it is.
+
+    ``method``; ``precision`` of the products; ``steps`` of block Lanczos (0: solved whole). ``missed``: estimated share
+    of the variance of the best k components that these do not reach (0 when solved whole). ``residual``: ‖M V − V Λ‖_F
+    relative to ‖Λ‖_F, and ``orthonormality``: the largest row norm of VᵀV − 1, both estimated from random probes.
+    """
+
+    method: str
+    precision: str
+    steps: int
+    missed: float
+    residual: float
+    orthonormality: float
 
 
-def fit_space(
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The space; the report; and the Gram matrix Z Zᵀ (n, n) float64 where it was made."""
+
+    space: WeightSpace
+    report: FitReport
+    gram: NDArray[np.float64] | None
+
+
+def fit_space(data: Any, layout: Layout, **options: Any) -> WeightSpace:
+    """The space of :func:`fit`, which see."""
+    return fit(data, layout, **options).space
+
+
+def fit(
     data: Any,
     layout: Layout,
     *,
@@ -54,18 +86,25 @@ def fit_space(
     method: Method = "auto",
     seed: int = 0,
     start: NDArray[np.float32] | None = None,
-) -> WeightSpace:
+    tolerance: float = TOLERANCE,
+    memory: int | None = None,
+    scratch: Scratch | None = None,
+) -> Fit:
     """PCA of standardised LoRAs.
 
     Args:
-        data: θ as an array (n, D), numpy or torch, or a re-iterable of arrays (m, D): a list, or an object whose
-            ``__iter__`` starts afresh each time, as the data is read more than once.
+        data: θ as an array (n, D), numpy (a memory map is read in pieces that are let go again) or torch, or a
+            re-iterable of arrays (m, D): a list, or an object whose ``__iter__`` starts afresh each time, as the data is
+            read more than once.
         components: how many to keep; None = as many as the data supports, at most 1,000.
         fit_set_digest: what names the fit set; None = digest of the rows' own digests, in sorted order.
         scaling: what σ is, see below.
-        method: ``auto`` picks ``gram`` (n ≤ D, n ≤ 8192), ``covariance`` (D < n, D ≤ 8192) or ``randomized``.
+        method: ``auto`` takes the least work that fits.
         start: A₀ (D_A,) when the data is in the canonical gauge of it (``space.gauge.canonical_rows``).
-        seed: of the randomised route. The same data and seed give the same space.
+        seed: of the Krylov route. The same data and seed give the same space.
+        tolerance: of the Krylov route, see ``TOLERANCE``.
+        memory: bytes that a matrix made whole may take; None = 512 MB.
+        scratch: gives the float32 array of a shape that V is written to; None = memory.
 
     σ makes the parameters comparable before the PCA; it is never zero or negative, and Σ var/σ² = D:
 
@@ -83,40 +122,37 @@ def fit_space(
     """
     import array_api_compat
 
-    stream = _Stream(data)
-    first = next(iter(stream), None)
+    rows = Rows(data)
+    first = next(iter(rows.blocks()), None)
     if first is None or first.ndim != 2 or first.shape[1] != layout.dim:
         shape = None if first is None else tuple(first.shape)
         raise UsageError(reason=f"the fit set has blocks of shape {shape}, the layout needs (n, {layout.dim})")
     xp = array_api_compat.array_namespace(first)
-    moments = _moments(xp, stream, layout, scaling)
+    moments = moments_of(xp, rows, layout, scaling, digest=fit_set_digest)
     n, d = moments.count, layout.dim
-    route = _route(method, n, d)
     limit = min(n - 1, d)
     if components is not None and not 1 <= components <= limit:
         raise UsageError(reason=f"{components} components asked, {n} LoRAs of {d} parameters support 1 to {limit}")
     wanted = components or min(limit, MAX_COMPONENTS)
-    if route == "gram":
-        variance, vectors = _gram(xp, stream, moments, wanted)
-    elif route == "covariance":
-        variance, vectors = _covariance(xp, stream, moments, wanted)
-    else:
-        variance, vectors = _randomized(xp, stream, moments, wanted, seed)
-    vectors = _signed(_orthonormal(vectors))
+    route, rows = _route(xp, method, rows, n, d, wanted, memory)
+    solver = _Solver(xp, rows, moments, route, wanted, tolerance, seed, array_api_compat.device(first))
+    found = solver.solve()
+    variance = found.values / (n - 1)
     if components is not None and len(variance) < components:
         raise UsageError(
             reason=f"{components} components asked, the LoRAs differ in only {len(variance)} independent ways"
         )
-    return WeightSpace(
+    vectors, residual, overlap = solver.components(found, scratch or _in_memory)
+    space = WeightSpace(
         base_model=base_model,
         base_revision=base_revision,
         layout=layout,
-        mean=_numpy(moments.mean).astype(np.float32),
-        std=_numpy(moments.std).astype(np.float32),
-        components=np.ascontiguousarray(vectors, np.float32),
+        mean=moments.mean,
+        std=moments.std,
+        components=vectors,
         component_std=np.sqrt(variance).astype(np.float32),
         explained_variance_ratio=(variance / moments.total).astype(np.float32),
-        fit_set_digest=fit_set_digest or moments.rows_digest,
+        fit_set_digest=moments.rows_digest,
         fit_size=n,
         start=start,
         software={
@@ -128,186 +164,173 @@ def fit_space(
             **_library(xp),
         },
     )
+    report = FitReport(route, solver.precision, found.steps, found.missed, residual, overlap)
+    return Fit(space, report, solver.gram)
 
 
-class _Stream:
-    """Row blocks of an array, or of a re-iterable of arrays, again and again."""
-
-    def __init__(self, data: Any) -> None:
-        self.array = data if hasattr(data, "shape") else None
-        self._blocks: Iterable[Any] = () if self.array is not None else data
-
-    def __iter__(self) -> Iterator[Any]:
-        if self.array is None:
-            yield from (block for block in self._blocks if block.shape[0])
-            return
-        step = max(1, _BLOCK // max(1, self.array.shape[1]))
-        for start in range(0, self.array.shape[0], step):
-            yield self.array[start : start + step, :]
-
-
-def _route(method: Method, n: int, d: int) -> Literal["gram", "covariance", "randomized"]:
+def _route(
+    xp: Any, method: Method, rows: Rows, n: int, d: int, wanted: int, memory: int | None
+) -> tuple[Literal["gram", "covariance", "krylov"], Rows]:
+    """The route, and the rows to take it with (a small stream gathered, so that it can be read by columns)."""
+    side = min(_MAX_SQUARE, int(np.sqrt(memory / 8)) if memory is not None else _MAX_SQUARE)
+    by_columns = rows.array is not None or n * d <= (_MAX_GATHERED if memory is None else memory // 4)
+    route: Literal["gram", "covariance", "krylov"]
     if method != "auto":
-        return method
-    if n <= d and n <= _MAX_SQUARE and n * d <= _MAX_HELD:
-        return "gram"
-    return "covariance" if d <= _MAX_SQUARE else "randomized"
-
-
-def _moments(xp: Any, stream: _Stream, layout: Layout, scaling: Scaling) -> _Moments:
-    """Mean and std in one read: each block two-pass, merged by Chan's formula (stable, unlike E[x²] − E[x]²)."""
-    count, mean, squares = 0, None, None
-    rows: list[bytes] = []
-    for raw in stream:
-        for row in _numpy(raw).astype("<f4", copy=False):
-            rows.append(hashlib.sha256(row.tobytes()).digest())
-        block = xp.astype(raw, xp.float64)
-        m = block.shape[0]
-        block_mean = xp.mean(block, axis=0)
-        block_squares = xp.sum((block - block_mean) ** 2, axis=0)
-        if mean is None:
-            mean, squares = block_mean, block_squares
-        else:
-            gap = block_mean - mean
-            squares = squares + block_squares + gap**2 * (count * m / (count + m))
-            mean = mean + gap * (m / (count + m))
-        count += m
-    if count < 2:
-        raise UsageError(reason=f"a weight space needs at least two LoRAs, got {count}")
-    variance = _numpy(squares) / (count - 1)
-    if not np.isfinite(variance).all():
-        raise UsageError(reason="the fit set contains NaN or Inf")
-    if not (variance > 0).any():
-        raise UsageError(reason="the LoRAs of the fit set are all the same")
-    if scaling == "module":
-        std = _module_std(layout, _numpy(mean), variance, variance * (count - 1) / count).astype(np.float32)
+        route = method
+    elif n <= d and n <= side and by_columns:
+        route = "gram"
     else:
-        each = np.sqrt(variance)
-        std = np.maximum(each, _FLOOR * np.median(each[each > 0])).astype(np.float32)
-    total = float(np.sum(variance / std.astype(np.float64) ** 2))
-    digest = hashlib.sha256(b"".join(sorted(rows))).hexdigest()
-    # μ and σ as they will be stored, so that the components belong to the numbers the space holds.
-    as_stored = [xp.asarray(v, dtype=xp.float64, device=_device(mean)) for v in (_numpy(mean).astype("f4"), std)]
-    return _Moments(count, as_stored[0], as_stored[1], total, digest)
+        route = "covariance" if d <= side else "krylov"
+    # Half a square product, or about 5.5 products with as many columns as are wanted (measured).
+    if method == "auto" and route != "krylov" and min(n, d) > 11 * wanted:
+        route = "krylov"
+    if route == "gram" or (route == "krylov" and n < d and by_columns):
+        rows = rows if rows.array is not None else Rows(xp.concat(list(rows.blocks()), axis=0))
+    return route, rows
 
 
-def _module_std(
-    layout: Layout, mean: NDArray[Any], variance: NDArray[Any], spread: NDArray[Any]
-) -> NDArray[np.float64]:
-    """σ (D,) for ``scaling="module"``; ``spread`` is the variance about the mean as a plain average."""
-    places = {tensor.key: part for tensor, part in layout.slices()}
-    size = {key: float(np.sum(mean[part] ** 2 + spread[part])) for key, part in places.items()}  # E‖A‖², E‖B‖²
-    inverse = np.empty(layout.dim)
-    used = 0
-    for module in layout.modules:
-        parts: dict[Factor, slice] = {"A": places[(module, "A")], "B": places[(module, "B")]}
-        gain = {"A": size[(module, "B")], "B": size[(module, "A")]}
-        own = {factor: float(variance[part].sum()) for factor, part in parts.items()}
-        says = {factor: np.sqrt(gain[factor] * own[factor]) for factor in parts}
-        whole = says["A"] + says["B"]
-        used += whole > 0
-        for factor, part in parts.items():
-            other: Factor = "B" if factor == "A" else "A"
-            if says[factor] > 0:
-                inverse[part] = np.sqrt(says[factor] / whole / own[factor])
-            elif whole > 0:
-                # It never varied: count it, should it ever, by its effect against its partner's.
-                inverse[part] = np.sqrt(gain[factor] / gain[other] / own[other])
-            else:
-                inverse[part] = 1.0 / np.sqrt(size[(module, factor)]) if size[(module, factor)] > 0 else 1.0
-    return np.asarray(np.sqrt(used / layout.dim) / inverse)
+class _Solver:
+    """One fit's eigenproblem: M = Zᵀ Z on the side it is solved on, in float32, or float64 where that is too little."""
+
+    def __init__(
+        self,
+        xp: Any,
+        rows: Rows,
+        moments: Moments,
+        route: str,
+        wanted: int,
+        tolerance: float,
+        seed: int,
+        device: Any,
+    ) -> None:
+        self._xp, self._rows, self._moments, self._device = xp, rows, moments, device
+        self._route, self._wanted, self._tolerance, self._seed = route, wanted, tolerance, seed
+        narrow = rows.array is not None and moments.count < len(moments.mean)
+        by_columns = route == "gram" or (route == "krylov" and narrow)
+        self._side: Side = "columns" if by_columns else "rows"
+        self.precision: Literal["float32", "float64"] = "float32"
+        self.gram: NDArray[np.float64] | None = None
+        self._z = self._standardised()
+
+    def _standardised(self) -> Standardised:
+        return Standardised(self._xp, self._rows, self._moments, self._side, getattr(self._xp, self.precision))
+
+    def solve(self) -> Leading:
+        """The leading eigenpairs that are more than rounding, at most as many as wanted."""
+        found, rounding = self._attempt()
+        if found.values[-1] < _ROUNDING * rounding:
+            self.precision = "float64"
+            self._z = self._standardised()
+            found, _ = self._attempt()
+        keep = int(np.sum(found.values > _NEGLIGIBLE * found.values[0]))
+        return Leading(found.values[:keep], found.vectors[:, :keep], found.missed, found.steps)
+
+    def _attempt(self) -> tuple[Leading, float]:
+        """Eigenpairs at the current precision, and float32's rounding of M."""
+        wanted = min(self._wanted, self._z.short)
+        if self._route == "krylov":
+            width = width_of(wanted) * (1 if self._rows.array is not None else 2)
+            dtype = getattr(self._xp, self.precision)
+            short = self._z.short
+            found = lanczos(
+                self._xp, self._apply, short, wanted, width, self._tolerance, self._seed, dtype, self._device
+            )
+            # Of a Gram matrix the mean of the diagonal, of a covariance the trace over the rank it can have.
+            scale = self._moments.total * (self._moments.count - 1) / min(short, self._moments.count)
+            return found, float(np.finfo(np.float32).eps) * scale
+        matrix = self._matrix()
+        if self._side == "columns":
+            self.gram = to_numpy(matrix)
+        rounding = float(np.finfo(np.float32).eps) * float(self._xp.max(self._xp.linalg.diagonal(matrix)))
+        return leading(matrix, wanted, self._tolerance, self._seed), rounding
+
+    def _matrix(self) -> Any:
+        short = self._z.short
+        total = self._xp.zeros((short, short), dtype=self._xp.float64, device=self._device)
+        for _, z in self._z.pieces():
+            total += self._xp.matrix_transpose(z) @ z
+        return total
+
+    def _apply(self, block: Any) -> Any:
+        total = None
+        for _, z in self._z.pieces():
+            image = self._xp.matrix_transpose(z) @ (z @ block)
+            total = image if total is None else total + image
+        return total
+
+    def components(self, found: Leading, scratch: Scratch) -> tuple[NDArray[np.float32], float, float]:
+        """V (D, k) float32, orthonormal and signed; what the probes say of M V − V Λ and of VᵀV − 1."""
+        vectors = scratch((len(self._moments.mean), len(found.values)))
+        probes = np.random.default_rng(self._seed).standard_normal((len(found.values), _PROBES), np.float32)
+        size = np.sqrt(found.values)
+        if self._side == "columns":
+            # With U S the coordinates of the fitted rows: Z V must be U S, which is checked as V is made.
+            scaled = self._xp.astype(found.vectors / self._like(size), getattr(self._xp, self.precision))
+            seen = np.zeros((self._z.short, _PROBES))
+            for part, z in self._z.pieces():
+                vectors[part] = to_numpy(z @ scaled)
+                forget(vectors)
+                seen += to_numpy(self._xp.matrix_transpose(z) @ self._like(vectors[part] @ probes, z.dtype))
+            ours = to_numpy(found.vectors)
+            wrong = seen - ours @ (size[:, None] * probes)
+            residual = float(np.linalg.norm(wrong) / np.sqrt(_PROBES) / np.linalg.norm(size))
+            overlap = (ours.T @ wrong) / size[:, None]
+        else:
+            vectors[:] = to_numpy(found.vectors)
+            held = self._like(vectors @ probes, getattr(self._xp, self.precision))
+            image = to_numpy(self._apply(held))
+            wrong = image - vectors @ (found.values[:, None] * probes)
+            residual = float(np.linalg.norm(wrong) / np.sqrt(_PROBES) / np.linalg.norm(found.values))
+            overlap = vectors.T @ (vectors @ probes) - probes
+        rows = np.linalg.norm(overlap, axis=1) / np.sqrt(_PROBES)
+        worst = np.flatnonzero(rows > _ORTHONORMAL)
+        if len(worst):
+            # An entry is rounding over the two components' sizes, so what is off is a tail of small ones.
+            rows[worst[0] :] = _orthonormalise(vectors, worst[0])
+        _sign(vectors)
+        return vectors, residual, float(rows.max())
+
+    def _like(self, array: NDArray[Any], dtype: Any = None) -> Any:
+        return self._xp.asarray(array, dtype=dtype or self._xp.float64, device=self._device)
 
 
-def _standardised(xp: Any, raw: Any, moments: _Moments, columns: slice | None = None) -> Any:
-    if columns is None:
-        return (xp.astype(raw, xp.float64) - moments.mean) / moments.std
-    return (xp.astype(raw[:, columns], xp.float64) - moments.mean[columns]) / moments.std[columns]
+def _orthonormalise(vectors: NDArray[np.float32], since: int) -> float:
+    """One Cholesky-QR step of the columns from ``since`` on, in place; how far they are from it then."""
+    overlap = np.zeros((vectors.shape[1] - since,) * 2)
+    for part in _parts(vectors):
+        piece = np.ascontiguousarray(vectors[part, since:])
+        overlap += piece.T @ piece
+    turn = np.linalg.inv(np.linalg.cholesky(overlap)).T
+    nearly_one = turn.astype(np.float32)
+    for part in _parts(vectors):
+        vectors[part, since:] = vectors[part, since:] @ nearly_one
+        forget(vectors)
+    return float(np.linalg.norm(turn.T @ overlap @ turn - np.eye(len(turn)), axis=1).max())
 
 
-def _gram(xp: Any, stream: _Stream, moments: _Moments, wanted: int) -> tuple[Any, Any]:
-    """n ≤ D: eigenvectors U of Z Zᵀ, then V = Zᵀ U / s, both by blocks of columns."""
-    data = stream.array if stream.array is not None else xp.concat(list(stream), axis=0)
-    n, d = data.shape
-    step = max(1, _BLOCK // n)
-    slices = [slice(start, min(start + step, d)) for start in range(0, d, step)]
-    gram = xp.zeros((n, n), dtype=xp.float64, device=_device(moments.mean))
-    for columns in slices:
-        z = _standardised(xp, data, moments, columns)
-        gram = gram + z @ xp.matrix_transpose(z)
-    variance, vectors = _largest(xp, gram / (n - 1), wanted)
-    scaled = vectors / xp.sqrt(variance * (n - 1))
-    parts = [
-        _numpy(xp.matrix_transpose(_standardised(xp, data, moments, columns)) @ scaled).astype(np.float64)
-        for columns in slices
-    ]
-    return _numpy(variance), np.concatenate(parts)
+def _sign(vectors: NDArray[np.float32]) -> None:
+    """Turn columns round in place so that each one's largest entry is positive."""
+    highest = np.full(vectors.shape[1], -np.inf, np.float32)
+    lowest = -highest
+    for part in _parts(vectors):
+        piece = vectors[part]
+        np.maximum(highest, piece.max(axis=0), out=highest)
+        np.minimum(lowest, piece.min(axis=0), out=lowest)
+    turned = -lowest > highest
+    if turned.any():
+        signs = np.where(turned, np.float32(-1), np.float32(1))
+        for part in _parts(vectors):
+            vectors[part] *= signs
+            forget(vectors)
 
 
-def _covariance(xp: Any, stream: _Stream, moments: _Moments, wanted: int) -> tuple[Any, Any]:
-    """D < n: eigenvectors of Zᵀ Z, one read."""
-    d = moments.mean.shape[0]
-    total = xp.zeros((d, d), dtype=xp.float64, device=_device(moments.mean))
-    for raw in stream:
-        z = _standardised(xp, raw, moments)
-        total = total + xp.matrix_transpose(z) @ z
-    variance, vectors = _largest(xp, total / (moments.count - 1), wanted)
-    return _numpy(variance), _numpy(vectors)
+def _parts(vectors: NDArray[Any]) -> list[slice]:
+    step = max(1, _BLOCK // max(1, vectors.shape[1]))
+    return [slice(first, first + step) for first in range(0, len(vectors), step)]
 
 
-def _randomized(xp: Any, stream: _Stream, moments: _Moments, wanted: int, seed: int) -> tuple[Any, Any]:
-    """Neither matrix fits: subspace iteration with a fixed seed, one read per step, D × (k + 64) in memory."""
-    d = moments.mean.shape[0]
-    width = min(wanted + _OVERSAMPLE, moments.count - 1, d)
-    start = np.random.default_rng(seed).standard_normal((d, width))
-    basis, _ = xp.linalg.qr(xp.asarray(start, dtype=xp.float64, device=_device(moments.mean)))
-    for _ in range(_POWER):
-        image = xp.zeros_like(basis)
-        for raw in stream:
-            z = _standardised(xp, raw, moments)
-            image = image + xp.matrix_transpose(z) @ (z @ basis)
-        basis, _ = xp.linalg.qr(image)
-    small = xp.zeros((width, width), dtype=xp.float64, device=_device(moments.mean))
-    for raw in stream:
-        y = _standardised(xp, raw, moments) @ basis
-        small = small + xp.matrix_transpose(y) @ y
-    variance, vectors = _largest(xp, small / (moments.count - 1), wanted)
-    return _numpy(variance), _numpy(basis @ vectors)
-
-
-def _largest(xp: Any, matrix: Any, wanted: int) -> tuple[Any, Any]:
-    values, vectors = xp.linalg.eigh(matrix)
-    order = np.arange(matrix.shape[0] - 1, -1, -1)[:wanted]
-    held = _numpy(values)[order]
-    keep = int(np.sum(held > _NEGLIGIBLE * held[0]))
-    # eigh gives rising values: take the last ones, turned round.
-    return xp.flip(values[-keep:], axis=0), xp.flip(vectors[:, -keep:], axis=1)
-
-
-def _orthonormal(vectors: NDArray[Any]) -> NDArray[Any]:
-    """Columns as orthonormal as float64 allows: one Cholesky-QR step where dividing by small s left more than that."""
-    overlap = vectors.T @ vectors
-    if np.abs(overlap - np.eye(len(overlap))).max() < 1e-9:
-        return vectors
-    return np.linalg.solve(np.linalg.cholesky(overlap), vectors.T).T
-
-
-def _signed(vectors: NDArray[Any]) -> NDArray[Any]:
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return np.where(largest < 0, -vectors, vectors)
-
-
-def _numpy(array: Any) -> NDArray[Any]:
-    import array_api_compat
-
-    if isinstance(array, np.ndarray):
-        return array
-    return np.asarray(array_api_compat.to_device(array, "cpu"))
-
-
-def _device(array: Any) -> Any:
-    import array_api_compat
-
-    return array_api_compat.device(array)
+def _in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.empty(shape, np.float32)
 
 
 def _library(xp: Any) -> dict[str, str]:

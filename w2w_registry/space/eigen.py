@@ -1,0 +1,141 @@
+"""The largest eigenvalues of M = Σ pᵀp over pieces p: M whole while it fits, else block Lanczos, which never forms it.
+
+Block Lanczos keeps every block (full orthogonalisation) and takes Ritz pairs of all of them: Golub & Underwood (1977);
+its convergence for the leading part from a random start, Musco & Musco (NeurIPS 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from w2w_registry.space.rows import to_numpy
+
+_WHOLE = 1536  # side up to which all eigenvectors are found at once
+_MARGIN = 4.0  # how much the share missed is overestimated, as it is a first-order estimate
+_STEPS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Leading:
+    """``values`` (k,) falling and ``vectors`` (m, k) of the k largest. ``missed``: estimated share of the sum of the
+    true k largest values that these do not reach; 0 when found from M whole."""
+
+    values: NDArray[np.float64]
+    vectors: Any
+    missed: float
+    steps: int
+
+
+def leading(matrix: NDArray[np.float64], wanted: int, tolerance: float, seed: int) -> Leading:
+    """Of a symmetric matrix (m, m) that is held, numpy or torch float64."""
+    import array_api_compat
+
+    xp = array_api_compat.array_namespace(matrix)
+    m = matrix.shape[0]
+    if m <= _WHOLE or wanted * 4 > m:
+        values, vectors = xp.linalg.eigh(matrix)
+        # eigh gives rising values: take the last ones, turned round.
+        top = np.ascontiguousarray(to_numpy(values)[::-1][:wanted], np.float64)
+        return Leading(top, xp.flip(vectors[:, m - wanted :], axis=1), 0.0, 0)
+    place = array_api_compat.device(matrix)
+    # What rounding to float32 takes from M is no more than making it did.
+    held = xp.astype(matrix, xp.float32)
+    return lanczos(xp, lambda block: held @ block, m, wanted, width_of(wanted), tolerance, seed, xp.float32, place)
+
+
+def width_of(wanted: int) -> int:
+    """Columns of a block: narrow blocks need less work in all, wide ones fewer passes over the data."""
+    return max(16, wanted // 4)
+
+
+def lanczos(
+    xp: Any,
+    apply: Callable[[Any], Any],
+    size: int,
+    wanted: int,
+    width: int,
+    tolerance: float,
+    seed: int,
+    dtype: Any,
+    device: Any,
+) -> Leading:
+    """The ``wanted`` largest eigenpairs of a positive M (size, size) known by ``apply``: block (size, b) → M block.
+
+    Args:
+        width: b. Narrow blocks need less work in all, wide ones fewer calls of ``apply``.
+        tolerance: goes on until the estimated missed share of the sum is below it.
+
+    The estimate is that of each Ritz value's error, ‖r‖²/gap, with the gap to the values just left out.
+    """
+    start = np.random.default_rng(seed).standard_normal((size, min(width, size)))
+    block, _ = xp.linalg.qr(apply(xp.asarray(start, dtype=dtype, device=device)))
+    blocks = [block]
+    small = np.zeros((0, 0))
+    while True:
+        image = apply(blocks[-1])
+        # In exact arithmetic only the last two blocks have a share (M is symmetric); then once more against all.
+        first, image = _apart(xp, image, blocks[-2:])
+        second, image = _apart(xp, image, blocks)
+        second[len(second) - len(first) :] += first
+        small = _bordered(small, second)
+        following, rest = xp.linalg.qr(image)
+        if len(small) < size and (len(small) < 2 * wanted or len(blocks) % 2) and len(blocks) < _STEPS:
+            _, following = _apart(xp, following[:, : size - len(small)], blocks)
+            blocks.append(xp.linalg.qr(following)[0])
+            continue
+        rising, vectors = np.linalg.eigh(small)
+        values, vectors = rising[::-1], vectors[:, ::-1]
+        held, newest = len(values), blocks[-1].shape[1]
+        if held >= min(wanted, size):
+            last = to_numpy(rest).astype(np.float64) @ vectors[held - newest :, :wanted]
+            missed = 0.0 if held == size else _missed(values, np.linalg.norm(last, axis=0), wanted)
+            if missed <= tolerance or len(blocks) >= _STEPS:
+                chosen = xp.asarray(np.ascontiguousarray(vectors[:, :wanted]), dtype=dtype, device=device)
+                return Leading(values[:wanted].copy(), _combined(blocks, chosen), missed, len(blocks))
+        # What is left of an image that M maps to nothing new is rounding: its directions need not be new ones.
+        _, following = _apart(xp, following[:, : size - held], blocks)
+        blocks.append(xp.linalg.qr(following)[0])
+
+
+def _apart(xp: Any, image: Any, blocks: list[Any]) -> tuple[NDArray[np.float64], Any]:
+    """What of ``image`` lies along the blocks, as coefficients, and what is left of it."""
+    shares = []
+    for block in blocks:
+        share = xp.matrix_transpose(block) @ image
+        image = image - block @ share
+        shares.append(to_numpy(share).astype(np.float64))
+    return np.concatenate(shares), image
+
+
+def _combined(blocks: list[Any], chosen: Any) -> Any:
+    found, start = None, 0
+    for block in blocks:
+        part = block @ chosen[start : start + block.shape[1], :]
+        found = part if found is None else found + part
+        start += block.shape[1]
+    return found
+
+
+def _bordered(small: NDArray[Any], column: NDArray[Any]) -> NDArray[Any]:
+    """Bᵀ M B with one more block: its column (held + b, b); the rows below the diagonal by symmetry."""
+    held, width = len(small), column.shape[1]
+    out = np.empty((held + width, held + width))
+    out[:held, :held] = small
+    out[:, held:] = column
+    out[held:, :held] = column[:held].T
+    out[held:, held:] = (column[held:] + column[held:].T) / 2
+    return out
+
+
+def _missed(values: NDArray[Any], residuals: NDArray[Any], wanted: int) -> float:
+    if len(values) <= wanted:
+        return float("inf")
+    beyond = values[min(len(values) - 1, wanted + (len(values) - wanted) // 2)]
+    gap = np.maximum(values[:wanted] - beyond, 1e-30)
+    errors = np.minimum(residuals, residuals**2 / gap)
+    return float(_MARGIN * errors.sum() / values[:wanted].sum())
