@@ -52,12 +52,14 @@ def opened(
 
 def read_bytes(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = TEXT_LIMIT) -> bytes:
     """The content of a regular file of at most ``limit`` bytes. Raises what :func:`opened` raises."""
-    with opened(path, kind, limit=limit) as (stream, _):
+    with opened(path, kind, limit=limit) as (stream, size):
         try:
-            data = stream.read(limit + 1)
+            data = stream.read(size + 1)
+            if len(data) > size:  # it grew meanwhile
+                data += stream.read(limit + 1 - len(data))
         except OSError as error:
             raise kind(path=str(path), reason=why(error)) from None
-    if len(data) > limit:  # it grew meanwhile
+    if len(data) > limit:
         raise kind(path=str(path), reason=f"larger than {limit} bytes")
     return data
 

@@ -20,6 +20,7 @@ from ..output import emit, pairs, progress, warn
     "--repeats", type=click.Path(), metavar="PATH", help="A second, independent LoRA of each identity, same names."
 )
 @click.option("--force", is_flag=True, help="Fit even if the LoRAs were trained from different initialisations.")
+@click.option("--device", default="cpu", show_default=True, metavar="D", help="What to compute on: cpu or cuda.")
 @takes_frame
 def fit(
     frame: Frame,
@@ -30,6 +31,7 @@ def fit(
     components: int | None,
     repeats: str | None,
     force: bool,
+    device: str,
 ) -> None:
     """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
 
@@ -48,6 +50,7 @@ def fit(
             components=components,
             repeats=repeats,
             force=force,
+            device=device,
             progress=tick,
         )
     for text in value.pop("warnings"):

@@ -94,8 +94,8 @@ def fit(
 
     Args:
         data: θ as an array (n, D), numpy (a memory map is read in pieces that are let go again) or torch, or a
-            re-iterable of arrays (m, D): a list, or an object whose ``__iter__`` starts afresh each time, as the data is
-            read more than once.
+            re-iterable of arrays (m, D): a list, or an object whose ``__iter__`` starts afresh each time, as the data
+            is read more than once.
         components: how many to keep; None = as many as the data supports, at most 1,000.
         fit_set_digest: what names the fit set; None = digest of the rows' own digests, in sorted order.
         scaling: what σ is, see below.
@@ -142,7 +142,7 @@ def fit(
         raise UsageError(
             reason=f"{components} components asked, the LoRAs differ in only {len(variance)} independent ways"
         )
-    vectors, residual, overlap = solver.components(found, scratch or _in_memory)
+    vectors, residual, overlap = solver.components(found, scratch or in_memory)
     space = WeightSpace(
         base_model=base_model,
         base_revision=base_revision,
@@ -329,7 +329,8 @@ def _parts(vectors: NDArray[Any]) -> list[slice]:
     return [slice(first, first + step) for first in range(0, len(vectors), step)]
 
 
-def _in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
+def in_memory(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The scratch space that memory is."""
     return np.empty(shape, np.float32)
 
 

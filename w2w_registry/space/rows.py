@@ -58,7 +58,7 @@ class Rows:
             yield self.array[first : first + step, :]
             forget(self.array)
 
-    def columns(self, least: int = _LONG, numbers: int = _PIECE) -> Iterator[tuple[slice, Any]]:
+    def columns(self, least: int, numbers: int) -> Iterator[tuple[slice, Any]]:
         """Column pieces (n, c) of an array with their place in θ: ``least`` columns or ``numbers`` numbers each."""
         assert self.array is not None
         n, d = self.array.shape
@@ -93,7 +93,7 @@ class Standardised:
     def pieces(self) -> Iterator[tuple[slice, Any]]:
         """(place on the long side, z of it with the long side first)."""
         if self.side == "columns":
-            for part, raw in self.rows.columns():
+            for part, raw in self.rows.columns(_LONG, _PIECE):
                 yield part, self.xp.matrix_transpose(self._z(raw, part))
             return
         start = 0
@@ -247,7 +247,7 @@ class RowHasher:
 
 
 def _row_digests(block: NDArray[Any]) -> list[bytes]:
-    return [hashlib.sha256(np.ascontiguousarray(row, "<f4")).digest() for row in block]
+    return [hashlib.sha256(np.ascontiguousarray(row, "<f4").data).digest() for row in block]
 
 
 def to_numpy(array: Any) -> NDArray[Any]:

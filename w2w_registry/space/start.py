@@ -57,12 +57,12 @@ def common_start(thetas: ArrayLike, layout: Layout) -> Start:
     others in a mean, hardly does.
     """
     raw = np.asarray(thetas, np.float32)
-    some = raw[np.unique(np.linspace(0, len(raw) - 1, min(len(raw), _ENOUGH)).astype(int))]
+    some = np.unique(np.linspace(0, len(raw) - 1, min(len(raw), _ENOUGH)).astype(int))
     values, agreements = [], []
     places = {tensor.key: (tensor, part) for tensor, part in layout.slices()}
     for module in layout.modules:
         tensor, part = places[(module, "A")]
-        A = some[:, part].astype(np.float64).reshape(len(some), tensor.rank, -1)
+        A = raw[some, part].astype(np.float64).reshape(len(some), tensor.rank, -1)
         first, agreement = _leading(A)
         values.append((first * float(np.median(np.linalg.norm(A, axis=(1, 2))) / np.sqrt(tensor.rank))).reshape(-1))
         agreements.append(agreement)

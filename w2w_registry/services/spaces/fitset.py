@@ -1,20 +1,24 @@
-"""Reading the LoRAs a space is fitted on: one layout, one base model, each model once; what does not fit is said."""
+"""The LoRAs a space is fitted on: one layout, one base model, each model once; what does not fit is said."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, RegistryError, UsageError
-from w2w_registry.lora import LoraFile, find_loras, model_digest, read_lora
-from w2w_registry.services.recording.placement import same_model_id
+from w2w_registry.lora import find_loras
 from w2w_registry.services.registry import Progress, no_progress
+from w2w_registry.services.spaces.spool import Noted, Spool
+from w2w_registry.space.fit import Scratch, in_memory
 from w2w_registry.space.layout import Layout
+from w2w_registry.space.rows import forget
 from w2w_registry.space.start import SHARED_START, canonical_rows, common_start, shares_start
+
+_BLOCK = 1 << 22  # numbers of θ that are handled at once
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,8 @@ class Member:
 class FitSet:
     """θ (n, D) float32 with their members in order; ``skipped`` says what was left out and why (an error each).
 
-    ``start``: the A₀ whose canonical gauge θ is in, None for θ as the files have it.
+    θ may be a memory map. ``scratch`` makes arrays of its size. ``start``: the A₀ whose canonical gauge θ is in, None
+    for θ as the files have it.
     """
 
     layout: Layout
@@ -38,45 +43,77 @@ class FitSet:
     members: tuple[Member, ...]
     skipped: tuple[RegistryError, ...]
     start: NDArray[np.float32] | None = None
+    scratch: Scratch = field(default=in_memory, repr=False)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """θ in row blocks (m, D), with their place."""
+        for part in _blocks(len(self.members), self.layout.dim):
+            yield part, self.thetas[part]
+            forget(self.thetas)
+
+    def only(self, kept: NDArray[np.bool_], *errors: RegistryError) -> FitSet:
+        """The members that are kept (n,); ``errors`` say of the others why not."""
+        if kept.all():
+            return self
+        rows = np.flatnonzero(kept)
+        members = tuple(self.members[row] for row in rows)
+        thetas = gathered(self.thetas, rows, self.scratch)
+        return replace(self, thetas=thetas, members=members, skipped=(*self.skipped, *errors))
+
+    def in_gauge(self, start: NDArray[np.float32]) -> FitSet:
+        """θ in the canonical gauge of A₀ = ``start`` (D_A,)."""
+        thetas = self.scratch(self.thetas.shape)
+        for part, block in self.blocks():
+            thetas[part] = canonical_rows(block, self.layout, start)
+            forget(thetas)
+        return replace(self, thetas=thetas, start=start)
 
 
-def read_fit_set(paths: Sequence[str], base_model: str, progress: Progress = no_progress) -> FitSet:
-    """Read every LoRA under ``paths`` that shares the commonest layout.
+def gathered(
+    thetas: NDArray[np.float32], rows: Sequence[int] | NDArray[np.int_], scratch: Scratch
+) -> NDArray[np.float32]:
+    """These rows of θ, in this order; θ itself when they are all of it."""
+    if len(rows) == len(thetas) and np.array_equal(rows, np.arange(len(thetas))):
+        return thetas
+    out = scratch((len(rows), thetas.shape[1]))
+    for part in _blocks(len(rows), thetas.shape[1]):
+        out[part] = thetas[np.asarray(rows[part])]
+        forget(thetas)
+        forget(out)
+    return out
+
+
+def read_fit_set(spool: Spool, paths: Sequence[str], base_model: str, progress: Progress = no_progress) -> FitSet:
+    """Read every LoRA under ``paths`` that shares the commonest layout, each model once.
 
     Raises:
         UsageError: fewer than two usable LoRAs. BadLora: none could be read (the first reason).
     """
-    candidates = find_loras(paths)
-    loras: list[tuple[str, LoraFile, Layout]] = []
+    read: list[tuple[str, Noted]] = []
     skipped: list[RegistryError] = []
-    for done, candidate in enumerate(candidates, start=1):
-        try:
-            lora = read_lora(candidate.path)
-            if lora.base_model is not None and not same_model_id(lora.base_model, base_model):
-                raise BadLora(path=str(candidate.path), reason=f"its base model is {lora.base_model}, not {base_model}")
-            loras.append((candidate.name, lora, lora.layout()))
-        except RegistryError as error:
-            skipped.append(error)
-        progress(done, len(candidates))
-    if not loras:
+    for candidate, found in spool.read(find_loras(paths), base_model, progress):
+        if isinstance(found, RegistryError):
+            skipped.append(found)
+        else:
+            read.append((candidate.name, found))
+    if not read:
         raise skipped[0] if skipped else UsageError(reason="no LoRA files there")
-    layout = Counter(found for _, _, found in loras).most_common(1)[0][0]
-    thetas, members, seen = [], [], set()
-    for name, lora, found in loras:
-        if found != layout:
-            skipped.append(
-                BadLora(path=str(lora.path), reason="its layout (modules, rank or alpha) is not the fit set's")
-            )
-            continue
-        theta = lora.theta()
-        digest = model_digest(theta, layout)
-        if digest not in seen:
-            seen.add(digest)
-            thetas.append(theta)
-            members.append(Member(name, digest, lora.sha256))
-    if len(thetas) < 2:
-        raise UsageError(reason=f"a space needs at least two different LoRAs, {len(thetas)} can be used")
-    return FitSet(layout, np.stack(thetas), tuple(members), tuple(skipped))
+    layout = Counter(noted.layout for _, noted in read).most_common(1)[0][0]
+    rows: list[int] = []
+    members: list[Member] = []
+    seen: set[str] = set()
+    for name, noted in read:
+        if noted.layout != layout:
+            reason = "its layout (modules, rank or alpha) is not the fit set's"
+            skipped.append(BadLora(path=noted.path, reason=reason))
+        elif noted.model_digest not in seen:
+            seen.add(noted.model_digest)
+            rows.append(noted.row)
+            members.append(Member(name, noted.model_digest, noted.sha256))
+    if len(members) < 2:
+        raise UsageError(reason=f"a space needs at least two different LoRAs, {len(members)} can be used")
+    thetas = gathered(spool.rows(layout), rows, spool.scratch)
+    return FitSet(spool.layouts[layout], thetas, tuple(members), tuple(skipped), scratch=spool.scratch)
 
 
 def in_common_gauge(fit_set: FitSet, *, force: bool = False) -> FitSet:
@@ -90,11 +127,11 @@ def in_common_gauge(fit_set: FitSet, *, force: bool = False) -> FitSet:
     """
     layout, start = fit_set.layout, common_start(fit_set.thetas, fit_set.layout)
     if start.agreement >= SHARED_START:
-        ours = shares_start(fit_set.thetas, layout, start.values)
+        ours = np.concatenate([shares_start(block, layout, start.values) for _, block in fit_set.blocks()])
         if not ours.all():
-            fit_set = _only(fit_set, ours)
+            fit_set = fit_set.only(ours, *_strangers(fit_set, ours))
             start = common_start(fit_set.thetas, layout)
-        return replace(fit_set, thetas=canonical_rows(fit_set.thetas, layout, start.values), start=start.values)
+        return fit_set.in_gauge(start.values)
     if force:
         return fit_set
     raise UsageError(
@@ -104,12 +141,12 @@ def in_common_gauge(fit_set: FitSet, *, force: bool = False) -> FitSet:
     )
 
 
-def _only(fit_set: FitSet, ours: NDArray[np.bool_]) -> FitSet:
-    """The members that share the start; the others are said to be left out."""
-    strangers = [
-        BadLora(path=member.name, reason="it was trained from another start than the others")
-        for member, own in zip(fit_set.members, ours, strict=True)
-        if not own
-    ]
-    members = tuple(member for member, own in zip(fit_set.members, ours, strict=True) if own)
-    return replace(fit_set, thetas=fit_set.thetas[ours], members=members, skipped=(*fit_set.skipped, *strangers))
+def _strangers(fit_set: FitSet, ours: NDArray[np.bool_]) -> list[RegistryError]:
+    reason = "it was trained from another start than the others"
+    return [BadLora(path=m.name, reason=reason) for m, own in zip(fit_set.members, ours, strict=True) if not own]
+
+
+def _blocks(count: int, dim: int) -> Iterator[slice]:
+    step = max(1, _BLOCK // max(1, dim))
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))

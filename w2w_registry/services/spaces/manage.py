@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import (
@@ -18,7 +17,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import all_spaces, next_space_number, space_with_digest
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import NoPoints, UsageError
+from w2w_registry.errors import NoPoints
 from w2w_registry.records import Kind, check_name, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.outputs import check_outputs
@@ -26,27 +25,13 @@ from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, 
 from w2w_registry.services.recording.spaces import find_space, open_space, store_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.spaces.fitset import FitSet, Member, in_common_gauge, read_fit_set
+from w2w_registry.services.spaces.calibrated import fit_calibrated
+from w2w_registry.services.spaces.fitset import Member, in_common_gauge, read_fit_set
 from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
+from w2w_registry.services.spaces.spool import spooled
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.crossfit import cross_fit
-from w2w_registry.space.fit import fit_space as fit_pca
-from w2w_registry.space.metrics import (
-    Calibration,
-    Metric,
-    calibrate_scores,
-    default_metric,
-    reliability_weighted,
-    repeat_reliability,
-)
-from w2w_registry.space.start import canonical_rows
-
-FALSE_MATCH_RATE = 1e-4
-"""Of pairs of different identities, how many may score as the same one."""
-_FEW = 40
-"""With fewer LoRAs nothing can be said about those left out of the fit."""
 
 
 def fit_space(
@@ -59,6 +44,7 @@ def fit_space(
     components: int | None = None,
     repeats: str | None = None,
     force: bool = False,
+    device: str = "cpu",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Fit the next version of space ``name`` and register it.
@@ -67,92 +53,41 @@ def fit_space(
         components: k to keep; None = as many as the LoRAs support, at most 1,000.
         repeats: second LoRAs of the same identities under the same names; the metric then learns from them.
         force: fit LoRAs that share no start all the same, in raw gauge.
+        device: what to compute on, ``cpu`` or a torch device.
 
     Returns:
-        What :func:`show_space` gives, plus ``warnings``.
+        What :func:`show_space` gives, plus ``warnings`` and ``exactness`` (``space.fit.FitReport``).
 
     Raises:
         BadLora, UsageError: no usable fit set, or one without a common start. BadName: an illegal name.
     """
     name = check_name(name, "space")
     started = now()
-    fit_set = only_allowed(registry, in_common_gauge(read_fit_set(paths, base_model, progress), force=force))
-    few = enough_people(registry, fit_set)
-    again = read_fit_set([repeats], base_model, progress) if repeats else None
-    space, residual = fit_calibrated(fit_set, base_model, revision, components, again)
-    inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
-    activity = Activity(
-        "fit",
-        started,
-        params={"components": space.k, "repeats": None if again is None else len(again.members)},
-        inputs=inputs,
-        models={"base": f"{base_model}@{revision}" if revision else base_model},
-    )
-    row = register_space(registry, name, space, activity, fit_set.members, residual)
+    under = registry.settings.temporary_dir
+    with ExitStack() as stack:
+        read = read_fit_set(stack.enter_context(spooled(under, paths, base_model)), paths, base_model, progress)
+        fit_set = only_allowed(registry, in_common_gauge(read, force=force))
+        few = enough_people(registry, fit_set)
+        again = None
+        if repeats:
+            again = read_fit_set(stack.enter_context(spooled(under, [repeats], base_model)), [repeats], base_model)
+        found = fit_calibrated(fit_set, base_model, revision, components, again, device)
+        inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
+        activity = Activity(
+            "fit",
+            started,
+            params={"components": found.space.k, "repeats": None if again is None else len(again.members)},
+            inputs=inputs,
+            models={"base": f"{base_model}@{revision}" if revision else base_model},
+        )
+        row = register_space(registry, name, found.space, activity, fit_set.members, found.residual)
     warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
     warnings += [] if few is None else [few]
-    if space.gauge == "raw":
+    if found.space.gauge == "raw":
         warnings.append("the LoRAs were trained from different starts: coordinates in this space mean little")
-    if space.calibration is None:
+    if found.space.calibration is None:
         warnings.append(f"{len(fit_set.members)} LoRAs are too few to calibrate what score means the same identity")
-    return {**show_space(registry, row), "warnings": warnings}
-
-
-def fit_calibrated(
-    fit_set: FitSet, base_model: str, revision: str | None, components: int | None, repeats: FitSet | None = None
-) -> tuple[WeightSpace, dict[str, float]]:
-    """The space with its metric and calibration, and what residuals new LoRAs will have (empty when not known)."""
-    space = fit_pca(
-        fit_set.thetas,
-        fit_set.layout,
-        base_model=base_model,
-        base_revision=revision,
-        components=components,
-        start=fit_set.start,
-    )
-    pairs = _pairs(fit_set, repeats)
-    if pairs is not None:
-        first, second = (space.project(theta) for theta in pairs)
-        space = replace(space, repeat_reliability=repeat_reliability(first, second))
-
-    def choose(fitted: WeightSpace) -> Metric:
-        if space.repeat_reliability is not None:
-            return reliability_weighted(fitted.component_std, space.repeat_reliability[: fitted.k])
-        return default_metric(fitted.component_std)
-
-    metric = choose(space)
-    calibration: Calibration | None = None
-    residual: dict[str, float] = {}
-    if len(fit_set.members) >= _FEW:
-        left_out = cross_fit(fit_set.thetas, fit_set.layout, space.k, choose)
-        impostors, genuine = left_out.impostors, None
-        if pairs is not None:
-            # Better than left-out LoRAs: these were trained apart from the fitted ones, as a query is.
-            genuine = metric.score(first, second)
-            across = metric.unit(second).astype(np.float64) @ metric.unit(first).T
-            impostors = across[~np.eye(len(across), dtype=bool)]
-        calibration = calibrate_scores(metric.name, impostors, genuine=genuine, false_match_rate=FALSE_MATCH_RATE)
-        residual = {
-            "typical": float(np.median(left_out.residuals)),
-            "high": float(np.quantile(left_out.residuals, 0.99)),
-        }
-    return replace(space, metric=metric, calibration=calibration), residual
-
-
-def _pairs(fit_set: FitSet, repeats: FitSet | None) -> tuple[Any, Any] | None:
-    """θ of identities trained twice: (first trainings, second trainings), row by row."""
-    if repeats is None:
-        return None
-    if repeats.layout != fit_set.layout:
-        raise UsageError(reason="the repeats have another layout than the fit set")
-    at = {member.name: i for i, member in enumerate(fit_set.members)}
-    rows = [(at[m.name], j) for j, m in enumerate(repeats.members) if m.name in at]
-    if len(rows) < 10:
-        raise UsageError(reason=f"only {len(rows)} repeats share a name with the fit set; at least 10 are needed")
-    again = repeats.thetas[[j for _, j in rows]]
-    if fit_set.start is not None:
-        again = canonical_rows(again, fit_set.layout, fit_set.start)
-    return fit_set.thetas[[i for i, _ in rows]], again
+    return {**show_space(registry, row), "exactness": asdict(found.report), "warnings": warnings}
 
 
 def register_space(

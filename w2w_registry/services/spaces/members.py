@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+import numpy as np
 
 from w2w_registry.errors import BadLora, RegistryError, SettingError, UsageError
 from w2w_registry.records import counted
@@ -31,15 +32,16 @@ def only_allowed(registry: Registry, fit_set: FitSet) -> FitSet:
         door = Door(registry, session)
         if not door.anybody:
             return fit_set
-        refused: dict[int, RegistryError] = {}
-        for row, (member, theta) in enumerate(zip(fit_set.members, fit_set.thetas, strict=True)):
-            met = door.meets(of_theta(theta, fit_set.layout), {})
-            if met is not None and met.refused:
-                reason = f"it is too near {met.subject}, who refused ({met.similarity:.3f} ≥ {met.threshold:.3f})"
-                refused[row] = BadLora(path=member.name, reason=reason)
-    kept = [row for row in range(len(fit_set.members)) if row not in refused]
-    members = tuple(fit_set.members[row] for row in kept)
-    return replace(fit_set, thetas=fit_set.thetas[kept], members=members, skipped=(*fit_set.skipped, *refused.values()))
+        kept = np.ones(len(fit_set.members), bool)
+        refused: list[RegistryError] = []
+        for part, block in fit_set.blocks():
+            for row, theta in zip(range(part.start, part.stop), block, strict=True):
+                met = door.meets(of_theta(theta, fit_set.layout), {})
+                if met is not None and met.refused:
+                    reason = f"it is too near {met.subject}, who refused ({met.similarity:.3f} ≥ {met.threshold:.3f})"
+                    refused.append(BadLora(path=fit_set.members[row].name, reason=reason))
+                    kept[row] = False
+    return fit_set.only(kept, *refused)
 
 
 def enough_people(registry: Registry, fit_set: FitSet) -> str | None:

@@ -20,8 +20,9 @@ from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.calibrated import fit_calibrated
 from w2w_registry.services.spaces.fitset import FitSet, Member
-from w2w_registry.services.spaces.manage import fit_calibrated, register_space, show_space
+from w2w_registry.services.spaces.manage import register_space, show_space
 from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.space.basis import WeightSpace
 
@@ -46,14 +47,15 @@ def refit_space(
     fit_set, lost = _members_left(registry, old, without, progress)
     fit_set = only_allowed(registry, fit_set)
     few = enough_people(registry, fit_set)
-    space, residual = fit_calibrated(fit_set, old.base_model, old.base_revision, _components(old, fit_set))
+    found = fit_calibrated(fit_set, old.base_model, old.base_revision, _components(old, fit_set))
+    space = found.space
     activity = Activity(
         "refit",
         started,
         params={"components": space.k, "without": len(without)},
         inputs=[Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref)],
     )
-    new = register_space(registry, old.name, space, activity, fit_set.members, residual, parent_id=old.id)
+    new = register_space(registry, old.name, space, activity, fit_set.members, found.residual, parent_id=old.id)
     placed = _move(registry, old, new, space, progress)
     warnings = [f"{lost} members of {old.ref} are not in the catalog and were left out"] if lost else []
     warnings += [] if few is None else [few]

@@ -1,0 +1,63 @@
+"""Block Lanczos against numpy's eigh: the values, the vectors, and what it says it may have missed."""
+
+from __future__ import annotations
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from w2w_registry.space.eigen import Leading, lanczos, leading
+
+
+def matrix(size: int, decay: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """A positive matrix with eigenvalues i^-decay, and those."""
+    axes, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, size)))
+    values = np.arange(1, size + 1, dtype=float) ** -decay
+    return (axes * values) @ axes.T, values
+
+
+def run(held: np.ndarray, wanted: int, width: int, tolerance: float, dtype: object = np.float64) -> Leading:
+    held = held.astype(dtype)  # type: ignore[call-overload]
+    return lanczos(xp, lambda block: held @ block, len(held), wanted, width, tolerance, 0, dtype, "cpu")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    size=st.integers(3, 90),
+    wanted=st.integers(1, 90),
+    width=st.integers(1, 100),
+    rank=st.integers(1, 90),
+    seed=st.integers(0, 9),
+)
+def test_whatever_the_sizes(size: int, wanted: int, width: int, rank: int, seed: int) -> None:
+    """Also when blocks do not divide the size, M has few directions, or a block is the whole space."""
+    wanted, rank = min(wanted, size), min(rank, size)
+    held, values = matrix(size, 0.7, seed)
+    low, vectors = np.linalg.eigh(held)
+    values = np.where(np.arange(size) < rank, low[::-1], 0.0)
+    held = (vectors[:, ::-1] * values) @ vectors[:, ::-1].T
+    found = run(held, wanted, width, 0.0)
+    np.testing.assert_allclose(found.values, values[:wanted], atol=1e-8)
+    np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(wanted), atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+def test_it_misses_no_more_than_it_says(decay: float, tolerance: float) -> None:
+    held, values = matrix(700, decay)
+    found = run(held, 60, 20, tolerance, np.float32)
+    missed = 1 - found.values.sum() / values[:60].sum()
+    assert missed <= found.missed <= tolerance
+    assert found.steps * 20 < 700  # and it did not simply take the whole space
+    residual = np.linalg.norm(held @ found.vectors - found.vectors * found.values)
+    assert residual < 0.1 * np.linalg.norm(values[:60])
+
+
+def test_a_held_matrix_is_solved_whole_while_it_is_small() -> None:
+    held, values = matrix(200, 1.0)
+    found = leading(held, 7, 1e-5, 0)
+    assert (found.missed, found.steps) == (0.0, 0)
+    np.testing.assert_allclose(found.values, values[:7], rtol=1e-10)
+    np.testing.assert_allclose(held @ found.vectors, found.vectors * found.values, atol=1e-12)
