@@ -22,7 +22,7 @@ OWNED: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("w2w_registry/hub/client",),
     "faiss": ("w2w_registry/index/faiss",),
     "pymilvus": ("w2w_registry/index/milvus",),
-    "torch": ("w2w_registry/diffusion/",),
+    "torch": ("w2w_registry/diffusion/", "w2w_registry/space/device.py"),
     "diffusers": ("w2w_registry/diffusion/",),
     "peft": ("w2w_registry/diffusion/",),
     "transformers": ("w2w_registry/diffusion/",),
