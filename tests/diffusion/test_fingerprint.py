@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from examples.miniworld.unpack import DATA, Loras, load_loras
-from w2w_registry.diffusion import fingerprint
+from w2w_registry.diffusion import adapters, fingerprint
 from w2w_registry.diffusion.fingerprint import WIDTH, Adapter, fingerprints, of_thetas, read_adapter
 from w2w_registry.diffusion.pipeline import DiffusionModel, load_model
 from w2w_registry.errors import BadLora
@@ -69,7 +69,7 @@ def test_read_by_us_or_by_diffusers_it_is_the_same(
     path = save(tmp_path / "x.safetensors" if form == "kohya" else tmp_path / "x", loras, loras.theta[3], form)
     ours = read_adapter(path)
     assert ours.theta is not None
-    theirs = Adapter(source=fingerprint._source(path, None))
+    theirs = Adapter(source=adapters._source(path, None))
     both = fingerprints(model, [ours, theirs], PROMPT)
     assert near(both[1:], both[:1])
 
@@ -91,17 +91,17 @@ def test_a_text_encoder_part_and_dora_count(model: DiffusionModel, loras: Loras,
     for name, state in (("plain", plain), ("text", also), ("dora", plain | magnitudes)):
         save_file({k: v.contiguous() for k, v in state.items()}, tmp_path / f"{name}.safetensors")
     before = model.unet_digest
-    adapters = [read_adapter(tmp_path / f"{name}.safetensors") for name in ("plain", "text", "dora")]
-    assert all(adapter.layout is not None for adapter in adapters)
-    found = fingerprints(model, adapters, PROMPT)
-    theirs = [Adapter(source=fingerprint._source(tmp_path / f"{name}.safetensors", None)) for name in ("text", "dora")]
+    three = [read_adapter(tmp_path / f"{name}.safetensors") for name in ("plain", "text", "dora")]
+    assert all(adapter.layout is not None for adapter in three)
+    found = fingerprints(model, three, PROMPT)
+    theirs = [Adapter(source=adapters._source(tmp_path / f"{name}.safetensors", None)) for name in ("text", "dora")]
     assert near(fingerprints(model, theirs, PROMPT), found[1:])
     for other in found[1:]:
         assert np.linalg.norm(other - found[0]) > 0.05 * np.linalg.norm(found[0])
     # Nothing stays behind: the base model answers as before, and so does every adapter.
     del model.__dict__["unet_digest"]
     assert model.unet_digest == before
-    assert near(fingerprints(model, adapters[::-1], PROMPT)[::-1], found)
+    assert near(fingerprints(model, three[::-1], PROMPT)[::-1], found)
 
 
 def test_any_rank_per_layer_and_products_of_factors_are_probed_together(
@@ -118,7 +118,7 @@ def test_any_rank_per_layer_and_products_of_factors_are_probed_together(
     found = read_adapter(tmp_path / "mixed.safetensors")
     assert found.layout is not None
     assert found.layout.rank == 0
-    theirs = Adapter(source=fingerprint._source(tmp_path / "mixed.safetensors", None))
+    theirs = Adapter(source=adapters._source(tmp_path / "mixed.safetensors", None))
     assert near(fingerprints(model, [theirs], PROMPT), fingerprints(model, [found], PROMPT))
 
 
@@ -149,7 +149,7 @@ def test_products_and_convolutions_are_probed_as_their_dense_change(
     probe = fingerprint._probe(model, PROMPT)
     with torch.no_grad():
         weight += dense.reshape(weight.shape)
-        moved = (probe._ask(probe.words, 1) - probe.own) * probe.scale
+        moved = (probe._ask(probe.words, probe.words.text[None]) - probe.own) * probe.scale
         weight.copy_(before)
     assert near((moved.flatten(1) @ probe.matrix).numpy(), ours)
     del model.__dict__["unet_digest"]

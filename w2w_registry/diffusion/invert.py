@@ -197,6 +197,17 @@ class Guess:
     variance: Tensor
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """What is to be predicted, instead of what made the photo: ``predict`` takes noisy latents (G·S, C, h, w), those
+    of one answer together, and timesteps (G·S,). ``size`` (G,): the losses are told as shares of it. ``blank`` (L, E),
+    the embedding of the empty prompt: every second sample is asked with it, as guidance asks."""
+
+    predict: Callable[[Tensor, Tensor], Tensor]
+    size: Tensor
+    blank: Tensor
+
+
 def latent_masks(model: DiffusionModel, masks: NDArray[np.float32]) -> Tensor:
     """Masks of the pictures (G, H, W) as weights of the latents (G, h, w): every latent the mean of what it covers."""
     _, h, w = model.latent_shape
@@ -224,20 +235,23 @@ def invert(
     *,
     masks: Tensor | None = None,
     guess: Guess | None = None,
+    teacher: Teacher | None = None,
     progress: Progress | None = None,
 ) -> list[Inverted]:
     """Coordinates of each photo.
 
     Args:
-        latents: (G, C, h, w) one photo each, scaled as the UNet wants them. masks: (G, h, w) weights in [0, 1].
+        latents: (G, C, h, w) one photo each, scaled as the UNet wants them, or (G, P, C, h, w) several of each.
+        masks: (G, h, w) weights in [0, 1].
         conditioning: of the prompt the space's LoRAs were trained with.
+        teacher: what is to be predicted, instead of what made the photos.
 
     Raises:
         DeviceError: out of memory. SpaceMismatch: the space is of another UNet.
     """
     config.check()
     with memory_guard(model.device, "lower [[samples]], or use [[dtype]] bfloat16 or fewer [[components]]"):
-        return _Inversion(model, basis, latents, conditioning, config, masks, guess).run(progress)
+        return _Inversion(model, basis, latents, conditioning, config, masks, guess, teacher).run(progress)
 
 
 class _Inversion:
@@ -252,16 +266,22 @@ class _Inversion:
         config: InvertConfig,
         masks: Tensor | None,
         guess: Guess | None,
+        teacher: Teacher | None = None,
     ) -> None:
+        self.teacher = teacher
         self.model, self.basis, self.config, self.conditioning = model, basis, config, conditioning
         self.bank = model.bank(basis.layout)
-        self.latents = latents.to(model.device, torch.float32)
+        self.latents = (latents if latents.ndim == 5 else latents[:, None]).to(model.device, torch.float32)
         self.count = len(latents)
-        self.shape = tuple(latents.shape[1:])
+        self.shape = tuple(self.latents.shape[2:])
         self.total = int(model.scheduler.config.num_train_timesteps)
         weights = torch.ones(self.count, *self.shape[1:]) if masks is None else masks
         weights = weights.to(model.device, torch.float32)[:, None]
         self.weights = weights / weights.mean(dim=(1, 2, 3), keepdim=True)
+        if teacher is not None:
+            if config.samples % 2:
+                raise UsageError(reason="a teacher needs an even number of [[samples]]")
+            self.weights = self.weights / teacher.size.to(model.device)[:, None, None, None]
         centre = torch.zeros(self.count, basis.k, device=model.device)
         self.start = centre if guess is None else guess.white.to(model.device, torch.float32)
         variance = torch.ones(basis.k) if guess is None else guess.variance
@@ -272,12 +292,17 @@ class _Inversion:
     def losses(self, white: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Masked denoising loss of each photo (G,)."""
         each = len(timesteps)
-        x = self.latents[:, None].expand(-1, each, *self.shape).reshape(-1, *self.shape)
+        x = self.latents[:, torch.arange(each) % self.latents.shape[1]].reshape(-1, *self.shape)
         e = noise.to(x.device)[None].expand(self.count, each, *self.shape).reshape(-1, *self.shape)
         t = timesteps.to(x.device).repeat(self.count)
         noisy, target = denoising_target(self.model.scheduler, x, e, t)
+        if self.teacher is not None:
+            target = self.teacher.predict(noisy, t)
         text = self.conditioning.text.to(self.model.dtype)
         text = text.expand(len(t), *text.shape)
+        if self.teacher is not None:
+            text = text.clone()
+            text[1::2] = self.teacher.blank.to(text)
         theta = self.basis.theta(white)
         with self.model.autocast(self.config.bf16), self.bank.apply(theta):
             out = self.model.unet(noisy.to(self.model.dtype), t, text).sample
