@@ -16,7 +16,7 @@ from .output import emit, note, progress, say, warn
 
 if TYPE_CHECKING:
     from w2w_registry.services.identities.intake import Group, Intake, Plan
-    from w2w_registry.services.identities.items import AddRequest, Item
+    from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 
 _SHOWN = 5
 _LISTED = 10
@@ -35,6 +35,10 @@ _LISTED = 10
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
 @click.option("--yes", is_flag=True, help="Make the registry and fit weight spaces where needed, without asking.")
+@click.option(
+    "--translate", is_flag=True, help="Find coordinates by what each makes the base model draw, whatever its weights."
+)
+@click.option("--pipeline", metavar="PATH|ID", help="With --translate: the base model's folder or Hub id.")
 @options.dry_run
 @takes_frame
 def add(
@@ -49,6 +53,8 @@ def add(
     labels_csv: str | None,
     base_model: str | None,
     yes: bool,
+    translate: bool,
+    pipeline: str | None,
     dry_run: bool,
 ) -> int:
     """Add adapters (LoRA, LyCORIS, DoRA…): files, folders or globs.
@@ -57,7 +63,9 @@ def add(
     none, fits a weight space for every group of LoRAs that is large enough, and registers everything: in a space that
     fits, or in none, as the file it is. The same model again is "already there", also re-saved in another format or
     dtype; labels and a --subject given then are added to it. Files that cannot be used are named with the reason, and
-    the others are added all the same (exit 5 says some were not).
+    the others are added all the same (exit 5 says some were not). With --translate, adapters whose weights fit no
+    space (another rank, start or tool, DoRA, text encoders) are placed in one by their behaviour: they can then be
+    edited and mixed, and exported from their coordinates; the file itself is kept.
     """
     from w2w_registry.services.identities import intake
     from w2w_registry.services.identities.items import AddRequest
@@ -75,6 +83,12 @@ def add(
         base_model=base_model,
         dry_run=dry_run,
     )
+    if translate:
+        return _translated(frame, request, pipeline)
+    if pipeline is not None:
+        from w2w_registry.errors import UsageError
+
+        raise UsageError(reason="[[pipeline]] goes with [[translate]]")
     if space is not None:
         return _into(frame, request)
     there = _is_there(frame)
@@ -116,10 +130,24 @@ def _ask(frame: Frame, planned: Plan, asks: bool) -> None:
 def _into(frame: Frame, request: AddRequest) -> int:
     """Into the one space that was named."""
     from w2w_registry.services.identities import ingest
-    from w2w_registry.services.identities.intake import Intake
 
     with progress("adding") as tick:
         report = ingest.add(frame.registry(), request, tick)
+    return _reported(frame, request, report)
+
+
+def _translated(frame: Frame, request: AddRequest, pipeline: str | None) -> int:
+    """Into one space, by behaviour."""
+    from w2w_registry.services.identities import translated
+
+    with progress("translating") as tick:
+        report = translated.add(frame.registry(), request, pipeline, progress=tick)
+    return _reported(frame, request, report)
+
+
+def _reported(frame: Frame, request: AddRequest, report: AddReport) -> int:
+    from w2w_registry.services.identities.intake import Intake
+
     assert report.space is not None
     done = Intake(report.items, (), spaces=(report.space,))
     emit(frame, _result(done), lambda: _show(done, request.dry_run))

@@ -33,6 +33,7 @@ from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
 FOREIGN: Final = BUILD / "foreign"
 SHARD: Final = 25
+FEW: Final = 16
 TAKE: Final = 2
 """The photo session: 0 and 1 belong to the shipped LoRAs."""
 LEARN: Final = range(0, 50)
@@ -69,7 +70,7 @@ KINDS: Final[dict[str, Kind]] = {
     "long": Kind(4, QKVO, steps=240),
 }
 WIDELY: Final = ("rank4-qkvo", "text-encoder", "rank1-own-start", "rank16-qv", "trigger", "dora")
-"""Kinds trained for everybody in ``JUDGE``; of the others its first shard."""
+"""Kinds trained for everybody in ``JUDGE``; the others for ``FEW`` of them."""
 
 
 def kind_layout(unet: torch.nn.Module, kind: Kind) -> Layout:
@@ -180,10 +181,11 @@ def shards() -> list[tuple[str, str, list[int]]]:
     """(file, kind, identities): one shard of every kind before the second of any."""
     judge, learn = ([list(part[i : i + SHARD]) for i in range(0, len(part), SHARD)] for part in (JUDGE, LEARN))
     order = [(kind, judge[0]) for kind in WIDELY]
-    order += [(kind, learn[0]) for kind in WIDELY]
-    order += [(kind, part) for part in judge[1:] for kind in WIDELY]
-    order += [(kind, judge[0]) for kind in KINDS if kind not in WIDELY]
-    order += [(kind, part) for part in learn[1:] for kind in WIDELY]
+    order += [(kind, learn[0]) for kind in WIDELY[:4]]
+    order += [(kind, part) for part in judge[1:3] for kind in WIDELY]
+    order += [(kind, judge[0][:FEW]) for kind in KINDS if kind not in WIDELY]
+    order += [(kind, part) for part in judge[3:] for kind in WIDELY]
+    order += [(kind, part) for part in learn for kind in WIDELY if (kind, part) not in order]
     return [(f"{kind}-{part[0]:04d}", kind, part) for kind, part in order]
 
 

@@ -1,4 +1,4 @@
-"""Adapters of any kind as the base model is asked with them: read, sorted by form, and applied for the length of a block.
+"""Adapters of any kind as the base model is asked with them: read, sorted by form, applied for the length of a block.
 
 What changes linear layers by known factors, or is a DoRA, is applied by the registry's own bank, many adapters in one
 call; other known changes are added to the weights, one adapter at a time; the rest is left to diffusers.
@@ -138,8 +138,8 @@ def applied(
 ) -> Iterator[tuple[Conditioning, Tensor]]:
     """Inside the block the UNet has the adapters (numbers that ``alike`` gave), each for an equal run of the batch.
 
-    Gives the prompt as they are told it: the conditioning, and embeddings (n, L, E). ``words`` is the prompt as the base
-    model's own text encoder reads it.
+    Gives the prompt as they are told it: the conditioning, and embeddings (n, L, E). ``words`` is the prompt as the
+    base model's own text encoder reads it.
 
     Raises:
         BadLora: one does not fit the base model.

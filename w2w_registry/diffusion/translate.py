@@ -1,9 +1,9 @@
 """A foreign adapter into coordinates of a space: the point that makes the base model predict what the adapter does.
 
-Weights of another rank, start, tool or part of the model say nothing in a space's terms; behaviour does. The walk starts
-where a ridge regression from fingerprints to coordinates, learned from the registered, puts the adapter (DESIGN §3), and
-is refined by inversion with the adapter as teacher: not what made a photo is to be predicted at every noise level, but
-what the adapter predicts there, on pictures that the adapter itself draws.
+Weights of another rank, start, tool or part of the model say nothing in a space's terms; behaviour does. The walk
+starts where a ridge regression from fingerprints to coordinates, learned from the registered, puts the adapter
+(DESIGN §3), and is refined by inversion with the adapter as teacher: not what made a photo is to be predicted at every
+noise level, but what the adapter predicts there, on pictures that the adapter itself draws.
 """
 
 from __future__ import annotations

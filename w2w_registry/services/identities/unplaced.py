@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from w2w_registry.catalog.lookup import came_in
 from w2w_registry.catalog.models import Identity, InputKind, Version
@@ -41,13 +47,28 @@ def likeness_of(adapter: Adapter) -> Likeness:
     return of_lora(lora_of(adapter)) if not_plain(adapter) is None else UNKNOWN
 
 
+@dataclass(frozen=True, eq=False)
+class Point:
+    """Where an adapter was put in a space (row id) that its weights do not fit: coordinates (k,), what they leave of
+    it, and what of how that was found belongs into the operation."""
+
+    space_id: int
+    coordinates: NDArray[np.float32]
+    residual: float
+    params: Mapping[str, Any]
+    inputs: tuple[Input, ...]
+    models: Mapping[str, Any]
+
+
 def add_unplaced(
     registry: Registry,
     request: AddRequest,
     candidates: Sequence[Candidate],
     labels: Mapping[str, Labels],
+    points: Mapping[Path, Point] | None = None,
 ) -> list[Item]:
-    """Record adapters in no weight space, one transaction for all; what fails is said and the others go on."""
+    """Record adapters in no weight space, or at ``points`` by path that were found for them; one transaction for all.
+    What fails is said and the others go on."""
     kind = request.meant_kind
     started = now()
     items: list[Item] = []
@@ -89,16 +110,19 @@ def add_unplaced(
                         )
                     )
                     continue
-                door.hold(likeness, {}, path=str(candidate.path), model_digest=digests[0])
+                point = (points or {}).get(candidate.path)
+                at = {} if point is None else {point.space_id: point.coordinates}
+                door.hold(likeness, at, path=str(candidate.path), model_digest=digests[0])
                 # Nothing tells whether two models in no common space draw one person: a name alone never does.
                 name, told = own_name(uow.session, candidate, request.prefix, request.subjects, lambda _: None)
                 picture = read_preview(candidate.path)
                 new = NewVersion(
                     name=name,
                     kind=kind,
-                    space_id=None,
+                    space_id=None if point is None else point.space_id,
                     model_digest=digests[0],
-                    coordinates=None,
+                    coordinates=None if point is None else point.coordinates,
+                    residual=None if point is None else point.residual,
                     base_model=request.base_model or adapter.base_model,
                     likeness=likeness,
                     base_revision=adapter.base_revision,
@@ -116,12 +140,16 @@ def add_unplaced(
                 activity = Activity(
                     OperationKind.IMPORT if request.origin is None else OperationKind.PULL,
                     started,
-                    params=adapter.summary() | named_base(adapter.base_model, new.base_model),
+                    params=adapter.summary()
+                    | named_base(adapter.base_model, new.base_model)
+                    | ({} if point is None else dict(point.params)),
                     inputs=[
                         *([] if request.origin is None else [request.origin]),
                         Input("lora", InputKind.FILE, digest=adapter.sha256, ref=candidate.path.name),
+                        *(() if point is None else point.inputs),
                     ],
-                    models={} if new.base_model is None else {"base": new.base_model},
+                    models=({} if new.base_model is None else {"base": new.base_model})
+                    | ({} if point is None else dict(point.models)),
                 )
                 with uow.savepoint():
                     version = record_version(uow, new, activity, door.admit(new))
@@ -129,7 +157,14 @@ def add_unplaced(
                 items.append(Item(str(candidate.path), "failed", name, error=error))
                 continue
             items.append(
-                Item(str(candidate.path), "added", name, version.number, warnings=(*told, *remarks(adapter, request)))
+                Item(
+                    str(candidate.path),
+                    "added",
+                    name,
+                    version.number,
+                    None if point is None else point.residual,
+                    warnings=(*told, *remarks(adapter, request)),
+                )
             )
     return items
 

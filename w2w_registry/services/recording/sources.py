@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,14 @@ from w2w_registry.space.basis import WeightSpace
 Vector = NDArray[np.float32]
 
 
+TRANSLATION: Final = "translation"
+"""The parameter of an operation that found coordinates for an adapter by what it makes the base model predict."""
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A registered version as a starting point: who, in which space, at which coordinates (k,)."""
+    """A registered version as a starting point: who, in which space, at which coordinates (k,). ``artifact_digest``
+    names its LoRA, where that is of the space's layout."""
 
     version_id: int
     ref: str
@@ -56,7 +62,13 @@ def source(session: Session, version: Version, space: Space | None = None) -> So
         where = session.get_one(Space, space_id).ref
         raise UsageError(reason=f"{ref} has no coordinates in {where}")
     labels = labels_of(session, [version.id]).get(version.id, {})
-    return Source(version.id, ref, identity.kind, space_id, unpack(row.data), version.artifact_digest, labels)
+    return Source(version.id, ref, identity.kind, space_id, unpack(row.data), own_lora(version), labels)
+
+
+def own_lora(version: Version) -> str | None:
+    """The stored LoRA (artifact digest) that a version is in its space: None of one that was translated, whose file
+    speaks of other layers, ranks or starts, and whose coordinates are all the space has of it."""
+    return None if TRANSLATION in version.operation.params else version.artifact_digest
 
 
 def theta_of(registry: Registry, origin: Source, space: WeightSpace, ref: str, *, from_coordinates: bool) -> Vector:
