@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
@@ -102,16 +102,20 @@ def stranger_sketches(session: Session, kind: str, besides: Collection[int], lim
     return [data for version_id, data in rows if version_id not in besides][:limit]
 
 
-def erased_with_digest(session: Session, model_digests: Sequence[str]) -> str | None:
-    """A subject who withdrew and whose erased version was one of these very models."""
-    return session.scalar(
-        select(Subject.id)
-        .join(VersionSubject, VersionSubject.subject_id == Subject.id)
-        .join(Version, Version.id == VersionSubject.version_id)
-        .where(
-            Version.model_digest.in_(model_digests),
-            Version.state == VersionState.ERASED,
-            Subject.state.in_([SubjectState.WITHDRAWN, SubjectState.ERASED]),
+def erased_with_digests(session: Session, model_digests: Iterable[str]) -> dict[str, str]:
+    """Which of these very models were erased versions of a subject who withdrew: model digest -> subject."""
+    found: dict[str, str] = {}
+    for chunk in chunked(model_digests):
+        rows = session.execute(
+            select(Version.model_digest, Subject.id)
+            .join(VersionSubject, VersionSubject.version_id == Version.id)
+            .join(Subject, Subject.id == VersionSubject.subject_id)
+            .where(
+                Version.model_digest.in_(chunk),
+                Version.state == VersionState.ERASED,
+                Subject.state.in_([SubjectState.WITHDRAWN, SubjectState.ERASED]),
+            )
+            .order_by(Version.id.desc())
         )
-        .limit(1)
-    )
+        found.update((digest, subject) for digest, subject in rows)
+    return found

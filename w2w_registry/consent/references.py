@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import acos, cos, pi
@@ -79,8 +80,11 @@ def unseal(stored: bytes, key: bytes, salt: bytes) -> NDArray[np.bool_]:
 
 
 def cosines(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Estimated cosines (n,) of bits (``BITS``,) with bits (n, ``BITS``)."""
-    return np.asarray(np.cos(pi * (np.atleast_2d(theirs) != mine).mean(axis=1)))
+    """Estimated cosines of bits (``BITS``,) or (n, ``BITS``) with bits (m, ``BITS``): (m,) or (n, m)."""
+    # ±1 in float32: their inner products are whole numbers far below 2^24, so the counts are exact
+    a, b = (2 * np.asarray(bits, np.float32) - 1 for bits in (mine, np.atleast_2d(theirs)))
+    differing = (BITS - a @ b.T) / 2
+    return np.asarray(np.cos(pi * differing.astype(np.float64) / BITS))
 
 
 def threshold(strangers: NDArray[np.floating]) -> float:
@@ -97,15 +101,25 @@ def threshold(strangers: NDArray[np.floating]) -> float:
     return min(HIGHEST, max(LOWEST, middle + DEVIATIONS * spread))
 
 
-def meet(references: list[Reference], mine: NDArray[np.bool_], by: str) -> Encounter | None:
-    """The reference that comes nearest to refusing bits (``BITS``,), None without any."""
+def meet(references: Sequence[Reference], mine: NDArray[np.bool_], by: str) -> list[Encounter]:
+    """For each of bits (n, ``BITS``) the reference that comes nearest to refusing it; nothing without references."""
     if not references:
-        return None
-    found = cosines(mine, np.stack([reference.bits for reference in references]))
-    return gravest([Encounter(r.subject, float(c), r.threshold, by) for r, c in zip(references, found, strict=True)])
+        return []
+    scores = cosines(np.atleast_2d(mine), np.stack([reference.bits for reference in references]))
+    return nearest([r.subject for r in references], scores, [r.threshold for r in references], by)
 
 
-def gravest(encounters: list[Encounter]) -> Encounter | None:
+def nearest(
+    subjects: Sequence[str], scores: NDArray[np.floating], thresholds: Sequence[float], by: str
+) -> list[Encounter]:
+    """For each row of ``scores`` (n, m), m ≥ 1, the gravest of its encounters with the m subjects."""
+    limits = np.asarray(thresholds, np.float64)
+    margins = np.arccos(np.minimum(1.0, limits)) - np.arccos(np.clip(np.asarray(scores, np.float64), -1.0, 1.0))
+    worst = margins.argmax(axis=1)
+    return [Encounter(subjects[j], float(scores[i, j]), float(limits[j]), by) for i, j in enumerate(worst)]
+
+
+def gravest(encounters: Sequence[Encounter]) -> Encounter | None:
     """The one farthest over its threshold, or nearest under it."""
     return max(encounters, key=lambda e: acos(min(1.0, e.threshold)) - acos(min(1.0, e.similarity)), default=None)
 

@@ -400,3 +400,25 @@ def test_a_subject_without_models_can_withdraw_a_request(small: Small) -> None:
     assert done["receipt"]["versions"] == []
     assert grants.show(small.registry, "s9")["consent"] == "withdrawn"
     assert withdraw.withdraw(small.registry, "s9")["already"]
+
+
+def test_many_are_told_what_each_is_told_alone(small: Small) -> None:
+    """A subject who withdrew, one who is protected and one whose consent ran out, against copies and strangers."""
+    for i in range(40):
+        small.add(f"x{i}")
+    for i, subject in enumerate(("s1", "s2", "s3")):
+        small.grant(subject)
+        small.add(f"a{i}", subject, point=coordinates(1000 + i))
+    withdraw.withdraw(small.registry, "s1")
+    withdraw.withdraw(small.registry, "s2", erase=True, protect=True)
+    rng = np.random.default_rng(3)
+    points = [coordinates(1000 + i % 3) + rng.normal(0, 0.1, 8).astype(np.float32) for i in range(9)]
+    points += [coordinates(2000 + i) for i in range(9)] + [np.zeros(8, np.float32)]
+    with small.registry.catalog.read() as session:
+        door = Door(small.registry, session)
+        alone = [door.meets(UNKNOWN, {small.space_id: point}) for point in points]
+        many = door.meets_all([UNKNOWN] * len(points), [{small.space_id: point} for point in points])
+    assert [met and (met.subject, met.refused) for met in many] == [met and (met.subject, met.refused) for met in alone]
+    assert np.allclose([met.similarity for met in many[:-1]], [met.similarity for met in alone[:-1]], atol=1e-6)
+    assert {met.subject for met in many[:-1] if met.refused} == {"s1", "s2"}
+    assert many[-1] is None

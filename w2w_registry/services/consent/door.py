@@ -36,6 +36,7 @@ from w2w_registry.consent.references import (
     gravest,
     key_id,
     meet,
+    nearest,
     seal,
     threshold,
     unseal,
@@ -50,11 +51,14 @@ from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.recording.versions import Admission, NewVersion
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.space.gauge import to_gauge
+from w2w_registry.space.metrics import Metric, cosine
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
 from w2w_registry.space.sketch import Sketch
 
 _OLD = "simhash-512"
 _STRANGERS = 1000
+_AT_ONCE = 2000  # vectors compared at once: their bits take 8 kB each
+_SKETCHES = cosine()  # how sketches are compared
 _ENDED = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED)
 _SKETCH = f"sketch {SKETCH_KIND}"
 _AGAIN = 0.98
@@ -67,6 +71,7 @@ class Door:
     def __init__(self, registry: Registry, session: Session) -> None:
         self._registry, self._session = registry, session
         self._fresh: dict[int, Space] = {}
+        self._metrics: dict[int, Metric] = {}
 
     @property
     def anybody(self) -> bool:
@@ -79,14 +84,17 @@ class Door:
         Raises:
             LikenessRefused: it is somebody who refused. SettingError: the door's key is not the one it was.
         """
-        path = new.name if new.file is None else new.file.name
-        points = {} if new.space_id is None or new.coordinates is None else {new.space_id: new.coordinates}
-        self.hold(new.likeness, points, path=path, model_digest=new.model_digest)
-        return Admission(new.model_digest)
+        (admission,) = self.admit_all([new])
+        return admission
 
     def admit_all(self, news: Sequence[NewVersion]) -> list[Admission]:
-        """As :meth:`admit`, for many."""
-        return [self.admit(new) for new in news]
+        """As :meth:`admit`, for many: a few matrix products and one look for erased models, however many there are."""
+        points = [{} if n.space_id is None or n.coordinates is None else {n.space_id: n.coordinates} for n in news]
+        met = self.meets_all([new.likeness for new in news], points)
+        gone = refusals.erased_with_digests(self._session, [new.model_digest for new in news])
+        for new, encounter in zip(news, met, strict=True):
+            _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
+        return [Admission(new.model_digest) for new in news]
 
     def hold(
         self,
@@ -101,39 +109,52 @@ class Door:
         Raises:
             LikenessRefused, SettingError.
         """
-        met = self.meets(likeness, points)
-        if met is not None and met.refused:
-            raise LikenessRefused(
-                path=path, subject=met.subject, score=round(met.similarity, 3), threshold=round(met.threshold, 3)
-            )
-        gone = None if model_digest is None else refusals.erased_with_digest(self._session, [model_digest])
-        if gone is not None:
-            raise LikenessRefused(path=path, subject=gone, score=1.0, threshold=1.0)
+        digests = [] if model_digest is None else [model_digest]
+        gone = refusals.erased_with_digests(self._session, digests)
+        _refuse(path, self.meets(likeness, points), next(iter(gone.values()), None))
 
     def meets(self, likeness: Likeness, points: Mapping[int, NDArray[np.float32]]) -> Encounter | None:
         """Whom a likeness comes nearest to being refused for; None when nobody refused anything comparable."""
-        found: list[Encounter] = []
-        for space_id in self._spaces:
-            point = points.get(space_id)
-            if point is None and likeness.factors is not None:
-                point = self._coordinates(likeness.factors, space_id)
-            if point is not None:
-                found += self._against(space_id, point)
-        if likeness.sketch is not None and likeness.sketch.norm > 0:
-            found += self._against(None, likeness.sketch.values)
-        return gravest(found)
+        (met,) = self.meets_all([likeness], [points])
+        return met
+
+    def meets_all(
+        self, likenesses: Sequence[Likeness], points: Sequence[Mapping[int, NDArray[np.float32]]]
+    ) -> list[Encounter | None]:
+        """As :meth:`meets`, for many."""
+        places: dict[int | None, list[tuple[int, NDArray[np.float32]]]] = {}
+        for i, (likeness, known) in enumerate(zip(likenesses, points, strict=True)):
+            for space_id in self._spaces:
+                point = known.get(space_id)
+                if point is None and likeness.factors is not None:
+                    point = self._coordinates(likeness.factors, space_id)
+                if point is not None:
+                    places.setdefault(space_id, []).append((i, point))
+            if likeness.sketch is not None and likeness.sketch.norm > 0:
+                places.setdefault(None, []).append((i, likeness.sketch.values))
+        found: list[list[Encounter]] = [[] for _ in likenesses]
+        for place, vectors in places.items():
+            against = self._against(place, np.stack([vector for _, vector in vectors]))
+            for (i, _), encounters in zip(vectors, against, strict=True):
+                found[i] += encounters
+        return [gravest(encounters) for encounters in found]
 
     def encounters(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that are somebody who refused, whatever they are said to be: version id -> encounter."""
         if not self.anybody:
             return {}
+        places: dict[int | None, list[tuple[int, bytes]]] = {
+            place: rows
+            for place, rows in refusals.points_by_space(self._session, version_ids).items()
+            if place in self._spaces
+        }
+        places[None] = refusals.sketches(self._session, SKETCH_KIND, version_ids)
         met: dict[int, list[Encounter]] = {}
-        for space_id, rows in refusals.points_by_space(self._session, version_ids).items():
-            if space_id in self._spaces:
-                for version_id, data in rows:
-                    met.setdefault(version_id, []).extend(self._against(space_id, unpack(data)))
-        for version_id, data in refusals.sketches(self._session, SKETCH_KIND, version_ids):
-            met.setdefault(version_id, []).extend(self._against(None, unpack(data)))
+        for place, rows in places.items():
+            if rows:
+                against = self._against(place, np.stack([unpack(data) for _, data in rows]))
+                for (version_id, _), found in zip(rows, against, strict=True):
+                    met.setdefault(version_id, []).extend(found)
         worst = {version_id: gravest(found) for version_id, found in met.items()}
         return {version_id: e for version_id, e in worst.items() if e is not None and e.refused}
 
@@ -197,38 +218,46 @@ class Door:
         return {place for place in places if place is not None}
 
     # -- comparing ------------------------------------------------------------------------------
-    def _against(self, place: int | None, vector: NDArray[np.float32]) -> list[Encounter]:
-        mine = self._unit(place, vector)
-        if not mine.any():
-            return []
+    def _against(self, place: int | None, vectors: NDArray[np.float32]) -> list[list[Encounter]]:
+        """The gravest encounters of each of ``vectors`` (n, d), all of one place."""
+        if len(vectors) > _AT_ONCE:
+            parts = [vectors[start : start + _AT_ONCE] for start in range(0, len(vectors), _AT_ONCE)]
+            return [found for part in parts for found in self._against(place, part)]
         by = "sketch" if place is None else "coordinates"
-        found = [
-            Encounter(who, float(theirs @ mine), limit, by) for who, theirs, limit in self._standing.get(place, ())
-        ]
-        kept = self._references.get(place, [])
+        units = self._unit(place, vectors)
+        some = np.flatnonzero(units.any(axis=1))
+        found: list[list[Encounter]] = [[] for _ in units]
+        standing, kept = self._standing.get(place, ()), self._references.get(place, ())
+        met: list[list[Encounter]] = []
+        if standing:
+            whose, theirs, limits = zip(*standing, strict=True)
+            met.append(nearest(whose, units[some] @ np.stack(theirs).T, limits, by))
         if kept and self._key is not None:
-            nearest = meet(kept, bits_of(mine, self._key, self._context(place))[0], by)
-            found += [] if nearest is None else [nearest]
+            met.append(meet(kept, bits_of(units[some], self._key, self._context(place)), by))
         for row in self._rows:
             if row.kind == _OLD and row.space_id == place:
                 old = OldReference(row.subject_id, row.salt, row.reference, row.threshold)
-                score = float(similarities(old.salt, old.sketch, mine)[0])
-                found.append(Encounter(old.subject, score, old.threshold, by))
+                scores = similarities(old.salt, old.sketch, units[some])
+                met.append(nearest([old.subject], scores[:, None], [old.threshold], by))
+        for encounters in met:
+            for i, encounter in zip(some, encounters, strict=True):
+                found[i].append(encounter)
         return found
 
-    def _unit(self, place: int | None, vector: NDArray[np.float32]) -> NDArray[np.float32]:
-        if place is not None:
-            return metric_of(self._space(place)).unit(vector)
-        size = float(np.linalg.norm(vector))
-        return np.asarray(vector / size if size > 0 else vector, np.float32)
+    def _unit(self, place: int | None, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors (d,) or (n, d) float32, by the place's metric; nothing stays zeros."""
+        if place is None:
+            return _SKETCHES.unit(vectors)
+        if place not in self._metrics:
+            self._metrics[place] = metric_of(self._space(place))
+        return self._metrics[place].unit(vectors)
 
     def _strangers(self, place: int | None, besides: Collection[int]) -> NDArray[np.float32]:
         if place is None:
             rows = refusals.stranger_sketches(self._session, SKETCH_KIND, besides, _STRANGERS)
         else:
             rows = refusals.strangers(self._session, place, besides, _STRANGERS)
-        vectors = [self._unit(place, unpack(data)) for data in rows]
-        return np.stack(vectors) if vectors else np.zeros((0, 1), np.float32)
+        return self._unit(place, np.stack([unpack(data) for data in rows])) if rows else np.zeros((0, 1), np.float32)
 
     def _context(self, place: int | None) -> str:
         return _SKETCH if place is None else f"coordinates {self._space(place).digest}"
@@ -296,6 +325,16 @@ class Door:
             )
             lowest = min(lowest, limit)
         return lowest
+
+
+def _refuse(path: str, met: Encounter | None, gone: str | None) -> None:
+    """Raise for whom a model meets, or whose erased model it is (``gone``)."""
+    if met is not None and met.refused:
+        raise LikenessRefused(
+            path=path, subject=met.subject, score=round(met.similarity, 3), threshold=round(met.threshold, 3)
+        )
+    if gone is not None:
+        raise LikenessRefused(path=path, subject=gone, score=1.0, threshold=1.0)
 
 
 def keep_versions(registry: Registry, uow: UnitOfWork, subject: str, own: Sequence[int], depicting: set[int]) -> int:
