@@ -11,11 +11,13 @@ from sqlalchemy import func, select
 from tests.catalog import build
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog.base import audited_models, table_name
-from w2w_registry.catalog.models import Coordinates, Event, Identity, Operation, Version
+from w2w_registry.catalog.models import Alias, Coordinates, Event, Identity, Operation, Version
 from w2w_registry.catalog.rows import key_text, present_digests
 from w2w_registry.catalog.session import Catalog, UnitOfWork
 from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.staging import NewRow
 from w2w_registry.catalog.vectors import pack
+from w2w_registry.records import Kind
 
 
 def stage_one(uow: UnitOfWork, space: Space, name: str) -> tuple[Version, int]:
@@ -126,3 +128,31 @@ def _place(uow: UnitOfWork, row: Coordinates) -> None:
         uow.stage_event("version.place")
     finally:
         uow._staged.clear()
+
+
+def test_light_rows_are_journaled_alike(catalog: Catalog) -> None:
+    """Rows given as columns, which refer to one another, get ids that no row ever had, however many there are."""
+    with catalog.write("ann") as uow:
+        version = build.add_version(uow, "first", build.add_space(uow))
+    for first, count in ((0, 1), (1, 20), (21, 1), (22, 20)):
+        with catalog.write("ann") as uow:
+            for number in range(first, first + count):
+                identity = NewRow(Identity, {"name": f"light{number}", "kind": Kind.PERSON, "created": build.T0})
+                uow.stage(identity, NewRow(Alias, {"identity_id": identity, "name": "a", "version_id": version.id}))
+                uow.stage_event("identity.add", {"identity": identity}, keys={10: "a", 2: "b"})
+    with catalog.write("ann") as uow:  # the newest is gone: its id is not given again
+        newest = uow.session.scalars(select(Identity).order_by(Identity.id.desc()).limit(1)).one()
+        uow.bulk_delete(Alias, uow.keys(Alias, Alias.identity_id == newest.id))
+        uow.bulk_delete(Identity, [newest.id])
+        uow.event("identity.remove")
+        for name in range(10):
+            uow.stage(NewRow(Identity, {"name": f"later{name}", "kind": Kind.PERSON, "created": build.T0}))
+            uow.stage_event("identity.add")
+    check_journal(catalog)
+    with catalog.read() as session:
+        ids = list(session.scalars(select(Identity.id).order_by(Identity.id)))
+        assert ids == [*range(version.identity_id, newest.id), *range(newest.id + 1, newest.id + 11)]
+        aliases = session.execute(select(Alias.identity_id).where(Alias.name == "a").order_by(Alias.id)).scalars()
+        assert list(aliases) == list(range(version.identity_id + 1, newest.id))
+        event = session.scalars(select(Event).where(Event.action == "identity.add").limit(1)).one()
+        assert event.payload == {"keys": {"2": "b", "10": "a"}}

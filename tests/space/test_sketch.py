@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.space.spaces import MODULES, make_layout
 from tests.space.test_canonical_gauge import refactored, regauged, trained
-from w2w_registry.space.sketch import KEYS, NEAR, SIZE, distance, sketch
+from w2w_registry.space.sketch import KEYS, NEAR, SIZE, distance, sketch, sketches
 
 WIDTH = 24
 
@@ -54,3 +54,14 @@ def test_nothing_is_the_same_as_nothing() -> None:
     empty = {k: np.zeros_like(v) for k, v in layout.unflatten(np.ones(layout.dim, np.float32)).items()}
     nothing = sketch(empty, dict.fromkeys(MODULES, 1.0))
     assert (nothing.norm, nothing.keys(), distance(nothing, nothing)) == (0.0, (0.0,) * KEYS, 0.0)
+
+
+def test_many_are_sketched_as_each_alone() -> None:
+    layout = make_layout(rank=2)
+    thetas = np.random.default_rng(4).standard_normal((5, layout.dim)).astype(np.float32)
+    alphas = {module: 1.0 + i for i, module in enumerate(layout.modules)}
+    stacked = {t.key: thetas[:, place].reshape(5, *t.shape) for t, place in layout.slices()}
+    for theta, found in zip(thetas, sketches(stacked, alphas), strict=True):
+        alone = sketch(layout.unflatten(theta), alphas)
+        assert np.allclose(found.values, alone.values, rtol=1e-6, atol=1e-6)
+        assert np.isclose(found.norm, alone.norm)

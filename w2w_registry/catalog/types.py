@@ -123,14 +123,38 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\0", "\ufffd")
 
 
-def normal_json(value: Any) -> str:
+class JsonText(str):
+    """A JSON value as ``normal_json`` gives it: a ``Json`` column takes it for the value, so that it is made once."""
+
+
+def normal_json(value: Any) -> JsonText:
     """Canonical JSON of ``value`` as it reads back: keys are strings before they are sorted."""
-    return canonical_json(plain_json(value))
+    return value if isinstance(value, JsonText) else normalised(value)[1]
 
 
 def plain_json(value: Any) -> Any:
     """``value`` as it reads back from the database: plain dictionaries, lists, text and numbers."""
     return json.loads(storable(canonical_json(value)))
+
+
+def normalised(value: Any) -> tuple[Any, JsonText]:
+    """A value with the same canonical JSON as ``value`` has when it reads back, and that text."""
+    text = canonical_json(value)
+    kept = storable(text)
+    if kept == text and _keyed_by_text(value):
+        return value, JsonText(text)
+    plain = json.loads(kept)
+    return plain, JsonText(canonical_json(plain))
+
+
+def _keyed_by_text(value: Any) -> bool:
+    """Whether all keys are texts already, so that sorting them as they are is sorting them as texts."""
+    kind = type(value)
+    if kind is dict:
+        return all(type(key) is str and _keyed_by_text(item) for key, item in value.items())
+    if kind in (list, tuple):
+        return all(map(_keyed_by_text, value))
+    return value is None or kind in (str, int, float, bool)
 
 
 def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:

@@ -29,8 +29,8 @@ from w2w_registry.catalog.rows import (
     primary_key,
     table_of,
 )
-from w2w_registry.catalog.staging import write
-from w2w_registry.catalog.types import plain_json, storable
+from w2w_registry.catalog.staging import NewRow, model_of, write
+from w2w_registry.catalog.types import normal_json, normalised, storable
 from w2w_registry.errors import IntegrityError
 from w2w_registry.records import iso
 
@@ -48,7 +48,7 @@ class _Waiting:
     action: str
     objects: Mapping[str, Any]
     payload: Mapping[str, Any]
-    rows: list[Base]
+    rows: list[Base | NewRow]
     changes: list[list[Any]]
 
 
@@ -67,7 +67,7 @@ class UnitOfWork:
         self._seq, self._head = head
         self._start = self._seq
         self._changes: dict[tuple[type[Base], Key], tuple[str, Base | str | None]] = {}
-        self._staged: list[Base] = []
+        self._staged: list[Base | NewRow] = []
         self._waiting: list[_Waiting] = []
         listen.listen(session, "before_flush", self._before_flush)
         listen.listen(session, "after_flush", self._after_flush)
@@ -124,11 +124,14 @@ class UnitOfWork:
         self.session.connection().execute(insert(table_of(Event)), entry)
         return self._seq
 
-    def stage(self, *rows: Base) -> None:
+    def stage(self, *rows: Base | NewRow) -> None:
         """New rows of the next staged event, to be written with many others (``catalog.staging``); by then at the
         latest they know what they refer to, by key or by relationship. They do not enter the session."""
         for row in rows:
-            if isinstance(row, Version):
+            if isinstance(row, NewRow):
+                if row.model is Version:
+                    row.values["changed_seq"] = self.next_seq
+            elif isinstance(row, Version):
                 row.changed_seq = self.next_seq
         self._staged += rows
 
@@ -138,7 +141,7 @@ class UnitOfWork:
         if self.session.new or self.session.dirty or self.session.deleted:
             self.session.flush()
         seq, rows = self.next_seq, self._staged
-        told = {id(row.version) for row in rows if isinstance(row, Coordinates)}
+        told = {id(_placed(row)) for row in rows if model_of(row) is Coordinates}
         assert told <= {id(row) for row in rows}, "coordinates are staged with the version they belong to"
         self._waiting.append(_Waiting(action, objects or {}, payload, rows, self._take_changes()))
         self._staged = []
@@ -177,19 +180,22 @@ class UnitOfWork:
     ) -> dict[str, Any]:
         """The next event's row; the chain goes on from it."""
         seq, at = self._seq + 1, self.now()
+        told, told_text = normalised(objects)
+        said, said_text = normalised(payload)
         body = {
             "seq": seq,
             "at": iso(at),
             "actor": self.actor,
             "action": storable(action),
-            "objects": plain_json(objects),
+            "objects": told,
             "changes": changes,
-            "payload": plain_json(payload),
+            "payload": said,
         }
         if self._policy is not None:
             body["policy"] = self._policy
         new_hash = self._hash(self._head, body)
-        entry = {"policy": None, **body, "at": at, "prev_hash": self._head, "hash": new_hash}
+        texts = {"objects": told_text, "changes": normal_json(changes), "payload": said_text}
+        entry = {"policy": None, **body, **texts, "at": at, "prev_hash": self._head, "hash": new_hash}
         self._seq, self._head, self._last = seq, new_hash, at
         if any(table == Policy.__tablename__ for table, *_ in changes):  # decided under the one that ends here
             self._policy = self._policy_digest()
@@ -371,8 +377,15 @@ class UnitOfWork:
             )
 
 
+def _placed(row: Base | NewRow) -> Any:
+    """The version that staged coordinates are of."""
+    return row.values.get("version_id") if isinstance(row, NewRow) else getattr(row, "version", None)
+
+
 def _id_of(value: Any) -> Any:
-    """The id of a row, or of the row itself when it is not one."""
+    """The id of a row, or the value itself when it is none."""
+    if isinstance(value, NewRow):
+        return value.key[0]
     return object_mapper(value).primary_key_from_instance(value)[0] if isinstance(value, Base) else value
 
 

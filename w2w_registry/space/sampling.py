@@ -26,6 +26,7 @@ from w2w_registry.space.ica import Unmixed, fit_unmixed
 Array = NDArray[np.float64]
 Shape = Literal["independent", "full", "unmixed"]
 SHAPES: Final[tuple[Shape, ...]] = ("independent", "full", "unmixed")
+_CELLS: Final = 4_000_000  # cosines held at once
 MAX_ROUNDS: Final = 2000
 """A hundred samples 0.69 from everybody and from each other take some four thousand draws in the mini world."""
 
@@ -135,33 +136,49 @@ def sample(
     others = np.asarray(known, np.float64).reshape(-1, len(population.mean))
     weights = np.ones(len(population.mean)) if metric_weights is None else np.asarray(metric_weights, np.float64)
     directions = _unit(others * weights)
+    if min_distance == 0.0:
+        points = population.draw(max(count, 8), rng)[:count]
+        nearest, distance = _nearest(directions, points * weights)
+        return Sampled(points, nearest, distance, 0)
     kept: list[Array] = []
-    chosen = np.empty((0, len(population.mean)))
-    nearest: list[int] = []
-    distance: list[float] = []
+    chosen = np.empty((count, len(population.mean)))
+    near: list[int] = []
+    far: list[float] = []
     refused = 0
     for _ in range(MAX_ROUNDS):
         for point in population.draw(max(count - len(kept), 8), rng):
             if len(kept) == count:
                 break
             unit = _unit(point * weights)
-            likeness = directions @ unit
-            best = int(np.argmax(likeness)) if len(likeness) else -1
-            far = 1.0 - float(likeness[best]) if best >= 0 else 2.0
-            between = 1.0 - float((chosen @ unit).max(initial=-1.0))
-            if min_distance > 0 and min(far, between) < min_distance:
+            (best,), (away,) = _nearest(directions, unit[None])
+            between = 1.0 - float((chosen[: len(kept)] @ unit).max(initial=-1.0))
+            if min(away, between) < min_distance:
                 refused += 1
                 continue
+            chosen[len(kept)] = unit
             kept.append(point)
-            chosen = np.concatenate([chosen, unit[None]])
-            nearest.append(best)
-            distance.append(far)
+            near.append(int(best))
+            far.append(float(away))
         if len(kept) == count:
-            return Sampled(np.stack(kept), np.array(nearest, np.intp), np.array(distance), refused)
+            return Sampled(np.stack(kept), np.array(near, np.intp), np.array(far), refused)
     raise UsageError(
         reason=f"only {len(kept)} of {count} samples lie at least {min_distance:g} from every identity and each other",
         hint="ask for a smaller [[min-distance]] or fewer samples",
     )
+
+
+def _nearest(directions: Array, vectors: Array) -> tuple[NDArray[np.intp], Array]:
+    """The nearest of ``directions`` (m, k; unit) to each of ``vectors`` (n, k), −1 when there are none, and one minus
+    the cosine (2 then), in blocks."""
+    nearest, distance = np.full(len(vectors), -1, np.intp), np.full(len(vectors), 2.0)
+    if len(directions):
+        step = max(1, _CELLS // len(directions))
+        for start in range(0, len(vectors), step):
+            likeness = _unit(vectors[start : start + step]) @ directions.T
+            best = likeness.argmax(axis=1)
+            nearest[start : start + step] = best
+            distance[start : start + step] = 1.0 - likeness[np.arange(len(best)), best]
+    return nearest, distance
 
 
 def _unit(rows: Array) -> Array:

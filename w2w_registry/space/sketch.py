@@ -33,6 +33,8 @@ trainings of one person lie at 0.6 and more (mini world)."""
 KEYS = 3
 """Leading scaled floats that are stored as numbers of their own, for a database to search by."""
 
+_PARTS = [part[0] for part in np.array_split(np.arange(SIZE), KEYS)]  # where each key's part begins
+
 Array = NDArray[np.float64]
 
 
@@ -47,22 +49,44 @@ class Sketch:
         """``KEYS`` numbers that equal models share but for ``NEAR``: block sums over the norm."""
         if self.norm <= 0:
             return (0.0,) * KEYS
-        parts = np.array_split(self.values.astype(np.float64), KEYS)
-        return tuple(float(part.sum() / (self.norm * np.sqrt(SIZE / KEYS))) for part in parts)
+        sums = np.add.reduceat(self.values.astype(np.float64), _PARTS) / (self.norm * np.sqrt(SIZE / KEYS))
+        return tuple(sums.tolist())
 
 
 def sketch(tensors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float]) -> Sketch:
     """Of a LoRA: ``tensors`` by (module, factor), A (r, in…) and B (out, r…); ``alphas`` of every module."""
-    values = np.zeros(SIZE)
-    square = 0.0
-    for module, alpha in alphas.items():
-        A, B = (np.asarray(tensors[(module, f)], np.float64) for f in ("A", "B"))
-        A, B = A.reshape(A.shape[0], -1), B.reshape(B.shape[0], -1)
-        scale = alpha / A.shape[0]
-        u, v, block = _probes(module, B.shape[0], A.shape[1])
-        values[block * PROBES : (block + 1) * PROBES] += scale * np.einsum("pr,rp->p", u @ B, A @ v.T)
-        square += scale**2 * max(0.0, float(np.sum((B.T @ B) * (A @ A.T))))
-    return Sketch(values.astype(np.float32), float(np.sqrt(square)))
+    (found,) = sketches({key: np.asarray(tensor)[None] for key, tensor in tensors.items()}, alphas)
+    return found
+
+
+def sketches(tensors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float]) -> list[Sketch]:
+    """Of n LoRAs of the same shapes: ``tensors`` by (module, factor), A (n, r, in…) and B (n, out, r…).
+
+    Modules of one shape are taken together: a product a shape, and not a dozen calls a module and LoRA.
+    """
+    by_shape: dict[tuple[int, int, int], list[str]] = {}
+    count = 0
+    for module in alphas:
+        a, b = tensors[(module, "A")], tensors[(module, "B")]
+        count, rank, out = a.shape[0], a.shape[1], b.shape[1]
+        by_shape.setdefault((rank, out, a[0, 0].size), []).append(module)
+    values, square = np.zeros((count, SIZE // PROBES, PROBES)), np.zeros(count)
+    for (rank, out, width), modules in by_shape.items():
+        A = np.empty((len(modules), count, rank, width))
+        B = np.empty((len(modules), count, out, rank))
+        for i, module in enumerate(modules):
+            A[i] = tensors[(module, "A")].reshape(count, rank, width)
+            B[i] = tensors[(module, "B")].reshape(count, out, rank)
+            B[i] *= alphas[module] / rank
+        u, v, blocks = _stacked(tuple(modules), out, width)
+        right = A.reshape(len(modules), count * rank, width) @ v.transpose(0, 2, 1)
+        left = B.swapaxes(2, 3).reshape(len(modules), count * rank, out) @ u.transpose(0, 2, 1)
+        parts = (left * right).reshape(len(modules), count, rank, PROBES).sum(axis=2)
+        for part, block in zip(parts, blocks, strict=True):
+            values[:, block] += part
+        square += np.einsum("mnij,mnij->n", B.swapaxes(2, 3) @ B, A @ A.swapaxes(2, 3))
+    rows, norms = values.reshape(count, SIZE).astype(np.float32), np.sqrt(np.maximum(square, 0.0))
+    return [Sketch(row, float(norm)) for row, norm in zip(rows, norms, strict=True)]
 
 
 def distance(a: Sketch, b: Sketch) -> float:
@@ -74,7 +98,13 @@ def distance(a: Sketch, b: Sketch) -> float:
     return float(gap / (np.sqrt(PROBES) * size))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
+def _stacked(modules: tuple[str, ...], out: int, width: int) -> tuple[Array, Array, NDArray[np.intp]]:
+    """The probes of modules of one shape: u (m, ``PROBES``, out), v (m, ``PROBES``, in), and their blocks (m,)."""
+    u, v, blocks = zip(*(_probes(module, out, width) for module in modules), strict=True)
+    return np.stack(u), np.stack(v), np.array(blocks)
+
+
 def _probes(module: str, out: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """±1 probes u (``PROBES``, out), v (``PROBES``, in) and the block of a module, from SHAKE-256 of name and shape,
     so that they are the same on every machine."""

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.lora import Factors, LoraFile
 from w2w_registry.space.layout import Layout, TensorKey
-from w2w_registry.space.sketch import Sketch, sketch
+from w2w_registry.space.sketch import Sketch, sketch, sketches
+
+_AT_ONCE = 32
+"""LoRAs sketched together: enough to share the work, few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Likeness:
-    """``factors``: the ΔW it is about; ``sketch``: of that ΔW. None both for an adapter whose ΔW is not known."""
+    """``known``: the factors of the ΔW it is about, or what works them out when they are asked for; ``sketch``: of that
+    ΔW. None both for an adapter whose ΔW is not known."""
 
-    factors: Factors | None
+    known: Factors | Callable[[], Factors] | None
     sketch: Sketch | None
+
+    @property
+    def factors(self) -> Factors | None:
+        """The ΔW."""
+        return self.known() if callable(self.known) else self.known
 
 
 UNKNOWN = Likeness(None, None)
@@ -30,10 +41,39 @@ def of_lora(lora: LoraFile) -> Likeness:
     return _of(Factors(lora.tensors, lora.alphas, lora.dtype))
 
 
+def of_loras(loras: Sequence[LoraFile]) -> list[Likeness]:
+    """Of LoRAs as read; those of the same shapes that follow one another are sketched together."""
+    found: list[Likeness] = []
+    for _, same in groupby(loras, key=lambda lora: (lora.shapes, lora.alphas)):
+        members = list(same)
+        for start in range(0, len(members), _AT_ONCE):
+            part = members[start : start + _AT_ONCE]
+            stacked = {key: np.stack([lora.tensors[key] for lora in part]) for key in part[0].tensors}
+            drawn = sketches(stacked, part[0].alphas)
+            found += [Likeness(Factors(x.tensors, x.alphas, x.dtype), s) for x, s in zip(part, drawn, strict=True)]
+    return found
+
+
 def of_theta(theta: NDArray[Any], layout: Layout) -> Likeness:
     """Of θ (D,) in a layout."""
+    return _of(factors_of(theta, layout))
+
+
+def sketches_of(thetas: NDArray[Any], layout: Layout) -> list[Sketch]:
+    """Of θ (n, D) in a layout."""
+    found: list[Sketch] = []
+    alphas = dict.fromkeys(layout.modules, layout.alpha)
+    for start in range(0, len(thetas), _AT_ONCE):
+        part = thetas[start : start + _AT_ONCE]
+        stacked = {t.key: part[:, place].reshape(len(part), *t.shape) for t, place in layout.slices()}
+        found += sketches(stacked, alphas)
+    return found
+
+
+def factors_of(theta: NDArray[Any], layout: Layout) -> Factors:
+    """ΔW of θ (D,) in a layout."""
     tensors: Mapping[TensorKey, NDArray[Any]] = layout.unflatten(theta)
-    return _of(Factors(tensors, dict.fromkeys(layout.modules, layout.alpha)))
+    return Factors(tensors, dict.fromkeys(layout.modules, layout.alpha))
 
 
 def _of(factors: Factors) -> Likeness:

@@ -6,7 +6,7 @@ Every service that makes identity models ends here, so that none can make a vers
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.catalog.base import Base
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import (
     Coordinates,
@@ -29,6 +28,7 @@ from w2w_registry.catalog.models import (
     WeightsSketch,
 )
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.staging import NewRow
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import BadName, Conflict
 from w2w_registry.records import Kind, OperationKind, VersionState, check_name
@@ -131,39 +131,35 @@ class Recorded:
 
 def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
     """Add the operation and its inputs; they are flushed with the next event."""
-    rows = _operation_rows(uow, activity)
-    uow.session.add_all(rows)
-    operation = rows[0]
-    assert isinstance(operation, Operation)
+    of, *inputs = _operation_rows(uow, activity)
+    operation = Operation(**of.values)
+    uow.session.add_all(
+        [operation, *(OperationInput(**{**row.values, "operation_id": operation.id}) for row in inputs)]
+    )
     return operation
 
 
-def _operation_rows(uow: UnitOfWork, activity: Activity) -> list[Base]:
+def _operation_rows(uow: UnitOfWork, activity: Activity) -> list[NewRow]:
     """The operation, and its inputs after it."""
-    operation = Operation(
-        id=str(uuid.uuid4()),
-        kind=str(activity.kind),
-        agent=uow.actor,
-        started_at=activity.started_at,
-        ended_at=uow.now(),
-        params=dict(activity.params),
-        seed=activity.seed,
-        code_version=__version__,
-        models=dict(activity.models),
-    )
-    inputs = [
-        OperationInput(
-            operation=operation,
-            position=position,
-            role=item.role,
-            kind=item.kind,
-            version_id=item.version_id,
-            digest=item.digest,
-            ref=item.ref,
-        )
-        for position, item in enumerate(activity.inputs)
+    operation = str(uuid.uuid4())
+    values = {
+        "id": operation,
+        "kind": str(activity.kind),
+        "agent": uow.actor,
+        "started_at": activity.started_at,
+        "ended_at": uow.now(),
+        "params": dict(activity.params),
+        "seed": activity.seed,
+        "code_version": __version__,
+        "models": dict(activity.models),
+    }
+    return [
+        NewRow(Operation, values),
+        *(
+            NewRow(OperationInput, {"operation_id": operation, "position": position, **vars(item)})
+            for position, item in enumerate(activity.inputs)
+        ),
     ]
-    return [operation, *inputs]
 
 
 def record_version(uow: UnitOfWork, new: NewVersion, activity: Activity, admission: Admission) -> Version:
@@ -188,65 +184,56 @@ def record_versions(uow: UnitOfWork, recordings: Sequence[Recording]) -> list[Re
             raise BadName(name=one.new.name, what="identity", reason="write its accents composed (Unicode NFC)")
     for subject in dict.fromkeys(subject for one in recordings for subject in one.new.subjects):
         ensure_subject(uow, subject)
-    known = identities_named(uow.session, {one.new.name for one in recordings})
+    known: dict[str, tuple[Identity | NewRow, int]] = {}
+    known.update(identities_named(uow.session, {one.new.name for one in recordings}))
     staged = [_stage(uow, one, known) for one in recordings]
     uow.settle()
-    return [Recorded(v.id, v.identity_id or i.id, v.number, o.id) for v, i, o in staged]
+    return [
+        Recorded(v.key[0], _id(v.values["identity_id"]), v.values["number"], v.values["operation_id"]) for v in staged
+    ]
 
 
-def _stage(
-    uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity, int]]
-) -> tuple[Version, Identity, Operation]:
-    """Stage one version's rows and events. ``known``: identities by name, with the number of their newest version."""
-    new = one.new
+def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | NewRow, int]]) -> NewRow:
+    """Stage one version's rows and events; returns the version's row. ``known``: identities by name, with the number of
+    their newest version."""
+    new, created = one.new, uow.now()
     packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
     identity, newest = known.get(new.name, (None, 0))
     if identity is None:
-        identity = Identity(name=new.name, kind=new.kind, created=uow.now())
+        identity = NewRow(Identity, {"name": new.name, "kind": new.kind, "created": created})
         uow.stage(identity)
-    elif identity.kind != new.kind:
-        raise Conflict(what="identity", name=new.name, reason=f"is of kind {identity.kind}, not {new.kind}")
-    elif identity.removed is not None:
+    elif (kind := identity.values["kind"] if isinstance(identity, NewRow) else identity.kind) != new.kind:
+        raise Conflict(what="identity", name=new.name, reason=f"is of kind {kind}, not {new.kind}")
+    elif isinstance(identity, Identity) and identity.removed is not None:
         identity.removed = None
     known[new.name] = identity, newest + 1
     rows = _operation_rows(uow, one.activity)
-    operation = rows[0]
-    assert isinstance(operation, Operation)
-    version = Version(
-        identity=identity,
-        number=newest + 1,
-        model_digest=new.model_digest,
-        space_id=new.space_id,
-        operation=operation,
-        state=VersionState.ACTIVE,
-        residual=new.residual,
-        base_model=new.base_model,
-        base_revision=new.base_revision,
-        manifest_digest=new.manifest_digest,
-        artifact_digest=new.artifact_digest,
-        preview_digest=new.preview_digest,
-        created=uow.now(),
-        adapter=new.adapter,
+    operation = rows[0].values["id"]
+    version = NewRow(
+        Version,
+        {
+            "identity_id": identity if isinstance(identity, NewRow) else identity.id,
+            "number": newest + 1,
+            "model_digest": new.model_digest,
+            "space_id": new.space_id,
+            "operation_id": operation,
+            "state": VersionState.ACTIVE,
+            "residual": new.residual,
+            "base_model": new.base_model,
+            "base_revision": new.base_revision,
+            "manifest_digest": new.manifest_digest,
+            "artifact_digest": new.artifact_digest,
+            "preview_digest": new.preview_digest,
+            "created": created,
+            "adapter": new.adapter,
+        },
     )
-    rows.append(version)
-    if packed is not None and new.coordinates is not None:
-        data, digest = packed
-        rows.append(
-            Coordinates(version=version, space_id=new.space_id, k=len(new.coordinates), digest=digest, data=data)
-        )
-    if new.likeness.sketch is not None:
-        rows.append(sketch_row(version, new.likeness.sketch))
-    if new.file is not None:
-        rows.append(source_file(version, new.model_digest, new.file, uow.now()))
-    rows += [VersionSubject(version=version, subject_id=subject) for subject in dict.fromkeys(new.subjects)]
-    for name, value in new.labels.items():
-        number, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
-        rows.append(Label(version=version, name=name, number=number, text=text))
+    rows += [version, *_belongings(version, new, packed, created)]
     uow.stage(*rows)
     uow.stage_event(
         "version.add",
-        {"identity": identity, "version": version, "operation": operation.id, "space": new.space_id},
-        number=version.number,
+        {"identity": identity, "version": version, "operation": operation, "space": new.space_id},
+        number=newest + 1,
         kind=str(one.activity.kind),
         model=new.model_digest,
         coordinates=None if packed is None else packed[1],
@@ -254,31 +241,44 @@ def _stage(
     )
     if one.also is not None:
         action, payload = one.also
-        uow.stage_event(action, {"version": version, "operation": operation.id}, **payload)
-    return version, identity, operation
+        uow.stage_event(action, {"version": version, "operation": operation}, **payload)
+    return version
 
 
-def sketch_row(version: Version | int, sketch: Sketch) -> WeightsSketch:
-    """The row of a version's weights sketch; ``version``: the row, or its id."""
+def _belongings(
+    version: NewRow, new: NewVersion, packed: tuple[bytes, str] | None, created: datetime
+) -> Iterator[NewRow]:
+    """The rows that belong to a version."""
+    if packed is not None and new.coordinates is not None:
+        placed = {"space_id": new.space_id, "k": len(new.coordinates), "digest": packed[1], "data": packed[0]}
+        yield NewRow(Coordinates, {"version_id": version, **placed})
+    if new.likeness.sketch is not None:
+        yield NewRow(WeightsSketch, {"version_id": version, **sketch_values(new.likeness.sketch)})
+    if new.file is not None:
+        yield NewRow(SourceFile, {"version_id": version, **source_values(new.model_digest, new.file, created)})
+    for subject in dict.fromkeys(new.subjects):
+        yield NewRow(VersionSubject, {"version_id": version, "subject_id": subject})
+    for name, value in new.labels.items():
+        number, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
+        yield NewRow(Label, {"version_id": version, "name": name, "number": number, "text": text})
+
+
+def _id(row: NewRow | int) -> int:
+    return int(row.key[0]) if isinstance(row, NewRow) else row
+
+
+def sketch_values(sketch: Sketch) -> dict[str, Any]:
+    """Columns of a weights sketch."""
     keys = sketch.keys()
-    data = pack(sketch.values)[0]
-    row = WeightsSketch(kind=KIND, norm=sketch.norm, key_a=keys[0], key_b=keys[1], key_c=keys[2], data=data)
-    if isinstance(version, int):
-        row.version_id = version
-    else:
-        row.version = version
-    return row
+    named = {"key_a": keys[0], "key_b": keys[1], "key_c": keys[2]}
+    return {"kind": KIND, "norm": sketch.norm, **named, "data": pack(sketch.values)[0]}
+
+
+def source_values(model_digest: str, file: File, created: datetime) -> dict[str, Any]:
+    """Columns of a file that a version was seen in."""
+    return {**vars(file), "model_digest": model_digest, "created": created}
 
 
 def source_file(version: Version, model_digest: str, file: File, created: datetime) -> SourceFile:
     """The row of a file ``version`` was seen in."""
-    return SourceFile(
-        version=version,
-        sha256=file.sha256,
-        model_digest=model_digest,
-        format=file.format,
-        dtype=file.dtype,
-        name=file.name,
-        size=file.size,
-        created=created,
-    )
+    return SourceFile(version=version, **source_values(model_digest, file, created))

@@ -6,25 +6,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import names_beginning
 from w2w_registry.catalog.models import Space
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
-from w2w_registry.lora import lora_files, model_digest
+from w2w_registry.lora import Factors, lora_files, model_digest
 from w2w_registry.records import Kind, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
-from w2w_registry.services.recording.likeness import of_theta
+from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
 from w2w_registry.services.recording.sources import (
     Vector,
 )
 from w2w_registry.services.recording.versions import Activity, NewVersion, Recorded, Recording, record_versions
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.sketch import Sketch
 
 _TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
+_PREPARED = 128  # drafts whose θ memory holds at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +81,11 @@ def record(
     Raises:
         ConsentDenied, BadName, Conflict.
     """
-    prepared = [_new_version(registry, space_row, space, draft) for draft in drafts]
+    prepared: list[NewVersion] = []
+    for start in range(0, len(drafts), _PREPARED):
+        prepared += _new_versions(registry, space_row, space, drafts[start : start + _PREPARED])
     made: list[dict[str, Any]] = []
+    ref = space_row.ref
     with registry.catalog.write(registry.actor) as uow:
         door = Door(registry, uow.session)
         evidence = gate.evidence(permission.require(registry, uow.session))
@@ -91,12 +97,26 @@ def record(
                 for i, word in zip(part, admissions, strict=True)
             ]
             recorded = record_versions(uow, recordings)
-            made += [_told(drafts[i], one, space_row) for i, one in zip(part, recorded, strict=True)]
+            made += [_told(drafts[i], one, ref) for i, one in zip(part, recorded, strict=True)]
     return made
 
 
-def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft: Draft) -> NewVersion:
-    theta = space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta
+def _new_versions(
+    registry: Registry, space_row: Space, space: WeightSpace, drafts: Sequence[Draft]
+) -> list[NewVersion]:
+    """What is to be recorded of each draft. θ itself is let go: it is worked out again where the door asks for it."""
+    # One at a time, as a release and a pull do: the digest hangs on the last bit, and a product of many rows may differ
+    thetas = [space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta for draft in drafts]
+    drawn = sketches_of(np.stack(thetas), space.layout)
+    return [
+        _new_version(registry, space_row, space, draft, theta, sketch)
+        for draft, theta, sketch in zip(drafts, thetas, drawn, strict=True)
+    ]
+
+
+def _new_version(
+    registry: Registry, space_row: Space, space: WeightSpace, draft: Draft, theta: Vector, sketch: Sketch
+) -> NewVersion:
     artifact, residual = None, 0.0
     if draft.theta is not None:
         residual = float(space.residual(space.in_gauge(theta[None])[0], draft.coordinates))
@@ -109,6 +129,10 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
             revision=space.base_revision,
         )
         artifact = registry.artifacts.put(next(iter(files.values())))
+
+    def factors() -> Factors:
+        return factors_of(space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta, space.layout)
+
     return NewVersion(
         name=draft.name,
         kind=draft.kind,
@@ -116,7 +140,7 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
         model_digest=model_digest(theta, space.layout),
         coordinates=draft.coordinates,
         base_model=space.base_model,
-        likeness=of_theta(theta, space.layout),
+        likeness=Likeness(factors, sketch),
         base_revision=space.base_revision,
         residual=residual,
         artifact_digest=artifact,
@@ -125,13 +149,13 @@ def _new_version(registry: Registry, space_row: Space, space: WeightSpace, draft
     )
 
 
-def _told(draft: Draft, made: Recorded, space_row: Space) -> dict[str, Any]:
+def _told(draft: Draft, made: Recorded, space_ref: str) -> dict[str, Any]:
     return {
         "identity": draft.name,
         "version": made.number,
         "ref": f"{draft.name}@{made.number}",
         "kind": str(draft.kind),
-        "space": space_row.ref,
+        "space": space_ref,
         "operation": made.operation_id,
         "operation_kind": str(draft.activity.kind),
     }
