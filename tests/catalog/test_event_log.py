@@ -175,7 +175,7 @@ def test_ranges(logged: Catalog, options: dict[str, Any], expected: list[int]) -
 )
 def test_events_about_something(logged: Catalog, kind: str, ids: set[int | str], expected: list[int]) -> None:
     with logged.read() as session:
-        assert [event.seq for event in events.events_about(session, kind, ids)] == expected
+        assert [event.seq for event in events.events_touching(session, {kind: ids}, {})] == expected
 
 
 def test_a_stored_body_is_what_was_hashed(logged: Catalog) -> None:

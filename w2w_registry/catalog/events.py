@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, select, type_coerce
+from sqlalchemy import func, or_, select, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
@@ -72,14 +72,21 @@ def events(
     yield from session.scalars(query.execution_options(yield_per=500))
 
 
-def events_about(session: Session, kind: str, ids: set[int | str]) -> Iterator[Event]:
-    """Events whose ``objects`` name one of these ids under ``kind`` (``version``, ``subject``…), oldest first."""
-    wanted = {str(i) for i in ids}
+def events_touching(
+    session: Session, named: Mapping[str, set[int | str]], changed: Mapping[str, set[str]]
+) -> Iterator[Event]:
+    """Events that name one of the ids (kind -> ids) or changed one of the rows (table -> key texts), oldest first."""
+    wanted = {kind: {str(i) for i in ids} for kind, ids in named.items() if ids}
     # a coarse look in SQL, an exact one here
-    query = select(Event).where(Event.objects.op("LIKE")(type_coerce(f'%"{kind}":%', NullType()))).order_by(Event.seq)
-    for event in session.scalars(query.execution_options(yield_per=500)):
-        named = event.objects.get(kind, ())
-        if wanted.intersection(map(str, named if isinstance(named, list) else [named])):
+    looks = [Event.objects.op("LIKE")(type_coerce(f'%"{kind}":%', NullType())) for kind in wanted]
+    looks += [Event.changes.op("LIKE")(type_coerce(f'%["{table}",%', NullType())) for table in changed]
+    for event in session.scalars(select(Event).where(or_(*looks)).order_by(Event.seq).execution_options(yield_per=500)):
+        by_name = any(
+            ids.intersection(map(str, value if isinstance(value, list) else [value]))
+            for kind, ids in wanted.items()
+            if (value := event.objects.get(kind)) is not None
+        )
+        if by_name or any(key in changed.get(table, ()) for table, key, *_ in event.changes):
             yield event
 
 
