@@ -29,7 +29,7 @@ from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.manifest import Facts, manifest
 from w2w_registry.records import now
-from w2w_registry.services.hub.release_files import Options, VersionFacts, build_files, consent_of
+from w2w_registry.services.hub.release_files import Options, Place, VersionFacts, build_files, consent_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
 from w2w_registry.space.layout import Layout, LayoutTensor
@@ -88,12 +88,8 @@ def measure(components: int, folder: Path) -> dict[str, Any]:
         number=1,
         kind="person",
         state="active",
-        space_id=1,
-        space="faces@1",
-        space_digest=digest,
-        space_repo=f"acme/faces@{digest[:40]}",
-        layout=layout,
-        coordinates=coordinates,
+        adapter="LoRA",
+        place=Place(1, "faces@1", digest, f"acme/faces@{digest[:40]}", layout, coordinates),
         model_digest=model_digest(theta, layout),
         residual=0.0,
         base_model=base,
@@ -112,7 +108,7 @@ def measure(components: int, folder: Path) -> dict[str, Any]:
     consent = consent_of(upstream, decide(Use.PUBLISH, upstream, Rules(), at), at)
     sizes = {}
     for word, options in (("full", Options()), ("coordinates_only", Options(coordinates_only=True))):
-        files = build_files(registry, facts, Space(), consent, options, "acme/p0007")
+        files = build_files(registry, facts, Space(), consent, options, "acme/p0007", None)
         sizes[word] = {path: len(data) for path, data in sorted(files.items())}
     full, small = sum(sizes["full"].values()), sum(sizes["coordinates_only"].values())
     return {

@@ -255,7 +255,7 @@ def choose(state: RepoState, document: Document | None = None, *, name: str | No
         if name not in by_path:
             raise UsageError(reason=f"{state.repo_id} has no file {shorten(name)}", hint=_offer(by_path))
         return Choice(False, _with_config(by_path, name))
-    for known in (PEFT_FILES[0], DIFFUSERS_FILE):
+    for known in (DIFFUSERS_FILE, PEFT_FILES[0]):  # the first holds every part of the pipeline, the second one
         if known in by_path:
             return Choice(False, _with_config(by_path, known))
     tensors = sorted(p for p in by_path if p.lower().endswith(".safetensors"))

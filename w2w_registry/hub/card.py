@@ -49,15 +49,16 @@ class Preview:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """Everything a release's card says."""
+    """Everything a release's card says. ``space`` None: it is in no weight space. ``weight_file``: the one file that
+    holds all of the adapter, if there is one."""
 
     repo_id: str
     name: str
     number: int
     kind: str
-    base_model: str
+    base_model: str | None
     base_revision: str | None
-    space: str
+    space: str | None
     space_digest: str
     components: int
     operation: str
@@ -68,6 +69,8 @@ class CardFacts:
     tags: tuple[str, ...] = ()
     previews: tuple[Preview, ...] = ()
     weights: bool = True
+    adapter: str = "LoRA"
+    weight_file: str | None = DIFFUSERS_FILE
     likeness: bool = False
     consent: ConsentFacts | None = None
 
@@ -76,11 +79,11 @@ def model_card(facts: CardFacts) -> str:
     """README.md of a release. The same facts give the same text."""
     meta: dict[str, Any] = {"library_name": "diffusers" if facts.weights else "w2w-registry"}
     meta |= _license(facts.license)
-    if _REPO_ID.fullmatch(facts.base_model):
+    if facts.base_model is not None and _REPO_ID.fullmatch(facts.base_model):
         meta |= {"base_model": facts.base_model, "base_model_relation": "adapter"}
     if facts.instance_prompt:
         meta["instance_prompt"] = facts.instance_prompt
-    own = ["lora", "text-to-image", "diffusers", "peft"] if facts.weights else []
+    own = ["lora", "text-to-image", "diffusers", "peft"] if facts.weights and facts.adapter == "LoRA" else []
     meta["tags"] = list(dict.fromkeys([HUB_TAG, *own, f"{HUB_TAG}:{facts.kind}", *facts.tags]))
     if facts.previews:
         meta["widget"] = [{"text": p.prompt or "-", "output": {"url": p.path}} for p in facts.previews]
@@ -98,13 +101,18 @@ def _license(name: str) -> dict[str, str]:
 
 
 def _summary(facts: CardFacts) -> str:
-    form = "A LoRA" if facts.weights else "Coordinates of a LoRA"
-    return f"{form} for {plain(facts.base_model)} ({plain(facts.kind)}), version {facts.number}.\n"
+    one = "A LoRA" if facts.adapter == "LoRA" else f"An adapter ({plain(facts.adapter)})"
+    form = one if facts.weights else "Coordinates of a LoRA"
+    base = plain(facts.base_model) if facts.base_model else "a base model its file does not name"
+    return f"{form} for {base} ({plain(facts.kind)}), version {facts.number}.\n"
 
 
 def _loading(facts: CardFacts) -> str:
     if not facts.weights:
         return f"## Load\n\n```sh\nw2w-reg pull {facts.repo_id}\n```\n"
+    if facts.space is None:
+        return _loading_a_file(facts)
+    assert facts.base_model is not None  # a weight space has one
     revision = f", revision={literal(facts.base_revision)}" if facts.base_revision else ""
     code = (
         "from diffusers import AutoPipelineForText2Image\n\n"
@@ -120,15 +128,32 @@ def _loading(facts: CardFacts) -> str:
     )
 
 
+def _loading_a_file(facts: CardFacts) -> str:
+    """How to load what is in no weight space: for which part of the pipeline its file says itself."""
+    pull = f"With the registry: `w2w-reg pull {facts.repo_id}`\n"
+    if facts.adapter != "LoRA" or facts.weight_file is None or facts.base_model is None:
+        return f"## Load\n\nThe file is as it was made; tools that read its kind load it. {pull}"
+    code = (
+        "from diffusers import AutoPipelineForText2Image\n\n"
+        f"pipe = AutoPipelineForText2Image.from_pretrained({literal(facts.base_model)})\n"
+        f"pipe.load_lora_weights({literal(facts.repo_id)}, weight_name={literal(facts.weight_file)})\n"
+    )
+    return f"## Load\n\nWith diffusers:\n\n```python\n{code}```\n\n{pull}"
+
+
 def _provenance(facts: CardFacts) -> str:
+    space = ""
+    if facts.space is not None:
+        space = f"{plain(facts.space)}, {facts.components} components, `{facts.space_digest[:16]}`"
     rows = [
         ("made by", plain(facts.operation)),
         ("made from", ", ".join(plain(m) for m in facts.made_from)),
-        ("weight space", f"{plain(facts.space)}, {facts.components} components, `{facts.space_digest[:16]}`"),
+        ("weight space", space),
         ("outside the space", "" if facts.residual is None else f"{facts.residual:.1%} of the LoRA's norm"),
     ]
     lines = [f"| {name} | {value} |" for name, value in rows if value]
-    return "\n".join(["## Provenance\n", "| | |", "| --- | --- |", *lines, "", "Details and digests: `w2w.json`.\n"])
+    details = ["Details and digests: `w2w.json`.\n"] if facts.space is not None else []
+    return "\n".join(["## Provenance\n", "| | |", "| --- | --- |", *lines, "", *details])
 
 
 def _uses(facts: CardFacts) -> str:

@@ -39,7 +39,8 @@ from w2w_registry.errors import (
 )
 from w2w_registry.hub import bundle
 from w2w_registry.hub.client import HubClient
-from w2w_registry.lora import lora_files, model_digest, read_lora
+from w2w_registry.hub.plan import Access
+from w2w_registry.lora import lora_files, model_digest, read_adapter, read_lora
 from w2w_registry.lora.tensorfile import encode
 from w2w_registry.messages import message
 from w2w_registry.records import Kind
@@ -48,7 +49,10 @@ from w2w_registry.services.hub.pull import PullReport, PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.hub.resolving import look_up
+from w2w_registry.services.identities import intake
+from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.registry import open_registry
+from w2w_registry.services.synthesis.export import export
 from w2w_registry.settings import load_settings
 
 REPO = "acme/alice-lora"
@@ -573,3 +577,34 @@ def test_a_released_product_needs_no_consent(world: World, wiped: World) -> None
     push(world.registry, world.client, PushRequest("acme/mug", "acme/mug"))
     assert pull(wiped.registry, wiped.client, PullRequest("acme/mug")).consent == "not-needed"
     assert wiped.releases()[0].state is ReleaseState.PUBLISHED
+
+
+def test_what_no_space_holds_is_published_as_it_is_and_pulled_again(world: World, wiped: World, tmp_path: Path) -> None:
+    """A plain LoRA in the forms asked for, with its text encoder; another kind as the file it came as."""
+    q, te = "lora_unet_double_blocks_0_img_attn_proj", "lora_te1_text_model_encoder_layers_0_mlp_fc1"
+    pair = {
+        f"{stem}.lora_{x}.weight": np.ones((4, 2) if x == "up" else (2, 4), np.float32)
+        for stem in (q, te)
+        for x in ("down", "up")
+    }
+    files = {
+        "flux": pair,
+        "haha": {f"{q}.hada_w{i}_{x}": np.ones((4, 2) if x == "a" else (2, 4), np.float32) for i in "12" for x in "ab"},
+    }
+    for name, tensors in files.items():
+        dtypes: dict[str, Any] = dict.fromkeys(tensors, "fp32")
+        (tmp_path / f"{name}.safetensors").write_bytes(encode(tensors, {}, dtypes))
+        asked = AddRequest([str(tmp_path / f"{name}.safetensors")], kind="style", base_model="acme/base")
+        done = intake.perform(world.registry, asked, intake.plan(world.registry, intake.survey(asked), fit=False))
+        assert done.exit_code == 0
+        push(world.registry, world.client, PushRequest(name, f"acme/{name}", access=Access.PUBLIC))
+        there = world.hub.files(f"acme/{name}")
+        assert ("adapter_model.safetensors" in there, "lora.safetensors" in there) == (name == "flux", name == "haha")
+        assert bundle.DOCUMENT not in there
+        assert b"w2w-reg pull" in (there["README.md"] or b"")
+        report = pull(wiped.registry, world.client, PullRequest(f"acme/{name}", kind="style"))
+        assert (report.status, report.space, report.ours) == ("added", None, False)
+        again = push(world.registry, world.client, PushRequest(name, f"acme/{name}", access=Access.PUBLIC))
+        assert not again.changed
+    export(wiped.registry, "flux", str(tmp_path / "back.safetensors"), fmt="kohya")
+    assert read_adapter(tmp_path / "back.safetensors").parts == {"text_encoder": 1, "transformer": 1}

@@ -184,7 +184,7 @@ def prepare(
     with registry.catalog.read() as session:
         upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
         consent = consent_of(upstream, decision, present(session))
-        space = session.get_one(Space, facts.space_id)
+        space = None if facts.place is None else session.get_one(Space, facts.place.space_id)
     access = choose_access(likeness=consent.likeness, asked=asked)
     preview, missing = preview_of(registry, facts, dry_run=dry_run)
     files = build_files(registry, facts, space, consent, options, repo_id, preview)

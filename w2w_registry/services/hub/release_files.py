@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.lineage import inputs_of
 from w2w_registry.catalog.models import (
     Coordinates,
@@ -28,8 +29,9 @@ from w2w_registry.consent.records import ConsentRecord
 from w2w_registry.errors import MissingExtra, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
-from w2w_registry.lora import LoraFile, lora_files, read_lora
+from w2w_registry.lora import LoraFile, lora_files, not_plain, read_adapter, read_lora
 from w2w_registry.records import ConsentState, iso
+from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.manifests import manifest_of
 from w2w_registry.services.recording.preview_pictures import kept_preview, leaving_preview
 from w2w_registry.services.recording.spaces import load_space, no_space
@@ -64,23 +66,31 @@ class Options:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a version lies: its weight space (``repo``: where that is published) and its coordinates there."""
+
+    space_id: int
+    space: str
+    digest: str
+    repo: str | None
+    layout: Layout
+    coordinates: bytes
+
+
+@dataclass(frozen=True)
 class VersionFacts:
-    """A version as its release tells of it."""
+    """A version as its release tells of it. ``place``: None when no weight space holds it; ``adapter``: its kind."""
 
     version_id: int
     name: str
     number: int
     kind: str
     state: str
-    space_id: int
-    space: str
-    space_digest: str
-    space_repo: str | None
-    layout: Layout
-    coordinates: bytes
+    adapter: str
+    place: Place | None
     model_digest: str
     residual: float | None
-    base_model: str
+    base_model: str | None
     base_revision: str | None
     operation: str
     instance_prompt: str | None
@@ -98,14 +108,11 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
     """Everything the catalog has on a version that a release tells.
 
     Raises:
-        UsageError: its coordinates were erased.
+        UsageError: its coordinates, or its file, were erased.
     """
-    name, space = version.identity.name, version.space
-    if space is None or version.base_model is None:
+    name = version.identity.name
+    if version.space is None and version.artifact_digest is None:
         raise no_space(f"{name}@{version.number}")
-    point = session.get(Coordinates, (space.id, version.id))
-    if point is None:
-        raise UsageError(reason=f"{name}@{version.number} has no coordinates any more")
     inputs = inputs_of(session, version.operation_id)
     prompt = version.operation.params.get("instance_prompt") or version.operation.params.get("prompt")
     return VersionFacts(
@@ -114,12 +121,8 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         number=version.number,
         kind=str(version.identity.kind),
         state=str(version.state),
-        space_id=space.id,
-        space=space.ref,
-        space_digest=space.digest,
-        space_repo=_space_repo(session, space.id),
-        layout=Layout.from_json(space.layout),
-        coordinates=point.data,
+        adapter=version.adapter or PLAIN_ADAPTER,
+        place=_place(session, version),
         model_digest=version.model_digest,
         residual=version.residual,
         base_model=version.base_model,
@@ -131,6 +134,17 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         preview_digest=version.preview_digest,
         manifest=_manifest(registry, session, version),
     )
+
+
+def _place(session: Session, version: Version) -> Place | None:
+    space = version.space
+    if space is None:
+        return None
+    point = session.get(Coordinates, (space.id, version.id))
+    if point is None:
+        raise UsageError(reason=f"{version.identity.name}@{version.number} has no coordinates any more")
+    layout = Layout.from_json(space.layout)
+    return Place(space.id, space.ref, space.digest, _space_repo(session, space.id), layout, point.data)
 
 
 def find_facts(registry: Registry, session: Session, name: str) -> VersionFacts:
@@ -153,7 +167,7 @@ def _space_repo(session: Session, space_id: int) -> str | None:
 
 
 def weights_of(
-    registry: Registry, facts: VersionFacts, space: Space
+    registry: Registry, facts: VersionFacts, space: Space | None
 ) -> LoraFile | dict[TensorKey, np.ndarray[Any, np.dtype[np.float32]]]:
     """The LoRA itself: as it came in when it was kept, else what its coordinates say in the space.
 
@@ -161,8 +175,10 @@ def weights_of(
         NotFound, BadLora, IntegrityError: the stored file is gone or damaged.
     """
     if facts.artifact_digest is None:
+        assert space is not None
+        assert facts.place is not None
         arrays = load_space(registry.artifacts, space)
-        return arrays.layout.unflatten(arrays.reconstruct(unpack(facts.coordinates)))
+        return arrays.layout.unflatten(arrays.reconstruct(unpack(facts.place.coordinates)))
     with registry.artifacts.local(facts.artifact_digest) as path:
         return read_lora(path)
 
@@ -187,7 +203,7 @@ def preview_of(registry: Registry, facts: VersionFacts, *, dry_run: bool) -> tup
 def build_files(
     registry: Registry,
     facts: VersionFacts,
-    space: Space,
+    space: Space | None,
     consent: Consent,
     options: Options,
     repo_id: str,
@@ -196,13 +212,9 @@ def build_files(
     """Every file of the release, by path. The same facts, options and preview give the same bytes."""
     files: dict[str, bytes] = {}
     if not options.coordinates_only:
-        lora = weights_of(registry, facts, space)
-        alpha = None if isinstance(lora, LoraFile) else facts.layout.alpha
-        for fmt in options.formats:
-            made = lora_files(
-                "out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision  # type: ignore[arg-type]
-            )  # fmt: skip
-            files |= {str(path.relative_to("out")): data for path, data in made.items()}
+        files |= _weight_files(registry, facts, space, options)
+    elif facts.place is None:
+        raise no_space(facts.ref)
     previews: tuple[Preview, ...] = ()
     if preview is not None:
         path = f"{bundle.PREVIEWS}1.png"
@@ -210,28 +222,30 @@ def build_files(
         previews = (Preview(path, options.instance_prompt or facts.instance_prompt or facts.name),)
     if consent.likeness:
         files[bundle.CONSENT] = consent.file
-    if options.coordinates_only:
-        files[bundle.COORDINATES] = bundle.encode_coordinates(facts.coordinates)
-    files[bundle.DOCUMENT] = bundle.encode(
-        bundle.Document(
-            name=facts.name,
-            number=facts.number,
-            kind=facts.kind,
-            space=facts.space,
-            space_digest=facts.space_digest,
-            space_repo=facts.space_repo,
-            base_model=facts.base_model,
-            base_revision=facts.base_revision,
-            layout_digest=facts.layout.digest,
-            alpha=float(facts.layout.alpha),
-            layout=None if options.coordinates_only else facts.layout.to_json(),
-            coordinates=facts.coordinates,
-            model_digest=facts.model_digest,
-            residual=facts.residual,
-            manifest=facts.manifest,
-            files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    place = facts.place
+    if place is not None and options.coordinates_only:
+        files[bundle.COORDINATES] = bundle.encode_coordinates(place.coordinates)
+    if place is not None and facts.base_model is not None:
+        files[bundle.DOCUMENT] = bundle.encode(
+            bundle.Document(
+                name=facts.name,
+                number=facts.number,
+                kind=facts.kind,
+                space=place.space,
+                space_digest=place.digest,
+                space_repo=place.repo,
+                base_model=facts.base_model,
+                base_revision=facts.base_revision,
+                layout_digest=place.layout.digest,
+                alpha=float(place.layout.alpha),
+                layout=None if options.coordinates_only else place.layout.to_json(),
+                coordinates=place.coordinates,
+                model_digest=facts.model_digest,
+                residual=facts.residual,
+                manifest=facts.manifest,
+                files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+            )
         )
-    )
     files[bundle.CARD] = model_card(
         CardFacts(
             repo_id=repo_id,
@@ -240,9 +254,11 @@ def build_files(
             kind=facts.kind,
             base_model=facts.base_model,
             base_revision=facts.base_revision,
-            space=facts.space,
-            space_digest=facts.space_digest,
-            components=len(facts.coordinates) // 4,
+            adapter=facts.adapter,
+            weight_file=next((name for name in (bundle.DIFFUSERS_FILE, bundle.KOHYA_FILE) if name in files), None),
+            space=None if place is None else place.space,
+            space_digest="" if place is None else place.digest,
+            components=0 if place is None else len(place.coordinates) // 4,
             operation=facts.operation,
             made_from=facts.made_from,
             residual=facts.residual,
@@ -254,6 +270,24 @@ def build_files(
             consent=consent.facts,
         )
     ).encode()
+    return files
+
+
+def _weight_files(registry: Registry, facts: VersionFacts, space: Space | None, options: Options) -> dict[str, bytes]:
+    """The adapter: a LoRA in the forms asked for, another kind as the file it is kept as."""
+    if facts.place is None and facts.artifact_digest is not None:
+        with registry.artifacts.local(facts.artifact_digest) as path:
+            plain = not_plain(read_adapter(path)) is None
+        if not plain:
+            return kept_files(registry.artifacts.get(facts.artifact_digest), bundle.KOHYA_FILE)
+    lora = weights_of(registry, facts, space)
+    alpha = None if isinstance(lora, LoraFile) or facts.place is None else facts.place.layout.alpha
+    files: dict[str, bytes] = {}
+    for fmt in options.formats:
+        made = lora_files(
+            "out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision  # type: ignore[arg-type]
+        )  # fmt: skip
+        files |= {str(path.relative_to("out")): data for path, data in made.items()}
     return files
 
 
