@@ -313,3 +313,13 @@ def test_flipped_bytes_never_crash(tmp_path: Path, data: st.DataObject) -> None:
     damaged.write_bytes(bytes(whole))
     with contextlib.suppress(BadLora):
         read_lora(damaged)
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408, 0x4B50])
+def test_a_header_may_be_as_long_as_a_pickles_first_bytes_say(tmp_path: Path, length: int) -> None:
+    arrays = {f"unet.{m}.lora_{f}.weight": a for (m, f), a in make_tensors(modules=MODULES[:2]).items()}
+    data = st_file(tmp_path / "x.safetensors", arrays).read_bytes()
+    have = int.from_bytes(data[:8], "little")
+    padded = length.to_bytes(8, "little") + data[8 : 8 + have] + b" " * (length - have) + data[8 + have :]
+    (tmp_path / "y.safetensors").write_bytes(padded)
+    assert len(read_lora(tmp_path / "y.safetensors").alphas) == 2

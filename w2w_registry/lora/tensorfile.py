@@ -166,15 +166,12 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
         raise bad("the file is empty")
     try:
         prefix = stream.read(8)
-        if (
-            is_pickle_name(path)
-            or prefix[:2] == b"PK"
-            or (prefix[:1] == b"\x80" and prefix[1:2] in b"\x02\x03\x04\x05")
-        ):
+        start = prefix + stream.peek(64)[:64] if hasattr(stream, "peek") else prefix
+        if is_pickle_name(path) or _is_pickle(start, size):
             raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
         if len(prefix) < 8:
             raise bad("too short for a safetensors file")
-        _no_other_file(prefix + stream.peek(64)[:64] if hasattr(stream, "peek") else prefix, bad)
+        _no_other_file(start, bad)
         length = int.from_bytes(prefix, "little")
         if length > size - 8:
             raise bad(f"truncated, or not safetensors: its header claims {length} bytes, {size - 8} are there")
@@ -198,6 +195,14 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
     entries = {name: _entry(bad, name, raw, data_size) for name, raw in table.items()}
     _check_offsets(bad, entries, data_size)
     return Header(entries, metadata, data_size)
+
+
+def _is_pickle(start: bytes, size: int) -> bool:
+    """Whether a file begins as a pickle, or as the zip torch puts one in. A header of 640 bytes begins with a pickle's
+    first two bytes too, and is told from it by the brace that follows its length."""
+    magic = start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+    length = int.from_bytes(start[:8], "little")
+    return magic and not (length <= size - 8 and start[8:9] == b"{")
 
 
 def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> None:
