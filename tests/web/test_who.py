@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import html
+import io
+import tempfile
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.services.world import make_world
-from tests.web.conftest import COUNT, ORIGIN, csrf_of
-from w2w_registry.services.identities import paging
+from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
+from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.registry import Registry
+from w2w_registry.web.access import Access
+from w2w_registry.web.app import create_app
 
 
 @pytest.fixture
@@ -19,9 +25,9 @@ def again(tmp_path: Path) -> Path:
     return make_world(COUNT).write(tmp_path / "again", range(7, 8), training=1) / "p0007"
 
 
-def send(client: TestClient, *files: tuple[str, bytes]) -> str:
+def send(client: TestClient, *files: tuple[str, bytes], **more: str) -> str:
     parts = [("files", (name, data, "application/octet-stream")) for name, data in files]
-    answer = client.post("/who", data={"csrf": csrf_of(client)}, files=parts, headers={"origin": ORIGIN})
+    answer = client.post("/who", data={"csrf": csrf_of(client), **more}, files=parts, headers={"origin": ORIGIN})
     return f"{answer.status_code} {answer.text}"
 
 
@@ -29,9 +35,31 @@ def test_a_file_is_recognised_and_not_registered(browser: TestClient, registry: 
     before = paging.change_number(registry)
     text = send(browser, *((p.name, p.read_bytes()) for p in again.iterdir()))
     assert text.startswith("200")
-    assert '<span class="badge good">same</span> This is <a href="/identities/p0007@1">' in text
+    # Weights alone never say more than "likely".
+    assert '<span class="badge verdict-likely">likely</span> This may be <a href="/identities/p0007@1">' in text
     assert "the line: " in text
-    assert "of strangers would reach the line" in text
+    assert "a stranger's search here ends with so near a match in" in html.unescape(text)
+    assert "lies outside the space" in text
+    assert paging.change_number(registry) == before
+
+
+def test_a_file_is_registered_when_that_is_asked(browser: TestClient, registry: Registry, again: Path) -> None:
+    files = [(p.name, p.read_bytes()) for p in again.iterdir()]
+    text = send(browser, *files, name="acme/again", subject="s-9")
+    assert 'Registered as <a href="/identities/acme/again@1">' in text
+    assert manage.show(registry, "acme/again")["subjects"] == ["s-9"]
+    assert send(browser, *files, name="../x").startswith("400")
+    viewer = enter(create_app(registry, Access(TOKEN, "eve", read_only=True), frozenset({HOST}), engine=NoModel()))
+    assert send(viewer, *files, name="acme/more").startswith("403")
+
+
+def test_a_photo_without_a_base_model_says_what_is_missing(browser: TestClient, registry: Registry) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(picture, "PNG")
+    before = paging.change_number(registry)
+    text = send(browser, ("who.png", picture.getvalue()))
+    assert text[:3] == "404"
+    assert "base model" in text
     assert paging.change_number(registry) == before
 
 
@@ -75,3 +103,31 @@ def test_somebody_registered(browser: TestClient) -> None:
     assert "Nobody else here" in text
     assert browser.get("/who?name=p00001").status_code == 404
     assert "did you mean" in browser.get("/who?name=p00001").text
+
+
+def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.diffusion import tiny
+    from tests.services import studio
+    from w2w_registry.diffusion.pipeline import load_model
+    from w2w_registry.services.registry import open_registry
+    from w2w_registry.services.synthesis.engine import WarmEngine
+
+    pipeline = tiny.build("sd1", tmp_path / "pipeline")
+    settings = studio.build(tmp_path, pipeline, tiny.layout(load_model(pipeline, device="cpu").unet))
+    photo = studio.photo(tmp_path / "photos", "somebody", 3).read_bytes()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    with open_registry(settings) as registry:
+        before = manage.list_identities(registry)
+        engine = WarmEngine(str(pipeline), "cpu")
+        client = enter(create_app(registry, Access(TOKEN, "eve"), frozenset({HOST}), engine=engine))
+        text = send(client, ("Me at sea.PNG", photo))
+        assert text.startswith("200")
+        assert "Me at sea.PNG" in text
+        assert "a photo is taken for the point of the space that draws it best" in text
+        assert manage.list_identities(registry) == before
+        assert list((tmp_path / "temporary").iterdir()) == []
+        assert not client.app.state.site.jobs._jobs  # type: ignore[attr-defined]
+        assert send(client, ("no.png", b"\x89PNG no")).startswith("422")
+        assert "Registered as" in send(client, ("me.png", photo), name="me")
+        assert manage.show(registry, "me")["operation"]["kind"] == "invert"

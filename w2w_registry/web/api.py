@@ -6,7 +6,6 @@ from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, BinaryIO, cast
 
 from fastapi import APIRouter, Query, Request, UploadFile
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -16,10 +15,10 @@ from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.provenance import lineage as tracing
-from w2w_registry.services.search import query as searching
+from w2w_registry.services.search.draws import By
 from w2w_registry.services.spaces import manage as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
-from w2w_registry.web import uploads
+from w2w_registry.web import asking
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Look, Make
 
@@ -63,9 +62,10 @@ class Mix(BaseModel):
 
 
 class Search(BaseModel):
-    """A registered version to look around."""
+    """A registered version to look around, by weights, by behaviour or by both; left out: the best that can be had."""
 
     query: str
+    by: By | None = None
     limit: int = Field(10, ge=1, le=200)
     space: str | None = None
     where: str | None = None
@@ -126,15 +126,8 @@ def lineage(
 @router.post("/search")
 def search(desk: Look, asked: Search) -> JSONResponse:
     """The identities nearest to a registered version, as `search --json`. Files are sent to `/search/file`."""
-    return answer(
-        searching.search(
-            desk.registry,
-            registered(desk, asked.query),
-            limit=asked.limit,
-            space=asked.space,
-            where=asked.where,
-        ).to_json()
-    )
+    wanted = asking.Asking(asked.limit, asked.space, asked.where, asked.by)
+    return answer(asking.registered_version(desk, registered(desk, asked.query), wanted).to_json())
 
 
 @router.post(
@@ -148,19 +141,18 @@ async def search_file(
     limit: Annotated[int, Query(ge=1, le=200)] = 10,
     space: str | None = None,
     where: str | None = None,
+    by: By | None = None,
 ) -> JSONResponse:
-    """The identities nearest to a LoRA: its `.safetensors` file is the body. Nothing is registered."""
+    """The identities nearest to a LoRA or a photo: its file is the body, and `name` says by its ending which it is.
+    Nothing is registered."""
     with SpooledTemporaryFile(max_size=1 << 20) as stream:
         async for chunk in request.stream():
             stream.write(chunk)
+        size = stream.tell()
         stream.seek(0)
-        sent = UploadFile(cast(BinaryIO, stream), filename=name)
-
-        def run() -> dict[str, Any]:
-            with uploads.adapter([sent]) as query:
-                return searching.search(desk.registry, query, limit=limit, space=space, where=where).to_json()
-
-        return answer(await run_in_threadpool(run))
+        sent = UploadFile(cast(BinaryIO, stream), filename=name, size=size)
+        found = await asking.sent(desk, [sent], asking.Asking(limit, space, where, by))
+        return answer(found.found.to_json())
 
 
 @router.post("/tags")

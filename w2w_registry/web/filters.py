@@ -62,6 +62,18 @@ def percent(value: Any) -> str:
     return "–" if value is None else f"{100 * float(value):.1f}%"
 
 
+def chance(value: Any) -> str:
+    """A chance as people read it: ``3 in 100``, ``1 in 2,000``, never nought."""
+    if value is None:
+        return "–"
+    share = float(value)
+    if share >= 0.01:
+        return f"{100 * share:.0f} in 100"
+    if share <= 1e-6:
+        return "less than 1 in a million"
+    return f"1 in {round(1 / share, -1 if share > 1e-3 else -2):,.0f}"
+
+
 def alt(labels: Mapping[str, Any], kind: str = "picture") -> str:
     """What a picture shows, said from its labels: never who it is."""
     said = []
@@ -99,7 +111,6 @@ def _moment(value: Any) -> datetime | None:
     return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
-_DRAWN: Final = {"person": "a face", "product": "a product", "style": "a style", "animal": "an animal"}
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plain": plain,
     "number": number,
@@ -108,6 +119,7 @@ FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "iso8601": iso8601,
     "short": short,
     "percent": percent,
+    "chance": chance,
     "alt": alt,
     "tag_where": tag_where,
     "quoted": quoted,

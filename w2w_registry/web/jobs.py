@@ -1,4 +1,5 @@
-"""Pictures being drawn: one worker, because the base model is one; a newer wish pushes older ones out."""
+"""What the base model is needed for, pictures above all: one worker, because the base model is one. A newer wish pushes
+older ones out."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ ENDED: Final = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 
 @dataclass(eq=False)
 class Job:
-    """One picture. ``owner``: the session that asked; ``picture``: PNG when done; ``why``: what to say when not."""
+    """One picture. ``owner``: the session that asked; ``picture``: PNG when done; ``why``: what to say when not, and
+    ``error`` what a service raised."""
 
     id: str
     owner: str
@@ -44,6 +46,7 @@ class Job:
     state: State = State.WAITING
     picture: bytes | None = None
     why: str = ""
+    error: RegistryError | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -103,6 +106,12 @@ class Queue:
             if job.state not in ENDED:
                 self._end(job, State.CANCELLED, "cancelled")
 
+    def forget(self, job: Job) -> None:
+        """Keep nothing of a job; one that waits still is cancelled."""
+        self.cancel(job)
+        with self._changed:
+            self._jobs.pop(job.id, None)
+
     def ahead(self, job: Job) -> int:
         """How many come first."""
         with self._changed:
@@ -126,7 +135,7 @@ class Queue:
             try:
                 picture, why = job.draw(), ""
             except RegistryError as error:
-                picture, why = None, problem_of(error).detail
+                picture, why, job.error = None, problem_of(error).detail, error
             except Exception:  # the worker goes on; what happened is in the log
                 _LOG.exception("a picture could not be drawn")
                 picture, why = None, "something went wrong here; the server's log says what"

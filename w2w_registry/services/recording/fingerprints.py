@@ -91,7 +91,6 @@ def open_prober(
     for package in ("torch", "diffusers", "transformers"):
         if find_spec(package) is None:
             raise MissingExtra(package=package, extra="diffusion", feature="taking fingerprints")
-    from w2w_registry.diffusion.fingerprint import PROBES
     from w2w_registry.diffusion.pipeline import load_model
 
     try:
@@ -100,6 +99,13 @@ def open_prober(
         raise NotFound(
             what="base model (say where it is with [[pipeline]])", name=pipeline, reason=error.reason
         ) from None
+    return prober_of(model, prompt)
+
+
+def prober_of(model: DiffusionModel, prompt: str = PROMPT) -> Prober:
+    """The question asked of a base model that is open already, in float32."""
+    from w2w_registry.diffusion.fingerprint import PROBES
+
     return Prober(model, model.unet_digest, prompt, f"{PROBES} {prompt}")
 
 

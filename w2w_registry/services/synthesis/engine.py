@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +12,14 @@ import numpy as np
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.lookup import versions_by_id
-from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.resolve import default_space, version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadImage, MissingExtra, NotFound, UsageError
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.fingerprints import Prober, base_model_of, open_prober, prober_of
 from w2w_registry.services.recording.sources import Source, source, theta_of
-from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.directions import labelled
 from w2w_registry.space.basis import WeightSpace
@@ -66,19 +68,40 @@ class Engine:
 
 @dataclass(frozen=True)
 class WarmEngine(Engine):
-    """An engine for a process that stays: the base model of a space is opened once and kept, the last ``most``."""
+    """An engine for a process that stays: the base model of a space is opened once and kept, the last ``most``.
+
+    One thread at a time may use what it opens: whoever does holds ``lock``.
+    """
 
     most: int = 1
+    lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     _kept: dict[tuple[str, str], DiffusionModel] = field(default_factory=dict, repr=False, compare=False)
 
     def open(self, space: WeightSpace) -> DiffusionModel:
-        """As ``Engine.open``; one thread at a time may use what comes out."""
+        """As ``Engine.open``."""
         key = (self.pipeline or space.base_model, space.layout.digest)
         model = self._kept.pop(key, None) or super().open(space)
         self._kept[key] = model
         while len(self._kept) > self.most:
             del self._kept[next(iter(self._kept))]
         return model
+
+    def prober(self, registry: Registry) -> Prober:
+        """The base model as fingerprints are taken with it: the one that draws, where that is in float32.
+
+        Raises:
+            MissingExtra, NotFound, DeviceError, UsageError: there is none.
+        """
+        require_diffusion()
+        import torch
+
+        with registry.catalog.read() as session:
+            row = default_space(session)
+        if row is not None:
+            model = self.open(load_space(registry.artifacts, row))
+            if model.dtype == torch.float32:
+                return prober_of(model)
+        return open_prober(self.pipeline or base_model_of(registry), device=self.device)
 
 
 def require_diffusion() -> None:

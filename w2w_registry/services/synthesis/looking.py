@@ -31,9 +31,13 @@ def as_queries(
     engine: Engine,
     *,
     space: str | None = None,
+    folder: Path | None = None,
     progress: Progress = no_progress,
 ) -> list[Query]:
-    """Each photo as the point in ``space`` that draws whom it shows; nothing is registered, and it is gone at exit.
+    """Each photo as the point in ``space`` that draws whom it shows; nothing is registered.
+
+    Args:
+        folder: where the points are put, to be taken away by the caller; None = a place of their own, gone at exit.
 
     Raises:
         BadImage: a file that is no usable photo. ConsentDenied: policy does not let strangers be searched for.
@@ -59,7 +63,8 @@ def as_queries(
         guess=None if guess is None else guess[0],
         progress=progress,
     )
-    folder = folder_until_exit(registry.settings.temporary_dir)
+    if folder is None:
+        folder = folder_until_exit(registry.settings.temporary_dir)
     queries = []
     for number, (photo, answer) in enumerate(zip(photos, answers, strict=True)):
         out = folder / str(number)

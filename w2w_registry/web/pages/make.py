@@ -227,7 +227,8 @@ def _drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seed: in
             request = generate.GenerateRequest(
                 ref, str(folder), seeds=(seed,), steps=STEPS, edit=dict(amounts), engine=engine
             )
-            return Path(generate.generate(registry, request)["files"][0]).read_bytes()
+            with engine.lock:
+                return Path(generate.generate(registry, request)["files"][0]).read_bytes()
 
     key = (ref, tuple(sorted(amounts.items())), seed)
     return desk.site.jobs.submit(owner(desk), key, draw, lane=lane)

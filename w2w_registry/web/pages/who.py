@@ -1,24 +1,27 @@
-"""Who is this? A LoRA file, or somebody registered, and who is nearest; nothing is registered by asking."""
+"""Who is this? A photo, a LoRA file or somebody registered, and who is nearest; nothing is registered unless asked."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import File, Form, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
-from w2w_registry.services.search import query as searching
+from w2w_registry.services.search.query import false_alarm
 from w2w_registry.services.spaces import manage as spaces
-from w2w_registry.web import uploads
+from w2w_registry.web import asking
+from w2w_registry.web.access import Right
 from w2w_registry.web.pages.identity import with_pictures
-from w2w_registry.web.problems import problem_of
+from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Desk, Look, page_router
 
 router = page_router()
-LIMIT = 24
+LIMIT: Final = 24
+Field = Annotated[str, Form(max_length=300)]
 
 
 @router.get("/who")
@@ -29,48 +32,57 @@ def ask(desk: Look, name: str = "", space: str | None = None) -> HTMLResponse:
         return _page(desk, "", space)
     try:
         ref = registered(desk, name)
-        found = searching.search(desk.registry, ref, limit=LIMIT + 1, space=space or None)
+        found = asking.registered_version(desk, ref, asking.Asking(LIMIT + 1, space or None))
         own = ref.rpartition("@")[0]
         found = replace(found, results=tuple(hit for hit in found.results if hit.identity != own)[:LIMIT])
     except RegistryError as error:
         return _page(desk, name, space, problem=problem_of(error))
-    return _page(desk, name, space, found=found)
+    return _page(desk, name, space, answer=asking.Answer(found, outside=found.residual))
 
 
 @router.post("/who")
-def answer(
-    desk: Look, files: Annotated[list[UploadFile], File()], space: Annotated[str, Form(max_length=300)] = ""
+async def answer(
+    desk: Look,
+    files: Annotated[list[UploadFile], File()],
+    space: Field = "",
+    name: Field = "",
+    subject: Field = "",
 ) -> HTMLResponse:
-    """Who the LoRA that was sent draws."""
+    """Who the LoRA or the photo that was sent draws; with ``name`` it is registered too."""
+    register = asking.Registering(name.strip(), tuple(subject.split())) if name.strip() else None
     try:
-        with uploads.adapter(files) as query:
-            found = searching.search(desk.registry, query, limit=LIMIT, space=space or None)
+        if register is not None and Right.MAKE not in desk.who.rights:
+            raise Problem(403, "role", f"a {desk.who.role} may not register anybody")
+        found = await asking.sent(desk, files, asking.Asking(LIMIT, space or None), register)
     except RegistryError as error:
-        return _page(desk, "", space, problem=problem_of(error))
-    return _page(desk, "", space, found=found)
+        return await run_in_threadpool(_page, desk, "", space, problem=problem_of(error))
+    return await run_in_threadpool(_page, desk, "", space, answer=found)
 
 
 def _page(
-    desk: Desk, name: str, space: str | None, *, found: searching.Found | None = None, problem: Any = None
+    desk: Desk, name: str, space: str | None, *, answer: asking.Answer | None = None, problem: Any = None
 ) -> HTMLResponse:
     known = spaces.list_spaces(desk.registry)
     hits: list[dict[str, Any]] = []
     odds: float | None = None
     size = 0
-    if found is not None:
+    if answer is not None:
+        found = answer.found
         hits = with_pictures(desk, [dict(vars(hit)) for hit in found.results])
-        size = next((row["identities"] for row in known if row["space"] == found.space), 0)
-        odds = searching.false_alarm(found.false_match_rate, size)
+        size = found.people or next((row["identities"] for row in known if row["space"] == found.space), 0)
+        odds = false_alarm(found.false_match_rate, size)
     return desk.page(
         "who.html",
         status=200 if problem is None else problem.status,
         name=name,
         space=space or "",
         spaces=[row["space"] for row in known],
-        found=found,
+        answer=answer,
+        found=None if answer is None else answer.found,
         hits=hits,
         size=size,
         odds=odds,
         problem=problem,
+        photos=asking.opener_of(desk) is not None,
         limit_mb=desk.request.app.state.limits.upload_bytes >> 20,
     )

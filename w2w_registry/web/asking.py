@@ -1,0 +1,158 @@
+"""Who is this? Asked with a registered version, an adapter file or a photo; pages and API answer from here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from fastapi import UploadFile
+
+from w2w_registry.errors import RegistryError
+from w2w_registry.services.identities.ingest import add
+from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.search import query as searching
+from w2w_registry.services.search.draws import By, Opener, search_by
+from w2w_registry.services.synthesis import invert, looking
+from w2w_registry.web import uploads
+from w2w_registry.web.jobs import ENDED
+from w2w_registry.web.problems import Problem, problem_of
+from w2w_registry.web.site import Desk
+
+PATIENCE: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is wanted to know. ``by`` None: by behaviour where that can be had, else by weights."""
+
+    limit: int = 10
+    space: str | None = None
+    where: str | None = None
+    by: By | None = None
+
+
+@dataclass(frozen=True)
+class Registering:
+    """What was sent is to be registered as well, under this name and as depicting these subjects."""
+
+    name: str
+    subjects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was found. ``photo``: whether a photo asked. ``outside``: share of the adapter that the space compared in
+    cannot say, or why weights say nothing of it. ``registered``: the reference of what was registered."""
+
+    found: searching.Found
+    photo: bool = False
+    outside: float | None = None
+    unplaced: str | None = None
+    registered: str | None = None
+
+
+def registered_version(desk: Desk, ref: str, asked: Asking) -> searching.Found:
+    """Who is near a registered version; ``ref`` is one, never a path.
+
+    Raises:
+        RegistryError.
+    """
+    return _search(desk, ref, asked)
+
+
+async def sent(desk: Desk, files: Sequence[UploadFile], asked: Asking, register: Registering | None = None) -> Answer:
+    """Who was sent, worked out where pictures are drawn, because the base model is one. Nothing is registered unless
+    ``register`` says so.
+
+    Raises:
+        RegistryError: what was sent cannot be used. Problem: too many wait already, or it took too long.
+    """
+    kept: list[Answer] = []
+
+    def look() -> bytes:
+        with uploads.received(files) as given:
+            kept.append(_answer(desk, given, asked, register))
+        return b""
+
+    owner = f"{desk.who.actor} {desk.who.csrf}"
+    job = desk.site.jobs.submit(owner, object(), look, lane=f"who {id(kept)}")
+    for _ in range(int(PATIENCE / 0.03)):
+        if job.state in ENDED:
+            break
+        await asyncio.sleep(0.03)
+    desk.site.jobs.forget(job)
+    if kept:
+        return kept[0]
+    if job.error is not None:
+        raise job.error
+    raise Problem(503, "busy", job.why or "the answer took too long; ask again later", {"retry-after": "30"})
+
+
+def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registering | None) -> Answer:
+    with TemporaryDirectory(prefix="w2w-look-") as folder:
+        if given.photo:
+            (query,) = looking.as_queries(
+                desk.registry, [str(given.path)], desk.site.engine, space=asked.space, folder=Path(folder)
+            )
+            query = replace(query, text=given.name)
+        else:
+            query = searching.Query(given.name, given.path)
+        answer = Answer(_search(desk, query, asked), given.photo)
+        if not given.photo:
+            answer = _placed(desk, query, asked, answer)
+    return answer if register is None else replace(answer, registered=_register(desk, given, asked, register))
+
+
+def _search(desk: Desk, query: str | searching.Query, asked: Asking) -> searching.Found:
+    with desk.site.engine.lock:
+        (found,) = search_by(
+            desk.registry,
+            [query],
+            asked.by,
+            opener=opener_of(desk),
+            limit=asked.limit,
+            space=asked.space,
+            where=asked.where,
+        )
+    return found
+
+
+def opener_of(desk: Desk) -> Opener | None:
+    """Opens the base model for fingerprints, where the gallery was told of one."""
+    engine = desk.site.engine
+    return None if engine.pipeline is None else lambda: engine.prober(desk.registry)
+
+
+def _placed(desk: Desk, query: searching.Query, asked: Asking, answer: Answer) -> Answer:
+    """How much of an adapter its space cannot say, also where behaviour answered."""
+    if answer.found.residual is not None:
+        return replace(answer, outside=answer.found.residual)
+    try:
+        by_weights = searching.search(desk.registry, query, limit=1, space=asked.space)
+    except RegistryError as error:
+        return replace(answer, unplaced=problem_of(error).detail)
+    found = replace(answer.found, warnings=tuple(dict.fromkeys([*answer.found.warnings, *by_weights.warnings])))
+    return replace(answer, found=found, outside=by_weights.residual)
+
+
+def _register(desk: Desk, given: uploads.Sent, asked: Asking, register: Registering) -> str:
+    """The reference of what was sent, now a version: by the ordinary way of its kind, with all its refusals."""
+    if given.photo:
+        inversion = invert.InvertRequest(
+            photos=[str(given.path)],
+            name=register.name,
+            space=asked.space,
+            subjects=register.subjects,
+            engine=desk.site.engine,
+        )
+        with desk.site.engine.lock:
+            return str(invert.invert(desk.registry, inversion)[0]["ref"])
+    addition = AddRequest(paths=(str(given.path),), name=register.name, space=asked.space, subjects=register.subjects)
+    (item,) = add(desk.registry, addition).items
+    if item.error is not None:
+        raise item.error
+    return f"{item.identity}@{item.version}"
