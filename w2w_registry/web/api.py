@@ -19,10 +19,11 @@ from w2w_registry.services.search.draws import By
 from w2w_registry.services.spaces import manage as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
+from w2w_registry.web.idempotency import OnceRoute
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Look, Make
 
-router = APIRouter(prefix="/api/v1")
+router = APIRouter(prefix="/api/v1", route_class=OnceRoute)
 _BYTES = {"type": "string", "format": "binary"}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
@@ -17,7 +17,8 @@ from w2w_registry.version import __version__
 from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
 from w2w_registry.web.guard import API, Guard, Limits
-from w2w_registry.web.problems import TITLES, Problem, body_of, problem_of
+from w2w_registry.web.idempotency import Answers
+from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
 from w2w_registry.web.site import Site, desk_of
 
 OPENAPI: Final = "/api/v1/openapi.json"
@@ -48,6 +49,7 @@ def create_app(
     )
     app.state.site = Site(registry, access, engine=engine or WarmEngine())
     app.state.limits = limits = limits or Limits()
+    app.state.answers = Answers()
     # Side by side in one list, so that a walk over ``app.routes`` meets every one.
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])
     for kind in (RegistryError, Problem, HTTPException, RequestValidationError):
@@ -57,32 +59,12 @@ def create_app(
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    problem = _problem(error)
+    problem = problem_from(error)
     if request.url.path.startswith(API):
-        return JSONResponse(
-            body_of(problem), problem.status, headers=problem.headers, media_type="application/problem+json"
-        )
+        return api_refusal(problem)
     desk = desk_of(request)
     page = desk.page(
         "problem.html", status=problem.status, problem=problem, title=TITLES.get(problem.status, "Something went wrong")
     )
     page.headers.update(problem.headers)
     return page
-
-
-def _problem(error: Exception) -> Problem:
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, RegistryError):
-        return problem_of(error)
-    if isinstance(error, RequestValidationError):
-        first: Any = error.errors()[0] if error.errors() else {}
-        where = " ".join(str(part) for part in first.get("loc", ())[1:])
-        return Problem(400, "request", f"{where[:80]}: {first.get('msg', 'cannot be read')}".strip(": "))
-    if isinstance(error, HTTPException):
-        if error.status_code == 404:
-            return Problem(404, "not-found", "there is nothing at this address")
-        if error.status_code == 405:
-            return Problem(405, "method", "this address does not take that method", dict(error.headers or {}))
-        return Problem(error.status_code, "request", "the request cannot be read")
-    raise error

@@ -9,6 +9,10 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Final
 
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
 from w2w_registry import errors as e
 from w2w_registry.messages import message
 
@@ -60,6 +64,32 @@ def problem_of(error: e.RegistryError) -> Problem:
         fields["path"] = PurePath(str(fields["path"])).name
     shown = type(error)(**fields)
     return Problem(status, error.code, _ANYWHERE.sub("…", message(shown)))
+
+
+def problem_from(error: Exception) -> Problem:
+    """What the web says of an error; one that nobody foresaw is raised again."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, e.RegistryError):
+        return problem_of(error)
+    if isinstance(error, RequestValidationError):
+        first: Any = error.errors()[0] if error.errors() else {}
+        where = " ".join(str(part) for part in first.get("loc", ())[1:])
+        return Problem(400, "request", f"{where[:80]}: {first.get('msg', 'cannot be read')}".strip(": "))
+    if isinstance(error, HTTPException):
+        if error.status_code == 404:
+            return Problem(404, "not-found", "there is nothing at this address")
+        if error.status_code == 405:
+            return Problem(405, "method", "this address does not take that method", dict(error.headers or {}))
+        return Problem(error.status_code, "request", "the request cannot be read")
+    raise error
+
+
+def api_refusal(problem: Problem) -> JSONResponse:
+    """The refusal as the API answers it."""
+    return JSONResponse(
+        body_of(problem), problem.status, headers=problem.headers, media_type="application/problem+json"
+    )
 
 
 def body_of(problem: Problem) -> dict[str, Any]:

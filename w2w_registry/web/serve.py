@@ -16,6 +16,7 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
+from w2w_registry.web.webhooks import Teller, webhooks_of
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 CONNECTIONS: Final = 512
@@ -41,6 +42,7 @@ class Prepared:
     app: FastAPI
     listener: socket.socket
     url: str
+    teller: Teller
 
 
 def prepare(registry: Registry, asked: Serving) -> Prepared:
@@ -55,6 +57,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
     options = registry.settings.web
     token = check_token(asked.token or new_token())
     proxy = proxy_of(options)
+    teller = Teller(registry, webhooks_of(options, registry.settings.home))
     listener = _bind(asked.host, asked.port)
     port = int(listener.getsockname()[1])
     access = Access(
@@ -69,7 +72,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
     shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
     shown = f"[{shown}]" if ":" in shown else shown
     url = f"http://{shown}:{port}/" if proxy else f"http://{shown}:{port}/?token={token}"
-    return Prepared(app, listener, url)
+    return Prepared(app, listener, url, teller)
 
 
 def run(prepared: Prepared) -> None:
@@ -86,7 +89,11 @@ def run(prepared: Prepared) -> None:
         h11_max_incomplete_event_size=32 * 1024,
         ws="none",
     )
-    uvicorn.Server(config).run(sockets=[prepared.listener])
+    prepared.teller.start()
+    try:
+        uvicorn.Server(config).run(sockets=[prepared.listener])
+    finally:
+        prepared.teller.stop()
 
 
 def allowed_hosts(host: str, port: int, more: Sequence[str]) -> frozenset[str]:

@@ -1,0 +1,80 @@
+"""A change that is sent twice with one key is made once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from fastapi.testclient import TestClient
+from starlette.responses import JSONResponse, Response
+
+from w2w_registry.services.audit import log
+from w2w_registry.services.registry import Registry
+from w2w_registry.web.idempotency import KEPT_FOR, Answers
+from w2w_registry.web.problems import Problem
+
+TAG = {"identity": "p0001", "set": ["team=ads"]}
+
+
+def events(registry: Registry) -> int:
+    return len(log.events_list(registry, action="tag."))
+
+
+def test_a_change_is_made_once_for_each_key(program: TestClient, registry: Registry) -> None:
+    key = {"idempotency-key": "a-1"}
+    first = program.post("/api/v1/tags", json=TAG, headers=key)
+    again = program.post("/api/v1/tags", json=TAG, headers=key)
+    assert (again.status_code, again.content) == (first.status_code, first.content) == (200, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert events(registry) == 1
+    program.post("/api/v1/tags", json={**TAG, "set": ["team=art"]}, headers={"idempotency-key": "a-2"})
+    assert events(registry) == 2
+
+
+def test_a_key_belongs_to_one_request(program: TestClient, registry: Registry) -> None:
+    key = {"idempotency-key": "b"}
+    program.post("/api/v1/tags", json=TAG, headers=key)
+    other = program.post("/api/v1/tags", json={**TAG, "identity": "p0002"}, headers=key)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency")
+    assert events(registry) == 1
+
+
+def test_a_refusal_is_an_answer_too(program: TestClient) -> None:
+    body, key = {"identities": ["p0001", "p0002"], "name": "both"}, {"idempotency-key": "c"}
+    first, again = (program.post("/api/v1/mixes", json=body, headers=key) for _ in range(2))
+    assert first.status_code == again.status_code == 403
+    assert first.json() == again.json()
+    assert again.headers["content-type"].startswith("application/problem+json")
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201])
+def test_a_key_is_short_and_printable(program: TestClient, key: str) -> None:
+    assert program.post("/api/v1/tags", json=TAG, headers={"idempotency-key": key}).status_code == 400
+
+
+def test_under_way_failed_and_forgotten() -> None:
+    at = [0.0]
+    answers = Answers(lambda: at[0])
+    made: list[int] = []
+
+    async def make() -> Response:
+        made.append(1)
+        return JSONResponse({"n": len(made)}, 500 if len(made) == 1 else 200)
+
+    async def slow() -> Response:
+        with pytest.raises(Problem, match="under way"):
+            await answers.once("eve", "s", "x", make)
+        return JSONResponse({})
+
+    async def run() -> None:
+        for _ in range(3):
+            await answers.once("eve", "k", "x", make)
+        assert len(made) == 2  # the server's failure was tried again, its success was kept
+        await answers.once("bob", "k", "y", make)
+        assert len(made) == 3  # another caller's key is another key
+        await answers.once("eve", "s", "x", slow)
+        at[0] = KEPT_FOR + 1
+        await answers.once("eve", "k", "x", make)
+        assert len(made) == 4
+
+    asyncio.run(run())

@@ -1,0 +1,201 @@
+"""Webhooks: each event of the audit log told to who asked for its kind, signed, until it is taken.
+
+Signed as Standard Webhooks (standardwebhooks.com) has it: ``webhook-id``, ``webhook-timestamp`` (seconds), and
+``webhook-signature: v1,`` with the base64 of HMAC-SHA256 over ``id.timestamp.body``. Events are told in order, at
+least once: a ``webhook-id`` is the same each time. How far each listener has come is kept in the home folder, so that
+nothing is lost while the server stands still. What is told is ids and digests, as the log has them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import logging
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.errors import RegistryError, SettingError
+from w2w_registry.services.audit import log
+from w2w_registry.services.identities import paging
+from w2w_registry.services.registry import Registry
+
+FILE: Final = "webhooks.json"
+BATCH: Final = 100
+EVERY: Final = 1.0
+LONGEST: Final = 3600.0
+TIMEOUT: Final = 10.0
+MIN_SECRET: Final = 16
+_LOG = logging.getLogger("w2w_registry.web")
+Send = Callable[[str, Mapping[str, str], bytes], int]
+"""(url, headers, body) -> HTTP status; 0 when nobody answers."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Who is told of events whose action begins with one of ``events`` (all, when there are none)."""
+
+    url: str
+    secret: bytes
+    events: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of how far each has come."""
+        return hashlib.sha256(self.url.encode()).hexdigest()[:24]
+
+    def wants(self, action: str) -> bool:
+        return not self.events or action.startswith(self.events)
+
+
+def webhooks_of(options: Mapping[str, Any], home: Path) -> tuple[Webhook, ...]:
+    """The ``[[web.webhooks]]`` of registry.toml: ``url``, ``secret_file`` (from the home folder), ``events``.
+
+    Raises:
+        SettingError.
+    """
+    return tuple(_webhook(one, home) for one in options.get("webhooks", ()))
+
+
+def _webhook(given: Any, home: Path) -> Webhook:
+    def wrong(reason: str) -> SettingError:
+        return SettingError(setting="[[web.webhooks]]", value=str(given)[:80], reason=reason)
+
+    if not isinstance(given, dict) or not isinstance(given.get("url"), str):
+        raise wrong("each needs url and secret_file")
+    parts = urlsplit(given["url"])
+    if parts.scheme != "https" and (parts.scheme != "http" or parts.hostname not in ("127.0.0.1", "localhost", "::1")):
+        raise wrong("url begins with https:// (http:// only on this machine)")
+    events = given.get("events", [])
+    if not isinstance(events, list) or not all(isinstance(e, str) and e for e in events):
+        raise wrong('events are the beginnings of actions, as in ["consent.", "version.add"]')
+    try:
+        secret = (home / str(given.get("secret_file", ""))).read_bytes().strip()
+    except OSError:
+        raise wrong("secret_file cannot be read") from None
+    if len(secret) < MIN_SECRET:
+        raise wrong(f"secret_file holds fewer than {MIN_SECRET} characters")
+    return Webhook(given["url"], secret, tuple(events))
+
+
+def signed(hook: Webhook, event: Mapping[str, Any], at: float) -> tuple[dict[str, str], bytes]:
+    """Headers and body that tell ``hook`` of an event at a time (seconds)."""
+    body = json.dumps(
+        {"type": event["action"], "timestamp": event["at"], "data": event}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
+    name, moment = f"evt_{event['seq']}", str(int(at))
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": name,
+        "webhook-timestamp": moment,
+        "webhook-signature": "v1," + signature(hook.secret, name, moment, body),
+    }
+    return headers, body
+
+
+def signature(secret: bytes, name: str, moment: str, body: bytes) -> str:
+    """Base64 of HMAC-SHA256 over ``name.moment.body``: what the listener computes as well, and compares."""
+    return base64.b64encode(hmac.digest(secret, f"{name}.{moment}.".encode() + body, "sha256")).decode()
+
+
+class Teller:
+    """Tells webhooks what happens, from a thread of its own."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        hooks: tuple[Webhook, ...],
+        *,
+        send: Send | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry, self._hooks, self._send, self._clock = registry, hooks, send or post, clock
+        self._path = registry.settings.home / FILE
+        self._waits: dict[str, tuple[int, float]] = {}
+        self._stop = threading.Event()
+        self._come = self._read()
+        if hooks:
+            self._keep()
+
+    def start(self) -> None:
+        if self._hooks:
+            threading.Thread(target=self._run, name="w2w-webhooks", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def tell(self) -> int:
+        """Tell everybody what they have not taken yet; returns how many events were taken."""
+        return sum(self._tell(hook) for hook in self._hooks if self._waits.get(hook.key, (0, 0.0))[1] <= self._clock())
+
+    def _tell(self, hook: Webhook) -> int:
+        taken, after = 0, self._come[hook.key]
+        events = log.events_list(self._registry, after=after, limit=BATCH)
+        for event in events:
+            if hook.wants(event["action"]):
+                if not self._taken(hook, event):
+                    break
+                taken += 1
+            self._come[hook.key] = event["seq"]
+        if self._come[hook.key] != after:
+            self._keep()
+        return taken
+
+    def _keep(self) -> None:
+        write_atomic(self._path, json.dumps(self._come, sort_keys=True).encode())
+
+    def _taken(self, hook: Webhook, event: Mapping[str, Any]) -> bool:
+        headers, body = signed(hook, event, self._clock())
+        status = self._send(hook.url, headers, body)
+        if 200 <= status < 300:
+            self._waits.pop(hook.key, None)
+            return True
+        tries = self._waits.get(hook.key, (0, 0.0))[0] + 1
+        self._waits[hook.key] = (tries, self._clock() + min(LONGEST, 2.0**tries))
+        _LOG.warning("a webhook did not take event %s (HTTP %s, try %s)", event["seq"], status or "none", tries)
+        return False
+
+    def _run(self) -> None:
+        while not self._stop.wait(EVERY):
+            try:
+                while self.tell() and not self._stop.is_set():
+                    pass
+            except (RegistryError, OSError):
+                _LOG.exception("webhooks wait")
+
+    def _read(self) -> dict[str, int]:
+        """How far each has come; a new one begins with what happens from now on."""
+        try:
+            found: dict[str, Any] = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            found = {}
+        newest = paging.change_number(self._registry)
+        known = {key: seq for key, seq in found.items() if isinstance(seq, int) and 0 <= seq <= newest}
+        return {hook.key: known.get(hook.key, newest) for hook in self._hooks}
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes) -> int:
+    """POST, without following redirects; the status, 0 when nobody answers."""
+    request = urllib.request.Request(url, body, dict(headers), method="POST")
+    try:
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return int(error.code)
+    except OSError:
+        return 0
