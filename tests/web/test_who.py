@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import io
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -105,7 +104,7 @@ def test_somebody_registered(browser: TestClient) -> None:
     assert "did you mean" in browser.get("/who?name=p00001").text
 
 
-def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path) -> None:
     from tests.diffusion import tiny
     from tests.services import studio
     from w2w_registry.diffusion.pipeline import load_model
@@ -115,8 +114,6 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path, monkeypatch: pytest.
     pipeline = tiny.build("sd1", tmp_path / "pipeline")
     settings = studio.build(tmp_path, pipeline, tiny.layout(load_model(pipeline, device="cpu").unet))
     photo = studio.photo(tmp_path / "photos", "somebody", 3).read_bytes()
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     with open_registry(settings) as registry:
         before = manage.list_identities(registry)
         engine = WarmEngine(str(pipeline), "cpu")
@@ -126,7 +123,7 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path, monkeypatch: pytest.
         assert "Me at sea.PNG" in text
         assert "a photo is taken for the point of the space that draws it best" in text
         assert manage.list_identities(registry) == before
-        assert list((tmp_path / "temporary").iterdir()) == []
+        assert list(settings.temporary_dir.glob("*")) == []
         assert not client.app.state.site.jobs._jobs  # type: ignore[attr-defined]
         assert send(client, ("no.png", b"\x89PNG no")).startswith("422")
         assert "Registered as" in send(client, ("me.png", photo), name="me")

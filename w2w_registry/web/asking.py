@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from fastapi import UploadFile
@@ -74,7 +72,7 @@ async def sent(desk: Desk, files: Sequence[UploadFile], asked: Asking, register:
     kept: list[Answer] = []
 
     def look() -> bytes:
-        with uploads.received(files) as given:
+        with uploads.received(desk.registry, files) as given:
             kept.append(_answer(desk, given, asked, register))
         return b""
 
@@ -93,10 +91,10 @@ async def sent(desk: Desk, files: Sequence[UploadFile], asked: Asking, register:
 
 
 def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registering | None) -> Answer:
-    with TemporaryDirectory(prefix="w2w-look-") as folder:
+    with desk.registry.temporary_folder() as folder:
         if given.photo:
             (query,) = looking.as_queries(
-                desk.registry, [str(given.path)], desk.site.engine, space=asked.space, folder=Path(folder)
+                desk.registry, [str(given.path)], desk.site.engine, space=asked.space, folder=folder
             )
             query = replace(query, text=given.name)
         else:

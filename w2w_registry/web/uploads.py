@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from fastapi import UploadFile
 
 from w2w_registry.errors import BadLora
+from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.looking import PICTURES
 from w2w_registry.web.filters import plain
 
@@ -32,7 +32,7 @@ class Sent:
 
 
 @contextmanager
-def received(files: Sequence[UploadFile]) -> Iterator[Sent]:
+def received(registry: Registry, files: Sequence[UploadFile]) -> Iterator[Sent]:
     """The photo or the adapter among what was sent: one picture, or one ``.safetensors`` with PEFT's configuration
     beside it. It is gone at the end.
 
@@ -48,18 +48,18 @@ def received(files: Sequence[UploadFile]) -> Iterator[Sent]:
         reason = "send one .safetensors file, with adapter_config.json if there is one, or one photo"
         raise BadLora(path=main[1][0] if main else "the form", reason=reason)
     ((shown, _),) = main
-    with TemporaryDirectory(prefix="w2w-query-") as folder:
+    with registry.temporary_folder() as folder:
         peft = any(name in BESIDE for name, _ in sent)
-        target = Path(folder) / _kept_as(shown, peft)
+        target = folder / _kept_as(shown, peft)
         for name, file in sent:
-            path = target if name == shown else Path(folder) / name
+            path = target if name == shown else folder / name
             most = MAX_CONFIG if name in BESIDE else MAX_PHOTO if is_picture(name) else None
             if most is not None and (file.size or 0) > most:
                 raise BadLora(path=name, reason=f"larger than {most >> 20} MB")
             with path.open("wb") as stream:
                 shutil.copyfileobj(file.file, stream, 1 << 20)
         whole = peft and not is_picture(shown)
-        yield Sent(shown, Path(folder) if whole else target, is_picture(shown))
+        yield Sent(shown, folder if whole else target, is_picture(shown))
 
 
 def is_picture(name: str) -> bool:
