@@ -23,13 +23,10 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import RegistryError, SettingError
-from w2w_registry.services.audit import log
-from w2w_registry.services.identities import paging
+from w2w_registry.services.audit import log, told
 from w2w_registry.services.registry import Registry
 
-FILE: Final = "webhooks.json"
 BATCH: Final = 100
 EVERY: Final = 1.0
 LONGEST: Final = 3600.0
@@ -119,12 +116,11 @@ class Teller:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._registry, self._hooks, self._send, self._clock = registry, hooks, send or post, clock
-        self._path = registry.settings.home / FILE
         self._waits: dict[str, tuple[int, float]] = {}
         self._stop = threading.Event()
-        self._come = self._read()
+        self._come = told.read(registry, [hook.key for hook in hooks])
         if hooks:
-            self._keep()
+            told.keep(registry, self._come)
 
     def start(self) -> None:
         if self._hooks:
@@ -147,11 +143,8 @@ class Teller:
                 taken += 1
             self._come[hook.key] = event["seq"]
         if self._come[hook.key] != after:
-            self._keep()
+            told.keep(self._registry, self._come)
         return taken
-
-    def _keep(self) -> None:
-        write_atomic(self._path, json.dumps(self._come, sort_keys=True).encode())
 
     def _taken(self, hook: Webhook, event: Mapping[str, Any]) -> bool:
         headers, body = signed(hook, event, self._clock())
@@ -171,16 +164,6 @@ class Teller:
                     pass
             except (RegistryError, OSError):
                 _LOG.exception("webhooks wait")
-
-    def _read(self) -> dict[str, int]:
-        """How far each has come; a new one begins with what happens from now on."""
-        try:
-            found: dict[str, Any] = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
-            found = {}
-        newest = paging.change_number(self._registry)
-        known = {key: seq for key, seq in found.items() if isinstance(seq, int) and 0 <= seq <= newest}
-        return {hook.key: known.get(hook.key, newest) for hook in self._hooks}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
