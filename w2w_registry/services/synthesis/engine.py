@@ -93,13 +93,11 @@ class WarmEngine(Engine):
             MissingExtra, NotFound, DeviceError, UsageError: there is none.
         """
         require_diffusion()
-        import torch
-
         with registry.catalog.read() as session:
             row = default_space(session)
         if row is not None:
             model = self.open(load_space(registry.artifacts, row))
-            if model.dtype == torch.float32:
+            if str(model.dtype) == "torch.float32":
                 return prober_of(model)
         return open_prober(self.pipeline or base_model_of(registry), device=self.device)
 
