@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from w2w_registry.artifacts import write_atomic
+from w2w_registry.artifacts import TEMPORARY, write_atomic
 from w2w_registry.errors import OutputExists, OutputInHome, StorageError
 from w2w_registry.services.registry import Registry
 
@@ -17,19 +17,28 @@ def check_outputs(registry: Registry, *paths: Path, force: bool = False) -> None
         force: files that exist may be replaced.
 
     Raises:
-        OutputInHome: a path inside the registry's home or artifact store, or its database, ``force`` or not.
+        OutputInHome: a path inside the registry's home or artifact store (but not in a temporary folder of it), or its
+            database, ``force`` or not.
         OutputExists: something is there already.
     """
     kept = [registry.settings.home, Path(registry.settings.artifacts_url.removeprefix("file://"))]
     database = Path(registry.settings.database_url.partition("sqlite:///")[2]).resolve()
     for path in paths:
         target = path.expanduser().resolve()
+        if _is_temporary(registry, target):
+            continue
         for folder in kept:
             if target.is_relative_to(folder.expanduser().resolve()):
                 raise OutputInHome(path=str(path), home=str(folder))
         if database.is_file() and target.parent == database.parent and target.name.startswith(database.name):
             raise OutputInHome(path=str(path), home=str(database))
         check_free(target, force=force)
+
+
+def _is_temporary(registry: Registry, target: Path) -> bool:
+    """Whether it lies in a folder of this registry that goes again when its block ends."""
+    under = registry.settings.temporary_dir.expanduser().resolve()
+    return target.is_relative_to(under) and str(target.relative_to(under)).startswith(TEMPORARY)
 
 
 def check_free(path: Path, *, force: bool = False) -> None:
