@@ -42,8 +42,8 @@ from w2w_registry.consent.records import Scope, Use
 from w2w_registry.records import Kind, VersionState, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants, withdraw
+from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.nearest import open_nearest
 from w2w_registry.settings import Settings
 
 K = 64

@@ -22,6 +22,8 @@ def list_(frame: Frame, where: str | None, sort: str, limit: int | None) -> None
 
     def human() -> None:
         columns = ["identity", "version", "kind", "state", "space", "residual", "consent", "created"]
+        if any(row["held"] for row in rows):
+            columns.insert(4, "held")
         table(rows, columns, empty="no identities match" if where else "no identities yet; `w2w-reg add PATH…`")
 
     emit(frame, rows, human)

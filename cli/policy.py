@@ -32,14 +32,21 @@ def show(frame: Frame) -> None:
 
 
 @policy.command("set")
+@click.argument("items", nargs=-1, metavar="[KEY=VALUE…]")
 @click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="A file with a [policy] table.")
 @click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
 @takes_frame
-def set_(frame: Frame, file: Path | None, dry_run: bool) -> None:
-    """Put the [policy] table of registry.toml (or of --file) in force. The log records it."""
+def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool) -> None:
+    """Put the [policy] table of registry.toml (or of --file) in force, or change single keys of the policy that is:
+    `policy set second_person=false`. The log records it.
+
+    Where several people work, what allows more than before takes two of them: the second types the same command.
+    """
     from w2w_registry.services.recording import policies
 
-    value = policies.adopt(frame.registry(), file, dry_run=dry_run)
+    if items and file is not None:
+        raise click.UsageError("say either KEY=VALUE or --file")
+    value = policies.adopt(frame.registry(), file, items=items, dry_run=dry_run)
 
     def human() -> None:
         for key, (before, after) in value["changes"].items():

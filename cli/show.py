@@ -19,7 +19,7 @@ def show(frame: Frame, name: str) -> None:
 
     def human() -> None:
         skip = {"versions", "operation"}
-        pairs((k.replace("_", " "), v) for k, v in value.items() if k not in skip)
+        pairs((k.replace("_", " "), v) for k, v in value.items() if k not in skip and (k != "held" or v))
         operation = value["operation"]
         pairs([("made by", f"{operation['kind']} by {operation['agent']} at {operation['started_at']}")])
         say()

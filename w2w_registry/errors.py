@@ -107,6 +107,19 @@ class ConsentDenied(RegistryError):
     code, exit_code = "consent-denied", 4
 
 
+class HeldBack(ConsentDenied):
+    """A version that is held until somebody has decided whom it depicts. Fields: those of ConsentDenied, name, like
+    (``name@number``, None where nothing was compared), by, why."""
+
+    code = "held"
+
+
+class SecondPersonNeeded(RegistryError):
+    """What one person may not do alone. Fields: operation, actor, command (what another person types)[, hint]."""
+
+    code, exit_code = "second-person", 4
+
+
 class LikenessRefused(RegistryError):
     """The guard at the door: too near a withdrawn or protected subject. Fields: path, subject, score, threshold."""
 

@@ -76,6 +76,14 @@ def _denied(f: _Fields) -> str:
     return f"not allowed to {f['operation']}{purpose}: {'; '.join(map(str, f['reasons']))}{who}"
 
 
+def _held(f: _Fields) -> str:
+    choice = f"`w2w-reg resolve {_short(f['name'])} --same-as {_short(f['like'].partition('@')[0])}"
+    return (
+        f"not allowed to {f['operation']}: {_short(f['name'])} is held, it resembles {_short(f['like'])} "
+        f"({f['why']}; by {f['by']}); another person decides: {choice} | --distinct --reason TEXT`"
+    )
+
+
 def _schema(f: _Fields) -> str:
     if not f["current"]:
         return "the database has no registry schema; run `w2w-reg init`"
@@ -114,6 +122,11 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"no registry at {f['home']}; run `w2w-reg init` or `w2w-reg add FOLDER --yes` (or set W2W_HOME)"
     ),
     e.ConsentDenied: _denied,
+    e.HeldBack: _held,
+    e.SecondPersonNeeded: lambda f: (
+        f"not allowed to {f['operation']}, as {_short(f['actor'], 60)}: another person does, with `{f['command']}`"
+        f"{f.hint} (a registry of one person says so: `w2w-reg policy set second_person=false`)"
+    ),
     e.LikenessRefused: lambda f: (
         f"{_short(f['path'])}: too near a protected or withdrawn subject "
         f"({f['subject']}, score {_number(f['score'])} ≥ {_number(f['threshold'])}); not added"

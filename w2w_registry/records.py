@@ -51,12 +51,14 @@ class OperationKind(StrEnum):
 
 class VersionState(StrEnum):
     """``active`` is served; ``blocked`` is kept but not served (consent); ``removed`` left the registry;
-    ``erased`` has lost its coordinates and files for good."""
+    ``erased`` has lost its coordinates and files for good; ``held`` is found and shown, and nothing else, until
+    somebody has decided whom it depicts."""
 
     ACTIVE = "active"
     BLOCKED = "blocked"
     REMOVED = "removed"
     ERASED = "erased"
+    HELD = "held"
 
 
 class ConsentState(StrEnum):

@@ -19,7 +19,17 @@ TABLES: dict[str, frozenset[str] | None] = {
     "database": frozenset({"url"}),
     "artifacts": frozenset({"url"}),
     "policy": frozenset(
-        {"purpose", "purposes", "territory", "unknown", "likeness_kinds", "marking", "space_people", "door_key"}
+        {
+            "purpose",
+            "purposes",
+            "territory",
+            "unknown",
+            "likeness_kinds",
+            "marking",
+            "space_people",
+            "door_key",
+            "second_person",
+        }
     ),
     "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),
     "organisation": frozenset({"name", "controller", "contact"}),

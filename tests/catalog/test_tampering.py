@@ -25,6 +25,7 @@ from w2w_registry.catalog.models import (
     ConsentRecord,
     Direction,
     GuardReference,
+    Hold,
     Picture,
     PictureVersion,
     Release,
@@ -84,6 +85,7 @@ def fill(catalog: Catalog) -> None:
                 SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),
                 WeightsSketch(version=version, kind="k", norm=1.0, key_a=0.1, key_b=0.2, key_c=0.3, data=b"\0" * 8),
                 Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
+                Hold(version=version, like_id=parent.id, by="weights", why="kind", score=0.5, created=T0),
                 VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),
             ]
         )

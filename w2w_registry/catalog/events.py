@@ -94,6 +94,12 @@ def event_count(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Event)) or 0
 
 
+def actors(session: Session, limit: int) -> set[str]:
+    """Who has done anything, at most ``limit`` of them; migrations are nobody's doing."""
+    query = select(Event.actor).where(Event.action != "schema.restate").distinct().limit(limit)
+    return set(session.scalars(query))
+
+
 def last_moment(session: Session) -> datetime | None:
     """When the newest event was; None in an empty log."""
     return session.scalar(select(Event.at).order_by(Event.seq.desc()).limit(1))

@@ -125,7 +125,7 @@ def answered(session: Session, base: str, question: str, version_ids: Iterable[i
 
 def probable(session: Session) -> list[int]:
     """Ids of the versions a fingerprint can be taken of, oldest first: in service or blocked."""
-    states = (VersionState.ACTIVE, VersionState.BLOCKED)
+    states = (*SERVED, VersionState.BLOCKED)
     return list(session.scalars(select(Version.id).where(Version.state.in_(states)).order_by(Version.id)))
 
 

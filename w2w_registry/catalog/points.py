@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
-from w2w_registry.catalog.vectors import unpack
+from w2w_registry.catalog.vectors import SERVED, unpack
 from w2w_registry.records import VersionState
 
 
@@ -32,11 +32,12 @@ def placed_ids(session: Session, space_id: int) -> set[int]:
 
 
 def placed_versions(session: Session, space_id: int, *, lacking: int | None = None) -> list[Placed]:
-    """Active versions of a space with their points, oldest first; only those without coordinates in ``lacking``."""
+    """Versions of a space that a search finds, with their points, oldest first; only those without coordinates in
+    ``lacking``."""
     query = (
         select(Version, Coordinates.data)
         .join(Coordinates, Coordinates.version_id == Version.id)
-        .where(Coordinates.space_id == space_id, Version.state == VersionState.ACTIVE)
+        .where(Coordinates.space_id == space_id, Version.state.in_(SERVED))
         .order_by(Version.id)
     )
     have = set() if lacking is None else placed_ids(session, lacking)

@@ -18,7 +18,7 @@ from w2w_registry.catalog.subjects import Subject
 from w2w_registry.errors import NotFound
 from w2w_registry.records import IdentityRef, SpaceRef, VersionState, composed
 
-PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
+PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 """States of versions that are in the registry, served or not."""
 
 _ALL_NAMES = 5000  # up to this many names, suggestions compare them all; beyond, alphabetical neighbours
@@ -37,7 +37,8 @@ def identity_named(session: Session, name: str) -> Identity:
 
 
 def version_for(session: Session, ref: IdentityRef | str, *, any_state: bool = False) -> Version:
-    """The version a reference means: its number, its alias, or the newest active one (else the newest blocked one).
+    """The version a reference means: its number, its alias, or the newest active one (else the newest held or
+    blocked one).
 
     The caller looks at ``state``: a blocked version is found, not allowed. Removed and erased ones only with
     ``any_state``.

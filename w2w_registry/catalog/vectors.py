@@ -15,7 +15,8 @@ from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.records import VersionState
 
-SERVED = (VersionState.ACTIVE,)
+SERVED = (VersionState.ACTIVE, VersionState.HELD)
+"""States of versions that a search finds."""
 _BATCH = 4096
 
 

@@ -19,6 +19,7 @@ Meaning:
 - A label is a number or a text; compared with the other kind it is false. A tag is a text; where it reads as a plain
   decimal number, ``< <= > >=`` with a number compare the numbers, and ``=`` with a number is true of 4 and of 4.0.
 - What only some values can be (kind, state, operation) is compared with those only.
+- ``held`` alone is short for ``state = held``.
 
 Consent is a matter of records, ancestors and time: services filter by it after the query, it is no field here.
 """
@@ -202,6 +203,9 @@ class _Parser:
         self._terms += 1
         if self._terms > MAX_TERMS:
             self._error(f"more than {MAX_TERMS} comparisons")
+        if self._is_held():
+            self._at += 1
+            return Compare(Field("state"), "=", (str(VersionState.HELD),))
         field = self._field()
         wanted = FIELDS.get(field.kind, TAG if field.kind == "tag" else ANY)
         if self._take_word("is"):
@@ -227,6 +231,12 @@ class _Parser:
             self._fail("'=' (one of them)" if token.text == "==" else "=, !=, <, <=, >, >=, in, like, ~ or is")
         self._at += 1
         return Compare(field, token.text, (self._value(wanted, field if token.text in ("=", "!=") else None),))
+
+    def _is_held(self) -> bool:
+        """Whether the word ``held`` stands alone: then it is short for ``state = held``."""
+        word, after = self._next, self._tokens[min(self._at + 1, len(self._tokens) - 1)]
+        ends = after.kind == "end" or after.text == ")" or after.text.lower() in ("and", "or")
+        return word.kind == "atom" and word.text.lower() == "held" and ends and after is not word
 
     def _field(self) -> Field:
         token = self._next

@@ -49,6 +49,7 @@ class ReasonCode(StrEnum):
     TERRITORY = "territory-not-granted"
     VERSION_BLOCKED = "version-blocked"
     LIKENESS = "likeness-refused"
+    HELD = "held"
 
 
 @dataclass(frozen=True)

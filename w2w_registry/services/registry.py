@@ -37,6 +37,9 @@ likeness_kinds = ["person"]
 # What may be done with the likeness of somebody whose consent is not known: taken in and searched. What makes or
 # shows new pictures of them (edit, mix, generate, export, publish) needs a consent record that grants it.
 unknown = ["register", "search", "train", "invert"]
+# Whether what one person says alone (whom a model depicts, that somebody agrees again) takes a second person to
+# confirm. A registry of one person says false.
+second_person = true
 """
 
 

@@ -12,8 +12,10 @@ every set measured so far (docs/metric.md), √ρ / std is std^-½: half-whiteni
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
@@ -286,6 +288,20 @@ def calibrate_scores(
         None if same is None else float((same >= threshold).mean()),
         0 if same is None else len(same),
     )
+
+
+def false_alarm_among(scores: ArrayLike, threshold: float, rate: float, people: int) -> Array:
+    """Chance that a stranger among ``people`` scores so high with one of them, for each score (…).
+
+    Extrapolated from the calibrated pair (``threshold`` exceeded by a share ``rate`` of pairs) by a normal tail of
+    artanh(score). A pair's rate becomes a search's by the number of pairs.
+    """
+    normal = NormalDist()
+    spread = math.atanh(min(threshold, _ALMOST_ONE)) / normal.inv_cdf(1 - rate)
+    opened = np.arctanh(np.clip(np.asarray(scores, np.float64), -_ALMOST_ONE, _ALMOST_ONE)) / spread
+    pair = np.array([0.5 * math.erfc(z / math.sqrt(2)) for z in np.atleast_1d(opened).ravel()])
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.expm1(people * np.log1p(-pair))).reshape(np.shape(scores))
 
 
 def _quantile(scores: Array, rate: float) -> tuple[float, Literal["counted", "tail"]]:

@@ -77,13 +77,15 @@ def test_a_retrained_lora_is_another_model(fitted: Registry, loras: Path, retrai
     assert (other.status, other.identity) == ("existing", "p0003")
 
 
-def test_suspicious_likeness_of_another_subject_is_told(fitted: Registry, loras: Path, retrained: Path) -> None:
+def test_one_who_resembles_another_subject_is_held(fitted: Registry, loras: Path, retrained: Path) -> None:
     put(fitted, loras / "p0003", subjects=("s-3",))
     item = put(fitted, retrained / "p0003", name="borrowed", subjects=("s-99",)).items[0]
-    assert item.status == "added"
-    assert any("suspiciously near p0003@1" in w and "s-3" in w for w in item.warnings)
+    assert (item.status, item.held) == ("added", True)
+    assert "resembles p0003@1 (another subject" in item.warnings[0]
+    assert "w2w-reg resolve borrowed --same-as p0003 | --distinct" in item.warnings[0]
     unrelated = put(fitted, loras / "p0010", subjects=("s-10",)).items[0]
-    assert not any("suspicious" in w for w in unrelated.warnings)
+    assert not unrelated.held
+    assert not any("resembles" in w for w in unrelated.warnings)
 
 
 def test_the_gravest_is_told_first(fitted: Registry, loras: Path, world: World, tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_the_gravest_is_told_first(fitted: Registry, loras: Path, world: World, 
     write_lora(tmp_path / "x", world.layout.unflatten(world.theta(3, 1)), world.layout.alpha)  # names no base model
     (item,) = put(fitted, tmp_path / "x", subjects=("s-99",)).items
     assert len(item.warnings) > 1
-    assert "suspiciously near p0003@1" in item.warnings[0]
+    assert "resembles p0003@1" in item.warnings[0]
 
 
 def test_a_new_version_that_does_not_look_like_the_old_one_is_told(fitted: Registry, loras: Path) -> None:

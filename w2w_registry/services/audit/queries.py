@@ -32,7 +32,7 @@ from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.records import now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
-from w2w_registry.services.consent import gate
+from w2w_registry.services.consent import gate, resolve
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.provenance import verify
 from w2w_registry.services.registry import Registry, present
@@ -232,6 +232,11 @@ def withdrawals(registry: Registry, filters: Filters) -> Rows:
     return out
 
 
+def held(registry: Registry, filters: Filters) -> Rows:
+    """Versions that wait for somebody to decide whom they depict, the gravest first."""
+    return resolve.held_versions(registry)
+
+
 def versions(registry: Registry, filters: Filters) -> Rows:
     """A free question in the ``--where`` language: versions that match, with provenance and consent."""
     expression = parse_where(_need(filters.where, "versions", "[[where]] EXPR"))
@@ -276,6 +281,9 @@ QUESTIONS: Mapping[str, Question] = {
     "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
     "unexplained": Question(unexplained, "Versions of unknown origin", ("version", "made_by", "why")),
     "withdrawals": Question(withdrawals, "Withdrawals in progress", ("what", "id", "state", "since", "about")),
+    "held": Question(
+        held, "Held until somebody decides", ("version", "like", "by", "why", "score", "added_by", "since")
+    ),
     "versions": Question(versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent")),
 }
 

@@ -1,7 +1,7 @@
 """The door: everything new or leaving is held against every likeness that refused (DESIGN §5).
 
     door = Door(registry, uow.session)
-    version = record_version(uow, new, activity, door.admit(new))
+    version = record_version(uow, new, activity, door.admit(new, activity))
 
 A version cannot be recorded without the admission that is made here, and the gate (``services.consent.gate``) asks
 :meth:`Door.encounters` of every version that is used, so no service can forget to. What refuses: whoever withdrew
@@ -46,9 +46,10 @@ from w2w_registry.lora import Factors
 from w2w_registry.records import ConsentState
 from w2w_registry.services.consent.door_key import ensure_key, key_path, read_key
 from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.consent.second_look import Near, SecondLook, as_held
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.spaces import load_space, metric_of
-from w2w_registry.services.recording.versions import Admission, NewVersion
+from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import Metric, cosine
@@ -78,23 +79,42 @@ class Door:
         """Whether anybody refused at all."""
         return bool(self._rows or self._standing)
 
-    def admit(self, new: NewVersion) -> Admission:
-        """Let a new version in, inside the transaction that records it.
+    def admit(self, new: NewVersion, activity: Activity | None = None, near: Sequence[Near] | None = None) -> Admission:
+        """Let a new version in, inside the transaction that records it; held when it resembles somebody it does not say
+        it is (``second_look``).
+
+        Args:
+            activity: what made it; None = an import. near: what ``second.near`` found, when it was asked for many.
 
         Raises:
             LikenessRefused: it is somebody who refused. SettingError: the door's key is not the one it was.
         """
-        (admission,) = self.admit_all([new])
+        (admission,) = self.admit_all([new], [activity], None if near is None else [near])
         return admission
 
-    def admit_all(self, news: Sequence[NewVersion]) -> list[Admission]:
+    def admit_all(
+        self,
+        news: Sequence[NewVersion],
+        activities: Sequence[Activity | None],
+        near: Sequence[Sequence[Near]] | None = None,
+    ) -> list[Admission]:
         """As :meth:`admit`, for many: a few matrix products and one look for erased models, however many there are."""
         points = [{} if n.space_id is None or n.coordinates is None else {n.space_id: n.coordinates} for n in news]
-        met = self.meets_all([new.likeness for new in news], points)
+        likenesses = [new.likeness for new in news]
+        met = self.meets_all(likenesses, points)
         gone = refusals.erased_with_digests(self._session, [new.model_digest for new in news])
         for new, encounter in zip(news, met, strict=True):
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
-        return [Admission(new.model_digest) for new in news]
+        found = self.second.near(likenesses, points) if near is None else near
+        return [
+            Admission(new.model_digest, held=as_held(self.second.judge(new, activity, resembled)))
+            for new, activity, resembled in zip(news, activities, found, strict=True)
+        ]
+
+    @cached_property
+    def second(self) -> SecondLook:
+        """The second look at newcomers nobody refused."""
+        return SecondLook(self._registry, self._session)
 
     def hold(
         self,

@@ -21,13 +21,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NoReturn
 
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
+from w2w_registry.catalog.holds import anything_open, open_holds
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.consent.policy import (
@@ -41,7 +42,7 @@ from w2w_registry.consent.policy import (
     subject_state,
 )
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import ConsentDenied
+from w2w_registry.errors import ConsentDenied, HeldBack
 from w2w_registry.records import ConsentState, Kind, VersionState
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.rows import load_records
@@ -85,7 +86,8 @@ def require(
         The decision; its ``warnings`` are worth showing, its ``relied_on`` worth recording (``evidence``).
 
     Raises:
-        ConsentDenied: with every reason and the subjects in the way. SettingError: an unusable ``[policy]``.
+        ConsentDenied: with every reason and the subjects in the way; HeldBack when somebody has to decide first whom a
+        version depicts. SettingError: an unusable ``[policy]``.
     """
     decision = ask(
         registry,
@@ -101,13 +103,39 @@ def require(
     )
     if not decision.allowed:
         _remember(registry, decision, versions, subjects)
-        raise ConsentDenied(
-            operation=str(decision.use),
-            purpose=decision.purpose,
-            reasons=tuple(str(r) for r in decision.reasons),
-            subjects=decision.subjects,
-        )
+        _refuse(registry, decision, versions, session)
     return decision
+
+
+def _refuse(registry: Registry, decision: Decision, versions: Sequence[int], session: Session | None) -> NoReturn:
+    told: dict[str, Any] = {
+        "operation": str(decision.use),
+        "purpose": decision.purpose,
+        "reasons": tuple(str(r) for r in decision.reasons),
+        "subjects": decision.subjects,
+    }
+    if any(reason.code is ReasonCode.HELD for reason in decision.reasons):
+        with _session(registry, session) as where:
+            held = open_holds(where, walks.ancestors(where, versions).depth)
+            if held:
+                hold = held[0].hold
+                likes = refs_of(where, [] if hold.like_id is None else [hold.like_id])
+                like = str(likes[hold.like_id]) if hold.like_id in likes else "somebody"
+                raise HeldBack(**told, name=f"{held[0].name}@{held[0].number}", like=like, by=hold.by, why=hold.why)
+    raise ConsentDenied(**told)
+
+
+def require_released(registry: Registry, session: Session, operation: str, version: int) -> None:
+    """Raise HeldBack when a version is held: for what is no use of a likeness, and still asks that somebody decided."""
+    blocked = [reason for reason in _blocked(session, [version]) if reason.code is ReasonCode.HELD]
+    if blocked:
+        decision = Decision(False, Use.REGISTER, "", present(session), tuple(blocked))
+        _remember(registry, decision, [version], ())
+        try:
+            _refuse(registry, decision, [version], session)
+        except HeldBack as held:
+            held.fields["operation"] = operation
+            raise
 
 
 def ask(
@@ -190,11 +218,14 @@ def ask_each(
     states = {i: version.state for i, version in versions_by_id(session, versions).items()}
     found: dict[int, Decision] = {}
     met = {} if what in _STATE_FREE else _met(registry, session, versions)
+    waiting = anything_open(session)
     for version, purpose in versions.items():
         decision = decide(what, everybody[version], rules, moment, purpose=purpose)
-        out = states.get(version) is not VersionState.ACTIVE and what not in _STATE_FREE
-        held = [met[version]] if version in met and decision.allowed else []
-        found[version] = _refused(decision, _blocked(session, [version]) if out else held)
+        out = (states.get(version) is not VersionState.ACTIVE or waiting) and what not in _STATE_FREE
+        blocked = _blocked(session, [version]) if out else []
+        if not blocked and version in met and decision.allowed:
+            blocked = [met[version]]
+        found[version] = _refused(decision, blocked)
     return found
 
 
@@ -306,11 +337,25 @@ def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream
 
 
 def _blocked(session: Session, versions: Sequence[int]) -> list[Reason]:
-    return [
-        Reason(ReasonCode.VERSION_BLOCKED, None, detail=state.value, through=str(ref))
+    found = [
+        Reason(
+            ReasonCode.HELD if state is VersionState.HELD else ReasonCode.VERSION_BLOCKED,
+            None,
+            detail=state.value,
+            through=str(ref),
+        )
         for ref, state in states_of(session, versions)
         if state is not VersionState.ACTIVE
     ]
+    if not anything_open(session):
+        return found
+    # What was made of it before it was held waits as well.
+    above = set(walks.ancestors(session, versions).depth) - set(versions)
+    found += [
+        Reason(ReasonCode.HELD, None, detail="made of it", through=f"{one.name}@{one.number}")
+        for one in open_holds(session, above)
+    ]
+    return found
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.depictions import depictions
+from w2w_registry.catalog.holds import open_holds
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import SubjectState, Version
 from w2w_registry.catalog.resolve import subject_by_id, version_for
@@ -357,7 +358,9 @@ def _restore(uow: UnitOfWork, subject: str, registry: Registry) -> list[str]:
     blocked = [v.version_id for v in depictions(session, subject) if v.state is VersionState.BLOCKED]
     states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
-    uow.bulk_update(Version, free, {"state": VersionState.ACTIVE})
+    waiting = {one.hold.version_id for one in open_holds(session, free)}
+    uow.bulk_update(Version, waiting, {"state": VersionState.HELD})
+    uow.bulk_update(Version, [i for i in free if i not in waiting], {"state": VersionState.ACTIVE})
     refs = refs_of(session, free)
     return [str(refs[i]) for i in free]
 

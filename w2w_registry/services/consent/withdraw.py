@@ -34,6 +34,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.consent import lifecycle, withdrawal
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import withdrawal_markdown, withdrawal_receipt
@@ -109,7 +110,7 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
         releases: list[AffectedRelease] = []
         if subject_state(after, uow.now()) is not ConsentState.GRANTED:
             versions = _affected(uow.session, subject)
-            blocked = [v.version_id for v in versions if v.state == VersionState.ACTIVE]
+            blocked = [v.version_id for v in versions if v.state in SERVED]
             uow.bulk_update(Version, blocked, {"state": VersionState.BLOCKED})
             releases = _releases(uow.session, [v.version_id for v in versions], erase=False)
         if changed or blocked:
@@ -230,7 +231,7 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> 
     if plan.protect:
         own = [v.version_id for v in plan.versions if not v.derived]
         door.keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
-    active = [v.version_id for v in plan.versions if v.state == VersionState.ACTIVE]
+    active = [v.version_id for v in plan.versions if v.state in SERVED]
     uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
     row = session.get_one(Subject, plan.subject)
     if row.state is not SubjectState.ERASED:

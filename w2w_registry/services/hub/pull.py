@@ -164,7 +164,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
                 inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
                 models={"base": document.base_model},
             )
-            version = record_version(uow, new, activity, Door(registry, uow.session).admit(new))
+            version = record_version(uow, new, activity, Door(registry, uow.session).admit(new, activity))
         if mine:
             _know_release(uow, hub, fetched, version)
         uow.event(

@@ -43,6 +43,7 @@ from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Kind, OperationKind, check_name, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.naming import own_name
@@ -57,8 +58,7 @@ from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.search.nearest import open_nearest
-from w2w_registry.services.search.resemblance import compare, resemblances
+from w2w_registry.services.search.resemblance import compare
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import NEAR, Sketch, distance
 
@@ -206,18 +206,13 @@ class _Chunk:
         """Record the new ones; say of the others that they are there."""
         if not incoming:
             return []
-        with self.registry.catalog.read() as session:
-            near = resemblances(
-                session,
-                open_nearest(self.registry, session, self.row),
-                self.row,
-                np.stack([one.coordinates for one in incoming]),
-                [one.name for one in incoming],
-                self.request.subjects,
-            )
+        likenesses = [one.likeness for one in incoming]
+        points = [{self.row.id: one.coordinates} for one in incoming]
         if self.request.dry_run:
             with self.registry.catalog.read() as session:
-                return [self._foresee(session, one, near[i]) for i, one in enumerate(incoming)]
+                second = SecondLook(self.registry, session)
+                near = second.near(likenesses, points)
+                return [self._foresee(session, second, one, near[i]) for i, one in enumerate(incoming)]
         with self.registry.catalog.write(self.registry.actor) as uow:
             gate.require(
                 self.registry,
@@ -228,6 +223,7 @@ class _Chunk:
                 session=uow.session,
             )
             door = Door(self.registry, uow.session)
+            near = door.second.near(likenesses, points)
             return [self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
 
     def _store(self, one: Incoming) -> tuple[str, str | None]:
@@ -246,7 +242,7 @@ class _Chunk:
         """The version that already holds this model, and how it is known when the bytes differ."""
         return known_model(self.registry, session, one.lora.sha256, tuple(one.digests), one.likeness)
 
-    def _foresee(self, session: Session, one: Incoming, near: tuple[str, ...]) -> Item:
+    def _foresee(self, session: Session, second: SecondLook, one: Incoming, near: Sequence[Near]) -> Item:
         known = self._known(session, one)
         if known is not None:
             return self._existing(session, one, *known)
@@ -257,7 +253,8 @@ class _Chunk:
         one, told = self._named(session, one)
         self.foreseen.append(_Foreseen(one.path, one.name, one.digests, one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
-        return self._added(one, 1 + newest, (*told, *near))
+        held = second.told(one.name, self.kind, self.request.subjects, None, near)
+        return self._added(one, 1 + newest, (*told, *second.remarks(one.name, near, held)), held is not None)
 
     def _named(self, session: Session, one: Incoming) -> tuple[Incoming, tuple[str, ...]]:
         """The newcomer under the name it gets, and what is to be told of that."""
@@ -270,7 +267,7 @@ class _Chunk:
         )
         return replace(one, name=name), told
 
-    def _record(self, uow: UnitOfWork, door: Door, one: Incoming, near: tuple[str, ...]) -> Item:
+    def _record(self, uow: UnitOfWork, door: Door, one: Incoming, near: Sequence[Near]) -> Item:
         known = self._known(uow.session, one)
         if known is not None:
             changed = self._seen_again(uow, one, known[0])
@@ -281,11 +278,14 @@ class _Chunk:
             one, told = self._named(uow.session, one)
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
             new = self._new_version(one, self._store(one))
+            activity = self._activity(one)
+            admission = door.admit(new, activity, near)
+            remarks = door.second.remarks(one.name, near, admission.held)
             with uow.savepoint():
-                version = record_version(uow, new, self._activity(one), door.admit(new))
+                version = record_version(uow, new, activity, admission)
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        return self._added(one, version.number, (*told, *near))
+        return self._added(one, version.number, (*told, *remarks), admission.held is not None)
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
         """Note a file not seen before, subjects not named before, and coordinates in a space the version was not
@@ -377,9 +377,11 @@ class _Chunk:
             warnings=warnings,
         )
 
-    def _added(self, one: Incoming, number: int, near: tuple[str, ...]) -> Item:
+    def _added(self, one: Incoming, number: int, near: tuple[str, ...], held: bool) -> Item:
         warnings = (*one.placed.warnings, *self._residual_warning(one), *near)
-        return Item(one.path, "added", one.name, number, one.residual, one.placed.gauge, warnings=tuple(warnings))
+        return Item(
+            one.path, "added", one.name, number, one.residual, one.placed.gauge, warnings=tuple(warnings), held=held
+        )
 
     def _residual_warning(self, one: Incoming) -> Iterable[str]:
         high = (self.row.calibration.get("residual") or {}).get("high")

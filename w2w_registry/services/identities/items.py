@@ -53,7 +53,8 @@ class AddRequest:
 @dataclass(frozen=True)
 class Item:
     """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
-    known when its bytes differ; ``updated`` names labels of it that were changed. ``warnings``: the gravest first."""
+    known when its bytes differ; ``updated`` names labels of it that were changed. ``warnings``: the gravest first.
+    ``held``: it was added, and nothing is done with it until somebody has decided whom it depicts."""
 
     path: str
     status: str
@@ -65,6 +66,7 @@ class Item:
     warnings: tuple[str, ...] = ()
     error: RegistryError | None = None
     updated: tuple[str, ...] = ()
+    held: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "warnings", tuple(sorted(self.warnings, key=rank_of)))

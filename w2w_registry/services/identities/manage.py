@@ -9,9 +9,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
+from w2w_registry.catalog.holds import open_holds
 from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
 from w2w_registry.catalog.listing import Listed, list_versions
-from w2w_registry.catalog.lookup import aliases_of, labels_of, subjects_of, tags_of
+from w2w_registry.catalog.lookup import aliases_of, labels_of, refs_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
 from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, version_for
@@ -43,6 +44,7 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
     labels = labels_of(session, ids)
     tags = tags_of(session, [line.identity.id for line in listed])
+    held = held_by(session, [i for i, line in zip(ids, listed, strict=True) if line.version.state is VersionState.HELD])
     return [
         {
             "identity": line.identity.name,
@@ -54,12 +56,23 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
             "base_model": line.version.base_model,
             "residual": line.version.residual,
             "consent": str(consent[line.version.id]),
+            "held": held.get(line.version.id),
             "labels": labels.get(line.version.id, {}),
             "tags": tags.get(line.identity.id, {}),
             "created": line.version.created,
         }
         for line in listed
     ]
+
+
+def held_by(session: Session, ids: Iterable[int]) -> dict[int, str]:
+    """Of the versions that are held, whom each resembles and why: ``p0007@1 (another subject; by weights)``."""
+    held = open_holds(session, ids)
+    likes = refs_of(session, {one.hold.like_id for one in held if one.hold.like_id is not None})
+    return {
+        one.hold.version_id: f"{likes.get(one.hold.like_id or 0, '?')} ({one.hold.why}; by {one.hold.by})"
+        for one in held
+    }
 
 
 def show(registry: Registry, name: str) -> dict[str, Any]:
@@ -76,6 +89,7 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
             "kind": str(identity.kind),
             "state": str(version.state),
             "consent": str(consent[version.id]),
+            "held": held_by(session, [version.id]).get(version.id),
             "subjects": list(subjects_of(session, [version.id]).get(version.id, ())),
             "space": None if version.space_id is None else session.get_one(Space, version.space_id).ref,
             "adapter": version.adapter or PLAIN_ADAPTER,
@@ -163,6 +177,7 @@ def set_alias(registry: Registry, alias: str, target: str) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
         version = version_for(uow.session, target)
         identity = uow.session.get_one(Identity, version.identity_id)
+        gate.require_released(registry, uow.session, f"give it the alias {alias}", version.id)
         _change_alias(uow, identity, alias, version)
         return {"identity": identity.name, "alias": alias, "version": version.number}
 

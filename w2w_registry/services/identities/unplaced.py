@@ -151,8 +151,12 @@ def add_unplaced(
                     models=({} if new.base_model is None else {"base": new.base_model})
                     | ({} if point is None else dict(point.models)),
                 )
+                placed = {} if new.space_id is None or new.coordinates is None else {new.space_id: new.coordinates}
+                near = door.second.near([likeness], [placed])[0]
+                admission = door.admit(new, activity, near)
+                told = (*told, *door.second.remarks(name, near, admission.held))
                 with uow.savepoint():
-                    version = record_version(uow, new, activity, door.admit(new))
+                    version = record_version(uow, new, activity, admission)
             except RegistryError as error:
                 items.append(Item(str(candidate.path), "failed", name, error=error))
                 continue
@@ -164,6 +168,7 @@ def add_unplaced(
                     version.number,
                     None if point is None else point.residual,
                     warnings=(*told, *remarks(adapter, request)),
+                    held=admission.held is not None,
                 )
             )
     return items

@@ -18,7 +18,7 @@ from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance
 
-PRESENT = (VersionState.ACTIVE, VersionState.BLOCKED)
+PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 
 
 def known_model(

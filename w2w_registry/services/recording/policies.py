@@ -8,21 +8,26 @@ changes nothing: the difference is an event too, once for each file that turns u
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import policies
-from w2w_registry.catalog.events import events
+from w2w_registry.catalog.events import actors, events
 from w2w_registry.consent.policy import Rules
-from w2w_registry.errors import SettingError
+from w2w_registry.errors import SecondPersonNeeded, SettingError, UsageError
 from w2w_registry.records import iso
 from w2w_registry.services.registry import POLICY_SET, Registry
-from w2w_registry.settings import POLICY_FILE, policy_of, read_settings_file
+from w2w_registry.settings import POLICY_FILE, TABLES, policy_of, read_settings_file
 
-IGNORED = "policy.ignored"
+IGNORED, ASKED = "policy.ignored", "policy.ask"
+SECOND_PERSON = "second_person"
 
 
 def in_force(registry: Registry, session: Session) -> Mapping[str, Any]:
@@ -76,28 +81,120 @@ def history(registry: Registry) -> list[dict[str, Any]]:
     return rows
 
 
-def adopt(registry: Registry, file: Path | None = None, *, dry_run: bool = False) -> dict[str, Any]:
-    """Put the ``[policy]`` of a file (None: the home folder's registry.toml) in force.
+def adopt(
+    registry: Registry, file: Path | None = None, *, items: Sequence[str] = (), dry_run: bool = False
+) -> dict[str, Any]:
+    """Put a policy in force: the ``[policy]`` of a file (None: the home folder's registry.toml), or, with ``items``
+    (``KEY=VALUE``), the one in force with these changed, which the home folder's registry.toml then says too.
+
+    Where several people work, what allows more than before takes two of them: the first asks, the second does the same.
 
     Raises:
-        SettingError: there is no such table, or it cannot be used.
+        SettingError: there is no such table, or it cannot be used. SecondPersonNeeded.
     """
     path = file or registry.settings.home / POLICY_FILE
-    data = read_settings_file(path)
-    wanted = policy_of(data)
-    if "policy" not in data:
-        raise SettingError(setting=str(path), value="", reason="no [policy] table to put in force")
-    Rules.from_settings(wanted)
     with registry.catalog.read() as session:
         found = policies.in_force(session)
+        several = len(actors(session, 2) | {registry.actor}) > 1
     before = {} if found is None else dict(found.rules)
+    wanted = {**before, **parse_items(items)}
+    if not items:
+        data = read_settings_file(path)
+        wanted = policy_of(data)
+        if "policy" not in data:
+            raise SettingError(setting=str(path), value="", reason="no [policy] table to put in force")
+    Rules.from_settings(wanted)
+    second_person(wanted)
     changes = differences(before, wanted)
     result = {"digest": policies.policy_digest(wanted), "changes": changes, "dry_run": dry_run}
     if found is not None and found.digest == result["digest"]:
         return {**result, "changed": False}
     if not dry_run:
+        more = loosened(before, wanted)
+        if more and several and second_person(before):
+            _ask_another(registry, policies.policy_digest(wanted), more, items)
         _adopt(registry, wanted)
+        if items:
+            write_down(path, parse_items(items))
     return {**result, "changed": not dry_run}
+
+
+def second_person(rules: Mapping[str, Any]) -> bool:
+    """Whether a policy asks for a second person where one alone could deceive; it does unless it says otherwise.
+
+    Raises:
+        SettingError: it says neither yes nor no.
+    """
+    value = rules.get(SECOND_PERSON, True)
+    if not isinstance(value, bool):
+        raise SettingError(setting=f"[policy] {SECOND_PERSON}", value=value, reason="must be true or false")
+    return value
+
+
+def loosened(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+    """Keys of a policy under which more is allowed after than before."""
+    old, new = Rules.from_settings(before), Rules.from_settings(after)
+    found = {
+        "unknown": not new.unknown <= old.unknown,
+        "likeness_kinds": not new.likeness_kinds >= old.likeness_kinds,
+        SECOND_PERSON: second_person(before) and not second_person(after),
+        "hub": after.get("hub") not in (None, {}, before.get("hub")),
+        "space_people": after.get("space_people", 20) < before.get("space_people", 20),
+    }
+    return tuple(key for key, looser in found.items() if looser)
+
+
+def _ask_another(registry: Registry, digest: str, more: Sequence[str], items: Sequence[str]) -> None:
+    """Raise unless another person has asked for the very policy since it was last changed; ask, if nobody has."""
+    with registry.catalog.read() as session:
+        since = list(takewhile(lambda e: e.action != POLICY_SET, events(session, action="policy.", newest_first=True)))
+    asked = {event.actor for event in since if event.action == ASKED and event.payload.get("digest") == digest}
+    if asked - {registry.actor}:
+        return
+    if registry.actor not in asked:
+        registry.catalog.note(registry.actor, ASKED, {}, digest=digest, more=list(more))
+    command = " ".join(["w2w-reg policy set", *items])
+    raise SecondPersonNeeded(operation=f"allow more ({', '.join(more)})", actor=registry.actor, command=command)
+
+
+def parse_items(items: Sequence[str]) -> dict[str, Any]:
+    """``("second_person=false",)`` → ``{"second_person": False}``: values as TOML has them, else as text.
+
+    Raises:
+        UsageError: no ``KEY=VALUE``, or no such key.
+    """
+    known = sorted(TABLES["policy"] or ())
+    found: dict[str, Any] = {}
+    for item in items:
+        key, equals, text = (part.strip() for part in item.partition("="))
+        if not equals or key not in known:
+            raise UsageError(reason=f"{item[:60]!r} is not KEY=VALUE of the policy", hint=f"keys: {', '.join(known)}")
+        try:
+            found[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = text
+    return found
+
+
+def write_down(path: Path, values: Mapping[str, Any]) -> None:
+    """Let the ``[policy]`` of a registry.toml say these values too; the rest of it stays as it was written."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    heads = [i for i, line in enumerate(lines) if line.strip().startswith("[")]
+    start = next((i for i in heads if lines[i].strip() == "[policy]"), None)
+    if start is None:
+        lines += ["[policy]"]
+        start = len(lines) - 1
+        heads.append(start)
+    for key, value in values.items():
+        end = next((i for i in heads if i > start), len(lines))
+        said = [i for i in range(start + 1, end) if lines[i].partition("=")[0].strip() == key]
+        text = f"{key} = {json.dumps(value, ensure_ascii=False)}"
+        if said:
+            lines[said[0]] = text
+        else:
+            lines.insert(start + 1, text)
+            heads = [i + 1 if i > start else i for i in heads]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, list[Any]]:

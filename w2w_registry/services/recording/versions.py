@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import (
     Coordinates,
+    Hold,
     Identity,
     InputKind,
     Label,
@@ -98,14 +99,29 @@ class NewVersion:
 
 
 @dataclass(frozen=True)
+class Held:
+    """Why a version is recorded as held: whom it resembles (a version's id and ``name@number``), compared by what, what
+    is at odds with what it says of itself, how near, and how often a stranger comes so near (None: not known)."""
+
+    like_id: int
+    like: str
+    by: str
+    why: str
+    score: float
+    false_alarm: float | None = None
+
+
+@dataclass(frozen=True)
 class Admission:
     """The door's word that this very model may be recorded (``services.consent.door`` alone makes one).
 
-    ``resembles`` says whom the model comes near without being refused: for the event, ids and numbers only.
+    ``resembles`` says whom the model comes near without being refused: for the event, ids and numbers only. ``held``:
+    it comes in, and nothing is done with it until somebody has decided.
     """
 
     model_digest: str
     resembles: Mapping[str, Any] | None = None
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +212,7 @@ def record_versions(uow: UnitOfWork, recordings: Sequence[Recording]) -> list[Re
 def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | NewRow, int]]) -> NewRow:
     """Stage one version's rows and events; returns the version's row. ``known``: identities by name, with the number of
     their newest version."""
-    new, created = one.new, uow.now()
+    new, created, held = one.new, uow.now(), one.admission.held
     packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
     identity, newest = known.get(new.name, (None, 0))
     if identity is None:
@@ -217,7 +233,7 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
             "model_digest": new.model_digest,
             "space_id": new.space_id,
             "operation_id": operation,
-            "state": VersionState.ACTIVE,
+            "state": VersionState.ACTIVE if held is None else VersionState.HELD,
             "residual": new.residual,
             "base_model": new.base_model,
             "base_revision": new.base_revision,
@@ -229,6 +245,8 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
         },
     )
     rows += [version, *_belongings(version, new, packed, created)]
+    if held is not None:
+        rows.append(NewRow(Hold, {"version_id": version, **hold_values(held, created)}))
     uow.stage(*rows)
     uow.stage_event(
         "version.add",
@@ -239,6 +257,8 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
         coordinates=None if packed is None else packed[1],
         **({} if one.admission.resembles is None else {"resembles": dict(one.admission.resembles)}),
     )
+    if held is not None:
+        uow.stage_event("version.hold", {"version": version}, **told_of(held))
     if one.also is not None:
         action, payload = one.also
         uow.stage_event(action, {"version": version, "operation": operation}, **payload)
@@ -265,6 +285,17 @@ def _belongings(
 
 def _id(row: NewRow | int) -> int:
     return int(row.key[0]) if isinstance(row, NewRow) else row
+
+
+def hold_values(held: Held, created: datetime) -> dict[str, Any]:
+    """Columns of an open hold."""
+    values = {name: value for name, value in vars(held).items() if name != "like"}
+    return {**values, "created": created}
+
+
+def told_of(held: Held) -> dict[str, Any]:
+    """What the event of a hold says: ids and numbers."""
+    return {"like": held.like_id, "by": held.by, "why": held.why, "score": held.score}
 
 
 def sketch_values(sketch: Sketch) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import IdentityRef, VersionState
 from w2w_registry.services.consent import gate
+from w2w_registry.services.recording.nearest import Nearest, blocked, open_nearest
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space, no_space
 from w2w_registry.services.registry import Registry, present
-from w2w_registry.services.search.nearest import Nearest, blocked, open_nearest
 from w2w_registry.space.verdict import LIKELY
 
 

@@ -19,7 +19,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.labels import Label, to_label
 from w2w_registry.services.recording.likeness import of_theta
-from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_version
+from w2w_registry.services.recording.versions import Activity, Input, NewVersion, Recording, record_versions
 from w2w_registry.services.registry import Progress, Registry
 from w2w_registry.space.basis import WeightSpace
 
@@ -52,10 +52,9 @@ def add_points(
             door = Door(registry, uow.session)
             gate.require(registry, Use.REGISTER, kind=Kind.PERSON, spaces=[row.id], session=uow.session)
             there = taken_names(uow.session, [f"{prefix}/{i}" for i in rows])
-            for i, theta in zip(rows, thetas, strict=True):
-                if f"{prefix}/{i}" in there:
-                    continue
-                new = NewVersion(
+            inputs = [Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)]
+            news = {
+                i: NewVersion(
                     name=f"{prefix}/{i}",
                     kind=Kind.PERSON,
                     space_id=row.id,
@@ -66,9 +65,13 @@ def add_points(
                     base_revision=space.base_revision,
                     labels=_labels(labels, i),
                 )
-                inputs = [Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)]
-                record_version(uow, new, Activity(OperationKind.IMPORT, started, {"row": i}, inputs), door.admit(new))
-                added += 1
+                for i, theta in zip(rows, thetas, strict=True)
+                if f"{prefix}/{i}" not in there
+            }
+            made = [Activity(OperationKind.IMPORT, started, {"row": i}, inputs) for i in news]
+            admitted = door.admit_all(list(news.values()), made)
+            record_versions(uow, [Recording(*each) for each in zip(news.values(), made, admitted, strict=True)])
+            added += len(news)
         progress(rows.stop, len(coordinates))
     return added
 

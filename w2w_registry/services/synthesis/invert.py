@@ -16,11 +16,11 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
 from w2w_registry.services.recording.labels import Labels
+from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.recording.sources import Vector, space_input
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.search.nearest import open_nearest
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, require_diffusion
 from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
 

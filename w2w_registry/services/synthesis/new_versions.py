@@ -91,7 +91,7 @@ def record(
         evidence = gate.evidence(permission.require(registry, uow.session))
         for start in range(0, len(drafts), _TOGETHER):
             part = range(start, min(start + _TOGETHER, len(drafts)))
-            admissions = door.admit_all([prepared[i] for i in part])
+            admissions = door.admit_all([prepared[i] for i in part], [drafts[i].activity for i in part])
             recordings = [
                 Recording(prepared[i], drafts[i].activity, word, (f"version.{drafts[i].activity.kind}", evidence))
                 for i, word in zip(part, admissions, strict=True)

@@ -14,9 +14,9 @@ from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
+from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.nearest import open_nearest
 from w2w_registry.services.synthesis.edit import Amounts, plan_move
 from w2w_registry.services.synthesis.new_versions import Permission
 from w2w_registry.space import sampling

@@ -14,8 +14,8 @@ from w2w_registry.catalog.vectors import coordinates_of, ids, last_seq
 from w2w_registry.index import store
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
+from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.nearest import open_nearest
 from w2w_registry.services.spaces.manage import fit_space
 
 

@@ -1,0 +1,237 @@
+"""The second look: whom a newcomer resembles, held against what it says of itself (``consent.second_look``).
+
+    looked = SecondLook(registry, uow.session)
+    near = looked.near([likeness, …], [{space: coordinates}, …])
+    held = looked.judge(new, activity, near[i])
+
+The door asks it of every version that is recorded (``Door.admit``), inside the transaction, so no service can forget
+to. What is compared: ΔW itself with every model in any state but erased; coordinates, in every calibrated space, with
+whom a search finds. One that was found distinct stays with what was decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import depictions, vectors
+from w2w_registry.catalog.holds import found_distinct
+from w2w_registry.catalog.identities import named
+from w2w_registry.catalog.likeness import near_any
+from w2w_registry.catalog.lookup import versions_by_id
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.space_rows import all_spaces
+from w2w_registry.consent.policy import Rules
+from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look
+from w2w_registry.errors import RegistryError
+from w2w_registry.lora import Factors, same_model
+from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
+from w2w_registry.services.recording import policies
+from w2w_registry.services.recording.equivalents import restored, stored_likeness
+from w2w_registry.services.recording.likeness import Likeness
+from w2w_registry.services.recording.nearest import Nearest, open_nearest
+from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.versions import Activity, Held, NewVersion
+from w2w_registry.services.registry import Registry
+from w2w_registry.space.gauge import to_gauge
+from w2w_registry.space.metrics import false_alarm_among
+from w2w_registry.space.sketch import KIND as SKETCH_KIND
+from w2w_registry.space.sketch import NEAR, distance
+from w2w_registry.space.verdict import SAME
+
+_NEIGHBOURS: Final = 4
+_ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
+Points = Mapping[int, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Near:
+    """A registered version that a newcomer may be, before anybody asked who that is."""
+
+    version_id: int
+    by: By
+    score: float
+    false_alarm: float
+
+
+class SecondLook:
+    """The registered as they are at one instant of one session: opened when first asked, and not again."""
+
+    def __init__(self, registry: Registry, session: Session) -> None:
+        self._registry, self._session = registry, session
+        self._nearest: dict[int, Nearest | None] = {}
+        self._calibrated: list[Space] | None = None
+
+    def near(self, likenesses: Sequence[Likeness], points: Sequence[Points]) -> list[list[Near]]:
+        """Who comes near enough to each newcomer to be told of, the surest comparison first; near enough to be the
+        same, where a stranger would in at most one of a hundred searches."""
+        found = self._same_models(likenesses)
+        for space in self._spaces():
+            rows = [i for i, one in enumerate(points) if space.id in one or likenesses[i].factors is not None]
+            placed = [(i, self._point(space, likenesses[i], points[i])) for i in rows]
+            there = [(i, point) for i, point in placed if point is not None]
+            if there:
+                for i, near in zip((i for i, _ in there), self._in(space, [p for _, p in there]), strict=True):
+                    known = {one.version_id for one in found[i]}
+                    found[i] += [one for one in near if one.version_id not in known]
+        return found
+
+    def judge(
+        self, new: NewVersion, activity: Activity | None, near: Sequence[Near] | None = None
+    ) -> Contradiction | None:
+        """Whom a newcomer resembles though it says otherwise; None when it may come in as it is.
+
+        Args:
+            activity: what made it; None = an import. near: what ``near`` found, when it was asked for many.
+        """
+        if near is None:
+            own = {} if new.space_id is None or new.coordinates is None else {new.space_id: new.coordinates}
+            (near,) = self.near([new.likeness], [own])
+        return self.told(new.name, new.kind, new.subjects, activity, near)
+
+    def told(
+        self, name: str, kind: Kind, subjects: Sequence[str], activity: Activity | None, near: Sequence[Near]
+    ) -> Contradiction | None:
+        """As ``judge``, of something that is no version yet."""
+        near = [one for one in near if one.false_alarm <= SAME]
+        if not near:
+            return None
+        rules = Rules.from_settings(policies.in_force(self._registry, self._session))
+        return second_look(self._claim(name, kind, subjects, activity, rules), self._likely(near, rules))
+
+    def remarks(self, name: str, near: Sequence[Near], held: Held | Contradiction | None) -> tuple[str, ...]:
+        """What to tell of a newcomer: why it is held, else whom it looks like under another name."""
+        if held is not None:
+            told = held if isinstance(held, Held) else as_held(held)
+            assert told is not None
+            return (Told(_why_held(name, told), Rank.LIKENESS),)
+        known = named(self._session, [one.version_id for one in near])
+        return tuple(
+            Told(
+                f"looks like {known[one.version_id].name}@{known[one.version_id].number} (by {one.by}, "
+                f"{one.score:.3f}): the same identity under another name?",
+                Rank.LIKENESS,
+            )
+            for one in near
+            if known[one.version_id].name != name
+        )
+
+    # -- what is said ---------------------------------------------------------------------------
+    def _claim(self, name: str, kind: Kind, subjects: Sequence[str], activity: Activity | None, rules: Rules) -> Claim:
+        inputs = () if activity is None else activity.inputs
+        parents = sorted({one.version_id for one in inputs if one.version_id is not None})
+        depicts: set[str | None] = set(subjects)
+        upstream = depictions.likenesses(self._session, parents, rules.likeness_kinds)
+        depicts.update(one.subject for one in upstream)
+        sampled = activity is not None and activity.kind == OperationKind.SAMPLE
+        if not depicts and not parents and not sampled and kind in rules.likeness_kinds:
+            depicts.add(None)
+        return Claim(name, kind, frozenset(depicts))
+
+    def _likely(self, near: Sequence[Near], rules: Rules) -> list[Likely]:
+        ids = [one.version_id for one in near]
+        known, rows = named(self._session, ids), versions_by_id(self._session, ids)
+        depicted: dict[int, set[str | None]] = {i: set() for i in ids}
+        for one in depictions.likenesses(self._session, ids, rules.likeness_kinds):
+            depicted[one.root].add(one.subject)
+        vouched = found_distinct(self._session, ids)
+        return [
+            Likely(
+                one.version_id,
+                known[one.version_id].name,
+                known[one.version_id].number,
+                known[one.version_id].kind,
+                Depicted(depicted[one.version_id]),
+                rows[one.version_id].state,
+                one.by,
+                one.score,
+                one.false_alarm,
+                one.version_id in vouched,
+            )
+            for one in near
+        ]
+
+    # -- who is near ----------------------------------------------------------------------------
+    def _same_models(self, likenesses: Sequence[Likeness]) -> list[list[Near]]:
+        found: list[list[Near]] = [[] for _ in likenesses]
+        asked = [(i, one.sketch) for i, one in enumerate(likenesses) if one.sketch is not None and one.sketch.norm > 0]
+        boxes = [(sketch.norm, sketch.keys()) for _, sketch in asked]
+        rows = near_any(self._session, SKETCH_KIND, boxes, _ANY_STATE, room=NEAR)
+        for (i, sketch), candidates in zip(asked, rows, strict=True):
+            factors = likenesses[i].factors
+            for row in candidates:
+                gap = distance(sketch, restored(row))
+                if factors is not None and gap <= NEAR and self._same(factors, row.version_id):
+                    found[i].append(Near(row.version_id, By.MODEL, 1.0 - gap, 0.0))
+        return found
+
+    def _same(self, factors: Factors, version_id: int) -> bool:
+        version = versions_by_id(self._session, [version_id])[version_id]
+        theirs = stored_likeness(self._registry, self._session, version).factors
+        return theirs is not None and same_model(factors, theirs).same
+
+    def _spaces(self) -> list[Space]:
+        if self._calibrated is None:
+            self._calibrated = [
+                space for space in all_spaces(self._session) if space.calibration.get("false_match_rate")
+            ]
+        return self._calibrated
+
+    def _point(self, space: Space, likeness: Likeness, points: Points) -> NDArray[np.float32] | None:
+        if space.id in points:
+            return points[space.id]
+        if likeness.factors is None:
+            return None
+        try:
+            fitted = load_space(self._registry.artifacts, space)
+            factors = likeness.factors
+            gauged = to_gauge(factors.tensors, factors.alphas, fitted.layout, fitted.mean, fitted.std, fitted.start)
+        except RegistryError:
+            return None
+        return fitted.project(gauged.theta)
+
+    def _in(self, space: Space, points: Sequence[NDArray[np.float32]]) -> list[list[Near]]:
+        """Who reaches the space's threshold, with the chance that a stranger would."""
+        nearest = self._open(space)
+        if nearest is None:
+            return [[] for _ in points]
+        threshold, rate = (float(space.calibration[key]) for key in ("threshold", "false_match_rate"))
+        people = vectors.count(self._session, space.id)
+        ids, scores = nearest.search(np.stack(points), _NEIGHBOURS)
+        alarms = false_alarm_among(scores, threshold, rate, people)
+        return [
+            [
+                Near(int(i), By.WEIGHTS, float(score), float(alarm))
+                for i, score, alarm in zip(*row, strict=True)
+                if i >= 0 and score >= threshold
+            ]
+            for row in zip(ids, scores, alarms, strict=True)
+        ]
+
+    def _open(self, space: Space) -> Nearest | None:
+        if space.id not in self._nearest:
+            any_there = vectors.count(self._session, space.id) > 0
+            self._nearest[space.id] = open_nearest(self._registry, self._session, space) if any_there else None
+        return self._nearest[space.id]
+
+
+def _why_held(name: str, held: Held) -> str:
+    like = held.like.partition("@")[0]
+    return (
+        f"held: it resembles {held.like} ({held.why}; by {held.by}, {held.score:.3f}), so it is found and shown, and "
+        f"nothing else, until another person decides: `w2w-reg resolve {name} --same-as {like} | --distinct "
+        "--reason TEXT`"
+    )
+
+
+def as_held(found: Contradiction | None) -> Held | None:
+    """What is recorded of it."""
+    if found is None:
+        return None
+    like = found.like
+    return Held(like.version_id, like.ref, str(like.by), str(found.why), like.score, like.false_alarm)
