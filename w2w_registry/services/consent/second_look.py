@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import depictions, vectors
+from w2w_registry.catalog.fingerprints import Asked, questions
 from w2w_registry.catalog.holds import found_distinct
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.likeness import near_any
@@ -28,11 +29,12 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look
-from w2w_registry.errors import RegistryError
+from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import Factors, same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.equivalents import restored, stored_likeness
+from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import Nearest, open_nearest
 from w2w_registry.services.recording.spaces import load_space
@@ -42,7 +44,7 @@ from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import false_alarm_among
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
 from w2w_registry.space.sketch import NEAR, distance
-from w2w_registry.space.verdict import SAME
+from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
 _NEIGHBOURS: Final = 4
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
@@ -64,6 +66,7 @@ class SecondLook:
 
     def __init__(self, registry: Registry, session: Session) -> None:
         self._registry, self._session = registry, session
+        self._galleries: dict[tuple[str, str], Gallery | None] = {}
         self._nearest: dict[int, Nearest | None] = {}
         self._calibrated: list[Space] | None = None
 
@@ -71,14 +74,17 @@ class SecondLook:
         """Who comes near enough to each newcomer to be told of, the surest comparison first; near enough to be the
         same, where a stranger would in at most one of a hundred searches."""
         found = self._same_models(likenesses)
+        drawn, compared = self._drawn(likenesses)
+        for i, near in enumerate(drawn):
+            _extend(found[i], near)
         for space in self._spaces():
-            rows = [i for i, one in enumerate(points) if space.id in one or likenesses[i].factors is not None]
+            rows = [i for i, one in enumerate(points) if space.id in one or likenesses[i].known is not None]
             placed = [(i, self._point(space, likenesses[i], points[i])) for i in rows]
             there = [(i, point) for i, point in placed if point is not None]
             if there:
                 for i, near in zip((i for i, _ in there), self._in(space, [p for _, p in there]), strict=True):
-                    known = {one.version_id for one in found[i]}
-                    found[i] += [one for one in near if one.version_id not in known]
+                    # What it draws says more than its weights: who was compared by that and is not even likely, is not.
+                    _extend(found[i], [one for one in near if one.version_id not in compared[i]])
         return found
 
     def judge(
@@ -163,12 +169,43 @@ class SecondLook:
         boxes = [(sketch.norm, sketch.keys()) for _, sketch in asked]
         rows = near_any(self._session, SKETCH_KIND, boxes, _ANY_STATE, room=NEAR)
         for (i, sketch), candidates in zip(asked, rows, strict=True):
-            factors = likenesses[i].factors
             for row in candidates:
                 gap = distance(sketch, restored(row))
-                if factors is not None and gap <= NEAR and self._same(factors, row.version_id):
+                factors = likenesses[i].factors if gap <= NEAR else None
+                if factors is not None and self._same(factors, row.version_id):
                     found[i].append(Near(row.version_id, By.MODEL, 1.0 - gap, 0.0))
         return found
+
+    def _drawn(self, likenesses: Sequence[Likeness]) -> tuple[list[list[Near]], list[set[int]]]:
+        """Who draws the same, and whom each was compared with by what it draws."""
+        near: list[list[Near]] = [[] for _ in likenesses]
+        compared: list[set[int]] = [set() for _ in likenesses]
+        groups: dict[tuple[str, str], list[int]] = {}
+        for i, one in enumerate(likenesses):
+            for shown in one.prints:
+                groups.setdefault((shown.base, shown.question), []).append(i)
+        for asked, rows in groups.items():
+            gallery = self._gallery(*asked)
+            if gallery is None:
+                continue
+            values = [next(p.values for p in likenesses[i].prints if (p.base, p.question) == asked) for i in rows]
+            versions = gallery.answers.versions
+            scores, verdicts = gallery.verdicts(np.stack(values))
+            for i, row, verdict in zip(rows, scores, verdicts, strict=True):
+                best = [j for j in np.argsort(-row)[:_NEIGHBOURS] if verdict.false_alarm[j] <= LIKELY]
+                _extend(
+                    near[i],
+                    [Near(int(versions[j]), By.BEHAVIOUR, float(row[j]), float(verdict.false_alarm[j])) for j in best],
+                )
+                compared[i].update(versions[verdict.false_alarm > LIKELY].tolist())
+        return near, compared
+
+    def _gallery(self, base: str, question: str) -> Gallery | None:
+        if (base, question) not in self._galleries:
+            asked = next((a for a in questions(self._session) if (a.base, a.question) == (base, question)), None)
+            few = asked is None or asked.versions < LEAST_GALLERY
+            self._galleries[base, question] = None if few or asked is None else _opened(self._session, asked)
+        return self._galleries[base, question]
 
     def _same(self, factors: Factors, version_id: int) -> bool:
         version = versions_by_id(self._session, [version_id])[version_id]
@@ -185,11 +222,11 @@ class SecondLook:
     def _point(self, space: Space, likeness: Likeness, points: Points) -> NDArray[np.float32] | None:
         if space.id in points:
             return points[space.id]
-        if likeness.factors is None:
+        factors = likeness.factors
+        if factors is None:
             return None
         try:
             fitted = load_space(self._registry.artifacts, space)
-            factors = likeness.factors
             gauged = to_gauge(factors.tensors, factors.alphas, fitted.layout, fitted.mean, fitted.std, fitted.start)
         except RegistryError:
             return None
@@ -218,6 +255,19 @@ class SecondLook:
             any_there = vectors.count(self._session, space.id) > 0
             self._nearest[space.id] = open_nearest(self._registry, self._session, space) if any_there else None
         return self._nearest[space.id]
+
+
+def _extend(found: list[Near], more: Sequence[Near]) -> None:
+    """Add who is not among them yet."""
+    known = {one.version_id for one in found}
+    found += [one for one in more if one.version_id not in known]
+
+
+def _opened(session: Session, asked: Asked) -> Gallery | None:
+    try:
+        return open_gallery(session, asked)
+    except UsageError:  # too few people
+        return None
 
 
 def _why_held(name: str, held: Held) -> str:

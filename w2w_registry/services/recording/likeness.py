@@ -19,12 +19,23 @@ _AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
+class Print:
+    """A fingerprint, ``values`` (D,), and what makes it comparable: of which ``base`` model, asked which ``question``."""
+
+    base: str
+    question: str
+    values: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Likeness:
     """``known``: the factors of the ΔW it is about, or what works them out when they are asked for; ``sketch``: of that
-    ΔW. None both for an adapter whose ΔW is not known."""
+    ΔW. None both for an adapter whose ΔW is not known. ``prints``: its fingerprints; none where no base model was at
+    hand to take one with."""
 
     known: Factors | Callable[[], Factors] | None
     sketch: Sketch | None
+    prints: tuple[Print, ...] = ()
 
     @property
     def factors(self) -> Factors | None:

@@ -21,8 +21,8 @@ from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.fingerprints import Prober
+from w2w_registry.services.recording.gallery import Gallery, best_question, open_gallery
 from w2w_registry.services.registry import Registry, present
-from w2w_registry.services.search.behaviour import Gallery, best_question, open_gallery
 from w2w_registry.services.search.query import Found, Hit, Query, registered_version, search_many
 from w2w_registry.space.verdict import LEAST_GALLERY
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.errors import UsageError
+from w2w_registry.services.recording.gallery import best_question, open_gallery
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.behaviour import best_question, open_gallery
 
 FALSE_LINKS: Final = 1.0
 """False alarms expected if everybody in the registry were searched for: a link has to be that sure, both ways."""
