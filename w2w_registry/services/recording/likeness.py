@@ -20,7 +20,7 @@ _AT_ONCE = 32
 
 @dataclass(frozen=True, eq=False)
 class Print:
-    """A fingerprint, ``values`` (D,), and what makes it comparable: of which ``base`` model, asked which ``question``."""
+    """A fingerprint, ``values`` (D,), and what makes it comparable: its ``base`` model, and the ``question`` asked."""
 
     base: str
     question: str
