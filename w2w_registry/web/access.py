@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import secrets
@@ -9,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from w2w_registry.errors import SettingError
 
@@ -67,9 +68,16 @@ class Proxy:
     default: Role | None = None
 
 
+class People(Protocol):
+    """Whoever signs people in: what a name may do now, given the role its session began with."""
+
+    def role_of(self, name: str, said: str) -> Role | None: ...
+
+
 @dataclass(frozen=True)
 class Access:
-    """How requests are recognised. ``token`` opens everything; with ``proxy`` only names from it do.
+    """How requests are recognised. ``token`` opens everything; with ``proxy`` or ``people`` (who signed in elsewhere)
+    only names from there do.
 
     ``read_only`` takes the rights to change anything away from everybody. ``cookie`` carries the port, because
     cookies are shared by every server of one host.
@@ -80,17 +88,20 @@ class Access:
     cookie: str = "w2w_gallery"
     read_only: bool = False
     proxy: Proxy | None = None
+    people: People | None = None
     clock: Callable[[], float] = time.time
 
     def by_token(self, given: str) -> Principal | None:
         """The principal of a bearer token."""
-        if self.proxy is not None or not _same(given, self.token):
+        if self.named or not _same(given, self.token):
             return None
         return self._principal(self.actor, Role.STEWARD, ambient=False, session=given)
 
     def by_cookie(self, value: str) -> Principal | None:
         """The principal of a session cookie, while it lasts."""
         expiry, _, signature = value.partition(".")
+        if self.people is not None:
+            return self._by_name(value)
         if self.proxy is not None or not expiry.isdigit() or len(expiry) > 12:
             return None
         if not _same(signature, self._sign("session", expiry)) or int(expiry) < self.clock():
@@ -109,6 +120,40 @@ class Access:
         """A cookie's value: when it ends, signed. A token given anew makes every older cookie worthless."""
         expiry = str(int(self.clock()) + SESSION_SECONDS)
         return f"{expiry}.{self._sign('session', expiry)}"
+
+    @property
+    def named(self) -> bool:
+        """Whether somebody else says who comes, so that the token opens nothing."""
+        return self.proxy is not None or self.people is not None
+
+    def new_named_session(self, name: str, role: Role) -> str:
+        """A cookie's value for somebody who signed in: when it ends, who and as what, signed."""
+        expiry = str(int(self.clock()) + SESSION_SECONDS)
+        who = base64.urlsafe_b64encode(name.encode()).decode().rstrip("=")
+        return f"{expiry}.{who}.{role}.{self._sign('named', f'{expiry}.{who}.{role}')}"
+
+    def _by_name(self, value: str) -> Principal | None:
+        said, _, signature = value.rpartition(".")
+        parts = said.split(".")
+        if self.people is None or len(parts) != 3 or not _same(signature, self._sign("named", said)):
+            return None
+        if int(parts[0]) < self.clock():
+            return None
+        name = base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)).decode()
+        role = self.people.role_of(name, parts[2])
+        return None if role is None else self._principal(name, role, ambient=True, session=value)
+
+    def seal(self, text: str) -> str:
+        """``text`` as a cookie's value that only this server can have made."""
+        body = base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return f"{body}.{self._sign('sealed', body)}"
+
+    def unseal(self, value: str) -> str | None:
+        """What was sealed; None when somebody else made it."""
+        body, _, signature = value.partition(".")
+        if not _same(signature, self._sign("sealed", body)):
+            return None
+        return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)).decode()
 
     def _principal(self, actor: str, role: Role, *, ambient: bool, session: str) -> Principal:
         rights = RIGHTS[role] & READING if self.read_only else RIGHTS[role]
@@ -148,14 +193,19 @@ def proxy_of(options: Mapping[str, Any]) -> Proxy | None:
     if not isinstance(addresses, list) or not addresses:
         reason = "user_header needs proxies: the addresses allowed to send it, as in proxies = ['127.0.0.1']"
         raise SettingError(setting="[web] proxies", value=addresses or "", reason=reason)
-    roles = {str(name): _role(role) for name, role in dict(options.get("roles", {})).items()}
+    roles = {str(name): role_named(role) for name, role in dict(options.get("roles", {})).items()}
     default = options.get("default_role")
     return Proxy(
-        str(header).lower(), frozenset(map(str, addresses)), roles, None if default is None else _role(default)
+        str(header).lower(), frozenset(map(str, addresses)), roles, None if default is None else role_named(default)
     )
 
 
-def _role(text: Any) -> Role:
+def role_named(text: Any) -> Role:
+    """A role by its name.
+
+    Raises:
+        SettingError.
+    """
     try:
         return Role(str(text))
     except ValueError:

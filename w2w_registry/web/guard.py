@@ -21,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from w2w_registry.web.access import SESSION_SECONDS, Access, Principal
+from w2w_registry.web.oidc import Oidc
 from w2w_registry.web.problems import Problem, respond
 
 API: Final = "/api/"
@@ -64,6 +65,7 @@ class Guard:
     def __init__(self, app: ASGIApp, *, access: Access, hosts: frozenset[str], limits: Limits) -> None:
         self._app, self._access, self._hosts, self._limits = app, access, hosts, limits
         self._buckets = _Buckets(limits)
+        self._oidc = access.people if isinstance(access.people, Oidc) else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -75,7 +77,8 @@ class Guard:
         headers = Headers(scope=scope)
         answer = _Answer(send, api=scope["path"].startswith(API))
         try:
-            found = self._admit(scope, headers)
+            self._look_at(scope, headers)
+            found = await self._signed_in(scope, headers) or self._admit(scope, headers)
             if isinstance(found, dict):
                 await answer.start_empty(303, found)
                 return
@@ -90,8 +93,8 @@ class Guard:
             _LOG.exception("a request failed")
             await answer.refuse(Problem(500, "internal", "something went wrong here; the server's log says what"))
 
-    def _admit(self, scope: Scope, headers: Headers) -> Principal | dict[str, str]:
-        """Who asks, or the headers of a redirect that turns a token in the address into a cookie.
+    def _look_at(self, scope: Scope, headers: Headers) -> None:
+        """Host, address, method and site, before anything is done.
 
         Raises:
             Problem: the request is not to be answered.
@@ -103,16 +106,53 @@ class Guard:
         if method not in METHODS:
             raise Problem(405, "method", "that method is never used here", {"allow": ", ".join(sorted(METHODS))})
         _check_site(method, headers)
+
+    async def _signed_in(self, scope: Scope, headers: Headers) -> dict[str, str] | None:
+        """Where people sign in by OIDC: the headers that send a browser there, and those that let it in again."""
+        oidc = self._oidc
+        if oidc is None or scope["method"] != "GET" or scope["path"].startswith(API):
+            return None
+        if scope["path"] == oidc.path:
+            self._wait(scope, "sign-in")
+            said = _cookie(headers, self._access.cookie + "_sign_in")
+            remembered = self._access.unseal(said) if said else None
+            query = dict(parse_qsl(scope.get("query_string", b"").decode("latin-1")))
+            person, back = await asyncio.to_thread(oidc.finish, query, remembered or "")
+            return {"location": back, "set-cookie": self._kept(self._access.new_named_session(*vars(person).values()))}
+        link = headers.get("sec-fetch-mode", "navigate") == "navigate" and "text/html" in headers.get("accept", "")
+        if not link or self._who(scope, headers) is not None:
+            return None
+        self._wait(scope, "sign-in")
+        address, kept = await asyncio.to_thread(
+            oidc.begin, _address(scope, scope.get("query_string", b"").decode("latin-1"))
+        )
+        cookie = self._kept(self._access.seal(kept), "_sign_in", 600)
+        return {"location": address, "set-cookie": cookie}
+
+    def _kept(self, value: str, suffix: str = "", seconds: int = SESSION_SECONDS) -> str:
+        secure = "; Secure" if self._oidc is not None and self._oidc.secure else ""
+        return f"{self._access.cookie}{suffix}={value}; HttpOnly; SameSite=Lax; Path=/; Max-Age={seconds}{secure}"
+
+    def _wait(self, scope: Scope, caller: str) -> None:
+        client = (scope.get("client") or ("",))[0]
+        wait = self._buckets.take(f"{client} {caller}")
+        if wait:
+            raise Problem(429, "rate", "too many requests; wait a moment", {"retry-after": str(wait)})
+
+    def _admit(self, scope: Scope, headers: Headers) -> Principal | dict[str, str]:
+        """Who asks, or the headers of a redirect that turns a token in the address into a cookie.
+
+        Raises:
+            Problem: the request is not to be answered.
+        """
+        method, path = scope["method"], scope["path"]
         entered = self._enter(scope)
         if entered is not None:
             return entered
         who = self._who(scope, headers)
         if who is None:
             raise Problem(401, "token", "open the address that `w2w-reg serve` printed", {"www-authenticate": "Bearer"})
-        client = (scope.get("client") or ("",))[0]
-        wait = self._buckets.take(f"{client} {who.actor}")
-        if wait:
-            raise Problem(429, "rate", "too many requests; wait a moment", {"retry-after": str(wait)})
+        self._wait(scope, who.actor)
         if method not in SAFE:
             _check_mutation(path, headers, who)
         return who
@@ -125,11 +165,8 @@ class Guard:
             client = (scope.get("client") or ("",))[0]
             names = headers.getlist(self._access.proxy.header)
             return self._access.by_proxy(client, names[0] if len(names) == 1 else None)
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._access.cookie)
-        except CookieError:
-            return None
-        return None if cookie is None else self._access.by_cookie(cookie.value)
+        value = _cookie(headers, self._access.cookie)
+        return None if value is None else self._access.by_cookie(value)
 
     def _enter(self, scope: Scope) -> dict[str, str] | None:
         """``GET …?token=T``: a cookie and the same address without the token, which then stays in no history."""
@@ -140,13 +177,21 @@ class Guard:
         if self._access.by_token(given[0]) is None:
             return None
         left = urlencode([(name, value) for name, value in query if name != "token"])
-        # One slash exactly: two would name another host.
-        path = "/" + scope.get("raw_path", b"/").decode("latin-1").partition("?")[0].lstrip("/")
-        cookie = f"{self._access.cookie}={self._access.new_session()}; HttpOnly; SameSite=Lax; Path=/"
-        return {
-            "location": f"{path}?{left}" if left else path,
-            "set-cookie": f"{cookie}; Max-Age={SESSION_SECONDS}",
-        }
+        return {"location": _address(scope, left), "set-cookie": self._kept(self._access.new_session())}
+
+
+def _address(scope: Scope, query: str) -> str:
+    """The address asked for, in this gallery: one slash exactly, because two would name another host."""
+    path = "/" + scope.get("raw_path", b"/").decode("latin-1").partition("?")[0].lstrip("/")
+    return f"{path}?{query}" if query else path
+
+
+def _cookie(headers: Headers, name: str) -> str | None:
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return None
+    return None if found is None else found.value
 
 
 def _check_path(path: str, query: bytes) -> None:

@@ -16,6 +16,7 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
+from w2w_registry.web.oidc import oidc_of
 from w2w_registry.web.webhooks import Teller, webhooks_of
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -57,6 +58,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
     options = registry.settings.web
     token = check_token(asked.token or new_token())
     proxy = proxy_of(options)
+    people = oidc_of(options, registry.settings.home)
     teller = Teller(registry, webhooks_of(options, registry.settings.home))
     listener = _bind(asked.host, asked.port)
     port = int(listener.getsockname()[1])
@@ -66,12 +68,13 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
         cookie=f"w2w_gallery_{port}",
         read_only=asked.read_only or bool(options.get("read_only", False)),
         proxy=proxy,
+        people=people,
     )
     hosts = allowed_hosts(asked.host, port, [*asked.hosts, *options.get("hosts", ())])
     app = create_app(registry, access, hosts, limits=_limits(options), engine=WarmEngine(asked.pipeline))
     shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
     shown = f"[{shown}]" if ":" in shown else shown
-    url = f"http://{shown}:{port}/" if proxy else f"http://{shown}:{port}/?token={token}"
+    url = f"http://{shown}:{port}/" if access.named else f"http://{shown}:{port}/?token={token}"
     return Prepared(app, listener, url, teller)
 
 
