@@ -23,7 +23,8 @@ HOSTILE = (
     "x" * 300,
 )  # fmt: skip
 FIELDS = (
-    "identity tags target alias action collection back people name weights space count seed from d.beard confirm days"
+    "identity tags target alias action collection back people name weights space count seed from d.beard confirm days "
+    "text subject sheet"
 )
 
 
@@ -80,7 +81,20 @@ def test_what_is_stored_is_shown_as_text(hostile: Registry, app: FastAPI) -> Non
 def test_what_is_asked_is_said_back_as_text(app: FastAPI, value: str) -> None:
     client = enter(app)
     for place in ("/", "/who", "/make", "/compliance/events"):
-        for name in ("where", "sort", "cursor", "name", "from", "space", "actor", "action", "since", "page", "below"):
+        for name in (
+            "where",
+            "sort",
+            "cursor",
+            "name",
+            "from",
+            "space",
+            "actor",
+            "action",
+            "since",
+            "page",
+            "below",
+            "sheet",
+        ):
             answer = client.get(place, params={name: value})
             assert answer.status_code < 500, f"{place}?{name}"
             check(answer.text)

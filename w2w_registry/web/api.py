@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, BinaryIO, cast
 
@@ -128,7 +129,8 @@ def lineage(
 def search(desk: Look, asked: Search) -> JSONResponse:
     """The identities nearest to a registered version, as `search --json`. Files are sent to `/search/file`."""
     wanted = asking.Asking(asked.limit, asked.space, asked.where, asked.by)
-    return answer(asking.registered_version(desk, registered(desk, asked.query), wanted).to_json())
+    found = asking.registered_version(desk, registered(desk, asked.query), wanted)
+    return answer(replace(found, query=asked.query).to_json())
 
 
 @router.post(

@@ -74,10 +74,16 @@ def chance(value: Any) -> str:
     return f"1 in {round(1 / share, -1 if share > 1e-3 else -2):,.0f}"
 
 
+SAID_ABOUT: Final = frozenset({"title", "trigger", "base_hint", "license", "tags", "notes", "strength"})
+"""Labels that are about the file, and may well name somebody."""
+
+
 def alt(labels: Mapping[str, Any], kind: str = "picture") -> str:
     """What a picture shows, said from its labels: never who it is."""
     said = []
     for name, value in list(labels.items())[:40]:
+        if name in SAID_ABOUT:
+            continue
         name = plain(name).replace("_", " ")
         if isinstance(value, bool) or value in (0, 1, 0.0, 1.0):
             if value:

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Form
 from fastapi.responses import RedirectResponse
 
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import describing, manage
 from w2w_registry.web.site import Make, page_router, url
 
 router = page_router()
@@ -26,6 +26,13 @@ def aliases(desk: Make, target: Text, alias: Text) -> RedirectResponse:
     """Let an alias mean a version."""
     done = manage.set_alias(desk.registry, alias.strip(), target)
     return RedirectResponse(url("/identities", str(done["identity"])), 303)
+
+
+@router.post("/notes")
+def notes(desk: Make, identity: Text, text: Text = "") -> RedirectResponse:
+    """Keep a note on an identity; an empty one takes it away."""
+    describing.note(desk.registry, identity, text.strip() or None)
+    return RedirectResponse(url("/identities", identity), 303)
 
 
 def split(text: str) -> list[str]:

@@ -9,20 +9,24 @@ from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.consent import grants
-from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.identities import describing, manage, paging
 from w2w_registry.services.provenance import lineage
 from w2w_registry.services.search import query as searching
-from w2w_registry.web.problems import problem_of
+from w2w_registry.web.jobs import Job
+from w2w_registry.web.pages.drawing import owner
+from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.site import Desk, Look, page_router
 
 router = page_router()
 NEAR: Final = 12
 DEPTH: Final = 4
+TOLD: Final = ("title", "trigger", "strength", "base_hint", "license", "notes")
+"""Labels that say how a model is used rather than what is on its pictures."""
 
 
 @router.get("/identities/{name:path}")
-def identity(desk: Look, name: str) -> HTMLResponse:
-    """Everything that is known of one version."""
+def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
+    """Everything that is known of one version. ``sheet``: a contact sheet this session asked for."""
     shown = manage.show(desk.registry, name)
     ref = f"{shown['identity']}@{shown['version']}"
     card = paging.cards_of(desk.registry, [ref]).get(ref, {})
@@ -30,6 +34,9 @@ def identity(desk: Look, name: str) -> HTMLResponse:
     return desk.page(
         "identity.html",
         shown=shown,
+        ref=ref,
+        told={name: shown["labels"][name] for name in TOLD if name in shown["labels"]},
+        note=shown["tags"].get(describing.NOTE),
         picture=card.get("picture"),
         releases=paging.releases_of(desk.registry, ref),
         near=near,
@@ -39,7 +46,17 @@ def identity(desk: Look, name: str) -> HTMLResponse:
         drawing=lineage.drawing(desk.registry, ref, depth=DEPTH),
         history=manage.history(desk.registry, shown["identity"]),
         commands=_commands(ref, shown),
+        sheet=_sheet(desk, sheet),
     )
+
+
+def _sheet(desk: Desk, job: str) -> Job | None:
+    if not job:
+        return None
+    try:
+        return desk.site.jobs.find(owner(desk), job)
+    except Problem:
+        return None
 
 
 def nearest(desk: Desk, ref: str, but: str) -> tuple[list[dict[str, Any]], str | None, float | None]:
@@ -59,10 +76,21 @@ def with_pictures(desk: Desk, hits: list[dict[str, Any]]) -> list[dict[str, Any]
     return [{**hit, **cards.get(f"{hit['identity']}@{hit['version']}", nothing)} for hit in hits]
 
 
-def _commands(ref: str, shown: dict[str, Any]) -> list[str]:
-    quoted = shlex.quote(ref)
-    commands = [f"w2w-reg show {quoted}", f"w2w-reg search {quoted}", f"w2w-reg lineage {quoted} --down"]
+def _commands(ref: str, shown: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """What can be done with a version, as it is typed: by what it is for."""
+    one, name = shlex.quote(ref), shlex.quote(shown["identity"])
+    found = [
+        ("Look", [f"w2w-reg show {one}", f"w2w-reg search {one}", f"w2w-reg lineage {one} --down",
+                  f"w2w-reg history {name}"]),
+        ("Describe", [f"w2w-reg tag set {name} KEY=VALUE", f"w2w-reg alias set production {one}",
+                      f"w2w-reg label {one} LABEL=VALUE", f"w2w-reg note {name} TEXT",
+                      f"w2w-reg rename {name} NEW-NAME"]),
+    ]  # fmt: skip
     if shown["state"] == "active":
-        commands += [f"w2w-reg generate {quoted} --out pictures/", f"w2w-reg export {quoted} out/"]
-    commands += [f"w2w-reg consent withdraw {shlex.quote(s)} --dry-run" for s in shown["subjects"]]
-    return commands
+        found += [
+            ("Make", [f"w2w-reg generate {one} --out pictures/", f"w2w-reg edit {one} --direction NAME=1 --name NEW",
+                      f"w2w-reg mix {one} OTHER --name NEW"]),
+            ("Take along", [f"w2w-reg export {one} out/", f"w2w-reg push {one} OWNER/REPO"]),
+        ]  # fmt: skip
+    ends = [f"w2w-reg consent withdraw {shlex.quote(subject)} --dry-run" for subject in shown["subjects"]]
+    return [*found, ("Take out of service", [*ends, f"w2w-reg remove {one}"])]

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Form, Query, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.spaces import manage as spaces
-from w2w_registry.services.synthesis import directions, edit, generate, preview
-from w2w_registry.web.jobs import ENDED, Job, State
+from w2w_registry.services.synthesis import directions, edit, preview
+from w2w_registry.web.jobs import Job
+from w2w_registry.web.pages.drawing import drawing
 from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Desk, Make, page_router, url
 
 router = page_router()
 REACH: Final = 5.0
-STEPS: Final = 12
-PATIENCE: Final = 120.0
 Name = Annotated[str, Form(max_length=300)]
 
 
@@ -75,8 +71,8 @@ def _sliders(
     found: preview.Prospect | None = None
     try:
         found = preview.prospect(desk.registry, ref, amounts)
-        before = _drawing(desk, ref, {}, seed, "before")
-        after = _drawing(desk, ref, amounts, seed, "after") if draw and amounts else None
+        before = drawing(desk, ref, {}, (seed,), "before")
+        after = drawing(desk, ref, amounts, (seed,), "after") if draw and amounts else None
     except RegistryError as error:
         problem = problem or problem_of(error)
     return desk.page(
@@ -104,7 +100,7 @@ async def ask(desk: Make, request: Request) -> JSONResponse:
     def run() -> dict[str, Any]:
         ref, amounts = registered(desk, form.get("from", "")), amounts_of(form)
         found = preview.prospect(desk.registry, ref, amounts)
-        job = _drawing(desk, ref, amounts, seed_of(form), "after")
+        job = drawing(desk, ref, amounts, (seed_of(form),), "after")
         return {"job": job.id, "state": job.state, "prospect": found.to_json()}
 
     try:
@@ -112,47 +108,6 @@ async def ask(desk: Make, request: Request) -> JSONResponse:
     except RegistryError as error:
         refused = problem_of(error)
         return JSONResponse({"detail": refused.detail, "code": refused.code}, refused.status)
-
-
-@router.get("/make/pictures/{job}")
-async def picture(desk: Make, job: str) -> Response:
-    """The picture, as soon as it is drawn."""
-    found = desk.site.jobs.find(owner(desk), job)
-    state = found.state
-    for _ in range(int(PATIENCE / 5)):
-        if state in ENDED:
-            break
-        state = await run_in_threadpool(desk.site.jobs.wait, found, state, 5.0)
-    if found.picture is None:
-        raise Problem(409 if state in ENDED else 503, "picture", found.why or "the picture is still being drawn")
-    return Response(found.picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
-
-
-@router.get("/make/pictures/{job}/events")
-async def progress(desk: Make, job: str) -> StreamingResponse:
-    """Server-sent events until the picture is there."""
-    found = desk.site.jobs.find(owner(desk), job)
-
-    async def told() -> AsyncIterator[str]:
-        state: State | None = None
-        for _ in range(int(PATIENCE)):
-            if found.state is not state:
-                state = found.state
-                said = {"state": state, "ahead": desk.site.jobs.ahead(found), "why": found.why}
-                yield f"event: state\ndata: {json.dumps(said)}\n\n"
-            if state in ENDED:
-                return
-            await asyncio.sleep(0.05 if found.state is not State.WAITING else 0.2)
-
-    return StreamingResponse(told(), media_type="text/event-stream")
-
-
-@router.post("/make/pictures/{job}/cancel")
-def cancel(desk: Make, job: str) -> JSONResponse:
-    """Give a picture up."""
-    found = desk.site.jobs.find(owner(desk), job)
-    desk.site.jobs.cancel(found)
-    return JSONResponse({"job": found.id, "state": found.state})
 
 
 @router.post("/mixes")
@@ -179,11 +134,6 @@ def sample(
     made = edit.sample(desk.registry, count, space=space, name=name.strip(), seed=seed)
     first = made["samples"][0]["identity"].rpartition("-")[0]
     return RedirectResponse(url("/", where=f"operation = sample and name like '{first}-%'", sort="-created"), 303)
-
-
-def owner(desk: Desk) -> str:
-    """Whose pictures they are: this session's."""
-    return f"{desk.who.actor} {desk.who.csrf}"
 
 
 def amounts_of(form: Mapping[str, str]) -> dict[str, float | bool]:
@@ -216,19 +166,3 @@ def seed_of(form: Mapping[str, str]) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise UsageError(reason="a seed is a whole number")
     return int(text)
-
-
-def _drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seed: int, lane: str) -> Job:
-    """The job that draws this; permission has been asked, and is asked again when it is drawn."""
-    registry, engine = desk.registry, desk.site.engine
-
-    def draw() -> bytes:
-        with registry.temporary_folder() as folder:
-            request = generate.GenerateRequest(
-                ref, str(folder), seeds=(seed,), steps=STEPS, edit=dict(amounts), engine=engine
-            )
-            with engine.lock:
-                return Path(generate.generate(registry, request)["files"][0]).read_bytes()
-
-    key = (ref, tuple(sorted(amounts.items())), seed)
-    return desk.site.jobs.submit(owner(desk), key, draw, lane=lane)

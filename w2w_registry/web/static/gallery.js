@@ -103,12 +103,20 @@ if (maker) {
   const warning = maker.querySelector("[data-warning]"), nearest = maker.querySelector("[data-nearest]");
   const typicality = maker.querySelector("[data-typicality]"), reset = maker.querySelector("[data-reset]");
   const sliders = [...maker.querySelectorAll('input[type="range"]')];
-  let timer = 0, stream = null, round = 0;
+  const cancel = maker.querySelector("[data-cancel]");
+  let timer = 0, stream = null, round = 0, job = null;
+  const stop = (text) => { if (stream) { stream.close(); stream = null; } job = null; cancel.hidden = true; if (text) said.textContent = text; };
+  cancel.addEventListener("click", () => {
+    if (!job) return;
+    const body = new URLSearchParams({ csrf: document.body.dataset.csrf });
+    fetch(`${maker.dataset.live}/${job}/cancel`, { method: "POST", body }).catch(() => {});
+    round += 1; after.classList.remove("busy"); stop("cancelled");
+  });
 
   const warn = (text) => { warning.textContent = text; warning.hidden = !text; };
   const draw = async () => {
     const mine = ++round;
-    if (stream) { stream.close(); stream = null; }
+    stop();
     const body = new URLSearchParams(new FormData(maker));
     after.hidden = false; after.classList.add("busy"); said.textContent = "asking…";
     let answer, found;
@@ -123,6 +131,7 @@ if (maker) {
     const place = `${maker.dataset.live}/${found.job}`;
     const show = () => { after.src = place; after.classList.remove("busy"); said.textContent = "after"; };
     if (found.state === "done") { show(); return; }
+    job = found.job; cancel.hidden = false;
     stream = new EventSource(`${place}/events`);
     stream.addEventListener("state", (event) => {
       if (mine !== round) return;
@@ -131,7 +140,7 @@ if (maker) {
       if (now.state === "drawing") said.textContent = "drawing…";
       if (now.state === "done") show();
       if (now.state === "failed") { said.textContent = "not drawn"; warn(now.why); }
-      if (["done", "failed", "cancelled"].includes(now.state)) { stream.close(); stream = null; }
+      if (["done", "failed", "cancelled"].includes(now.state)) stop();
     });
   };
   const soon = () => { clearTimeout(timer); timer = setTimeout(draw, 120); };
