@@ -21,11 +21,38 @@ from w2w_registry.services.spaces import manage as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
 from w2w_registry.web.idempotency import OnceRoute
+from w2w_registry.web.problems import TITLES
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Look, Make
 
-router = APIRouter(prefix="/api/v1", route_class=OnceRoute)
 _BYTES = {"type": "string", "format": "binary"}
+
+
+class Refusal(BaseModel):
+    """Why not, as RFC 9457 has it; `code` is the machine's name of the error, as in the command line's `--json`."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Refusal, "description": TITLES[status]} for status in (400, 401, 403, 404, 409, 422, 429)
+}
+ONCE: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": False,
+            "description": "Sent again with this key, the change is not made again: the first answer is given.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        }
+    ]
+}
+router = APIRouter(prefix="/api/v1", route_class=OnceRoute, responses=REFUSALS)
 
 
 class Tags(BaseModel):
@@ -158,7 +185,7 @@ async def search_file(
         return answer(found.found.to_json())
 
 
-@router.post("/tags")
+@router.post("/tags", openapi_extra=ONCE)
 def tags(desk: Make, change: Tags) -> JSONResponse:
     """Set and unset tags of an identity, as `tag set --json`."""
     value: dict[str, Any] = {"identity": change.identity, "tags": {}}
@@ -169,7 +196,7 @@ def tags(desk: Make, change: Tags) -> JSONResponse:
     return answer(value)
 
 
-@router.post("/aliases")
+@router.post("/aliases", openapi_extra=ONCE)
 def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     """Let an alias mean a version, or nothing any more, as `alias set --json`."""
     if change.target is not None:
@@ -177,7 +204,7 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     return answer(manage.unset_alias(desk.registry, change.alias, change.identity or ""))
 
 
-@router.post("/edits")
+@router.post("/edits", openapi_extra=ONCE)
 def edits(desk: Make, asked: Edit) -> JSONResponse:
     """Record a version moved along directions, as `edit --json`."""
     if not asked.amounts or any(abs(amount) > 1000 or amount != amount for amount in asked.amounts.values()):
@@ -187,7 +214,7 @@ def edits(desk: Make, asked: Edit) -> JSONResponse:
     return answer(made, 201)
 
 
-@router.post("/mixes")
+@router.post("/mixes", openapi_extra=ONCE)
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
     refs = [registered(desk, one) for one in asked.identities]
