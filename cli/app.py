@@ -27,6 +27,7 @@ COMMANDS = {
     "search": "Find the identities nearest to identities or adapter files.",
     "fingerprint": "Take the fingerprints of versions: what each makes the base model draw.",
     "calibrate": "Learn from second trainings which fingerprints are the same person's.",
+    "duplicates": "Show which versions are the same model.",
     "resolve": "Decide whom a held version depicts.",
     "groups": "Show which identities are one person under several names.",
     "serve": "Show the registry in a browser, and serve its API.",

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base
+from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.types import Number, Words
 from w2w_registry.records import VersionState
@@ -108,6 +109,17 @@ def near_any(
                 and all(abs(a - b) <= room for a, b in zip(numbers, keys, strict=True))
             ])  # fmt: skip
     return found
+
+
+def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
+    """Sketches of every version in the registry, the oldest first."""
+    query = (
+        select(WeightsSketch.version_id, WeightsSketch.norm, WeightsSketch.data)
+        .join(Version, Version.id == WeightsSketch.version_id)
+        .where(WeightsSketch.kind == kind, Version.state.in_(PRESENT))
+        .order_by(WeightsSketch.version_id)
+    )
+    return [StoredSketch(*row) for row in session.execute(query)]
 
 
 def sketches_of(session: Session, kind: str, version_ids: Iterable[int]) -> dict[int, StoredSketch]:

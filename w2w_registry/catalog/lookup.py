@@ -152,6 +152,21 @@ def versions_by_model(
     return found
 
 
+def same_digests(session: Session) -> list[list[int]]:
+    """Versions in the registry whose digests are the same, in groups, the oldest first."""
+    twice = (
+        select(Version.model_digest)
+        .where(Version.state.in_(PRESENT))
+        .group_by(Version.model_digest)
+        .having(func.count() > 1)
+    )
+    query = select(Version.model_digest, Version.id).where(Version.model_digest.in_(twice), Version.state.in_(PRESENT))
+    found: dict[str, list[int]] = {}
+    for digest, version in session.execute(query.order_by(Version.id)):
+        found.setdefault(digest, []).append(version)
+    return list(found.values())
+
+
 def taken_names(session: Session, names: Iterable[str]) -> dict[str, int]:
     """Of these names, those an identity has (removed or not) -> its id."""
     return {

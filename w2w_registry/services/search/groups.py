@@ -15,9 +15,8 @@ from w2w_registry.errors import UsageError
 from w2w_registry.services.recording.gallery import best_question, open_gallery
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
+from w2w_registry.space.people import pairs_of_one
 
-FALSE_LINKS: Final = 1.0
-"""False alarms expected if everybody in the registry were searched for: a link has to be that sure, both ways."""
 BLOCK: Final = 256
 
 
@@ -47,8 +46,7 @@ def groups(
 ) -> Groups:
     """Identities in service that are one person under several names. ``by`` None: behaviour where it was taken.
 
-    Two identities are linked when each is found by a search for the other, so surely that searching for everybody would
-    give one false alarm; links join into groups.
+    Two identities are linked when each is found by a search for the other (``space.people``); links join into groups.
 
     Raises:
         UsageError: behaviour was asked for and too few versions have a fingerprint. NotFound: no such space.
@@ -65,9 +63,8 @@ def groups(
             versions = gallery.answers.versions
             known = named(session, versions.tolist())
             identities = [known[v].identity_id for v in versions.tolist()]
-            # Whoever is listed as the same person already needs no search to be; each search is among the others.
-            level = FALSE_LINKS / max(len(set(identities)), 1)
-            links = _by_behaviour(gallery.model, gallery.answers.matrix, identities, gallery.size, level)
+            found = pairs_of_one(gallery.answers.matrix, np.asarray(identities), gallery.model)
+            links = [Link(pair.i, pair.j, -pair.alarm) for pair in found]
             way = "behaviour"
         else:
             row = find_space(session, space)
@@ -80,23 +77,8 @@ def groups(
             links = _by_weights(metric_of(row).unit(kept.matrix), identities, float(threshold))
             way = "weights"
     names = {one.identity_id: one.name for one in known.values()}
-    found = _joined(links, identities)
-    return Groups(tuple(tuple(sorted(names[i] for i in group)) for group in found), way, len(set(identities)))
-
-
-def _by_behaviour(
-    model: Any, matrix: NDArray[np.float32], identities: Sequence[int], size: int, level: float
-) -> list[Link]:
-    who = np.asarray(identities)
-    seen: dict[tuple[int, int], float] = {}
-    for start in range(0, len(matrix), BLOCK):
-        part = slice(start, start + BLOCK)
-        # A version is no stranger to its own identity's others: they are left out of the search.
-        scores = model.score(matrix[part], matrix, who[part][:, None] == who[None, :])
-        sure = model.strangers.false_alarm(np.where(np.isfinite(scores), scores, -1e300), size) <= level
-        for row, column in zip(*np.nonzero(sure & np.isfinite(scores)), strict=True):
-            seen[start + int(row), int(column)] = float(scores[row, column])
-    return [Link(a, b, min(score, seen[b, a])) for (a, b), score in seen.items() if a < b and (b, a) in seen]
+    joined = _joined(links, identities)
+    return Groups(tuple(tuple(sorted(names[i] for i in group)) for group in joined), way, len(set(identities)))
 
 
 def _by_weights(units: NDArray[np.float32], identities: Sequence[int], threshold: float) -> list[Link]:

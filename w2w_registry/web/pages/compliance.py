@@ -15,7 +15,7 @@ from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
 
 router = page_router()
 EVENTS: Final = 100
-QUESTIONS: Final = ("unconsented", "expiring", "withdrawals", "unexplained")
+QUESTIONS: Final = ("unconsented", "held", "expiring", "withdrawals", "unexplained")
 DAYS: Final = (30, 90, 365)
 
 

@@ -1,0 +1,39 @@
+"""Who is who, among people of whom many are there twice or thrice and nobody says who."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from w2w_registry.space.people import pairs_of_one
+
+
+def crowd(seed: int, once: int, twice: int, noise: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
+    """Fingerprints (n, 64) with a decaying spectrum, and whose they are."""
+    rng = np.random.default_rng(seed)
+    spread = np.arange(1, 65) ** -0.5
+    people = rng.normal(size=(once + twice, 64)) * spread
+    who = np.concatenate([np.arange(once + twice), np.arange(twice)])
+    return people[who] + noise * spread * rng.normal(size=(len(who), 64)), who
+
+
+@pytest.mark.parametrize(("once", "twice"), [(240, 30), (100, 100), (20, 140)])
+def test_nearly_all_pairs_are_found_and_hardly_any_other(once: int, twice: int) -> None:
+    found = right = 0
+    for seed in range(3):
+        rows, who = crowd(seed, once, twice)
+        pairs = pairs_of_one(rows, np.arange(len(rows)))
+        found += len(pairs)
+        right += sum(who[p.i] == who[p.j] for p in pairs)
+    assert right >= 0.95 * 3 * twice
+    assert right >= 0.95 * found
+
+
+def test_who_is_known_to_be_one_is_not_told() -> None:
+    rows, who = crowd(0, 100, 30)
+    assert all(who[p.i] != who[p.j] for p in pairs_of_one(rows, who))
+
+
+def test_among_people_who_are_all_there_once_hardly_anybody_is_paired() -> None:
+    rows, _ = crowd(1, 300, 0)
+    assert len(pairs_of_one(rows, np.arange(300))) <= 3
