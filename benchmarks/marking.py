@@ -117,13 +117,14 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--each", type=int, default=25, help="pictures of each kind and size")
+    options.add_argument("--each", type=int, default=25, help="pictures of each kind and size; 0: only unmarked ones")
     options.add_argument("--photos", type=Path, help="folder of photographs; else the two of scikit-learn")
     options.add_argument("--unmarked", type=int, default=2000, help="pictures without a mark to try")
     options.add_argument("--json", type=Path)
     asked = options.parse_args()
-    rows = [survival(side, asked.each, asked.photos) for side in SIZES]
-    print(table(rows))
+    rows = [survival(side, asked.each, asked.photos) for side in SIZES] if asked.each else []
+    if rows:
+        print(table(rows))
     alarms = unmarked(asked.unmarked, asked.photos)
     print(
         f"\n{alarms['unmarked']} unmarked pictures: {alarms['accused']} accused;"

@@ -29,6 +29,7 @@ TABLES: dict[str, frozenset[str] | None] = {
             "space_people",
             "door_key",
             "second_person",
+            "signed_consents",
         }
     ),
     "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),

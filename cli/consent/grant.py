@@ -24,6 +24,12 @@ from . import shared
 @click.option(
     "--evidence", type=click.Path(dir_okay=False, path_type=Path), help="A signed form or the like; its digest is kept."
 )
+@click.option(
+    "--signed",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A consent that the subject signed (a JWS of a verifiable credential); its terms count.",
+)
 @click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
 @click.option("--guardian", metavar="ID", help="Who consents for the subject: guardian or estate.")
 @click.option("--compensation", metavar="TEXT", help="What the subject receives.")
@@ -34,6 +40,7 @@ def grant(
     subject: str,
     record_id: str | None,
     evidence: Path | None,
+    signed: Path | None,
     keep_evidence: bool,
     guardian: str | None,
     compensation: str | None,
@@ -48,7 +55,8 @@ def grant(
     from w2w_registry.services.consent import grants as service
     from w2w_registry.services.consent import scopes
 
-    scope = None if record_id is not None and not given["purposes"] else shared.scope_of(given)
+    typed = bool(given["purposes"]) or (record_id is None and signed is None)
+    scope = shared.scope_of(given) if typed else None
     value = service.grant(
         frame.registry(),
         subject,
@@ -58,6 +66,7 @@ def grant(
         guardian=guardian,
         compensation=compensation,
         evidence=evidence,
+        signed=signed,
         keep_evidence=keep_evidence,
         training_set_digest=training_set_digest,
     )

@@ -63,7 +63,8 @@ def test_a_consent_from_request_to_erasure(small: Small, shell: Shell, tmp_path:
     shell.run("consent", "dispute", "s1")
     shell.run("consent", "resolve", "s1", "--upheld")
     receipts = shell.json("consent", "receipt", "s1")
-    assert receipts[0]["@type"] == "dpv:ConsentRecord"
+    assert receipts[0]["@type"] == "dpv:ConsentReceipt"
+    assert receipts[0]["conforms_to"] == ["https://w3id.org/dpv/schema/dpv-27560#receipt-record"]
     assert shell.run("consent", "receipt", "s1").startswith("# Consent receipt")
     shell.run("consent", "receipt", "s1", "--out", str(tmp_path / "receipts"))
     assert {p.suffix for p in (tmp_path / "receipts").iterdir()} == {".json", ".md"}

@@ -20,6 +20,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.records import DERIVING, ConsentRecord, Status, Use, countries
 from w2w_registry.errors import SettingError
 from w2w_registry.records import ConsentState, Kind
@@ -50,6 +51,7 @@ class ReasonCode(StrEnum):
     VERSION_BLOCKED = "version-blocked"
     LIKENESS = "likeness-refused"
     HELD = "held"
+    UNSIGNED = "not-signed-by-the-subject"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Rules:
     ``purpose``: what an operation is for when nothing else is said. ``territory``: where this registry works.
     ``unknown``: uses open to likenesses without valid consent. ``likeness_kinds``: kinds of identity that depict
     somebody even when no subject is named. ``purposes``: purposes this registry knows besides the usual ones.
+    ``signed_consents``: whether only consents count that the subject signed (``consent.credential``).
     """
 
     purpose: str = "research"
@@ -82,10 +85,11 @@ class Rules:
     unknown: frozenset[Use] = frozenset({Use.REGISTER, Use.SEARCH, Use.TRAIN, Use.INVERT})
     likeness_kinds: frozenset[Kind] = frozenset({Kind.PERSON})
     purposes: tuple[str, ...] = ()
+    signed_consents: bool = False
 
     @classmethod
     def from_settings(cls, table: Mapping[str, Any]) -> Rules:
-        """Read ``purpose``, ``purposes``, ``territory``, ``unknown`` and ``likeness_kinds``.
+        """Read ``purpose``, ``purposes``, ``territory``, ``unknown``, ``likeness_kinds`` and ``signed_consents``.
 
         Raises:
             SettingError: an unknown use or kind, or a value of the wrong type.
@@ -98,6 +102,7 @@ class Rules:
                 territory=_text(table, "territory", None),
                 unknown=frozenset(Use(u) for u in _texts(table, "unknown", default.unknown)),
                 likeness_kinds=frozenset(Kind(k) for k in _texts(table, "likeness_kinds", default.likeness_kinds)),
+                signed_consents=_flag(table, "signed_consents"),
             )
         except ValueError as error:
             raise SettingError(setting="[policy]", value=dict(table), reason=str(error)) from None
@@ -107,6 +112,13 @@ def _text(table: Mapping[str, Any], key: str, default: str | None) -> str | None
     value = table.get(key, default)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"{key} must be a text")
+    return value
+
+
+def _flag(table: Mapping[str, Any], key: str) -> bool:
+    value = table.get(key, False)
+    if not isinstance(value, bool):
+        raise ValueError(f"{key} must be true or false")
     return value
 
 
@@ -181,7 +193,7 @@ def decide(
     warnings: list[Reason] = []
     relied: dict[str, str] = {}
     for source in upstream:
-        covering, refusals = _asked(source, use, what, where, now)
+        covering, refusals = _asked(source, use, what, where, now, signed=rules.signed_consents)
         if covering is not None:
             relied[covering.record_id] = covering.digest()
             continue
@@ -220,12 +232,14 @@ _NOT_LIVE: Mapping[Status, ReasonCode] = {
 
 
 def _asked(
-    source: Upstream, use: Use, purpose: str, territory: str | None, now: datetime
+    source: Upstream, use: Use, purpose: str, territory: str | None, now: datetime, *, signed: bool
 ) -> tuple[ConsentRecord | None, list[Reason]]:
     """The first of a subject's records that allows the use, or why none does."""
     refusals: list[Reason] = []
     for record in source.records:
         refusal = _refusal(record, use, purpose, territory, source.derived, now, source.through)
+        if refusal is None and signed and not is_signed(record):
+            refusal = Reason(ReasonCode.UNSIGNED, record.subject, record.record_id, None, source.through)
         if refusal is None:
             return record, []
         refusals.append(refusal)
@@ -266,6 +280,16 @@ def _refusal(
     if scope.territory is not None and (where is None or where == WORLD or not _inside(where, scope.territory)):
         return no(ReasonCode.TERRITORY, where or "the registry's territory is not set")
     return None
+
+
+def is_signed(record: ConsentRecord) -> bool:
+    """Whether the subject signed everything that a record grants."""
+    if record.signature is None:
+        return False
+    try:
+        return open_credential(record.signature).covers(record)
+    except ValueError:
+        return False
 
 
 def _inside(where: str, territory: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ A receipt holds ids and digests only, so it can be published beside a model (``c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -30,9 +31,13 @@ CONTEXT: dict[str, Any] = {
     "retention": "dpv:hasStorageCondition",
     "language": "dct:language",
     "issued": "dct:issued",
-    "schema_version": "dct:conformsTo",
+    "conforms_to": {"@id": "dct:conformsTo", "@type": "@id"},
+    "withdrawal_method": "dpv:hasConsentControl",
 }
 """JSON-LD context; terms it does not list are this project's own and are left to ``w2w:``."""
+
+PROFILE = "https://w3id.org/dpv/schema/dpv-27560#receipt-record"
+"""DPV's named profile of ISO/IEC TS 27560: a receipt that is a copy of the consent record."""
 
 _DPV_STATUS = {
     Status.REQUESTED: "dpv:ConsentRequested",
@@ -49,7 +54,8 @@ def receipt(record: ConsentRecord, now: datetime) -> dict[str, Any]:
     full = to_json(record)
     return {
         "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
-        "@type": "dpv:ConsentRecord",
+        "@type": "dpv:ConsentReceipt",
+        "conforms_to": [PROFILE],
         "identifier": record.record_id,
         "schema_version": record.schema_version,
         "issued": iso(now),
@@ -114,8 +120,20 @@ def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
     return "\n".join(lines) + "\n"
 
 
-def withdrawal_receipt(withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime) -> dict[str, Any]:
-    """What was done, what could not be undone, and what to do about that."""
+@dataclass(frozen=True)
+class Left:
+    """Something of a subject that left the registry before: a picture, or files. ``digest``: SHA-256."""
+
+    what: str
+    digest: str
+    event: int
+    at: datetime
+
+
+def withdrawal_receipt(
+    withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime, left: Sequence[Left] = ()
+) -> dict[str, Any]:
+    """What was done, what could not be undone, and what to do about that. ``left``: what had been given out."""
     return {
         "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
         "@type": "dpv:WithdrawConsent",
@@ -129,12 +147,15 @@ def withdrawal_receipt(withdrawal: Withdrawal, stone: Tombstone, *, completed: d
         "releases_queued": [{"repo": r.repo, "commit": r.commit} for r in withdrawal.releases],
         "files_purged": len(withdrawal.purged_artifacts),
         "recipients": list(withdrawal.recipients),
+        "given_out": [{"what": o.what, "sha256": o.digest, "event": o.event, "at": iso(o.at)} for o in left],
         "remains": [{"what": what, "do": do} for what, do in remains(withdrawal)],
         "tombstone": stone.digest(),
     }
 
 
-def withdrawal_markdown(withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime) -> str:
+def withdrawal_markdown(
+    withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime, left: Sequence[Left] = ()
+) -> str:
     """The withdrawal receipt for reading."""
     own = sum(not v.derived for v in withdrawal.versions)
     derived = len(withdrawal.versions) - own
@@ -152,10 +173,13 @@ def withdrawal_markdown(withdrawal: Withdrawal, stone: Tombstone, *, completed: 
     lines = [f"# Withdrawal of {withdrawal.subject}", ""]
     lines += [f"Asked {iso(withdrawal.at)}, done {iso(completed)}.", "", "## Done", ""]
     lines += [f"- {line}" for line in done]
-    left = remains(withdrawal)
-    if left:
+    stays = remains(withdrawal)
+    if stays:
         lines += ["", "## What cannot be taken back", ""]
-        lines += [f"- {what}\n  {do}" for what, do in left]
+        lines += [f"- {what}\n  {do}" for what, do in stays]
+    if left:
+        lines += ["", "## Pictures and files given out before", ""]
+        lines += [f"- {iso(o.at)[:10]} {o.what}, SHA-256 {o.digest} (event {o.event})" for o in left]
     if withdrawal.recipients:
         lines += ["", "## To be told", "", *(f"- {r}" for r in withdrawal.recipients)]
     lines += ["", f"Tombstone: {stone.digest()}"]

@@ -141,7 +141,7 @@ class Notice:
     retention: str | None = None
     jurisdiction: str | None = None
     recipients: tuple[str, ...] | None = None
-    withdrawal_method: str | None = "w2w-reg consent withdraw SUBJECT"
+    withdrawal_method: str | None = None
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status, U
 from w2w_registry.errors import BadFile, Conflict, NotFound
 from w2w_registry.files import opened, why
 from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent import door, gate
+from w2w_registry.services.consent import door, gate, notices, signatures
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
 from w2w_registry.services.consent.scopes import parse_uses
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
@@ -45,12 +45,13 @@ def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | 
         BadName, UsageError: a scope that can never hold. UnknownPurpose, UnknownTerritory: a misspelt one.
     """
     strange = unknown_words(registry, scope)
+    notice = notices.completed(registry, notice)
     with registry.catalog.write(registry.actor) as uow:
         record = lifecycle.request(_new_id(), subject, scope, uow.now(), registry.actor, notice=notice)
         ensure_subject(uow, subject)
         insert_record(uow, record)
         _journal(uow, "consent.request", record)
-    return {**describe(record, now()), "warnings": warnings_about(strange)}
+    return {**describe(record, now()), "warnings": [*warnings_about(strange), *notices.missing(record.notice)]}
 
 
 def grant(
@@ -64,7 +65,7 @@ def grant(
     compensation: str | None = None,
     evidence: Path | None = None,
     keep_evidence: bool = False,
-    signature: str | None = None,
+    signed: Path | None = None,
     training_set_digest: str | None = None,
     method: str = "command line",
 ) -> dict[str, Any]:
@@ -76,6 +77,7 @@ def grant(
     Args:
         scope: None = what was requested.
         evidence: a signed form, a recording…; its SHA-256 is kept, its content only with ``keep_evidence``.
+        signed: a consent that the subject signed (``consent.credential``); its terms are the scope.
 
     Returns:
         The record, with ``restored`` (versions back in service) and ``warnings``.
@@ -84,7 +86,12 @@ def grant(
         UnknownPurpose, UnknownTerritory: a misspelt one. BadName, BadFile (evidence), UsageError, NotFound (no such
         request), Conflict (it is no open request).
     """
+    signature = None if signed is None else signatures.read_signed(signed)
+    if signature is not None:
+        scope = signatures.scope_of(signature, subject, scope, str(signed))
+    signatures.check_demanded(registry, subject, signature)
     strange = unknown_words(registry, scope or Scope())
+    notice = notices.completed(registry, notice)
     digest = None if evidence is None else _digest(evidence)
     if evidence is not None and keep_evidence:
         registry.artifacts.put_file(evidence)
@@ -99,6 +106,8 @@ def grant(
     }
     with registry.catalog.write(registry.actor) as uow:
         at = uow.now()
+        if signature is not None:
+            signatures.check_key(uow.session, subject, signature)
         if record_id is not None:
             asked = _one(uow.session, subject, record_id)
             record = lifecycle.grant(asked, at, registry.actor, **given)
@@ -115,7 +124,8 @@ def grant(
             door.unprotect(uow, subject)
             restored = _restore(uow, subject, registry)
         _journal(uow, "consent.grant", record, restored=len(restored))
-    return {**describe(record, now()), "restored": restored, "warnings": warnings_about(strange)}
+    told = [*warnings_about(strange), *notices.missing(record.notice)]
+    return {**describe(record, now()), "restored": restored, "warnings": told}
 
 
 def narrow(

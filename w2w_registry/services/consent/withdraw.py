@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from w2w_registry.catalog import erasure
 from w2w_registry.catalog.artifact_refs import evidence_of, held
 from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
 from w2w_registry.catalog.depictions import depictions
+from w2w_registry.catalog.events import events_touching
 from w2w_registry.catalog.membership import spaces_fitted_with
 from w2w_registry.catalog.models import (
     ConsentRecord,
@@ -31,13 +32,14 @@ from w2w_registry.catalog.models import (
     Version,
     Withdrawal,
 )
+from w2w_registry.catalog.pictures import pictures_of
 from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.consent import lifecycle, withdrawal
 from w2w_registry.consent.policy import subject_state
-from w2w_registry.consent.receipt import withdrawal_markdown, withdrawal_receipt
+from w2w_registry.consent.receipt import Left, withdrawal_markdown, withdrawal_receipt
 from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
 from w2w_registry.errors import NotFound, StorageError
@@ -308,10 +310,11 @@ def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
             return  # another process resumed it too, and was first
         stone: Tombstone = withdrawal.tombstone(plan, secrets.token_hex(32))
         completed = uow.now()
+        left = _given_out(uow.session, [v.version_id for v in plan.versions])
         row.receipt = {
             "withdrawal": withdrawal_id,
-            "receipt": withdrawal_receipt(plan, stone, completed=completed),
-            "markdown": withdrawal_markdown(plan, stone, completed=completed),
+            "receipt": withdrawal_receipt(plan, stone, completed=completed, left=left),
+            "markdown": withdrawal_markdown(plan, stone, completed=completed, left=left),
             "tombstone": dict(stone.__dict__),
         }
         row.phase, row.finished = Step.RECEIPT.value, completed
@@ -323,6 +326,18 @@ def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
             {"subject": plan.subject, "withdrawal": withdrawal_id},
             tombstone=stone.digest(),
         )
+
+
+def _given_out(session: Session, versions: Sequence[int]) -> list[Left]:
+    """The pictures and files of these versions that left before, oldest first."""
+    found = [
+        Left("picture", p.picture.digest, p.picture.event_seq, p.picture.made) for p in pictures_of(session, versions)
+    ]
+    ids: set[int | str] = set(versions)
+    for event in events_touching(session, {"version": ids}, {}) if ids else ():
+        if event.action == "version.export":
+            found += [Left("file", str(d), event.seq, event.at) for d in event.payload.get("files", ())]
+    return sorted(found, key=lambda one: (one.event, one.digest))
 
 
 def _remove(folder: Path) -> None:

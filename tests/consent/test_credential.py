@@ -1,0 +1,90 @@
+"""Consents that subjects signed: what is granted is what was signed, by whoever has the key."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import UTC, datetime
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2w_registry.consent import lifecycle
+from w2w_registry.consent.credential import make_credential, open_credential
+from w2w_registry.consent.policy import ReasonCode, Rules, Upstream, decide
+from w2w_registry.consent.records import Scope, Use
+
+KEY = bytes(range(32))
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+SCOPE = Scope(
+    purposes=("research", "film"), uses=(Use.TRAIN, Use.GENERATE), forbidden=("advertising",), derivatives=True,
+    territory=("EU",), expires_at=datetime(2027, 1, 1, tzinfo=UTC),
+)  # fmt: skip
+
+
+def test_what_is_signed_is_what_is_granted() -> None:
+    found = open_credential(make_credential("s1", SCOPE, KEY))
+    assert (found.subject, found.scope) == ("s1", SCOPE)
+    assert found.key == open_credential(make_credential("s2", Scope(), KEY)).key
+    assert found.key != open_credential(make_credential("s1", SCOPE, bytes(32))).key
+
+
+@given(st.data())
+def test_any_changed_character_is_refused(data: st.DataObject) -> None:
+    text = make_credential("s1", SCOPE, KEY)
+    place = data.draw(st.integers(0, len(text) - 3))  # the last character has bits that base64 leaves unused
+    other = data.draw(st.sampled_from("ABCDwxyz0189-_").filter(lambda c: c != text[place]))
+    if text[place] != ".":
+        with pytest.raises(ValueError, match=r"signature|signed|JWS|base64url"):
+            open_credential(text[:place] + other + text[place + 1 :])
+
+
+def test_passkeys_and_wallets_sign_with_p256() -> None:
+    """ES256, raw r and s, as RFC 7518 wants; the same payload."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    numbers = private.public_key().public_numbers()
+
+    def text(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    jwk = {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": text(numbers.x.to_bytes(32, "big")),
+        "y": text(numbers.y.to_bytes(32, "big")),
+    }
+    payload = make_credential("s1", SCOPE, KEY).split(".")[1]
+    head = text(json.dumps({"alg": "ES256", "typ": "vc+jwt", "jwk": jwk}).encode())
+    r, s = utils.decode_dss_signature(private.sign(f"{head}.{payload}".encode(), ec.ECDSA(hashes.SHA256())))
+    assert open_credential(f"{head}.{payload}.{text(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}").scope == SCOPE
+    with pytest.raises(ValueError, match="signature"):
+        open_credential(f"{head}.{payload}.{text(s.to_bytes(32, 'big') + r.to_bytes(32, 'big'))}")
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256", "RS256"])
+def test_other_algorithms_are_refused(algorithm: str) -> None:
+    head, payload, signature = make_credential("s1", SCOPE, KEY).split(".")
+    header = json.loads(base64.urlsafe_b64decode(head + "=="))
+    forged = base64.urlsafe_b64encode(json.dumps(header | {"alg": algorithm}).encode()).rstrip(b"=").decode()
+    with pytest.raises(ValueError, match="not known here"):
+        open_credential(f"{forged}.{payload}.{signature}")
+
+
+def test_a_policy_that_demands_signatures_takes_no_others() -> None:
+    asked = lifecycle.request("r1", "s1", SCOPE, NOW, "curator")
+    plain = lifecycle.grant(asked, NOW, "curator")
+    signed = lifecycle.grant(asked, NOW, "curator", signature=make_credential("s1", SCOPE, KEY))
+    wider = lifecycle.grant(
+        lifecycle.request("r2", "s1", Scope(purposes=("any",)), NOW, "curator"), NOW, "curator",
+        signature=make_credential("s1", SCOPE, KEY),
+    )  # fmt: skip
+    others = lifecycle.grant(asked, NOW, "curator", signature=make_credential("s2", SCOPE, KEY))
+    demanding = Rules(territory="DE", signed_consents=True)
+    for record, allowed in ((plain, False), (signed, True), (wider, False), (others, False)):
+        decision = decide(Use.GENERATE, [Upstream("s1", (record,))], demanding, NOW)
+        assert decision.allowed is allowed
+        assert allowed or decision.reasons[0].code is ReasonCode.UNSIGNED
+        assert decide(Use.GENERATE, [Upstream("s1", (record,))], Rules(territory="DE"), NOW).allowed

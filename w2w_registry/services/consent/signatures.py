@@ -1,0 +1,79 @@
+"""Consents that subjects signed: which file holds one, whose key it is, and whether the policy demands one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.consent.credential import Credential, open_credential
+from w2w_registry.consent.records import Scope
+from w2w_registry.errors import BadFile, IntegrityError, UsageError
+from w2w_registry.files import read_text
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.registry import Registry
+
+_LIMIT = 1 << 16
+
+
+def read_signed(path: Path) -> str:
+    """The signed consent in a file, its signature checked.
+
+    Raises:
+        BadFile: it holds none, or the signature does not hold.
+    """
+    text = read_text(path, limit=_LIMIT).strip()
+    try:
+        open_credential(text)
+    except ValueError as error:
+        raise BadFile(path=str(path), reason=f"no signed consent: {error}") from None
+    return text
+
+
+def scope_of(signature: str, subject: str, scope: Scope | None, where: str) -> Scope:
+    """The terms that were signed, or ``scope`` where it asks for no more.
+
+    Raises:
+        BadFile: it is another subject's. UsageError: more is asked for than was signed.
+    """
+    found = open_credential(signature)
+    if found.subject != subject:
+        raise BadFile(path=where, reason=f"it is the consent of {found.subject!r}, not of {subject!r}")
+    if scope is not None and not scope.within(found.scope):
+        raise UsageError(
+            reason="more is asked for than the subject signed", hint="leave the options out: the file says"
+        )
+    return scope or found.scope
+
+
+def check_key(session: Session, subject: str, signature: str) -> None:
+    """The first signed consent of a subject fixes their key.
+
+    Raises:
+        IntegrityError: an earlier one was signed with another.
+    """
+    new = open_credential(signature)
+    for record in load_records(session, [subject], history=False).get(subject, ()):
+        if record.signature is not None and (old := _opened(record.signature)) is not None and old.key != new.key:
+            raise IntegrityError(
+                what="signed consent of", name=subject, expected=f"the key {old.key[:16]}", found=f"{new.key[:16]}"
+            )
+
+
+def check_demanded(registry: Registry, subject: str, signature: str | None) -> None:
+    """Raise UsageError when the policy takes signed consents only, and this one is not."""
+    with registry.catalog.read() as session:
+        demanded = gate.rules_of(registry, session).signed_consents
+    if demanded and signature is None:
+        raise UsageError(
+            reason=f"this registry takes only consents that {subject} signed (signed_consents in its policy)",
+            hint="give the file with [[signed]]",
+        )
+
+
+def _opened(signature: str) -> Credential | None:
+    try:
+        return open_credential(signature)
+    except ValueError:
+        return None
