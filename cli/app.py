@@ -22,7 +22,7 @@ from .output import report, report_bug, report_error
 COMMANDS = {
     "init": "Create a registry: home folder, catalog, policy file.",
     "db": "Upgrade, inspect and check the catalog's schema.",
-    "space": "Fit, import, list, show and export weight spaces.",
+    "space": "Fit, update, import, list, show and export weight spaces.",
     "add": "Add adapters: plan, fit spaces, register everything.",
     "search": "Find the identities nearest to identities or adapter files.",
     "fingerprint": "Take the fingerprints of versions: what each makes the base model draw.",

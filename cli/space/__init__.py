@@ -7,6 +7,8 @@ import click
 from ..folder_group import FolderGroup, helps_from_commands
 
 
-@click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("fit import list show export refit"))
+@click.group(
+    cls=FolderGroup, package=__name__, helps=helps_from_commands("fit import list show export refit update migrate")
+)
 def space() -> None:
-    """Fit, import, list, show and export weight spaces."""
+    """Fit, update, import, list, show and export weight spaces."""

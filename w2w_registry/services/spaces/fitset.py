@@ -83,11 +83,13 @@ def gathered(
     return out
 
 
-def read_fit_set(spool: Spool, paths: Sequence[str], base_model: str, progress: Progress = no_progress) -> FitSet:
+def read_fit_set(
+    spool: Spool, paths: Sequence[str], base_model: str, progress: Progress = no_progress, *, least: int = 2
+) -> FitSet:
     """Read every LoRA under ``paths`` that shares the commonest layout, each model once.
 
     Raises:
-        UsageError: fewer than two usable LoRAs. BadLora: none could be read (the first reason).
+        UsageError: fewer than ``least`` usable LoRAs. BadLora: none could be read (the first reason).
     """
     read: list[tuple[str, Noted]] = []
     skipped: list[RegistryError] = []
@@ -110,7 +112,7 @@ def read_fit_set(spool: Spool, paths: Sequence[str], base_model: str, progress: 
             seen.add(noted.model_digest)
             rows.append(noted.row)
             members.append(Member(name, noted.model_digest, noted.sha256))
-    if len(members) < 2:
+    if len(members) < least:
         raise UsageError(reason=f"a space needs at least two different LoRAs, {len(members)} can be used")
     thetas = gathered(spool.rows(layout), rows, spool.scratch)
     return FitSet(spool.layouts[layout], thetas, tuple(members), tuple(skipped), scratch=spool.scratch)

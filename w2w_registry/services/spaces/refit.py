@@ -6,17 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import fitted_models
-from w2w_registry.catalog.models import Coordinates, InputKind, Space, Version
-from w2w_registry.catalog.points import placed_versions
-from w2w_registry.catalog.vectors import pack
-from w2w_registry.errors import RegistryError, UsageError
-from w2w_registry.lora import read_lora
+from w2w_registry.catalog.models import InputKind, Space
+from w2w_registry.errors import UsageError
 from w2w_registry.records import VersionState, now
-from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import find_space, load_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -24,7 +19,7 @@ from w2w_registry.services.spaces.calibrated import fit_calibrated
 from w2w_registry.services.spaces.fitset import FitSet, Member
 from w2w_registry.services.spaces.manage import register_space, show_space
 from w2w_registry.services.spaces.members import enough_people, only_allowed
-from w2w_registry.space.basis import WeightSpace
+from w2w_registry.services.spaces.migrate import move, theta_of
 
 _CHUNK = 500
 
@@ -48,18 +43,19 @@ def refit_space(
     fit_set = only_allowed(registry, fit_set)
     few = enough_people(registry, fit_set)
     found = fit_calibrated(fit_set, old.base_model, old.base_revision, _components(old, fit_set))
-    space = found.space
     activity = Activity(
         "refit",
         started,
-        params={"components": space.k, "without": len(without)},
+        params={"components": found.space.k, "without": len(without)},
         inputs=[Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref)],
     )
-    new = register_space(registry, old.name, space, activity, fit_set.members, found.residual, parent_id=old.id)
-    placed = _move(registry, old, new, space, progress)
+    new = register_space(registry, old.name, found.space, activity, fit_set.members, found.residual, parent_id=old.id)
+    with registry.catalog.read() as session:
+        row = find_space(session, new)
+    placed = move(registry, old, row, progress=progress)
     warnings = [f"{lost} members of {old.ref} are not in the catalog and were left out"] if lost else []
     warnings += [] if few is None else [few]
-    return {**show_space(registry, new), "placed": placed, "warnings": warnings}
+    return {**show_space(registry, new), "placed": placed.by_file + placed.mapped, "warnings": warnings}
 
 
 def _components(old: Space, fit_set: FitSet) -> int:
@@ -86,7 +82,7 @@ def _members_left(registry: Registry, old: Space, without: Sequence[str], progre
             or (known and VersionState.ACTIVE not in states)
         ):
             continue
-        theta = next((t for v in known if (t := _theta(registry, v, space, old.ref)) is not None), None)
+        theta = next((t for v in known if (t := theta_of(registry, v, space, old.ref)) is not None), None)
         if theta is None:
             lost += 1
             continue
@@ -95,41 +91,3 @@ def _members_left(registry: Registry, old: Space, without: Sequence[str], progre
     if len(kept) < 2:
         raise UsageError(reason=f"only {len(kept)} members of {old.ref} are left to fit on")
     return FitSet(space.layout, np.stack(thetas), tuple(kept), (), space.start), lost
-
-
-def _move(registry: Registry, old: Space, new_ref: str, space: WeightSpace, progress: Progress) -> int:
-    """Coordinates in the new space for every active version that has some in the old one; how many were placed."""
-    old_space = load_space(registry.artifacts, old)
-    with registry.catalog.read() as session:
-        new = find_space(session, new_ref)
-        wanted = placed_versions(session, old.id, lacking=new.id)
-    for start in range(0, len(wanted), _CHUNK):
-        chunk = wanted[start : start + _CHUNK]
-        thetas = []
-        for version, old_point in chunk:
-            theta = _theta(registry, version, old_space, old.ref)
-            # Made from coordinates alone: the point itself is all there is.
-            thetas.append(old_space.reconstruct(old_point) if theta is None else theta)
-        points = space.project(np.stack(thetas))
-        with registry.catalog.write(registry.actor) as uow:
-            rows = []
-            for (version, _), point in zip(chunk, points, strict=True):
-                blob, digest = pack(point)
-                rows.append(
-                    {"space_id": new.id, "version_id": version.id, "k": len(point), "digest": digest, "data": blob}
-                )
-            uow.bulk_insert(Coordinates, rows)
-            uow.event("coordinates.add", {"space": new.id, "versions": [v.id for v, _ in chunk]})
-        progress(min(start + _CHUNK, len(wanted)), len(wanted))
-    return len(wanted)
-
-
-def _theta(registry: Registry, version: Version, space: WeightSpace, ref: str) -> NDArray[np.float32] | None:
-    """θ of a version from its stored file; None when there is none that can be used."""
-    if version.artifact_digest is None:
-        return None
-    try:
-        with registry.artifacts.local(version.artifact_digest) as path:
-            return place(read_lora(path), space, ref, version.base_model).theta
-    except RegistryError:
-        return None
