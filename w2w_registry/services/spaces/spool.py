@@ -90,6 +90,8 @@ class Spool:
 
     def scratch(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
         """A new float32 array on disk, gone when nobody holds it any more."""
+        if not np.prod(shape):
+            return np.zeros(shape, np.float32)
         path = self.folder / f"scratch.{uuid.uuid4().hex}"
         try:
             os.close(_private(str(path), os.O_CREAT | os.O_RDWR))
