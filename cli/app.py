@@ -50,6 +50,7 @@ COMMANDS = {
     "whose": "Say whose picture this is: which version, made when, and what was agreed to.",
     "detect": "Say whether pictures carry the mark of pictures made by a model.",
     "generate": "Generate pictures of an identity.",
+    "preview": "Draw pictures for versions that came without one.",
     "export": "Write an identity as a LoRA or as coordinates.",
     "evaluate": "Measure a space's inversions, edits and samples.",
     "push": "Publish an identity on the Hugging Face Hub.",

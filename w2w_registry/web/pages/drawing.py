@@ -12,7 +12,8 @@ from fastapi import Form
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
-from w2w_registry.services.synthesis import generate
+from w2w_registry.services.identities import paging
+from w2w_registry.services.synthesis import generate, previewing
 from w2w_registry.web.jobs import ENDED, Job, State
 from w2w_registry.web.problems import Problem
 from w2w_registry.web.registered import registered
@@ -71,6 +72,26 @@ def sheet(desk: Make, identity: Annotated[str, Form(max_length=300)]) -> Redirec
     ref = registered(desk, identity)
     job = drawing(desk, ref, {}, SHEET, "sheet")
     return RedirectResponse(url("/identities", ref, sheet=job.id) + "#sheet", 303)
+
+
+@router.post("/previews")
+def previews(desk: Make, identity: Annotated[str, Form(max_length=300)]) -> RedirectResponse:
+    """A picture for a version that came without one; its page shows it as soon as it is drawn."""
+    ref = registered(desk, identity)
+    job = preview_of(desk, ref)
+    return RedirectResponse(url("/identities", ref, sheet=job.id), 303)
+
+
+def preview_of(desk: Desk, ref: str) -> Job:
+    """The job that draws a version's picture and keeps it."""
+    registry, engine = desk.registry, desk.site.engine
+
+    def draw() -> bytes:
+        with engine.lock:
+            previewing.draw_preview(registry, previewing.PreviewRequest(ref, steps=STEPS, engine=engine))
+        return paging.picture(registry, ref)[0]
+
+    return desk.site.jobs.submit(owner(desk), ("preview", ref), draw, lane=f"preview {ref}")
 
 
 def drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seeds: Sequence[int], lane: str) -> Job:

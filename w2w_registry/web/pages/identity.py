@@ -12,6 +12,7 @@ from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import describing, manage, paging
 from w2w_registry.services.provenance import lineage
 from w2w_registry.services.search import query as searching
+from w2w_registry.web import asking
 from w2w_registry.web.jobs import Job
 from w2w_registry.web.pages.drawing import owner
 from w2w_registry.web.problems import Problem, problem_of
@@ -47,6 +48,7 @@ def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
         history=manage.history(desk.registry, shown["identity"]),
         commands=_commands(ref, shown),
         sheet=_sheet(desk, sheet),
+        can_draw=asking.opener_of(desk) is not None,
     )
 
 

@@ -13,14 +13,17 @@ from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.spaces import manage as spaces
 from w2w_registry.services.synthesis import directions, edit, preview
+from w2w_registry.web import asking
 from w2w_registry.web.jobs import Job
-from w2w_registry.web.pages.drawing import drawing
+from w2w_registry.web.pages.drawing import drawing, preview_of
 from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Desk, Make, page_router, url
 
 router = page_router()
 REACH: Final = 5.0
+SHOWN: Final = 24
+"""Of how many samples pictures are drawn at once."""
 Name = Annotated[str, Form(max_length=300)]
 
 
@@ -50,7 +53,7 @@ def _make_form(desk: Desk, form: Mapping[str, str]) -> Response:
             made = edit.edit(desk.registry, registered(desk, ref), amounts, name=form.get("name", "").strip())
         except RegistryError as error:
             return _sliders(desk, ref, amounts, seed, problem=problem_of(error))
-        return RedirectResponse(url("/identities", made["ref"]), 303)
+        return RedirectResponse(_made(desk, made["ref"]), 303)
     return _sliders(desk, ref, amounts, seed, draw=True)
 
 
@@ -119,7 +122,7 @@ def mix(desk: Make, people: Annotated[str, Form(max_length=4000)], name: Name, w
     except ValueError:
         raise UsageError(reason="weights are numbers, as in 2 1 1") from None
     made = edit.mix(desk.registry, refs, edit.mixing_weights(len(refs), shares), name=name.strip())
-    return RedirectResponse(url("/identities", made["ref"]), 303)
+    return RedirectResponse(_made(desk, made["ref"]), 303)
 
 
 @router.post("/samples")
@@ -132,8 +135,17 @@ def sample(
 ) -> Response:
     """New people of a space."""
     made = edit.sample(desk.registry, count, space=space, name=name.strip(), seed=seed)
+    if asking.opener_of(desk) is not None:
+        for one in made["samples"][:SHOWN]:
+            preview_of(desk, f"{one['identity']}@1")
     first = made["samples"][0]["identity"].rpartition("-")[0]
     return RedirectResponse(url("/", where=f"operation = sample and name like '{first}-%'", sort="-created"), 303)
+
+
+def _made(desk: Desk, ref: str) -> str:
+    """Where a new version is shown; its picture is drawn meanwhile, where the gallery was told of a base model."""
+    job = None if asking.opener_of(desk) is None else preview_of(desk, ref)
+    return url("/identities", ref, sheet=None if job is None else job.id)
 
 
 def amounts_of(form: Mapping[str, str]) -> dict[str, float | bool]:

@@ -1,0 +1,52 @@
+"""``w2w-reg preview``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, progress, say, warn_all
+
+
+@click.command()
+@click.argument("names", metavar="NAME[@V]...", nargs=-1, required=True)
+@click.option("--prompt", default="photo of sks person", show_default=True, help="What to draw.")
+@click.option("--seed", default=1, show_default=True, type=options.Integer(0), help="Random seed.")
+@click.option("--steps", default=20, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
+@click.option("--replace", is_flag=True, help="Also of those that have a picture.")
+@options.purpose
+@options.pipeline
+@options.device
+@takes_frame
+def preview(
+    frame: Frame,
+    names: tuple[str, ...],
+    prompt: str,
+    seed: int,
+    steps: int,
+    replace: bool,
+    purpose: str | None,
+    pipeline: str | None,
+    device: str,
+) -> None:
+    """Draw pictures for versions that came without one, as edits, mixes and samples do. The gallery shows them.
+
+    It asks the consent that `generate` asks; the picture is marked whenever it leaves.
+    """
+    from w2w_registry.services.synthesis import previewing as service
+    from w2w_registry.services.synthesis.engine import WarmEngine
+
+    engine, registry, made = WarmEngine(pipeline, device), frame.registry(), []  # type: ignore[arg-type]
+    with progress("drawing") as tick:
+        for done, name in enumerate(names, start=1):
+            request = service.PreviewRequest(name, prompt, seed, steps, replace, purpose, engine)
+            made.append(service.draw_preview(registry, request))
+            tick(done, len(names))
+
+    def human() -> None:
+        for one in made:
+            warn_all(one["warnings"])
+            say(f"{one['version']} has a picture")
+
+    emit(frame, made, human)
