@@ -10,7 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.services.world import make_world
-from tests.web.conftest import ORIGIN, csrf_of
+from tests.web.conftest import HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
@@ -18,6 +18,8 @@ from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions
+from w2w_registry.web.access import Access
+from w2w_registry.web.app import create_app
 
 OWN = {"origin": ORIGIN}
 ANY = Scope(purposes=("any",), derivatives=True, publication=True)
@@ -161,3 +163,31 @@ def test_the_document_names_every_route_of_the_api(program: TestClient) -> None:
     assert document["openapi"].startswith("3.")
     routes = {route.path.replace(":path", "") for route in program.app.routes if route.path.startswith("/api/")}  # type: ignore[attr-defined]
     assert set(document["paths"]) == routes - {"/api/v1/openapi.json"}
+
+
+def test_what_is_held_waits_for_another_person(
+    browser: TestClient, registry: Registry, alice: str, tmp_path: Path
+) -> None:
+    again = make_world(60).write(tmp_path / "again", range(55, 56), training=1)
+    grants.grant(registry, "s-2", ANY)
+    for name in ("mallory", "eve"):
+        add(registry, AddRequest(paths=(str(again / "p0055"),), name=name, subjects=("s-2",)))
+        again = make_world(60).write(tmp_path / name, range(55, 56), training=2)
+    assert manage.show(registry, "mallory")["state"] == "held"
+    assert "Held: " in browser.get("/identities/mallory").text
+    assert "waits for somebody else than you" in browser.get("/compliance").text
+    form = {"version": "mallory@1", "decision": "same", "same_as": f"{alice}@1", "reason": "same face"}
+    code, text = post(browser, "/compliance/held", **form)
+    assert code == 403
+    assert "mallory@1" in text
+    olga = enter(create_app(registry, Access(TOKEN, "olga"), frozenset({HOST}), engine=NoModel()))
+    assert "It is acme/alice@1" in olga.get("/compliance").text
+    assert post(olga, "/compliance/held", **{**form, "reason": " "})[0] == 400
+    assert post(olga, "/compliance/held", **form)[0] == 303
+    assert "s-1" in manage.show(registry, "mallory")["subjects"]
+    program = TestClient(olga.app, base_url=ORIGIN, headers={"authorization": f"Bearer {TOKEN}"})
+    assert [row["version"] for row in program.get("/api/v1/held").json()] == ["eve@1"]
+    decision = {"version": "eve", "distinct": True, "reason": "her twin"}
+    assert program.post("/api/v1/held", json=decision).json()["outcome"] == "distinct"
+    assert program.get("/api/v1/held").json() == []
+    assert log.verify(registry).ok

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from w2w_registry.errors import UsageError
 from w2w_registry.records import iso
 from w2w_registry.services.audit import log as audit_log
+from w2w_registry.services.consent import resolve as resolving
 from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.provenance import lineage as tracing
@@ -23,7 +24,7 @@ from w2w_registry.web import asking
 from w2w_registry.web.idempotency import OnceRoute
 from w2w_registry.web.problems import TITLES
 from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Audit, Look, Make
+from w2w_registry.web.site import Audit, Look, Make, Steward
 
 _BYTES = {"type": "string", "format": "binary"}
 
@@ -244,6 +245,30 @@ def subjects(desk: Audit) -> JSONResponse:
 def subject(desk: Audit, subject: str) -> JSONResponse:
     """One subject, as `subject show --json`."""
     return answer(people.show_subject(desk.registry, subject))
+
+
+class Decision(BaseModel):
+    """Whom a held version depicts: the `same_as` another version, or whom it says (`distinct`); and why."""
+
+    version: str
+    reason: str
+    same_as: str | None = None
+    distinct: bool = False
+
+
+@router.get("/held")
+def held(desk: Audit) -> JSONResponse:
+    """Versions that wait for a second person, the gravest first, as `audit query held --json`."""
+    return answer(resolving.held_versions(desk.registry))
+
+
+@router.post("/held", openapi_extra=ONCE)
+def decide(desk: Steward, asked: Decision) -> JSONResponse:
+    """Decide about a held version, as `resolve --json`; whoever added it cannot."""
+    ref = registered(desk, asked.version)
+    return answer(
+        resolving.resolve(desk.registry, ref, same_as=asked.same_as, distinct=asked.distinct, reason=asked.reason)
+    )
 
 
 @router.get("/events")

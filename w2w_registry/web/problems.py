@@ -22,6 +22,7 @@ STATUS: Final[tuple[tuple[type[e.RegistryError], int], ...]] = (
     (e.NotFound, 404),
     (e.ConsentDenied, 403),
     (e.LikenessRefused, 403),
+    (e.SecondPersonNeeded, 403),
     (e.BadFile, 422),
     (e.IntegrityError, 500),
     (e.Conflict, 409),

@@ -102,10 +102,7 @@ def _facets(counted: paging.Overview, where: str, sort: str) -> list[tuple[str, 
         ("Space", [(value, f"space = {quoted(value)}", number) for value, number in counted.facets["space"].items()]),
         (
             "State",
-            [
-                ("held" if value == "blocked" else value, f"state = {value}", number)
-                for value, number in counted.facets["state"].items()
-            ],
+            [(value, f"state = {value}", number) for value, number in counted.facets["state"].items()],
         ),
         (
             "Tags",
@@ -135,7 +132,7 @@ def _words(counted: paging.Overview) -> dict[str, list[str]]:
     return {
         "fields": [*FIELDS, *(f"tag.{key}" for key in tags)],
         "kind": ["person", "product", "style", "animal", "character", "other"],
-        "state": ["active", "blocked", "removed", "erased"],
+        "state": ["active", "held", "blocked", "removed", "erased"],
         "space": sorted(counted.facets["space"]),
         "operation": ["import", "train", "invert", "edit", "mix", "sample", "pull"],
     }

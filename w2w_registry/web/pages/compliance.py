@@ -6,16 +6,17 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from fastapi import Form
-from fastapi.responses import HTMLResponse, PlainTextResponse, Response
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from w2w_registry.services.audit import log, queries
-from w2w_registry.services.consent import grants, subjects, withdraw
+from w2w_registry.services.consent import grants, resolve, subjects, withdraw
 from w2w_registry.services.identities import manage
+from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
 
 router = page_router()
 EVENTS: Final = 100
-QUESTIONS: Final = ("unconsented", "held", "expiring", "withdrawals", "unexplained")
+QUESTIONS: Final = ("held", "unconsented", "expiring", "withdrawals", "unexplained")
 DAYS: Final = (30, 90, 365)
 
 
@@ -43,6 +44,21 @@ def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLR
 def verify(desk: Audit, days: Annotated[int, Form()] = 90) -> HTMLResponse:
     """Check the whole log and every audited row against it."""
     return _desk(desk, days, log.verify(desk.registry).to_json())
+
+
+@router.post("/compliance/held")
+def decide(
+    desk: Steward,
+    version: Annotated[str, Form(max_length=300)],
+    decision: Annotated[str, Form(max_length=20)],
+    reason: Annotated[str, Form(max_length=2000)] = "",
+    same_as: Annotated[str, Form(max_length=300)] = "",
+) -> RedirectResponse:
+    """Say whom a held version depicts; another person than the one who added it has to."""
+    ref = registered(desk, version)
+    other = same_as.strip() if decision == resolve.SAME else None
+    resolve.resolve(desk.registry, ref, same_as=other, distinct=decision == resolve.DISTINCT, reason=reason)
+    return RedirectResponse(url("/identities", ref), 303)
 
 
 @router.get("/compliance/events")

@@ -43,7 +43,9 @@ def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
         near=near,
         near_refused=refused,
         threshold=threshold,
-        decisions=grants.check(desk.registry, ref)["decisions"] if shown["state"] in ("active", "blocked") else [],
+        decisions=grants.check(desk.registry, ref)["decisions"]
+        if shown["state"] in ("active", "blocked", "held")
+        else [],
         drawing=lineage.drawing(desk.registry, ref, depth=DEPTH),
         history=manage.history(desk.registry, shown["identity"]),
         commands=_commands(ref, shown),
