@@ -1,4 +1,4 @@
-"""Adding a folder of SD 1.5-size rank-1 LoRAs, against reading them and one product, and a loop of PEFT load and insert."""
+"""Adding SD 1.5-size rank-1 LoRAs, against reading them and one product, and a loop of PEFT load and insert."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def rows(small: bool) -> Iterator[Row]:
             report = add(registry, AddRequest([str(root / "loras")]))
 
         ours = cpu(all_of_them) / count
-        assert report is not None and all(item.error is None for item in report.items)
+        assert report is not None
+        assert all(item.error is None for item in report.items)
         statuses = [item.status for item in report.items]
         quality = {"added": statuses.count("added"), "there already": statuses.count("existing")}
         yield Row("bulk add, CPU", ours, peer, "reading and one projection product", quality, size)

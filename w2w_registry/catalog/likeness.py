@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ForeignKey, Index, LargeBinary, and_, or_, select
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
@@ -120,6 +122,20 @@ def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
         .order_by(WeightsSketch.version_id)
     )
     return [StoredSketch(*row) for row in session.execute(query)]
+
+
+def sketch_numbers(session: Session, kind: str, after: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """What sketches are searched by, of the versions beyond id ``after``, by id: ids (n,), and norm and keys (n, 4)."""
+    columns = (WeightsSketch.norm, WeightsSketch.key_a, WeightsSketch.key_b, WeightsSketch.key_c)
+    query = select(WeightsSketch.version_id, *columns).where(
+        WeightsSketch.kind == kind, WeightsSketch.version_id > after
+    )
+    found: list[NDArray[np.float64]] = []
+    result = session.connection().execute(query.order_by(WeightsSketch.version_id).execution_options(yield_per=10_000))
+    for rows in result.partitions():
+        found.append(np.array([tuple(row) for row in rows], np.float64))  # ids are exact in a double up to 2^53
+    table = np.concatenate(found) if found else np.zeros((0, 5))
+    return table[:, 0].astype(np.int64), table[:, 1:]
 
 
 def sketches_of(session: Session, kind: str, version_ids: Iterable[int]) -> dict[int, StoredSketch]:

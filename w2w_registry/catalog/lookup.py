@@ -211,6 +211,19 @@ def known_version(session: Session, sha256: str, digests: Iterable[str]) -> Vers
     return None
 
 
+def known_among(session: Session, sha256s: Iterable[str], digests: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Which of these files versions in service or blocked came in, and which of these models they are."""
+    files: set[str] = set()
+    models: set[str] = set()
+    for chunk in chunked(sha256s):
+        query = select(SourceFile.sha256).join(Version, Version.id == SourceFile.version_id)
+        files.update(session.scalars(query.where(SourceFile.sha256.in_(chunk), Version.state.in_(PRESENT))))
+    for chunk in chunked(digests):
+        query = select(Version.model_digest)
+        models.update(session.scalars(query.where(Version.model_digest.in_(chunk), Version.state.in_(PRESENT))))
+    return files, models
+
+
 def came_in(session: Session, version_id: int, sha256: str) -> bool:
     """Whether a version came in this very file."""
     held = select(SourceFile.id).where(SourceFile.version_id == version_id, SourceFile.sha256 == sha256)

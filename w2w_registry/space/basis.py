@@ -134,10 +134,7 @@ class WeightSpace:
     def project(self, theta: ArrayLike) -> Float32:
         """Coordinates (k,) of θ (D,), or (n, k) of (n, D). Sums in float64, so one row or many give one answer."""
         z, single = self._standardised(theta)
-        total = np.zeros((len(z), self.k))
-        for rows in self._row_blocks():
-            total += z[:, rows] @ np.asarray(self.components[rows], np.float64)
-        coordinates = total.astype(np.float32)
+        coordinates = self._projected(z)
         return coordinates[0] if single else coordinates
 
     def reconstruct(self, coordinates: ArrayLike) -> Float32:
@@ -157,10 +154,14 @@ class WeightSpace:
         """
         z, single = self._standardised(theta)
         c = np.atleast_2d(np.asarray(self.project(theta) if coordinates is None else coordinates, np.float64))
-        whole = np.einsum("nd,nd->n", z, z)
-        rest = np.maximum(whole - np.einsum("nk,nk->n", c, c), 0.0)
-        share = np.sqrt(np.divide(rest, whole, out=np.zeros_like(whole), where=whole > 0))
+        share = self._left(z, c)
         return float(share[0]) if single else share
+
+    def placed(self, thetas: ArrayLike) -> tuple[Float32, NDArray[np.float64]]:
+        """Coordinates (n, k) of θ (n, D) and residuals (n,), as ``project`` and ``residual`` give them, in one pass."""
+        z, _ = self._standardised(thetas)
+        coordinates = self._projected(z)
+        return coordinates, self._left(z, coordinates.astype(np.float64))
 
     def truncated(self, k: int) -> WeightSpace:
         """The same space with its first ``k`` components; metric and calibration, which belong to all, are dropped."""
@@ -180,7 +181,21 @@ class WeightSpace:
         std = self.std.astype(np.float64)
         # A release may hold a std of exactly zero: that entry of θ is always μ, so it carries nothing.
         inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)
-        return (np.atleast_2d(values) - self.mean.astype(np.float64)) * inverse, values.ndim == 1
+        z = np.atleast_2d(values) - self.mean.astype(np.float64)
+        z *= inverse
+        return z, values.ndim == 1
+
+    def _projected(self, z: NDArray[np.float64]) -> Float32:
+        total = np.zeros((len(z), self.k))
+        for rows in self._row_blocks():
+            total += z[:, rows] @ np.asarray(self.components[rows], np.float64)
+        return total.astype(np.float32)
+
+    @staticmethod
+    def _left(z: NDArray[np.float64], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        whole = np.einsum("nd,nd->n", z, z)
+        rest = np.maximum(whole - np.einsum("nk,nk->n", coordinates, coordinates), 0.0)
+        return np.asarray(np.sqrt(np.divide(rest, whole, out=np.zeros_like(whole), where=whole > 0)))
 
     def _row_blocks(self) -> Iterator[slice]:
         step = max(1, _BLOCK // max(1, self.k))

@@ -17,7 +17,7 @@ their numbers, and others are turned and scaled so that A lies as near as it can
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,9 +105,9 @@ def to_gauge(
     if start is None:
         moments = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         return _to_raw(tensors, alphas, layout, *moments, own, rescaled)
-    references = start_tensors(start, layout)
     if own is not None and layout.rank == 1:
-        return _one_row(layout.flatten(own), layout, start, references)
+        return _sure(_one_rows(layout.flatten(own)[None], layout, start)[0])
+    references = start_tensors(start, layout)
     written: dict[TensorKey, NDArray[Any]] = {}
     lost, whole, agreements = {}, {}, []
     for module in layout.modules:
@@ -132,20 +132,63 @@ def to_gauge(
     )
 
 
-def _one_row(
-    own: NDArray[np.float32], layout: Layout, start: NDArray[np.float32], references: Mapping[str, Array]
-) -> Gauged:
-    """Rank 1 without the decompositions: a module's row is its A."""
-    tensors = layout.unflatten(own)
-    agreements = []
-    for module, reference in references.items():
-        a = np.asarray(tensors[(module, "A")], np.float64).reshape(-1)
-        if np.any(tensors[(module, "B")]) and np.any(a):
-            cosine = abs(float(a @ reference[0])) / float(np.sqrt((a @ a) * (reference[0] @ reference[0])))
-            agreements.append((above_chance(cosine**2, 1, len(a)), cosine))
-    agreement = _agreed(agreements)
-    theta = canonical_rows(own[None], layout, start)[0]
-    return Gauged(theta, own, "canonical", 0.0, dict.fromkeys(layout.modules, 0.0), agreement)
+def to_gauge_all(
+    loras: Sequence[tuple[Mapping[TensorKey, NDArray[Any]], Mapping[str, float]]],
+    layout: Layout,
+    mean: ArrayLike,
+    std: ArrayLike,
+    start: NDArray[np.float32] | None = None,
+) -> list[Gauged | SpaceMismatch | ForeignStart]:
+    """As :func:`to_gauge`, for many LoRAs (tensors, alphas), with the error in place of a LoRA that has none.
+
+    Those of rank 1 in a canonical space are written together, a module at a time.
+    """
+    found: list[Gauged | SpaceMismatch | ForeignStart | None] = [None] * len(loras)
+    plain: list[tuple[int, NDArray[np.float32]]] = []
+    for i, (tensors, alphas) in enumerate(loras):
+        if start is not None and layout.rank == 1 and not obstacles({k: a.shape for k, a in tensors.items()}, layout):
+            own, _ = _own(tensors, alphas, layout)
+            if own is not None:
+                plain.append((i, layout.flatten(own)))
+                continue
+        try:
+            found[i] = to_gauge(tensors, alphas, layout, mean, std, start)
+        except (SpaceMismatch, ForeignStart) as error:
+            found[i] = error
+    if plain and start is not None:
+        written = _one_rows(np.stack([own for _, own in plain]), layout, start)
+        for (i, _), gauged in zip(plain, written, strict=True):
+            found[i] = gauged
+    return [gauged for gauged in found if gauged is not None]
+
+
+def _one_rows(own: NDArray[np.float32], layout: Layout, start: NDArray[np.float32]) -> list[Gauged | ForeignStart]:
+    """Rank 1, θ (n, D), without the decompositions: a module's row is its A."""
+    theta = canonical_rows(own, layout, start)
+    places = {tensor.key: part for tensor, part in layout.slices()}
+    agreements, cosines = (np.full((len(own), len(layout.modules)), np.nan) for _ in range(2))
+    for j, (module, reference) in enumerate(start_tensors(start, layout).items()):
+        rows = own[:, places[(module, "A")]].astype(np.float64)
+        size = np.einsum("ni,ni->n", rows, rows)
+        live = own[:, places[(module, "B")]].any(axis=1) & (size > 0)
+        cosine = np.abs(rows[live] @ reference[0]) / np.sqrt(size[live] * (reference[0] @ reference[0]))
+        cosines[live, j], agreements[live, j] = cosine, above_chance(cosine**2, 1, rows.shape[1])
+    found: list[Gauged | ForeignStart] = []
+    no_loss = dict.fromkeys(layout.modules, 0.0)
+    for i, agreed in enumerate(agreements):
+        live = ~np.isnan(agreed)
+        try:
+            agreement = _agreed(list(zip(agreed[live], cosines[i, live], strict=True)))
+            found.append(Gauged(theta[i], own[i], "canonical", 0.0, no_loss, agreement))
+        except ForeignStart as error:
+            found.append(error)
+    return found
+
+
+def _sure(gauged: Gauged | ForeignStart) -> Gauged:
+    if isinstance(gauged, ForeignStart):
+        raise gauged
+    return gauged
 
 
 def _agreed(modules: list[tuple[float, float]]) -> float:

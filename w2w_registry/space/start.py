@@ -138,7 +138,7 @@ def _leading(A: Array) -> tuple[Array, float]:
 def agreement_of(rows: Array, reference: Array) -> float:
     """Mean squared cosine between orthonormal ``rows`` (q, in) and A₀'s row space, chance taken off."""
     overlap = float(np.sum((rows @ _axes(reference)) ** 2)) / len(rows)
-    return above_chance(overlap, len(reference), reference.shape[1])
+    return float(above_chance(overlap, len(reference), reference.shape[1]))
 
 
 def _axes(reference: Array) -> Array:
@@ -146,5 +146,6 @@ def _axes(reference: Array) -> Array:
     return np.asarray(np.linalg.qr(reference.T).Q)
 
 
-def above_chance(overlap: float, rank: int, width: int) -> float:
+def above_chance(overlap: Any, rank: int, width: int) -> Any:
+    """An overlap (a number or an array), chance taken off."""
     return (overlap - rank / width) / (1 - rank / width) if rank < width else 1.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from types import ModuleType
 
 from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft, xlabs
@@ -22,20 +23,30 @@ def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[
     formats: Counter[str] = Counter()
     unknown: list[str] = []
     for name in names:
-        for form in FORMATS:
-            key = form.key_of(name)
-            if key is not None:
-                keys[name] = key
-                formats[form.NAME] += 1
-                break
-        else:
+        form, key = _known(name) if len(name) <= _USUAL else _look(name)
+        if key is None:
             unknown.append(name)
+        else:
+            keys[name] = key
+            formats[form] += 1
     return keys, formats, unknown
+
+
+def _look(name: str) -> tuple[str, Key | None]:
+    for form in FORMATS:
+        key = form.key_of(name)
+        if key is not None:
+            return form.NAME, key
+    return "", None
+
+
+_known = lru_cache(maxsize=8192)(_look)  # files of one training name their tensors alike
+_USUAL = 256  # characters: longer names are no model's, and not worth the memory
 
 
 def form_of(name: str) -> str:
     """The format whose key this is; "" where it is none's."""
-    return next((form.NAME for form in FORMATS if form.key_of(name) is not None), "")
+    return _look(name)[0]
 
 
 __all__ = ["FORMATS", "Key", "form_of", "read_keys"]

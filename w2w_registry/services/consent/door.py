@@ -159,6 +159,17 @@ class Door:
                 found[i] += encounters
         return [gravest(encounters) for encounters in found]
 
+    def refuses(
+        self,
+        likenesses: Sequence[Likeness],
+        points: Sequence[Mapping[int, NDArray[np.float32]]],
+        model_digests: Sequence[str],
+    ) -> list[bool]:
+        """Which of many :meth:`hold` would not let pass."""
+        gone = refusals.erased_with_digests(self._session, model_digests)
+        met = self.meets_all(likenesses, points)
+        return [(m is not None and m.refused) or d in gone for m, d in zip(met, model_digests, strict=True)]
+
     def encounters(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that are somebody who refused, whatever they are said to be: version id -> encounter."""
         if not self.anybody:

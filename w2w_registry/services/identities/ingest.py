@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.lookup import came_in, identities_named, subjects_of
@@ -27,14 +26,12 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import Conflict, ForeignStart, RegistryError, UsageError
+from w2w_registry.errors import ForeignStart, RegistryError, UsageError
 from w2w_registry.lora import (
     Candidate,
-    LoraFile,
     ModelDigests,
     find_loras,
     lora_files,
-    model_digests,
     read_adapter,
     read_lora,
     same_model,
@@ -45,6 +42,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.identities.about import about
+from w2w_registry.services.identities.incoming import Incoming, file_of, plain, read, strangers
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
@@ -52,35 +50,25 @@ from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
-from w2w_registry.services.recording.likeness import Likeness, of_lora
-from w2w_registry.services.recording.placement import UNKNOWN_BASE, Placed, place
+from w2w_registry.services.recording.novelty import Sketchbook
+from w2w_registry.services.recording.placement import UNKNOWN_BASE
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
+from w2w_registry.services.recording.versions import (
+    Activity,
+    Input,
+    NewVersion,
+    Recording,
+    record_version,
+    record_versions,
+    source_file,
+)
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.resemblance import compare
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import NEAR, Sketch, distance
 
 CHUNK = 256
-
-
-@dataclass(frozen=True, eq=False)
-class Incoming:
-    """One readable LoRA on its way in."""
-
-    candidate: Candidate
-    name: str
-    lora: LoraFile
-    placed: Placed
-    digests: ModelDigests
-    likeness: Likeness
-    coordinates: NDArray[np.float32]
-    residual: float
-
-    @property
-    def path(self) -> str:
-        return str(self.candidate.path)
 
 
 @dataclass(frozen=True)
@@ -114,52 +102,16 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     taken: dict[str, tuple[str, str]] = {}
     foreseen: list[_Foreseen] = []
     items: list[Item] = []
+    book = Sketchbook()
     for start in range(0, len(candidates), CHUNK):
         part = candidates[start : start + CHUNK]
-        incoming, failed = _read(part, request, row, space, taken)
-        chunk = _Chunk(registry, request, kind, row, space, by_name, foreseen)
+        incoming, failed = read(part, request, row, space, taken)
+        chunk = _Chunk(registry, request, kind, row, space, by_name, foreseen, book)
         failed = _elsewhere(registry, request, part, failed, by_name)
         done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
         items += [done[str(candidate.path)] for candidate in part]
         progress(min(start + CHUNK, len(candidates)), len(candidates))
     return AddReport(row.ref, tuple(items))
-
-
-def _read(
-    candidates: Sequence[Candidate],
-    request: AddRequest,
-    row: Space,
-    space: WeightSpace,
-    taken: dict[str, tuple[str, str]],
-) -> tuple[list[Incoming], list[Item]]:
-    """Read and place; ``taken`` remembers which path and model each name of this command came from."""
-    read: list[tuple[Candidate, str, LoraFile, Placed]] = []
-    failed: list[Item] = []
-    for candidate in candidates:
-        name = request.prefix + candidate.name
-        try:
-            name = check_name(name)
-            lora = read_lora(candidate.path)
-            placed = place(lora, space, row.ref, request.base_model)
-            read.append((candidate, name, lora, placed))
-        except RegistryError as error:
-            failed.append(Item(str(candidate.path), "failed", name, error=error))
-    if not read:
-        return [], failed
-    thetas = np.stack([placed.theta for _, _, _, placed in read])
-    coordinates = space.project(thetas)
-    residuals = space.residual(thetas, coordinates)
-    incoming = []
-    for (candidate, name, lora, placed), c, residual in zip(read, coordinates, residuals, strict=True):
-        digests = model_digests(placed.own, space.layout)
-        path = str(candidate.path)
-        first, model = taken.setdefault(name, (path, digests.exact))
-        if model != digests.exact and not same_model(read_lora(first), lora).same:
-            reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
-            failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
-            continue
-        incoming.append(Incoming(candidate, name, lora, placed, digests, of_lora(lora), c, float(residual)))
-    return incoming, failed
 
 
 def _elsewhere(
@@ -196,11 +148,13 @@ class _Chunk:
         space: WeightSpace,
         by_name: Mapping[str, Labels],
         foreseen: list[_Foreseen],
+        book: Sketchbook,
     ) -> None:
         self.registry, self.request, self.kind = registry, request, kind
         self.row, self.space, self.by_name = row, space, by_name
         self.foreseen = foreseen  # what a dry run would have added by now
         self.started = now()
+        self.book = book
 
     def settle(self, incoming: Sequence[Incoming]) -> list[Item]:
         """Record the new ones; say of the others that they are there."""
@@ -213,6 +167,8 @@ class _Chunk:
                 second = SecondLook(self.registry, session)
                 near = second.near(likenesses, points)
                 return [self._foresee(session, second, one, near[i]) for i, one in enumerate(incoming)]
+        # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
+        stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming, self.book)}
         with self.registry.catalog.write(self.registry.actor) as uow:
             gate.require(
                 self.registry,
@@ -224,7 +180,34 @@ class _Chunk:
             )
             door = Door(self.registry, uow.session)
             near = door.second.near(likenesses, points)
-            return [self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
+            done = self._record_all(uow, door, incoming, stored, near)
+            return [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
+
+    def _record_all(
+        self,
+        uow: UnitOfWork,
+        door: Door,
+        incoming: Sequence[Incoming],
+        stored: Mapping[int, tuple[str, str | None]],
+        near: Sequence[Sequence[Near]],
+    ) -> dict[int, Item]:
+        """Record those that are ``stored``, in a few statements; nothing when one of them cannot be, after all."""
+        if not stored:
+            return {}
+        still = [i for i in strangers(uow.session, incoming, self.book) if i in stored]
+        news = [self._new_version(incoming[i], stored[i]) for i in still]
+        activities = [self._activity(incoming[i]) for i in still]
+        try:
+            with uow.savepoint():
+                admissions = door.admit_all(news, activities, [near[i] for i in still])
+                record_versions(uow, [Recording(*one) for one in zip(news, activities, admissions, strict=True)])
+        except RegistryError:
+            return {}  # one by one it is said which, and why
+        done = {}
+        for i, admission in zip(still, admissions, strict=True):
+            remarks = door.second.remarks(incoming[i].name, near[i], admission.held)
+            done[i] = self._added(incoming[i], 1, remarks, admission.held is not None)
+        return done
 
     def _store(self, one: Incoming) -> tuple[str, str | None]:
         """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
@@ -298,7 +281,7 @@ class _Chunk:
         if missing:
             uow.event("version.depict", {"version": version.id, "subject": missing})
         if not came_in(uow.session, version.id, one.lora.sha256):
-            uow.add(source_file(version, one.digests.exact, _file(one), uow.now()))
+            uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
             uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
         changed = set_labels(uow, version, self._labels(one))
         if version.space_id is None:  # registered before there was a space for it
@@ -332,7 +315,7 @@ class _Chunk:
             residual=one.residual,
             artifact_digest=artifacts[0],
             preview_digest=artifacts[1],
-            file=_file(one),
+            file=file_of(one),
             subjects=self.request.subjects,
             labels={
                 **about(one.candidate.path, told_by(one.lora.metadata)),
@@ -400,8 +383,3 @@ def _is_same(earlier: _Foreseen, one: Incoming) -> bool:
     if first is None or second is None or abs(first.norm - second.norm) > NEAR * first.norm:
         return False
     return distance(first, second) <= NEAR and same_model(read_lora(earlier.path), one.lora).same
-
-
-def _file(one: Incoming) -> File:
-    tensor_file = one.lora.files[0]
-    return File(one.lora.sha256, one.lora.format, one.lora.dtype, Path(one.path).name, tensor_file.stat().st_size)

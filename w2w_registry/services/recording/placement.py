@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.errors import ForeignStart, SpaceMismatch
+from w2w_registry.errors import ForeignStart, RegistryError, SpaceMismatch
 from w2w_registry.lora import LoraFile
 from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Rank, Told
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.gauge import obstacles, to_gauge
+from w2w_registry.space.gauge import obstacles, to_gauge_all
 
 UNKNOWN_BASE = "unknown"
 """What a space names as base model whose LoRAs name none."""
@@ -65,19 +65,36 @@ def place(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None =
     Raises:
         SpaceMismatch: another base model, other modules, or other sizes. ForeignStart: trained from another start.
     """
-    check_fits(lora, space, ref, base_model)
-    try:
-        gauged = to_gauge(lora.tensors, lora.alphas, space.layout, space.mean, space.std, space.start)
-    except ForeignStart as error:
-        raise ForeignStart(path=str(lora.path), space=ref, agreement=error.agreement) from None
-    return Placed(
-        gauged.theta,
-        gauged.own,
-        gauged.how,
-        gauged.loss,
-        base_model or lora.base_model or space.base_model,
-        tuple(_remarks(lora, gauged.how, gauged.loss, base_model, space)),
-    )
+    (placed,) = place_all([lora], space, ref, base_model)
+    if isinstance(placed, RegistryError):
+        raise placed
+    return placed
+
+
+def place_all(
+    loras: Sequence[LoraFile], space: WeightSpace, ref: str, base_model: str | None = None
+) -> list[Placed | RegistryError]:
+    """As :func:`place`, for many, with the error in place of a LoRA that has none."""
+    found: list[Placed | RegistryError] = []
+    misfits: dict[int, RegistryError] = {}
+    for i, lora in enumerate(loras):
+        try:
+            check_fits(lora, space, ref, base_model)
+        except SpaceMismatch as error:
+            misfits[i] = error
+    fitting = [(lora.tensors, lora.alphas) for i, lora in enumerate(loras) if i not in misfits]
+    gauges = iter(to_gauge_all(fitting, space.layout, space.mean, space.std, space.start))
+    for i, lora in enumerate(loras):
+        gauged = misfits[i] if i in misfits else next(gauges)
+        if isinstance(gauged, ForeignStart):
+            found.append(ForeignStart(path=str(lora.path), space=ref, agreement=gauged.agreement))
+        elif isinstance(gauged, RegistryError):
+            found.append(gauged)
+        else:
+            base = base_model or lora.base_model or space.base_model
+            remarks = tuple(_remarks(lora, gauged.how, gauged.loss, base_model, space))
+            found.append(Placed(gauged.theta, gauged.own, gauged.how, gauged.loss, base, remarks))
+    return found
 
 
 def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, space: WeightSpace) -> Iterable[str]:

@@ -1,0 +1,118 @@
+"""What comes in with ``add``: read, placed and likened a chunk at a time, and told apart from what is there."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import identities_named
+from w2w_registry.catalog.models import Space
+from w2w_registry.errors import Conflict, RegistryError
+from w2w_registry.lora import Candidate, LoraFile, ModelDigests, model_digests, read_lora, same_model
+from w2w_registry.records import check_name
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.recording.likeness import Likeness, of_loras
+from w2w_registry.services.recording.novelty import Arrival, Sketchbook, plainly_new
+from w2w_registry.services.recording.placement import Placed, place_all
+from w2w_registry.services.recording.versions import File
+from w2w_registry.services.registry import Registry
+from w2w_registry.space.basis import WeightSpace
+
+TOGETHER = 16
+"""So many in a chunk are worth telling apart those that can be recorded together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """One readable LoRA on its way in."""
+
+    candidate: Candidate
+    name: str
+    lora: LoraFile
+    placed: Placed
+    digests: ModelDigests
+    likeness: Likeness
+    coordinates: NDArray[np.float32]
+    residual: float
+
+    @property
+    def path(self) -> str:
+        return str(self.candidate.path)
+
+
+def read(
+    candidates: Sequence[Candidate],
+    request: AddRequest,
+    row: Space,
+    space: WeightSpace,
+    taken: dict[str, tuple[str, str]],
+) -> tuple[list[Incoming], list[Item]]:
+    """Read and place; ``taken`` remembers which path and model each name of this command came from."""
+    read: list[tuple[Candidate, str, LoraFile]] = []
+    failed: list[Item] = []
+    for candidate in candidates:
+        name = request.prefix + candidate.name
+        try:
+            name = check_name(name)
+            read.append((candidate, name, read_lora(candidate.path)))
+        except RegistryError as error:
+            failed.append(Item(str(candidate.path), "failed", name, error=error))
+    fitting: list[tuple[Candidate, str, LoraFile, Placed]] = []
+    placings = place_all([lora for _, _, lora in read], space, row.ref, request.base_model)
+    for (candidate, name, lora), placed in zip(read, placings, strict=True):
+        if isinstance(placed, RegistryError):
+            failed.append(Item(str(candidate.path), "failed", name, error=placed))
+        else:
+            fitting.append((candidate, name, lora, placed))
+    if not fitting:
+        return [], failed
+    coordinates, residuals = space.placed(np.stack([placed.theta for *_, placed in fitting]))
+    likenesses = of_loras([lora for _, _, lora, _ in fitting])
+    incoming = []
+    for i, (candidate, name, lora, placed) in enumerate(fitting):
+        digests = model_digests(placed.own, space.layout)
+        path = str(candidate.path)
+        first, model = taken.setdefault(name, (path, digests.exact))
+        if model != digests.exact and not same_model(read_lora(first), lora).same:
+            reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
+            failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
+            continue
+        incoming.append(
+            Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], float(residuals[i]))
+        )
+    return incoming, failed
+
+
+def plain(registry: Registry, row: Space, incoming: Sequence[Incoming], book: Sketchbook) -> list[int]:
+    """Those of many that can be recorded together: plainly new, refused by nobody, under names nobody has."""
+    if len(incoming) < TOGETHER:
+        return []
+    with registry.catalog.read() as session:
+        refused = Door(registry, session).refuses(
+            [one.likeness for one in incoming],
+            [{row.id: one.coordinates} for one in incoming],
+            [one.digests.exact for one in incoming],
+        )
+        return [i for i in strangers(session, incoming, book) if not refused[i]]
+
+
+def strangers(session: Session, incoming: Sequence[Incoming], book: Sketchbook) -> list[int]:
+    """Those that no version is, and no other of them, under names that no identity and no other of them has."""
+    arrivals = [Arrival(one.lora.sha256, tuple(one.digests), one.likeness.sketch) for one in incoming]
+    new = plainly_new(session, arrivals, book)
+    times = Counter(one.name for one in incoming)
+    taken = identities_named(session, times)
+    return [i for i, one in enumerate(incoming) if new[i] and times[one.name] == 1 and one.name not in taken]
+
+
+def file_of(one: Incoming) -> File:
+    """The file it came in."""
+    tensor_file = one.lora.files[0]
+    return File(one.lora.sha256, one.lora.format, one.lora.dtype, Path(one.path).name, tensor_file.stat().st_size)
