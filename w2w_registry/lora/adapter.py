@@ -7,6 +7,7 @@ to each layer, with ΔW as exact factors or not.
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -289,7 +290,7 @@ def _settings(
 
 def _alone(file: Path) -> bool:
     try:
-        others = [p for p in file.parent.iterdir() if p.name.lower().endswith(".safetensors") and p.name != file.name]
+        with os.scandir(file.parent) as entries:  # to the first other: a folder may hold thousands, each asking this
+            return not any(e.name.lower().endswith(".safetensors") and e.name != file.name for e in entries)
     except OSError:
         return False
-    return not others

@@ -154,14 +154,21 @@ class WeightSpace:
         """
         z, single = self._standardised(theta)
         c = np.atleast_2d(np.asarray(self.project(theta) if coordinates is None else coordinates, np.float64))
-        share = self._left(z, c)
+        share = self._left(np.einsum("nd,nd->n", z, z), c)
         return float(share[0]) if single else share
 
     def placed(self, thetas: ArrayLike) -> tuple[Float32, NDArray[np.float64]]:
         """Coordinates (n, k) of θ (n, D) and residuals (n,), as ``project`` and ``residual`` give them, in one pass."""
-        z, _ = self._standardised(thetas)
-        coordinates = self._projected(z)
-        return coordinates, self._left(z, coordinates.astype(np.float64))
+        values = np.asarray(thetas, np.float32)
+        mean, inverse = self.mean.astype(np.float64), self._inverse()
+        total, whole = np.zeros((len(values), self.k)), np.zeros(len(values))
+        for rows in self._row_blocks():  # a block stays in the cache; the whole of z, in float64, would not
+            z = values[:, rows] - mean[rows]
+            z *= inverse[rows]
+            whole += np.einsum("nd,nd->n", z, z)
+            total += z @ np.asarray(self.components[rows], np.float64)
+        coordinates = total.astype(np.float32)
+        return coordinates, self._left(whole, coordinates.astype(np.float64))
 
     def truncated(self, k: int) -> WeightSpace:
         """The same space with its first ``k`` components; metric and calibration, which belong to all, are dropped."""
@@ -178,12 +185,14 @@ class WeightSpace:
         values = np.asarray(theta)
         if values.shape[-1:] != (self.dim,) or values.ndim not in (1, 2):
             raise ValueError(f"θ has shape {values.shape}, the space needs ({self.dim},) or (n, {self.dim})")
-        std = self.std.astype(np.float64)
-        # A release may hold a std of exactly zero: that entry of θ is always μ, so it carries nothing.
-        inverse = np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)
         z = np.atleast_2d(values) - self.mean.astype(np.float64)
-        z *= inverse
+        z *= self._inverse()
         return z, values.ndim == 1
+
+    def _inverse(self) -> NDArray[np.float64]:
+        """1/σ (D,). A release may hold a std of exactly zero: that entry of θ is always μ, so it carries nothing."""
+        std = self.std.astype(np.float64)
+        return np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)
 
     def _projected(self, z: NDArray[np.float64]) -> Float32:
         total = np.zeros((len(z), self.k))
@@ -192,8 +201,8 @@ class WeightSpace:
         return total.astype(np.float32)
 
     @staticmethod
-    def _left(z: NDArray[np.float64], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
-        whole = np.einsum("nd,nd->n", z, z)
+    def _left(whole: NDArray[np.float64], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The share of ‖z‖² = ``whole`` (n,) that coordinates (n, k) leave, as a root."""
         rest = np.maximum(whole - np.einsum("nk,nk->n", coordinates, coordinates), 0.0)
         return np.asarray(np.sqrt(np.divide(rest, whole, out=np.zeros_like(whole), where=whole > 0)))
 

@@ -23,13 +23,18 @@ def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[
     formats: Counter[str] = Counter()
     unknown: list[str] = []
     for name in names:
-        form, key = _known(name) if len(name) <= _USUAL else _look(name)
+        form, key = _known(name)
         if key is None:
             unknown.append(name)
         else:
             keys[name] = key
             formats[form] += 1
     return keys, formats, unknown
+
+
+def _known(name: str) -> tuple[str, Key | None]:
+    """The format and the key that a name is; "" and None where it is none's."""
+    return _remembered(name) if len(name) <= _USUAL else _look(name)
 
 
 def _look(name: str) -> tuple[str, Key | None]:
@@ -40,13 +45,13 @@ def _look(name: str) -> tuple[str, Key | None]:
     return "", None
 
 
-_known = lru_cache(maxsize=8192)(_look)  # files of one training name their tensors alike
+_remembered = lru_cache(maxsize=8192)(_look)  # files of one training name their tensors alike
 _USUAL = 256  # characters: longer names are no model's, and not worth the memory
 
 
 def form_of(name: str) -> str:
     """The format whose key this is; "" where it is none's."""
-    return _look(name)[0]
+    return _known(name)[0]
 
 
 __all__ = ["FORMATS", "Key", "form_of", "read_keys"]

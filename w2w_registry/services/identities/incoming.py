@@ -14,11 +14,11 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import Space
 from w2w_registry.errors import Conflict, RegistryError
-from w2w_registry.lora import Candidate, LoraFile, ModelDigests, model_digests, read_lora, same_model
+from w2w_registry.lora import Candidate, Factors, LoraFile, ModelDigests, model_digests, read_lora, same_model
 from w2w_registry.records import check_name
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.items import AddRequest, Item
-from w2w_registry.services.recording.likeness import Likeness, of_loras
+from w2w_registry.services.recording.likeness import Likeness, of_lora, sketches_of
 from w2w_registry.services.recording.novelty import Arrival, Sketchbook, plainly_new
 from w2w_registry.services.recording.placement import Placed, place_all
 from w2w_registry.services.recording.versions import File
@@ -74,7 +74,7 @@ def read(
     if not fitting:
         return [], failed
     coordinates, residuals = space.placed(np.stack([placed.theta for *_, placed in fitting]))
-    likenesses = of_loras([lora for _, _, lora, _ in fitting])
+    likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], space)
     incoming = []
     for i, (candidate, name, lora, placed) in enumerate(fitting):
         digests = model_digests(placed.own, space.layout)
@@ -88,6 +88,16 @@ def read(
             Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], float(residuals[i]))
         )
     return incoming, failed
+
+
+def _likenesses(fitting: Sequence[tuple[LoraFile, Placed]], space: WeightSpace) -> list[Likeness]:
+    """Of each LoRA; those of the space's rank are sketched together, from their own numbers in its layout."""
+    whole = [i for i, (_, placed) in enumerate(fitting) if placed.gauge != "gauge"]
+    drawn = dict(zip(whole, sketches_of([fitting[i][1].own for i in whole], space.layout), strict=True))
+    return [
+        Likeness(Factors(lora.tensors, lora.alphas, lora.dtype), drawn[i]) if i in drawn else of_lora(lora)
+        for i, (lora, _) in enumerate(fitting)
+    ]
 
 
 def plain(registry: Registry, row: Space, incoming: Sequence[Incoming], book: Sketchbook) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -52,30 +51,17 @@ def of_lora(lora: LoraFile) -> Likeness:
     return _of(Factors(lora.tensors, lora.alphas, lora.dtype))
 
 
-def of_loras(loras: Sequence[LoraFile]) -> list[Likeness]:
-    """Of LoRAs as read; those of the same shapes that follow one another are sketched together."""
-    found: list[Likeness] = []
-    for _, same in groupby(loras, key=lambda lora: (lora.shapes, lora.alphas)):
-        members = list(same)
-        for start in range(0, len(members), _AT_ONCE):
-            part = members[start : start + _AT_ONCE]
-            stacked = {key: np.stack([lora.tensors[key] for lora in part]) for key in part[0].tensors}
-            drawn = sketches(stacked, part[0].alphas)
-            found += [Likeness(Factors(x.tensors, x.alphas, x.dtype), s) for x, s in zip(part, drawn, strict=True)]
-    return found
-
-
 def of_theta(theta: NDArray[Any], layout: Layout) -> Likeness:
     """Of θ (D,) in a layout."""
     return _of(factors_of(theta, layout))
 
 
-def sketches_of(thetas: NDArray[Any], layout: Layout) -> list[Sketch]:
-    """Of θ (n, D) in a layout."""
+def sketches_of(thetas: Sequence[NDArray[Any]], layout: Layout) -> list[Sketch]:
+    """Of each θ (D,) in a layout."""
     found: list[Sketch] = []
     alphas = dict.fromkeys(layout.modules, layout.alpha)
     for start in range(0, len(thetas), _AT_ONCE):
-        part = thetas[start : start + _AT_ONCE]
+        part = np.stack(thetas[start : start + _AT_ONCE])
         stacked = {t.key: part[:, place].reshape(len(part), *t.shape) for t, place in layout.slices()}
         found += sketches(stacked, alphas)
     return found

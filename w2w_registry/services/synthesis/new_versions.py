@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import names_beginning
@@ -107,7 +106,7 @@ def _new_versions(
     """What is to be recorded of each draft. θ itself is let go: it is worked out again where the door asks for it."""
     # One at a time, as a release and a pull do: the digest hangs on the last bit, and a product of many rows may differ
     thetas = [space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta for draft in drafts]
-    drawn = sketches_of(np.stack(thetas), space.layout)
+    drawn = sketches_of(thetas, space.layout)
     return [
         _new_version(registry, space_row, space, draft, theta, sketch)
         for draft, theta, sketch in zip(drafts, thetas, drawn, strict=True)
