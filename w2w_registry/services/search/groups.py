@@ -15,6 +15,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.services.recording.gallery import best_question, open_gallery
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
+from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
 
 BLOCK: Final = 256
@@ -83,14 +84,10 @@ def groups(
 
 def _by_weights(units: NDArray[np.float32], identities: Sequence[int], threshold: float) -> list[Link]:
     who = np.asarray(identities)
-    links = []
-    for start in range(0, len(units), BLOCK):
-        scores = units[start : start + BLOCK] @ units.T
-        near = (scores >= threshold) & (who[start : start + BLOCK, None] != who[None, :])
-        for row, column in zip(*np.nonzero(near), strict=True):
-            if start + int(row) < column:
-                links.append(Link(start + int(row), int(column), float(scores[row, column])))
-    return links
+    found = near_pairs(units, threshold)
+    apart = who[found.one] != who[found.other]
+    rows = zip(found.one[apart].tolist(), found.other[apart].tolist(), found.score[apart].tolist(), strict=True)
+    return [Link(one, other, score) for one, other, score in rows]
 
 
 def _joined(links: Sequence[Link], identities: Sequence[int]) -> list[list[int]]:
