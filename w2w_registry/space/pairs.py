@@ -103,14 +103,15 @@ def _chosen(units: Vectors, order: NDArray[np.intp], threshold: float) -> int:
     count, width = units.shape
     some = units[np.unique(np.linspace(0, count - 1, min(count, _TRIED)).astype(np.int64))][:, order]
     square = np.cumsum(some.astype(np.float64) ** 2, axis=1)
-    best, cost = width, float(width)
+    best: int = width
+    cost = float(width)
     pairs = len(some) * (len(some) - 1)
     for m in dict.fromkeys(int(share * width) for share in (0.06, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)):
         if not 8 <= m < width or not pairs:
             continue
         tails = np.sqrt(np.maximum(square[:, -1] - square[:, m - 1], 0.0))
         bounds = some[:, :m] @ some[:, :m].T + np.outer(tails, tails)
-        left = (np.count_nonzero(bounds >= threshold) - len(some)) / pairs
+        left = float(np.count_nonzero(bounds >= threshold) - len(some)) / pairs
         full = m + left * width * _GATHER if left <= _MANY else m + width
         if full < cost:
             best, cost = m, full
