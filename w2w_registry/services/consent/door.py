@@ -106,10 +106,9 @@ class Door:
         for new, encounter in zip(news, met, strict=True):
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points) if near is None else near
-        return [
-            Admission(new.model_digest, held=as_held(self.second.judge(new, activity, resembled)))
-            for new, activity, resembled in zip(news, activities, found, strict=True)
-        ]
+        said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
+        told = self.second.told_all(said, found)
+        return [Admission(new.model_digest, held=as_held(one)) for new, one in zip(news, told, strict=True)]
 
     @cached_property
     def second(self) -> SecondLook:

@@ -11,7 +11,7 @@ whom a search finds. One that was found distinct stays with what was decided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +23,7 @@ from w2w_registry.catalog import depictions, vectors
 from w2w_registry.catalog.fingerprints import Asked, questions
 from w2w_registry.catalog.holds import found_distinct
 from w2w_registry.catalog.identities import named
-from w2w_registry.catalog.likeness import near_any
+from w2w_registry.catalog.likeness import StoredSketch, near_any, sketches_of
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
@@ -37,18 +37,22 @@ from w2w_registry.services.recording.equivalents import restored, stored_likenes
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import Nearest, open_nearest
+from w2w_registry.services.recording.novelty import Sketchbook
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, Held, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import false_alarm_among
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
-from w2w_registry.space.sketch import NEAR, distance
+from w2w_registry.space.sketch import NEAR, Sketch, distance
 from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
 _NEIGHBOURS: Final = 4
+_MANY: Final = 32  # sketches from which on reading the keys of all is cheaper than a look for each
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
 Points = Mapping[int, NDArray[np.float32]]
+Said = tuple[str, Kind, Sequence[str], Activity | None]
+"""What something says of itself: its name, kind and subjects, and what made it (None: an import)."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class SecondLook:
         self._galleries: dict[tuple[str, str], Gallery | None] = {}
         self._nearest: dict[int, Nearest | None] = {}
         self._calibrated: list[Space] | None = None
+        self._book = Sketchbook()
 
     def near(self, likenesses: Sequence[Likeness], points: Sequence[Points]) -> list[list[Near]]:
         """Who comes near enough to each newcomer to be told of, the surest comparison first; near enough to be the
@@ -104,11 +109,21 @@ class SecondLook:
         self, name: str, kind: Kind, subjects: Sequence[str], activity: Activity | None, near: Sequence[Near]
     ) -> Contradiction | None:
         """As ``judge``, of something that is no version yet."""
-        near = [one for one in near if one.false_alarm <= SAME]
-        if not near:
-            return None
-        rules = Rules.from_settings(policies.in_force(self._registry, self._session))
-        return second_look(self._claim(name, kind, subjects, activity, rules), self._likely(near, rules))
+        (found,) = self.told_all([(name, kind, subjects, activity)], [near])
+        return found
+
+    def told_all(self, said: Sequence[Said], near: Sequence[Sequence[Near]]) -> list[Contradiction | None]:
+        """As ``told``, of many: a few queries, however many there are."""
+        sure = [[one for one in found if one.false_alarm <= SAME] for found in near]
+        asked = [i for i, found in enumerate(sure) if found]
+        answers: list[Contradiction | None] = [None] * len(said)
+        if asked:
+            rules = Rules.from_settings(policies.in_force(self._registry, self._session))
+            registered = self._registered({one.version_id for i in asked for one in sure[i]}, rules)
+            claims = self._claims([said[i] for i in asked], rules)
+            for i, claim in zip(asked, claims, strict=True):
+                answers[i] = second_look(claim, [registered[one.version_id](one) for one in sure[i]])
+        return answers
 
     def remarks(self, name: str, near: Sequence[Near], held: Held | Contradiction | None) -> tuple[str, ...]:
         """What to tell of a newcomer: why it is held, else whom it looks like under another name."""
@@ -128,46 +143,44 @@ class SecondLook:
         )
 
     # -- what is said ---------------------------------------------------------------------------
-    def _claim(self, name: str, kind: Kind, subjects: Sequence[str], activity: Activity | None, rules: Rules) -> Claim:
-        inputs = () if activity is None else activity.inputs
-        parents = sorted({one.version_id for one in inputs if one.version_id is not None})
-        depicts: set[str | None] = set(subjects)
-        upstream = depictions.likenesses(self._session, parents, rules.likeness_kinds)
-        depicts.update(one.subject for one in upstream)
-        sampled = activity is not None and activity.kind == OperationKind.SAMPLE
-        if not depicts and not parents and not sampled and kind in rules.likeness_kinds:
-            depicts.add(None)
-        return Claim(name, kind, frozenset(depicts))
+    def _claims(self, said: Sequence[Said], rules: Rules) -> list[Claim]:
+        """What each newcomer says of itself, whom its sources depict included."""
+        inputs = [() if activity is None else activity.inputs for *_, activity in said]
+        parents = [sorted({one.version_id for one in of if one.version_id is not None}) for of in inputs]
+        upstream: dict[int, set[str | None]] = {}
+        for one in depictions.likenesses(self._session, sorted(set().union(*parents)), rules.likeness_kinds):
+            upstream.setdefault(one.root, set()).add(one.subject)
+        claims = []
+        for (name, kind, subjects, activity), of in zip(said, parents, strict=True):
+            depicts: set[str | None] = {*subjects, *(subject for parent in of for subject in upstream.get(parent, ()))}
+            sampled = activity is not None and activity.kind == OperationKind.SAMPLE
+            if not depicts and not of and not sampled and kind in rules.likeness_kinds:
+                depicts.add(None)
+            claims.append(Claim(name, kind, frozenset(depicts)))
+        return claims
 
-    def _likely(self, near: Sequence[Near], rules: Rules) -> list[Likely]:
-        ids = [one.version_id for one in near]
-        known, rows = named(self._session, ids), versions_by_id(self._session, ids)
+    def _registered(self, ids: Collection[int], rules: Rules) -> dict[int, Callable[[Near], Likely]]:
+        """What registered versions are, by id: makes a ``Likely`` of how near one is."""
+        known, rows = named(self._session, sorted(ids)), versions_by_id(self._session, ids)
         depicted: dict[int, set[str | None]] = {i: set() for i in ids}
-        for one in depictions.likenesses(self._session, ids, rules.likeness_kinds):
+        for one in depictions.likenesses(self._session, sorted(ids), rules.likeness_kinds):
             depicted[one.root].add(one.subject)
-        vouched = found_distinct(self._session, ids)
-        return [
-            Likely(
-                one.version_id,
-                known[one.version_id].name,
-                known[one.version_id].number,
-                known[one.version_id].kind,
-                Depicted(depicted[one.version_id]),
-                rows[one.version_id].state,
-                one.by,
-                one.score,
-                one.false_alarm,
-                one.version_id in vouched,
+        vouched = found_distinct(self._session, sorted(ids))
+
+        def likely(near: Near) -> Likely:
+            i = near.version_id
+            who, depicts, state = known[i], Depicted(depicted[i]), rows[i].state
+            return Likely(
+                i, who.name, who.number, who.kind, depicts, state, near.by, near.score, near.false_alarm, i in vouched
             )
-            for one in near
-        ]
+
+        return dict.fromkeys(ids, likely)
 
     # -- who is near ----------------------------------------------------------------------------
     def _same_models(self, likenesses: Sequence[Likeness]) -> list[list[Near]]:
         found: list[list[Near]] = [[] for _ in likenesses]
         asked = [(i, one.sketch) for i, one in enumerate(likenesses) if one.sketch is not None and one.sketch.norm > 0]
-        boxes = [(sketch.norm, sketch.keys()) for _, sketch in asked]
-        rows = near_any(self._session, SKETCH_KIND, boxes, _ANY_STATE, room=NEAR)
+        rows = self._candidates([sketch for _, sketch in asked])
         for (i, sketch), candidates in zip(asked, rows, strict=True):
             for row in candidates:
                 gap = distance(sketch, restored(row))
@@ -175,6 +188,16 @@ class SecondLook:
                 if factors is not None and self._same(factors, row.version_id):
                     found[i].append(Near(row.version_id, By.MODEL, 1.0 - gap, 0.0))
         return found
+
+    def _candidates(self, sketches: Sequence[Sketch]) -> list[list[StoredSketch]]:
+        """For each sketch the stored ones that may be near it: looked up one by one, or for many among all at once."""
+        if len(sketches) < _MANY:
+            boxes = [(sketch.norm, sketch.keys()) for sketch in sketches]
+            return near_any(self._session, SKETCH_KIND, boxes, _ANY_STATE, room=NEAR)
+        self._book.top_up(self._session)
+        ids = [found.tolist() for found in self._book.candidates(sketches)]
+        stored = sketches_of(self._session, SKETCH_KIND, sorted({i for found in ids for i in found}))
+        return [[stored[i] for i in sorted(found) if i in stored] for found in ids]
 
     def _drawn(self, likenesses: Sequence[Likeness]) -> tuple[list[list[Near]], list[set[int]]]:
         """Who draws the same, and whom each was compared with by what it draws."""
