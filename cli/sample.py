@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ from w2w_registry.records import counted
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, table, warn_all
+from .output import emit, note, progress, say, table, warn_all
 
 
 @click.command()
@@ -36,6 +37,10 @@ from .output import emit, note, table, warn_all
 )
 @options.kind
 @options.purpose
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw each once, into one marked PNG.")
+@options.steps
+@options.engine
+@options.force
 @takes_frame
 def sample(
     frame: Frame,
@@ -47,10 +52,20 @@ def sample(
     distribution: Any,
     kind: str,
     purpose: str | None,
+    sheet: Path | None,
+    steps: int,
+    force: bool,
+    **drawing: Any,
 ) -> None:
-    """Make new identities from the distribution of a space, and register them."""
-    from w2w_registry.services.synthesis import edit as service
+    """Make new identities from the distribution of a space, and register them.
 
+    `--sheet FILE` also draws them, once each with the same seed, with the base model that --pipeline names.
+    """
+    from w2w_registry.services.synthesis import edit as service
+    from w2w_registry.services.synthesis import sample_sheet
+
+    if sheet is not None:
+        sample_sheet.check_sheet(frame.registry(), sheet, force=force)
     value = service.sample(
         frame.registry(),
         count,
@@ -63,9 +78,19 @@ def sample(
         purpose=purpose,
     )
 
+    if sheet is not None and value["samples"]:
+        engine = options.gathered({**drawing, "prompt": None})["engine"]
+        with progress("drawing") as report:
+            refs = [row["ref"] for row in value["samples"]]
+            value |= sample_sheet.write_sheet(
+                frame.registry(), refs, sheet, steps=steps, purpose=purpose, engine=engine, force=force, progress=report
+            )
+
     def human() -> None:
         warn_all(value["warnings"])
         table(value["samples"], ["ref", "nearest", "distance"], empty="none")
+        if sheet is not None:
+            say(f"wrote {sheet}")
         if value["refused"]:
             note(f"rejected for being nearer than {min_distance:g}: {counted(value['refused'], 'sample')}")
 

@@ -11,10 +11,11 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Identity, SourceFile, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
+from w2w_registry.catalog.fingerprints import Fingerprint
 from w2w_registry.catalog.operations import Operation, OperationInput
 from w2w_registry.catalog.pictures import Picture
 from w2w_registry.catalog.releases import Release, ReleaseState
-from w2w_registry.catalog.spaces import Space
+from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import ConsentRecord, Subject
 from w2w_registry.records import ConsentState, VersionState
 
@@ -86,6 +87,30 @@ def expiring_within(session: Session, at: datetime, days: int) -> int:
     ends = ConsentRecord.expires_at.between(at, at + timedelta(days=days))
     query = select(func.count()).select_from(ConsentRecord).where(ConsentRecord.state == ConsentState.GRANTED, ends)
     return session.scalar(query) or 0
+
+
+def quality_gates(session: Session) -> list[dict[str, Any]]:
+    """What was measured of what was made: ``gate``, how many ``passed``, ``of`` how many."""
+    spaces = list(session.scalars(select(Space.calibration).where(Space.state == SpaceState.ACTIVE)))
+    measures = list(session.scalars(select(Direction.quality)))
+    versions = session.scalar(select(func.count()).where(Version.state == VersionState.ACTIVE)) or 0
+    known = session.scalar(
+        select(func.count(Fingerprint.version_id.distinct()))
+        .join(Version, Version.id == Fingerprint.version_id)
+        .where(Version.state == VersionState.ACTIVE)
+    )
+    rows = [
+        ("space_calibrated", sum("threshold" in (c or {}) for c in spaces), len(spaces)),
+        ("direction_measured", sum(bool(q) for q in measures), len(measures)),
+        ("identity_fingerprinted", known or 0, versions),
+    ]
+    return [{"gate": gate, "passed": passed, "of": of} for gate, passed, of in rows if of]
+
+
+def period(session: Session) -> tuple[datetime, datetime] | tuple[()]:
+    """When the first and the last event were; empty without any."""
+    first, last = session.execute(select(func.min(Event.at), func.max(Event.at))).one()
+    return () if first is None else (first, last)
 
 
 def rows_by_state(session: Session) -> list[dict[str, Any]]:

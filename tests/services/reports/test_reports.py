@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -108,5 +109,28 @@ def test_other_files_and_languages_are_refused(small: Small, tmp_path: Path) -> 
 
 def test_costs_as_focus_columns(small: Small, tmp_path: Path) -> None:
     roi.write(small.registry, Rates("EUR", {"default": 2.0}), tmp_path / "roi.csv", "en")
-    head = (tmp_path / "roi.csv").read_text("utf-8").splitlines()[0]
-    assert head.startswith("BilledCost,BillingCurrency,ChargeDescription,ConsumedQuantity,ConsumedUnit")
+    with open(tmp_path / "roi.csv", encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    told = roi.roi(small.registry, Rates("EUR", {"default": 2.0}))
+    assert sum(float(row["BilledCost"] or 0) for row in rows) == pytest.approx(told["totals"]["cost"])
+    assert {row["BillingCurrency"] for row in rows} == {"EUR"}
+    assert [row["ChargeDescription"] for row in rows] == [row["kind"] for row in told["operations"]]
+    assert all(row["ChargePeriodStart"] < row["ChargePeriodEnd"] for row in rows)
+
+
+def test_energy_is_time_by_power_and_says_what_is_left_out() -> None:
+    operations = [Timed("train", 3600.0, 1), Timed("edit", 7200.0, 2), Timed("mix", None, 3)]
+    told = figures.energy(operations, Rates(watts={"train": 300.0}, grams_per_kwh=400.0))
+    assert told == {"kwh": pytest.approx(0.3), "co2_kg": pytest.approx(0.12), "operations": 1, "left_out": 2}
+    assert figures.energy(operations, Rates()) == NOT_MEASURED
+    assert figures.energy(operations, Rates(watts={"default": 1.0}))["co2_kg"] == NOT_MEASURED
+
+
+def test_the_plan_says_when_to_stop_and_the_gates_what_was_measured(small: Small) -> None:
+    told = roi.roi(small.registry, Rates("EUR", {"default": 2.0}, baseline=50.0))
+    assert [one["criterion"] for one in told["poc"]["kill"]] == [
+        "unit_cost", "acceptance_below_baseline", "published_without_consent", "hours_to_takedown",
+    ]  # fmt: skip
+    assert told["poc"]["kill"][0]["limit"] == 50.0
+    gates = {one["gate"]: (one["passed"], one["of"]) for one in told["quality_gates"]}
+    assert gates["identity_fingerprinted"] == (0, 3)

@@ -20,13 +20,23 @@ from w2w_registry.catalog.models import Coordinates, Event, Operation, Operation
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.diffusion.images import read_metadata
-from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, UsageError
+from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, OutputExists, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.services.provenance.whose import whose
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, open_registry
-from w2w_registry.services.synthesis import directions, edit, engine, evaluate, export, generate, invert, train
+from w2w_registry.services.synthesis import (
+    directions,
+    edit,
+    engine,
+    evaluate,
+    export,
+    generate,
+    invert,
+    sample_sheet,
+    train,
+)
 from w2w_registry.settings import load_settings
 
 FAST = {"steps": 4, "samples": 2, "prior": 1e-4}
@@ -411,6 +421,19 @@ def test_pictures_are_marked_and_known_again(registry: Registry, tmp_path: Path)
         assert (told["identity"], told["version"], told["operation"], told["seed"]) == ("p00", 1, "generate", seed)
         assert told["credentials"]["state"] == "trusted"
         assert told["ai_generated"]
+
+
+def test_a_sheet_of_samples_is_marked_and_known_again(registry: Registry, tmp_path: Path) -> None:
+    made = edit.sample(registry, 3, seed=3)
+    refs = [row["ref"] for row in made["samples"]]
+    sheet = tmp_path / "sheet.png"
+    told = sample_sheet.write_sheet(registry, refs, sheet, steps=2, engine=studio.ENGINE)
+    assert told == {"sheet": str(sheet), "pictures": 3}
+    known = whose(registry, sheet)
+    assert ([one["ref"] for one in known["shows"]], known["operation"], known["by"]) == (refs, "sample", "file")
+    assert known["credentials"]["state"] == "trusted"
+    with pytest.raises(OutputExists):
+        sample_sheet.write_sheet(registry, refs, sheet, steps=2, engine=studio.ENGINE)
 
 
 def test_pictures_say_what_they_are(registry: Registry, tmp_path: Path) -> None:

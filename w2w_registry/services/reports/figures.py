@@ -31,7 +31,8 @@ class Timed:
 class Rates:
     """``[rates]`` of rates.toml. ``hour``: price of an hour by kind of operation, ``default`` for the others;
     ``baseline``: what an identity costs without this; ``setup``: paid once; ``per_month``: identities needed a month;
-    ``storage``: price of a GB a month."""
+    ``storage``: price of a GB a month; ``watts``: power drawn by kind of operation, ``default`` for the others;
+    ``grams_per_kwh``: CO₂ of the electricity."""
 
     currency: str = ""
     hour: Mapping[str, float] | None = None
@@ -39,6 +40,8 @@ class Rates:
     setup: float | None = None
     per_month: float | None = None
     storage: float | None = None
+    watts: Mapping[str, float] | None = None
+    grams_per_kwh: float | None = None
 
     def of(self, kind: str) -> float | None:
         """Price of an hour of this kind; None when no rate is given for it."""
@@ -66,6 +69,22 @@ def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def energy(operations: Sequence[Timed], rates: Rates) -> dict[str, Any] | str:
+    """Electricity, by the method codecarbon uses where no meter can be read: recorded time × power given. What has no
+    recorded time or no power given is not in it, and how much that is, is said."""
+    table = rates.watts or {}
+    known = [
+        (o.seconds / 3600, watts)
+        for o in operations
+        if o.seconds is not None and (watts := table.get(o.kind, table.get("default"))) is not None
+    ]
+    if not known:
+        return NOT_MEASURED
+    kwh = sum(hours * watts for hours, watts in known) / 1000
+    carbon: Figure = NOT_MEASURED if rates.grams_per_kwh is None else kwh * rates.grams_per_kwh / 1000
+    return {"kwh": kwh, "co2_kg": carbon, "operations": len(known), "left_out": len(operations) - len(known)}
 
 
 def total(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:

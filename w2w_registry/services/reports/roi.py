@@ -20,6 +20,14 @@ from w2w_registry.services.reports import figures
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
 from w2w_registry.services.reports.words import LANGUAGES, render
 
+FOCUS = (
+    "BilledCost", "BillingCurrency", "ChargeDescription", "ConsumedQuantity", "ConsumedUnit", "ServiceName",
+    "BillingAccountId", "BillingPeriodStart", "BillingPeriodEnd", "ChargeCategory", "ChargePeriodStart",
+    "ChargePeriodEnd", "ContractedCost", "EffectiveCost", "InvoiceIssuerName", "ListCost", "ListUnitPrice",
+    "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "x_Operations", "x_Events",
+)  # fmt: skip
+"""Columns of FOCUS 1.0 that can be filled, and two of our own."""
+
 
 def read_rates(path: Path | None) -> Rates:
     """``[rates]`` of a TOML file; no file, no rates.
@@ -35,13 +43,18 @@ def read_rates(path: Path | None) -> Rates:
         raise SettingError(setting=str(path), value="", reason=str(error)) from None
     table = data.get("rates", data)
     hour = table.get("hour", {})
-    numbers = {k: table.get(k) for k in ("baseline", "setup", "per_month", "storage")}
+    numbers = {k: table.get(k) for k in ("baseline", "setup", "per_month", "storage", "grams_per_kwh")}
     if isinstance(hour, (int, float)):
         hour = {"default": hour}
-    for key, value in (*hour.items(), *((k, v) for k, v in numbers.items() if v is not None)):
+    watts = table.get("watts", {})
+    if isinstance(watts, (int, float)):
+        watts = {"default": watts}
+    given = (*hour.items(), *watts.items(), *((k, v) for k, v in numbers.items() if v is not None))
+    for key, value in given:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise SettingError(setting=f"{path}: {key}", value=value, reason="a rate is a number, zero or more")
-    return Rates(str(table.get("currency", "")), {k: float(v) for k, v in hour.items()}, **numbers)
+    prices, powers = ({k: float(v) for k, v in one.items()} for one in (hour, watts))
+    return Rates(str(table.get("currency", "")), prices, watts=powers, **numbers)
 
 
 def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
@@ -59,12 +72,15 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
         releases, expiring = usage.published(session), usage.expiring_within(session, at, 90)
         head = usage.head(session)
         unheard = usage.untold_operations(session)
+        gates, period = usage.quality_gates(session), usage.period(session)
     rows = figures.costs(operations, rates)
     usable = len(versions)
     unit = figures.unit_cost(rows, usable)
     spread = figures.interval(operations, rates, usable)
     told = {
         "at": iso(at),
+        "period": [iso(moment) for moment in period],
+        "organisation": registry.settings.organisation.get("name") or "w2w-registry",
         "log": {"events": head[0], "head": head[1]},
         "currency": rates.currency or NOT_MEASURED,
         "decision": {
@@ -85,8 +101,8 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
         "storage": _storage(stored, usable, rates),
         "consent": {"states": dict(sorted(states.items())), "expiring_in_90_days": expiring},
         "takedown_exposure": {"published": releases},
-        "quality_gates": NOT_MEASURED,
-        "energy": NOT_MEASURED,
+        "quality_gates": gates or NOT_MEASURED,
+        "energy": figures.energy(operations, rates),
         "sensitivity": figures.sensitivity(rows, usable),
         "poc": _plan(unit, rates),
     }
@@ -122,19 +138,38 @@ def write(registry: Registry, rates: Rates, out: Path, language: str) -> dict[st
 
 
 def focus_csv(told: Mapping[str, Any]) -> str:
-    """A row for each kind of operation, in columns of FOCUS 1.0 (focus.finops.org); what is unknown is left empty."""
+    """A row for each kind of operation, in columns of FOCUS 1.0 (focus.finops.org); what is unknown is left empty, and
+    what every row shares (period, currency, who) stands in every row."""
     out = io.StringIO()
-    columns = ("BilledCost", "BillingCurrency", "ChargeDescription", "ConsumedQuantity", "ConsumedUnit", "ServiceName")
-    sheet = csv.writer(out)
-    sheet.writerow((*columns, "x_Operations", "x_Events"))
-    blank = {NOT_MEASURED: ""}
+    sheet = csv.DictWriter(out, FOCUS)
+    sheet.writeheader()
+    start, end = told["period"] or ("", "")
     for row in told["operations"]:
-        hours = "" if isinstance(row["seconds"], str) else row["seconds"] / 3600
-        cost = blank.get(row["cost"], row["cost"]) if isinstance(row["cost"], str) else row["cost"]
-        currency = "" if told["currency"] == NOT_MEASURED else told["currency"]
-        events = " ".join(map(str, row["events"]))
-        sheet.writerow((cost, currency, row["kind"], hours, "Hours", "w2w-registry", row["count"], events))
+        cost, hours = _blank(row["cost"]), "" if isinstance(row["seconds"], str) else row["seconds"] / 3600
+        sheet.writerow(
+            {
+                **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost),
+                **dict.fromkeys(("BillingPeriodStart", "ChargePeriodStart"), start),
+                **dict.fromkeys(("BillingPeriodEnd", "ChargePeriodEnd"), end),
+                **dict.fromkeys(("ConsumedQuantity", "PricingQuantity"), hours),
+                **dict.fromkeys(("ConsumedUnit", "PricingUnit"), "Hours"),
+                **dict.fromkeys(("ProviderName", "PublisherName", "InvoiceIssuerName"), told["organisation"]),
+                "BillingAccountId": told["organisation"],
+                "BillingCurrency": _blank(told["currency"]),
+                "ChargeCategory": "Usage",
+                "ChargeDescription": row["kind"],
+                "ListUnitPrice": _blank(row["rate"]),
+                "ServiceCategory": "AI and Machine Learning",
+                "ServiceName": "w2w-registry",
+                "x_Operations": row["count"],
+                "x_Events": " ".join(map(str, row["events"])),
+            }
+        )
     return out.getvalue()
+
+
+def _blank(value: Any) -> Any:
+    return "" if value == NOT_MEASURED else value
 
 
 def _storage(stored: tuple[int, int], usable: int, rates: Rates) -> dict[str, Any]:
@@ -155,9 +190,20 @@ def _stop_rule(unit: figures.Figure, rates: Rates) -> str:
 
 
 def _plan(unit: figures.Figure, rates: Rates) -> dict[str, Any]:
+    """How to find out whether this pays: what is believed, against what, on how many, and when to stop."""
+    baseline = NOT_MEASURED if rates.baseline is None else rates.baseline
     return {
-        "baseline": NOT_MEASURED if rates.baseline is None else rates.baseline,
+        "hypothesis": "an identity costs less than the baseline at the same acceptance",
+        "baseline": baseline,
         "unit_cost": unit,
+        "arms": 2,
         "people_per_arm": figures.sample_size(),
-        "kill_unit_cost": NOT_MEASURED if rates.baseline is None else rates.baseline,
+        "design": {"difference": 0.1, "power": 0.8, "level": 0.05},
+        "kill": [
+            {"criterion": "unit_cost", "limit": baseline},
+            {"criterion": "acceptance_below_baseline", "limit": 0.1},
+            {"criterion": "published_without_consent", "limit": 0},
+            {"criterion": "hours_to_takedown", "limit": 48},
+        ],
+        "kill_unit_cost": baseline,
     }
