@@ -17,6 +17,7 @@ from w2w_registry.version import __version__
 from .folder_group import FolderGroup
 from .frame import Frame
 from .output import report, report_bug, report_error
+from .sections import EXAMPLES, sectioned
 
 # name -> one-line help. The help stands here so that `w2w-reg --help` imports no command.
 COMMANDS = {
@@ -50,7 +51,7 @@ COMMANDS = {
     "whose": "Say whose picture this is: which version, made when, and what was agreed to.",
     "detect": "Say whether pictures carry the mark of pictures made by a model.",
     "generate": "Generate pictures of an identity.",
-    "preview": "Draw pictures for versions that came without one.",
+    "preview": "Set and draw previews, the pictures of versions.",
     "export": "Write an identity as a LoRA or as coordinates.",
     "evaluate": "Measure a space's inversions, edits and samples.",
     "push": "Publish an identity on the Hugging Face Hub.",
@@ -70,6 +71,15 @@ COMMANDS = {
     "sign": "Sign an exported folder.",
     "verify": "Verify a signed folder, or a registered version.",
     "gc": "Delete stored files that nothing refers to.",
+    "config": "Show and change settings: base models, database, Hub.",
+    "doctor": "Say whether everything this registry needs is in order.",
+    "stats": "Count what is in the registry.",
+    "diff": "Say how two versions differ.",
+    "rate": "Rate identities, and mark favourites.",
+    "collection": "Keep identities together under a name.",
+    "backup": "Write the registry into one file: catalog, files, keys, settings.",
+    "restore": "Make a registry from a backup.",
+    "copy-to": "Copy the catalog into another database, and compare.",
 }
 
 
@@ -78,6 +88,8 @@ COMMANDS = {
     package=__package__,
     helps=COMMANDS,
     former={"guess": "initializer"},
+    sections=sectioned,
+    epilog="\b\nExamples:\n  " + "\n  ".join(EXAMPLES),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option("--home", type=click.Path(file_okay=False), help="Registry folder [env: W2W_HOME].")

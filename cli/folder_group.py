@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -32,6 +32,20 @@ HABITS = {
     "download": "pull",
     "publish": "push",
     "create": "init",
+    "settings": "config",
+    "health": "doctor",
+    "check": "doctor",
+    "status": "stats",
+    "count": "stats",
+    "compare": "diff",
+    "mv": "rename",
+    "move": "rename",
+    "cp": "copy-to",
+    "star": "rate",
+    "favourite": "rate",
+    "favorite": "rate",
+    "album": "collection",
+    "thumbnail": "preview",
 }
 
 
@@ -41,12 +55,20 @@ class FolderGroup(click.Group):
 
     ``helps`` maps each name to its one-line help, or to "" to take it from the command itself; with all of them given,
     listing the commands imports none. ``former`` maps names that commands had to those they have; both are run.
+    ``sections`` sorts names into titled sections of the help.
     """
 
     def __init__(
-        self, *args: Any, package: str, helps: Mapping[str, str], former: Mapping[str, str] | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        package: str,
+        helps: Mapping[str, str],
+        former: Mapping[str, str] | None = None,
+        sections: Callable[[tuple[str, ...]], list[tuple[str, list[str]]]] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._sections = sections
         self._package, self._helps, self._former = package, helps, former or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,12 +84,15 @@ class FolderGroup(click.Group):
         return refuse_repeats(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        rows = []
+        rows = {}
         for name, text in self._helps.items():
             command = None if text else self.get_command(ctx, name)
-            rows.append((name, text if command is None else command.get_short_help_str(limit=80)))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            rows[name] = text if command is None else command.get_short_help_str(limit=80)
+        sections = [("Commands", list(rows))] if self._sections is None else self._sections(tuple(rows))
+        widest = max(map(len, rows))
+        for title, names in sections:
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(widest), rows[name]) for name in names])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, pairs, warn
+from .output import emit, note, pairs, told_changes, warn
 
 
 @click.group()
@@ -14,16 +15,26 @@ def label() -> None:
 
 
 @label.command(name="set")
-@click.argument("name", metavar="NAME[@V]")
-@click.argument("items", nargs=-1, required=True, metavar="LABEL=VALUE…")
+@click.argument("words", nargs=-1, required=True, metavar="[NAME[@V]…] LABEL=VALUE…")
+@options.where
 @takes_frame
-def label_set(frame: Frame, name: str, items: tuple[str, ...]) -> None:
-    """Set labels: `label set p0007 beard=1 team=ads`."""
-    from w2w_registry.services.identities import describing
+def label_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
+    """Set labels of one version, of several, or of all that --where finds.
+
+    \b
+    w2w-reg label set p0007 beard=1 team=ads
+    w2w-reg label set --where "tag.team = 'ads'" cleared=1
+    """
+    from w2w_registry.services.identities import bulk, describing
     from w2w_registry.services.recording.labels import parse_labels
 
-    value = describing.label(frame.registry(), name, parse_labels(items))
-    emit(frame, value, lambda: pairs(value["labels"].items()))
+    names, items = options.names_and_items(words)
+    if where is None and options.is_one(names):
+        value = describing.label(frame.registry(), names[0], parse_labels(items))
+        emit(frame, value, lambda: pairs(value["labels"].items()))
+        return
+    done = bulk.label_many(frame.registry(), names, parse_labels(items), where=where)
+    emit(frame, done, lambda: told_changes(done))
 
 
 @label.command(name="unset")

@@ -2,28 +2,55 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, table
+from .output import emit, print_csv, table
 
 
 @click.command(name="list")
+@click.argument("patterns", nargs=-1, metavar="[NAME…]")
 @options.where
 @click.option("--sort", default="name", show_default=True, help="Field to sort by; '-' before it for descending.")
 @options.limit
+@click.option("--columns", metavar="A,B", help="What to show, as in identity,version,label.beard,tag.team.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--at", metavar="DATE", help="As it was at the end of that day, or at that time.")
 @takes_frame
-def list_(frame: Frame, where: str | None, sort: str, limit: int | None) -> None:
-    """List identities (their newest active versions)."""
-    from w2w_registry.services.identities import manage
+def list_(
+    frame: Frame,
+    patterns: tuple[str, ...],
+    where: str | None,
+    sort: str,
+    limit: int | None,
+    columns: str | None,
+    as_csv: bool,
+    at: str | None,
+) -> None:
+    """List identities (their newest active versions): all, or those whose name has NAME in it or matches a pattern.
 
-    rows = manage.list_identities(frame.registry(), where=where, sort=sort, limit=limit)
+    \b
+    w2w-reg list alice
+    w2w-reg list 'acme/*' --where "tag.team = 'ads'" --columns identity,aliases,label.beard --csv
+    w2w-reg list --at 2026-05-01
+    """
+    from w2w_registry.services.identities import browsing
+
+    shown = browsing.columns_of(columns)
+    rows = browsing.browse(frame.registry(), patterns, where=where, sort=sort, limit=limit, at=at)
+
+    def cells() -> list[dict[str, Any]]:
+        return [{name: browsing.cell(row, name) for name in shown} for row in rows]
 
     def human() -> None:
-        columns = ["identity", "version", "kind", "state", "space", "residual", "consent", "created"]
-        if any(row["held"] for row in rows):
-            columns.insert(4, "held")
-        table(rows, columns, empty="no identities match" if where else "no identities yet; `w2w-reg add PATH…`")
+        if as_csv:
+            print_csv(cells(), shown)
+            return
+        filtered = where or patterns or at
+        used = [c for c in shown if columns or c not in ("held", "aliases", "tags") or any(row[c] for row in rows)]
+        table(cells(), used, empty="no identities match" if filtered else "no identities yet; `w2w-reg add PATH…`")
 
-    emit(frame, rows, human)
+    emit(frame, cells() if columns else rows, human)

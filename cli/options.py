@@ -101,6 +101,23 @@ def gathered(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, "engine": Engine(options["pipeline"], options["device"], options["dtype"])}
 
 
+def names_and_items(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``NAME… KEY=VALUE…`` as names and items; no name has an equals sign.
+
+    Raises:
+        UsageError: no item.
+    """
+    items = tuple(word for word in words if "=" in word)
+    if not items:
+        raise click.UsageError("no KEY=VALUE to set, as in team=ads")
+    return tuple(word for word in words if "=" not in word), items
+
+
+def is_one(names: tuple[str, ...]) -> bool:
+    """Whether exactly one thing was named, and by its name."""
+    return len(names) == 1 and not any(mark in names[0] for mark in "*?[")
+
+
 def names(text: str) -> tuple[str, ...]:
     """The names in ``a, b``."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -115,6 +115,27 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: s
         click.echo(line(values))
 
 
+def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows as CSV on stdout: whole values, empty where there are none; what a spreadsheet would run is quoted."""
+    import csv
+    import io
+
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = [row.get(column) for column in columns]
+        writer.writerow(["" if value in (None, {}, [], ()) else _harmless(value) for value in values])
+    click.echo(clean(out.getvalue().rstrip("\n"), lines=True))
+
+
+def _harmless(value: Any) -> str:
+    if isinstance(value, float):
+        return repr(value)
+    text = _text(value)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(value) else text
+
+
 def _shortened(text: str) -> str:
     """One long name must not push every other column off the screen."""
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 20]}…{text[-19:]}"
@@ -153,6 +174,15 @@ def _text(value: Any) -> str:
 def note(text: str) -> None:
     """A remark for the person, on stderr, so that stdout stays data."""
     click.echo(clean(text), err=True)
+
+
+def told_changes(value: Mapping[str, Sequence[str]]) -> None:
+    """What a change of many did."""
+    for name in value["changed"][:20]:
+        say(name)
+    if len(value["changed"]) > 20:
+        note(f"… {len(value['changed']) - 20} more (--json names them)")
+    note(f"{len(value['changed'])} changed, {len(value['unchanged'])} as they were")
 
 
 def warn(text: str) -> None:

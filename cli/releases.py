@@ -10,12 +10,14 @@ from .output import emit, table
 
 @click.command()
 @click.option("--where", metavar="EXPR", help="Only releases of identities for which this holds.")
+@click.option("--at", metavar="DATE", help="Only those published by then; their states are today's.")
 @takes_frame
-def releases(frame: Frame, where: str | None) -> None:
+def releases(frame: Frame, where: str | None, at: str | None) -> None:
     """List what is published, with its state, consent and unfinished takedowns."""
     from w2w_registry.services.hub import sync as service
+    from w2w_registry.services.identities.manage import parse_moment
 
-    rows = service.list_releases(frame.registry(), where)
+    rows = service.list_releases(frame.registry(), where, moment=None if at is None else parse_moment(at))
     columns = ["version", "repo", "commit", "tag", "access", "format", "state", "consent", "created"]
     shown = [{**row, "commit": row["commit"][:12]} for row in rows]
     emit(frame, rows, lambda: table(shown, columns, empty="nothing published"))

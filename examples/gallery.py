@@ -47,7 +47,7 @@ def prepare(home: Path, world: Path) -> None:
     command(home, "mix", "acme/alice", "acme/bob", "--name", "acme/alice-and-bob")
     if find_spec("torch") is not None:
         made = ("acme/alice-bearded", "acme/alice-and-bob")
-        command(home, "preview", *made, "--pipeline", world / "pipeline")
+        command(home, "preview", "draw", *made, "--pipeline", world / "pipeline")
     command(home, "alias", "set", "production", "acme/alice@1")
     command(home, "tag", "set", "acme/alice", "team=ads")
 

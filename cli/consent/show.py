@@ -11,12 +11,14 @@ from ..output import emit, pairs, say, table
 
 @click.command()
 @click.argument("subject", type=options.Word(), metavar="SUBJECT")
+@click.option("--at", metavar="DATE", help="As they stood at the end of that day, or at that time.")
 @takes_frame
-def show(frame: Frame, subject: str) -> None:
+def show(frame: Frame, subject: str, at: str | None) -> None:
     """Show a subject's consent records."""
     from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.identities.manage import parse_moment
 
-    value = service.show(frame.registry(), subject)
+    value = service.show(frame.registry(), subject, moment=None if at is None else parse_moment(at))
 
     def human() -> None:
         pairs((("subject", value["subject"]), ("state", value["state"]), ("consent", value["consent"])))

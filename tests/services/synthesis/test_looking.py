@@ -11,9 +11,11 @@ from PIL import Image
 from tests.diffusion import tiny
 from tests.services import studio
 from w2w_registry.diffusion.pipeline import load_model
-from w2w_registry.errors import BadImage, ConsentDenied
+from w2w_registry.errors import BadFile, BadImage, ConsentDenied
 from w2w_registry.lora import read_lora
+from w2w_registry.services.audit.log import verify
 from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.previews import set_preview
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import open_registry
 from w2w_registry.services.search.query import search
@@ -49,3 +51,17 @@ def test_what_a_photo_is(tmp_path: Path) -> None:
     assert looking.is_photo(str(tmp_path / "a.PNG"))
     assert not looking.is_photo(str(tmp_path / "b.png"))
     assert not looking.is_photo("p0007")
+
+
+def test_a_preview_that_is_given(tmp_path: Path) -> None:
+    pipeline = tiny.build("sd1", tmp_path / "pipeline")
+    layout = tiny.layout(load_model(pipeline, device="cpu").unet)
+    settings = studio.build(tmp_path, pipeline, layout)
+    photo = studio.photo(tmp_path / "photos", "somebody", 3)
+    with open_registry(settings) as registry:
+        given, again = set_preview(registry, "p01", Path(photo)), set_preview(registry, "p01", Path(photo))
+        assert (given["version"], given["changed"], again["changed"]) == ("p01@1", True, False)
+        assert registry.artifacts.exists(given["preview"])
+        with pytest.raises(BadFile):
+            set_preview(registry, "p01", tmp_path / "labels.csv")
+        assert verify(registry).ok

@@ -233,16 +233,16 @@ def write_receipts(
     return [str(path) for path in files]
 
 
-def show(registry: Registry, subject: str) -> dict[str, Any]:
-    """A subject's consent: in one word, and every record.
+def show(registry: Registry, subject: str, *, moment: datetime | None = None) -> dict[str, Any]:
+    """A subject's consent: in one word, and every record; with ``moment`` as it was then.
 
     Raises:
         NotFound: no such subject.
     """
-    at = now()
+    at = moment or now()
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject)
-        records = _all(session, subject)
+        records = [r for r in _all(session, row.id) if moment is None or any(e.at <= moment for e in r.events)]
     return {
         "subject": subject,
         "state": row.state.value,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -98,14 +99,18 @@ def sync(
     return SyncReport(plan, tuple(settled))
 
 
-def list_releases(registry: Registry, where: str | None = None) -> list[dict[str, Any]]:
-    """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere.
+def list_releases(
+    registry: Registry, where: str | None = None, *, moment: datetime | None = None
+) -> list[dict[str, Any]]:
+    """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere. ``moment``: only
+    those published by then; their states are today's.
 
     Raises:
         WhereError: it does not parse.
     """
     with registry.catalog.read() as session:
         rows = publications.list_releases(session, None if where is None else parse_where(where))
+        rows = [r for r in rows if moment is None or r.created <= moment]
         versions = [r.version_id for r in rows if r.version_id is not None]
         states = gate.consent_states(session, versions, present(session), gate.rules_of(registry, session))
         waiting = {t.release_id: t for t in publications.open_takedowns(session)}

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
+from w2w_registry.catalog.models import Identity
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes
+from w2w_registry.services.consent import gate
+from w2w_registry.services.registry import Registry
 
 SIDE = 256
 _FORMATS = ("PNG", "JPEG", "WEBP")
@@ -29,15 +35,56 @@ def read_preview(lora: Path) -> bytes | None:
     file = preview_file(lora)
     if file is None:
         return None
+    try:
+        return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
+    except BadFile:
+        return None  # a preview is a convenience: a broken one does not keep the LoRA out
+
+
+def shrunk(data: bytes) -> bytes:
+    """A picture as a preview: PNG, at most 256 pixels a side, without metadata.
+
+    Raises:
+        BadFile: not a PNG, JPEG or WebP that can be read.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        data = read_bytes(file, limit=PICTURE_LIMIT)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             small = image.convert("RGB")
             small.thumbnail((SIDE, SIDE))
-    except (BadFile, OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
-        return None  # a preview is a convenience: a broken one does not keep the LoRA out
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+        raise BadFile(path="picture", reason="not a PNG, JPEG or WebP picture that can be read") from None
     out = io.BytesIO()
     small.save(out, "PNG")
     return out.getvalue()
+
+
+def set_preview(registry: Registry, ref: str, picture: Path) -> dict[str, Any]:
+    """Let a picture be the preview of a version; what was its preview before is kept by nobody (``gc`` sweeps it).
+
+    Raises:
+        NotFound: no such version. BadFile: not a picture. ConsentDenied: its subjects do not allow keeping it.
+    """
+    try:
+        small = shrunk(read_bytes(picture, limit=PICTURE_LIMIT))
+    except BadFile as error:
+        raise BadFile(path=str(picture), reason=error.fields["reason"]) from None
+    return keep_preview(registry, ref, small)
+
+
+def keep_preview(registry: Registry, ref: str, png: bytes) -> dict[str, Any]:
+    """Make ``png``, as :func:`shrunk` gives it, a version's preview."""
+    with registry.catalog.read() as session:
+        version_id = version_for(session, ref).id
+    gate.require(registry, Use.REGISTER, versions=[version_id])
+    digest = registry.artifacts.put(png)
+    with registry.catalog.write(registry.actor) as uow:
+        gate.require(registry, Use.REGISTER, versions=[version_id], session=uow.session)
+        version = version_for(uow.session, ref)
+        changed = version.preview_digest != digest
+        if changed:
+            version.preview_digest = digest
+            uow.event("version.preview", {"version": version.id}, preview=digest)
+        name = uow.session.get_one(Identity, version.identity_id).name
+        return {"version": f"{name}@{version.number}", "preview": digest, "changed": changed}

@@ -1,0 +1,69 @@
+"""``w2w-reg collection``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, table, told_changes
+
+
+@click.group()
+def collection() -> None:
+    """Keep identities together under a name; one may be in many.
+
+    \b
+    w2w-reg collection add summer alice bob
+    w2w-reg collection add summer --where "tag.team = 'ads'"
+    w2w-reg collection show summer
+    """
+
+
+@collection.command()
+@click.argument("name", metavar="COLLECTION", type=options.Word())
+@click.argument("names", nargs=-1, metavar="[NAME…]", type=options.Word())
+@options.where
+@takes_frame
+def add(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -> None:
+    """Put identities into a collection."""
+    from w2w_registry.services.identities import bulk
+
+    value = bulk.collect(frame.registry(), name, names, where=where)
+    emit(frame, value, lambda: told_changes(value))
+
+
+@collection.command()
+@click.argument("name", metavar="COLLECTION", type=options.Word())
+@click.argument("names", nargs=-1, metavar="[NAME…]", type=options.Word())
+@options.where
+@takes_frame
+def remove(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -> None:
+    """Take identities out of a collection; they stay in the registry."""
+    from w2w_registry.services.identities import bulk
+
+    value = bulk.collect(frame.registry(), name, names, where=where, out=True)
+    emit(frame, value, lambda: told_changes(value))
+
+
+@collection.command(name="list")
+@takes_frame
+def list_(frame: Frame) -> None:
+    """List collections and how many identities each has."""
+    from w2w_registry.services.identities import bulk
+
+    rows = bulk.collections(frame.registry())
+    empty = "no collections yet; `w2w-reg collection add COLLECTION NAME…`"
+    emit(frame, rows, lambda: table(rows, ["collection", "identities"], empty=empty))
+
+
+@collection.command()
+@click.argument("name", metavar="COLLECTION", type=options.Word())
+@takes_frame
+def show(frame: Frame, name: str) -> None:
+    """List the identities of a collection."""
+    from w2w_registry.services.identities import browsing, bulk
+
+    rows = browsing.browse(frame.registry(), where=bulk.where_of(name))
+    columns = ["identity", "version", "kind", "state", "space", "consent", "created"]
+    emit(frame, rows, lambda: table(rows, columns, empty=f"nothing is in {name}"))

@@ -1,0 +1,52 @@
+"""``w2w-reg config``."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, say, table
+
+
+@click.group()
+def config() -> None:
+    """Show and change settings: where base models lie, which database, which Hub.
+
+    \b
+    w2w-reg config show
+    w2w-reg config set pipelines.SG161222/Realistic_Vision_V5.1_noVAE ~/models/rv51
+    w2w-reg config unset hub.endpoint
+    """
+
+
+@config.command()
+@takes_frame
+def show(frame: Frame) -> None:
+    """Show every setting in force and where it comes from."""
+    from w2w_registry.services.recording import configuring
+
+    rows = configuring.show(frame.settings())
+    emit(frame, rows, lambda: table(rows, ["key", "value", "source"]))
+
+
+@config.command(name="set")
+@click.argument("key", metavar="TABLE.NAME")
+@click.argument("value", metavar="VALUE")
+@takes_frame
+def set_(frame: Frame, key: str, value: str) -> None:
+    """Set one key of registry.toml; its other lines and comments stay."""
+    from w2w_registry.services.recording import configuring
+
+    done = configuring.put(frame.settings(), key, value)
+    emit(frame, done, lambda: say(f"{done['key']} = {done['value']}  ({done['file']})"))
+
+
+@config.command()
+@click.argument("key", metavar="TABLE.NAME")
+@takes_frame
+def unset(frame: Frame, key: str) -> None:
+    """Take one key out of registry.toml."""
+    from w2w_registry.services.recording import configuring
+
+    done = configuring.put(frame.settings(), key, None)
+    emit(frame, done, lambda: say(f"{done['key']} is not set any more  ({done['file']})"))

@@ -1,0 +1,36 @@
+"""``w2w-reg restore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from . import options
+from .frame import Frame, takes_frame
+from .output import emit, note, progress, say
+
+
+@click.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.tar")
+@options.dry_run
+@takes_frame
+def restore(frame: Frame, file: Path, dry_run: bool) -> None:
+    """Make a registry from a backup, in an empty home folder (--home). Every file is checked first.
+
+    \b
+    w2w-reg --home ~/restored restore backup.tar
+    """
+    from w2w_registry.services.recording import backups
+
+    settings = frame.settings()
+    with progress("restoring") as tick:
+        value = backups.restore(settings, file, perform=not dry_run, progress=tick).to_json()
+
+    def human() -> None:
+        verb = "would be restored" if dry_run else "restored"
+        say(f"{value['files']} files {verb} into {settings.home}")
+        if not dry_run:
+            note("Next: w2w-reg audit verify")
+
+    emit(frame, {**value, "home": str(settings.home)}, human)

@@ -1,0 +1,92 @@
+"""A registry in one file and out of it; a catalog in another database: everything arrives as it was, or nothing."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tests.services.world import BASE, World
+from w2w_registry.errors import BadFile, Conflict, IntegrityError, UsageError
+from w2w_registry.services.audit.log import verify
+from w2w_registry.services.identities import bulk, ingest, manage
+from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.recording import backups
+from w2w_registry.services.registry import Registry, open_registry
+from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.settings import Settings
+
+
+@pytest.fixture
+def filled(registry: Registry, world: World, tmp_path: Path) -> Registry:
+    folder = world.write(tmp_path / "loras", range(6))
+    fit_space(registry, "tiny", [str(folder)], base_model=BASE)
+    ingest.add(registry, AddRequest([str(folder)], subjects=["s-1"]))
+    bulk.rate(registry, ["p0001"], 4, favourite=True)
+    (registry.settings.home / "keys").mkdir(parents=True)
+    (registry.settings.home / "keys" / "own.pem").write_text("secret")
+    return registry
+
+
+def home_of(folder: Path) -> Settings:
+    return Settings(folder, f"sqlite:///{folder}/catalog.db", "curator", str(folder / "artifacts"), {"space_people": 2})
+
+
+def test_what_went_in_comes_out(filled: Registry, tmp_path: Path) -> None:
+    """From either database; the restored registry holds, and is the same."""
+    done = backups.backup(filled, tmp_path / "b.tar")
+    assert done.missing == ()
+    assert (tmp_path / "b.tar").stat().st_mode & 0o077 == 0
+    with pytest.raises(Conflict):
+        backups.backup(filled, tmp_path / "b.tar")
+    with pytest.raises(UsageError):
+        backups.backup(filled, filled.settings.home / "b.tar")
+    settings = home_of(tmp_path / "restored")
+    assert backups.restore(settings, tmp_path / "b.tar", perform=False).files == done.files
+    assert not settings.home.exists()
+    backups.restore(settings, tmp_path / "b.tar")
+    assert (settings.home / "keys" / "own.pem").stat().st_mode & 0o077 == 0
+    with open_registry(settings) as restored:
+        assert verify(restored).ok
+        assert manage.list_identities(restored) == manage.list_identities(filled)
+        digest = manage.show(filled, "p0001")["model_digest"]
+        assert manage.show(restored, "p0001")["model_digest"] == digest
+        ingest.add(restored, AddRequest([str(tmp_path / "loras")]))
+    with pytest.raises(Conflict):
+        backups.restore(settings, tmp_path / "b.tar")
+
+
+def test_a_damaged_backup_makes_nothing(filled: Registry, tmp_path: Path) -> None:
+    backups.backup(filled, tmp_path / "b.tar")
+    whole = (tmp_path / "b.tar").read_bytes()
+    settings = home_of(tmp_path / "restored")
+    place = whole.index(b"secret")
+    for name, data, error in (
+        ("changed", whole[:place] + b"SECRET" + whole[place + 6 :], IntegrityError),
+        ("cut", whole[: len(whole) // 2], BadFile),
+        ("other", b"no tar at all", BadFile),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(error):
+            backups.restore(settings, tmp_path / name)
+        assert not settings.home.exists()
+    with tarfile.open(tmp_path / "evil", "w") as tar:
+        tar.add(tmp_path / "other", "artifacts/../../evil")
+    with pytest.raises(BadFile, match="no backup does"):
+        backups.restore(settings, tmp_path / "evil")
+
+
+def test_a_catalog_moves_between_databases(filled: Registry, tmp_path: Path, empty_postgres_url: str) -> None:
+    """To PostgreSQL and on to SQLite: every digest is compared, and numbers go on where they were."""
+    rows = backups.copy_to(filled, empty_postgres_url)["rows"]
+    assert rows["version"] == 6
+    with pytest.raises(Conflict, match="holds a registry already"):
+        backups.copy_to(filled, empty_postgres_url)
+    settings = filled.settings
+    moved = Settings(settings.home, empty_postgres_url, "curator", settings.artifacts_url, settings.policy)
+    with open_registry(moved) as there:
+        assert verify(there).ok
+        assert manage.list_identities(there) == manage.list_identities(filled)
+        manage.set_tags(there, "p0002", ["team=ads"])
+        assert backups.copy_to(there, f"sqlite:///{tmp_path}/back.db")["rows"]["event"] == rows["event"] + 1

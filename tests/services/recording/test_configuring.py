@@ -1,0 +1,77 @@
+"""Settings: what is in force and from where; one key changed, the rest of the file as it was."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from w2w_registry.errors import NotFound, SettingError, UsageError
+from w2w_registry.services.recording import configuring
+from w2w_registry.settings import load_settings
+
+FILE = """\
+# kept
+[policy]
+purpose = "research"  # kept too
+
+[pipelines]
+"acme/base.v1" = "/nowhere"
+# last words
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "registry.toml").write_text(FILE)
+    (tmp_path / "models").mkdir()
+    return tmp_path
+
+
+def test_one_key_changes_and_the_rest_stays(home: Path) -> None:
+    configuring.put(load_settings(home), "pipelines.acme/base.v1", str(home / "models"))
+    configuring.put(load_settings(home), "hub.endpoint", "http://hub")
+    text = (home / "registry.toml").read_text()
+    assert all(line in text for line in ("# kept", 'purpose = "research"  # kept too', "# last words"))
+    table = tomllib.loads(text)
+    assert table["pipelines"] == {"acme/base.v1": str(home / "models")}
+    assert load_settings(home).hub == {"endpoint": "http://hub"}
+    configuring.put(load_settings(home), "hub.endpoint", None)
+    assert load_settings(home).hub == {}
+    with pytest.raises(NotFound):
+        configuring.put(load_settings(home), "hub.endpoint", None)
+
+
+def test_what_makes_no_sense_changes_nothing(home: Path) -> None:
+    before = (home / "registry.toml").read_bytes()
+    for key, value, error in (
+        ("policy.purpose", "x", UsageError),
+        ("nothing.at", "x", UsageError),
+        ("hub.nothing", "x", UsageError),
+        ("pipelines.a/b", str(home / "none"), SettingError),
+    ):
+        with pytest.raises(error):
+            configuring.put(load_settings(home), key, value)
+    assert (home / "registry.toml").read_bytes() == before
+
+
+def test_where_a_value_comes_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("W2W_DATABASE_URL", "postgresql://team:secret@db/x")
+    rows = {row["key"]: row for row in configuring.show(load_settings(home))}
+    assert rows["database.url"]["source"] == "environment (W2W_DATABASE_URL)"
+    assert "secret" not in str(rows)
+    assert rows["policy.purpose"] == {"key": "policy.purpose", "value": "research", "source": "registry.toml"}
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.text(st.characters(blacklist_categories=("Cs",)), max_size=30))
+def test_any_text_comes_back(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "registry.toml"
+    path.write_text(FILE)
+    configuring.put(load_settings(tmp_path), "organisation.name", f"x {value}")
+    table = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert table["organisation"]["name"] == f"x {value}"
+    assert table["policy"] == {"purpose": "research"}

@@ -1,0 +1,145 @@
+"""One change to many identities: those that were named, those a ``where`` finds, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.identities import tag_rows
+from w2w_registry.catalog.listing import list_versions
+from w2w_registry.catalog.lookup import tags_of
+from w2w_registry.catalog.models import Identity, Tag, Version
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.errors import UsageError
+from w2w_registry.records import check_name
+from w2w_registry.services.identities.browsing import matching_names
+from w2w_registry.services.recording.labels import Labels, set_labels
+from w2w_registry.services.registry import Registry
+
+RATING: Final = "rating"
+FAVOURITE: Final = "favourite"
+HIGHEST: Final = 5
+_COLLECTION: Final = "collection."
+
+
+def chosen(session: Session, names: Sequence[str], where: str | None) -> list[Version]:
+    """The versions meant: each name's (a pattern's newest ones), or the newest that ``where`` finds.
+
+    Raises:
+        UsageError: nothing was said, or both. NotFound: a name nobody has.
+    """
+    if bool(names) == (where is not None):
+        raise UsageError(reason="say which identities", hint='by name, or with [[where]] ("kind = person")')
+    if where is not None:
+        return [line.version for line in list_versions(session, parse_where(where))]
+    found: list[Version] = []
+    for name in names:
+        if any(mark in name for mark in "*?["):
+            found += [version_for(session, one) for one in matching_names(session, [name])]
+        else:
+            found.append(version_for(session, name))
+    return list({version.id: version for version in found}.values())
+
+
+def label_many(registry: Registry, names: Sequence[str], labels: Labels, *, where: str | None = None) -> dict[str, Any]:
+    """Set labels of many versions; what they already say is left alone."""
+    return _each(registry, names, where, lambda uow, version: bool(set_labels(uow, version, labels)))
+
+
+def tag_many(
+    registry: Registry,
+    names: Sequence[str],
+    tags: Mapping[str, str],
+    *,
+    unset: Iterable[str] = (),
+    where: str | None = None,
+) -> dict[str, Any]:
+    """Set and take away tags of many identities; what is as it should be already is left alone."""
+    wanted = {check_name(key, "tag"): value for key, value in tags.items()}
+    gone = [check_name(key, "tag") for key in unset]
+
+    def change(uow: UnitOfWork, version: Version) -> bool:
+        have = tag_rows(uow.session, version.identity_id)
+        new = {key: value for key, value in wanted.items() if key not in have or have[key].value != value}
+        old = [key for key in gone if key in have]
+        for key, value in new.items():
+            if key in have:
+                have[key].value = value
+            else:
+                uow.add(Tag(identity_id=version.identity_id, key=key, value=value))
+        for key in old:
+            uow.delete(have[key])
+        if new:
+            uow.event("tag.set", {"identity": version.identity_id})
+        if old:
+            uow.event("tag.unset", {"identity": version.identity_id})
+        return bool(new or old)
+
+    return _each(registry, names, where, change)
+
+
+def _each(
+    registry: Registry, names: Sequence[str], where: str | None, change: Callable[[UnitOfWork, Version], bool]
+) -> dict[str, Any]:
+    changed: list[str] = []
+    unchanged: list[str] = []
+    with registry.catalog.write(registry.actor) as uow:
+        for version in chosen(uow.session, names, where):
+            name = uow.session.get_one(Identity, version.identity_id).name
+            (changed if change(uow, version) else unchanged).append(name)
+    return {"changed": changed, "unchanged": unchanged}
+
+
+# -- ratings, favourites, collections: tags that commands know -----------------------------------------
+def rate(
+    registry: Registry,
+    names: Sequence[str],
+    rating: float | None,
+    *,
+    favourite: bool | None = None,
+    where: str | None = None,
+) -> dict[str, Any]:
+    """Give a rating from 0 to 5 and mark or unmark a favourite, as the tags ``rating`` and ``favourite``, which
+    compare as numbers.
+
+    Raises:
+        UsageError: a rating outside that, or nothing to do.
+    """
+    if rating is None and favourite is None:
+        raise UsageError(reason="nothing to do", hint="give a rating from 0 to 5, or say [[favourite]]")
+    if rating is not None and not 0 <= rating <= HIGHEST:
+        raise UsageError(reason=f"a rating is a number from 0 to {HIGHEST}")
+    tags = {} if rating is None else {RATING: f"{rating:g}"}
+    if favourite:
+        tags[FAVOURITE] = "1"
+    return tag_many(registry, names, tags, unset=[FAVOURITE] if favourite is False else [], where=where)
+
+
+def collect(
+    registry: Registry, collection: str, names: Sequence[str], *, where: str | None = None, out: bool = False
+) -> dict[str, Any]:
+    """Put identities into a collection, or take them ``out``."""
+    key = _COLLECTION + check_name(collection, "collection")
+    return tag_many(registry, names, {} if out else {key: "1"}, unset=[key] if out else [], where=where)
+
+
+def collections(registry: Registry) -> list[dict[str, Any]]:
+    """Every collection and how many identities are in it, by name."""
+    found: dict[str, list[str]] = {}
+    with registry.catalog.read() as session:
+        lines = list_versions(session)
+        tags = tags_of(session, [line.identity.id for line in lines])
+        for line in lines:
+            for key in tags.get(line.identity.id, {}):
+                if key.startswith(_COLLECTION):
+                    found.setdefault(key.removeprefix(_COLLECTION), []).append(line.identity.name)
+    return [{"collection": name, "identities": len(members)} for name, members in sorted(found.items())]
+
+
+def where_of(collection: str) -> str:
+    """The expression that finds a collection's members."""
+    return f'tag."{_COLLECTION}{check_name(collection, "collection")}" is not null'

@@ -1,0 +1,187 @@
+"""``config``: what is in force, where it comes from, and one key of registry.toml set without touching the rest."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError
+from w2w_registry.files import read_text
+from w2w_registry.settings import POLICY_FILE, TABLES, Settings, read_settings_file
+
+_ELSEWHERE: Final = {"policy": "`w2w-reg policy set` changes it, on record"}
+_ENVIRONMENT: Final = {
+    "home": "W2W_HOME",
+    "database.url": "W2W_DATABASE_URL",
+    "actor": "W2W_ACTOR",
+    "artifacts.url": "W2W_ARTIFACTS",
+    "hub.endpoint": "HF_ENDPOINT",
+}
+_SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+_HEADER = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]\s*(?:#.*)?")
+
+
+def show(settings: Settings) -> list[dict[str, Any]]:
+    """Every setting in force: ``key``, ``value`` and ``source`` (environment, registry.toml, default). Passwords are
+    not shown."""
+    file = read_settings_file(settings.home / POLICY_FILE)
+    rows = [
+        _row("home", str(settings.home), "default", file),
+        _row("database.url", _masked(settings.database_url), "default", file),
+        _row("artifacts.url", _masked(settings.artifacts_url), "default", file),
+        _row("actor", settings.actor, "account", file),
+    ]
+    said = {row["key"] for row in rows}
+    for table, keys in sorted(file.items()):
+        for name, value in sorted(keys.items()):
+            key = f"{table}.{name}"
+            if key not in said:
+                rows.append(_row(key, "…" if _SECRET.search(name) else value, "registry.toml", file))
+    return rows
+
+
+def _row(key: str, value: Any, source: str, file: Mapping[str, Any]) -> dict[str, Any]:
+    table, _, name = key.partition(".")
+    if name and name in file.get(table, {}):
+        source = POLICY_FILE
+    if os.environ.get(_ENVIRONMENT.get(key, "")):
+        source = f"environment ({_ENVIRONMENT[key]})"
+    return {"key": key, "value": value, "source": source}
+
+
+def _masked(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True) if "://" in url else url
+    except ArgumentError:
+        return url
+
+
+def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
+    """Set ``TABLE.NAME`` in registry.toml (None: take it out); comments and the other lines stay as they are.
+
+    ``pipelines.ID`` takes a base model's id with its dots and slashes, and a folder that is there.
+
+    Raises:
+        UsageError, SettingError: no such key, or what would result cannot be read. NotFound: nothing to take out.
+        StorageError: the file cannot be written.
+    """
+    table, dot, name = key.partition(".")
+    if table in _ELSEWHERE:
+        raise UsageError(reason=f"[{table}] is not changed here", hint=_ELSEWHERE[table])
+    known = TABLES.get(table, frozenset()) if table in TABLES else frozenset()
+    if table not in TABLES or not dot or not name or (known is not None and name not in known):
+        raise UsageError(reason=f"no setting is named {key[:80]!r}", hint=f"there are {', '.join(_keys())}")
+    if table == "pipelines" and text is not None:
+        folder = Path(text).expanduser().absolute()
+        if not folder.is_dir():
+            raise SettingError(setting=key, value=text, reason="no such folder")
+        text = str(folder)
+    path = settings.home / POLICY_FILE
+    before = read_text(path, limit=2**20) if path.exists() else ""
+    after = _edited(before, table, name, None if text is None else _value(text))
+    if after == before and text is None:
+        raise NotFound(what="setting", name=key)
+    _try(after, path)
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, after.encode())
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    return {"key": key, "value": text, "file": str(path), "changed": after != before}
+
+
+def _keys() -> list[str]:
+    shown = []
+    for table, names in sorted(TABLES.items()):
+        if table not in _ELSEWHERE:
+            shown += [f"{table}.…"] if names is None else [f"{table}.{name}" for name in sorted(names)]
+    return shown
+
+
+def _value(text: str) -> str:
+    """What was typed as a TOML value: a number, a truth, a list or a table as they are, anything else as a text."""
+    try:
+        tomllib.loads(f"x = {text}")
+    except tomllib.TOMLDecodeError:
+        return _quoted(text)
+    return text
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string: JSON's, with DEL escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _edited(text: str, table: str, name: str, value: str | None) -> str:
+    """The file with one line of one table replaced, added or taken out."""
+    lines = text.rstrip("\n").split("\n") if text.strip() else []
+    start = next((i for i, line in enumerate(lines) if _table_of(line) == table), None)
+    label = name if _BARE.fullmatch(name) else _quoted(name)
+    new = None if value is None else f"{label} = {value}"
+    if start is None:
+        return text if new is None else "\n".join([*lines, *([""] if lines else []), f"[{table}]", new]) + "\n"
+    end = next((i for i in range(start + 1, len(lines)) if _table_of(lines[i]) is not None), len(lines))
+    at = next((i for i in range(start + 1, end) if _name_of(lines[i]) == name), None)
+    if at is not None:
+        last = _end_of(lines, at, end)
+        lines[at:last] = [] if new is None else [new]
+    elif new is not None:
+        place = end
+        while place > start + 1 and not lines[place - 1].strip():
+            place -= 1
+        lines.insert(place, new)
+    return "\n".join(lines) + "\n"
+
+
+def _table_of(line: str) -> str | None:
+    match = _HEADER.fullmatch(line)
+    return None if match is None else match["name"].strip("\"'")
+
+
+def _name_of(line: str) -> str | None:
+    key, equals, _ = line.partition("=")
+    key = key.strip()
+    if not equals or key.startswith("#"):
+        return None
+    try:
+        (name,) = tomllib.loads(f"{key} = 0")
+    except (tomllib.TOMLDecodeError, ValueError):
+        return None
+    return str(name)
+
+
+def _end_of(lines: list[str], start: int, end: int) -> int:
+    """The line after a value, which may go over several."""
+    for last in range(start + 1, end + 1):
+        try:
+            tomllib.loads("\n".join(lines[start:last]))
+        except tomllib.TOMLDecodeError:
+            continue
+        return last
+    return start + 1
+
+
+def _try(text: str, path: Path) -> None:
+    """That the settings can be read with this file in place."""
+    scratch = path.with_name(f".{path.name}.tried")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch.write_text(text, encoding="utf-8")
+        read_settings_file(scratch)
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    except RegistryError as error:
+        error.fields = {k: str(v).replace(str(scratch), str(path)) for k, v in error.fields.items()}
+        raise
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""``doctor``: whether everything a registry needs is in order, each finding with what to do about it. Writes nothing
+and asks nobody on the network."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from w2w_registry.catalog.artifact_refs import referred
+from w2w_registry.catalog.events import last_moment
+from w2w_registry.catalog.jobs import jobs_of_kind
+from w2w_registry.catalog.resolve import all_spaces
+from w2w_registry.errors import RegistryError
+from w2w_registry.messages import message
+from w2w_registry.records import now
+from w2w_registry.services.hub.intents import JOB
+from w2w_registry.services.recording.placement import UNKNOWN_BASE
+from w2w_registry.services.registry import Registry, current_schema, open_registry
+from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
+
+State = Literal["ok", "note", "bad"]
+LITTLE: Final = 10**9
+"""Bytes of room under which it is said that the disk is nearly full."""
+PACKAGES: Final = {
+    "faiss": ("cpu", "search of large registries"),
+    "torch": ("diffusion", "training, inversion, pictures"),
+    "diffusers": ("diffusion", "training, inversion, pictures"),
+    "transformers": ("diffusion", "training, inversion, pictures"),
+    "peft": ("diffusion", "training, inversion, pictures"),
+    "fastapi": ("web", "the gallery in a browser"),
+    "c2pa": ("marking", "marking pictures"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``note``: works, but somebody may want to know; ``bad``: something will fail."""
+
+    check: str
+    state: State
+    said: str
+    cure: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything; what cannot be looked at because of something else is left out."""
+    found = [*_home(settings), *_settings_file(settings), *_packages(), *_keys(settings)]
+    try:
+        schema = current_schema(settings)
+    except RegistryError as error:
+        return [*found, Finding("database", "bad", message(error))]
+    if schema.schema is None:
+        cure = "w2w-reg init, or w2w-reg add FOLDER --yes"
+        return [*found, Finding("database", "bad", f"no registry in {schema.database} yet", cure)]
+    if schema.schema != schema.head:
+        said = f"its schema is {schema.schema}, this release needs {schema.head}"
+        return [*found, Finding("database", "bad", said, "w2w-reg db upgrade")]
+    found.append(Finding("database", "ok", f"{schema.database}, schema {schema.schema}"))
+    with ExitStack() as stack:
+        registry = stack.enter_context(open_registry(settings))
+        for check in (_clock, _artifacts, _pushes, _pipelines):
+            found += _safely(check, registry)
+    return found
+
+
+def _safely(check: Callable[[Registry], Iterator[Finding]], registry: Registry) -> list[Finding]:
+    try:
+        return list(check(registry))
+    except RegistryError as error:
+        return [Finding(check.__name__.strip("_"), "bad", message(error))]
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    home = settings.home
+    if not home.is_dir():
+        yield Finding("home", "bad", f"{home} is not there", "w2w-reg init, or set W2W_HOME")
+        return
+    if os.access(home, os.W_OK):
+        yield Finding("home", "ok", str(home))
+    else:
+        yield Finding("home", "note", f"{home} is read-only: everything can be looked at, nothing changed")
+    free = shutil.disk_usage(home).free
+    if free < LITTLE:
+        yield Finding("room", "bad", f"only {free / 1e6:.0f} MB are free at {home}", "w2w-reg gc, or make room")
+
+
+def _settings_file(settings: Settings) -> Iterator[Finding]:
+    path = settings.home / POLICY_FILE
+    try:
+        read_settings_file(path)
+    except RegistryError as error:
+        yield Finding("settings", "bad", message(error), f"mend {path}")
+    else:
+        yield Finding("settings", "ok", str(path) if path.exists() else "no registry.toml: the defaults hold")
+
+
+def _packages() -> Iterator[Finding]:
+    missing: dict[tuple[str, str], list[str]] = {}
+    for package, (extra, purpose) in PACKAGES.items():
+        if importlib.util.find_spec(package) is None:
+            missing.setdefault((extra, purpose), []).append(package)
+    for (extra, purpose), packages in missing.items():
+        cure = f"pip install 'w2w-registry[{extra}]'"
+        yield Finding("packages", "note", f"{', '.join(packages)} not installed: no {purpose}", cure)
+    if not missing:
+        yield Finding("packages", "ok", "every optional one is installed")
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    folder = settings.home / "keys"
+    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if path.is_file() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+            yield Finding("keys", "bad", f"others on this machine can read {path}", f"chmod 600 {path}")
+
+
+def _clock(registry: Registry) -> Iterator[Finding]:
+    with registry.catalog.read() as session:
+        last = last_moment(session)
+    if last is not None and last > now():
+        said = f"the last event is of {last:%Y-%m-%d %H:%M}, which is still to come"
+        yield Finding("clock", "bad", said, "set this machine's clock")
+
+
+def _artifacts(registry: Registry) -> Iterator[Finding]:
+    with registry.catalog.read() as session:
+        named = referred(session)
+    lost = sorted(digest for digest in named if not registry.artifacts.exists(digest))
+    if lost:
+        said = f"{len(lost)} of {len(named)} files are gone, as {lost[0][:16]}…"
+        yield Finding("files", "bad", said, "put them back from a backup: w2w-reg restore")
+    else:
+        yield Finding("files", "ok", f"all {len(named)} are there (w2w-reg verify looks into them)")
+
+
+def _pushes(registry: Registry) -> Iterator[Finding]:
+    with registry.catalog.read() as session:
+        waiting = [str(job.state["repo"]) for job in jobs_of_kind(session, JOB)]
+    if waiting:
+        yield Finding("pushes", "bad", f"not finished: {', '.join(waiting[:3])}", "w2w-reg sync")
+
+
+def _pipelines(registry: Registry) -> Iterator[Finding]:
+    settings = registry.settings
+    for name, folder in settings.pipelines.items():
+        if not Path(folder).is_dir():
+            cure = f"w2w-reg config set pipelines.{name} FOLDER"
+            yield Finding("base models", "bad", f"{name} is said to lie in {folder}, which is not there", cure)
+    with registry.catalog.read() as session:
+        bases = {space.base_model for space in all_spaces(session)} - {UNKNOWN_BASE}
+    for base in sorted(bases - set(settings.pipelines)):
+        if not Path(base).is_dir():
+            cure = f"w2w-reg config set pipelines.{base} FOLDER, if you have it"
+            yield Finding("base models", "note", f"nothing says where {base} lies: it is looked for on the Hub", cure)

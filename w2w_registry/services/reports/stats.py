@@ -1,0 +1,37 @@
+"""``stats``: what there is, and what room it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from w2w_registry.catalog.counts import counts
+from w2w_registry.services.registry import Registry
+
+
+def stats(registry: Registry) -> dict[str, Any]:
+    """Counts of everything, and bytes of what lies in the home folder: ``catalog`` (a SQLite file), ``artifacts``,
+    ``index``; None for what lies elsewhere."""
+    home = registry.settings.home
+    with registry.catalog.read() as session:
+        found = counts(session)
+    url, artifacts = registry.settings.database_url, registry.settings.artifacts_url
+    sqlite = url.startswith("sqlite:///")
+    return {
+        **found,
+        "bytes": {
+            "catalog": _size(Path(url.removeprefix("sqlite:///"))) if sqlite else None,
+            "artifacts": None if "://" in artifacts else _size(Path(artifacts)),
+            "index": _size(home / "index"),
+        },
+    }
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of everything in a folder; what cannot be read counts nothing."""
+    try:
+        if path.is_file():
+            return sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*"))
+        return sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+    except OSError:
+        return 0
