@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
-
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError
 from w2w_registry.files import read_text
@@ -60,10 +57,7 @@ def _row(key: str, value: Any, source: str, file: Mapping[str, Any]) -> dict[str
 
 
 def _masked(url: str) -> str:
-    try:
-        return make_url(url).render_as_string(hide_password=True) if "://" in url else url
-    except ArgumentError:
-        return url
+    return re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", url)
 
 
 def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
