@@ -14,6 +14,7 @@ import click
 from w2w_registry.errors import RegistryError
 from w2w_registry.version import __version__
 
+from . import completion, loudness
 from .folder_group import FolderGroup
 from .frame import Frame
 from .output import report, report_bug, report_error
@@ -96,17 +97,46 @@ COMMANDS = {
 @click.option("--database", metavar="URL", help="Catalog database [env: W2W_DATABASE_URL].")
 @click.option("--actor", metavar="WHO", help="Name recorded in the audit log [env: W2W_ACTOR].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (also after the command's name).")
+@click.option("-q", "--quiet", is_flag=True, help="No remarks and no progress: answers, warnings, errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more: what is done, and how long it took.")
+@click.option("--log-file", type=click.Path(dir_okay=False), metavar="FILE", help="Append all that is said to a file.")
+@click.option(
+    "--install-completion",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=completion.install,
+    help="Let the shell complete commands, identities, spaces, directions, aliases.",
+)
 @click.version_option(__version__, prog_name="w2w-reg")
 @click.pass_context
-def cli(ctx: click.Context, home: str | None, database: str | None, actor: str | None, as_json: bool) -> None:
+def cli(
+    ctx: click.Context,
+    home: str | None,
+    database: str | None,
+    actor: str | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    log_file: str | None,
+) -> None:
     """A registry of identity models: who each LoRA draws, made from what, allowed by whom."""
-    ctx.obj = Frame(home=home, database=database, actor=actor, json=as_json)
+    ctx.obj = Frame(home, database, actor, as_json, quiet, verbose, log_file)
+    loudness.set_up(quiet=quiet, verbose=verbose, log_file=log_file)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Console entry: every error a user can meet becomes one line and a documented exit code."""
     args = sys.argv[1:] if argv is None else argv
     as_json = "--json" in args
+    try:
+        _run(args, as_json=as_json)
+    except SystemExit as stop:
+        loudness.ended(stop.code if isinstance(stop.code, int) else 1)
+        raise
+
+
+def _run(args: list[str], *, as_json: bool) -> None:
     try:
         with _ending_in_order():
             code = cli.main(args=args, prog_name="w2w-reg", standalone_mode=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .completion import teach
 from .once import refuse_repeats
 
 # What people type out of habit -> what it is called here; only ever suggested, never run.
@@ -81,7 +82,7 @@ class FolderGroup(click.Group):
         name = cmd_name.replace("-", "_")
         module = import_module(f"{self._package}.{name}{'_' if keyword.iskeyword(name) else ''}")
         found = next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == cmd_name)
-        return refuse_repeats(found)
+        return teach(refuse_repeats(found))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = {}

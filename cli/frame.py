@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from . import loudness
+
 if TYPE_CHECKING:
     from w2w_registry.services.registry import Registry
     from w2w_registry.settings import Settings
@@ -24,6 +26,9 @@ class Frame:
     database: str | None = None
     actor: str | None = None
     json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    log_file: str | None = None
     _registry: Registry | None = field(default=None, repr=False)
 
     def settings(self) -> Settings:
@@ -43,7 +48,10 @@ class Frame:
 
 def _into_frame(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     if value not in (None, False):
-        setattr(ctx.find_root().obj, str(param.name), value)
+        frame = ctx.find_root().obj
+        setattr(frame, str(param.name), value)
+        if param.name in ("quiet", "verbose", "log_file"):
+            loudness.set_up(quiet=frame.quiet, verbose=frame.verbose, log_file=frame.log_file)
     return value
 
 
@@ -62,6 +70,9 @@ def takes_frame(function: F) -> F:
         click.option("--actor", metavar="WHO", expose_value=False, callback=_into_frame, hidden=True),
         click.option("--database", metavar="URL", expose_value=False, callback=_into_frame, hidden=True),
         click.option("--home", type=click.Path(), expose_value=False, callback=_into_frame, hidden=True),
+        click.option("-q", "--quiet", is_flag=True, expose_value=False, callback=_into_frame, hidden=True),
+        click.option("-v", "--verbose", is_flag=True, expose_value=False, callback=_into_frame, hidden=True),
+        click.option("--log-file", type=click.Path(), expose_value=False, callback=_into_frame, hidden=True),
     ):
         command = option(command)
     return command  # type: ignore[no-any-return]

@@ -17,6 +17,8 @@ import click
 
 from w2w_registry.errors import RegistryError, spelt
 
+from . import loudness
+
 if TYPE_CHECKING:
     from .frame import Frame
 
@@ -172,7 +174,10 @@ def _text(value: Any) -> str:
 
 
 def note(text: str) -> None:
-    """A remark for the person, on stderr, so that stdout stays data."""
+    """A remark for the person, on stderr, so that stdout stays data; silent with ``-q``."""
+    loudness.write("note", text)
+    if loudness.is_quiet():
+        return
     click.echo(clean(text), err=True)
 
 
@@ -186,6 +191,7 @@ def told_changes(value: Mapping[str, Sequence[str]]) -> None:
 
 
 def warn(text: str) -> None:
+    loudness.write("warning", text)
     click.echo(f"{click.style('warning:', fg='yellow')} {clean(text)}", err=True)
 
 
@@ -197,7 +203,7 @@ def warn_all(texts: Iterable[str]) -> None:
 @contextmanager
 def progress(label: str) -> Iterator[Progress]:
     """A progress callback ``(done, total)``; draws a bar on stderr, nothing when stderr is not a terminal."""
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or loudness.is_quiet():
         yield lambda done, total: None
         return
     from rich.console import Console
@@ -219,6 +225,7 @@ def report_error(error: RegistryError, *, as_json: bool) -> None:
 
 def report(code: str, text: str, exit_code: int, fields: Mapping[str, Any], *, as_json: bool) -> None:
     """An error on stderr, for a person or as JSON."""
+    loudness.write("error", text)
     if as_json:
         body = {"code": code, "message": text, "exit_code": exit_code, "fields": _spelt(fields)}
         click.echo(json.dumps({"error": body}, ensure_ascii=True, default=str), err=True)

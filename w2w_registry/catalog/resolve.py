@@ -113,6 +113,11 @@ def direction_named(session: Session, space: Space, name: str) -> Direction:
     return found
 
 
+def direction_names(session: Session, space: Space) -> list[str]:
+    """Names of a space's directions."""
+    return list(session.scalars(select(Direction.name).where(Direction.space_id == space.id).order_by(Direction.name)))
+
+
 def subject_by_id(session: Session, subject: str) -> Subject:
     """The subject with this pseudonymous id. No suggestions: one person's id is not shown for a slip in another's.
 

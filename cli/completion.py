@@ -1,0 +1,72 @@
+"""Completion in the shell: of commands and options by click, of what is in the registry by asking it.
+
+A registry that cannot be opened completes nothing: a key pressed must never print an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+_SCRIPTS = {
+    "bash": (".bashrc", 'eval "$(_W2W_REG_COMPLETE=bash_source w2w-reg)"'),
+    "zsh": (".zshrc", 'eval "$(_W2W_REG_COMPLETE=zsh_source w2w-reg)"'),
+    "fish": (".config/fish/completions/w2w-reg.fish", "_W2W_REG_COMPLETE=fish_source w2w-reg | source"),
+}
+_MOST = 200
+
+
+def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """Add the line that turns completion on to the shell's own file, once."""
+    if not value or ctx.resilient_parsing:
+        return
+    shell = Path(os.environ.get("SHELL", "bash")).name
+    if shell not in _SCRIPTS:
+        raise click.UsageError(f"completion is for {', '.join(_SCRIPTS)}; this shell is {shell}")
+    name, line = _SCRIPTS[shell]
+    path = Path.home() / name
+    have = path.read_text(encoding="utf-8") if path.exists() else ""
+    if line not in have:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as stream:
+            stream.write(("" if not have or have.endswith("\n") else "\n") + line + "\n")
+    click.echo(f"{path} turns completion on; open a new shell, or run: source {path}")
+    ctx.exit()
+
+
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a word may become: identities (after ``@`` their aliases and versions), spaces, directions, by what the
+    parameter is called."""
+    try:
+        from w2w_registry.services.identities.completing import completions
+        from w2w_registry.services.registry import open_registry
+        from w2w_registry.settings import load_settings
+
+        root: dict[str, Any] = ctx.find_root().params
+        with open_registry(load_settings(root.get("home"), root.get("database"))) as registry:
+            found = completions(registry, _noun(param), incomplete, _MOST)
+    except Exception:  # whatever is wrong is said when the command runs
+        return []
+    return [CompletionItem(text) for text in found]
+
+
+def _noun(param: click.Parameter) -> str:
+    shown = f"{param.name} {getattr(param, 'metavar', None) or ''}".lower()
+    if "space" in shown:
+        return "space"
+    return "direction" if "direction" in shown or param.name == "edits" else "identity"
+
+
+def teach(command: click.Command) -> click.Command:
+    """Let a command complete every argument and option that names an identity, a space or a direction."""
+    for param in command.params:
+        metavar = str(getattr(param, "metavar", None) or "")
+        names = "NAME" in metavar and param.name not in ("new", "out", "file", "prefix", "collection")
+        text = isinstance(param.type, click.types.StringParamType) or type(param.type).__name__ == "Word"
+        if text and (names or param.name in ("space", "queries", "directions")):
+            param._custom_shell_complete = complete
+    return command

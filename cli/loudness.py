@@ -1,0 +1,76 @@
+"""How much is said beside the answer: ``-q``, ``-v`` and ``--log-file``.
+
+Answers (stdout), warnings and errors are always said; ``-q`` leaves remarks and progress out, ``-v`` adds what the
+package's loggers tell and how long it took. A log file gets all of it, with times, whatever the terminal shows.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import sys
+import time
+from datetime import UTC, datetime
+from typing import IO
+
+import click
+
+_STARTED = time.monotonic()
+_state: dict[str, bool] = {"quiet": False, "verbose": False}
+_log: dict[str, IO[str]] = {}
+_handlers: list[logging.Handler] = []
+
+
+def set_up(*, quiet: bool, verbose: bool, log_file: str | None) -> None:
+    """Follow the options; ``log_file`` is appended to. What an earlier call set up is taken back."""
+    _state.update(quiet=quiet, verbose=verbose)
+    logger = logging.getLogger("w2w_registry")
+    while _handlers:
+        logger.removeHandler(_handlers.pop())
+    if log_file not in _log:
+        close()
+        if log_file is not None:
+            try:
+                _log[log_file] = open(log_file, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+            except OSError as error:
+                raise click.UsageError(f"--log-file {log_file}: {error.strerror}") from None
+            write("command", " ".join(sys.argv[1:]))
+    _handlers.extend([_ToFile()] if _log else [])
+    _handlers.extend([logging.StreamHandler(sys.stderr)] if verbose else [])
+    for handler in _handlers:
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if _handlers else logging.NOTSET)
+
+
+def close() -> None:
+    """Close the log file, if there is one."""
+    while _log:
+        _log.popitem()[1].close()
+
+
+atexit.register(close)
+
+
+def is_quiet() -> bool:
+    return _state["quiet"]
+
+
+def ended(code: int) -> None:
+    """The last word: how long it took, and how it ended."""
+    seconds = time.monotonic() - _STARTED
+    write("end", f"exit {code} after {seconds:.1f} s")
+    if _state["verbose"]:
+        click.echo(f"exit {code} after {seconds:.1f} s", err=True)
+
+
+def write(kind: str, text: str) -> None:
+    """One line into the log file, if there is one."""
+    for stream in _log.values():
+        stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {kind}: {' '.join(text.split())}\n")
+        stream.flush()
+
+
+class _ToFile(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        write(record.levelname.lower(), self.format(record))
