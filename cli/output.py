@@ -201,8 +201,9 @@ def warn_all(texts: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress(label: str) -> Iterator[Progress]:
-    """A progress callback ``(done, total)``; draws a bar on stderr, nothing when stderr is not a terminal."""
+def progress(label: str, beside: Callable[[], str] = str) -> Iterator[Progress]:
+    """A progress callback ``(done, total)``; draws a bar on stderr, nothing when stderr is not a terminal. ``beside``:
+    asked for what is to be said beside the label."""
     if not sys.stderr.isatty() or loudness.is_quiet():
         yield lambda done, total: None
         return
@@ -210,10 +211,12 @@ def progress(label: str) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(
+            task, completed=done, total=total, description=f"{label} {beside()}".rstrip()
+        )
 
 
 def report_error(error: RegistryError, *, as_json: bool) -> None:

@@ -8,7 +8,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, progress, table, warn_all
+from .output import emit, note, progress, table, warn_all
 
 
 @click.command()
@@ -49,8 +49,26 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
     request = service.TrainRequest(
         photos=photos, register=not no_register, labels=parse_labels(labels), **options.gathered(given)
     )
-    with progress("training") as tick:
-        value = service.train(frame.registry(), request, tick)
+    at: dict[str, float] = {}
+
+    def said() -> str:
+        return f"loss {at['loss']:.4f}" if "loss" in at else ""
+
+    with progress("training", said) as tick:
+
+        def step(done: int, total: int) -> None:
+            at.update(done=done, total=total)
+            tick(done, total)
+
+        try:
+            value = service.train(frame.registry(), request, step, lambda loss: at.update(loss=loss))
+        except (KeyboardInterrupt, SystemExit):
+            if "done" in at:
+                note(
+                    f"stopped at step {at['done']:.0f} of {at['total']:.0f}, {said()}; "
+                    "run the same command again to resume"
+                )
+            raise
 
     def human() -> None:
         warn_all(value["warnings"])

@@ -96,3 +96,20 @@ def test_help_is_in_sections_with_examples(run: Run) -> None:
     assert "w2w-reg list 'acme/*'" in out
     for habit, meant in (("ls", "list"), ("rm", "remove"), ("info", "show"), ("find", "search")):
         assert f"Did you mean '{meant}'" in run(habit)[2]
+
+
+def test_a_training_that_is_stopped_says_how_to_go_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from w2w_registry.services.synthesis import train
+
+    def stopped(registry: object, request: object, progress: object, watch: object) -> None:
+        watch(0.25)  # type: ignore[operator]
+        progress(50, 400)  # type: ignore[operator]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", stopped)
+    run("init")
+    code, _, err = run("train", tmp_path)
+    assert code == 130
+    assert "stopped at step 50 of 400, loss 0.2500; run the same command again to resume" in err

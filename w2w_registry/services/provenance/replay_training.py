@@ -301,7 +301,7 @@ def _train(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusio
         model.encode_text(parameters["prompt"]),
         config,
         prior=train.prior_pictures(model, layout, count, prompt, rerun.operation.seed or 0),
-        tick=lambda step: progress(step, config.steps),
+        tick=lambda step, _: progress(step, config.steps),
     )
     # Projected together as they were then: one row alone may round otherwise.
     coordinates = space.project(space.in_gauge(theta))[rerun.place]

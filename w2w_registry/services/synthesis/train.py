@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from w2w_registry.diffusion.train import TrainConfig, TrainState
     from w2w_registry.space.basis import WeightSpace
 
+_RECENT = 20  # steps whose loss is told while training
 SAVE_EVERY: Final = 25
 TARGETS: Final = ("to_q", "to_v")
 
@@ -85,8 +86,14 @@ class Batch:
     digest: str
 
 
-def train(registry: Registry, request: TrainRequest, progress: Progress = no_progress) -> dict[str, Any]:
-    """Train a LoRA for everybody in the photos; ``progress`` counts optimiser steps over all batches.
+def train(
+    registry: Registry,
+    request: TrainRequest,
+    progress: Progress = no_progress,
+    watch: Callable[[float], None] = lambda loss: None,
+) -> dict[str, Any]:
+    """Train a LoRA for everybody in the photos; ``progress`` counts optimiser steps over all batches, ``watch`` is told
+    the mean loss of the last few of them before it.
 
     Raises:
         BadImage, ConsentDenied, NotFound, DeviceError, UsageError, StorageError, MissingExtra.
@@ -132,7 +139,8 @@ def train(registry: Registry, request: TrainRequest, progress: Progress = no_pro
     made: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
 
-        def tick(step: int, number: int = number) -> None:
+        def tick(step: int, loss: float, number: int = number) -> None:
+            watch(loss)
             progress(number * config.steps + step, len(batches) * config.steps)
 
         started = now()
@@ -280,7 +288,7 @@ def solve(
     *,
     prior: tuple[Any, Any] | None = None,
     state: Path | None = None,
-    tick: Callable[[int], None] = lambda step: None,
+    tick: Callable[[int, float], None] = lambda step, loss: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Train the identities with these photos, (P, H, W, 3) each, side by side.
 
@@ -308,7 +316,8 @@ def solve(
                 write_atomic(state, saved.to_bytes(now_at))
             except OSError as error:
                 raise StorageError(path=str(state), reason=error.strerror or str(error)) from error
-        tick(now_at.step)
+        recent = now_at.losses[-_RECENT:]
+        tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
 
     with memory_guard(model.device, "lower [[batch]] or [[samples]]"), model.conditioned(words):
         trained = engine.train(
