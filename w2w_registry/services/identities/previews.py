@@ -85,6 +85,6 @@ def keep_preview(registry: Registry, ref: str, png: bytes) -> dict[str, Any]:
         changed = version.preview_digest != digest
         if changed:
             version.preview_digest = digest
-            uow.event("version.preview", {"version": version.id}, preview=digest)
+            uow.event("preview.set", {"version": version.id}, preview=digest)
         name = uow.session.get_one(Identity, version.identity_id).name
         return {"version": f"{name}@{version.number}", "preview": digest, "changed": changed}
