@@ -81,7 +81,8 @@ class Operations:
         return self.random.choice(odd if self.random.random() < 0.2 else self.names)
 
     def name_in_an_address(self) -> str:
-        """No dots that lead upwards: a browser has followed them before anybody is asked."""
+        """No dots that lead upwards: a browser has followed them before anybody is asked, and to `search` they are a
+        path, which nothing that comes over the network ever is."""
         name = self.name()
         return "nobody" if ".." in name or "//" in name else name
 
@@ -140,7 +141,7 @@ class Operations:
         return ["list", "--where", where], api("GET", f"/identities?limit=500&where={where}", "identities")
 
     def search(self) -> Operation:
-        name = self.name()
+        name = self.name_in_an_address()
         return ["search", name, "-k", "3"], api("POST", "/search", query=name, limit=3)
 
     def edit(self) -> Operation:
