@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -22,6 +25,7 @@ from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
 from w2w_registry.web.site import Site, desk_of
 
 OPENAPI: Final = "/api/v1/openapi.json"
+THREADS: Final = 8
 
 
 def create_app(
@@ -46,6 +50,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        lifespan=_few_threads,
     )
     app.state.site = Site(registry, access, engine=engine or WarmEngine())
     app.state.limits = limits = limits or Limits()
@@ -56,6 +61,14 @@ def create_app(
         app.add_exception_handler(kind, _refused)
     app.add_middleware(Guard, access=access, hosts=hosts, limits=limits)
     return app
+
+
+@asynccontextmanager
+async def _few_threads(_app: FastAPI) -> AsyncIterator[None]:
+    """Answers are made by a few threads, the others wait their turn: forty that fight for one interpreter's lock make
+    everybody late, and each holds a connection and a page in memory."""
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
 
-from w2w_registry.errors import Conflict, SettingError
+from w2w_registry.errors import Conflict, RegistryError, SettingError
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
 from w2w_registry.web.oidc import oidc_of
+from w2w_registry.web.site import Site
 from w2w_registry.web.webhooks import Teller, webhooks_of
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
@@ -93,10 +96,20 @@ def run(prepared: Prepared) -> None:
         ws="none",
     )
     prepared.teller.start()
+    threading.Thread(target=_warm, args=(prepared.app.state.site,), name="w2w-warm", daemon=True).start()
     try:
         uvicorn.Server(config).run(sockets=[prepared.listener])
     finally:
         prepared.teller.stop()
+
+
+def _warm(site: Site) -> None:
+    """Open the base model that was named, so that the first picture does not wait for it; whoever asks is told what is
+    wrong with it, if anything is."""
+    if site.engine.pipeline is None:
+        return
+    with suppress(RegistryError), site.engine.lock:
+        site.engine.prober(site.registry)
 
 
 def allowed_hosts(host: str, port: int, more: Sequence[str]) -> frozenset[str]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 from fastapi import Form
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 
 from w2w_registry.services.identities import paging
@@ -23,19 +22,19 @@ router = page_router()
 STEPS: Final = 12
 SHEET: Final = (1, 2, 3, 4, 5, 6, 7, 8)
 PATIENCE: Final = 120.0
+NAP: Final = 0.03
 
 
 @router.get("/make/pictures/{job}")
 async def picture(desk: Make, job: str) -> Response:
     """The picture, as soon as it is drawn."""
     found = desk.site.jobs.find(owner(desk), job)
-    state = found.state
-    for _ in range(int(PATIENCE / 5)):
-        if state in ENDED:
+    for _ in range(int(PATIENCE / NAP)):  # asleep here rather than in one of the few threads
+        if found.state in ENDED:
             break
-        state = await run_in_threadpool(desk.site.jobs.wait, found, state, 5.0)
+        await asyncio.sleep(NAP)
     if found.picture is None:
-        raise Problem(409 if state in ENDED else 503, "picture", found.why or "the picture is still being drawn")
+        raise Problem(409 if found.state in ENDED else 503, "picture", found.why or "the picture is still being drawn")
     return Response(found.picture, media_type="image/png", headers={"cache-control": "private, max-age=3600"})
 
 
