@@ -44,7 +44,11 @@ Operation = tuple[list[str], Web]
 def scrub(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: scrub(one) for key, one in value.items() if key not in OF_THE_MOMENT}
-    return [scrub(one) for one in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    drawn = any(isinstance(one, dict) and "operation_id" in one and "inputs" in one for one in value)
+    found = [scrub(one) for one in value]
+    return sorted(found, key=json.dumps) if drawn else found  # their order is that of numbers drawn for them
 
 
 def api(method: str, path: str, rows: str | None = None, **body: Any) -> Web:
