@@ -17,7 +17,9 @@ from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search import atlas
 from w2w_registry.services.synthesis import directions
+from w2w_registry.web import charts
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
 
@@ -44,6 +46,17 @@ def test_a_space_shows_its_people_and_its_line(browser: TestClient) -> None:
     assert text.count('<circle class="person"') == 50
     assert "same from" in text
     assert "faces@1" in browser.get("/spaces").text
+
+
+def test_a_space_shows_how_often_one_person_is_missed(browser: TestClient, registry: Registry, tmp_path: Path) -> None:
+    again = make_world(50).write(tmp_path / "again", range(14), training=1)
+    add(registry, AddRequest(paths=(str(again),)))
+    drawn = atlas.atlas(registry, "faces")
+    assert drawn.repeats == 14
+    assert drawn.misses is not None
+    assert list(drawn.misses) == sorted(drawn.misses)
+    assert "14 identities that were learned twice" in browser.get("/spaces/faces").text
+    assert charts.det((0.0, 0.5, 1.0), (0.5, 0.1, 0.01), (0.01, 0.1, 0.5), 0.5) is not None
 
 
 def test_the_desk_counts_and_verifies(browser: TestClient, alice: str) -> None:

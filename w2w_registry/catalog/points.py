@@ -10,8 +10,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
+from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.vectors import SERVED, unpack
-from w2w_registry.records import VersionState
+from w2w_registry.records import OperationKind, VersionState
 
 
 class Placed(NamedTuple):
@@ -60,6 +61,23 @@ def newest_points(session: Session, space_id: int) -> dict[int, NDArray[np.float
         .order_by(Version.id)
     )
     return {version: unpack(data) for version, data in rows}
+
+
+def repeats(session: Session, space_id: int, limit: int) -> list[tuple[int, int]]:
+    """Pairs of versions of one identity that were each learned from somebody (imported, trained, inverted, pulled) and
+    have coordinates in a space: the same person twice. At most ``limit``, one an identity."""
+    learned = tuple(map(str, (OperationKind.IMPORT, OperationKind.TRAIN, OperationKind.INVERT, OperationKind.PULL)))
+    found = (
+        select(func.min(Version.id), func.max(Version.id))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+        .join(Operation, Operation.id == Version.operation_id)
+        .where(Version.state == VersionState.ACTIVE, Operation.kind.in_(learned))
+        .group_by(Version.identity_id)
+        .having(func.count() > 1)
+        .order_by(Version.identity_id)
+        .limit(limit)
+    )
+    return [(first, last) for first, last in session.execute(found)]
 
 
 def points_named(session: Session, space_id: int, name: str) -> list[NDArray[np.float32]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 WIDTH: Final = 640
@@ -81,6 +82,44 @@ def false_matches(
     y_ticks = tuple((y(10.0**e), f"1e{e}" if e else "1") for e in range(floor, 1))
     marks = () if threshold is None else ((x(threshold), f"same from {threshold:.3f}"),)
     return Chart((Line("each", curve),), x_ticks, y_ticks, marks)
+
+
+def det(
+    scores: Sequence[float], rates: Sequence[float], misses: Sequence[float] | None, threshold: float | None
+) -> Chart | None:
+    """Detection error trade-off: false matches on x, misses on y, both on normal-deviate scales (Martin et al. 1997),
+    on which two normal distributions give a straight line."""
+    if misses is None:
+        return None
+    points = [(f, m) for f, m in zip(rates, misses, strict=True) if 0 < f < 1 and 0 < m < 1]
+    if len(points) < 2:
+        return None
+    ticks = (0.00001, 0.0001, 0.001, 0.01, 0.05, 0.2, 0.5, 0.9, 0.99)
+    low_x, high_x = (_deviate(f([p[0] for p in points])) for f in (min, max))
+    low_y, high_y = (_deviate(f([p[1] for p in points])) for f in (min, max))
+
+    def x(rate: float) -> float:
+        return LEFT + (WIDTH - LEFT) * (_deviate(rate) - low_x) / max(1e-9, high_x - low_x)
+
+    def y(rate: float) -> float:
+        return _up((_deviate(rate) - low_y) / max(1e-9, high_y - low_y))
+
+    curve = _path((x(f), y(m)) for f, m in points)
+    x_ticks = tuple((x(v), _share(v)) for v in ticks if low_x <= _deviate(v) <= high_x)
+    y_ticks = tuple((y(v), _share(v)) for v in ticks if low_y <= _deviate(v) <= high_y)
+    marks: tuple[tuple[float, str], ...] = ()
+    if threshold is not None:
+        at = [f for s, f in zip(scores, rates, strict=True) if s >= threshold and 0 < f < 1][:1]
+        marks = tuple((x(f), "the line") for f in at if low_x <= _deviate(f) <= high_x)
+    return Chart((Line("each", curve),), x_ticks, y_ticks, marks)
+
+
+def _deviate(rate: float) -> float:
+    return NormalDist().inv_cdf(rate)
+
+
+def _share(rate: float) -> str:
+    return f"{rate:.0%}" if rate >= 0.01 else f"{100 * rate:.4g}%"
 
 
 def _up(share: float) -> float:

@@ -12,11 +12,15 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.points import repeats
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
 
 POINTS: Final = 1500
 PAIRS_OF: Final = 600
+REPEATS: Final = 1000
+FEWEST: Final = 10
+"""Repeats below which misses are not drawn."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Atlas:
 
     ``spectrum``: share of the variance of each component. ``points``: at most ``POINTS`` of the ``population``.
     ``scores``, ``false_matches``: for rising scores, the share of pairs of different identities that reach them,
-    among ``pairs`` of them. ``threshold``, ``false_match_rate``: the line drawn in the space's calibration.
+    among ``pairs`` of them; ``misses``: the share of ``repeats`` pairs of one identity that do not, None where too few
+    were learned twice. ``threshold``, ``false_match_rate``: the line drawn in the space's calibration.
     """
 
     space: str
@@ -47,6 +52,8 @@ class Atlas:
     pairs: int
     threshold: float | None
     false_match_rate: float | None
+    misses: tuple[float, ...] | None = None
+    repeats: int = 0
 
 
 def atlas(registry: Registry, ref: str | None = None) -> Atlas:
@@ -61,6 +68,8 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
         chosen = _evenly(everybody, POINTS)
         names = _names(session, chosen)
         found = vectors.coordinates_of(session, row.id, chosen)
+        twice = repeats(session, row.id, REPEATS)
+        again = vectors.coordinates_of(session, row.id, sorted({i for pair in twice for i in pair}))
     ids = [i for i in chosen if i in found and i in names]
     matrix = np.stack([found[i] for i in ids]) if ids else np.zeros((0, max(2, row.components)), np.float32)
     plane = matrix[:, :2] if matrix.shape[1] > 1 else np.pad(matrix, ((0, 0), (0, 1)))
@@ -70,6 +79,7 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
         for i, (x, y) in zip(ids, (plane - plane.mean(axis=0)) / spread if len(plane) else plane, strict=True)
     )
     scores, rates, pairs = _strangers(row, matrix, [names[i][2] for i in ids])
+    misses = _misses(row, [(again[a], again[b]) for a, b in twice if a in again and b in again], scores)
     return Atlas(
         row.ref,
         tuple(float(v) for v in row.explained_variance or ()),
@@ -80,7 +90,21 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
         pairs,
         row.calibration.get("threshold"),
         row.calibration.get("false_match_rate"),
+        misses,
+        len(twice),
     )
+
+
+def _misses(
+    row: Space, pairs: list[tuple[NDArray[np.float32], NDArray[np.float32]]], scores: tuple[float, ...]
+) -> tuple[float, ...] | None:
+    """Share of pairs of one identity that score below each of ``scores``."""
+    if len(pairs) < FEWEST or not scores:
+        return None
+    metric = metric_of(row)
+    first, second = (metric.unit(np.stack(side)) for side in zip(*pairs, strict=True))
+    own = np.sort((first * second).sum(axis=1))
+    return tuple(float(v) for v in np.searchsorted(own, np.asarray(scores), side="left") / len(own))
 
 
 def _evenly(ids: NDArray[np.int64], most: int) -> list[int]:

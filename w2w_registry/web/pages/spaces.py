@@ -43,6 +43,7 @@ def space(desk: Look, name: str) -> HTMLResponse:
         side=SIDE,
         spectrum=charts.spectrum(drawn.spectrum),
         matches=charts.false_matches(drawn.scores, drawn.false_matches, drawn.threshold, drawn.false_match_rate),
+        det=charts.det(drawn.scores, drawn.false_matches, drawn.misses, drawn.threshold),
         others=others,
         directions=directions.list_directions(desk.registry, ref),
     )
