@@ -1,9 +1,10 @@
 """Who is it, among N, and is it anybody: the learned verdict against plain cosine, on people held out of learning.
 
 ``--gallery NPZ`` (arrays ``gallery`` (n, d), ``queries`` and ``foreign`` with their rows ``queries_of`` and
-``foreign_of``, ``strangers``) is what the model learns from; ``--held NPZ``, of the same form, is what it is judged on.
-Without it the people of the first are split in four, and each quarter is judged by a model that learned from the
-others. Without either, the mini world's own fingerprints are read. Fails when the figures fall short of the targets.
+``foreign_of``, ``strangers``) is what the model learns from; ``--held NPZ``, of the same form, is what it is judged
+on: all its queries and strangers, against its own gallery, or the first file's where it brings none. Without it the
+people of the first are split in four, and each quarter is judged by a model that learned from the others. Without
+either, the mini world's own fingerprints are read. Fails when the figures fall short of the targets.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.frame import Row
-from w2w_registry.space.intervals import mean
+from w2w_registry.space.intervals import share
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 
 Array = NDArray[np.float64]
@@ -45,11 +46,25 @@ class Data:
     strangers: Array
 
     @classmethod
-    def read(cls, path: Path) -> Data:
+    def read(cls, path: Path, gallery: Array | None = None) -> Data:
+        """A file; ``gallery`` is whom its queries are looked for among, where it brings nobody.
+
+        Raises:
+            FellShort: it lacks what is to be judged, or is of another width.
+        """
         with np.load(path) as file:
+            lacking = [name for name in ("strangers", *KINDS, *(f"{kind}_of" for kind in KINDS)) if name not in file]
+            if lacking or ("gallery" not in file and gallery is None):
+                raise FellShort(f"{path} has no {', '.join(lacking) or 'gallery'}")
             asked = {kind: file[kind].astype(np.float64) for kind in KINDS}
-            of = {kind: file[f"{kind}_of"] for kind in KINDS}
-            return cls(file["gallery"].astype(np.float64), asked, of, file["strangers"].astype(np.float64))
+            of = {kind: file[f"{kind}_of"].astype(np.int64) for kind in KINDS}
+            rows = file["gallery"].astype(np.float64) if "gallery" in file else gallery
+            found = cls(np.asarray(rows), asked, of, file["strangers"].astype(np.float64))
+        if gallery is not None and found.gallery.shape[1] != gallery.shape[1]:
+            raise FellShort(f"{path} holds {found.gallery.shape[1]} floats a fingerprint, not {gallery.shape[1]}")
+        if any(len(of[kind]) and of[kind].max() >= len(found.gallery) for kind in KINDS):
+            raise FellShort(f"{path} names rows its gallery does not have")
+        return found
 
     def only(self, rows: NDArray[np.int64]) -> Data:
         """The queries of these people; gallery and strangers stay."""
@@ -99,9 +114,9 @@ def rows(small: bool) -> Iterator[Row]:
     path = os.environ.get(GALLERY)
     data = Data.read(Path(path)) if path else _miniworld()
     held = os.environ.get(HELD)
-    pairs = [(data, Data.read(Path(held)))] if held else list(folds(data))[: 1 if small else FOLDS]
+    pairs = [(data, Data.read(Path(held), data.gallery))] if held else list(folds(data))[: 1 if small else FOLDS]
     models = [(one.model(), one.model(repeats=False), other) for one, other in pairs]
-    targets = ACCEPTED if len(data.gallery) > 4096 else ACCEPTED_SMALL
+    targets = ACCEPTED if len(pairs[0][1].gallery) > 4096 else ACCEPTED_SMALL
     short = []
     for kind in KINDS:
         found = [judged(model, other, kind) for model, _, other in models]
@@ -109,16 +124,19 @@ def rows(small: bool) -> Iterator[Row]:
         first, accepted, same = (
             np.concatenate([getattr(f, key) for f in found]).astype(float) for key in ("first", "accepted", "same")
         )
-        cosine = float(np.concatenate([f.accepted for f in plain]).mean())
+        cosine = float(np.concatenate([f.accepted for f in plain]).mean()) if len(first) else float("nan")
+        if not len(first):
+            short.append(f"{NAMES[kind]}: nobody to judge")
+            continue
         quality = {
-            "recall@1": str(mean(first)),
-            f"accepted at {ALARMS:.0%} false alarms": str(mean(accepted)),
-            "called same": str(mean(same)),
-            "strangers called same": float(np.mean([f.alarms.mean() for f in found])),
+            "recall@1": str(share(first)),
+            f"accepted at {ALARMS:.0%} false alarms": str(share(accepted)),
+            "called same": str(share(same)),
+            "strangers called same": str(share(found[0].alarms)),
         }
         size = {
             "unit": "accepted",
-            "gallery": len(data.gallery),
+            "gallery": len(pairs[0][1].gallery),
             "strangers": len(pairs[0][1].strangers),
             "judged on": "--held" if held else f"{len(pairs)} splits by person",
         }
