@@ -34,6 +34,8 @@ ASKED: Final = 200
 """Synthetic people searched for, and as many strangers."""
 CHUNK: Final = 10_000
 ALARM: Final = 0.01
+QUICK: Final = "behaviour, quickly trained"
+"""The file's LoRAs, which were trained for seconds; drawn paler than the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,9 @@ def trial(by: str, scores: Array, of: NDArray[np.int64], strangers: Array) -> Tr
 
 
 # -- behaviour ---------------------------------------------------------------------------------------
-def synthetic_behaviour(model: VerdictModel, gallery: Array, size: int, rng: np.random.Generator) -> Trial:
+def synthetic_behaviour(
+    model: VerdictModel, gallery: Array, size: int, rng: np.random.Generator, by: str = "behaviour"
+) -> Trial:
     """People from the model's own kernels, trainings from its within-person spread."""
     g, h = model.project(gallery), model.bandwidth
     root = np.linalg.cholesky(model.between) @ np.linalg.inv(np.linalg.cholesky(model.between + model.within))
@@ -91,7 +95,7 @@ def synthetic_behaviour(model: VerdictModel, gallery: Array, size: int, rng: np.
     for start in range(0, size - ASKED, CHUNK):
         others = trained(people(min(CHUNK, size - ASKED - start)))
         best = np.maximum(best, _same(model, asked, others).max(1) + level)
-    return Trial("behaviour", size, True, np.where(own > best[:ASKED], own, -np.inf), best[ASKED:])
+    return Trial(by, size, True, np.where(own > best[:ASKED], own, -np.inf), best[ASKED:])
 
 
 def _same(model: VerdictModel, asked: Array, others: Array) -> Array:
@@ -153,7 +157,10 @@ def trials(path: Path | None, most: int) -> Iterator[Trial]:
         taught, judged = turn[: len(of) // 2], turn[len(of) // 2 :]
         larger = learn(gallery, [Repeats("retrained", queries[taught], of[taught])])
         parts = [larger.score(part, gallery) for part in np.array_split(strangers, 8)]
-        yield trial("behaviour", larger.score(queries[judged], gallery), of[judged], np.concatenate(parts))
+        yield trial(QUICK, larger.score(queries[judged], gallery), of[judged], np.concatenate(parts))
+        for size in SIZES[1:]:
+            if size <= min(most, 100_000):
+                yield synthetic_behaviour(larger, gallery, size, rng, QUICK)
     for size in SIZES:
         if size <= most:
             yield synthetic_behaviour(model, world.gallery, size, rng)
@@ -183,19 +190,21 @@ def svg(found: list[Trial]) -> str:
         below = f'x="{left + side / 2}" y="{top + side + 34}" text-anchor="middle"'
         out.append(f"<text {below}>false alarms per search</text>")
         for one in found:
-            if one.by != by:
+            if not one.by.startswith(by):
                 continue
             alarms, misses = one.curve()
             steps = " ".join(f"{left + side * at(a):.1f},{top + side * (1 - at(m)):.1f}"
                              for a, m in zip(alarms, misses, strict=True))  # fmt: skip
             dash = ' stroke-dasharray="5 3"' if one.synthetic else ""
+            if one.by == QUICK:
+                dash += ' stroke-opacity="0.55"'
             shade = shades[round(np.log10(one.size))]
             out.append(f'<polyline points="{steps}" fill="none" stroke="{shade}" stroke-width="1.6"{dash}/>')
     out.append(f'<text x="14" y="{30 + side / 2}" transform="rotate(-90 14 {30 + side / 2})" text-anchor="middle">'
                "right answers missed</text>")  # fmt: skip
     for n, (power, shade) in enumerate(shades.items()):
         out.append(f'<text x="{55 + 90 * n}" y="{side + 86}" fill="{shade}">10^{power} people</text>')
-    out.append(f'<text x="{55 + 90 * 4}" y="{side + 86}">dashed: not measured</text></svg>')
+    out.append(f'<text x="{55 + 90 * 4}" y="{side + 86}">dashed: not measured; pale: quickly trained</text></svg>')
     return "\n".join(out) + "\n"
 
 

@@ -5,7 +5,8 @@
 alone (``<kind>_place``, 1 is first); the adapters themselves would be too large to ship.
 
 ``python -m examples.miniworld.fingerprints pack`` takes them again from what is trained, ``… table`` prints who is
-found and called *same*, by way of training, ``… repeats [--gallery NPZ]`` how few repeats are enough.
+found and called *same*, by way of training, ``… repeats [--gallery NPZ]`` how few repeats are enough, ``… probes`` at
+which noise to ask.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ PROMPT: Final = "photo of sks person"
 LEARNED: Final = 112
 """A model learns from repeats of the people before this one; the others judge it."""
 ALARMS: Final = 0.01
+TEACHERS: Final = ("rank4-qkvo", "text-encoder")
+"""Foreign kinds whose noise a model may learn, from people who judge nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,27 +122,32 @@ def alarms(model: VerdictModel, strangers: Array, gallery: Array) -> NDArray[np.
 def table() -> str:
     """Found at the first place, and called *same* at one false alarm in a hundred searches, by way of training."""
     world, kinds = World(), list(foreign())
-    others = next((one.only(judged=False) for one in kinds if one.kind == "rank4-qkvo"), None)
-    also = [] if others is None or not len(others.of) else [Repeats("rank4-qkvo", others.prints, others.of)]
+    teachers = [one.only(judged=False) for one in kinds if one.kind in TEACHERS]
+    also = [Repeats(one.kind, one.prints, one.of) for one in teachers if len(one.of)]
     models = {
         "cosine": learn(world.gallery),
         f"{LEARNED} retrained": learn(world.gallery, [world.repeats()]),
-        f"and {len(also[0].rows) if also else 0} foreign": learn(world.gallery, [world.repeats(), *also]),  # type: ignore[arg-type]
+        f"and {sum(len(one.of) for one in teachers)} foreign": learn(world.gallery, [world.repeats(), *also]),
     }
-    names = list(models)
+    names, last = list(models), list(models.values())[-1]
+    highest = float(last.score(world.strangers, world.gallery).max())
     lines = [
-        "| trained | recall@1, behaviour | recall@1, weights | " + " | ".join(f"same: {name}" for name in names) + " |",
-        "| --- " * (3 + len(names)) + "|",
+        "| trained | recall@1, behaviour | recall@1, weights (ΔW) | above every stranger | "
+        + " | ".join(f"same: {name}" for name in names)
+        + " |",
+        "| --- " * (4 + len(names)) + "|",
     ]
     for one in [world.retrained, *kinds]:
         asked = one.only(judged=True)
         if not len(asked.of):
             continue
         found = [judged(models[name], asked, world.gallery) for name in names]
-        cells = [share(found[1].first), share(asked.place == 1), *(share(f.same) for f in found)]
+        own = last.score(asked.prints, world.gallery)[np.arange(len(asked.of)), asked.of]
+        above = share(found[-1].first & (own > highest))
+        cells = [share(found[-1].first), share(asked.place == 1), above, *(share(f.same) for f in found)]
         lines.append(f"| {asked.kind} | " + " | ".join(map(str, cells)) + " |")
     called = [share(alarms(models[name], world.strangers, world.gallery)) for name in names]
-    lines.append("| strangers | | | " + " | ".join(map(str, called)) + " |")
+    lines.append("| strangers | | | | " + " | ".join(map(str, called)) + " |")
     return "\n".join(lines)
 
 
@@ -197,22 +205,78 @@ def repeats(path: Path | None) -> str:
         taught = both[0].of[turn]
         teach = Asked("queries", both[0].prints[turn], taught, taught * 0)
         ask = [_without(one, taught) for one in both]
+    others = next((one for one in ask if one.kind in ("foreign", "rank4-qkvo")), None)
+    foreign_too = None
+    if path is not None and others is not None:
+        # Half of the foreign queries' people teach, and the other half judge.
+        turn = np.random.default_rng(1).permutation(others.of)[: len(others.of) // 2]
+        foreign_too = _only(others, turn)
+        ask = [_without(one, turn) for one in ask]
+    elif others is not None:
+        foreign_too = next(one for one in foreign() if one.kind == others.kind).only(judged=False)
     lines = ["| repeats | " + " | ".join(f"{one.kind}: recall@1 | same" for one in ask) + " | strangers called same |",
              "| --- " * (2 + 2 * len(ask)) + "|"]  # fmt: skip
-    for count in (0, *counts):
+    wanted = [(count, 0) for count in (0, *counts)]
+    if foreign_too is not None:
+        wanted += [(counts[-1], also) for also in (16, 24, 32) if also <= len(foreign_too.of)]
+    for count, also in wanted:
         given = [Repeats("retrained", teach.prints[:count], teach.of[:count])] if count else []
+        if also and foreign_too is not None:
+            given.append(Repeats("foreign", foreign_too.prints[:also], foreign_too.of[:also]))
         model = learn(gallery, given)
         found = [judged(model, one, gallery) for one in ask]
         cells = [str(share(values)) for f in found for values in (f.first, f.same)]
-        lines.append(
-            f"| {count or 'none: cosine'} | " + " | ".join(cells) + f" | {share(alarms(model, strangers, gallery))} |"
-        )
+        cells.append(str(share(alarms(model, strangers, gallery))))
+        name = "none: cosine" if not count else f"{count} and {also} foreign" if also else str(count)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _only(asked: Asked, people: Sequence[int] | Rows) -> Asked:
+    keep = np.isin(asked.of, people)
+    return Asked(asked.kind, asked.prints[keep], asked.of[keep], asked.place[keep])
 
 
 def _without(asked: Asked, people: Sequence[int] | Rows) -> Asked:
     keep = ~np.isin(asked.of, people)
     return Asked(asked.kind, asked.prints[keep], asked.of[keep], asked.place[keep])
+
+
+def probes() -> str:
+    """At which noise to ask, seen on foreign LoRAs of ``LEARN`` people by a model that learned from repeats of others.
+    Needs what ``train_foreign`` has trained."""
+    import torch
+
+    from examples.miniworld import train_foreign
+    from w2w_registry.diffusion.adapters import Adapter, alike
+    from w2w_registry.diffusion.fingerprint import WIDTH, Probe
+    from w2w_registry.diffusion.pipeline import load_model
+
+    torch.set_num_threads(1)
+    model, loras = load_model(DATA / "pipeline", device="cpu"), load_loras()
+    taken = [
+        pair for kind in train_foreign.WIDELY for pair in train_foreign.gather(kind, model.pipe) if pair[0] < LEARNED
+    ]
+    of = np.array([i for i, _ in taken])
+    adapters = [Adapter(loras.layout, theta) for theta in (*loras.theta, *loras.retrained)] + [a for _, a in taken]
+    lines = ["| noise | foreign: recall@1 | above every stranger | called same |", "| --- " * 4 + "|"]
+    for noise in (0.98, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8):
+        probe, prints = Probe(model, PROMPT, noise=noise), np.zeros((len(adapters), WIDTH))
+        for numbers in alike(model, adapters, 32):
+            prints[numbers] = probe([adapters[n] for n in numbers])
+        everybody = len(loras.theta)
+        gallery, strangers, again = (
+            prints[:FIT],
+            prints[FIT:everybody],
+            prints[everybody : everybody + len(loras.retrained)],
+        )
+        learned = learn(gallery, [Repeats("retrained", again[LEARNED:], np.arange(LEARNED, len(again)))])
+        asked = Asked("foreign", prints[everybody + len(again) :], of, of * 0)
+        found = judged(learned, asked, gallery)
+        own = learned.score(asked.prints, gallery)[np.arange(len(of)), of]
+        above = found.first & (own > learned.score(strangers, gallery).max())
+        lines.append(f"| {noise} | {share(found.first)} | {share(above)} | {share(found.same)} |")
+    return "\n".join(lines)
 
 
 def pack() -> None:
@@ -250,13 +314,13 @@ def pack() -> None:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pack", "table", "repeats"))
+    parser.add_argument("what", choices=("pack", "table", "repeats", "probes"))
     parser.add_argument("--gallery", type=Path, help="measure repeats on this file instead of the mini world")
     args = parser.parse_args()
     if args.what == "pack":
         pack()
     else:
-        print(table() if args.what == "table" else repeats(args.gallery))
+        print({"table": table, "probes": probes}[args.what]() if args.what != "repeats" else repeats(args.gallery))
 
 
 if __name__ == "__main__":

@@ -65,16 +65,16 @@ def of_thetas(model: DiffusionModel, layout: Layout, thetas: Float32, prompt: st
     return fingerprints(model, [Adapter(layout, theta) for theta in thetas], prompt, batch=batch)
 
 
-def _probe(model: DiffusionModel, prompt: str) -> _Probe:
+def _probe(model: DiffusionModel, prompt: str) -> Probe:
     """The question, asked of the base model itself once."""
     key = ("probe", prompt, model.scheduler.config.prediction_type)
     if key not in model.memo:
-        model.memo[key] = _Probe(model, prompt)
-    found: _Probe = model.memo[key]
+        model.memo[key] = Probe(model, prompt)
+    found: Probe = model.memo[key]
     return found
 
 
-class _Probe:
+class Probe:
     """The fixed question to one base model, and its own answer."""
 
     def __init__(self, model: DiffusionModel, prompt: str, *, noise: float = NOISE, seed: int = _SEED) -> None:
