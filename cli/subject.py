@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, pairs, say, table, warn_all
+from .output import emit, note, pairs, say, table, warn, warn_all
 
 
 @click.group()
@@ -84,3 +86,40 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
         value,
         lambda: say(f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} on"),
     )
+
+
+@subject.command()
+@click.argument("subject_id", type=options.Word(), metavar="ID")
+@click.argument("names", nargs=-1, metavar="[NAME[@V]…]", type=options.Word())
+@options.where
+@click.option(
+    "--evidence",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="What shows it: a signed form, a contract; its digest is kept.",
+)
+@options.dry_run
+@takes_frame
+def assign(
+    frame: Frame, subject_id: str, names: tuple[str, ...], where: str | None, evidence: Path, dry_run: bool
+) -> None:
+    """Say that versions depict a registered subject. Another person says it than the one who added them.
+
+    \b
+    w2w-reg subject assign s-17 acme/alice --evidence form.pdf
+    """
+    from w2w_registry.services.identities import assigning
+
+    value = assigning.assign(frame.registry(), subject_id, names, where=where, evidence=evidence, perform=not dry_run)
+
+    def human() -> None:
+        verb = "would depict" if dry_run else "depicts"
+        for ref in value["assigned"]:
+            say(f"{ref} {verb} {value['subject']}")
+        for ref in value["blocked"]:
+            warn(f"{ref} is blocked: whom it depicts withdrew")
+        note(
+            f"{len(value['assigned'])} {'would be ' if dry_run else ''}assigned, {len(value['unchanged'])} as they were"
+        )
+
+    emit(frame, value, human)

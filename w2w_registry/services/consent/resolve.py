@@ -75,7 +75,7 @@ def resolve(
             told["same_as"] = str(refs_of(uow.session, [other.id])[other.id])
         hold.outcome, hold.resolver, hold.reason, hold.resolved = told["outcome"], uow.actor, reason, uow.now()
         uow.session.flush()
-        _serve(registry, uow, version)
+        serve(registry, uow, version)
         uow.event(
             "version.resolve",
             {"version": version.id, "hold": hold.id},
@@ -150,7 +150,7 @@ def _take_back(uow: UnitOfWork, version: Version, hold: Hold) -> None:
         uow.session.get_one(Identity, version.identity_id).kind = Kind(before["kind"])
 
 
-def _serve(registry: Registry, uow: UnitOfWork, version: Version) -> None:
+def serve(registry: Registry, uow: UnitOfWork, version: Version) -> None:
     """Into service, unless somebody whom it depicts withdrew."""
     if version.state not in (VersionState.HELD, VersionState.ACTIVE):
         return
