@@ -40,6 +40,14 @@ unknown = ["register", "search", "train", "invert"]
 # Whether what one person says alone (whom a model depicts, that somebody agrees again) takes a second person to
 # confirm. A registry of one person says false.
 second_person = true
+# Whether only consents count that the people themselves signed (`w2w-reg consent grant --signed`).
+# signed_consents = true
+
+# Who answers for the data, and where people withdraw: on receipts, reports and the certificates of pictures.
+# [organisation]
+# name = "A Studio"
+# controller = "A Studio GmbH, Berlin"
+# contact = "privacy@studio.example"
 """
 
 
