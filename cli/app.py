@@ -71,6 +71,7 @@ COMMANDS = {
     "manifest": "Print the manifest of a version: everything that determines it.",
     "sign": "Sign an exported folder.",
     "verify": "Verify a signed folder, or a registered version.",
+    "index": "Look after the search indexes.",
     "gc": "Delete stored files that nothing refers to.",
     "config": "Show and change settings: base models, database, Hub.",
     "doctor": "Say whether everything this registry needs is in order.",

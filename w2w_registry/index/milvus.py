@@ -302,6 +302,9 @@ class MilvusEngine:
         assert isinstance(index, MilvusIndex)
         return index.keep(stamp)
 
+    def optimize(self) -> tuple[int, int] | None:
+        return None  # the server compacts in the background
+
     def drop(self) -> None:
         found = MilvusIndex.attach(self.target, self.collection)
         if found is not None:

@@ -154,6 +154,15 @@ class Engine(Protocol):
             IntegrityError: the index was read from damaged rows. Others: as ``open``.
         """
 
+    def optimize(self) -> tuple[int, int] | None:
+        """Write all that is kept as one piece, without removed rows, while readers go on: of how many pieces it was,
+        and how many rows it has. None, with nothing done, when nothing is kept, another process is writing, or whoever
+        keeps it sees to that itself (Milvus).
+
+        Raises:
+            As ``open``.
+        """
+
     def drop(self) -> None:
         """Delete all that is kept, as erasure asks; what was never there is no error.
 

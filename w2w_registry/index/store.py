@@ -84,6 +84,9 @@ class FolderEngine:
     def keep(self, index: VectorIndex, stamp: Stamp) -> bool:
         return save(self.folder, index, stamp)
 
+    def optimize(self) -> tuple[int, int] | None:
+        return optimize(self.folder)
+
     def drop(self) -> None:
         discard(self.folder)
 

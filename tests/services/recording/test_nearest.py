@@ -14,7 +14,7 @@ from w2w_registry.catalog.vectors import coordinates_of, ids, last_seq
 from w2w_registry.index import store
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
-from w2w_registry.services.recording.nearest import open_nearest
+from w2w_registry.services.recording.nearest import open_nearest, optimize
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
 
@@ -93,3 +93,21 @@ def test_above_is_everyone_who_reaches_the_threshold(filled: Registry, kind: str
         for threshold in (-2.0, float(scores[3]), 0.999, 1.5):
             (found,) = nearest.above(point[None], threshold)
             np.testing.assert_array_equal(found[0], everyone[scores >= np.float32(threshold)])
+
+
+def test_optimizing_leaves_one_piece_that_answers_alike(filled: Registry, loras: Path, retrained: Path) -> None:
+    before = found_by(filled)
+    remove(filled, "p0004", perform=True)
+    add(filled, AddRequest([str(retrained)]))
+    after = found_by(filled)
+    with filled.catalog.read() as session:  # somebody is searching meanwhile
+        nearest = open_nearest(filled, session, session.get_one(Space, 1))
+        (done,) = optimize(filled)
+        assert (done.space, done.rows) == ("tiny@1", kept(filled)[1])
+        (point,) = coordinates_of(session, 1, [5]).values()
+        assert sorted(nearest.search(point[None], 200)[0][0].tolist()) == after
+    assert found_by(filled) == after != before
+    (again,) = optimize(filled, "tiny")
+    assert (again.pieces, again.rows) == (1, done.rows)
+    with filled.catalog.read() as session:
+        assert kept(filled) == (last_seq(session), len(after))

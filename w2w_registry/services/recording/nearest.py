@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index import store
 from w2w_registry.index.factory import engine_for
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.records import VersionState, digest_of
-from w2w_registry.services.recording.spaces import metric_of
+from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.metrics import Metric
 
@@ -70,6 +71,33 @@ def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
     return Nearest(metric, _Cache(registry, session, space, metric))
 
 
+@dataclass(frozen=True)
+class Optimized:
+    """One space's index after ``optimize``: of how many pieces it was written as one, and its rows; None both when it
+    was left as it is (another process is writing, or its server sees to that)."""
+
+    space: str
+    kind: str
+    pieces: int | None
+    rows: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:
+    """Bring the index of a space (all spaces when none is named) up to the catalog and write it as one piece.
+
+    Others go on searching meanwhile: what they have open stays until they close it.
+
+    Raises:
+        NotFound: no such space. StorageError: the disk refused.
+    """
+    with registry.catalog.read() as session:
+        spaces = all_spaces(session) if ref is None else [find_space(session, ref)]
+        return [_Cache(registry, session, space, metric_of(space)).optimize() for space in spaces]
+
+
 class _Cache:
     """The index as the session's snapshot has it: as it was kept, topped up, or made again.
 
@@ -97,6 +125,13 @@ class _Cache:
         except IntegrityError:
             # The vectors of a large index are checked only as they are read.
             return question(self.rebuild())
+
+    def optimize(self) -> Optimized:
+        """See ``optimize``."""
+        if self.index.pending and not self.ahead:
+            self._engine.keep(self.index, self._stamp)
+        pieces, rows = self._engine.optimize() or (None, None)
+        return Optimized(self.space.ref, self._engine.kind, pieces, rows)
 
     def _kept(self) -> VectorIndex | None:
         """The index on disk, topped up; None when there is none that can be used."""

@@ -1,0 +1,33 @@
+"""``w2w-reg index``."""
+
+from __future__ import annotations
+
+import click
+
+from .frame import Frame, takes_frame
+from .output import emit, note, table
+
+
+@click.group()
+def index() -> None:
+    """Look after the search indexes."""
+
+
+@index.command()
+@click.option("--space", metavar="NAME[@V]", help="Weight space (default: every space).")
+@takes_frame
+def optimize(frame: Frame, space: str | None) -> None:
+    """Write each space's search index as one piece, up to date and without removed rows.
+
+    Searches go on meanwhile. Nothing has to be optimized: adding keeps the index in a few pieces by itself.
+    """
+    from w2w_registry.services.recording import nearest
+
+    found = [one.to_json() for one in nearest.optimize(frame.registry(), space)]
+
+    def human() -> None:
+        table(found, ["space", "kind", "pieces", "rows"], empty="no spaces yet; `w2w-reg space fit NAME PATH…`")
+        if any(one["pieces"] is None for one in found):
+            note("left as they are: those that another process is writing, or that a server keeps")
+
+    emit(frame, found, human)
