@@ -143,7 +143,7 @@ def peft_loop(root: Path, space: WeightSpace) -> float:
         rng = np.random.default_rng((1, i))
         theta = space.mean + space.std * rng.standard_normal(space.dim).astype(np.float32)
         folders.append(root / "peft" / str(i))
-        write_lora(folders[-1], space.layout.unflatten(theta), ALPHA, fmt="peft", base_model=BASE)
+        write_lora(folders[-1], space.layout.unflatten(theta), ALPHA, fmt="peft")
     names = list(space.layout.modules)
     peft: PeftModel = get_peft_model(model, LoraConfig(r=1, lora_alpha=27, target_modules=names), "first")
     database = sqlite3.connect(root / "peft.db")

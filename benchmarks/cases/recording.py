@@ -37,14 +37,19 @@ def rows(small: bool) -> Iterator[Row]:
         server.cleanup()
 
 
-def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row]:
+def opened(url: str, home: Path) -> Registry:
+    """A registry with a space fitted on eighty small LoRAs, and these."""
     schema.upgrade(url)
     settings = Settings(home, url, "bench", str(home / "artifacts"))
     registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
-    world = make_world()
-    loras = world.write(home / "loras", range(80))
+    loras = make_world().write(home / "loras", range(80))
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     add(registry, AddRequest([str(loras)]))
+    return registry
+
+
+def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row]:
+    registry = opened(url, home)
     together, new_versions._TOGETHER = new_versions._TOGETHER, 1
     one_by_one = rate(registry, 200, "slow")
     new_versions._TOGETHER = together
