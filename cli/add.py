@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +35,11 @@ _LISTED = 10
     "--labels", "labels_csv", type=click.Path(dir_okay=False), help="CSV: a row per name, a column per label."
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
+@click.option(
+    "--evidence",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What proves that models already there depict --subject; its digest is kept.",
+)
 @click.option("--yes", is_flag=True, help="Make the registry and fit weight spaces where needed, without asking.")
 @click.option(
     "--translate", is_flag=True, help="Find coordinates by what each makes the base model draw, whatever its weights."
@@ -52,6 +58,7 @@ def add(
     labels: tuple[str, ...],
     labels_csv: str | None,
     base_model: str | None,
+    evidence: Path | None,
     yes: bool,
     translate: bool,
     pipeline: str | None,
@@ -62,11 +69,13 @@ def add(
     Says what is there and what it would do; with --yes, or "y" at a terminal, it makes the registry when there is
     none, fits a weight space for every group of LoRAs that is large enough, and registers everything: in a space that
     fits, or in none, as the file it is. The same model again is "already there", also re-saved in another format or
-    dtype; labels and a --subject given then are added to it. Files that cannot be used are named with the reason, and
+    dtype; labels and a --subject given then are added to it (whom a model depicts that is there already takes two
+    people who say the same, or --evidence). Files that cannot be used are named with the reason, and
     the others are added all the same (exit 5 says some were not). With --translate, adapters whose weights fit no
     space (another rank, start or tool, DoRA, text encoders) are placed in one by their behaviour: they can then be
     edited and mixed, and exported from their coordinates; the file itself is kept.
     """
+    from w2w_registry.services.consent.evidence import evidence_digest
     from w2w_registry.services.identities import intake
     from w2w_registry.services.identities.items import AddRequest
     from w2w_registry.services.recording.labels import parse_labels
@@ -81,6 +90,7 @@ def add(
         labels=parse_labels(labels),
         labels_csv=labels_csv,
         base_model=base_model,
+        evidence=None if evidence is None else evidence_digest(evidence),
         dry_run=dry_run,
     )
     if translate:

@@ -6,7 +6,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, progress, say, warn
+from .output import emit, note, progress, say, warn, warn_all
 
 
 @click.command()
@@ -22,9 +22,11 @@ def fingerprint(
 ) -> None:
     """Take the fingerprints of registered versions: what each makes the base model draw, in 512 numbers.
 
-    They find the same person whatever rank, modules or tool an adapter has (`search --by behaviour`). A run that was
-    interrupted goes on where it stopped.
+    They find the same person whatever rank, modules or tool an adapter has (`search --by behaviour`). A version that
+    turns out to draw somebody it does not say it is is held (`resolve`). A run that was interrupted goes on where it
+    stopped.
     """
+    from w2w_registry.services.consent.late_look import look_again
     from w2w_registry.services.recording import fingerprints as service
 
     if names and which:
@@ -37,8 +39,10 @@ def fingerprint(
     )
     with progress("fingerprints") as tick:
         taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick)
+    held = look_again(registry, taken.base, taken.question) if taken.taken else []
 
     def human() -> None:
+        warn_all(held)
         say(f"{taken.taken} fingerprints taken, {taken.already} were there")
         for ref, reason in taken.skipped[:10]:
             warn(f"{ref}: {reason}")
@@ -46,4 +50,4 @@ def fingerprint(
             warn(f"{len(taken.skipped) - 10} more could not be taken")
         note(f"base model {taken.base[:12]}, asked with '{prober.prompt}'")
 
-    emit(frame, taken.to_json(), human)
+    emit(frame, {**taken.to_json(), "held": held}, human)

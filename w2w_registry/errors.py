@@ -114,6 +114,13 @@ class HeldBack(ConsentDenied):
     code = "held"
 
 
+class NotCompared(ConsentDenied):
+    """A person's model of outside origin that was never compared by what it draws. Fields: those of ConsentDenied,
+    name."""
+
+    code = "not-compared"
+
+
 class SecondPersonNeeded(RegistryError):
     """What one person may not do alone. Fields: operation, actor, command (what another person types)[, hint]."""
 

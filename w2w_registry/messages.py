@@ -84,6 +84,15 @@ def _held(f: _Fields) -> str:
     )
 
 
+def _uncompared(f: _Fields) -> str:
+    name = _short(f["name"])
+    return (
+        f"not allowed to {f['operation']}: {name} came from outside, and what it draws was never compared with those "
+        f"who refused; `w2w-reg fingerprint {name} --pipeline FOLDER` does, or another person looks at it and says "
+        f"`w2w-reg resolve {name} --distinct --reason TEXT`"
+    )
+
+
 def _schema(f: _Fields) -> str:
     if not f["current"]:
         return "the database has no registry schema; run `w2w-reg init`"
@@ -123,6 +132,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     ),
     e.ConsentDenied: _denied,
     e.HeldBack: _held,
+    e.NotCompared: _uncompared,
     e.SecondPersonNeeded: lambda f: (
         f"not allowed to {f['operation']}, as {_short(f['actor'], 60)}: another person does, with `{f['command']}`"
         f"{f.hint} (a registry of one person says so: `w2w-reg policy set second_person=false`)"

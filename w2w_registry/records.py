@@ -109,6 +109,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def folded(subject_id: str) -> str:
+    """What subjects' ids are compared by: upper and lower case, and how accents are typed, make no difference."""
+    return composed(composed(subject_id).casefold())
+
+
 def check_name(name: str, what: str = "identity") -> str:
     """``name`` if it obeys the rules: letters, digits, ``. _ + -``, parts joined by ``/``, at most 200 long.
 

@@ -51,7 +51,7 @@ def test_numbers_beyond_all_use(filled: Run, args: tuple[str, ...]) -> None:
 
 
 def test_blocked_matches_obey_where(filled: Run, loras: Path) -> None:
-    filled("add", loras / "p0001", loras / "p0002", "--subject", "s-7")
+    filled("add", loras / "p0001", loras / "p0002", "--subject", "s-7", "--evidence", __file__)
     filled("consent", "withdraw", "s-7")
     filled("tag", "set", "p0002", "team=ads")
 
@@ -112,7 +112,7 @@ def test_import_with_identities_of_a_space_that_has_none(filled: Run, tmp_path: 
 
 def consenting(run: Run, lora: Path) -> None:
     """Let the one whom a registered LoRA depicts allow everything."""
-    assert run("add", lora, "--subject", "s-1")[0] == 0
+    assert run("add", lora, "--subject", "s-1", "--evidence", __file__)[0] == 0
     assert run("consent", "grant", "s-1", "--purpose", "any")[0] == 0
 
 

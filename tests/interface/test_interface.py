@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -19,6 +20,7 @@ from w2w_registry.interface.consent import Consent
 from w2w_registry.interface.registry import Registry
 from w2w_registry.interface.results import Pictures, Row, Rows
 from w2w_registry.interface.spaces import Spaces
+from w2w_registry.lora import write_lora
 
 PUBLIC = {
     Registry: {
@@ -39,6 +41,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: World = make_world()
     made.write(root / "loras", range(80))
     made.write(root / "retrained", range(10), training=1)
+    stranger = (made.mean - made.identities[9] @ made.axes).astype(np.float32)
+    write_lora(root / "stranger", made.layout.unflatten(stranger), made.layout.alpha, base_model="tiny/base")
     (root / "home").mkdir()
     (root / "home" / "registry.toml").write_text(
         '[policy]\nunknown = ["register", "search", "edit", "mix", "sample"]\n'
@@ -116,7 +120,7 @@ def test_making_and_consent(world: Path, tmp_path: Path) -> None:
         assert reg.alias("production", "made/mix@1").identity == "made/mix"
         assert reg.history("made/mix")[0].alias == "production"
         assert reg.tag("made/mix", team="ads").tags == {"team": "ads"}
-        reg.add(world / "retrained" / "p0009", name="acme/nine", subjects=["s-9"])
+        reg.add(world / "stranger", name="acme/nine", subjects=["s-9"])
         with pytest.raises(ConsentDenied):
             reg.export("acme/nine", tmp_path / "out")
         granted = reg.consent.grant("s-9", purposes=["research"], derivatives=True, expires="2099-12-31")

@@ -33,6 +33,12 @@ def retrained(world: World, loras: Path) -> Path:
 
 @pytest.fixture
 def registry(catalog_url: str, tmp_path: Path) -> Registry:
-    settings = Settings(tmp_path / "home", catalog_url, "curator", str(tmp_path / "artifacts"), {"space_people": 2})
+    settings = Settings(
+        tmp_path / "home",
+        catalog_url,
+        "curator",
+        str(tmp_path / "artifacts"),
+        {"space_people": 2, "second_person": False},
+    )
     catalog = Catalog(catalog_url, event_hash=event_hash)
     return Registry(settings, catalog, ArtifactStore(settings.artifacts_url))

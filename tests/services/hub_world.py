@@ -205,19 +205,23 @@ class World:
             return found
 
 
+ALONE = {"second_person": False}
+"""The policy of a registry of one person."""
+
+
 def open_world(folder: Path, template: Path, hub: LocalHub, owner: User, name: str = "home") -> World:
     """A fresh registry under ``folder`` with one space, against ``hub``."""
     home = folder / name
     home.mkdir()
     shutil.copy(template, home / "catalog.db")
-    settings = Settings(home, f"sqlite:///{home}/catalog.db", "tester", str(home / "artifacts"))
+    settings = Settings(home, f"sqlite:///{home}/catalog.db", "tester", str(home / "artifacts"), ALONE)
     catalog = Catalog(settings.database_url, event_hash=event_hash)
     registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url))
     return World(registry, hub, owner, add_space(registry, make_space()), folder)
 
 
 def with_policy(world: World, **policy: Any) -> World:
-    settings = replace(world.registry.settings, policy=policy)
+    settings = replace(world.registry.settings, policy={**ALONE, **policy})
     return replace(world, registry=replace(world.registry, settings=settings))
 
 

@@ -42,7 +42,7 @@ class Small:
             database_url=catalog.name,
             actor="curator",
             artifacts_url=str(folder / "home" / "artifacts"),
-            policy=policy or {},
+            policy={"second_person": False, **(policy or {})},
         )
         self.registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url))
         with catalog.write("curator") as uow:

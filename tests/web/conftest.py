@@ -59,7 +59,9 @@ def filled_home(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def open_home(home: Path) -> Registry:
-    settings = Settings(home, f"sqlite:///{home}/catalog.db", "curator", str(home / "artifacts"))
+    settings = Settings(
+        home, f"sqlite:///{home}/catalog.db", "curator", str(home / "artifacts"), {"second_person": False}
+    )
     return Registry(
         settings, Catalog(settings.database_url, event_hash=event_hash), ArtifactStore(str(home / "artifacts"))
     )

@@ -40,12 +40,6 @@ def records_of(session: Session, subjects: Iterable[str], *, events: bool = True
     return found
 
 
-def subject_like(session: Session, subject_id: str) -> str | None:
-    """A subject whose id differs from this one in upper and lower case alone."""
-    rows = session.scalars(select(Subject.id).where(func.lower(Subject.id) == subject_id.lower()))
-    return next((found for found in rows if found.casefold() == subject_id.casefold() and found != subject_id), None)
-
-
 def any_record(session: Session, ids: Sequence[str]) -> ConsentRecord | None:
     """One of the records with these ids that is here."""
     return session.scalars(select(ConsentRecord).where(ConsentRecord.id.in_(ids)).limit(1)).first()

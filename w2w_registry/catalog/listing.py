@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,10 +14,10 @@ from sqlalchemy.orm import Session, aliased
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Tag, Version
 from w2w_registry.catalog.operations import Operation
-from w2w_registry.catalog.resolve import PRESENT
+from w2w_registry.catalog.resolve import PRESENT, subject_like
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.vectors import SERVED
-from w2w_registry.catalog.where import FIELDS, Expression
+from w2w_registry.catalog.where import FIELDS, All, Expression, Not, Some
 from w2w_registry.catalog.where_sql import condition, labels_of_bare_words, mentions
 from w2w_registry.errors import UnknownField, UsageError
 from w2w_registry.records import VersionState
@@ -118,7 +119,18 @@ def matching(session: Session, where: Expression) -> Any:
             raise UnknownField(
                 name=word, position=field.position, near=tuple(near), fields=tuple(FIELDS), labels=labels
             )
-    return condition(where)
+    return condition(_known_subjects(session, where))
+
+
+def _known_subjects(session: Session, where: Expression) -> Expression:
+    """The expression with subjects' ids as they are stored: they are compared without regard to case."""
+    if isinstance(where, Not):
+        return Not(_known_subjects(session, where.term))
+    if isinstance(where, (All, Some)):
+        return type(where)(tuple(_known_subjects(session, term) for term in where.terms))
+    if where.field.kind != "subject" or where.operator not in ("=", "!=", "in"):
+        return where
+    return replace(where, values=tuple(subject_like(session, str(value)) or value for value in where.values))
 
 
 def sort_columns(sort: str) -> list[Any]:

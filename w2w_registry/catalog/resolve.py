@@ -9,14 +9,14 @@ from datetime import datetime
 from itertools import zip_longest
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import LargeBinary, Select, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, AliasChange, Identity, Version
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import Subject
 from w2w_registry.errors import NotFound
-from w2w_registry.records import IdentityRef, SpaceRef, VersionState, composed
+from w2w_registry.records import IdentityRef, SpaceRef, VersionState, composed, folded
 
 PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 """States of versions that are in the registry, served or not."""
@@ -118,16 +118,28 @@ def direction_names(session: Session, space: Space) -> list[str]:
     return list(session.scalars(select(Direction.name).where(Direction.space_id == space.id).order_by(Direction.name)))
 
 
+def subject_like(session: Session, subject: str) -> str | None:
+    """The id of the subject meant: this one, but for upper and lower case and how accents are typed; None: nobody."""
+    subject = composed(subject)
+    if session.get(Subject, subject) is not None:
+        return subject
+    # The database folds ASCII alone: ids with more in them are compared here.
+    more = func.length(cast(Subject.id, LargeBinary)) != func.length(Subject.id)
+    rows = session.scalars(select(Subject.id).where(or_(func.lower(Subject.id) == folded(subject).lower(), more)))
+    return next((found for found in rows if folded(found) == folded(subject)), None)
+
+
 def subject_by_id(session: Session, subject: str) -> Subject:
-    """The subject with this pseudonymous id. No suggestions: one person's id is not shown for a slip in another's.
+    """The subject with this pseudonymous id, in upper or lower case. No suggestions: one person's id is not shown for a
+    slip in another's.
 
     Raises:
         NotFound.
     """
-    found = session.get(Subject, composed(subject))
-    if found is None:
+    known = subject_like(session, subject)
+    if known is None:
         raise NotFound(what="subject", name=subject)
-    return found
+    return session.get_one(Subject, known)
 
 
 @dataclass(frozen=True)

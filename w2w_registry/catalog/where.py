@@ -13,6 +13,7 @@ Meaning:
 - Exact means exact: whole values, by code point, upper case is not lower case.
 - Every comparison is true or false. With something that is not there it is false, ``!=`` and ``not in`` too;
   ``not team = 'ads'`` (a negated comparison) is true then. ``is null`` asks whether it is there.
+- Subjects' ids are compared without regard to case.
 - ``subject`` and ``alias`` may have several values: a comparison is true when it is for one of them.
 - ``space = faces`` means any version of it, ``space = faces@2`` that one.
 - A date without a time is the whole day, in UTC.

@@ -52,6 +52,7 @@ class ReasonCode(StrEnum):
     LIKENESS = "likeness-refused"
     HELD = "held"
     UNSIGNED = "not-signed-by-the-subject"
+    UNCOMPARED = "not-compared"
 
 
 @dataclass(frozen=True)

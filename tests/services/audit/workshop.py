@@ -47,7 +47,7 @@ def open_models_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def registry_at(url: str, home: Path) -> Registry:
-    settings = Settings(home, url, "curator", str(home / "artifacts"))
+    settings = Settings(home, url, "curator", str(home / "artifacts"), {"second_person": False})
     return Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
 
 

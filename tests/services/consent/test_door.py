@@ -14,7 +14,7 @@ from w2w_registry.catalog.models import GuardReference
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, LikenessRefused, SettingError
 from w2w_registry.lora import write_lora
-from w2w_registry.services.consent import grants, withdraw
+from w2w_registry.services.consent import grants, resolve, withdraw
 from w2w_registry.services.consent.door_key import key_path
 from w2w_registry.services.consent.protect import protect_subject
 from w2w_registry.services.identities import manage
@@ -79,6 +79,8 @@ def test_who_is_registered_under_another_name_does_not_leave(home: Registry, wor
     noisy = world.theta(ALICE) * np.float32(1.02)
     write_lora(tmp_path / "copy", world.layout.unflatten(noisy), world.layout.alpha, base_model=BASE)
     assert put(home, [tmp_path / "copy"], kind="style", name="brush", space="faces") == ["added"]
+    # It is held for that; whoever lets it pass is deceived, and the door is not.
+    resolve.resolve(home, "brush", distinct=True, reason="only a style")
     export(home, "brush", str(tmp_path / "before"))
     withdraw.withdraw(home, "alice")
     with pytest.raises(ConsentDenied) as caught:

@@ -29,7 +29,8 @@ EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
 
 @pytest.fixture
 def home(registry: Registry, loras: Path) -> Registry:
-    """Alice (p0003) is known, and mallory agrees to everything."""
+    """Alice (p0003) is known, and mallory agrees to everything; several people work here."""
+    registry = replace(registry, settings=replace(registry.settings, policy={"space_people": 2}))
     fit_space(registry, "faces", [str(loras)], base_model=BASE)
     put(registry, loras / "p0003", name="alice", subjects=["s-alice"])
     put(registry, *(loras / f"p{i:04d}" for i in range(40, 60)))

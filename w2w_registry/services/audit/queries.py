@@ -29,7 +29,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, UsageError
-from w2w_registry.records import now
+from w2w_registry.records import folded, now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate, resolve
@@ -177,7 +177,7 @@ def spaces(registry: Registry, filters: Filters) -> Rows:
             found += [
                 (fitted.ref, subject, sizes[subject])
                 for subject in sorted(sizes, key=lambda s: (s is None, s or ""))
-                if filters.subject in (None, subject)
+                if filters.subject is None or folded(filters.subject) == folded(subject or "")
             ]
         records = load_records(session, {s for _, s, _ in found if s is not None}, history=False)
     at = now()

@@ -48,6 +48,7 @@ def about_subject(registry: Registry, subject: str) -> list[Row]:
     """
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject)
+        subject = row.id
         known = _Known.of(session, subject)
         out = [_row("subject", row.kind, row.id, row.state.value, row.created, row.kind)]
         out += _agreed(known, present(session))

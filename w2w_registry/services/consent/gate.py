@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
-from w2w_registry.catalog.holds import anything_open, open_holds
+from w2w_registry.catalog.holds import all_fingerprinted, anything_open, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.consent.policy import (
@@ -42,14 +42,16 @@ from w2w_registry.consent.policy import (
     subject_state,
 )
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import ConsentDenied, HeldBack
+from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
 from w2w_registry.records import ConsentState, Kind, VersionState
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, present
 
 _STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
+_LEAVING = frozenset({Use.EXPORT, Use.PUBLISH})
 
 
 def rules_of(registry: Registry, session: Session) -> Rules:
@@ -122,6 +124,9 @@ def _refuse(registry: Registry, decision: Decision, versions: Sequence[int], ses
                 likes = refs_of(where, [] if hold.like_id is None else [hold.like_id])
                 like = str(likes[hold.like_id]) if hold.like_id in likes else "somebody"
                 raise HeldBack(**told, name=f"{held[0].name}@{held[0].number}", like=like, by=hold.by, why=hold.why)
+    for reason in decision.reasons:
+        if reason.code is ReasonCode.UNCOMPARED:
+            raise NotCompared(**told, name=reason.through)
     raise ConsentDenied(**told)
 
 
@@ -198,6 +203,8 @@ def ask_uses(
             if decision.allowed and not held and versions and what not in _STATE_FREE:
                 met = list(_met(registry, where, versions).values()) if met is None else met
                 held = met
+            if decision.allowed and not held and versions and what in _LEAVING:
+                decision = _compared(registry, where, decision, versions, rules)
             found.append(_refused(decision, held))
     return found
 
@@ -334,6 +341,30 @@ def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream
     members = fitted_subjects(session, spaces)
     ended = load_records(session, members, history=False, states=(ConsentState.WITHDRAWN, ConsentState.INVALIDATED))
     return [Upstream(subject, records) for subject, records in sorted(ended.items())]
+
+
+def _compared(
+    registry: Registry, session: Session, decision: Decision, versions: Sequence[int], rules: Rules
+) -> Decision:
+    """The decision, refused when a person's model of outside origin, or one made of such, leaves uncompared.
+
+    It has to be held, by what it draws, against those who refused, or another person has to have looked at it. Weights
+    alone miss most second trainings. While nobody has refused there is nobody to compare with. In a registry of one
+    person it is said and not refused.
+    """
+    if not Door(registry, session).anybody:
+        return decision
+    above = set(walks.ancestors(session, versions).depth)
+    left = unlooked(session, above, rules.likeness_kinds)
+    if not left or all_fingerprinted(session, versions):
+        return decision
+    refs = refs_of(session, left)
+    told = tuple(
+        Reason(ReasonCode.UNCOMPARED, None, detail="outside origin", through=str(refs[i])) for i in sorted(left)
+    )
+    if wanted(registry, session):
+        return replace(decision, allowed=False, reasons=told, relied_on=())
+    return replace(decision, warnings=(*decision.warnings, *told))
 
 
 def _blocked(session: Session, versions: Sequence[int]) -> list[Reason]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,26 +15,25 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.holds import open_holds
 from w2w_registry.catalog.lookup import refs_of
-from w2w_registry.catalog.models import SubjectState, Version
-from w2w_registry.catalog.resolve import subject_by_id, version_for
+from w2w_registry.catalog.models import Subject, SubjectState, Version
+from w2w_registry.catalog.resolve import subject_by_id, subject_like, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import Decision, subject_state
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status, Use, to_json
-from w2w_registry.errors import BadFile, Conflict, NotFound
-from w2w_registry.files import opened, why
-from w2w_registry.records import ConsentState, VersionState, now
+from w2w_registry.errors import Conflict, NotFound
+from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent import door, gate, notices, signatures
+from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.consent.rows import grant_request, insert_record, load_records, move_record
 from w2w_registry.services.consent.scopes import parse_uses
+from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
-
-_EVIDENCE_LIMIT = 4 << 30  # a long recording
 
 
 def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> dict[str, Any]:
@@ -72,7 +70,8 @@ def grant(
     """Write down a consent: an answer to request ``record_id``, or a new record.
 
     Models of the subject that a withdrawal had blocked, and that nobody else upstream holds back, are served again;
-    the subject's do-not-recreate references are forgotten.
+    the subject's do-not-recreate references are forgotten. That somebody who withdrew agrees again takes evidence, or
+    two people who say so.
 
     Args:
         scope: None = what was requested.
@@ -84,7 +83,8 @@ def grant(
 
     Raises:
         UnknownPurpose, UnknownTerritory: a misspelt one. BadName, BadFile (evidence), UsageError, NotFound (no such
-        request), Conflict (it is no open request).
+        request), Conflict (it is no open request), SecondPersonNeeded (they withdrew, and one person alone says that
+        they agree again).
     """
     signature = None if signed is None else signatures.read_signed(signed)
     if signature is not None:
@@ -92,7 +92,7 @@ def grant(
     signatures.check_demanded(registry, subject, signature)
     strange = unknown_words(registry, scope or Scope())
     notice = notices.completed(registry, notice)
-    digest = None if evidence is None else _digest(evidence)
+    digest = None if evidence is None else evidence_digest(evidence)
     if evidence is not None and keep_evidence:
         registry.artifacts.put_file(evidence)
     given: dict[str, Any] = {
@@ -106,8 +106,11 @@ def grant(
     }
     with registry.catalog.write(registry.actor) as uow:
         at = uow.now()
+        subject = subject_like(uow.session, subject) or subject
         if signature is not None:
             signatures.check_key(uow.session, subject, signature)
+        elif digest is None:
+            _agrees_again(registry, uow.session, subject, scope)
         if record_id is not None:
             asked = _one(uow.session, subject, record_id)
             record = lifecycle.grant(asked, at, registry.actor, **given)
@@ -126,6 +129,26 @@ def grant(
         _journal(uow, "consent.grant", record, restored=len(restored))
     told = [*warnings_about(strange), *notices.missing(record.notice)]
     return {**describe(record, now()), "restored": restored, "warnings": told}
+
+
+def _agrees_again(registry: Registry, session: Session, subject: str, scope: Scope | None) -> None:
+    """Raise unless nothing says that this subject refused, or another person says too that they agree now."""
+    row = session.get(Subject, subject)
+    if row is None:
+        return
+    records = load_records(session, [subject]).get(subject, ())
+    over = sorted(r.record_id for r in records if r.status in (Status.WITHDRAWN, Status.INVALIDATED))
+    if row.state is SubjectState.ACTIVE and not over:
+        return
+    meant = None if scope is None else asdict(scope)
+    said_by_two(
+        registry,
+        session,
+        digest_of(["grant", subject, str(row.state), over, meant]),
+        f"record that {subject} agrees, who refused before,",
+        f"w2w-reg consent grant {subject} …",
+        hint="or name what proves it with [[evidence]]",
+    )
 
 
 def narrow(
@@ -244,7 +267,7 @@ def show(registry: Registry, subject: str, *, moment: datetime | None = None) ->
         row = subject_by_id(session, subject)
         records = [r for r in _all(session, row.id) if moment is None or any(e.at <= moment for e in r.events)]
     return {
-        "subject": subject,
+        "subject": row.id,
         "state": row.state.value,
         "consent": subject_state(records, at).value,
         "records": [describe(record, at) for record in records],
@@ -336,8 +359,8 @@ def _move(
 
 
 def _all(session: Session, subject: str) -> tuple[ConsentRecord, ...]:
-    subject_by_id(session, subject)
-    return load_records(session, [subject]).get(subject, ())
+    known = subject_by_id(session, subject).id
+    return load_records(session, [known]).get(known, ())
 
 
 def _one(session: Session, subject: str, record_id: str) -> ConsentRecord:
@@ -377,17 +400,6 @@ def _restore(uow: UnitOfWork, subject: str, registry: Registry) -> list[str]:
 
 def _journal(uow: UnitOfWork, action: str, record: ConsentRecord, **payload: Any) -> None:
     uow.event(action, {"subject": record.subject, "record": record.record_id}, digest=record.digest(), **payload)
-
-
-def _digest(path: Path) -> str:
-    with opened(path, limit=_EVIDENCE_LIMIT) as (stream, _):
-        digest = hashlib.sha256()
-        try:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-            return digest.hexdigest()
-        except OSError as error:
-            raise BadFile(path=str(path), reason=why(error)) from None
 
 
 def _new_id() -> str:

@@ -159,6 +159,11 @@ class SecondLook:
             claims.append(Claim(name, kind, frozenset(depicts)))
         return claims
 
+    def likely(self, near: Sequence[Near], rules: Rules) -> list[Likely]:
+        """Who those are that come near, with what they say of themselves."""
+        registered = self._registered({one.version_id for one in near}, rules)
+        return [registered[one.version_id](one) for one in near]
+
     def _registered(self, ids: Collection[int], rules: Rules) -> dict[int, Callable[[Near], Likely]]:
         """What registered versions are, by id: makes a ``Likely`` of how near one is."""
         known, rows = named(self._session, sorted(ids)), versions_by_id(self._session, ids)

@@ -68,6 +68,7 @@ def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
     at = now()
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject_id)
+        subject_id = row.id
         records = load_records(session, [subject_id]).get(subject_id, ())
         return {
             "subject": row.id,

@@ -81,6 +81,8 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
     Raises:
         NotFound: no such subject. StorageError: a file could not be erased; run again to go on from there.
     """
+    with registry.catalog.read() as session:
+        subject = subject_by_id(session, subject).id
     for withdrawal_id in unfinished(registry, subject):
         resume(registry, withdrawal_id)
     with registry.catalog.write(registry.actor) as uow:
@@ -98,7 +100,7 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
         NotFound: no such subject or record.
     """
     with registry.catalog.write(registry.actor) as uow:
-        subject_by_id(uow.session, subject)
+        subject = subject_by_id(uow.session, subject).id
         records = load_records(uow.session, [subject]).get(subject, ())
         chosen = [r for r in records if record_id in (None, r.record_id)]
         if not chosen:
@@ -169,7 +171,7 @@ def write_receipt(value: dict[str, Any], out: Path) -> None:
 
 # -- planning ----------------------------------------------------------------------------------------
 def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> withdrawal.Withdrawal:
-    subject_by_id(session, subject)
+    subject = subject_by_id(session, subject).id
     records = load_records(session, [subject], history=False).get(subject, ())
     versions = _affected(session, subject)
     ids = {v.version_id for v in versions}

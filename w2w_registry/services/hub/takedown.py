@@ -26,7 +26,7 @@ from w2w_registry.catalog.models import (
     TakedownState,
 )
 from w2w_registry.catalog.publications import open_takedowns, releases_in, releases_of
-from w2w_registry.catalog.resolve import identity_named, version_for
+from w2w_registry.catalog.resolve import identity_named, subject_like, version_for
 from w2w_registry.errors import HubError, NotFound, RegistryError
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import CARD, DOCUMENT, SPACE_DOCUMENT
@@ -150,7 +150,7 @@ def release_ref(release: Release) -> str:
 # -- which releases ----------------------------------------------------------------------------
 def _releases(session: Session, name: str | None, subject: str | None) -> list[Release]:
     if subject is not None:
-        versions = depicting_ids(session, subject)
+        versions = depicting_ids(session, subject_like(session, subject) or subject)
     else:
         assert name is not None
         ref = IdentityRef.parse(name)

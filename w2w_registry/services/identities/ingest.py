@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import came_in, identities_named, subjects_of
+from w2w_registry.catalog.lookup import came_in, identities_named, refs_of, subjects_of
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
@@ -36,10 +36,11 @@ from w2w_registry.lora import (
     same_model,
 )
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import Near, SecondLook
+from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.incoming import Incoming, file_of, plain, read, strangers
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
@@ -251,11 +252,11 @@ class _Chunk:
 
     def _record(self, uow: UnitOfWork, door: Door, one: Incoming, near: Sequence[Near]) -> Item:
         known = self._known(uow.session, one)
-        if known is not None:
-            changed = self._seen_again(uow, one, known[0])
-            item = self._existing(uow.session, one, *known)
-            return replace(item, updated=tuple(changed))
         try:
+            if known is not None:
+                changed = self._seen_again(uow, one, known[0])
+                item = self._existing(uow.session, one, *known)
+                return replace(item, updated=tuple(changed))
             door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
             one, told = self._named(uow.session, one)
             # Stored only now: a LoRA that is refused or already there leaves nothing behind.
@@ -274,11 +275,13 @@ class _Chunk:
         placed in yet; set the labels given. Returns the names of those that changed."""
         named = subjects_of(uow.session, [version.id]).get(version.id, ())
         missing = [subject for subject in self.request.subjects if subject not in named]
+        if missing and self.request.evidence is None:
+            self._named_by_two(uow.session, one, version, missing)
         for subject in missing:
             ensure_subject(uow, subject)
             uow.add(VersionSubject(version_id=version.id, subject_id=subject))
         if missing:
-            uow.event("version.depict", {"version": version.id, "subject": missing})
+            uow.event("version.depict", {"version": version.id, "subject": missing}, evidence=self.request.evidence)
         if not came_in(uow.session, version.id, one.lora.sha256):
             uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
             uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
@@ -295,6 +298,18 @@ class _Chunk:
             )
             uow.event("coordinates.add", {"version": version.id, "space": self.row.id}, coordinates=digest)
         return changed
+
+    def _named_by_two(self, session: Session, one: Incoming, version: Version, subjects: Sequence[str]) -> None:
+        """Whom a version depicts that is there already is not for one person alone to say."""
+        ref, who = refs_of(session, [version.id])[version.id], ", ".join(subjects)
+        said_by_two(
+            self.registry,
+            session,
+            digest_of(["depict", version.id, sorted(subjects)]),
+            f"say that {ref} depicts {who}",
+            f"w2w-reg add {one.path} --subject {subjects[0]}",
+            hint="or name what proves it with [[evidence]]",
+        )
 
     def _labels(self, one: Incoming) -> dict[str, float | str]:
         """The labels this command gives a LoRA, by name or for all."""

@@ -18,7 +18,9 @@ from w2w_registry.space.layout import Layout
 class AddRequest:
     """What ``w2w-reg add`` was asked. ``name`` is for a single file; ``labels`` go to every version,
     ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from. ``candidates``: what is
-    under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read."""
+    under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read.
+    ``evidence``: the digest of what proves whom they depict, for versions that are there and said to depict nobody yet.
+    """
 
     paths: Sequence[str]
     space: str | None = None
@@ -33,6 +35,7 @@ class AddRequest:
     origin: Input | None = None
     candidates: Sequence[Candidate] | None = None
     table: Mapping[str, Labels] | None = None
+    evidence: str | None = None
 
     @property
     def meant_kind(self) -> Kind:

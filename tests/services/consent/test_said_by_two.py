@@ -1,0 +1,165 @@
+"""What one person says alone: whom a version depicts that is there, that somebody agrees again, a laxer policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.services.world import BASE
+from w2w_registry.catalog.listing import list_versions
+from w2w_registry.catalog.where import parse_where
+from w2w_registry.consent.records import Scope
+from w2w_registry.errors import Conflict, NotCompared, SecondPersonNeeded, SettingError, UsageError
+from w2w_registry.services.audit import log, queries
+from w2w_registry.services.consent import grants, protect, resolve, subjects, withdraw
+from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.ingest import AddRequest, Item, add
+from w2w_registry.services.recording import policies
+from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.synthesis.export import export
+
+EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
+
+
+@pytest.fixture
+def home(registry: Registry, loras: Path) -> Registry:
+    team = replace(registry, settings=replace(registry.settings, policy={"space_people": 2}))
+    fit_space(team, "faces", [str(loras)], base_model=BASE)
+    put(team, loras / "p0003", name="alice", subjects=["s-alice"])
+    put(team, *(loras / f"p{i:04d}" for i in range(40, 60)))
+    return team
+
+
+@pytest.fixture
+def other(home: Registry) -> Registry:
+    return replace(home, settings=replace(home.settings, actor="olga"))
+
+
+def put(registry: Registry, *paths: Path, **options: object) -> Item:
+    return add(registry, AddRequest([str(p) for p in paths], space="faces", **options)).items[0]  # type: ignore[arg-type]
+
+
+def test_whom_a_version_depicts_that_is_there_takes_two_or_evidence(
+    home: Registry, other: Registry, loras: Path
+) -> None:
+    for _ in range(2):  # saying it twice is still one person
+        item = put(home, loras / "p0041", subjects=["s-mallory"])
+        assert isinstance(item.error, SecondPersonNeeded)
+        assert manage.show(home, "p0041")["subjects"] == []
+    assert put(other, loras / "p0041", subjects=["s-other"]).status == "failed"  # not the same
+    assert put(other, loras / "p0041", subjects=["s-mallory"]).status == "existing"
+    assert manage.show(home, "p0041")["subjects"] == ["s-mallory"]
+    assert put(home, loras / "p0042", subjects=["s-42"], evidence="e" * 64).status == "existing"
+    (told,) = [e for e in log.events_list(home, action="version.depict") if e["payload"]["evidence"]]
+    assert told["payload"]["evidence"] == "e" * 64
+    assert log.verify(home).ok
+
+
+@pytest.mark.parametrize("how", ["withdraw", "erase", "invalidate", "protect"])
+def test_that_somebody_agrees_again_takes_two_or_evidence(
+    home: Registry, other: Registry, loras: Path, tmp_path: Path, how: str
+) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    if how == "invalidate":
+        withdraw.invalidate(home, "s-alice")
+    elif how == "protect":
+        protect.protect_subject(home, "s-new", str(loras / "p0007"))
+    else:
+        withdraw.withdraw(home, "s-alice", erase=how == "erase")
+    who = "s-new" if how == "protect" else "s-alice"
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(home, who, EVERYTHING)
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(other, who, Scope(purposes=("research",)))  # not the same
+    assert grants.grant(other, who, EVERYTHING)["status"] == "given"
+    form = tmp_path / "form.pdf"
+    form.write_bytes(b"signed")
+    withdraw.withdraw(home, who)
+    assert grants.grant(home, who, EVERYTHING, evidence=form)["status"] == "given"
+
+
+def test_an_old_word_does_not_count_for_a_new_withdrawal(home: Registry, other: Registry) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    withdraw.withdraw(home, "s-alice")
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(home, "s-alice", EVERYTHING)
+    grants.grant(other, "s-alice", EVERYTHING)
+    withdraw.withdraw(home, "s-alice")
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(other, "s-alice", EVERYTHING)
+
+
+def test_a_laxer_policy_takes_two_where_two_work(home: Registry, other: Registry) -> None:
+    assert policies.adopt(home, items=["second_person=true", "space_people=2"])["changed"]
+    grants.grant(other, "s-x", EVERYTHING)
+    for items in (["second_person=false"], ['unknown=["register", "export"]'], ["likeness_kinds=[]"]):
+        with pytest.raises(SecondPersonNeeded):
+            policies.adopt(home, items=items)
+        with pytest.raises(SecondPersonNeeded):
+            policies.adopt(home, items=items)
+    assert policies.adopt(home, items=["territory=DE"])["changed"]  # no laxer
+    with pytest.raises(SecondPersonNeeded):
+        policies.adopt(other, items=["likeness_kinds=[]"])  # asked of another policy
+    assert policies.adopt(home, items=["likeness_kinds=[]"])["changed"]
+    with pytest.raises(UsageError):
+        policies.adopt(home, items=["nonsense=1"])
+    with pytest.raises(SettingError):
+        policies.adopt(home, items=["second_person=perhaps"])
+
+
+def test_what_a_command_sets_is_written_down(home: Registry) -> None:
+    file = home.settings.home / "registry.toml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text('# ours\n[policy]\npurpose = "art"  # why\n\n[hub]\ntrusted = ["acme"]\n')
+    policies.adopt(home, items=["purpose=research", "second_person=false"])
+    text = file.read_text()
+    assert 'purpose = "research"' in text
+    assert "second_person = false" in text
+    assert text.index("second_person") < text.index("[hub]")
+    assert text.startswith("# ours\n")
+
+
+@pytest.mark.parametrize("typed", ["S-ALICE", "s-Alice"])
+def test_subjects_are_known_in_upper_and_lower_case(home: Registry, loras: Path, typed: str) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    assert subjects.show_subject(home, typed)["subject"] == "s-alice"
+    with pytest.raises(Conflict):
+        subjects.add_subject(home, typed)
+    assert isinstance(put(home, loras / "p0011", name="x", subjects=[typed]).error, Conflict)
+    with home.catalog.read() as session:
+        for where in (f"subject = {typed}", f"subject in ('{typed}', 'z')", f"not (subject != {typed})"):
+            found = [line.identity.name for line in list_versions(session, parse_where(where))]
+            assert "alice" in found, where
+    assert queries.ask(home, "subject", queries.Filters(subject=typed))[0]["id"] == "s-alice"
+    assert withdraw.withdraw(home, typed)["already"] is False
+    assert manage.show(home, "alice")["state"] == "blocked"
+
+
+def test_letters_beyond_ascii_are_folded_too(home: Registry) -> None:
+    subjects.add_subject(home, "straße-É")
+    for typed in ("STRASSE-é", "strasse-e\u0301"):
+        assert subjects.show_subject(home, typed)["subject"] == "straße-É"
+
+
+def test_a_person_from_outside_does_not_leave_uncompared(
+    home: Registry, other: Registry, loras: Path, tmp_path: Path
+) -> None:
+    put(home, loras / "p0011", name="eleven", subjects=["s-11"])
+    put(home, loras / "p0012", name="vase", kind="product")
+    grants.grant(home, "s-11", EVERYTHING)
+    export(home, "eleven", str(tmp_path / "a"))  # nobody refused: nobody to compare with
+    withdraw.withdraw(home, "s-alice")
+    with pytest.raises(NotCompared) as caught:
+        export(home, "eleven", str(tmp_path / "b"))
+    assert (caught.value.name, caught.value.exit_code) == ("eleven@1", 4)
+    export(home, "vase", str(tmp_path / "c"))
+    with pytest.raises(SecondPersonNeeded):
+        resolve.resolve(home, "eleven", distinct=True, reason="I know them")
+    resolve.resolve(other, "eleven", distinct=True, reason="seen their pictures")
+    export(home, "eleven", str(tmp_path / "d"))
+    alone = replace(home, settings=replace(home.settings, policy={"space_people": 2, "second_person": False}))
+    put(home, loras / "p0013", name="thirteen", subjects=["s-11"])
+    export(alone, "thirteen", str(tmp_path / "e"))
