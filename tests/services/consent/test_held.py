@@ -173,13 +173,18 @@ def test_withdrawing_and_agreeing_again_releases_nothing(home: Registry, retrain
     assert state(home, "newcomer") == "held"
 
 
-def test_removing_and_adding_again_releases_nothing(home: Registry, retrained: Path, loras: Path) -> None:
+def test_removing_and_adding_again_releases_nothing(
+    home: Registry, retrained: Path, loras: Path, world: World, tmp_path: Path
+) -> None:
     put(home, retrained / "p0003", name="newcomer", subjects=["s-mallory"])
     manage.remove(home, "newcomer", perform=True)
     assert put(home, retrained / "p0003", name="newcomer", subjects=["s-mallory"]).held
     # Whom it resembles may be gone from view: the very model is known all the same.
     manage.remove(home, "alice", perform=True)
     assert put(home, loras / "p0003", name="art", kind="style").held
+    where = tmp_path / "third"
+    write_lora(where, world.layout.unflatten(world.theta(3, 9)), world.layout.alpha, base_model=BASE)
+    assert put(home, where, name="brush", kind="style").held
 
 
 def test_what_was_made_of_it_before_waits_as_well(home: Registry, retrained: Path, loras: Path, tmp_path: Path) -> None:

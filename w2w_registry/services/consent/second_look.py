@@ -5,8 +5,8 @@
     held = looked.judge(new, activity, near[i])
 
 The door asks it of every version that is recorded (``Door.admit``), inside the transaction, so no service can forget
-to. What is compared: ΔW itself with every model in any state but erased; coordinates, in every calibrated space, with
-whom a search finds. One that was found distinct stays with what was decided.
+to. Compared are ΔW itself, what is drawn where both have a fingerprint, and coordinates in every calibrated space,
+with versions in any state but erased. One that was found distinct stays with what was decided.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import Nearest, open_nearest
 from w2w_registry.services.recording.novelty import Sketchbook
-from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.recording.versions import Activity, Held, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.gauge import to_gauge
@@ -49,6 +49,7 @@ from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
 _NEIGHBOURS: Final = 4
 _MANY: Final = 32  # sketches from which on reading the keys of all is cheaper than a look for each
+_OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
 Points = Mapping[int, NDArray[np.float32]]
 Said = tuple[str, Kind, Sequence[str], Activity | None]
@@ -71,7 +72,7 @@ class SecondLook:
     def __init__(self, registry: Registry, session: Session) -> None:
         self._registry, self._session = registry, session
         self._galleries: dict[tuple[str, str], Gallery | None] = {}
-        self._nearest: dict[int, Nearest | None] = {}
+        self._nearest: dict[int, tuple[Nearest | None, NDArray[np.int64], NDArray[np.float32]]] = {}
         self._calibrated: list[Space] | None = None
         self._book = Sketchbook()
 
@@ -262,12 +263,17 @@ class SecondLook:
 
     def _in(self, space: Space, points: Sequence[NDArray[np.float32]]) -> list[list[Near]]:
         """Who reaches the space's threshold, with the chance that a stranger would."""
-        nearest = self._open(space)
-        if nearest is None:
-            return [[] for _ in points]
+        nearest, out, units = self._open(space)
         threshold, rate = (float(space.calibration[key]) for key in ("threshold", "false_match_rate"))
-        people = vectors.count(self._session, space.id)
-        ids, scores = nearest.search(np.stack(points), _NEIGHBOURS)
+        people = vectors.count(self._session, space.id) + len(out)
+        asked = np.stack(points)
+        ids, scores = np.zeros((len(points), 0), np.int64), np.zeros((len(points), 0), np.float32)
+        if nearest is not None:
+            ids, scores = nearest.search(asked, _NEIGHBOURS)
+        if len(out):
+            more = metric_of(space).unit(asked) @ units.T
+            ids = np.concatenate([ids, np.broadcast_to(out, more.shape)], axis=1)
+            scores = np.concatenate([scores, more], axis=1)
         alarms = false_alarm_among(scores, threshold, rate, people)
         return [
             [
@@ -278,10 +284,15 @@ class SecondLook:
             for row in zip(ids, scores, alarms, strict=True)
         ]
 
-    def _open(self, space: Space) -> Nearest | None:
+    def _open(self, space: Space) -> tuple[Nearest | None, NDArray[np.int64], NDArray[np.float32]]:
+        """The index of those in service, and ids and unit vectors of those who are out of it: blocked or removed, they
+        look as they did."""
         if space.id not in self._nearest:
             any_there = vectors.count(self._session, space.id) > 0
-            self._nearest[space.id] = open_nearest(self._registry, self._session, space) if any_there else None
+            nearest = open_nearest(self._registry, self._session, space) if any_there else None
+            out = vectors.matrix(self._session, space.id, states=_OUT)
+            units = metric_of(space).unit(out.matrix) if len(out.ids) else np.zeros((0, space.components), np.float32)
+            self._nearest[space.id] = nearest, out.ids, units
         return self._nearest[space.id]
 
 
@@ -293,7 +304,7 @@ def _extend(found: list[Near], more: Sequence[Near]) -> None:
 
 def _opened(session: Session, asked: Asked) -> Gallery | None:
     try:
-        return open_gallery(session, asked)
+        return open_gallery(session, asked, _ANY_STATE)
     except UsageError:  # too few people
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.fingerprints import Answers, Asked, VerdictCalibration
 from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.vectors import SERVED
+from w2w_registry.records import VersionState
 from w2w_registry.services.recording.fingerprints import Prober
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, Verdicts, learn
 
@@ -48,13 +51,16 @@ def best_question(session: Session, prober: Prober | None = None) -> Asked | Non
     return None
 
 
-def open_gallery(session: Session, asked: Asked) -> Gallery:
+def open_gallery(session: Session, asked: Asked, states: Iterable[VersionState] = SERVED) -> Gallery:
     """Everybody who answered, compared by what `calibrate` learned, or by plain cosine where nothing was.
+
+    Args:
+        states: of the versions taken for registered.
 
     Raises:
         UsageError: too few people.
     """
-    answers = stored.answers(session, asked.base, asked.question)
+    answers = stored.answers(session, asked.base, asked.question, states)
     people = people_of(session, answers)
     kept = stored.newest_calibration(session, asked.base, asked.question)
     model = learn(answers.matrix, people=people) if kept is None else read_model(kept)
