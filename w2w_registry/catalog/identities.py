@@ -134,3 +134,9 @@ def tag_rows(session: Session, identity_id: int) -> dict[str, Tag]:
 def names_in_service(session: Session) -> list[str]:
     """The name of every identity that was not removed."""
     return list(session.scalars(select(Identity.name).where(Identity.removed.is_(None))))
+
+
+def names_with(session: Session, part: str, most: int) -> list[str]:
+    """At most ``most`` names of identities in service with ``part`` in them, in any case, the shortest first."""
+    found = [name for name in names_in_service(session) if part.casefold() in name.casefold()]
+    return sorted(found, key=lambda name: (len(name), name))[:most]

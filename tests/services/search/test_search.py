@@ -135,3 +135,11 @@ def test_every_search_says_how_sure_it_is(filled: Registry, monkeypatch: pytest.
     monkeypatch.setattr(ExactIndex, "search", real)
     found = search(filled, "p0004", **asked, certified=True)
     assert (found.certainty, found.results) == ("certified", plain.results)
+
+
+def test_a_part_of_a_name_is_enough_where_only_one_has_it(filled: Registry) -> None:
+    whole, part = search(filled, "p0007"), search(filled, "0007")
+    assert part.results[0].identity == whole.results[0].identity == "p0007"
+    with pytest.raises(NotFound) as caught:
+        search(filled, "P000")
+    assert caught.value.fields["near"] == ("p0000", "p0001", "p0002")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.identities import named
+from w2w_registry.catalog.identities import named, names_with
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
@@ -211,7 +211,8 @@ def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> 
 
 
 def registered_version(session: Session, query: Query) -> Version | None:
-    """The registered version a query names; None when it is to be taken as a path or Hub repo.
+    """The registered version a query names, by its whole name or a part that nobody else's has; None when it is to be
+    taken as a path or Hub repo.
 
     Raises:
         NotFound: neither a registered name nor a path.
@@ -221,9 +222,17 @@ def registered_version(session: Session, query: Query) -> Version | None:
         return None
     try:
         return version_for(session, IdentityRef.parse(text))
-    except (NotFound, BadName):
+    except (NotFound, BadName) as error:
         if os.path.lexists(text):
             return None
+        if not isinstance(error, NotFound) or error.fields["what"] != "identity":
+            raise
+        # Part of a name is enough where only one has it.
+        names = names_with(session, IdentityRef.parse(text).name, 4)
+        if len(names) == 1:
+            return version_for(session, text.replace(IdentityRef.parse(text).name, names[0], 1))
+        if names:
+            raise NotFound(what="identity", name=text, near=tuple(names[:3])) from None
         raise
 
 
