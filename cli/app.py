@@ -43,7 +43,7 @@ COMMANDS = {
     "rename": "Give an identity another name.",
     "history": "Show which version an alias meant, and when.",
     "train": "Train LoRAs of one or many identities from photos.",
-    "invert": "Turn one photo into an identity.",
+    "invert": "Turn photos into identities.",
     "initializer": "Fit the initializer that inversions start from.",
     "direction": "Fit, list, show, compose and de-bias attribute directions.",
     "edit": "Move an identity along attribute directions.",

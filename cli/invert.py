@@ -13,8 +13,8 @@ from .output import emit, progress, table, warn_all
 
 
 @click.command()
-@click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(exists=True, dir_okay=False))
-@click.option("--name", help="Identity name (one PHOTO only; default: the file's name).")
+@click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(exists=True))
+@click.option("--name", help="Find one identity of this name in all PHOTOs (default: one in each, named as the file).")
 @options.prefix
 @click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="Mask image, white where the identity is.")
 @options.space
@@ -27,12 +27,16 @@ from .output import emit, progress, table, warn_all
 @click.option("--emphasis", type=float, help="Scale the result's distance from the average identity.")
 @click.option("--no-initializer", is_flag=True, help="Start at the average.")
 @click.option("--no-guess", is_flag=True, hidden=True)
+@click.option(
+    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Photos side by side; fewer need less memory."
+)
 @options.seed
 @options.described
 @options.engine
 @takes_frame
 def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **given: Any) -> None:
-    """Find the coordinates of the identity in a single PHOTO, and register it.
+    """Find the coordinates of the identity in each PHOTO, or with --name of the one identity in all of them, and
+    register them. A folder stands for the photos in it.
 
     Fastest and best after `initializer fit`, which learns where to start.
     """

@@ -30,6 +30,8 @@ from .output import emit, note, progress, table, warn_all
 @click.option(
     "--prior", default=0, show_default=True, type=click.IntRange(0), help="Class pictures for prior preservation."
 )
+@click.option("--at-once", type=click.IntRange(1), help="Identities in the model at once (default: the batch).")
+@click.option("--checkpointing", is_flag=True, help="A third more time, a fraction of the memory.")
 @options.seed
 @click.option(
     "--init-seed",

@@ -121,10 +121,14 @@ def layout_for(dim: int) -> Layout:
     return layout_of({(name, "A"): (1, dim // 2), (name, "B"): (dim - dim // 2, 1)}, 1.0)
 
 
+def peak_memory() -> int:
+    """Bytes that this process has held in memory at most, mapped files included (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
 def main(path: str, n: str, dim: str, k: str) -> None:
     """In a process of its own: fit from a file; print how far memory grew (bytes), CPU seconds and the route."""
-    import resource
-
     held = Path(path).parent
     shape = int(n), int(dim)
 
@@ -133,7 +137,7 @@ def main(path: str, n: str, dim: str, k: str) -> None:
 
     few = made(60, 64)
     fit(few, layout_for(64), base_model="bench", components=2)  # what is imported on the way is not counted
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     thetas = np.memmap(path, "<f4", "r", shape=shape)
     found, seconds = timed(
         lambda: fit(
@@ -146,8 +150,7 @@ def main(path: str, n: str, dim: str, k: str) -> None:
             scratch=scratch,
         )
     )
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(grown, round(seconds, 2), found.report.method)
+    print(peak_memory() - before, round(seconds, 2), found.report.method)
 
 
 if __name__ == "__main__":

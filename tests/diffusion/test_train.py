@@ -52,6 +52,14 @@ def test_identities_do_not_see_each_other(world):
         assert torch.allclose(alone.losses[:, 0], together.losses[:, i], rtol=1e-4)
 
 
+@pytest.mark.parametrize("how", [{"at_once": 1}, {"at_once": 2}, {"checkpointing": True}])
+def test_saving_memory_changes_nothing_but_rounding(world, how, tiny_unet):
+    whole, saving = world(), world(**how)
+    assert torch.allclose(saving.theta, whole.theta, atol=1e-4)
+    assert torch.allclose(saving.losses, whole.losses, rtol=1e-4)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in tiny_unet.modules())
+
+
 def test_resumes_to_the_same_bits(world):
     saved = {}
 

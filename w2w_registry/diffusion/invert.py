@@ -289,10 +289,10 @@ class _Inversion:
         self.precision = 1.0 / variance.to(model.device, torch.float32).clamp(0.02, 1.0)
         self.held = noise_for(config.seed, -1, config.held_out, self.shape, self.total, config.low, config.high)
 
-    def losses(self, white: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Masked denoising loss of each photo (G,)."""
+    def losses(self, white: Tensor, noise: Tensor, timesteps: Tensor, first: int = 0) -> Tensor:
+        """Masked denoising loss of each answer (G,). Its photos take turns, the one numbered ``first`` at first."""
         each = len(timesteps)
-        x = self.latents[:, torch.arange(each) % self.latents.shape[1]].reshape(-1, *self.shape)
+        x = self.latents[:, (first + torch.arange(each)) % self.latents.shape[1]].reshape(-1, *self.shape)
         e = noise.to(x.device)[None].expand(self.count, each, *self.shape).reshape(-1, *self.shape)
         t = timesteps.to(x.device).repeat(self.count)
         noisy, target = denoising_target(self.model.scheduler, x, e, t)
@@ -315,7 +315,7 @@ class _Inversion:
         """Held-out loss (G,), in pieces no larger than a training step."""
         noise, timesteps = self.held
         parts = [
-            self.losses(white, noise[i : i + self.config.samples], timesteps[i : i + self.config.samples])
+            self.losses(white, noise[i : i + self.config.samples], timesteps[i : i + self.config.samples], i)
             * len(timesteps[i : i + self.config.samples])
             for i in range(0, len(timesteps), self.config.samples)
         ]
@@ -339,7 +339,7 @@ class _Inversion:
             while step < config.steps and bool((stale < config.patience).any()):
                 noise, t = noise_for(config.seed, step, config.samples, self.shape, self.total, config.low, config.high)
                 white = white.detach().requires_grad_()
-                loss = self.losses(white, noise, t) + self.penalty(white)
+                loss = self.losses(white, noise, t, step * config.samples) + self.penalty(white)
                 (gradient,) = torch.autograd.grad(loss.sum(), white)
                 with torch.no_grad():
                     first.lerp_(gradient, 0.1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from w2w_registry.diffusion.bank import LoraBank
 from w2w_registry.space.layout import Layout
@@ -74,7 +74,7 @@ class TrainState:
 
     def to_tensors(self) -> dict[str, Tensor]:
         """Plain tensors, for safetensors or torch.save."""
-        losses = torch.stack(self.losses) if self.losses else torch.zeros(0, len(self.theta))
+        losses = _gathered(self.losses, len(self.theta))
         step = torch.tensor(self.step)
         return {
             "step": step,
@@ -89,7 +89,8 @@ class TrainState:
     def from_tensors(cls, tensors: dict[str, Tensor]) -> TrainState:
         """The inverse of ``to_tensors``."""
         moved = {k: tensors[k].clone() for k in ("theta", "first", "second", "average")}
-        return cls(step=int(tensors["step"]), losses=list(tensors["losses"].clone()), **moved)
+        losses = tensors["losses"].to(moved["theta"].device)
+        return cls(step=int(tensors["step"]), losses=list(losses.clone()), **moved)
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ def _share(second: Tensor, layout: Layout) -> Tensor:
 
 
 def train(
-    unet: nn.Module,
+    unet: Any,
     scheduler: Any,
     layout: Layout,
     theta0: Tensor,
@@ -194,8 +195,14 @@ def train(
     state: TrainState | None = None,
     draws: Callable[[int], Draw] | None = None,
     callback: Callable[[TrainState], None] | None = None,
+    at_once: int | None = None,
+    checkpointing: bool = False,
 ) -> Trained:
     """Train one LoRA per identity, all in one batch.
+
+    ``at_once``: so many identities go through the UNet together (None: all); a step then takes several passes, which
+    changes nothing but rounding, as identities do not touch one another. ``checkpointing``: activations are computed
+    again on the way back, which takes a third more time and a fraction of the memory.
 
     theta0 (D,); latents (G, P, C, h, w) of P photos per identity, scaled as the UNet wants them; text (L, E), the
     embedding of the prompt, or (G, L, E).  Prior preservation: prior_latents (Q, C, h, w) of pictures of the class
@@ -217,7 +224,10 @@ def train(
     frozen = [p for p in unet.parameters() if p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(False)
+    share = at_once or groups
     try:
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
         while state.step < config.steps:
             now = chance(state.step)
             count = len(now.timesteps)
@@ -230,30 +240,64 @@ def train(
                 x = torch.cat([x, other.expand(groups, count, *shape)], dim=1)
                 words = torch.cat([words, prior_text.expand(groups, count, *prior_text.shape[-2:])], dim=1)
                 noise = torch.cat([noise, noise], dim=1)
-            each = x.shape[1]
-            t = now.timesteps.to(device).repeat(each // count).repeat(groups)
-            noisy, target = denoising_target(scheduler, x.reshape(-1, *shape), noise.reshape(-1, *shape), t)
-            theta = state.theta.requires_grad_()
-            cast = torch.autocast(device.type, torch.bfloat16) if config.bf16 else nullcontext()
-            with cast, bank.apply(theta):
-                dtype = next(unet.parameters()).dtype
-                out = unet(noisy.to(dtype), t, words.reshape(-1, *words.shape[2:]).to(dtype)).sample
-            error = (out.float() - target).square().flatten(1).mean(dim=1).reshape(groups, each)
-            loss = error[:, :count].mean(dim=1)
-            if each > count:
-                loss = loss + config.prior_weight * error[:, count:].mean(dim=1)
-            (gradient,) = torch.autograd.grad(loss.sum(), theta)
+            t = now.timesteps.to(device).repeat(x.shape[1] // count)
+            passes = [
+                _gradient(unet, scheduler, bank, state.theta[part], x[part], noise[part], t, words[part], count, config)
+                for part in (slice(first, first + share) for first in range(0, groups, share))
+            ]
             with torch.no_grad():
-                _adam(state, gradient, pace, layout, config)
-            state.losses.append(loss.detach().cpu())
+                _adam(state, torch.cat([gradient for gradient, _ in passes]), pace, layout, config)
+            state.losses.append(torch.cat([loss for _, loss in passes]))  # stays on the device: reading it would wait
             if callback is not None:
                 callback(state)
     finally:
+        if checkpointing:
+            unet.disable_gradient_checkpointing()
         for parameter in frozen:
             parameter.requires_grad_(True)
     averaged = config.steps - _average_start(config)
     theta = state.average / averaged if averaged else state.theta
-    return Trained(theta.detach().clone(), torch.stack(state.losses))
+    return Trained(theta.detach().clone(), _gathered(state.losses, groups))
+
+
+def _gradient(
+    unet: Any,
+    scheduler: Any,
+    bank: LoraBank,
+    theta: Tensor,
+    x: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    words: Tensor,
+    own: int,
+    config: TrainConfig,
+) -> tuple[Tensor, Tensor]:
+    """Gradient (g, D) and loss (g,) of some identities.
+
+    x and noise are (g, S, C, h, w), timesteps (S,), words (g, S, L, E). Of the S noisy pictures the first ``own`` are
+    of the identities, the others of the class.
+    """
+    groups, each, shape = len(theta), x.shape[1], x.shape[2:]
+    t = timesteps.repeat(groups)
+    noisy, target = denoising_target(scheduler, x.reshape(-1, *shape), noise.reshape(-1, *shape), t)
+    theta = theta.detach().requires_grad_()
+    cast = torch.autocast(theta.device.type, torch.bfloat16) if config.bf16 else nullcontext()
+    with bank.apply(theta):
+        with cast:
+            dtype = next(unet.parameters()).dtype
+            out = unet(noisy.to(dtype), t, words.reshape(-1, *words.shape[2:]).to(dtype)).sample
+        error = (out.float() - target).square().flatten(1).mean(dim=1).reshape(groups, each)
+        loss = error[:, :own].mean(dim=1)
+        if each > own:
+            loss = loss + config.prior_weight * error[:, own:].mean(dim=1)
+        # Inside: where activations are computed again, the LoRAs have to be there again.
+        (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    return gradient, loss.detach()
+
+
+def _gathered(losses: list[Tensor], groups: int) -> Tensor:
+    """(steps, G) on the CPU."""
+    return torch.stack(losses).cpu() if losses else torch.zeros(0, groups)
 
 
 def _average_start(config: TrainConfig) -> int:

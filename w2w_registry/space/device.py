@@ -38,7 +38,7 @@ def on_device(thetas: NDArray[np.float32], device: str) -> Any:
     # One float32 product is what the fit counts on; TF32 keeps 10 bits of it.
     torch.backends.cuda.matmul.allow_tf32 = False
     free = torch.cuda.mem_get_info(place)[0] if place.type == "cuda" else None
-    blocks = _Staged(thetas, place)
+    blocks = Staged(thetas, place)
     if free is not None and thetas.nbytes > _SHARE * free:
         return blocks
     held = torch.empty(thetas.shape, dtype=torch.float32, device=place)
@@ -49,7 +49,7 @@ def on_device(thetas: NDArray[np.float32], device: str) -> Any:
     return held
 
 
-class _Staged:
+class Staged:
     """Row blocks of θ on a device, the next one copied while the last is computed with."""
 
     def __init__(self, thetas: NDArray[np.float32], device: Any) -> None:

@@ -213,7 +213,8 @@ class _Solver:
         self._z = self._standardised()
 
     def _standardised(self) -> Standardised:
-        return Standardised(self._xp, self._rows, self._moments, self._side, getattr(self._xp, self.precision))
+        dtype, squared = getattr(self._xp, self.precision), self._route != "krylov"
+        return Standardised(self._xp, self._rows, self._moments, self._side, dtype, squared=squared)
 
     def solve(self) -> Leading:
         """The leading eigenpairs that are more than rounding, at most as many as wanted."""

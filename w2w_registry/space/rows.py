@@ -24,6 +24,7 @@ Side = Literal["rows", "columns"]
 
 _PIECE = 1 << 21  # numbers of a piece
 _LONG = 2048  # of the long side in a piece at least, so that adding up the squares does not cost what making them does
+_SHORT = 256
 _CACHED = 1 << 16  # numbers in double precision that stay near the processor
 _FLOOR = 1e-2
 _HASHED_AHEAD = 4  # blocks that wait for the hashing thread
@@ -65,8 +66,19 @@ class Rows:
         step = max(least, numbers // max(1, n))
         for first in range(0, d, step):
             part = slice(first, min(first + step, d))
-            yield part, self.array[:, part]
+            yield part, self._columns_of(part)
+
+    def _columns_of(self, part: slice) -> Any:
+        """Some columns; of a memory map a copy, made few rows at a time, as the system maps far more than is read."""
+        if not isinstance(self.array, np.memmap):
+            return None if self.array is None else self.array[:, part]
+        n, d = self.array.shape
+        out = np.empty((n, part.stop - part.start), self.array.dtype)
+        step = max(1, _PIECE // max(1, d))
+        for first in range(0, n, step):
+            out[first : first + step] = self.array[first : first + step, part]
             forget(self.array)
+        return out
 
 
 def forget(array: Any) -> None:
@@ -78,10 +90,14 @@ def forget(array: Any) -> None:
 
 
 class Standardised:
-    """z = (θ − μ)/σ in pieces of either side: ``rows`` gives (m, D), ``columns`` gives transposed (c, n)."""
+    """z = (θ − μ)/σ in pieces of either side: ``rows`` gives (m, D), ``columns`` gives transposed (c, n).
 
-    def __init__(self, xp: Any, rows: Rows, moments: Moments, side: Side, dtype: Any) -> None:
+    ``squared``: their squares are summed up, so that pieces should be long.
+    """
+
+    def __init__(self, xp: Any, rows: Rows, moments: Moments, side: Side, dtype: Any, *, squared: bool) -> None:
         self.xp, self.rows, self.side, self.dtype = xp, rows, side, dtype
+        self._long = _LONG if squared else _SHORT
         self._moments = moments
         self._constants: tuple[Any, Any] | None = None
 
@@ -93,11 +109,11 @@ class Standardised:
     def pieces(self) -> Iterator[tuple[slice, Any]]:
         """(place on the long side, z of it with the long side first)."""
         if self.side == "columns":
-            for part, raw in self.rows.columns(_LONG, _PIECE):
+            for part, raw in self.rows.columns(self._long, _PIECE):
                 yield part, self.xp.matrix_transpose(self._z(raw, part))
             return
         start = 0
-        for raw in self.rows.blocks(_LONG if self.short <= _PIECE // _LONG else 64):
+        for raw in self.rows.blocks(self._long if self.short <= _PIECE // _LONG else 64):
             yield slice(start, start + raw.shape[0]), self._z(raw, slice(None))
             start += raw.shape[0]
 

@@ -74,7 +74,7 @@ def test_a_refused_fit_leaves_nothing(registry: Registry, loras: Path) -> None:
 def test_nothing_holds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """400 LoRAs of 8 MB in all, with pieces as small against them as they are against a large set: reading, gauge and
     fit take a quarter of that at most."""
-    for module, name in ((rows, "_PIECE"), (rows, "_LONG"), (fitset, "_BLOCK")):
+    for module, name in ((rows, "_PIECE"), (rows, "_SHORT"), (fitset, "_BLOCK")):
         monkeypatch.setattr(module, name, getattr(module, name) >> 6)
     name = "down_blocks.0.attentions.{}.transformer_blocks.0.attn1.to_q"
     shapes = {(name.format(i), f): ((1, 64) if f == "A" else (64, 1)) for i in range(40) for f in ("A", "B")}
@@ -122,7 +122,7 @@ def test_torch_finds_the_same_space(registry: Registry, loras: Path, monkeypatch
     with spooled(registry.settings.temporary_dir, [str(loras)], BASE) as held:
         fit_set = in_common_gauge(read_fit_set(held, [str(loras)], BASE))
         ours = calibrated.fit_calibrated(fit_set, BASE, None, 20).space
-        for form in (lambda x: torch.from_numpy(np.array(x)), lambda x: device._Staged(x, torch.device("cpu"))):
+        for form in (lambda x: torch.from_numpy(np.array(x)), lambda x: device.Staged(x, torch.device("cpu"))):
             monkeypatch.setattr(calibrated, "on_device", lambda thetas, _, form=form: form(thetas))
             theirs = calibrated.fit_calibrated(fit_set, BASE, None, 20).space
             np.testing.assert_allclose(theirs.component_std, ours.component_std, rtol=1e-5)

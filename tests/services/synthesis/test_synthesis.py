@@ -305,11 +305,45 @@ def test_one_bad_photo_among_several_leaves_nothing(registry: Registry, tmp_path
     assert counts(registry) == before
 
 
+def test_several_photos_of_one_identity_give_one(registry: Registry, tmp_path: Path) -> None:
+    photos = [str(studio.photo(tmp_path, name, i)) for i, name in enumerate("abc")]
+    request = invert.InvertRequest(photos, name="alice", engine=studio.ENGINE, **FAST)
+    (made,) = invert.invert(registry, request)
+    assert made["ref"] == "alice@1"
+    assert len(set(made["photos"])) == 3
+    op, inputs = operation(registry, "alice")
+    assert [i.ref for i in inputs if i.role == "photo"] == ["a.png", "b.png", "c.png"]
+    assert op.params["photos_together"] == 3
+    # It is neither of them alone, and comes out the same again.
+    alone = [invert.invert(registry, replace(request, photos=[p], name=f"only{i}")) for i, p in enumerate(photos)]
+    assert len(alone) == 3
+    for i in range(3):
+        assert np.abs(point(registry, "alice") - point(registry, f"only{i}")).max() > 1e-4
+    invert.invert(registry, replace(request, name="again"))
+    np.testing.assert_array_equal(point(registry, "alice"), point(registry, "again"))
+
+
+def test_a_folder_is_inverted_batch_by_batch(registry: Registry, tmp_path: Path) -> None:
+    for i, name in enumerate(("a", "b", "c", "d", "e")):
+        studio.photo(tmp_path / "faces", name, i)
+    request = invert.InvertRequest([str(tmp_path / "faces")], prefix="f/", batch=2, engine=studio.ENGINE, **FAST)
+    ticks: list[tuple[int, int]] = []
+    made = invert.invert(registry, request, lambda done, total: ticks.append((done, total)))
+    assert [m["ref"] for m in made] == [f"f/{name}@1" for name in "abcde"]
+    assert ticks[-1][0] == ticks[-1][1]
+    assert ticks == sorted(ticks)
+    one = invert.invert(registry, replace(request, photos=[str(tmp_path / "faces" / "c.png")], prefix="g/"))
+    assert one[0]["ref"] == "g/c@1"
+    np.testing.assert_allclose(point(registry, "g/c"), point(registry, "f/c"), atol=1e-3)
+
+
 def test_names_of_several_photos(tmp_path: Path) -> None:
-    assert invert.InvertRequest(["a/x.png", "b/y.jpg"], prefix="acme/").names() == ["acme/x", "acme/y"]
-    for bad in ({"photos": ["a.png", "b.png"], "name": "c"}, {"photos": ["a/x.png", "b/x.png"]}):
-        with pytest.raises(UsageError):
-            invert.InvertRequest(**bad).names()  # type: ignore[arg-type]
+    plan = invert.InvertRequest(["a/x.png", "b/y.jpg"], prefix="acme/").plan()
+    assert plan == [invert.Sitting("acme/x", ("a/x.png",)), invert.Sitting("acme/y", ("b/y.jpg",))]
+    together = invert.InvertRequest(["a.png", "b.png"], name="c").plan()
+    assert together == [invert.Sitting("c", ("a.png", "b.png"))]
+    with pytest.raises(UsageError, match="one name"):
+        invert.InvertRequest(["a/x.png", "b/x.png"]).plan()
 
 
 def test_the_guess_is_fitted_kept_and_used(registry: Registry, tmp_path: Path) -> None:

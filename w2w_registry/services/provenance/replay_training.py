@@ -313,20 +313,22 @@ def _invert(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusi
     from w2w_registry.diffusion.invert import InvertConfig
 
     parameters = rerun.operation.parameters
-    (photo,) = rerun.photos(model)
+    photos = rerun.photos(model)
+    together = len(photos) > 1
     mask = None
     for item in _of_role(rerun.operation, "mask"):
-        mask, _ = load_mask(rerun.found.paths[item.digest or ""], rerun.found.paths[photo.sha256], model.image_size)
+        mask, _ = load_mask(rerun.found.paths[item.digest or ""], rerun.found.paths[photos[0].sha256], model.image_size)
     found = load_guess(registry, rerun.space, model.unet_digest) if parameters.get("guess") else None
     answers = solve(
         model,
         space,
-        [photo] * rerun.side_by_side,
+        photos if together else photos * rerun.side_by_side,
         mask,
         _config(InvertConfig, parameters["config"]),
         prompt=parameters["prompt"],
         components=parameters["components"],
         guess=None if found is None else found[0],
+        together=together,
         progress=progress,
     )
     return Result(padded(answers[rerun.place].coordinates, space.k), notes=rerun.remarks)

@@ -1,9 +1,10 @@
-"""One photo becomes a registered identity: inverted into coordinates, recorded with everything that made it so."""
+"""Photos become registered identities: inverted into coordinates, recorded with everything that made them so."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InvertRequest:
-    """What ``w2w-reg invert`` was asked. ``steps``, ``samples``, ``rate``, ``prior``, ``emphasis``: None takes the
-    default."""
+    """What ``w2w-reg invert`` was asked. ``photos``: files, or folders of them. ``name``: all show this one identity;
+    None = every photo is somebody. ``batch``: photos side by side. ``steps``, ``samples``, ``rate``, ``prior``,
+    ``emphasis``: None takes the default."""
 
     photos: Sequence[str]
     name: str | None = None
@@ -52,94 +54,169 @@ class InvertRequest:
     emphasis: float | None = None
     seed: int = 0
     use_guess: bool = True
+    batch: int = 8
     kind: str = "person"
     subjects: Sequence[str] = ()
     labels: Labels = field(default_factory=dict)
     purpose: str | None = None
     engine: Engine = field(default_factory=Engine)
 
-    def names(self) -> list[str]:
-        """What each photo's identity is to be called.
+    def plan(self) -> list[Sitting]:
+        """Who is to be found in which photos: every photo somebody, or with ``name`` one identity in all of them.
+
+        Folders stand for the photos in them.
 
         Raises:
-            UsageError: one name for several photos, or one name twice. BadName.
+            UsageError: one name twice. BadName. BadImage: a folder without photos.
         """
+        from w2w_registry.diffusion.images import find_photos
+
+        given = [Path(path) for path in self.photos]
+        photos = [str(photo) for path in given for photo in (find_photos(path) if path.is_dir() else [path])]
         if self.name is not None:
-            if len(self.photos) != 1:
-                raise UsageError(
-                    reason=f"[[name]] is for one photo, {len(self.photos)} were given", hint="try [[prefix]]"
-                )
-            return [check_name(self.name)]
-        names = [check_name(self.prefix + Path(p).stem) for p in self.photos]
+            return [Sitting(check_name(self.name), tuple(photos))]
+        names = [check_name(self.prefix + Path(p).stem) for p in photos]
         if len(set(names)) < len(names):
-            raise UsageError(reason="two photos would get one name", hint="rename them or invert them one by one")
-        return names
+            raise UsageError(
+                reason="two photos would get one name",
+                hint="rename them, invert them one by one, or give all photos of one identity its [[name]]",
+            )
+        return [Sitting(name, (photo,)) for name, photo in zip(names, photos, strict=True)]
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """An identity to be, and the photos it is to be found in."""
+
+    name: str
+    photos: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all batches of one ``invert`` share."""
+
+    registry: Registry
+    request: InvertRequest
+    row: Space
+    space: WeightSpace
+    model: DiffusionModel
+    config: InvertConfig
+    guess: tuple[GuessModel, str] | None
+    permission: Permission
+    started: datetime
 
 
 def invert(registry: Registry, request: InvertRequest, progress: Progress = no_progress) -> list[dict[str, Any]]:
-    """Invert every photo and record each as a version; all in one transaction, or none.
+    """Find an identity in every photo, or one in all of them, and record each as a version.
+
+    ``request.batch`` photos are inverted side by side, and what is found in them is recorded in one transaction, or
+    nothing is. Every photo is looked at before the first is inverted.
 
     Raises:
         BadImage: a photo or mask that cannot be used. ConsentDenied, NotFound, DeviceError, UsageError, MissingExtra.
     """
     started = now()
     require_diffusion()
-    from w2w_registry.diffusion.images import load_mask, load_photo
+    from w2w_registry.diffusion.images import load_photo
 
-    names, kind = request.names(), Kind.parse(request.kind)
+    sittings, kind = request.plan(), Kind.parse(request.kind)
     row, space = open_space(registry, request.space)
     permission = Permission(Use.INVERT, subjects=request.subjects, kind=kind, spaces=[row.id], purpose=request.purpose)
-    decision = permission.require(registry)
-    if request.mask is not None and len(request.photos) != 1:
+    permission.require(registry)
+    if request.mask is not None and sum(len(s.photos) for s in sittings) != 1:
         raise UsageError(reason="[[mask]] is for one photo")
     model = request.engine.open(space)
     found = load_guess(registry, row, model.unet_digest) if request.use_guess else None
-    photos = [load_photo(Path(p), model.image_size) for p in request.photos]
-    mask = None if request.mask is None else load_mask(Path(request.mask), Path(request.photos[0]), model.image_size)
-    config = invert_config(request, model)
+    for sitting in sittings:
+        for photo in sitting.photos:
+            load_photo(Path(photo), model.image_size)
+    run = _Run(registry, request, row, space, model, invert_config(request, model), found, permission, started)
+    made: list[dict[str, Any]] = []
+    for first in range(0, len(sittings), request.batch):
+        batch = sittings[first : first + request.batch]
+
+        def tick(done: int, total: int, before: int = first, share: int = len(batch)) -> None:
+            progress(before * total + share * done, len(sittings) * total)
+
+        made += _batch(run, batch, tick)
+    return made
+
+
+def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[dict[str, Any]]:
+    """Invert side by side and record together."""
+    from w2w_registry.diffusion.images import load_mask, load_photo
+
+    request, model, row = run.request, run.model, run.row
+    paths = [path for sitting in sittings for path in sitting.photos]
+    photos = [load_photo(Path(path), model.image_size) for path in paths]
+    mask = None if request.mask is None else load_mask(Path(request.mask), Path(paths[0]), model.image_size)
+    together = len(sittings) < len(paths)
     answers = solve(
         model,
-        space,
+        run.space,
         photos,
         None if mask is None else mask[0],
-        config,
+        run.config,
         prompt=request.prompt,
         components=request.components,
-        guess=None if found is None else found[0],
+        guess=None if run.guess is None else run.guess[0],
+        together=together,
         progress=progress,
     )
-    k = request.components or space.k
     drafts = []
-    for place, (name, path, photo, answer) in enumerate(zip(names, request.photos, photos, answers, strict=True)):
-        inputs = [Input("photo", InputKind.PHOTO, digest=photo.sha256, ref=Path(path).name)]
-        if mask is not None:
-            inputs.append(Input("mask", InputKind.FILE, digest=mask[1], ref=Path(str(request.mask)).name))
-        params = {"config": config.to_json(), "components": k, "prompt": request.prompt}
-        params["guess"] = None if found is None else found[1]
-        # Rounding depends on how many are computed side by side, and where among them one stands.
-        params |= {"photos_in_batch": len(photos), "place_in_batch": place}
-        params["result"] = {"loss": answer.loss, "steps": answer.steps, "converged": answer.converged}
-        models = {**model.versions(), **model.parts}
-        activity = Activity(OperationKind.INVERT, started, params, (*inputs, space_input(row)), request.seed, models)
-        drafts.append(
-            Draft(name, kind, padded(answer.coordinates, space.k), activity, request.subjects, request.labels)
-        )
-    made = record(registry, row, space, drafts, permission)
-    nearest = _nearest(registry, row, [d.coordinates for d in drafts], {m["ref"] for m in made})
-    for entry, photo, answer, near in zip(made, photos, answers, nearest, strict=True):
+    shown = [photos] if together else [[photo] for photo in photos]
+    for place, (sitting, seen, answer) in enumerate(zip(sittings, shown, answers, strict=True)):
+        activity = _activity(run, sitting, seen, answer, None if mask is None else mask[1], len(sittings), place)
+        point = padded(answer.coordinates, run.space.k)
+        drafts.append(Draft(sitting.name, Kind.parse(request.kind), point, activity, request.subjects, request.labels))
+    decision = run.permission.require(run.registry)
+    made = record(run.registry, row, run.space, drafts, run.permission)
+    nearest = _nearest(run.registry, row, [d.coordinates for d in drafts], {m["ref"] for m in made})
+    for entry, seen, answer, near in zip(made, shown, answers, nearest, strict=True):
+        notes = [note for photo in seen for note in photo.notes]
         entry |= {
-            "photo": photo.sha256,
+            "photo": seen[0].sha256,
+            "photos": [photo.sha256 for photo in seen],
             "loss": answer.loss,
             "explained": answer.explained,
             "typicality": answer.typicality,
             "converged": answer.converged,
             "steps": answer.steps,
             "seconds": answer.seconds,
-            "guessed": found is not None,
+            "guessed": run.guess is not None,
             "nearest": near,
-            "warnings": [*photo.notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
+            "warnings": [*notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
         }
     return made
+
+
+def _activity(
+    run: _Run,
+    sitting: Sitting,
+    photos: Sequence[Photo],
+    answer: Inverted,
+    mask: str | None,
+    side_by_side: int,
+    place: int,
+) -> Activity:
+    """The record of one identity found: its photos, and every parameter that the result depends on."""
+    request = run.request
+    inputs = [
+        Input("photo", InputKind.PHOTO, digest=photo.sha256, ref=Path(path).name)
+        for path, photo in zip(sitting.photos, photos, strict=True)
+    ]
+    if mask is not None:
+        inputs.append(Input("mask", InputKind.FILE, digest=mask, ref=Path(str(request.mask)).name))
+    params: dict[str, Any] = {"config": run.config.to_json(), "components": request.components or run.space.k}
+    params |= {"prompt": request.prompt, "guess": None if run.guess is None else run.guess[1]}
+    # Rounding depends on how many are computed side by side, and where among them one stands.
+    params |= {"photos_in_batch": side_by_side, "place_in_batch": place}
+    if len(photos) > 1:
+        params["photos_together"] = len(photos)
+    params["result"] = {"loss": answer.loss, "steps": answer.steps, "converged": answer.converged}
+    models = {**run.model.versions(), **run.model.parts}
+    return Activity(OperationKind.INVERT, run.started, params, (*inputs, space_input(run.row)), request.seed, models)
 
 
 def invert_config(request: InvertRequest, model: DiffusionModel) -> InvertConfig:
@@ -168,9 +245,11 @@ def solve(
     prompt: str,
     components: int | None,
     guess: GuessModel | None,
+    together: bool = False,
     progress: Progress = no_progress,
 ) -> list[Inverted]:
-    """Invert the photos side by side, started at the guess when there is one; ``mask`` (H, W) is for one photo.
+    """Invert the photos side by side (``together``: into one identity), started at the guess when there is one;
+    ``mask`` (H, W) is for one photo.
 
     Raises:
         DeviceError, UsageError.
@@ -192,6 +271,9 @@ def solve(
     latents = model.encode_images(np.stack([p.pixels for p in photos]))
     start = None if guess is None else guess.fitted_to(basis.k)(features(model, latents, words))
     masks = None if mask is None else latent_masks(model, np.stack([mask] * len(photos)))
+    if together:
+        latents = latents[None]
+        start = None if start is None else replace(start, white=start.white.mean(0, keepdim=True))
     return invert(
         model,
         basis,

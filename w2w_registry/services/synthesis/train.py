@@ -47,7 +47,8 @@ class TrainRequest:
 
     photos: a folder of photos (one identity), a folder of such folders (one each), or photos (one identity).
     out: where LoRA folders are written; space: where the identities are registered. At least one of them.
-    rank, alpha: of a layout of its own, when there is no space to take it from. batch: identities side by side.
+    rank, alpha: of a layout of its own, when there is no space to take it from. batch: identities side by side;
+    at_once: so many of them in the model together, None: all; checkpointing: activations are computed again.
     prior: pictures of the class to draw and preserve. init_seed: of a shared initialisation; None starts from the
     space's mean, or from seed 0 without a space.
     """
@@ -65,6 +66,8 @@ class TrainRequest:
     rank: int = 1
     alpha: float = 27.0
     batch: int = 16
+    at_once: int | None = None
+    checkpointing: bool = False
     prior: int = 0
     class_prompt: str = "photo of person"
     seed: int = 0
@@ -145,7 +148,19 @@ def train(
 
         started = now()
         state = _state_path(registry, batch)
-        theta, loss = solve(model, layout, theta0, batch.pixels, words, config, prior=prior, state=state, tick=tick)
+        theta, loss = solve(
+            model,
+            layout,
+            theta0,
+            batch.pixels,
+            words,
+            config,
+            prior=prior,
+            state=state,
+            at_once=request.at_once,
+            checkpointing=request.checkpointing,
+            tick=tick,
+        )
         entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
         if request.out is not None:
             _write_loras(Path(request.out), batch.names, theta, layout, _base(space, request), entries)
@@ -288,11 +303,14 @@ def solve(
     *,
     prior: tuple[Any, Any] | None = None,
     state: Path | None = None,
+    at_once: int | None = None,
+    checkpointing: bool = False,
     tick: Callable[[int, float], None] = lambda step, loss: None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Train the identities with these photos, (P, H, W, 3) each, side by side.
 
-    ``state``: where the run is kept every few steps, and taken up again when it is there.
+    ``state``: where the run is kept every few steps, and taken up again when it is there. ``at_once``,
+    ``checkpointing``: what saves memory (``diffusion.train.train``).
 
     Returns:
         θ (G, D) and the mean loss of the last tenth of the steps (G,).
@@ -319,7 +337,8 @@ def solve(
         recent = now_at.losses[-_RECENT:]
         tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
 
-    with memory_guard(model.device, "lower [[batch]] or [[samples]]"), model.conditioned(words):
+    less = "lower [[at-once]] or [[samples]], or say [[checkpointing]]"
+    with memory_guard(model.device, less), model.conditioned(words):
         trained = engine.train(
             model.unet,
             model.scheduler,
@@ -332,6 +351,8 @@ def solve(
             prior_text=None if prior is None else prior[1],
             state=None if state is None else saved.load(state, model.device),
             callback=after,
+            at_once=at_once,
+            checkpointing=checkpointing,
         )
     theta = np.asarray(trained.theta.cpu().numpy(), np.float32)
     tail = max(1, config.steps // 10)
