@@ -22,6 +22,7 @@ from w2w_registry.errors import NotFound
 from w2w_registry.lora import lora_files, read_lora
 from w2w_registry.services.identities import ingest, translated
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.provenance.replay import replay
 from w2w_registry.services.recording.sources import TRANSLATION, source
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.query import search
@@ -112,6 +113,10 @@ def test_it_can_be_mixed_and_exported_from_its_coordinates_or_as_the_file_it_was
     assert written.shape == load_loras().theta[0].shape
     export(registry, "dora", str(tmp_path / "original.safetensors"), fmt="original")
     assert (tmp_path / "original.safetensors").read_bytes() == (folder / "dora.safetensors").read_bytes()
+
+
+def test_a_replay_does_not_take_its_own_coordinates_for_a_computation(registry: Registry, added: Version) -> None:
+    assert replay(registry, "dora")["outcome"] == "impossible"
 
 
 def test_what_is_there_already_is_said_and_a_plan_needs_no_base_model(

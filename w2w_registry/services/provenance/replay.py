@@ -177,8 +177,13 @@ def _run_again(
 
 def _placed_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
     """Import and pull: the stored LoRA, brought to the space's gauge and projected."""
-    from w2w_registry.services.recording.sources import open_space_of, source, theta_of
+    from w2w_registry.services.recording.sources import TRANSLATION, open_space_of, source, theta_of
 
+    if TRANSLATION in subject.operation.parameters:
+        # Its own coordinates are all that could be "computed" here: they would always agree with themselves.
+        raise Impossible(
+            "its coordinates were found by what it makes the base model predict, which a replay does not ask"
+        )
     row, space = open_space_of(registry, session, subject.space.id)
     origin = source(session, subject.version, row)
     theta = theta_of(registry, origin, space, row.ref, from_coordinates=False)
