@@ -32,9 +32,10 @@ from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
 
-OF_THE_MOMENT = frozenset(
-    {"id", "operation", "started_at", "created", "at", "since", "until", "manifest_digest", "agent"}
-)
+OF_THE_MOMENT = frozenset((
+    "id", "operation", "operation_id", "started_at", "ended_at", "created", "at", "since", "until", "manifest_digest",
+    "agent",
+))  # fmt: skip
 """What no two doings share: when it was, and the numbers drawn for it."""
 Answer = tuple[str, Any]
 Web = Callable[[TestClient], Answer]

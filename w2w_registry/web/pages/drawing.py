@@ -100,7 +100,13 @@ def drawing(desk: Desk, ref: str, amounts: Mapping[str, float | bool], seeds: Se
     def draw() -> bytes:
         with registry.temporary_folder() as folder:
             request = generate.GenerateRequest(
-                ref, str(folder), seeds=seeds, steps=STEPS, edit=dict(amounts), engine=engine
+                ref,
+                str(folder),
+                seeds=seeds,
+                steps=STEPS,
+                edit=dict(amounts),
+                from_coordinates=bool(amounts),  # what an edit records is its point: that is what has to be shown
+                engine=engine,
             )
             with engine.lock:
                 made = generate.generate(registry, request)
