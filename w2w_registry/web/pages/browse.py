@@ -92,7 +92,8 @@ def _start(desk: Desk, where: str, sort: str, number: int) -> str | None:
 def _sorts(chosen: str) -> list[tuple[str, str]]:
     known = list(SORTS)
     if chosen not in dict(known):
-        known.append((chosen, chosen))
+        name = chosen.removeprefix("-").removeprefix("label.").replace("_", " ")
+        known.append((chosen, f"{name[:1].upper()}{name[1:]}, {'most' if chosen.startswith('-') else 'least'} first"))
     return known
 
 
