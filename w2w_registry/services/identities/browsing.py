@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import names_beginning, names_in_service
 from w2w_registry.catalog.listing import list_versions
-from w2w_registry.catalog.lookup import aliases_of
 from w2w_registry.catalog.moments import newest_at
 from w2w_registry.catalog.resolve import alias_at, alias_history
 from w2w_registry.catalog.where import All, Compare, Expression, Field, Some, parse_where
@@ -50,7 +49,7 @@ def browse(
     limit: int | None = None,
     at: str | None = None,
 ) -> list[dict[str, Any]]:
-    """The newest version of each identity that matches, as ``list_identities`` gives it, with ``aliases``.
+    """The newest version of each identity that matches, as ``list_identities`` gives it.
 
     Args:
         patterns: names or shell patterns (``acme/*``); a word without ``*``, ``?`` or ``[`` matches the names it is
@@ -69,17 +68,13 @@ def browse(
             terms = (_named(named), *(() if expression is None else (expression,)))
             expression = All(terms)
         if at is None:
-            listed = list_versions(session, expression, sort=sort, limit=limit)
-            rows = rows_of(registry, session, listed)
-            aliases = aliases_of(session, [line.identity.id for line in listed])
-            told = [aliases.get(line.identity.id, {}) for line in listed]
-        else:
-            moment = parse_moment(at)
-            ids = newest_at(session, moment)
-            lines = list_versions(session, expression, sort=sort, every_version=True, states=tuple(VersionState))
-            listed = [line for line in lines if line.version.id in ids][:limit]
-            rows = rows_of(registry, session, listed)
-            told = [_aliases_then(session, line.identity, moment) for line in listed]
+            return rows_of(registry, session, list_versions(session, expression, sort=sort, limit=limit))
+        moment = parse_moment(at)
+        ids = newest_at(session, moment)
+        lines = list_versions(session, expression, sort=sort, every_version=True, states=tuple(VersionState))
+        listed = [line for line in lines if line.version.id in ids][:limit]
+        rows = rows_of(registry, session, listed)
+        told = [_aliases_then(session, line.identity, moment) for line in listed]
         return [{**row, "aliases": names} for row, names in zip(rows, told, strict=True)]
 
 

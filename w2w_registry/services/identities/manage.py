@@ -44,6 +44,7 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
     labels = labels_of(session, ids)
     tags = tags_of(session, [line.identity.id for line in listed])
+    aliases = aliases_of(session, [line.identity.id for line in listed])
     held = held_by(session, [i for i, line in zip(ids, listed, strict=True) if line.version.state is VersionState.HELD])
     return [
         {
@@ -59,6 +60,7 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
             "held": held.get(line.version.id),
             "labels": labels.get(line.version.id, {}),
             "tags": tags.get(line.identity.id, {}),
+            "aliases": aliases.get(line.identity.id, {}),
             "created": line.version.created,
         }
         for line in listed
