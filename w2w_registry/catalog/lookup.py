@@ -224,6 +224,12 @@ def known_among(session: Session, sha256s: Iterable[str], digests: Iterable[str]
     return files, models
 
 
+def versions_of_model(session: Session, digests: Iterable[str]) -> list[Version]:
+    """Every version in service that has one of these model digests, the oldest first."""
+    query = select(Version).where(Version.model_digest.in_(tuple(digests)), Version.state.in_(PRESENT))
+    return list(session.scalars(query.order_by(Version.id)))
+
+
 def came_in(session: Session, version_id: int, sha256: str) -> bool:
     """Whether a version came in this very file."""
     held = select(SourceFile.id).where(SourceFile.version_id == version_id, SourceFile.sha256 == sha256)

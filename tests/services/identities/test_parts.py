@@ -62,3 +62,25 @@ def test_a_lora_in_no_space_is_written_in_any_form_another_kind_as_it_came(regis
         export(registry, "dora", str(tmp_path / "kohya"), fmt="kohya")
     with pytest.raises(UsageError, match="no weight space"):
         export(registry, "plain", str(tmp_path / "points"), fmt="coordinates")
+
+
+def test_another_text_encoders_share_makes_another_model(registry: Registry, tmp_path: Path, world: World) -> None:
+    """The same denoiser with two text encoders' shares, with none, and a re-saved one: three models; dry run and run
+    say the same."""
+    run_add(registry, world.write(tmp_path / "fit", range(20)))
+    unet = {f"unet.{m}.lora_{x}.weight": a for (m, x), a in world.layout.unflatten(world.theta(30)).items()}
+
+    def text(seed: int) -> dict[str, np.ndarray]:
+        stem = "text_encoder.text_model.encoder.layers.0.mlp.fc1"
+        return {f"{stem}.lora_A.weight": rand(2, 12, seed=seed), f"{stem}.lora_B.weight": rand(16, 2, seed=seed)}
+
+    for name, more in (("a", text(1)), ("b", text(2)), ("c", {}), ("d", text(1))):
+        st_file(tmp_path / "in" / f"{name}.safetensors", {**unet, **more}, {"saved": name})
+    request = AddRequest([str(tmp_path / "in")], kind="style", base_model=BASE)
+    planned = intake.plan(registry, intake.survey(request), fit=True)
+    assert (planned.added, planned.existing) == (3, 1)
+    done = intake.perform(registry, request, planned)
+    statuses = {Path(item.path).stem: item.status for item in done.items}
+    assert statuses == {"a": "added", "b": "added", "c": "added", "d": "existing"}
+    again = intake.perform(registry, request, intake.plan(registry, intake.survey(request), fit=True))
+    assert {item.status for item in again.items} == {"existing"}

@@ -47,7 +47,7 @@ from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.unplaced import add_unplaced, named_base
-from w2w_registry.services.recording.equivalents import known_model
+from w2w_registry.services.recording.equivalents import known_whole
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
 from w2w_registry.services.recording.novelty import Sketchbook
@@ -223,7 +223,7 @@ class _Chunk:
 
     def _known(self, session: Session, one: Incoming) -> tuple[Version, str | None] | None:
         """The version that already holds this model, and how it is known when the bytes differ."""
-        return known_model(self.registry, session, one.lora.sha256, tuple(one.digests), one.likeness)
+        return known_whole(self.registry, session, one.lora, tuple(one.digests), one.likeness)
 
     def _foresee(self, session: Session, second: SecondLook, one: Incoming, near: Sequence[Near]) -> Item:
         known = self._known(session, one)

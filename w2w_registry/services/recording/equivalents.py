@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.likeness import StoredSketch, near_sketches
-from w2w_registry.catalog.lookup import came_in, known_version
+from w2w_registry.catalog.lookup import came_in, known_version, versions_of_model
 from w2w_registry.catalog.models import Coordinates, Version
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import RegistryError
-from w2w_registry.lora import LoraFile, read_lora, same_model
+from w2w_registry.lora import Factors, LoraFile, read_lora, same_model
 from w2w_registry.records import VersionState
 from w2w_registry.services.recording.likeness import Likeness, of_lora, of_theta
 from w2w_registry.services.recording.spaces import load_space
@@ -35,6 +35,39 @@ def known_model(
             return found, None
         return found, "re-saved (same numbers)" if found.model_digest == digests[0] else "re-saved (rounded)"
     return next(iter(equivalents(registry, session, likeness, PRESENT, limit=1)), None)
+
+
+def known_whole(
+    registry: Registry, session: Session, lora: LoraFile, digests: Sequence[str], likeness: Likeness
+) -> tuple[Version, str | None] | None:
+    """As ``known_model``, for a LoRA with all its parts: one of the same denoiser whose text encoder's share is another
+    is another model."""
+    found = known_model(registry, session, lora.sha256, digests, likeness)
+    if found is None or found[1] is None:
+        return found
+    for version in (found[0], *versions_of_model(session, digests)):
+        if _same_shares(registry, version, lora):
+            return version, found[1]
+    return None
+
+
+def _same_shares(registry: Registry, version: Version, lora: LoraFile) -> bool:
+    """Whether a version has the same shares in other parts of the pipeline as ``lora``."""
+    try:
+        stored = None if version.artifact_digest is None else stored_lora(registry, version.artifact_digest)
+    except RegistryError:
+        return True  # what cannot be read is for ``verify`` to say; the denoiser's own numbers are the same
+    theirs = {} if stored is None else {one.part: one for one in stored.beside}
+    mine = {one.part: one for one in lora.beside}
+    if set(mine) != set(theirs):
+        return False
+    return stored is None or all(
+        same_model(
+            Factors(mine[part].tensors, mine[part].alphas, lora.dtype),
+            Factors(theirs[part].tensors, theirs[part].alphas, stored.dtype),
+        ).same
+        for part in mine
+    )
 
 
 def equivalents(
