@@ -89,7 +89,8 @@ def test_a_person_trained_twice_is_held_neither_as_their_own_version_nor_among_t
     assert not put(home, retrained / "p0003", name="alice").held
     put(home, loras / "p0005", name="eve")
     assert not put(home, retrained / "p0005", name="eve-again").held
-    assert put(home, retrained / "p0005", name="eve-again", subjects=["s-mallory"]).status == "existing"
+    # Nor is it named afterwards by one person alone.
+    assert put(home, retrained / "p0005", name="eve-again", subjects=["s-mallory"]).status == "failed"
 
 
 def test_an_unnamed_person_is_nobodys_to_name(home: Registry, retrained: Path, loras: Path) -> None:
@@ -193,7 +194,7 @@ def test_what_was_made_of_it_before_waits_as_well(home: Registry, retrained: Pat
     from w2w_registry.services.recording.versions import Held, hold_values
 
     put(home, retrained / "p0005", name="base", subjects=["s-mallory"])
-    put(home, loras / "p0041", name="p0041", subjects=["s-mallory"])
+    put(home, loras / "p0041", name="p0041", subjects=["s-mallory"], evidence="e" * 64)
     mix(home, ["base", "p0041"], [0.5, 0.5], name="child")
     assert exported(home, "child", tmp_path)
     with home.catalog.write("curator") as uow:
