@@ -62,11 +62,21 @@ def commands(registry: Registry, url: str, home: Path) -> dict[str, tuple[float,
     return found
 
 
+SCRIPT = """
+import atexit, sys
+from pathlib import Path
+peak = lambda: next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]
+atexit.register(lambda: Path(sys.argv[1]).write_text(peak()))
+from w2w_registry.cli.app import main
+main(sys.argv[2:])
+"""
+
+
 def ask(url: str, home: Path, arguments: Sequence[str]) -> tuple[float, float]:
-    script = "from w2w_registry.cli.app import main; main()"
-    command = [sys.executable, "-c", script, "--home", str(home), "--database", url, *arguments]
+    noted = home / "peak.txt"  # what wait4 tells counts this process's own memory, before the new one begins
+    command = [sys.executable, "-c", SCRIPT, str(noted), "--home", str(home), "--database", url, *arguments]
     quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
     pid = os.posix_spawn(sys.executable, command, os.environ, file_actions=quiet)
     _, status, used = os.wait4(pid, 0)
     assert status == 0, arguments
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e3
+    return used.ru_utime + used.ru_stime, int(noted.read_text()) / 1e3
