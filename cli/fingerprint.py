@@ -42,7 +42,9 @@ def fingerprint(
     held = look_again(registry, taken.base, taken.question) if taken.taken else []
 
     def human() -> None:
-        warn_all(held)
+        warn_all(held[:10])
+        if len(held) > 10:
+            warn(f"{len(held) - 10} more are held; `w2w-reg audit query held` lists them")
         say(f"{taken.taken} fingerprints taken, {taken.already} were there")
         for ref, reason in taken.skipped[:10]:
             warn(f"{ref}: {reason}")

@@ -145,7 +145,7 @@ def _agrees_again(registry: Registry, session: Session, subject: str, scope: Sco
         registry,
         session,
         digest_of(["grant", subject, str(row.state), over, meant]),
-        f"record that {subject} agrees, who refused before,",
+        f"record that {subject}, who refused before, agrees",
         f"w2w-reg consent grant {subject} …",
         hint="or name what proves it with [[evidence]]",
     )
