@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from w2w_registry.errors import UsageError
-from w2w_registry.records import iso
+from w2w_registry.records import check_name, iso
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import resolve as resolving
 from w2w_registry.services.consent import subjects as people
@@ -218,6 +218,7 @@ def edits(desk: Make, asked: Edit) -> JSONResponse:
 @router.post("/mixes", openapi_extra=ONCE)
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
+    check_name(asked.name)  # first, as the command does: of two mistakes both name the same one
     refs = [registered(desk, one) for one in asked.identities]
     weights = editing.mixing_weights(len(refs), asked.weights)
     return answer(editing.mix(desk.registry, refs, weights, name=asked.name, purpose=asked.purpose), 201)
