@@ -40,11 +40,11 @@ _LISTED = 10
     type=click.Path(dir_okay=False, path_type=Path),
     help="What proves that models already there depict --subject; its digest is kept.",
 )
+@options.seen_with
 @click.option("--yes", is_flag=True, help="Make the registry and fit weight spaces where needed, without asking.")
 @click.option(
     "--translate", is_flag=True, help="Find coordinates by what each makes the base model draw, whatever its weights."
 )
-@click.option("--pipeline", metavar="PATH|ID", help="With --translate: the base model's folder or Hub id.")
 @options.dry_run
 @takes_frame
 def add(
@@ -92,13 +92,10 @@ def add(
         base_model=base_model,
         evidence=None if evidence is None else evidence_digest(evidence),
         dry_run=dry_run,
+        pipeline=pipeline,
     )
     if translate:
         return _translated(frame, request, pipeline)
-    if pipeline is not None:
-        from w2w_registry.errors import UsageError
-
-        raise UsageError(reason="[[pipeline]] goes with [[translate]]")
     if space is not None:
         return _into(frame, request)
     there = _is_there(frame)

@@ -77,6 +77,11 @@ dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change n
 pipeline = click.option(
     "--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: the space's own id)."
 )
+seen_with = click.option(
+    "--pipeline",
+    metavar="PATH|ID",
+    help="The base model, to see what each draws (default: where [pipelines] says, or `fingerprint` last found it).",
+)
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
 dtype = click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
 

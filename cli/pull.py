@@ -21,6 +21,7 @@ from .output import emit, progress, say, warn
 @options.subjects
 @click.option("--base-model", metavar="ID", help="Base model, when the card does not name it.")
 @click.option("--file", metavar="PATH", help="The LoRA wanted from a repo that holds several.")
+@options.seen_with
 @click.option("--dry-run", is_flag=True, help="Download and check; register nothing.")
 @takes_frame
 def pull(
@@ -32,6 +33,7 @@ def pull(
     subjects: tuple[str, ...],
     base_model: str | None,
     file: str | None,
+    pipeline: str | None,
     dry_run: bool,
 ) -> None:
     """Register the identity that a Hub repo publishes: a release of a registry like this one, or anyone's LoRA.
@@ -42,7 +44,7 @@ def pull(
     from w2w_registry.services.hub import pull as service
     from w2w_registry.services.hub.release import connect
 
-    request = service.PullRequest(repo, name, space, kind, subjects, base_model, file, dry_run)
+    request = service.PullRequest(repo, name, space, kind, subjects, base_model, file, dry_run, pipeline)
     registry = frame.registry()
     with progress("downloading") as tick:
         value = service.pull(registry, connect(registry), request, tick).to_json()

@@ -14,9 +14,9 @@ from w2w_registry.space.verdict import (
     Repeats,
     Strangers,
     VerdictModel,
-    _log_mean,
     _log_mean_of_others,
     learn,
+    log_mean,
 )
 
 Array = NDArray[np.float64]
@@ -160,7 +160,7 @@ def test_the_mean_of_the_others_is_what_it_says(width: int, seed: int, spread: f
     values = np.random.default_rng(seed).normal(size=(3, width)) * spread
     others = _log_mean_of_others(values)
     for column in range(width):
-        assert np.allclose(others[:, column], _log_mean(np.delete(values, column, 1)), rtol=1e-6, atol=1e-6)
+        assert np.allclose(others[:, column], log_mean(np.delete(values, column, 1)), rtol=1e-6, atol=1e-6)
 
 
 def test_a_stranger_as_good_as_the_best_seen_is_still_possible() -> None:

@@ -18,6 +18,9 @@ from w2w_registry.catalog.types import BigInt, Hex, UtcDateTime, Words
 from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.records import VersionState
 
+DOOR = "door "
+"""Put before the question of what the door compares by."""
+
 
 class Fingerprint(Base):
     """What a version makes the base model predict: ``data`` is float32 little-endian.
@@ -44,7 +47,9 @@ class Fingerprint(Base):
 
 class VerdictCalibration(Base):
     """What repeats taught about fingerprints of one base and question: ``data`` is an npz of the model's arrays, the
-    newest counts. ``repeats``: how many second trainings it was learned from."""
+    newest counts. ``repeats``: how many second trainings it was learned from. What the door compares by is kept as well
+    (its question begins with ``DOOR``), because references are made with it: its newest is of no more weight.
+    """
 
     __tablename__ = "verdict_calibration"
     __table_args__ = (Index("ix_verdict_calibration_base_question", "base", "question"), autoincrement())
@@ -89,6 +94,15 @@ def questions(session: Session) -> list[Asked]:
     return [Asked(*row) for row in session.execute(query)]
 
 
+def questions_of(session: Session, base: str) -> set[str]:
+    """Every question that a version of this base model has answered, or that something was learned about."""
+    return {
+        question.removeprefix(DOOR)
+        for table in (Fingerprint, VerdictCalibration)
+        for question in session.scalars(select(table.question).where(table.base == base).distinct())
+    }
+
+
 def answers(session: Session, base: str, question: str, states: Iterable[VersionState] = SERVED) -> Answers:
     """All fingerprints of one base and question, by version id."""
     query = (
@@ -129,10 +143,21 @@ def probable(session: Session) -> list[int]:
     return list(session.scalars(select(Version.id).where(Version.state.in_(states)).order_by(Version.id)))
 
 
-def newest_calibration(session: Session, base: str, question: str) -> VerdictCalibration | None:
+def of_versions(session: Session, version_ids: Iterable[int]) -> list[Fingerprint]:
+    """Every fingerprint of these versions, whatever their state, by version id."""
+    found: list[Fingerprint] = []
+    for chunk in chunked(sorted(set(version_ids))):
+        found += session.scalars(
+            select(Fingerprint).where(Fingerprint.version_id.in_(chunk)).order_by(Fingerprint.version_id)
+        )
+    return found
+
+
+def newest_calibration(session: Session, base: str, question: str, *, door: bool = False) -> VerdictCalibration | None:
+    """What repeats taught last; with ``door`` what the door compares by."""
     query = (
         select(VerdictCalibration)
-        .where(VerdictCalibration.base == base, VerdictCalibration.question == question)
+        .where(VerdictCalibration.base == base, VerdictCalibration.question == (DOOR if door else "") + question)
         .order_by(VerdictCalibration.id.desc())
         .limit(1)
     )

@@ -6,10 +6,11 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Version, VersionSubject
+from w2w_registry.catalog.fingerprints import Fingerprint
 from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.subjects import ConsentRecord, GuardReference, Subject, SubjectState
@@ -100,6 +101,26 @@ def stranger_sketches(session: Session, kind: str, besides: Collection[int], lim
         .limit(limit + len(besides))
     )
     return [data for version_id, data in rows if version_id not in besides][:limit]
+
+
+def stranger_prints(
+    session: Session, base: str, question: str, besides: Collection[int], limit: int
+) -> list[tuple[int, bytes]]:
+    """Fingerprints of versions in service that are none of ``besides``, one an identity, at most ``limit``, the oldest
+    first: (version id, bytes)."""
+    first = (
+        select(func.min(Version.id))
+        .join(Fingerprint, Fingerprint.version_id == Version.id)
+        .where(Fingerprint.base == base, Fingerprint.question == question, Version.state == VersionState.ACTIVE)
+        .group_by(Version.identity_id)
+    )
+    rows = session.execute(
+        select(Fingerprint.version_id, Fingerprint.data)
+        .where(Fingerprint.base == base, Fingerprint.question == question, Fingerprint.version_id.in_(first))
+        .order_by(Fingerprint.version_id)
+        .limit(limit + len(besides))
+    )
+    return [(version_id, data) for version_id, data in rows if version_id not in besides][:limit]
 
 
 def erased_with_digests(session: Session, model_digests: Iterable[str]) -> dict[str, str]:

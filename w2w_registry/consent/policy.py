@@ -185,8 +185,9 @@ def decide(
         now: the instant the decision holds for.
         purpose: None = ``rules.purpose``.
         territory: where the use takes place; None = ``rules.territory``, and the whole world for ``PUBLISH``.
-        fitted_on: subjects of the weight space worked in. Those whose consent has ended are warned about, not
-            denied: a space is a statistic over many, and cannot forget one without a refit.
+        fitted_on: subjects of the weight space worked in. Those whose consent has ended are warned about: a space is a
+            statistic over many, and cannot forget one without a refit. Where the space itself is to leave
+            (``LEAVING``), they deny it.
     """
     what = purpose or rules.purpose
     where = territory or (WORLD if use is Use.PUBLISH else rules.territory)
@@ -204,7 +205,8 @@ def decide(
         else:
             reasons += refusals
     for source in fitted_on:
-        warnings += [
+        told = reasons if use in LEAVING else warnings
+        told += [
             Reason(_ENDED[record.status], source.subject, record.record_id, "in the fit set of the weight space")
             for record in source.records
             if record.status in _ENDED
@@ -220,6 +222,8 @@ def decide(
     )
 
 
+LEAVING = frozenset({Use.EXPORT, Use.PUBLISH})
+"""Uses of a weight space by which it leaves, with what it says about everybody it was fitted on."""
 _ENDED: Mapping[Status, ReasonCode] = {
     Status.WITHDRAWN: ReasonCode.WITHDRAWN,
     Status.INVALIDATED: ReasonCode.INVALIDATED,

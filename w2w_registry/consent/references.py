@@ -68,15 +68,19 @@ def bits_of(vectors: NDArray[np.floating], key: bytes, context: str) -> NDArray[
     return np.asarray(points @ _projections(key, context, points.shape[1]).T >= 0)
 
 
-def seal(bits: NDArray[np.bool_], key: bytes, salt: bytes) -> bytes:
+def seal(plain: bytes, key: bytes, salt: bytes) -> bytes:
+    """Bytes as they are stored: combined with a stream of the key and the salt; sealing again opens them."""
+    return bytes(a ^ b for a, b in zip(plain, _stream(key, salt, len(plain)), strict=True))
+
+
+def seal_bits(bits: NDArray[np.bool_], key: bytes, salt: bytes) -> bytes:
     """The bits (``BITS``,) as they are stored."""
-    return bytes(a ^ b for a, b in zip(np.packbits(bits).tobytes(), _stream(key, salt), strict=True))
+    return seal(np.packbits(bits).tobytes(), key, salt)
 
 
-def unseal(stored: bytes, key: bytes, salt: bytes) -> NDArray[np.bool_]:
-    """The bits (``BITS``,) of what :func:`seal` made."""
-    plain = bytes(a ^ b for a, b in zip(stored, _stream(key, salt), strict=True))
-    return np.unpackbits(np.frombuffer(plain, np.uint8)).astype(bool)
+def unseal_bits(stored: bytes, key: bytes, salt: bytes) -> NDArray[np.bool_]:
+    """The bits (``BITS``,) of what :func:`seal_bits` made."""
+    return np.unpackbits(np.frombuffer(seal(stored, key, salt), np.uint8)).astype(bool)
 
 
 def cosines(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -124,7 +128,7 @@ def gravest(encounters: Sequence[Encounter]) -> Encounter | None:
     return max(encounters, key=lambda e: acos(min(1.0, e.threshold)) - acos(min(1.0, e.similarity)), default=None)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _projections(key: bytes, context: str, size: int) -> NDArray[np.float64]:
     """(``BITS``, size): sums of eight coin flips minus four, near Gaussian, the same on every machine."""
     seed = hmac.new(key, f"w2w door projections {context} {size}".encode(), hashlib.sha256).digest()
@@ -132,8 +136,8 @@ def _projections(key: bytes, context: str, size: int) -> NDArray[np.float64]:
     return _ONES[flips].reshape(BITS, size) - 4.0
 
 
-def _stream(key: bytes, salt: bytes) -> bytes:
-    return hashlib.shake_256(hmac.new(key, b"w2w door salt" + salt, hashlib.sha256).digest()).digest(BITS // 8)
+def _stream(key: bytes, salt: bytes, size: int) -> bytes:
+    return hashlib.shake_256(hmac.new(key, b"w2w door salt" + salt, hashlib.sha256).digest()).digest(size)
 
 
 _ONES = np.array([i.bit_count() for i in range(256)], np.float64)

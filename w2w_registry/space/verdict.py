@@ -136,19 +136,19 @@ class VerdictModel:
     def _score(self, q: Array, g: Array, gone: NDArray[np.bool_]) -> Array:
         if not self.trainings:
             return _unit(q) @ _unit(g).T
-        same = np.logaddexp.reduce([v.same(q, g) for v in self._views], axis=0) - np.log(len(self._views))
+        same = np.logaddexp.reduce([v.same(q, g) for v in self.views], axis=0) - np.log(len(self.views))
         # The crowd is a fixed sample of the gallery where that is large: a density needs no more.
         crowd = np.unique(np.linspace(0, len(g) - 1, min(len(g), CROWD)).astype(int))
-        kernels = np.logaddexp.reduce([v.kernel(q, g[crowd], self.bandwidth) for v in self._views], axis=0)
-        kernels = np.where(gone[:, crowd], -np.inf, kernels - np.log(len(self._views)))
-        everybody = _log_mean(kernels)
+        kernels = np.logaddexp.reduce([v.kernel(q, g[crowd], self.bandwidth) for v in self.views], axis=0)
+        kernels = np.where(gone[:, crowd], -np.inf, kernels - np.log(len(self.views)))
+        everybody = log_mean(kernels)
         somebody_else = np.repeat(everybody[:, None], len(g), axis=1)
         somebody_else[:, crowd] = _log_mean_of_others(kernels)
         return np.asarray(same - somebody_else)
 
     @cached_property
-    def _views(self) -> tuple[_View, ...]:
-        return tuple(_View(self.between, self.within, training) for training in self.trainings)
+    def views(self) -> tuple[View, ...]:
+        return tuple(View(self.between, self.within, training) for training in self.trainings)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, for an npz or safetensors file; ``trainings`` are named by the keys."""
@@ -181,7 +181,7 @@ class VerdictModel:
         return cls(centre, directions, within, between, bandwidth, trainings, Strangers(best, int(size), int(asked)))
 
 
-class _View:
+class View:
     """One way of training, ready to be compared: whitened so that every density is a squared distance."""
 
     def __init__(self, between: Array, within: Array, training: Training) -> None:
@@ -191,12 +191,22 @@ class _View:
         rest = between - between @ self.posterior
         self.root, self.level = _whitening(training.gain**2 * rest + training.within)
 
+    def asked(self, q: Array) -> Array:
+        """Queries (q, d), whitened."""
+        return np.asarray((q - self.training.offset) @ self.root)
+
+    def expected(self, g: Array) -> Array:
+        """What is expected of the registered (n, d) when they are trained this way, whitened."""
+        return np.asarray((self.training.gain * g @ self.posterior) @ self.root)
+
     def same(self, q: Array, g: Array) -> Array:
         """log p(q | person of g), (q, n)."""
-        a = (q - self.training.offset) @ self.root
-        b = (self.training.gain * g @ self.posterior) @ self.root
-        ab, bb = a @ b.T, (b**2).sum(1)
-        distance = (a**2).sum(1)[:, None] - 2 * ab + bb
+        a, b = self.asked(q), self.expected(g)
+        return self.likelihood((a**2).sum(1)[:, None], a @ b.T, (b**2).sum(1))
+
+    def likelihood(self, aa: Array, ab: Array, bb: Array) -> Array:
+        """log p(q | person) from the products of ``asked`` a and ``expected`` b."""
+        distance = aa - 2 * ab + bb
         # The amplitude adds τ² x xᵀ to the covariance: Sherman and Morrison's formula keeps it one matrix product.
         stretch = 1 + self.training.amplitude**2 * bb
         distance -= self.training.amplitude**2 * (ab - bb) ** 2 / stretch
@@ -276,12 +286,12 @@ def _bandwidth(model: VerdictModel, points: Array, seed: int) -> float:
     """The kernels' width at which the crowd best foretells those of its own left out."""
     crowd = _sample(points, CROWD, seed)
     asked = np.random.default_rng(seed).permutation(len(crowd))[:500]
-    view = _View(model.between, model.within, model.trainings[0])
+    view = View(model.between, model.within, model.trainings[0])
     best, chosen = -np.inf, 1.0
     for width in BANDWIDTHS:
         kernels = view.kernel(crowd[asked], crowd, width)
         kernels[np.arange(len(asked)), asked] = -np.inf
-        fit = float(_log_mean(kernels).mean())
+        fit = float(log_mean(kernels).mean())
         if fit > best:
             best, chosen = fit, width
     return chosen
@@ -293,7 +303,7 @@ def _whitening(covariance: Array) -> tuple[Array, float]:
     return np.linalg.inv(root).T, -float(np.log(np.diag(root)).sum())
 
 
-def _log_mean(values: Array) -> Array:
+def log_mean(values: Array) -> Array:
     """log of the mean of exp over the finite entries of each row."""
     top = values.max(1)
     count = np.maximum(np.isfinite(values).sum(1), 1)
@@ -301,7 +311,7 @@ def _log_mean(values: Array) -> Array:
 
 
 def _log_mean_of_others(values: Array) -> Array:
-    """As ``_log_mean``, for every entry over the others of its row."""
+    """As ``log_mean``, for every entry over the others of its row."""
     order = np.arange(len(values))
     top = values.argmax(1)
     most = values[order, top][:, None]

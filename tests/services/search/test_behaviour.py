@@ -153,8 +153,8 @@ def test_who_is_there_under_two_names(filled: Registry, world: Path, prober: Pro
     assert groups(filled).groups == ()
     for person in ("p30", "p35"):
         add(filled, AddRequest([str(world / "again" / person)], name=f"also-{person}"))
-    assert groups(filled, "behaviour").compared == PEOPLE
-    take(filled, prober)
+    # The base model's folder is known from the first run: what is added has its fingerprint at once.
+    assert take(filled, prober).taken == 0
     found = groups(filled)
     assert (found.by, found.compared) == ("behaviour", PEOPLE + 2)
     assert set(found.groups) == {("also-p30", "p30"), ("also-p35", "p35")}

@@ -7,8 +7,8 @@ A version cannot be recorded without the admission that is made here, and the ga
 :meth:`Door.encounters` of every version that is used, so no service can forget to. What refuses: whoever withdrew
 (their references are kept unless they ask that nothing be), is protected, or whose consent has run out or never held
 (their versions' rows, in any state). What is compared: the model's ΔW by its sketch, in any space and in none, and its
-coordinates in every space in which somebody refuses. What it is called, of which kind it is and whom it is said to
-depict are not asked.
+coordinates in every space in which somebody refuses; and what it draws, where its fingerprint could be taken
+(``services.consent.behaviour``). What it is called, of which kind it is and whom it is said to depict are not asked.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog import refusals
+from w2w_registry.catalog import fingerprints, refusals
 from w2w_registry.catalog.models import GuardReference, Space
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
@@ -37,17 +37,19 @@ from w2w_registry.consent.references import (
     key_id,
     meet,
     nearest,
-    seal,
+    seal_bits,
     threshold,
-    unseal,
+    unseal_bits,
 )
 from w2w_registry.errors import LikenessRefused, RegistryError, SettingError
 from w2w_registry.lora import Factors
 from w2w_registry.records import ConsentState
+from w2w_registry.services.consent import behaviour
+from w2w_registry.services.consent.behaviour import Behaviour
 from w2w_registry.services.consent.door_key import ensure_key, key_path, read_key
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.consent.second_look import Near, SecondLook, as_held
-from w2w_registry.services.recording.likeness import Likeness
+from w2w_registry.services.recording.likeness import Likeness, Print
 from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry, present
@@ -77,7 +79,7 @@ class Door:
     @property
     def anybody(self) -> bool:
         """Whether anybody refused at all."""
-        return bool(self._rows or self._standing)
+        return bool(self._rows or self._refusing)
 
     def admit(self, new: NewVersion, activity: Activity | None = None, near: Sequence[Near] | None = None) -> Admission:
         """Let a new version in, inside the transaction that records it; held when it resembles somebody it does not say
@@ -156,6 +158,8 @@ class Door:
             against = self._against(place, np.stack([vector for _, vector in vectors]))
             for (i, _), encounters in zip(vectors, against, strict=True):
                 found[i] += encounters
+        for own, more in zip(found, self._behaviour.against([one.prints for one in likenesses]), strict=True):
+            own += more
         return [gravest(encounters) for encounters in found]
 
     def refuses(
@@ -185,8 +189,30 @@ class Door:
                 against = self._against(place, np.stack([unpack(data) for _, data in rows]))
                 for (version_id, _), found in zip(rows, against, strict=True):
                     met.setdefault(version_id, []).extend(found)
+        for version_id, encounters in self._behaviour.against_versions(version_ids).items():
+            met.setdefault(version_id, []).extend(encounters)
         worst = {version_id: gravest(found) for version_id, found in met.items()}
         return {version_id: e for version_id, e in worst.items() if e is not None and e.refused}
+
+    def uncompared(self, version_ids: Collection[int]) -> set[int]:
+        """Those of the versions whom nobody who refused was compared with by what they draw: they have no fingerprint
+        of the base model and question of somebody's, nor of any while nobody has one. Empty when nobody refused."""
+        if not self.anybody:
+            return set()
+        places = self._behaviour.places
+        seen = {
+            row.version_id
+            for row in fingerprints.of_versions(self._session, version_ids)
+            if not places or (row.base, row.question) in places
+        }
+        return set(version_ids) - seen
+
+    def compares(self, likeness: Likeness) -> bool:
+        """Whether a newcomer is compared by what it draws with everybody who refused; true while nobody did."""
+        if not self.anybody:
+            return True
+        asked = {(one.base, one.question) for one in likeness.prints}
+        return bool(asked & self._behaviour.places if self._behaviour.places else asked)
 
     # -- who refuses ----------------------------------------------------------------------------
     @cached_property
@@ -194,32 +220,43 @@ class Door:
         """References by place, opened with the key."""
         found: dict[int | None, list[Reference]] = {}
         for row in self._rows:
-            if row.kind == _OLD:
+            if row.kind == _OLD or row.kind.startswith(f"{behaviour.KIND} "):
                 continue
             what, key_name = row.kind.rsplit("/", 1)
-            if self._key is None or key_name != key_id(self._key):
-                path = key_path(self._registry)
-                raise SettingError(
-                    setting="door_key",
-                    value=str(path),
-                    reason="is not the key that the references of people who refused were made with; "
-                    "restore it from a backup",
-                )
             place = None if what == _SKETCH else row.space_id
             found.setdefault(place, []).append(
-                Reference(row.subject_id, unseal(row.reference, self._key, row.salt), row.threshold)
+                Reference(row.subject_id, unseal_bits(row.reference, self._opened(key_name), row.salt), row.threshold)
             )
         return found
+
+    def _opened(self, name: str) -> bytes:
+        """The key, which must be the one of this name. Raises SettingError."""
+        if self._key is None or name != key_id(self._key):
+            raise SettingError(
+                setting="door_key",
+                value=str(key_path(self._registry)),
+                reason="is not the key that the references of people who refused were made with; "
+                "restore it from a backup",
+            )
+        return self._key
+
+    @cached_property
+    def _behaviour(self) -> Behaviour:
+        return Behaviour(self._session, lambda: self._refusing, lambda: self._rows, self._opened)
+
+    @cached_property
+    def _refusing(self) -> dict[int, str]:
+        """Versions still there whose subject refuses: id -> subject."""
+        at, session = present(self._session), self._session
+        perhaps = refusals.perhaps_refusing(session, at)
+        records = load_records(session, perhaps, history=False)
+        stopped = {s for s in perhaps if s not in records or subject_state(records[s], at) in _ENDED}
+        return refusals.depicting(session, stopped)
 
     @cached_property
     def _standing(self) -> dict[int | None, list[tuple[str, NDArray[np.float32], float]]]:
         """Unit vectors of versions still there whose subject refuses, by place, with the cosine that is refused."""
-        at = present(self._session)
-        session = self._session
-        perhaps = refusals.perhaps_refusing(session, at)
-        records = load_records(session, perhaps, history=False)
-        stopped = {s for s in perhaps if s not in records or subject_state(records[s], at) in _ENDED}
-        versions = refusals.depicting(session, stopped)
+        session, versions = self._session, self._refusing
         found: dict[int | None, list[tuple[str, NDArray[np.float32], float]]] = {}
         by_place: dict[int | None, list[tuple[int, bytes]]] = dict(refusals.points_by_space(session, versions).items())
         by_place[None] = refusals.sketches(session, SKETCH_KIND, versions)
@@ -348,12 +385,13 @@ class Door:
                     space_id=place,
                     kind=f"{what}/{key_id(key)}",
                     salt=salt,
-                    reference=seal(bits, key, salt),
+                    reference=seal_bits(bits, key, salt),
                     threshold=limit,
                     created=uow.now(),
                 )
             )
             lowest = min(lowest, limit)
+        self._behaviour.keep(uow, subject, likeness.prints, key, besides)
         return lowest
 
 
@@ -380,12 +418,25 @@ def keep_versions(registry: Registry, uow: UnitOfWork, subject: str, own: Sequen
         for version_id, data in rows:
             points.setdefault(version_id, {})[space_id] = unpack(data)
     drawn = {version_id: unpack(data) for version_id, data in refusals.sketches(session, SKETCH_KIND, own)}
+    prints: dict[int, list[Print]] = {}
+    for row in fingerprints.of_versions(session, own):
+        prints.setdefault(row.version_id, []).append(Print(row.base, row.question, unpack(row.data)))
     door = Door(registry, session)
-    for version_id in sorted({*points, *drawn}):
+    having = sorted({*points, *drawn, *prints})
+    for version_id in having:
         values = drawn.get(version_id)
-        known = Likeness(None, None if values is None else Sketch(values, float(np.linalg.norm(values))))
+        sketch = None if values is None else Sketch(values, float(np.linalg.norm(values)))
+        known = Likeness(None, sketch, tuple(prints.get(version_id, ())))
         door.keep(uow, subject, known, points.get(version_id, {}), depicting)
-    return len({*points, *drawn})
+    return len(having)
+
+
+def said_uncompared(door: Door, likeness: Likeness, why: str | None = None) -> tuple[str, ...]:
+    """What to say of a newcomer whom nobody who refused was compared with by what it draws. ``why``: what kept it."""
+    if door.compares(likeness):
+        return ()
+    reason = why or "its base model is not on this machine (name its folder under [pipelines] in registry.toml)"
+    return (f"compared with people who refused by its weights alone: {reason}",)
 
 
 def unprotect(uow: UnitOfWork, subject_id: str) -> int:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from w2w_registry.catalog.depictions import depicting_ids
+from w2w_registry.catalog.fingerprints import of_versions
 from w2w_registry.catalog.models import Subject, SubjectState
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.equivalents import stored_likeness
-from w2w_registry.services.recording.likeness import of_lora
+from w2w_registry.services.recording.likeness import Print, of_lora
+from w2w_registry.services.recording.newcomers import Newcomer, ask
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.sources import source
 from w2w_registry.services.recording.spaces import open_space
@@ -35,11 +39,13 @@ def protect_subject(registry: Registry, subject: str, what: str, *, space: str |
         version = None if Path(what).exists() else version_for(session, what)
         if version is not None:
             point = source(session, version, row).coordinates
-            likeness = stored_likeness(registry, session, version)
+            prints = [Print(p.base, p.question, unpack(p.data)) for p in of_versions(session, [version.id])]
+            likeness = replace(stored_likeness(registry, session, version), prints=tuple(prints))
         else:
             lora = read_lora(Path(what))
             point = np.asarray(basis.project(place(lora, basis, row.ref).theta), np.float32)
-            likeness = of_lora(lora)
+            (answer,) = ask(registry, [Newcomer(lora.base_model or basis.base_model, Path(what))])
+            likeness = replace(of_lora(lora), prints=answer.prints)
     if not np.any(point):
         raise UsageError(reason="that model lies at the centre of the space: it resembles everybody")
     with registry.catalog.write(registry.actor) as uow:

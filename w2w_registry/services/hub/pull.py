@@ -32,13 +32,14 @@ from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import signatures
 from w2w_registry.services.hub.pull_checks import check_document, check_weights
 from w2w_registry.services.hub.pull_strangers import take_strangers
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
 from w2w_registry.services.recording.likeness import of_lora, of_theta
+from w2w_registry.services.recording.newcomers import Newcomer, ask
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -126,6 +127,10 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     if request.dry_run:
         return _report(registry, fetched, document, "added", name, 0, row.ref, restored, dry=True)
     likeness = of_theta(space.reconstruct(coordinates), space.layout) if lora is None else of_lora(lora)
+    drawn = Newcomer(document.base_model, fetched.lora, space.layout, space.reconstruct(coordinates))
+    (answer,) = ask(registry, [drawn], request.pipeline)
+    likeness = replace(likeness, prints=answer.prints)
+    told: tuple[str, ...] = ()
     artifact, file = (None, None) if lora is None else _store(registry, lora)
     manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
     with registry.catalog.write(registry.actor) as uow:
@@ -164,7 +169,9 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
                 inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
                 models={"base": document.base_model},
             )
-            version = record_version(uow, new, activity, Door(registry, uow.session).admit(new, activity))
+            door = Door(registry, uow.session)
+            version = record_version(uow, new, activity, door.admit(new, activity))
+            told = said_uncompared(door, likeness, answer.why)
         if mine:
             _know_release(uow, hub, fetched, version)
         uow.event(
@@ -176,6 +183,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
         )
         number = version.number
         shown = uow.session.get_one(Identity, version.identity_id).name
+    restored = replace(restored, warnings=(*restored.warnings, *told))
     return _report(registry, fetched, document, status, shown, number, row.ref, restored)
 
 

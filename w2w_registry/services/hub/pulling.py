@@ -20,7 +20,8 @@ from w2w_registry.services.registry import Registry, present
 
 @dataclass(frozen=True)
 class PullRequest:
-    """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several."""
+    """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several. ``pipeline``: the
+    base model's folder, to see what it draws (default: where it is known to lie)."""
 
     repo: str
     name: str | None = None
@@ -30,6 +31,7 @@ class PullRequest:
     base_model: str | None = None
     file: str | None = None
     dry_run: bool = False
+    pipeline: str | None = None
 
 
 @dataclass(frozen=True)

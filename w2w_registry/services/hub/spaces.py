@@ -32,6 +32,7 @@ from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, 
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.members import hold_space
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import Calibration, Metric
@@ -78,7 +79,7 @@ def push_space(
     progress: Progress = no_progress,
 ) -> SpacePush:
     """Publish a weight space. A space says something about everybody it was fitted on, so it is private unless asked;
-    subjects of its fit set who withdrew are warned about.
+    subjects of its fit set who withdrew do not let it out: refit it without them.
 
     Raises:
         NotFound: no such space. ConsentDenied, HubError, Conflict: as ``push``.
@@ -86,6 +87,7 @@ def push_space(
     repo_id = check_repo_id(repo)
     row, space = open_space(registry, ref)
     decision = gate.require(registry, Use.PUBLISH, spaces=[row.id])
+    hold_space(registry, space, row.ref)
     with temporary_folder(registry.settings.temporary_dir) as folder:
         files = _files(folder, space, shard)
         plot = spectrum_svg([float(v) for v in space.explained_variance_ratio])

@@ -31,7 +31,7 @@ TOGETHER = 16
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
-    """One readable LoRA on its way in."""
+    """One readable LoRA on its way in. ``unasked``: why what it draws could not be seen, when that was tried."""
 
     candidate: Candidate
     name: str
@@ -41,6 +41,7 @@ class Incoming:
     likeness: Likeness
     coordinates: NDArray[np.float32]
     residual: float
+    unasked: str | None = None
 
     @property
     def path(self) -> str:

@@ -38,7 +38,7 @@ from w2w_registry.lora import (
 from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.identities.about import about
@@ -50,6 +50,7 @@ from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_whole
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
+from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
 from w2w_registry.services.recording.novelty import Sketchbook
 from w2w_registry.services.recording.placement import UNKNOWN_BASE
 from w2w_registry.services.recording.spaces import open_space
@@ -167,6 +168,8 @@ class _Chunk:
                 second = SecondLook(self.registry, session)
                 near = second.near(likenesses, points)
                 return [self._foresee(session, second, one, near[i]) for i, one in enumerate(incoming)]
+        incoming = self._asked(incoming)
+        likenesses = [one.likeness for one in incoming]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
         stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming, self.book)}
         with self.registry.catalog.write(self.registry.actor) as uow:
@@ -206,8 +209,24 @@ class _Chunk:
         done = {}
         for i, admission in zip(still, admissions, strict=True):
             remarks = door.second.remarks(incoming[i].name, near[i], admission.held)
+            remarks = (*remarks, *said_uncompared(door, incoming[i].likeness, incoming[i].unasked))
             done[i] = self._added(incoming[i], 1, remarks, admission.held is not None)
         return done
+
+    def _asked(self, incoming: Sequence[Incoming]) -> list[Incoming]:
+        """Those that are new with what they draw, where their base model is at hand."""
+        if not any(can_ask(self.registry, one.placed.base_model, self.request.pipeline) for one in incoming):
+            return list(incoming)
+        with self.registry.catalog.read() as session:
+            new = [i for i, one in enumerate(incoming) if self._known(session, one) is None]
+        newcomers = [Newcomer(incoming[i].placed.base_model, incoming[i].candidate.path) for i in new]
+        found = dict(zip(new, ask(self.registry, newcomers, self.request.pipeline), strict=True))
+        return [
+            replace(one, likeness=replace(one.likeness, prints=found[i].prints), unasked=found[i].why)
+            if i in found
+            else one
+            for i, one in enumerate(incoming)
+        ]
 
     def _store(self, one: Incoming) -> tuple[str, str | None]:
         """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
@@ -268,7 +287,8 @@ class _Chunk:
                 version = record_version(uow, new, activity, admission)
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        return self._added(one, version.number, (*told, *remarks), admission.held is not None)
+        told = (*told, *remarks, *said_uncompared(door, one.likeness, one.unasked))
+        return self._added(one, version.number, told, admission.held is not None)
 
     def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
         """Note a file not seen before, subjects not named before, and coordinates in a space the version was not

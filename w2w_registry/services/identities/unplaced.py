@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from w2w_registry.errors import BadLora, RegistryError
 from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_plain, read_adapter
 from w2w_registry.records import OperationKind, now
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import own_name
@@ -27,6 +27,7 @@ from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_lora
+from w2w_registry.services.recording.newcomers import Asked, Newcomer, ask, can_ask, installed
 from w2w_registry.services.recording.placement import base_conflict
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
@@ -72,6 +73,7 @@ def add_unplaced(
     kind = request.meant_kind
     started = now()
     items: list[Item] = []
+    asked = _asked(registry, request, candidates)
     with registry.catalog.write(registry.actor) as uow:
         gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, session=uow.session)
         door = Door(registry, uow.session)
@@ -80,6 +82,7 @@ def add_unplaced(
             try:
                 adapter = read_adapter(candidate.path)
                 digests = digests_of(adapter)
+                drawn = asked.get(candidate.path, Asked())
                 file = File(
                     adapter.sha256,
                     adapter.format,
@@ -87,7 +90,7 @@ def add_unplaced(
                     candidate.path.name,
                     adapter.files[0].stat().st_size,
                 )
-                likeness = likeness_of(adapter)
+                likeness = replace(likeness_of(adapter), prints=drawn.prints)
                 there = known_model(registry, uow.session, adapter.sha256, digests, likeness)
                 if there is not None:
                     known, how = there
@@ -167,7 +170,7 @@ def add_unplaced(
                     name,
                     version.number,
                     None if point is None else point.residual,
-                    warnings=(*told, *remarks(adapter, request)),
+                    warnings=(*told, *remarks(adapter, request), *said_uncompared(door, likeness, drawn.why)),
                     held=admission.held is not None,
                 )
             )
@@ -177,6 +180,24 @@ def add_unplaced(
 def named_base(named: str | None, recorded: str | None) -> dict[str, str]:
     """For the record of how a version came in: the base model its file names, where that is not the recorded one."""
     return {} if named is None or named == recorded else {"named_base_model": named}
+
+
+def _asked(registry: Registry, request: AddRequest, candidates: Sequence[Candidate]) -> dict[Path, Asked]:
+    """What adapters draw, by path, where their base model is at hand and they are not there already."""
+    new: dict[Path, Newcomer] = {}
+    for candidate in candidates if installed() else ():
+        try:
+            adapter = read_adapter(candidate.path)
+        except RegistryError:
+            continue  # said when it is to be recorded
+        base = request.base_model or adapter.base_model
+        if not can_ask(registry, base, request.pipeline):
+            continue
+        with registry.catalog.read() as session:
+            known = known_model(registry, session, adapter.sha256, digests_of(adapter), likeness_of(adapter))
+        if known is None:
+            new[candidate.path] = Newcomer(base, candidate.path)
+    return dict(zip(new, ask(registry, list(new.values()), request.pipeline), strict=True))
 
 
 def add_copies(

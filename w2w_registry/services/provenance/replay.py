@@ -27,6 +27,7 @@ from w2w_registry.services.provenance import replay_training
 from w2w_registry.services.provenance.replay_training import Impossible, Rerun
 from w2w_registry.services.recording.manifests import operation_nodes
 from w2w_registry.services.recording.sources import Vector
+from w2w_registry.services.recording.versions import RESEMBLES
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.version import __version__
 
@@ -123,6 +124,8 @@ def _missing(
     registry: Registry, session: Session, subject: _Subject, item: OperationInput, rerun: Rerun | None
 ) -> str | None:
     """What stands in the way of using this input again; None when nothing does."""
+    if item.role == RESEMBLES:
+        return None
     if item.kind is InputKind.VERSION:
         found = session.get(Coordinates, (subject.version.space_id, item.version_id))
         return None if found is not None else "the coordinates of an input were erased"
@@ -239,7 +242,7 @@ def _first_of_batch(session: Session, subject: _Subject) -> int:
 def _points(session: Session, subject: _Subject) -> list[Vector]:
     found: list[Vector] = []
     for item in subject.inputs:
-        if item.kind is InputKind.VERSION:
+        if item.kind is InputKind.VERSION and item.role != RESEMBLES:
             row = session.get_one(Coordinates, (subject.version.space_id, item.version_id))
             found.append(unpack(row.data))
     return found

@@ -19,6 +19,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import MissingExtra, NotFound, RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.records import VersionState
+from w2w_registry.services.recording.pipelines import remember
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
@@ -146,7 +147,8 @@ def take(
 ) -> Taken:
     """Take the fingerprints of ``names`` (all versions in service or blocked when none are named) and keep them.
 
-    What is there already is left alone, unless ``again``; an interrupted run goes on where it stopped.
+    What is there already is left alone, unless ``again``; an interrupted run goes on where it stopped. Where the base
+    model was opened from is remembered, for those who come next.
 
     Raises:
         NotFound: a name nobody has.
@@ -157,6 +159,7 @@ def take(
     todo = [v for v in dict.fromkeys(wanted) if again or v not in has]
     skipped: list[tuple[str, str]] = []
     taken = 0
+    named: set[str | None] = set()
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
 
@@ -166,8 +169,15 @@ def take(
         ids, matrix, failed = _probed(registry, prober, part, tick)
         skipped += failed
         taken += keep(registry, prober, ids, matrix)
+        named.update(v.base_model for v in _versions(registry, ids))
         progress(start + len(part), len(todo))
+    remember(registry, named, prober.model.source)
     return Taken(taken, len(wanted) - len(todo), prober.base, prober.question, tuple(skipped))
+
+
+def _versions(registry: Registry, version_ids: Sequence[int]) -> list[Version]:
+    with registry.catalog.read() as session:
+        return list(versions_by_id(session, version_ids).values())
 
 
 def keep(registry: Registry, prober: Prober, version_ids: Sequence[int], matrix: NDArray[np.float32]) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import (
     Coordinates,
+    Fingerprint,
     Hold,
     Identity,
     InputKind,
@@ -38,6 +39,9 @@ from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.space.sketch import KIND, Sketch
 from w2w_registry.version import __version__
+
+RESEMBLES = "resembles"
+"""Role of an input that nothing was computed from, but that the result came out near."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,7 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
         kind=str(one.activity.kind),
         model=new.model_digest,
         coordinates=None if packed is None else packed[1],
+        **({"fingerprints": len(new.likeness.prints)} if new.likeness.prints else {}),
         **({} if one.admission.resembles is None else {"resembles": dict(one.admission.resembles)}),
     )
     if held is not None:
@@ -274,6 +279,9 @@ def _belongings(
         yield NewRow(Coordinates, {"version_id": version, **placed})
     if new.likeness.sketch is not None:
         yield NewRow(WeightsSketch, {"version_id": version, **sketch_values(new.likeness.sketch)})
+    for one in new.likeness.prints:
+        asked = {"base": one.base, "question": one.question}
+        yield NewRow(Fingerprint, {"version_id": version, **asked, "data": pack(one.values)[0]})
     if new.file is not None:
         yield NewRow(SourceFile, {"version_id": version, **source_values(new.model_digest, new.file, created)})
     for subject in dict.fromkeys(new.subjects):

@@ -27,7 +27,7 @@ from w2w_registry.services.recording.versions import Activity, Input, record_ope
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import fit_calibrated
 from w2w_registry.services.spaces.fitset import Member, in_common_gauge, read_fit_set
-from w2w_registry.services.spaces.members import enough_people, only_allowed
+from w2w_registry.services.spaces.members import enough_people, hold_space, only_allowed
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
 from w2w_registry.services.spaces.spool import spooled
@@ -66,7 +66,7 @@ def fit_space(
     under = registry.settings.temporary_dir
     with ExitStack() as stack:
         read = read_fit_set(stack.enter_context(spooled(under, paths, base_model)), paths, base_model, progress)
-        fit_set = only_allowed(registry, in_common_gauge(read, force=force))
+        fit_set = only_allowed(registry, in_common_gauge(read, force=force), base_model)
         few = enough_people(registry, fit_set)
         again = None
         if repeats:
@@ -209,6 +209,8 @@ def export_space(registry: Registry, ref: str, out: str, *, force: bool = False)
     """
     check_outputs(registry, *(Path(out) / name for name in (SPACE_FILE, SPACE_JSON)), force=force)
     row, space = open_space(registry, ref)
+    gate.require(registry, Use.EXPORT, spaces=[row.id])
+    hold_space(registry, space, row.ref)
     write_space(out, space)
     return {"space": row.ref, "digest": space.digest, "folder": str(Path(out))}
 
@@ -246,6 +248,7 @@ def import_space(
         raise NoPoints(path=path)
     if with_identities:
         gate.require(registry, Use.REGISTER, kind=Kind.PERSON)
+    hold_space(registry, space, Path(path).name)
     activity = Activity(
         "import-space",
         started,

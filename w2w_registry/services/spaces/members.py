@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from w2w_registry.catalog.lookup import versions_by_model
+from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError, SettingError, UsageError
 from w2w_registry.records import counted
+from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.likeness import of_theta
+from w2w_registry.services.recording.newcomers import Asked, Newcomer, ask, can_ask
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.fitset import FitSet
+from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import Sketch, distance
 
 LEAST, FEW = 20, 100
@@ -22,21 +29,56 @@ _APART = 0.3
 mini world's second trainings of one person lie at 0.6, so this counts generously."""
 
 
-def only_allowed(registry: Registry, fit_set: FitSet) -> FitSet:
-    """The fit set without whoever refused; they are said to be left out.
+def only_allowed(registry: Registry, fit_set: FitSet, base_model: str) -> FitSet:
+    """The fit set without whoever refused, by weights and by what they draw, and without registered members whom their
+    consent does not let be trained on; they are said to be left out.
 
     Raises:
         SettingError: the door's key is not the one it was.
     """
+    allowed = _consenting(registry, fit_set)
     with registry.catalog.read() as session:
         door = Door(registry, session)
         if not door.anybody:
-            return fit_set
-        kept = np.ones(len(fit_set.members), bool)
-        refused: list[RegistryError] = []
+            return allowed
+    return _not_refused(registry, allowed, base_model)
+
+
+def _consenting(registry: Registry, fit_set: FitSet) -> FitSet:
+    """Without registered members whose subjects, or whose ancestors' subjects, do not allow training."""
+    kept = np.ones(len(fit_set.members), bool)
+    refused: list[RegistryError] = []
+    with registry.catalog.read() as session:
+        known = versions_by_model(session, {m.model_digest for m in fit_set.members})
+        said = gate.ask_each(registry, Use.TRAIN, {ids[-1]: None for ids in known.values()}, session=session)
+    for row, member in enumerate(fit_set.members):
+        decision = said[known[member.model_digest][-1]] if member.model_digest in known else None
+        if decision is not None and not decision.allowed:
+            refused.append(BadLora(path=member.name, reason="; ".join(map(str, decision.reasons))))
+            kept[row] = False
+    return fit_set.only(kept, *refused)
+
+
+def hold_space(registry: Registry, space: WeightSpace, name: str) -> None:
+    """Raise when a space's mean, a model like any other and where sampling begins, is somebody who refused.
+
+    Raises:
+        LikenessRefused, SettingError.
+    """
+    hold_models(registry, space.layout, [space.mean], base_model=space.base_model, path=name)
+
+
+def _not_refused(registry: Registry, fit_set: FitSet, base_model: str) -> FitSet:
+    kept = np.ones(len(fit_set.members), bool)
+    refused: list[RegistryError] = []
+    sees = can_ask(registry, base_model)
+    with registry.catalog.read() as session:
+        door = Door(registry, session)
         for part, block in fit_set.blocks():
-            for row, theta in zip(range(part.start, part.stop), block, strict=True):
-                met = door.meets(of_theta(theta, fit_set.layout), {})
+            newcomers = [Newcomer(base_model, layout=fit_set.layout, theta=theta) for theta in block]
+            drawn = ask(registry, newcomers) if sees else [Asked() for _ in newcomers]
+            for row, theta, answer in zip(range(part.start, part.stop), block, drawn, strict=True):
+                met = door.meets(replace(of_theta(theta, fit_set.layout), prints=answer.prints), {})
                 if met is not None and met.refused:
                     reason = f"it is too near {met.subject}, who refused ({met.similarity:.3f} ≥ {met.threshold:.3f})"
                     refused.append(BadLora(path=fit_set.members[row].name, reason=reason))

@@ -40,7 +40,7 @@ def refit_space(
     with registry.catalog.read() as session:
         old = find_space(session, ref)
     fit_set, lost = _members_left(registry, old, without, progress)
-    fit_set = only_allowed(registry, fit_set)
+    fit_set = only_allowed(registry, fit_set, old.base_model)
     few = enough_people(registry, fit_set)
     found = fit_calibrated(fit_set, old.base_model, old.base_revision, _components(old, fit_set))
     activity = Activity(

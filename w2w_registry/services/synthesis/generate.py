@@ -14,6 +14,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoEdit, StorageError, UsageError
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording import pictures as outgoing
 from w2w_registry.services.recording.outputs import check_outputs
 from w2w_registry.services.recording.pictures import Outgoing, Ready
@@ -146,6 +147,15 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
         row, space = open_space_of(registry, session, origin.space_id)
         theta = theta_of(registry, origin, space, row.ref, from_coordinates=request.from_coordinates)
         plan = _plan(session, row, space, origin, theta, request)
+    edited = {d.strength: d.edited for d in plan if d.edited is not None}
+    hold_models(
+        registry,
+        space.layout,
+        list(edited.values()),
+        base_model=space.base_model,
+        path=f"{origin.ref}, edited",
+        pipeline=request.engine.pipeline,
+    )
     model = request.engine.open(space)
     shots = [Shot(d.theta, d.seed, d.edited) for d in plan]
     pictures = draw(model, space.layout, shots, recipe, batch=request.batch, progress=progress)

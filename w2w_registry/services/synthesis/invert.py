@@ -171,7 +171,7 @@ def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[d
         point = padded(answer.coordinates, run.space.k)
         drafts.append(Draft(sitting.name, Kind.parse(request.kind), point, activity, request.subjects, request.labels))
     decision = run.permission.require(run.registry)
-    made = record(run.registry, row, run.space, drafts, run.permission)
+    made = record(run.registry, row, run.space, drafts, run.permission, request.engine.pipeline)
     nearest = _nearest(run.registry, row, [d.coordinates for d in drafts], {m["ref"] for m in made})
     for entry, seen, answer, near in zip(made, shown, answers, nearest, strict=True):
         notes = [note for photo in seen for note in photo.notes]

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import names_beginning
-from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.lookup import refs_of
+from w2w_registry.catalog.models import InputKind, Space
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import Factors, lora_files, model_digest
-from w2w_registry.records import Kind, check_name
+from w2w_registry.records import IdentityRef, Kind, OperationKind, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
+from w2w_registry.services.recording.nearest import open_nearest
+from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
 from w2w_registry.services.recording.sources import (
     Vector,
 )
-from w2w_registry.services.recording.versions import Activity, NewVersion, Recorded, Recording, record_versions
+from w2w_registry.services.recording.versions import (
+    RESEMBLES,
+    Activity,
+    Input,
+    NewVersion,
+    Recorded,
+    Recording,
+    record_versions,
+)
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import Sketch
 
+_MAY_RESEMBLE = (OperationKind.SAMPLE, OperationKind.MIX, OperationKind.EDIT)
+_NEAREST = 3
 _TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
 _PREPARED = 128  # drafts whose θ memory holds at once
 
@@ -71,18 +84,26 @@ class Permission:
 
 
 def record(
-    registry: Registry, space_row: Space, space: WeightSpace, drafts: Sequence[Draft], permission: Permission
+    registry: Registry,
+    space_row: Space,
+    space: WeightSpace,
+    drafts: Sequence[Draft],
+    permission: Permission,
+    pipeline: str | None = None,
 ) -> list[dict[str, Any]]:
     """Record every draft, or none: one transaction, one version with its operation and events per draft.
 
-    The gate is asked again inside, so that a withdrawal that came in meanwhile counts.
+    The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``pipeline``: the base model the
+    caller runs, to see what each draws (default: where it is known to lie).
 
     Raises:
         ConsentDenied, BadName, Conflict.
     """
+    drafts = with_resembled(registry, space_row, drafts)
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
-        prepared += _new_versions(registry, space_row, space, drafts[start : start + _PREPARED])
+        few = drafts[start : start + _PREPARED]
+        prepared += _drawn(registry, space, few, _new_versions(registry, space_row, space, few), pipeline)
     made: list[dict[str, Any]] = []
     ref = space_row.ref
     with registry.catalog.write(registry.actor) as uow:
@@ -98,6 +119,60 @@ def record(
             recorded = record_versions(uow, recordings)
             made += [_told(drafts[i], one, ref) for i, one in zip(part, recorded, strict=True)]
     return made
+
+
+def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft]) -> list[Draft]:
+    """Samples, mixes and edits that come out as near a registered identity as another training of it would have it
+    upstream: what may be done with them is asked of that person too."""
+    threshold = space_row.calibration.get("threshold")
+    if threshold is None or not any(draft.activity.kind in _MAY_RESEMBLE for draft in drafts):
+        return list(drafts)
+    with registry.catalog.read() as session:
+        points = np.stack([draft.coordinates for draft in drafts])
+        ids, scores = open_nearest(registry, session, space_row).search(points, _NEAREST)
+        near = [
+            [int(i) for i, score in zip(row, values, strict=True) if i >= 0 and score >= threshold]
+            for row, values in zip(ids, scores, strict=True)
+        ]
+        refs = refs_of(session, {i for row in near for i in row})
+    return [
+        _resembling(draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
+        for draft, row in zip(drafts, near, strict=True)
+    ]
+
+
+def _resembling(draft: Draft, near: Sequence[int], refs: Mapping[int, IdentityRef]) -> Draft:
+    known = {item.version_id for item in draft.activity.inputs}
+    more = [
+        Input(RESEMBLES, InputKind.VERSION, version_id=i, ref=str(refs[i]))
+        for i in near
+        if i not in known and i in refs
+    ]
+    return replace(draft, activity=replace(draft.activity, inputs=(*draft.activity.inputs, *more))) if more else draft
+
+
+def _drawn(
+    registry: Registry,
+    space: WeightSpace,
+    drafts: Sequence[Draft],
+    prepared: Sequence[NewVersion],
+    pipeline: str | None,
+) -> list[NewVersion]:
+    """The versions with what they draw, where the base model is at hand."""
+    if not can_ask(registry, space.base_model, pipeline):
+        return list(prepared)
+    newcomers = [
+        Newcomer(
+            space.base_model,
+            layout=space.layout,
+            theta=space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta,
+        )
+        for draft in drafts
+    ]
+    return [
+        replace(new, likeness=replace(new.likeness, prints=answer.prints))
+        for new, answer in zip(prepared, ask(registry, newcomers, pipeline), strict=True)
+    ]
 
 
 def _new_versions(

@@ -21,6 +21,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import StorageError, UsageError
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
+from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.sources import space_input
 from w2w_registry.services.recording.spaces import open_space
@@ -163,7 +164,16 @@ def train(
         )
         entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
         if request.out is not None:
-            _write_loras(Path(request.out), batch.names, theta, layout, _base(space, request), entries)
+            base = _base(space, request)
+            hold_models(
+                registry,
+                layout,
+                list(theta),
+                base_model=base,
+                path=", ".join(batch.names),
+                pipeline=request.engine.pipeline,
+            )
+            _write_loras(Path(request.out), batch.names, theta, layout, base, entries)
         if row is not None and space is not None:
             # What of a batch decides one identity's LoRA to the last bit: its size, one's place, and of how many photos
             # the deck was that is dealt to everybody.
@@ -405,7 +415,7 @@ def _register(
         Draft(batch.names[i], kind, coordinates[i], activities[i], request.subjects, request.labels, theta[i])
         for i in fresh
     ]
-    made = iter(record(registry, row, space, drafts, permission) if drafts else [])
+    made = iter(record(registry, row, space, drafts, permission, request.engine.pipeline) if drafts else [])
     for i, entry in enumerate(entries):
         if i in fresh:
             entry |= next(made) | {"residual": float(space.residual(written[i], coordinates[i]))}

@@ -1,0 +1,158 @@
+"""The door by what adapters draw: a second training of somebody who refused, or a foreign one, does not come in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import select
+
+from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
+from w2w_registry.catalog.models import Fingerprint, GuardReference
+from w2w_registry.consent.records import Scope
+from w2w_registry.errors import ConsentDenied, LikenessRefused
+from w2w_registry.lora import lora_files
+from w2w_registry.services.consent import grants, withdraw
+from w2w_registry.services.consent.protect import protect_subject
+from w2w_registry.services.identities.ingest import AddRequest, Item, add
+from w2w_registry.services.identities.manage import remove
+from w2w_registry.services.recording import newcomers
+from w2w_registry.services.recording.fingerprints import take
+from w2w_registry.services.recording.pipelines import at_hand
+from w2w_registry.services.registry import Registry, init_registry, open_registry
+from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.synthesis.export import export
+from w2w_registry.settings import load_settings
+
+PEOPLE, WHO = 200, range(5, 13)
+PIPELINE = str(DATA / "pipeline")
+EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
+
+
+def write(folder: Path, loras: Loras, row: int, *, again: bool = False) -> Path:
+    theta = (loras.retrained if again else loras.theta)[row]
+    for path, content in lora_files(
+        folder, loras.layout.unflatten(theta), loras.layout.alpha, fmt="peft", base_model=BASE_MODEL
+    ).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``loras/p000`` to ``p199``, ``again`` of those who will refuse, ``strangers``."""
+    folder, loras = tmp_path_factory.mktemp("people"), load_loras()
+    for row in range(PEOPLE):
+        write(folder / "loras" / f"p{row:03d}", loras, row)
+    for row in WHO:
+        write(folder / "again" / f"p{row:03d}", loras, row, again=True)
+    for row in range(1000, 1020):
+        write(folder / "strangers" / f"s{row}", loras, row)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def template(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry that knows where its base model lies, of people who agreed: subject ``s005`` is p005."""
+    home = tmp_path_factory.mktemp("home") / "registry"
+    init_registry(load_settings(str(home), actor="tester"))
+    (home / "registry.toml").write_text(f'[pipelines]\n"{BASE_MODEL}" = {json.dumps(PIPELINE)}\n')
+    with open_registry(load_settings(str(home), actor="tester")) as registry:
+        fit_space(registry, "faces", [str(world / "loras")], base_model=BASE_MODEL)
+        for row in WHO:
+            grants.grant(registry, f"s{row:03d}", EVERYTHING)
+            found = put(registry, world / "loras" / f"p{row:03d}", subjects=[f"s{row:03d}"])
+            assert found.status == "added"
+        add(registry, AddRequest([str(world / "loras")]))
+    return home
+
+
+@pytest.fixture
+def home(template: Path, tmp_path: Path) -> Iterator[Registry]:
+    folder = tmp_path / "registry"
+    shutil.copytree(template, folder)
+    with open_registry(load_settings(str(folder), actor="tester")) as registry:
+        yield registry
+
+
+def put(registry: Registry, path: Path, **options: object) -> Item:
+    (item,) = add(registry, AddRequest([str(path)], **options)).items  # type: ignore[arg-type]
+    return item
+
+
+def test_every_new_version_has_its_fingerprint(home: Registry) -> None:
+    with home.catalog.read() as session:
+        rows = session.scalars(select(Fingerprint)).all()
+    assert len(rows) == PEOPLE
+    assert len({(row.base, row.question) for row in rows}) == 1
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "removed", "erased", "protected"])
+def test_a_second_training_does_not_come_in(home: Registry, world: Path, how: str) -> None:
+    missed = []
+    fit_space(home, "other", [str(world / "loras" / f"p{row:03d}") for row in range(20, 60)], base_model=BASE_MODEL)
+    for row in WHO if how != "protected" else ():
+        withdraw.withdraw(home, f"s{row:03d}", erase=how == "erased")
+        if how == "removed":
+            remove(home, f"p{row:03d}", perform=True)
+    for row in WHO if how == "protected" else ():
+        protect_subject(home, f"s{row:03d}", str(world / "loras" / f"p{row:03d}"))
+    for row in WHO:
+        for kind, space in (("product", "faces"), ("style", "other")):
+            item = put(home, world / "again" / f"p{row:03d}", kind=kind, space=space, name=f"brush-{row}")
+            if not isinstance(item.error, LikenessRefused):
+                missed.append((row, space))
+            else:
+                assert item.error.subject == f"s{row:03d}"
+    assert not missed
+
+
+def test_strangers_come_in(home: Registry, world: Path) -> None:
+    for row in WHO:
+        withdraw.withdraw(home, f"s{row:03d}", erase=row % 2 == 0)
+    items = add(home, AddRequest([str(world / "strangers")])).items
+    assert sum(item.status == "added" for item in items) >= 19  # s1000 looks much like s007
+
+
+def test_who_came_in_unseen_does_not_leave(
+    home: Registry, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken in where no base model was at hand, seen later."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
+        assert put(home, world / "again" / "p005", kind="style", name="brush").status == "added"
+    export(home, "brush", str(tmp_path / "before"))
+    take(home, newcomers.opened(PIPELINE), ["brush"])
+    withdraw.withdraw(home, "s005", erase=True)
+    with pytest.raises(ConsentDenied) as caught:
+        export(home, "brush", str(tmp_path / "after"))
+    assert caught.value.subjects == ("s005",)
+
+
+def test_without_the_base_model_the_weights_decide_and_it_is_said(
+    home: Registry, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw.withdraw(home, "s005")
+    monkeypatch.setattr(newcomers, "at_hand", lambda *_: None)
+    item = put(home, world / "strangers" / "s1003")
+    assert item.status == "added"
+    assert "by its weights alone" in item.warnings[0]
+
+
+def test_forgotten_leaves_no_reference(home: Registry) -> None:
+    withdraw.withdraw(home, "s005", erase=True, protect=False)
+    withdraw.withdraw(home, "s006", erase=True)
+    with home.catalog.read() as session:
+        rows = session.scalars(select(GuardReference)).all()
+    assert {row.subject_id for row in rows} == {"s006"}
+    assert any(row.kind.startswith("behaviour ") for row in rows)
+
+
+def test_what_lies_nowhere_is_known_at_once(home: Registry) -> None:
+    assert at_hand(home, BASE_MODEL) == PIPELINE
+    assert at_hand(home, "somebody/other-model") is None
+    assert at_hand(home, None) is None
