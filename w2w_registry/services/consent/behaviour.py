@@ -150,35 +150,49 @@ class Behaviour:
 
     def _met(self, place: Place, queries: NDArray[np.float32], ids: NDArray[np.int64] | None) -> list[list[Encounter]]:
         """For each of the queries (q, D), whom it meets. ``ids``: the registered versions that the queries are."""
-        found: list[list[Encounter]] = [[] for _ in queries]
         standing, kept = self._standing().get(place, []), self._kept().get(place, {})
         if not standing and not kept:
-            return found
+            return [[] for _ in queries]
         crowd = self._population(place)
         among = len({who for who, _ in standing} | {r.subject for some in kept.values() for r in some})
         own = None if ids is None else ids[:, None] == crowd.versions[None, :]
+        whose: list[str] = []
+        alarms: list[NDArray[np.float64]] = []
         if standing:
             model = self._model(place)
             matrix = np.stack([values for _, values in standing])
+            whose += [who for who, _ in standing]
             if model is None:
-                nearest = _alike(queries, matrix)
+                alarms.append(1 - _alike(queries, matrix))
             else:
-                nearest = 1 - Comparison(model, queries, crowd.matrix, own, among).with_known(matrix)
-            for row, values in zip(found, nearest, strict=True):
-                best = int(values.argmax())
-                row.append(Encounter(standing[best][0], float(values[best]), 1 - ALARM, BY))
+                alarms.append(Comparison(model, queries, crowd.matrix, own, among).with_known(matrix))
         for number, references in kept.items():
-            key = self._key_of(number)
             comparison = Comparison(self._stored(number), queries, crowd.matrix, own, among)
-            asked = [_bits(view, key, number, n) for n, view in enumerate(comparison.asked)]
-            for one in references:
-                views = [
-                    Kept(length, cosines(theirs, mine))
-                    for mine, theirs, length in zip(asked, one.bits, one.lengths, strict=True)
-                ]
-                for row, alarm in zip(found, comparison.with_kept(views), strict=True):
-                    row.append(Encounter(one.subject, 1 - float(alarm), 1 - ALARM, BY))
-        return found
+            whose += [one.subject for one in references]
+            alarms.append(self._with_kept(comparison, number, references))
+        table = np.concatenate(alarms, axis=1)
+        best = table.argmin(axis=1)
+        return [
+            [Encounter(whose[column], float(1 - row[column]), 1 - ALARM, BY)]
+            for row, column in zip(table, best, strict=True)
+        ]
+
+    def _with_kept(self, comparison: Comparison, number: int, references: Sequence[_Reference]) -> NDArray[np.float64]:
+        """Chances of a false alarm (q, r) by references made with the model of this number."""
+        key = self._key_of(number)
+        asked = [_bits(view, key, number, n) for n, view in enumerate(comparison.asked)]
+        return np.stack(
+            [
+                comparison.with_kept(
+                    [
+                        Kept(length, cosines(theirs, mine))
+                        for mine, theirs, length in zip(asked, one.bits, one.lengths, strict=True)
+                    ]
+                )
+                for one in references
+            ],
+            axis=1,
+        )
 
     def _key_of(self, number: int) -> bytes:
         row = next(r for r in self._rows() if r.kind.startswith(f"{KIND} {number}/"))
