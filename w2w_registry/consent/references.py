@@ -84,11 +84,12 @@ def unseal_bits(stored: bytes, key: bytes, salt: bytes) -> NDArray[np.bool_]:
 
 
 def cosines(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Estimated cosines of bits (``BITS``,) or (n, ``BITS``) with bits (m, ``BITS``): (m,) or (n, m)."""
+    """Estimated cosines of bits (b,) or (n, b) with bits (m, b): (m,) or (n, m); b is ``BITS``, or a multiple."""
     # ±1 in float32: their inner products are whole numbers far below 2^24, so the counts are exact
     a, b = (2 * np.asarray(bits, np.float32) - 1 for bits in (mine, np.atleast_2d(theirs)))
-    differing = (BITS - a @ b.T) / 2
-    return np.asarray(np.cos(pi * differing.astype(np.float64) / BITS))
+    size = a.shape[-1]
+    differing = (size - a @ b.T) / 2
+    return np.asarray(np.cos(pi * differing.astype(np.float64) / size))
 
 
 def threshold(strangers: NDArray[np.floating]) -> float:
