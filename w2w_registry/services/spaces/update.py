@@ -58,7 +58,8 @@ def update_space(
     space = load_space(registry.artifacts, old)
     with spooled(registry.settings.temporary_dir, paths, old.base_model) as spool:
         read = read_fit_set(spool, paths, old.base_model, progress, least=1)
-        fit_set = only_allowed(registry, _fitting(read, old, space, {m.model_digest for m in members}))
+        fitting = _fitting(read, old, space, {m.model_digest for m in members})
+        fit_set = only_allowed(registry, fitting, old.base_model)
         digests = [member.model_digest for member in fit_set.members]
         if not digests:
             raise UsageError(reason="none of these LoRAs can be taken in: " + _why(fit_set))
