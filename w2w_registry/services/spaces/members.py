@@ -36,12 +36,9 @@ def only_allowed(registry: Registry, fit_set: FitSet, base_model: str) -> FitSet
     Raises:
         SettingError: the door's key is not the one it was.
     """
-    allowed = _consenting(registry, fit_set)
     with registry.catalog.read() as session:
-        door = Door(registry, session)
-        if not door.anybody:
-            return allowed
-    return _not_refused(registry, allowed, base_model)
+        anybody = Door(registry, session).anybody
+    return _consenting(registry, _not_refused(registry, fit_set, base_model) if anybody else fit_set)
 
 
 def _consenting(registry: Registry, fit_set: FitSet) -> FitSet:
