@@ -4,18 +4,23 @@
 trained twice and 300 others; a hundred of the 224 refuse, and their references are what ``services.consent.door``
 keeps (signs of projections, thresholds from those registered). Strangers are the people the fold was not fitted on,
 none of whom set a threshold. Held against the references: strangers; copies of the refused (rounded, with noise,
-mixed with a stranger); and their second trainings. Prints docs/door.md's table and exits 1 when strangers or copies
-fall short of it.
+mixed with a stranger); and their second trainings. Then the same by what they draw, of the mini world and of the people
+of ``--gallery NPZ`` (as ``benchmarks --only verdict`` reads them): ``benchmarks.door_behaviour``. Prints docs/door.md's
+tables and exits 1 when strangers, copies or second trainings fall short of them.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.cases.verdict import Data
+from benchmarks.door_behaviour import table
+from examples.miniworld.fingerprints import data as shipped_data
 from examples.miniworld.unpack import DATA, load_loras
 from w2w_registry.consent.references import bits_of, cosines, threshold
 from w2w_registry.lora.tensorfile import round_to
@@ -76,7 +81,9 @@ def fold(seed: int) -> list[Rate]:
 
 def main(argv: list[str] | None = None) -> int:
     """See the module's docstring."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gallery", type=Path, help="fingerprints of many more people")
+    given = parser.parse_args(argv)
     total: dict[str, Rate] = {}
     for seed in range(FOLDS):
         for rate in fold(seed):
@@ -87,7 +94,15 @@ def main(argv: list[str] | None = None) -> int:
         print(f"| {rate.what} | {rate.hits} | {rate.tries} | {rate.hits / rate.tries:.4f} |")
     strangers = total["stranger (per add, a hundred refuse)"]
     copies = [rate for rate in total.values() if "copy" in rate.what and "noise" not in rate.what]
-    return int(strangers.hits > 0.005 * strangers.tries or any(rate.hits < rate.tries for rate in copies))
+    short = strangers.hits > 0.005 * strangers.tries or any(rate.hits < rate.tries for rate in copies)
+    worlds = [("mini world", Data(*shipped_data()))]
+    worlds += [] if given.gallery is None else [(given.gallery.stem, Data.read(given.gallery))]
+    for name, data in worlds:
+        text, plain = table(data, name, registered=1000, count=FOLDS)
+        print(f"\n{text}")
+        found = {rate.what: rate.hits / rate.tries for rate in plain}
+        short = short or found["stranger (per add)"] > 1e-3 or found["queries"] < 0.98
+    return int(short)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ the registered ones with white noise, and one of another kind that is louder and
 somebody be missed, it raises no alarm: how near strangers come is counted on the registered with the same comparison.
 
 Of somebody erased only signs of projections are kept (``consent.references``), so each view's product of query and
-person comes from an estimated cosine and a kept length; with 4,096 signs that costs .003 of the retrained
+person comes from an estimated cosine and a kept length; with 4,096 signs that costs nothing to speak of
 (docs/door.md).
 """
 
@@ -33,6 +33,8 @@ CROWD: Final = 1000
 DIRECTIONS: Final = 64
 PER_DIRECTION: Final = 4
 """So many registered people for every direction compared: in more, the few lie farther apart than strangers would."""
+LEARNED_FROM: Final = 800
+"""So many registered people before learned noise is used: among 300 it refused two strangers in a thousand."""
 WHITE: Final = 0.015
 """Assumed noise of one training, as a share of people's variance: the mini world's retrained show .015."""
 LOUDER, NOISIER, STRAYING = 1.1, 3.0, 0.1
@@ -56,7 +58,8 @@ def refusal_model(gallery: ArrayLike, learned: VerdictModel | None = None) -> Ve
     """
     rows = np.asarray(gallery, np.float64)
     width = min(DIRECTIONS, max(4, len(rows) // PER_DIRECTION))
-    model = _assumed(rows, width) if learned is None or not learned.trainings else _narrowed(learned, width)
+    few = learned is None or not learned.trainings or len(rows) < LEARNED_FROM
+    model = _assumed(rows, width) if learned is None or few else _narrowed(learned, width)
     native = model.trainings[0]
     width = len(native.within)
     mean = np.trace(native.within) / width
