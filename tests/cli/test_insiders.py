@@ -101,5 +101,20 @@ def test_after_a_withdrawal(team: Run, again: Path, loras: Path, tmp_path: Path)
     assert mallory(team, "add", loras / "p0003", "--subject", "s-mallory")[0] == 4
 
 
+@pytest.mark.parametrize("kind", ["person", "product", "style"])
+def test_what_nobody_compared_does_not_leave(team: Run, tmp_path: Path, kind: str) -> None:
+    """Weights miss most second trainings: once somebody refused, a stranger's file waits for a base model or a look."""
+    world = make_world(80)
+    write_lora(tmp_path / "new", world.layout.unflatten(world.theta(70)), world.layout.alpha, base_model=BASE)
+    subject = ["--subject", "s-mallory"] if kind == "person" else []
+    assert mallory(team, "add", tmp_path / "new", "--kind", kind, *subject)[0] == 0
+    assert out(team, "new", tmp_path)
+    assert team("--actor", "olga", "consent", "withdraw", "s-alice")[0] == 0
+    assert not out(team, "new", tmp_path)
+    assert "never compared" in mallory(team, "export", "new", tmp_path / "out", "--force")[2]
+    assert team("--actor", "olga", "resolve", "new", "--distinct", "--reason", "seen it")[0] == 0
+    assert out(team, "new", tmp_path)
+
+
 def _there(run: Run, name: str) -> bool:
     return run("show", name)[0] == 0

@@ -11,11 +11,10 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from w2w_registry.catalog.assets import Identity, Version
 from w2w_registry.catalog.base import Base, Salted, autoincrement
-from w2w_registry.catalog.fingerprints import Fingerprint
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.types import BigInt, Json, Number, UtcDateTime, Words
-from w2w_registry.records import Kind, OperationKind, VersionState
+from w2w_registry.records import OperationKind, VersionState
 
 
 class Hold(Salted, Base):
@@ -103,31 +102,19 @@ def found_distinct(session: Session, version_ids: Iterable[int]) -> set[int]:
     return found
 
 
-def unlooked(session: Session, version_ids: Iterable[int], kinds: Iterable[Kind]) -> set[int]:
-    """Of these versions, those of these kinds that came from a file or a repo, have no fingerprint, and nobody looked
-    at."""
+def unlooked(session: Session, version_ids: Iterable[int]) -> set[int]:
+    """Of these versions, those that came from a file or a repo and that nobody looked at."""
     outside = (OperationKind.IMPORT.value, OperationKind.PULL.value)
-    asked = exists().where(Fingerprint.version_id == Version.id)
     seen = exists().where(Hold.version_id == Version.id, Hold.outcome == "distinct")
     query = (
         select(Version.id)
-        .join(Identity, Identity.id == Version.identity_id)
         .join(Operation, Operation.id == Version.operation_id)
-        .where(Operation.kind.in_(outside), Identity.kind.in_(sorted(kinds)), ~asked, ~seen)
+        .where(Operation.kind.in_(outside), ~seen)
     )
     found: set[int] = set()
     for chunk in chunked(sorted(set(version_ids))):
         found.update(session.scalars(query.where(Version.id.in_(chunk))))
     return found
-
-
-def all_fingerprinted(session: Session, version_ids: Iterable[int]) -> bool:
-    """Whether every one of these versions has a fingerprint of its own."""
-    ids = set(version_ids)
-    found: set[int] = set()
-    for chunk in chunked(sorted(ids)):
-        found.update(session.scalars(select(Fingerprint.version_id).where(Fingerprint.version_id.in_(chunk))))
-    return found == ids
 
 
 def agents_of(session: Session, version_ids: Iterable[int]) -> dict[int, str]:

@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
-from w2w_registry.catalog.holds import all_fingerprinted, anything_open, open_holds, unlooked
+from w2w_registry.catalog.holds import anything_open, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.consent.policy import (
@@ -204,7 +204,7 @@ def ask_uses(
                 met = list(_met(registry, where, versions).values()) if met is None else met
                 held = met
             if decision.allowed and not held and versions and what in _LEAVING:
-                decision = _compared(registry, where, decision, versions, rules)
+                decision = _compared(registry, where, decision, versions)
             found.append(_refused(decision, held))
     return found
 
@@ -343,20 +343,18 @@ def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream
     return [Upstream(subject, records) for subject, records in sorted(ended.items())]
 
 
-def _compared(
-    registry: Registry, session: Session, decision: Decision, versions: Sequence[int], rules: Rules
-) -> Decision:
-    """The decision, refused when a person's model of outside origin, or one made of such, leaves uncompared.
+def _compared(registry: Registry, session: Session, decision: Decision, versions: Sequence[int]) -> Decision:
+    """The decision, refused when a model of outside origin, or one made of such, leaves uncompared.
 
-    It has to be held, by what it draws, against those who refused, or another person has to have looked at it. Weights
-    alone miss most second trainings. While nobody has refused there is nobody to compare with. In a registry of one
-    person it is said and not refused.
+    It has to be held, by what it draws, against those who refused, or another person has to have looked at it: weights
+    alone miss most second trainings. Of which kind it is said to be changes nothing. While nobody has refused there is
+    nobody to compare with. In a registry of one person it is said and not refused.
     """
-    if not Door(registry, session).anybody:
+    door = Door(registry, session)
+    if not door.anybody or not door.uncompared(versions):
         return decision
-    above = set(walks.ancestors(session, versions).depth)
-    left = unlooked(session, above, rules.likeness_kinds)
-    if not left or all_fingerprinted(session, versions):
+    left = door.uncompared(unlooked(session, set(walks.ancestors(session, versions).depth)))
+    if not left:
         return decision
     refs = refs_of(session, left)
     told = tuple(
