@@ -29,6 +29,7 @@ from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.manifest import Facts, manifest
 from w2w_registry.records import now
+from w2w_registry.services.hub.attesting import attest
 from w2w_registry.services.hub.release_files import Options, Place, VersionFacts, build_files, consent_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
@@ -109,6 +110,7 @@ def measure(components: int, folder: Path) -> dict[str, Any]:
     sizes = {}
     for word, options in (("full", Options()), ("coordinates_only", Options(coordinates_only=True))):
         files = build_files(registry, facts, Space(), consent, options, "acme/p0007", None)
+        files |= attest(registry, facts, options, files, digest)
         sizes[word] = {path: len(data) for path, data in sorted(files.items())}
     full, small = sum(sizes["full"].values()), sum(sizes["coordinates_only"].values())
     return {

@@ -1,9 +1,9 @@
 """What a release holds, and how a pulled one is checked. Pure: bytes in, values out.
 
 A release of a version is a LoRA repo that diffusers and PEFT load, plus ``w2w.json`` (this module's document: space,
-coordinates, layout, alpha, manifest, digests of the other files), ``consent.json`` and a model card. A coordinates-only
-release leaves the LoRA files and the layout's tensor list out (whoever has the weight space has the rest), and keeps
-the coordinates in a binary file of their own, a quarter smaller than in JSON.
+coordinates, layout, alpha, manifest, digests of the other files), ``consent.json``, attestations and a model card. A
+coordinates-only release leaves the LoRA files and the layout's tensor list out (whoever has the weight space has the
+rest), and keeps the coordinates in a binary file of their own, a quarter smaller than in JSON.
 """
 
 from __future__ import annotations
@@ -27,10 +27,13 @@ CONSENT = "consent.json"
 CARD = "README.md"
 COORDINATES = "coordinates.safetensors"
 SIGNATURE = "model.sig"
+BOM = "mlbom.cdx.json"
+STATEMENT = "provenance.intoto.jsonl"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_config.json")
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
 KOHYA_FILE = "lora.safetensors"
 SPACE_DOCUMENT = "space.json"
+_BESIDE = (DOCUMENT, CONSENT, SIGNATURE, BOM, STATEMENT)  # fetched whether or not the document lists them
 PREVIEWS = "previews/"
 HUB_TAG = "w2w-registry"
 SPACE_TAG = "w2w-space"
@@ -249,7 +252,7 @@ def choose(state: RepoState, document: Document | None = None, *, name: str | No
     by_path = {f.path: f for f in state.files}
     if document is not None:
         listed = [by_path[p] for p in document.files if p in by_path]
-        extra = [by_path[p] for p in (DOCUMENT, CONSENT, SIGNATURE) if p in by_path and p not in document.files]
+        extra = [by_path[p] for p in _BESIDE if p in by_path and p not in document.files]
         return Choice(True, tuple(listed + extra))
     if name is not None:
         if name not in by_path:
@@ -296,7 +299,7 @@ def _offer(by_path: Mapping[str, HubFile]) -> str:
 
 def managed(path: str) -> bool:
     """Whether a release owns this path: only such files are removed when a new release no longer has them."""
-    own = {DOCUMENT, CONSENT, COORDINATES, CARD, SIGNATURE, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
+    own = {*_BESIDE, COORDINATES, CARD, DIFFUSERS_FILE, KOHYA_FILE, SPACE_DOCUMENT, *PEFT_FILES}
     spaces = {"space.safetensors", "spectrum.svg"}
     shard = path.startswith("components-") and path.endswith(".safetensors")
     folder, _, name = path.rpartition("/")

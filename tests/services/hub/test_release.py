@@ -59,7 +59,7 @@ def test_what_a_release_holds(world: World, tmp_path: Path) -> None:
     files = world.hub.files(REPO)
     assert set(files) == {
         ".gitattributes", "README.md", "adapter_config.json", "adapter_model.safetensors", "consent.json",
-        "pytorch_lora_weights.safetensors", "w2w.json",
+        "mlbom.cdx.json", "provenance.intoto.jsonl", "pytorch_lora_weights.safetensors", "w2w.json",
     }  # fmt: skip
     assert [c.title for c in world.hub.history(REPO)] == ["Publish version 1", "initial commit"]
     repo = world.hub.repo(REPO)
@@ -127,7 +127,10 @@ def test_coordinates_only(world: World) -> None:
     small = replace(REQUEST, options=Options(coordinates_only=True))
     push(world.registry, world.client, small)
     files = world.hub.files(REPO)
-    assert set(files) == {".gitattributes", "README.md", "consent.json", "coordinates.safetensors", "w2w.json"}
+    assert set(files) == {
+        ".gitattributes", "README.md", "consent.json", "coordinates.safetensors", "mlbom.cdx.json",
+        "provenance.intoto.jsonl", "w2w.json",
+    }  # fmt: skip
     document = bundle.decode(files["w2w.json"] or b"", "x", lambda path: files[path] or b"")
     assert document.layout is None
 

@@ -34,7 +34,7 @@ from w2w_registry.records import Kind, OperationKind, canonical_json, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.restore import Restored, owns, restore
-from w2w_registry.services.hub import signatures
+from w2w_registry.services.hub import attesting, signatures
 from w2w_registry.services.hub.pull_checks import check_document, check_weights
 from w2w_registry.services.hub.pull_strangers import take_strangers
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
@@ -76,6 +76,7 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     choice = bundle.choose(state, document, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
     consent = None
+    digests: dict[str, str] = {}
     lora: Path | None = None
     if document is not None:
         digests = {f.path: _sha256(folder / f.path) for f in choice.files}
@@ -90,7 +91,7 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
         # A PEFT file keeps its settings beside it; the others say everything themselves.
         first = folder / choice.files[0].path
         lora = first.parent if first.name == bundle.PEFT_FILES[0] else first
-    return Fetched(state, document, folder, lora, consent)
+    return Fetched(state, document, folder, lora, consent, digests)
 
 
 def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
@@ -122,6 +123,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     mine = owns(hub, fetched.state.repo_id)
     restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
     restored = replace(restored, warnings=(*remarks, *restored.warnings))
+    attesting.check(registry, fetched.folder, document, fetched.digests, where)
     name = check_name(request.name or document.name)
     kind = _kind_of(request, document, where)
     if request.dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,17 @@ class PullReport:
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """What came from a repo: its state, its document when it is ours, and a folder with the checked files."""
+    """What came from a repo: its state, its document when it is ours, and a folder with the checked files.
+
+    ``digests``: path → SHA-256 of the files of a release of ours.
+    """
 
     state: RepoState
     document: Document | None
     folder: Path
     lora: Path | None
     consent: bytes | None
+    digests: Mapping[str, str]
 
     @property
     def origin(self) -> Input:

@@ -15,6 +15,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Version
+from w2w_registry.catalog.policies import in_force
 from w2w_registry.catalog.publications import record_release, release_at, releases_in
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import Decision
@@ -27,6 +28,7 @@ from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, choose_access
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
+from w2w_registry.services.hub.attesting import attest
 from w2w_registry.services.hub.carry_out import carry_out, look
 from w2w_registry.services.hub.intents import arrived, drop, drop_forbidden, note, undo, unfinished
 from w2w_registry.services.hub.release_files import (
@@ -184,10 +186,12 @@ def prepare(
     with registry.catalog.read() as session:
         upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
         consent = consent_of(upstream, decision, present(session))
+        policy = in_force(session)
         space = None if facts.place is None else session.get_one(Space, facts.place.space_id)
     access = choose_access(likeness=consent.likeness, asked=asked)
     preview, missing = preview_of(registry, facts, dry_run=dry_run)
     files = build_files(registry, facts, space, consent, options, repo_id, preview)
+    files |= attest(registry, facts, options, files, None if policy is None else policy.digest)
     warnings = (*(str(w) for w in decision.warnings), *missing)
     if consent.likeness and asked is Access.PUBLIC:
         warnings += ("it draws a person, so it is published gated: whoever wants it asks for access",)

@@ -59,10 +59,7 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
         IntegrityError: it is signed, but by none of the keys or over other content; or not signed where it has to be.
         SettingError: a key that is named is not there.
     """
-    trust = hub_trust(registry)
-    keys = trust.get("keys", [])
-    if not isinstance(keys, list):
-        raise SettingError(setting="[hub] keys", value=keys, reason="expected a list of files")
+    trust, keys = hub_trust(registry), trusted_keys(registry)
     signed = (folder / SIGNATURE).is_file()
     if not signed:
         if trust.get("require_signature"):
@@ -74,12 +71,25 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
             " `w2w-reg policy set`",
         )
     for key in keys:
-        path = Path(str(key)).expanduser()
-        if not path.is_file():
-            raise SettingError(setting="[hub] keys", value=str(key), reason="no such file")
         try:
-            verify_folder(folder, public_key=path)
+            verify_folder(folder, public_key=key)
         except (IntegrityError, BadFile):
             continue
         return True, ()
     raise IntegrityError(what="signature of", name=where, expected="made by a trusted key", found="by none of them")
+
+
+def trusted_keys(registry: Registry) -> list[Path]:
+    """The public keys whose releases the policy in force believes.
+
+    Raises:
+        SettingError: not a list, or one is not there.
+    """
+    keys = hub_trust(registry).get("keys", [])
+    if not isinstance(keys, list):
+        raise SettingError(setting="[hub] keys", value=keys, reason="expected a list of files")
+    paths = [Path(str(key)).expanduser() for key in keys]
+    for key, path in zip(keys, paths, strict=True):
+        if not path.is_file():
+            raise SettingError(setting="[hub] keys", value=str(key), reason="no such file")
+    return paths
