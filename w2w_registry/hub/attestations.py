@@ -282,6 +282,28 @@ def check(
         _same(f"{where}/{STATEMENT}", json.loads(statement(facts, bom)), json.loads(said))
 
 
+def check_subjects(envelope: bytes, files: Mapping[str, str], where: str) -> bool:
+    """Hold files of a release without ``w2w.json`` against its statement; False when the statement is not one of ours.
+
+    Args:
+        files: path → SHA-256 of those that were fetched, not necessarily all.
+
+    Raises:
+        IntegrityError: one of them is not as attested.
+    """
+    try:
+        said = json.loads(dsse.decode(envelope, where)[0])
+        if said["predicate"]["buildDefinition"]["buildType"] != _BUILD_TYPE:
+            return False
+        attested = {subject["name"]: subject["digest"]["sha256"] for subject in said["subject"]}
+    except (BadFile, KeyError, TypeError, ValueError, RecursionError):
+        return False
+    for path, digest in subjects_among(files).items():
+        if attested.get(path, digest) != digest:  # a file that somebody added beside the release is not spoken of
+            raise IntegrityError(what="file", name=f"{where}/{path}", expected=_show(attested[path]), found=digest)
+    return True
+
+
 def _own_words(bom: bytes, where: str) -> tuple[str, str]:
     body = read_table(bom, where)
     try:

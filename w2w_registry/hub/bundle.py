@@ -286,8 +286,8 @@ def _nothing(state: RepoState, by_path: Mapping[str, HubFile]) -> RegistryError:
 
 
 def _with_config(by_path: Mapping[str, HubFile], path: str) -> tuple[HubFile, ...]:
-    config = str(PurePosixPath(path).with_name(PEFT_FILES[1]))
-    return (by_path[path], by_path[config]) if config in by_path else (by_path[path],)
+    beside = (str(PurePosixPath(path).with_name(PEFT_FILES[1])), STATEMENT)
+    return (by_path[path], *(by_path[other] for other in beside if other in by_path and other != path))
 
 
 def _offer(by_path: Mapping[str, HubFile]) -> str:

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
+from tests.hub.local_hub.store import Visibility
 from tests.services.hub.test_pull import REPO, absent, wiped, world  # noqa: F401
 from tests.services.hub_world import World
 from w2w_registry.errors import BadFile, IntegrityError, RegistryError
 from w2w_registry.hub import bundle, dsse
+from w2w_registry.lora import lora_files
 from w2w_registry.messages import message
 from w2w_registry.records import canonical_json
 from w2w_registry.services.hub.pull import PullRequest, pull
@@ -149,3 +151,26 @@ def test_a_release_from_before_there_were_attestations(
     for path in (bundle.BOM, bundle.STATEMENT):
         del tree[path]
     assert pull(wiped.registry, wiped.client, PullRequest(REPO)).status == "added"
+
+
+def test_one_file_of_a_release_is_held_against_its_statement(
+    world: World,  # noqa: F811
+    wiped: World,  # noqa: F811
+) -> None:
+    push(world.registry, world.client, PushRequest("acme/alice", REPO))
+    weights = world.hub.files(REPO)[bundle.DIFFUSERS_FILE] or b""
+    world.hub.store.plant(REPO, {bundle.DIFFUSERS_FILE: weights[:-4] + b"\0\0\x10\x41", "other.safetensors": weights})
+    with pytest.raises(IntegrityError, match="pytorch_lora_weights"):
+        pull(wiped.registry, wiped.client, PullRequest(REPO, file=bundle.DIFFUSERS_FILE))
+    absent(wiped, "acme/alice")
+    assert pull(wiped.registry, wiped.client, PullRequest(REPO, file="other.safetensors")).status == "added"
+
+
+@pytest.mark.parametrize(
+    "theirs", [b"", b"[]", b"{}", dsse.encode(b"[]", None), dsse.encode(b'{"predicate": {}, "subject": 1}', None)]
+)
+def test_a_statement_of_somebody_elses_making_is_left_alone(world: World, theirs: bytes) -> None:  # noqa: F811
+    (weights,) = lora_files("a.safetensors", world.lora(1), fmt="kohya").values()
+    world.hub.store.create(world.hub.user("p0009"), None, "lora", Visibility.PUBLIC)
+    world.hub.store.plant("p0009/lora", {"a.safetensors": weights, bundle.STATEMENT: theirs})
+    assert pull(world.registry, world.client, PullRequest("p0009/lora", name="x", space="faces")).status == "added"

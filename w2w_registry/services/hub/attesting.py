@@ -53,8 +53,22 @@ def check(registry: Registry, folder: Path, document: Document, found: Mapping[s
     """
     bom, envelope = (_content(folder / name) for name in (BOM, STATEMENT))
     attestations.check(document, found, bom, envelope, where)
-    if envelope is None:
-        return
+    if envelope is not None:
+        _check_signatures(registry, envelope, where)
+
+
+def check_without_document(registry: Registry, folder: Path, found: Mapping[str, str], where: str) -> None:
+    """Hold what was fetched from a repo without ``w2w.json`` against its statement, when that is one of a registry.
+
+    Raises:
+        IntegrityError: a file is not as attested, or a trusted key's signature does not hold.
+    """
+    envelope = _content(folder / STATEMENT)
+    if envelope is not None and attestations.check_subjects(envelope, found, where):
+        _check_signatures(registry, envelope, where)
+
+
+def _check_signatures(registry: Registry, envelope: bytes, where: str) -> None:
     for key in trusted_keys(registry):
         with suppress(BadFile):  # a key of another form signed nothing here
             dsse.check(envelope, key, f"{where}/{STATEMENT}")

@@ -57,6 +57,7 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
         fetched = fetch(hub, request.repo, folder, file=request.file, progress=progress)
         if fetched.document is not None:
             return _take_ours(registry, hub, request, fetched, fetched.document)
+        attesting.check_without_document(registry, folder, fetched.digests, f"hf://{fetched.state.repo_id}")
         return take_strangers(registry, request, fetched)
 
 
@@ -76,10 +77,9 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     choice = bundle.choose(state, document, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
     consent = None
-    digests: dict[str, str] = {}
+    digests = {f.path: _sha256(folder / f.path) for f in choice.files}
     lora: Path | None = None
     if document is not None:
-        digests = {f.path: _sha256(folder / f.path) for f in choice.files}
         bundle.check_files(document, digests, f"hf://{state.repo_id}")
         if bundle.CONSENT in digests:
             consent = (folder / bundle.CONSENT).read_bytes()

@@ -66,7 +66,7 @@ class PullReport:
 class Fetched:
     """What came from a repo: its state, its document when it is ours, and a folder with the checked files.
 
-    ``digests``: path → SHA-256 of the files of a release of ours.
+    ``digests``: path → SHA-256 of the files in it.
     """
 
     state: RepoState
