@@ -12,6 +12,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from .output import say
+
 _SCRIPTS = {
     "bash": (".bashrc", 'eval "$(_W2W_REG_COMPLETE=bash_source w2w-reg)"'),
     "zsh": (".zshrc", 'eval "$(_W2W_REG_COMPLETE=zsh_source w2w-reg)"'),
@@ -34,7 +36,7 @@ def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as stream:
             stream.write(("" if not have or have.endswith("\n") else "\n") + line + "\n")
-    click.echo(f"{path} turns completion on; open a new shell, or run: source {path}")
+    say(f"{path} turns completion on; open a new shell, or run: source {path}")
     ctx.exit()
 
 

@@ -61,7 +61,9 @@ def ended(code: int) -> None:
     seconds = time.monotonic() - _STARTED
     write("end", f"exit {code} after {seconds:.1f} s")
     if _state["verbose"]:
-        click.echo(f"exit {code} after {seconds:.1f} s", err=True)
+        from .output import note
+
+        note(f"exit {code} after {seconds:.1f} s")
 
 
 def write(kind: str, text: str) -> None:

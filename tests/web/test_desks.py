@@ -16,6 +16,7 @@ from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.ingest import AddRequest, add
+from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search import atlas
 from w2w_registry.services.synthesis import directions
@@ -181,6 +182,7 @@ def test_the_document_names_every_route_of_the_api(program: TestClient) -> None:
 def test_what_is_held_waits_for_another_person(
     browser: TestClient, registry: Registry, alice: str, tmp_path: Path
 ) -> None:
+    policies.adopt(registry, items=["second_person=true", "space_people=2"])
     again = make_world(60).write(tmp_path / "again", range(55, 56), training=1)
     grants.grant(registry, "s-2", ANY)
     for name in ("mallory", "eve"):

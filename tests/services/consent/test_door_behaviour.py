@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from w2w_registry.catalog.models import Fingerprint, GuardReference
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, LikenessRefused
 from w2w_registry.lora import lora_files
-from w2w_registry.services.consent import grants, withdraw
+from w2w_registry.services.consent import grants, resolve, withdraw
 from w2w_registry.services.consent.protect import protect_subject
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.identities.manage import remove
@@ -125,6 +126,8 @@ def test_who_came_in_unseen_does_not_leave(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
         assert put(home, world / "again" / "p005", kind="style", name="brush").status == "added"
+    other = replace(home, settings=replace(home.settings, actor="somebody else"))
+    resolve.resolve(other, "brush", distinct=True, reason="seen")  # its weights alone had it held
     export(home, "brush", str(tmp_path / "before"))
     take(home, newcomers.opened(PIPELINE), ["brush"])
     withdraw.withdraw(home, "s005", erase=True)

@@ -14,11 +14,13 @@ from w2w_registry.services.consent.subjects import add_subject
 from w2w_registry.services.identities import ingest, manage
 from w2w_registry.services.identities.assigning import assign
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
 
 
 def test_a_second_person_says_it_with_evidence(registry: Registry, world: World, tmp_path: Path) -> None:
+    policies.adopt(registry, items=["second_person=true", "space_people=2"])
     folder = world.write(tmp_path / "loras", range(6))
     fit_space(registry, "tiny", [str(folder)], base_model=BASE)
     ingest.add(registry, AddRequest([str(folder)]))

@@ -161,6 +161,7 @@ def test_there_is_one_way_out_for_pictures() -> None:
         "w2w_registry/diffusion/images.py",  # makes the bytes
         "w2w_registry/services/recording/pictures.py",  # the way out
         "w2w_registry/services/identities/previews.py",  # keeps what came with a LoRA; nothing leaves
+        "w2w_registry/services/synthesis/previewing.py",  # keeps what it drew; nothing leaves
     }
     for top in ("w2w_registry", "cli"):
         for path in sorted((ROOT / top).rglob("*.py")):
@@ -175,7 +176,7 @@ def test_there_is_one_way_out_for_pictures() -> None:
             }
             assert "png_bytes" not in calls, f"{name} lets a picture out by itself"
             assert not ("save" in calls and '"PNG"' in text), f"{name} encodes pictures by itself"
-            assert 'media_type="image' not in text or name == "w2w_registry/web/pages/make.py", (
+            assert 'media_type="image' not in text or name == "w2w_registry/web/pages/drawing.py", (
                 f"{name} serves pictures"
             )
             if "preview_digest" in text and ("artifacts.get(" in text or "artifacts.local(" in text):

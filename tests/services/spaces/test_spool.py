@@ -86,9 +86,10 @@ def test_nothing_holds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         theta = (start + rng.normal(size=12) @ axes + 0.01 * rng.normal(size=layout.dim)).astype(np.float32)
         write_lora(tmp_path / f"in/{i:04d}", layout.unflatten(theta), 4.0)
     whole = 400 * layout.dim * 4
-    with spooled(tmp_path / "home", [str(tmp_path / "in/000*")], BASE) as spool:
-        few = in_common_gauge(read_fit_set(spool, [str(tmp_path / "in/000*")], BASE))
-        fit(few.thetas, layout, base_model=BASE)  # what is imported on the way is not counted
+    with spooled(tmp_path / "home", [str(tmp_path / "in/00*")], BASE) as spool:
+        few = in_common_gauge(read_fit_set(spool, [str(tmp_path / "in/00*")], BASE))
+        # What is imported on the way is not counted.
+        fit(few.thetas, layout, base_model=BASE, components=12, memory=whole // 64, scratch=few.scratch)
     tracemalloc.start()
     try:
         with spooled(tmp_path / "home", [str(tmp_path / "in")], BASE) as spool:
