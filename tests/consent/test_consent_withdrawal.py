@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from w2w_registry.consent import lifecycle, receipt
@@ -99,6 +100,13 @@ def test_withdrawal_receipts() -> None:
     text = receipt.withdrawal_markdown(make(), stone, completed=NOW)
     for expected in ("# Withdrawal of s1", "1 model and 1 made from them", "faces@1", "- lab-1", stone.digest()):
         assert expected in text
+
+
+def test_a_reference_is_only_said_to_be_kept_of_a_model() -> None:
+    stone = tombstone(make(), SALT)
+    for versions, expected in ((make().versions, "a do-not-recreate"), ((), "no do-not-recreate")):
+        protected = replace(make(), versions=tuple(versions), protect=True)
+        assert f"- {expected} reference kept" in receipt.withdrawal_markdown(protected, stone, completed=NOW)
 
 
 def test_consent_receipts() -> None:

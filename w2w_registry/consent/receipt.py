@@ -164,12 +164,14 @@ def withdrawal_markdown(
         f"{counted(own, 'model')} and {derived} made from them taken out of service and out of search",
     ]
     if withdrawal.releases:
-        done.append(f"{len(withdrawal.releases)} releases queued for takedown")
+        done.append(f"{counted(len(withdrawal.releases), 'release')} queued for takedown")
     if withdrawal.erase:
         done.append(f"coordinates of {counted(len(withdrawal.versions), 'model')} erased")
         done.append(f"{counted(len(withdrawal.purged_artifacts), 'file')} erased")
-    if withdrawal.protect:
+    if withdrawal.protect and own:
         done.append("a do-not-recreate reference kept: new models too near are refused at the door")
+    elif withdrawal.protect:
+        done.append("no do-not-recreate reference kept: no model is registered as theirs")
     lines = [f"# Withdrawal of {withdrawal.subject}", ""]
     lines += [f"Asked {iso(withdrawal.at)}, done {iso(completed)}.", "", "## Done", ""]
     lines += [f"- {line}" for line in done]
