@@ -61,9 +61,7 @@ def ended(code: int) -> None:
     seconds = time.monotonic() - _STARTED
     write("end", f"exit {code} after {seconds:.1f} s")
     if _state["verbose"]:
-        from .output import note
-
-        note(f"exit {code} after {seconds:.1f} s")
+        sys.stderr.write(f"exit {code} after {seconds:.1f} s\n")
 
 
 def write(kind: str, text: str) -> None:
