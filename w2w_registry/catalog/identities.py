@@ -43,11 +43,6 @@ def names_beginning(session: Session, prefix: str) -> set[str]:
     return set(session.scalars(select(Identity.name).where(Identity.name.startswith(prefix, autoescape=True))))
 
 
-def next_number(session: Session, identity_id: int) -> int:
-    """What the next version of an identity is numbered."""
-    return 1 + (session.scalar(select(func.max(Version.number)).where(Version.identity_id == identity_id)) or 0)
-
-
 def versions_of(session: Session, identity_id: int, states: Collection[VersionState] = PRESENT) -> list[Version]:
     """An identity's versions in these states, by number."""
     query = select(Version).where(Version.identity_id == identity_id, Version.state.in_(states))

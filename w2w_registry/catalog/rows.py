@@ -15,7 +15,7 @@ from sqlalchemy import Table, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
-from w2w_registry.catalog.base import Base, audited_models, table_name
+from w2w_registry.catalog.base import Base, table_name
 from w2w_registry.catalog.types import canonical_form, stored_form
 from w2w_registry.records import digest_of
 
@@ -80,11 +80,6 @@ def present_digests(
             yield tuple(values[:width]), _digest(model, row)
 
 
-def recorded_model(table: str) -> type[Base] | None:
-    """The audited model of a table name found in an event."""
-    return _by_table().get(table)
-
-
 def has_key(model: type[Base], keys: Sequence[Key]) -> Any:
     """SQL condition: the row's primary key is one of ``keys``."""
     columns = primary_key(model)
@@ -140,8 +135,3 @@ def _forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
 @cache
 def _stored_forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
     return [(column.name, stored_form(column.type)) for column in table_of(model).columns]
-
-
-@cache
-def _by_table() -> dict[str, type[Base]]:
-    return {table_name(model): model for model in audited_models()}

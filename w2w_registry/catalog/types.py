@@ -132,11 +132,6 @@ def normal_json(value: Any) -> JsonText:
     return value if isinstance(value, JsonText) else normalised(value)[1]
 
 
-def plain_json(value: Any) -> Any:
-    """``value`` as it reads back from the database: plain dictionaries, lists, text and numbers."""
-    return json.loads(storable(canonical_json(value)))
-
-
 def normalised(value: Any) -> tuple[Any, JsonText]:
     """A value with the same canonical JSON as ``value`` has when it reads back, and that text."""
     text = canonical_json(value)

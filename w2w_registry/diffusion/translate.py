@@ -63,6 +63,11 @@ class Ridge:
         return Guess(torch.from_numpy(white.astype(np.float32)), torch.from_numpy(self.variance.astype(np.float32)))
 
 
+def too_few(registered: int) -> UsageError:
+    """What to say where there are too few registered to learn a translation from."""
+    return UsageError(reason=f"a translation is learned from at least {LEAST} registered, there are {registered}")
+
+
 def fit_ridge(fingerprints: Float32, white: Float32) -> Ridge:
     """Ridge regression on the leading principal directions of ``fingerprints`` (n, D) towards ``white`` (n, k).
 
@@ -70,9 +75,7 @@ def fit_ridge(fingerprints: Float32, white: Float32) -> Ridge:
         UsageError: fewer than ``LEAST`` of them.
     """
     if len(fingerprints) < LEAST:
-        raise UsageError(
-            reason=f"a translation is learned from at least {LEAST} registered, there are {len(fingerprints)}"
-        )
+        raise too_few(len(fingerprints))
     x, y = fingerprints.astype(np.float64), white.astype(np.float64)
     centre, offset = x.mean(0), y.mean(0)
     u, s, vt = np.linalg.svd(x - centre, full_matrices=False)

@@ -18,7 +18,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.diffusion import translate as walking
 from w2w_registry.diffusion.bank import LoraBank
 from w2w_registry.diffusion.pipeline import load_model
-from w2w_registry.errors import NotFound
+from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.lora import lora_files, read_lora
 from w2w_registry.services.identities import ingest, translated
 from w2w_registry.services.identities.items import AddRequest
@@ -136,6 +136,14 @@ def test_what_is_there_already_is_said_and_a_plan_needs_no_base_model(
     assert planned.status == "added"
     with pytest.raises(NotFound):
         translated.add(registry, AddRequest([str(other)]), "/nowhere")
+
+
+def test_a_space_nobody_is_registered_in_teaches_nothing(registry: Registry, folder: Path, tmp_path: Path) -> None:
+    fit_space(registry, "empty", [str(folder / f"loras/p{row:02d}") for row in range(40)], base_model=BASE_MODEL)
+    other = tmp_path / "new.safetensors"
+    save_file({f"unet.{m}.lora_{f}.weight": torch.ones(s) for m, f, s in _one_layer()}, other)
+    with pytest.raises(UsageError, match="at least 20 registered, there are 0"):
+        translated.add(registry, AddRequest([str(other)], space="empty"), PIPELINE, device="cpu")
 
 
 def _one_layer() -> list[tuple[str, str, tuple[int, ...]]]:

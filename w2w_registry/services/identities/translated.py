@@ -119,7 +119,7 @@ def _learned(session: Session, prober: Prober, row: Space, space: WeightSpace) -
     Fingerprints that were taken are used as they are; where there are too few, the points themselves are asked.
     """
     from w2w_registry.diffusion.fingerprint import of_thetas
-    from w2w_registry.diffusion.translate import LEAST, fit_ridge
+    from w2w_registry.diffusion.translate import LEAST, fit_ridge, too_few
 
     placed = vectors.matrix(session, row.id)
     answers = stored.answers(session, prober.base, prober.question)
@@ -129,9 +129,11 @@ def _learned(session: Session, prober: Prober, row: Space, space: WeightSpace) -
         prints = answers.matrix[both]
         points = placed.matrix[[at[int(answers.versions[n])] for n in both]]
     else:
+        if len(at) < LEAST:  # before anybody is asked
+            raise too_few(len(at))
         points = placed.matrix[:TAUGHT]
-        thetas = [space.reconstruct(point) for point in points]
-        prints = of_thetas(prober.model, space.layout, np.stack(thetas), prober.prompt) if thetas else points
+        thetas = np.stack([space.reconstruct(point) for point in points])
+        prints = of_thetas(prober.model, space.layout, thetas, prober.prompt)
     spread = np.maximum(space.component_std, 1e-6 * float(space.component_std.max()))
     return fit_ridge(prints, np.asarray(points / spread, np.float32)), len(points)
 
