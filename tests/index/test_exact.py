@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.index.oracle import Oracle, assert_same, lattice, unit
 from w2w_registry.errors import IntegrityError
-from w2w_registry.index import exact, store
+from w2w_registry.index import disk, exact, store
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.protocol import Stamp
 from w2w_registry.index.rows import write_rows
@@ -93,7 +93,7 @@ def test_rows_are_written_in_id_order_only(tmp_path: Path) -> None:
 def test_a_damaged_row_of_a_large_index_is_found_when_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "EAGER_BYTES", 0)
+    monkeypatch.setattr(disk, "EAGER_BYTES", 0)
     index = ExactIndex(8)
     vectors = unit(np.random.default_rng(2), 50, 8)
     index.add(np.arange(50), vectors)

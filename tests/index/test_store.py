@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.index.oracle import assert_same, lattice, unit
 from w2w_registry.errors import StorageError
-from w2w_registry.index import store
+from w2w_registry.index import disk, generations, store
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.protocol import Batch, Stamp
 
@@ -75,7 +75,7 @@ def test_an_older_state_does_not_replace_a_newer_one_but_another_catalogs_does(t
 
 def test_while_another_saves_nothing_is_written(tmp_path: Path) -> None:
     store.save(tmp_path, index_of(1), STAMP)
-    with store._lock(tmp_path, wait=True):
+    with disk.lock(tmp_path, wait=True):
         assert not store.save(tmp_path, index_of(2), replace(STAMP, seq=8))
         assert kept(tmp_path) == ([1], replace(STAMP, size=1))
 
@@ -98,7 +98,7 @@ def test_a_disk_that_refuses_is_a_storage_error(tmp_path: Path) -> None:
 
 def files_of(folder: Path) -> list[Path]:
     """Every file of the cache, the lock apart."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != store.LOCK)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != disk.LOCK)
 
 
 def test_a_file_cut_at_any_byte_is_never_trusted(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_file_cut_at_any_byte_is_never_trusted(tmp_path: Path) -> None:
             path.write_bytes(data[:cut])
             found = kept(tmp_path)
             # only the line end after the pointer's digest may be missing
-            assert found is None or (path.name == store.POINTER and cut == len(data) - 1 and found == whole)
+            assert found is None or (path.name == generations.POINTER and cut == len(data) - 1 and found == whole)
             cuts += 1
         path.write_bytes(data)
     assert cuts > 500
@@ -125,9 +125,9 @@ def test_a_changed_byte_anywhere_is_never_trusted(tmp_path: Path) -> None:
         for at in range(len(data)):
             path.write_bytes(data[:at] + bytes([data[at] ^ 0x01]) + data[at + 1 :])
             found = kept(tmp_path)
-            assert found is None or (path.name == store.POINTER and at == len(data) - 1 and found == whole)
+            assert found is None or (path.name == generations.POINTER and at == len(data) - 1 and found == whole)
         path.write_bytes(data + b"\0")
-        assert kept(tmp_path) is None or path.name == store.POINTER
+        assert kept(tmp_path) is None or path.name == generations.POINTER
         path.write_bytes(data)
     assert kept(tmp_path) == whole
 
@@ -144,7 +144,7 @@ def test_a_missing_file_is_a_missing_index(tmp_path: Path, name: str) -> None:
 
 def test_another_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(store, "FORMAT", store.FORMAT + 1)
+        patch.setattr(generations, "FORMAT", generations.FORMAT + 1)
         store.save(tmp_path, index_of(1), STAMP)
     assert store.load(tmp_path) is None
 
@@ -152,7 +152,7 @@ def test_another_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("pointer", [b"", b"\xff\xfe", b"gen-../.. x", b"../gen-1 00", b"gen-none 00\n"])
 def test_a_strange_pointer_is_a_missing_index(tmp_path: Path, pointer: bytes) -> None:
     store.save(tmp_path, index_of(1), STAMP)
-    (tmp_path / store.POINTER).write_bytes(pointer)
+    (tmp_path / generations.POINTER).write_bytes(pointer)
     assert store.load(tmp_path) is None
 
 
@@ -288,7 +288,7 @@ def test_a_topped_up_index_saves_what_a_rebuilt_one_would(tmp_path: Path) -> Non
 def test_a_build_while_another_saves_stays_in_memory(tmp_path: Path) -> None:
     store.save(tmp_path, index_of(1), STAMP)
     batches = [(np.array([2, 3]), lattice([2, 3], 4))]
-    with store._lock(tmp_path, wait=True):
+    with disk.lock(tmp_path, wait=True):
         index, stamp = store.build(tmp_path, "exact", 4, replace(STAMP, seq=8), iter(batches))
     assert index.ids().tolist() == [2, 3]
     assert (stamp.seq, stamp.size) == (8, 2)
