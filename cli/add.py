@@ -17,7 +17,7 @@ from .output import emit, note, progress, say, warn
 
 if TYPE_CHECKING:
     from w2w_registry.services.identities.intake import Group, Intake, Plan
-    from w2w_registry.services.identities.items import AddReport, AddRequest, Item
+    from w2w_registry.services.identities.items import AddRequest, Item, Skipped
 
 _SHOWN = 5
 _LISTED = 10
@@ -136,34 +136,29 @@ def _ask(frame: Frame, planned: Plan, asks: bool) -> None:
 
 def _into(frame: Frame, request: AddRequest) -> int:
     """Into the one space that was named."""
-    from w2w_registry.services.identities import ingest
+    from w2w_registry.services.identities import ingest, intake
 
     with progress("adding") as tick:
-        report = ingest.add(frame.registry(), request, tick)
-    return _reported(frame, request, report)
+        done = intake.into(frame.registry(), request, ingest.add, tick)
+    emit(frame, _result(done), lambda: _show(done, request.dry_run))
+    return done.exit_code
 
 
 def _translated(frame: Frame, request: AddRequest, pipeline: str | None) -> int:
     """Into one space, by behaviour."""
-    from w2w_registry.services.identities import translated
+    from w2w_registry.services.identities import intake, translated
 
     with progress("translating") as tick:
-        report = translated.add(frame.registry(), request, pipeline, progress=tick)
-    return _reported(frame, request, report)
-
-
-def _reported(frame: Frame, request: AddRequest, report: AddReport) -> int:
-    from w2w_registry.services.identities.intake import Intake
-
-    assert report.space is not None
-    done = Intake(report.items, (), spaces=(report.space,))
+        done = intake.into(
+            frame.registry(), request, lambda r, q, tick: translated.add(r, q, pipeline, progress=tick), tick
+        )
     emit(frame, _result(done), lambda: _show(done, request.dry_run))
-    return report.exit_code
+    return done.exit_code
 
 
 def _result(done: Intake) -> dict[str, Any]:
     from w2w_registry.messages import message
-    from w2w_registry.services.identities.intake import failure
+    from w2w_registry.services.identities.outcome import lists
 
     rows = []
     for item in done.items:
@@ -171,12 +166,8 @@ def _result(done: Intake) -> dict[str, Any]:
         if item.error is not None:
             row["error"] = message(item.error)
         rows.append(row)
-    failed = [failure(item) for item in done.items if item.error is not None]
     return {
-        "added": sum(row["status"] == "added" for row in rows),
-        "existing": sum(row["status"] == "existing" for row in rows),
-        "failed": failed,
-        "skipped": [{"path": str(one.path), "reason": one.reason} for one in done.skipped],
+        **lists(done.items, done.skipped),
         "spaces": list(done.spaces),
         "space": done.spaces[0] if len(done.spaces) == 1 else None,
         "fitted": list(done.fitted),
@@ -193,7 +184,7 @@ def _show_plan(planned: Plan) -> None:
     for group in planned.groups:
         say(_group_line(group))
     _failures(list(planned.survey.failed), "cannot be used")
-    _causes([(one.reason, str(one.path)) for one in planned.survey.skipped], "skipped")
+    _skipped(planned.survey.skipped)
     note(
         f"{planned.added} would be added, {planned.existing} already there or twice, "
         f"{len(planned.survey.failed)} failed, {len(planned.survey.skipped)} skipped"
@@ -234,7 +225,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
 
         warn(f"space {space} could not be fitted: {message(error)}")
     _failures([item for item in done.items if item.error is not None])
-    _causes([(one.reason, str(one.path)) for one in done.skipped], "skipped")
+    _skipped(done.skipped)
     where = f", in space {done.spaces[0]}" if len(done.spaces) == 1 else f", in {len(done.spaces)} spaces"
     note(
         f"{len(new)} {'would be ' if dry_run else ''}added, {len(old)} already there, "
@@ -249,7 +240,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
 
 def _failures(items: list[Item], word: str = "failed") -> None:
     from w2w_registry.messages import message
-    from w2w_registry.services.identities.intake import failure
+    from w2w_registry.services.identities.outcome import failure
 
     if len(items) <= _SHOWN:
         for item in items:
@@ -260,9 +251,13 @@ def _failures(items: list[Item], word: str = "failed") -> None:
     _causes([(f"{row['reason']}; {row['cure']}" if row["cure"] else row["reason"], row["path"]) for row in rows], word)
 
 
+def _skipped(files: Sequence[Skipped]) -> None:
+    _causes([(f"{one.reason}; {one.cure}" if one.cure else one.reason, str(one.path)) for one in files], "skipped")
+
+
 def _causes(pairs: list[tuple[str, str]], word: str) -> None:
     """Files grouped by cause, the commonest first, each with an example."""
-    from w2w_registry.services.identities.intake import cause
+    from w2w_registry.services.identities.outcome import cause
 
     kinds: dict[str, list[tuple[str, str]]] = {}
     for reason, path in pairs:

@@ -27,10 +27,14 @@ def test_one_command_from_nothing(run: Run, folder: Path) -> None:
     code, out, _ = run("add", folder, "--yes", "--json")
     done = json.loads(out)
     assert code == 5
-    assert (done["added"], done["existing"]) == (planned["added"], planned["existing"]) == (25, 4)
-    assert len(done["failed"]) == len(planned["failed"]) == 6
-    assert {Path(one["path"]).name for one in done["skipped"]} >= {"old.ckpt", "learned_embeds.safetensors"}
-    assert all(one["reason"] for one in done["failed"] + done["skipped"])
+    assert done["counts"] == planned["counts"] == {"added": 25, "existing": 4, "failed": 6, "skipped": 3}
+    for name, count in done["counts"].items():
+        assert len(done[name]) == count
+        assert {one["file"] for one in done[name]} == {one["file"] for one in planned[name]}
+        assert all(one["reason"] for one in done[name] if name != "added")
+        assert all(one["identity"] for one in done[name] if name != "skipped")
+    assert {Path(one["file"]).name for one in done["skipped"]} >= {"old.ckpt", "learned_embeds.safetensors"}
+    assert [one["cure"] for one in done["skipped"] if one["file"].endswith(".ckpt")] == ["save it as safetensors"]
     assert done["spaces"] == planned["spaces"] == ["base-r1@1"]
     assert len(done["identities"]) == 25 + 4 + 6
     code, out, _ = run("search", "p0007", "-k", "1", "--json")
@@ -57,3 +61,14 @@ def test_labels_notes_and_names(run: Run, folder: Path, tmp_path: Path) -> None:
     shown = json.loads(run("show", "styles/dora", "--json")[1])
     assert (shown["labels"], shown["adapter"]) == ({"beard": 1.0, "hat": 1.0}, "DoRA")
     assert shown["tags"] == {"note": "from May"}
+
+
+def test_one_space_accounts_for_every_file_too(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("add", folder / "people", "--yes")
+    (tmp_path / "labels.csv").write_text("id;hat\nP0000-COPY;1\nnobody;0\n")
+    options = ("--space", "base-r1", "--labels", tmp_path / "labels.csv", "--json")
+    done = json.loads(run("add", folder, *options)[1])
+    assert {Path(one["file"]).name for one in done["skipped"]} == {"old.ckpt"}
+    assert done["unmatched_labels"] == ["nobody"]
+    copy = next(one for one in done["existing"] if one["file"].endswith("p0000-copy.safetensors"))
+    assert (copy["identity"], copy["updated"]) == ("p0000", ["hat"])

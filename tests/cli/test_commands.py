@@ -27,7 +27,7 @@ def test_add_counts_and_exit_codes(filled: Run, loras: Path, tmp_path: Path) -> 
     make_world(52).write(tmp_path / "new", range(51, 52))
     code, out, err = filled("add", tmp_path / "broken.safetensors", tmp_path / "new", loras / "p0001", "--json")
     value = json.loads(out)
-    assert (value["added"], value["existing"], len(value["failed"])) == (1, 1, 1)
+    assert value["counts"] == {"added": 1, "existing": 1, "failed": 1, "skipped": 0}
     assert value["failed"][0]["path"].endswith("broken.safetensors")
     assert code == 5
     assert len(value["identities"]) == 3

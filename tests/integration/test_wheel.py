@@ -90,7 +90,7 @@ def test_init_fit_add_search_outside_the_checkout(command: Path, tmp_path: Path)
     run(command, "init", cwd=tmp_path, env=env)
     run(command, "space", "fit", "tiny", "loras", "--base-model", "tiny/base", cwd=tmp_path, env=env)
     added = json.loads(run(command, "add", "loras", "--json", cwd=tmp_path, env=env))
-    assert (added["added"], added["failed"]) == (60, [])
+    assert (len(added["added"]), added["failed"]) == (60, [])
     found = json.loads(run(command, "search", "loras/p0007", "-k", "3", "--json", cwd=tmp_path, env=env))
     assert found["results"][0]["identity"] == "p0007"
     assert found["results"][0]["score"] == pytest.approx(1.0, abs=1e-5)

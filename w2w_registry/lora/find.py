@@ -56,10 +56,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that is passed over, and why."""
+    """A file that is passed over, why, and what would make it one that is taken."""
 
     path: Path
     reason: str
+    cure: str | None = None
 
 
 def find_loras(paths: Iterable[str | Path]) -> list[Candidate]:
@@ -245,16 +246,15 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
         pickles = pickles if main is not None or weights else []  # reading the folder says what it holds
     for name in weights:
         if _SHARD.fullmatch(name):
-            yield Skipped(folder / name, "one part of a file that was split: join its parts first")
+            yield Skipped(folder / name, "one part of a file that was split", "join its parts first")
         else:
             yield folder / name
     stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".safetensors")}
     for name in pickles:
-        same = name.rpartition(".")[0] in stems
-        reason = (
-            "beside a .safetensors of its name, which is taken" if same else "a pickle file: save it as safetensors"
-        )
-        yield Skipped(folder / name, reason)
+        if name.rpartition(".")[0] in stems:
+            yield Skipped(folder / name, "beside a .safetensors of its name, which is taken")
+        else:
+            yield Skipped(folder / name, "a pickle file, which could run code when opened", "save it as safetensors")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

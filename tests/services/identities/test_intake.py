@@ -13,8 +13,8 @@ from tests.services.identities.folder import ATTENTION, make_folder, rand
 from tests.services.world import BASE, World
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities import intake, manage
-from w2w_registry.services.identities.intake import cause
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.identities.outcome import cause
 from w2w_registry.services.recording.placement import hint_agrees
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.query import Query, search

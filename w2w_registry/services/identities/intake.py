@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from w2w_registry.catalog.lookup import known_version
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import known_version, refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import BadFile, RegistryError, UsageError
 from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
-from w2w_registry.messages import message
-from w2w_registry.records import check_name
+from w2w_registry.records import IdentityRef, check_name
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.items import AddRequest, Item, Seen
+from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
+from w2w_registry.services.identities.outcome import lists
 from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, digests_of
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, hint_agrees, same_model_id
@@ -34,6 +36,7 @@ from w2w_registry.space.layout import Layout
 
 ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
+Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: its tensors are model weights", "an adapter of a language model"),
     "a PEFT adapter of the kind",
@@ -42,11 +45,13 @@ _NOT_ADAPTERS = (
 
 @dataclass(frozen=True)
 class Survey:
-    """Everything under the paths: adapters, what cannot be used (with the error), what was passed over."""
+    """Everything under the paths: adapters, what cannot be used (with the error), what was passed over. ``prefix``: of
+    the names they get."""
 
     seen: tuple[Seen, ...]
     failed: tuple[Item, ...]
     skipped: tuple[Skipped, ...]
+    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,14 +81,21 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What ``perform`` will do. ``added`` and ``existing`` count what will be new and what is there, or is in the
-    folder twice; ``init``: there is no registry yet."""
+    """What ``perform`` will do. ``items``: what is foreseen of each adapter; what is there, or in the folder twice, is
+    existing. ``init``: there is no registry yet."""
 
     survey: Survey
     groups: tuple[Group, ...]
     init: bool
-    added: int
-    existing: int
+    items: tuple[Item, ...]
+
+    @property
+    def added(self) -> int:
+        return sum(item.status == "added" for item in self.items)
+
+    @property
+    def existing(self) -> int:
+        return sum(item.status == "existing" for item in self.items)
 
     @property
     def fits(self) -> tuple[Group, ...]:
@@ -91,11 +103,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "added": self.added,
-            "existing": self.existing,
-            "failed": [failure(item) for item in self.survey.failed],
-            "skipped": [{"path": str(one.path), "reason": one.reason} for one in self.survey.skipped],
-            "spaces": [group.space for group in self.fits],
+            **lists((*self.survey.failed, *self.items), self.survey.skipped),
+            "spaces": sorted({group.space for group in self.groups if group.space is not None}),
+            "fitted": [group.space for group in self.fits],
             "groups": [group.to_json() for group in self.groups],
         }
 
@@ -119,31 +129,13 @@ class Intake:
         return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
 
 
-def failure(item: Item) -> dict[str, Any]:
-    """A failed item as data: path, reason, what to do about it where that is known, and the error's code."""
-    assert item.error is not None
-    fields = item.error.fields
-    reason = str(fields.get("reason") or message(item.error))
-    return {"path": item.path, "reason": reason, "cure": fields.get("hint"), "code": item.error.code}
-
-
-def cause(reason: str) -> str:
-    """A reason without what is of one file alone (names of layers, numbers, examples), to group failures by."""
-    text = re.sub(r"\s*\([^()]*\)", "", reason)
-    return re.sub(r"\S*[\d_./]\S*\w", "…", text)
-
-
 def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     """Read everything under the request's paths, one file at a time.
 
     Raises:
         UsageError: ``name`` for more than one adapter.
     """
-    candidates, skipped = discover(request.paths) if request.candidates is None else (list(request.candidates), [])
-    if request.name is not None:
-        if len(candidates) != 1:
-            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
+    candidates, skipped = _discovered(request)
     seen: list[Seen] = []
     failed: list[Item] = []
     for done, candidate in enumerate(candidates, start=1):
@@ -153,13 +145,22 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
         except RegistryError as error:
             reason = str(error.fields.get("reason", ""))
             if len(candidates) > 1 and reason.startswith(_NOT_ADAPTERS):
-                skipped.append(Skipped(candidate.path, reason))
+                skipped.append(Skipped(candidate.path, reason, error.fields.get("hint")))
             else:
                 failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
         progress(done, len(candidates))
     # Of two copies of one model the more precise is registered.
     seen.sort(key=lambda one: one.dtype not in ("fp32", "fp64"))
-    return Survey(tuple(seen), tuple(failed), tuple(skipped))
+    return Survey(tuple(seen), tuple(failed), tuple(skipped), request.prefix)
+
+
+def _discovered(request: AddRequest) -> tuple[list[Candidate], list[Skipped]]:
+    candidates, skipped = discover(request.paths) if request.candidates is None else (list(request.candidates), [])
+    if request.name is not None:
+        if len(candidates) != 1:
+            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
+        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
+    return candidates, skipped
 
 
 def _look(candidate: Candidate, request: AddRequest) -> Seen:
@@ -187,11 +188,11 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
     """Which space each adapter goes to. ``registry``: None where there is none yet. ``fit``: whether to plan a space
     for groups that have none and are large enough."""
     spaces: list[Space] = []
-    known: set[int] = set()
+    known: dict[int, IdentityRef] = {}
     if registry is not None:
         with registry.catalog.read() as session:
             spaces = all_spaces(session)
-            known = {i for i, one in enumerate(found.seen) if known_version(session, one.sha256, one.digests)}
+            known = _known(session, found.seen)
     repeated = _repeats(found.seen)
     by_place: dict[str | None, list[int]] = defaultdict(list)
     homeless: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -221,8 +222,29 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         else:
             by_place[None] += indices
     groups += [group(sorted(indices), space=ref) for ref, indices in by_place.items()]
-    there = len(known | set(repeated))
-    return Plan(found, tuple(groups), registry is None, len(found.seen) - there, there)
+    items = tuple(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
+    return Plan(found, tuple(groups), registry is None, items)
+
+
+def _known(session: Session, seen: Sequence[Seen]) -> dict[int, IdentityRef]:
+    """Those that the registry holds: their place → what they are there."""
+    found = {}
+    for i, one in enumerate(seen):
+        version = known_version(session, one.sha256, one.digests)
+        if version is not None:
+            found[i] = version.id
+    refs = refs_of(session, found.values())
+    return {i: refs[version] for i, version in found.items()}
+
+
+def _foreseen(found: Survey, i: int, known: Mapping[int, IdentityRef], repeated: Mapping[int, int]) -> Item:
+    path, first = str(found.seen[i].candidate.path), found.seen[repeated.get(i, i)].candidate
+    ref = known.get(i, known.get(repeated.get(i, i)))
+    if ref is not None:
+        return Item(path, "existing", ref.name, ref.number)
+    if i not in repeated:
+        return Item(path, "added", found.prefix + first.name)
+    return Item(path, "existing", found.prefix + first.name, same_model=f"the same model as {first.path}")
 
 
 def _repeats(seen: Sequence[Seen]) -> dict[int, int]:
@@ -271,8 +293,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     A space that cannot be fitted after all is said, and its LoRAs are registered in no space.
     """
     rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
-    meant = match_names(rows, [request.prefix + one.candidate.name for one in planned.survey.seen])
-    labels: dict[str, Labels] = {name.removeprefix(request.prefix): rows[row] for row, name in meant.items()}
+    labels, left = _matched(request, rows, [one.candidate for one in planned.survey.seen])
     items: list[Item] = list(planned.survey.failed)
     fitted: list[str] = []
     unfitted: dict[str, RegistryError] = {}
@@ -317,5 +338,23 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     items = say_lookalikes(registry, items)
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
-    left = tuple(row for row in rows if row not in meant)
     return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)
+
+
+def _matched(
+    request: AddRequest, rows: Mapping[str, Labels], candidates: Sequence[Candidate]
+) -> tuple[dict[str, Labels], tuple[str, ...]]:
+    """Labels by candidate's name, and the rows of the table that mean none of them."""
+    meant = match_names(rows, [request.prefix + one.name for one in candidates])
+    labels = {name.removeprefix(request.prefix): rows[row] for row, name in meant.items()}
+    return labels, tuple(row for row in rows if row not in meant)
+
+
+def into(registry: Registry, request: AddRequest, add: Add, progress: Progress = no_progress) -> Intake:
+    """Register everything under the request's paths in one space, by ``add`` (by weights, or by behaviour)."""
+    candidates, skipped = _discovered(request)
+    rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
+    labels, left = _matched(request, rows, candidates)
+    report = add(registry, replace(request, name=None, candidates=candidates, table=labels), progress)
+    assert report.space is not None
+    return Intake(report.items, tuple(skipped), spaces=(report.space,), unmatched=left)

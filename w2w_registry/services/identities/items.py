@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from w2w_registry.errors import BadFile, RegistryError
-from w2w_registry.lora import Candidate
+from w2w_registry.lora import Candidate, Skipped
 from w2w_registry.records import Kind, Rank, Told, rank_of
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.versions import Input
@@ -110,3 +110,6 @@ class AddReport:
         """0 when no file failed; the failures' common exit code, or 5 when they differ."""
         codes = {item.error.exit_code for item in self.items if item.error is not None}
         return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
+
+
+__all__ = ["AddReport", "AddRequest", "Item", "Seen", "Skipped"]
