@@ -21,8 +21,8 @@ def check(
     frame: Frame, name: str, uses: tuple[str, ...], purpose: str | None, territory: str | None, at: str | None
 ) -> int:
     """Say what may be done with a version, and why not. Exit 4 when one of the uses asked about is denied."""
-    from w2w_registry.services.consent import grants as service
     from w2w_registry.services.consent import scopes
+    from w2w_registry.services.consent import showing as service
 
     chosen: dict[str, Any] = {"uses": uses} if uses else {}
     value = service.check(

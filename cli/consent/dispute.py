@@ -16,7 +16,7 @@ from . import shared
 @takes_frame
 def dispute(frame: Frame, subject: str, record_id: str | None) -> None:
     """Suspend a consent that somebody contests."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import amendments as service
 
     value = service.dispute(frame.registry(), subject, record_id=record_id)
     emit(frame, value, lambda: shared.say_record(value, "suspended"))

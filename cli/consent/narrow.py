@@ -21,7 +21,7 @@ from . import shared
 @takes_frame
 def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> None:
     """Narrow a consent; what is not named stays as it is. To widen one, grant a new one."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 
     expires = scopes.parse_day(given.pop("expires"), end=True)

@@ -20,7 +20,7 @@ from . import shared
 @takes_frame
 def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None, force: bool) -> None:
     """Issue the receipts of a subject's consents: Markdown, or with --json JSON-LD (W3C DPV, ISO/IEC TS 27560)."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import receipts as service
 
     found = service.receipt(frame.registry(), subject, record_id=record_id)
     written = service.write_receipts(frame.registry(), found, out, force=force) if out is not None else []

@@ -17,7 +17,7 @@ from . import shared
 @takes_frame
 def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
     """Extend the term of a consent, even of one that has expired."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 
     value = service.renew(frame.registry(), subject, scopes.parse_day(expires, end=True), record_id=record_id)

@@ -17,7 +17,7 @@ from . import shared
 @takes_frame
 def resolve(frame: Frame, subject: str, upheld: bool, record_id: str | None) -> None:
     """End a dispute: the consent stands again, or is invalidated."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import amendments as service
 
     value = service.resolve(frame.registry(), subject, upheld=upheld, record_id=record_id)
     emit(frame, value, lambda: shared.say_record(value, "stands again" if upheld else "invalidated"))

@@ -15,7 +15,7 @@ from ..output import emit, pairs, say, table
 @takes_frame
 def show(frame: Frame, subject: str, at: str | None) -> None:
     """Show a subject's consent records."""
-    from w2w_registry.services.consent import grants as service
+    from w2w_registry.services.consent import showing as service
     from w2w_registry.services.identities.manage import parse_moment
 
     value = service.show(frame.registry(), subject, moment=None if at is None else parse_moment(at))

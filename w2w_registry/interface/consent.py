@@ -56,15 +56,15 @@ class Consent:
 
     def show(self, subject: str) -> Row:
         """Every consent record of a subject, and their consent in one word."""
-        from w2w_registry.services.consent import grants
+        from w2w_registry.services.consent import showing
 
-        return Row(plain(grants.show(self._registry, subject)))
+        return Row(plain(showing.show(self._registry, subject)))
 
     def check(self, name: str, *, purpose: str | None = None, territory: str | None = None) -> Row:
         """Which uses of an identity the consent of everybody upstream allows, and why not the others."""
-        from w2w_registry.services.consent import grants
+        from w2w_registry.services.consent import showing
 
-        return Row(plain(grants.check(self._registry, name, purpose=purpose, territory=territory)))
+        return Row(plain(showing.check(self._registry, name, purpose=purpose, territory=territory)))
 
     def withdraw(self, subject: str, *, erase: bool = False, protect: bool = False, dry_run: bool = False) -> Row:
         """Withdraw everything a subject ever granted, and act on it; ``dry_run`` only gives the plan."""

@@ -22,7 +22,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import IntegrityError, NotFound, UsageError
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import withdraw
-from w2w_registry.services.consent.grants import receipt
+from w2w_registry.services.consent.receipts import receipt
 
 VERIFIER = Path(__file__).parents[3] / "examples" / "verify_audit.py"
 

@@ -73,9 +73,9 @@ def test_everything_from_a_photo(small: Small, tmp_path: Path) -> None:
 
 def test_published_without_consent(small: Small) -> None:
     assert ask(small, "unconsented") == []
-    from w2w_registry.services.consent import grants
+    from w2w_registry.services.consent import amendments
 
-    grants.narrow(small.registry, "s1", lambda scope: replace(scope, publication=False))
+    amendments.narrow(small.registry, "s1", lambda scope: replace(scope, publication=False))
     [row] = ask(small, "unconsented")
     assert (row["repo"], row["version"]) == ("acme/e", "e@1")
     assert "publication-not-granted" in str(row["reasons"])

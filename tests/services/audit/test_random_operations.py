@@ -38,7 +38,7 @@ from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import Conflict, ConsentDenied, LikenessRefused, NotFound, RegistryError
 from w2w_registry.records import Kind, now
 from w2w_registry.services.audit import log, queries
-from w2w_registry.services.consent import gate, grants, protect, withdraw
+from w2w_registry.services.consent import amendments, gate, grants, protect, withdraw
 from w2w_registry.services.hub import takedown
 
 Fresh = Callable[[], AbstractContextManager[Workshop]]
@@ -235,13 +235,13 @@ class Operations(RuleBasedStateMachine):
         counts["narrow", "done"] += 1
         if not live:
             with pytest.raises(RegistryError):
-                grants.narrow(self.registry, subject, lambda s: s)
+                amendments.narrow(self.registry, subject, lambda s: s)
             return
         old = data.draw(st.sampled_from(live))
         change = {"publication": False} if publication else {"derivatives": False, "purposes": ("research",)}
         if "any" not in old.purposes and "research" not in old.purposes and not publication:
             return
-        done = grants.narrow(
+        done = amendments.narrow(
             self.registry,
             subject,
             lambda s: replace(s, **change),  # type: ignore[arg-type]
@@ -282,13 +282,13 @@ class Operations(RuleBasedStateMachine):
         if len(live) != 1:
             if not live and self.state_of(subject) is not None:
                 with pytest.raises(Conflict):
-                    grants.dispute(self.registry, subject)
+                    amendments.dispute(self.registry, subject)
             return
-        grants.dispute(self.registry, subject)
+        amendments.dispute(self.registry, subject)
         for version in self.model.versions:
             if version.subject == subject and version.state == "active":
                 assert not gate.ask(self.registry, Use.GENERATE, versions=[version.id]).allowed
-        grants.resolve(self.registry, subject, upheld=upheld)
+        amendments.resolve(self.registry, subject, upheld=upheld)
         live[0].live = upheld
 
     @rule(subject=st.sampled_from(SUBJECTS))

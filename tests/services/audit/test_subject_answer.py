@@ -26,7 +26,7 @@ from w2w_registry.consent.records import Notice, Use
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.audit import log
 from w2w_registry.services.audit.subject import about_subject
-from w2w_registry.services.consent import gate, grants, withdraw
+from w2w_registry.services.consent import amendments, gate, receipts, withdraw
 from w2w_registry.services.identities import describing, manage
 from w2w_registry.services.recording import pictures
 from w2w_registry.services.recording.pictures import Outgoing
@@ -117,12 +117,12 @@ class History:
         self.small.member(self._some())
 
     def _receipt(self) -> None:
-        grants.receipt(self.small.registry, self.rng.choice(PEOPLE))
+        receipts.receipt(self.small.registry, self.rng.choice(PEOPLE))
 
     def _dispute(self) -> None:
         person = self.rng.choice(PEOPLE)
-        grants.dispute(self.small.registry, person)
-        grants.resolve(self.small.registry, person, upheld=self.rng.random() < 0.5)
+        amendments.dispute(self.small.registry, person)
+        amendments.resolve(self.small.registry, person, upheld=self.rng.random() < 0.5)
 
     def _withdraw(self) -> None:
         withdraw.withdraw(self.small.registry, self.rng.choice(PEOPLE), protect=self.rng.random() < 0.5)

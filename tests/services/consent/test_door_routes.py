@@ -13,7 +13,7 @@ from tests.services.world import BASE, World
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import ConsentDenied, LikenessRefused
 from w2w_registry.lora import write_lora
-from w2w_registry.services.consent import grants, withdraw
+from w2w_registry.services.consent import amendments, grants, withdraw
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.provenance.replay import replay
 from w2w_registry.services.recording.space_files import write_space
@@ -78,7 +78,7 @@ def test_a_space_fitted_with_somebody_who_refused_stays(home: Registry, tmp_path
 
 
 def test_whoever_does_not_agree_to_training_is_not_fitted_on(home: Registry, loras: Path) -> None:
-    grants.narrow(home, "alice", lambda scope: replace(scope, uses=(Use.SEARCH,)))
+    amendments.narrow(home, "alice", lambda scope: replace(scope, uses=(Use.SEARCH,)))
     shown = fit_space(home, "later", [str(loras)], base_model=BASE)
     assert shown["fit_size"] == 79
     assert any("p0005" in text for text in shown["warnings"])

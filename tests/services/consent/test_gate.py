@@ -15,7 +15,7 @@ from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import ConsentDenied
 from w2w_registry.records import ConsentState, Kind, OperationKind, now
-from w2w_registry.services.consent import gate, grants, withdraw
+from w2w_registry.services.consent import amendments, gate, grants, withdraw
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_losing_leave_for_derivatives_closes_what_was_derived(small: Small) -> N
     small.grant("s1", Scope(purposes=("research",), derivatives=True))
     edited = small.derive("e", a)
     assert small.allowed(Use.GENERATE, edited)
-    grants.narrow(small.registry, "s1", lambda s: replace(s, derivatives=False))
+    amendments.narrow(small.registry, "s1", lambda s: replace(s, derivatives=False))
     assert not small.allowed(Use.GENERATE, edited)
     assert small.allowed(Use.GENERATE, a)
 

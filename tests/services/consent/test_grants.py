@@ -15,7 +15,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Notice, Scope, Use
 from w2w_registry.errors import BadFile, BadName, Conflict, NotFound, UsageError
 from w2w_registry.records import now
-from w2w_registry.services.consent import grants, scopes, subjects, withdraw
+from w2w_registry.services.consent import amendments, grants, receipts, scopes, showing, subjects, withdraw
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_request_is_answered(small: Small) -> None:
     assert small.allowed(Use.EDIT, version)
     assert given["record_id"] == asked["record_id"]
     assert [e["kind"] for e in given["events"]] == ["request", "grant"]
-    shown = grants.show(small.registry, "s1")
+    shown = showing.show(small.registry, "s1")
     assert shown["consent"] == "granted"
     assert shown["records"] == [{k: v for k, v in given.items() if k not in ("restored", "warnings")}]
     assert shown["records"][0]["notice"]["recipients"] == ["lab-1"]
@@ -59,16 +59,16 @@ def test_a_request_is_answered(small: Small) -> None:
 def test_narrow_and_renew_supersede(small: Small) -> None:
     version = small.add("a", "s1")
     first = small.grant("s1", replace(ANY, expires_at=now() + timedelta(days=5)))
-    second = grants.narrow(small.registry, "s1", lambda s: replace(s, publication=False))
+    second = amendments.narrow(small.registry, "s1", lambda s: replace(s, publication=False))
     assert second["supersedes"] == first["record_id"]
     assert not small.allowed(Use.PUBLISH, version)
     assert small.allowed(Use.EDIT, version)
     with pytest.raises(UsageError):
-        grants.narrow(small.registry, "s1", lambda s: replace(s, publication=True))
-    third = grants.renew(small.registry, "s1", now() + timedelta(days=50))
+        amendments.narrow(small.registry, "s1", lambda s: replace(s, publication=True))
+    third = amendments.renew(small.registry, "s1", now() + timedelta(days=50))
     assert small.allowed(Use.EDIT, version, at=now() + timedelta(days=20))
     assert [e["kind"] for e in third["events"]] == ["grant", "narrow", "renew"]
-    assert [r["record_id"] for r in grants.show(small.registry, "s1")["records"]] == [third["record_id"]]
+    assert [r["record_id"] for r in showing.show(small.registry, "s1")["records"]] == [third["record_id"]]
     with small.registry.catalog.read() as session:
         assert session.get_one(ConsentRecord, first["record_id"]).state.value == "expired"
 
@@ -80,8 +80,10 @@ def test_grants_add_up_and_ambiguity_is_named(small: Small) -> None:
     assert small.allowed(Use.GENERATE, version)
     assert small.allowed(Use.GENERATE, version, purpose="ads")
     with pytest.raises(Conflict, match="name one"):
-        grants.renew(small.registry, "s1", None)
-    narrowed = grants.narrow(small.registry, "s1", lambda s: replace(s, uses=(Use.SEARCH,)), record_id=ads["record_id"])
+        amendments.renew(small.registry, "s1", None)
+    narrowed = amendments.narrow(
+        small.registry, "s1", lambda s: replace(s, uses=(Use.SEARCH,)), record_id=ads["record_id"]
+    )
     assert narrowed["scope"]["uses"] == ["search"]
     assert not small.allowed(Use.GENERATE, version, purpose="ads")
 
@@ -89,16 +91,16 @@ def test_grants_add_up_and_ambiguity_is_named(small: Small) -> None:
 def test_disputes_suspend(small: Small) -> None:
     version = small.add("a", "s1")
     small.grant("s1")
-    grants.dispute(small.registry, "s1")
+    amendments.dispute(small.registry, "s1")
     assert not small.allowed(Use.GENERATE, version)
-    assert grants.show(small.registry, "s1")["consent"] == "unknown"
-    grants.resolve(small.registry, "s1", upheld=True)
+    assert showing.show(small.registry, "s1")["consent"] == "unknown"
+    amendments.resolve(small.registry, "s1", upheld=True)
     assert small.allowed(Use.GENERATE, version)
-    grants.dispute(small.registry, "s1")
-    grants.resolve(small.registry, "s1", upheld=False)
-    assert grants.show(small.registry, "s1")["consent"] == "invalidated"
+    amendments.dispute(small.registry, "s1")
+    amendments.resolve(small.registry, "s1", upheld=False)
+    assert showing.show(small.registry, "s1")["consent"] == "invalidated"
     with pytest.raises(Conflict):
-        grants.dispute(small.registry, "s1")
+        amendments.dispute(small.registry, "s1")
 
 
 def test_invalidating_blocks_what_depends_on_it(small: Small) -> None:
@@ -140,27 +142,27 @@ def test_evidence_is_kept_by_digest_unless_asked(small: Small, tmp_path: Path) -
 
 def test_receipts_are_issued_and_noted(small: Small) -> None:
     granted = small.grant("s1", RESEARCH)
-    [one] = grants.receipt(small.registry, "s1")
+    [one] = receipts.receipt(small.registry, "s1")
     assert one["json"]["identifier"] == granted["record_id"]
     assert "| Purposes | research |" in one["markdown"]
-    assert grants.show(small.registry, "s1")["records"][0]["events"][-1]["kind"] == "receipt"
-    assert one["json"]["digest"] == grants.show(small.registry, "s1")["records"][0]["digest"]
+    assert showing.show(small.registry, "s1")["records"][0]["events"][-1]["kind"] == "receipt"
+    assert one["json"]["digest"] == showing.show(small.registry, "s1")["records"][0]["digest"]
     subjects.add_subject(small.registry, "s2")
     with pytest.raises(NotFound):
-        grants.receipt(small.registry, "s2")
+        receipts.receipt(small.registry, "s2")
 
 
 def test_check_lists_every_use(small: Small) -> None:
     small.add("a", "s1")
     small.grant("s1", RESEARCH)
-    found = grants.check(small.registry, "a@1")
+    found = showing.check(small.registry, "a@1")
     allowed = {d["use"]: d["allowed"] for d in found["decisions"]}
     assert (found["version"], found["consent"], found["purpose"]) == ("a@1", "granted", "research")
     assert allowed["edit"]
     assert not allowed["publish"]
     assert len(allowed) == len(Use)
     with pytest.raises(NotFound):
-        grants.check(small.registry, "missing")
+        showing.check(small.registry, "missing")
 
 
 def test_scopes_from_what_people_type() -> None:

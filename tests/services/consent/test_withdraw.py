@@ -393,12 +393,12 @@ def test_who_asks_for_it_is_forgotten(small: Small) -> None:
 
 
 def test_a_subject_without_models_can_withdraw_a_request(small: Small) -> None:
-    from w2w_registry.services.consent import grants
+    from w2w_registry.services.consent import grants, showing
 
     grants.request(small.registry, "s9", Scope(purposes=("research",)))
     done = withdraw.withdraw(small.registry, "s9")
     assert done["receipt"]["versions"] == []
-    assert grants.show(small.registry, "s9")["consent"] == "withdrawn"
+    assert showing.show(small.registry, "s9")["consent"] == "withdrawn"
     assert withdraw.withdraw(small.registry, "s9")["already"]
 
 

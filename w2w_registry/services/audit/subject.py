@@ -28,8 +28,8 @@ from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.subjects import Withdrawal
 from w2w_registry.consent.records import ConsentRecord, Status
 from w2w_registry.records import counted, iso
-from w2w_registry.services.consent.grants import describe
 from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.registry import Registry, present
 
 Row = dict[str, Any]

@@ -57,15 +57,7 @@ def resolve(
             f"decide whom {ref} depicts, which {added_by} added",
             command,
         )
-        hold = hold_of(uow.session, version.id)
-        if hold is None:
-            if not distinct:
-                raise Conflict(
-                    what="version",
-                    name=ref,
-                    reason="is not held; `w2w-reg add PATH --subject ID` names whom it shows",
-                )
-            hold = uow.add(Hold(version_id=version.id, by=LOOKED_AT, why=LOOKED_AT, created=uow.now()))
+        hold = _hold(uow, version, ref, distinct)
         _take_back(uow, version, hold)
         told: dict[str, Any] = {"version": ref, "outcome": DISTINCT if distinct else SAME, "same_as": None}
         if same_as is not None:
@@ -85,6 +77,18 @@ def resolve(
         )
         subjects = subjects_of(uow.session, [version.id]).get(version.id, ())
         return {**told, "state": str(version.state), "subjects": list(subjects), "added_by": added_by}
+
+
+def _hold(uow: UnitOfWork, version: Version, ref: str, distinct: bool) -> Hold:
+    """What holds a version; when nothing does, that somebody looked at it and found it distinct."""
+    hold = hold_of(uow.session, version.id)
+    if hold is not None:
+        return hold
+    if not distinct:
+        raise Conflict(
+            what="version", name=ref, reason="is not held; `w2w-reg add PATH --subject ID` names whom it shows"
+        )
+    return uow.add(Hold(version_id=version.id, by=LOOKED_AT, why=LOOKED_AT, created=uow.now()))
 
 
 def _meant(session: Session, name: str) -> Version:

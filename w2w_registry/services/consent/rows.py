@@ -6,6 +6,7 @@ A row is not edited. Narrowing or renewing writes a new row that supersedes the 
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -16,8 +17,10 @@ from w2w_registry.catalog.consents import records_of
 from w2w_registry.catalog.models import ConsentEvent as EventRow
 from w2w_registry.catalog.models import ConsentEventType
 from w2w_registry.catalog.models import ConsentRecord as RecordRow
+from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Scope, Status, Use
+from w2w_registry.errors import NotFound
 from w2w_registry.records import ConsentState
 
 _STATE: Mapping[Status, ConsentState] = {
@@ -53,6 +56,20 @@ def load_records(
         if row.id not in superseded and (states is None or row.state in states):
             found.setdefault(row.subject_id, []).append(_record(row, _history(row, by_id, events)))
     return {subject: tuple(records) for subject, records in found.items()}
+
+
+def records_of_subject(session: Session, subject: str) -> tuple[ConsentRecord, ...]:
+    """A subject's records that no later one supersedes, oldest first. Raises NotFound: no such subject."""
+    known = subject_by_id(session, subject).id
+    return load_records(session, [known]).get(known, ())
+
+
+def record_named(session: Session, subject: str, record_id: str) -> ConsentRecord:
+    """The record of that id. Raises NotFound: no such subject, or none of theirs."""
+    for record in records_of_subject(session, subject):
+        if record.record_id == record_id:
+            return record
+    raise NotFound(what="consent record", name=record_id)
 
 
 def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
@@ -118,6 +135,16 @@ def grant_request(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bo
     row.training_set_digest, row.evidence_digest = record.training_set_digest, record.evidence_digest
     row.evidence_stored = evidence_stored
     move_record(uow, record)
+
+
+def journal(uow: UnitOfWork, action: str, record: ConsentRecord, **payload: Any) -> None:
+    """The event of one record's change."""
+    uow.event(action, {"subject": record.subject, "record": record.record_id}, digest=record.digest(), **payload)
+
+
+def new_id() -> str:
+    """An id for a record."""
+    return str(uuid.uuid4())
 
 
 def _add_event(uow: UnitOfWork, record: ConsentRecord) -> None:

@@ -17,7 +17,23 @@ from w2w_registry.services.registry import Registry
 _LIMIT = 1 << 16
 
 
-def read_signed(path: Path) -> str:
+def read_terms(
+    registry: Registry, subject: str, scope: Scope | None, signed: Path | None
+) -> tuple[str | None, Scope | None]:
+    """The signed consent in a file, its signature checked, and the terms it gives; without one ``scope`` as it is.
+
+    Raises:
+        BadFile: it holds none, the signature does not hold, or it is another subject's. UsageError: more is asked for
+        than was signed, or the policy takes signed consents only and this one is not.
+    """
+    signature = None if signed is None else _read_signed(signed)
+    if signature is not None:
+        scope = _scope_of(signature, subject, scope, str(signed))
+    _check_demanded(registry, subject, signature)
+    return signature, scope
+
+
+def _read_signed(path: Path) -> str:
     """The signed consent in a file, its signature checked.
 
     Raises:
@@ -31,7 +47,7 @@ def read_signed(path: Path) -> str:
     return text
 
 
-def scope_of(signature: str, subject: str, scope: Scope | None, where: str) -> Scope:
+def _scope_of(signature: str, subject: str, scope: Scope | None, where: str) -> Scope:
     """The terms that were signed, or ``scope`` where it asks for no more.
 
     Raises:
@@ -61,7 +77,7 @@ def check_key(session: Session, subject: str, signature: str) -> None:
             )
 
 
-def check_demanded(registry: Registry, subject: str, signature: str | None) -> None:
+def _check_demanded(registry: Registry, subject: str, signature: str | None) -> None:
     """Raise UsageError when the policy takes signed consents only, and this one is not."""
     with registry.catalog.read() as session:
         demanded = gate.rules_of(registry, session).signed_consents

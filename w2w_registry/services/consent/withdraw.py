@@ -45,7 +45,7 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent import door
+from w2w_registry.services.consent.keeping import keep_versions
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
@@ -234,7 +234,7 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> 
             move_record(uow, lifecycle.withdraw(record, uow.now(), uow.actor))
     if plan.protect:
         own = [v.version_id for v in plan.versions if not v.derived]
-        door.keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
+        keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
     active = [v.version_id for v in plan.versions if v.state in SERVED]
     uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
     row = session.get_one(Subject, plan.subject)

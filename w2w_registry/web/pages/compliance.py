@@ -9,7 +9,8 @@ from fastapi import Form
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from w2w_registry.services.audit import log, queries
-from w2w_registry.services.consent import grants, resolve, subjects, withdraw
+from w2w_registry.services.consent import receipts as issuing
+from w2w_registry.services.consent import resolve, subjects, withdraw
 from w2w_registry.services.identities import manage
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
@@ -95,7 +96,7 @@ def subject(desk: Audit, subject: str) -> HTMLResponse:
 @router.post("/compliance/receipts/{subject:path}")
 def receipts(desk: Steward, subject: str) -> Response:
     """Receipts of a subject's records, as text; that they were issued is noted in the log."""
-    made = grants.receipt(desk.registry, subject)
+    made = issuing.receipt(desk.registry, subject)
     text = "\n\n---\n\n".join(one["markdown"] for one in made)
     headers = {"content-disposition": f"attachment; filename*=UTF-8''receipts-{quote(subject, safe='')}.md"}
     return PlainTextResponse(text, headers=headers)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
-from w2w_registry.services.consent import grants
+from w2w_registry.services.consent import showing
 from w2w_registry.services.identities import describing, manage, paging
 from w2w_registry.services.provenance import lineage
 from w2w_registry.services.search import query as searching
@@ -43,7 +43,7 @@ def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
         near=near,
         near_refused=refused,
         threshold=threshold,
-        decisions=grants.check(desk.registry, ref)["decisions"]
+        decisions=showing.check(desk.registry, ref)["decisions"]
         if shown["state"] in ("active", "blocked", "held")
         else [],
         drawing=lineage.drawing(desk.registry, ref, depth=DEPTH),

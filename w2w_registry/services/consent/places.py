@@ -1,0 +1,67 @@
+"""Where likenesses are compared at the door: coordinates in a space, and ΔW's sketch in none (place ``None``)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog import refusals
+from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.vectors import unpack
+from w2w_registry.errors import RegistryError
+from w2w_registry.lora import Factors
+from w2w_registry.services.recording.spaces import load_space, metric_of
+from w2w_registry.services.registry import Registry
+from w2w_registry.space.gauge import to_gauge
+from w2w_registry.space.metrics import Metric, cosine
+from w2w_registry.space.sketch import KIND as SKETCH_KIND
+
+SKETCH = f"sketch {SKETCH_KIND}"
+_SKETCHES = cosine()  # how sketches are compared
+_STRANGERS = 1000
+
+
+class Places:
+    """The places of one session: a space and its metric are read once."""
+
+    def __init__(self, registry: Registry, session: Session) -> None:
+        self._registry, self._session = registry, session
+        self._spaces: dict[int, Space] = {}
+        self._metrics: dict[int, Metric] = {}
+
+    def unit(self, place: int | None, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Unit vectors (d,) or (n, d) float32, by the place's metric; nothing stays zeros."""
+        if place is None:
+            return _SKETCHES.unit(vectors)
+        if place not in self._metrics:
+            self._metrics[place] = metric_of(self._space(place))
+        return self._metrics[place].unit(vectors)
+
+    def strangers(self, place: int | None, besides: Collection[int]) -> NDArray[np.float32]:
+        """Unit vectors (n, d) of some registered versions, n ≤ 1,000, none of them in ``besides``."""
+        if place is None:
+            rows = refusals.stranger_sketches(self._session, SKETCH_KIND, besides, _STRANGERS)
+        else:
+            rows = refusals.strangers(self._session, place, besides, _STRANGERS)
+        return self.unit(place, np.stack([unpack(data) for data in rows])) if rows else np.zeros((0, 1), np.float32)
+
+    def context(self, place: int | None) -> str:
+        """What names the projections of a place's references: they depend on all of it."""
+        return SKETCH if place is None else f"coordinates {self._space(place).digest}"
+
+    def coordinates(self, factors: Factors, space_id: int) -> NDArray[np.float32] | None:
+        """Where ΔW lies in a space, (k,); None where it cannot be said (other modules, another start)."""
+        try:
+            space = load_space(self._registry.artifacts, self._space(space_id))
+            gauged = to_gauge(factors.tensors, factors.alphas, space.layout, space.mean, space.std, space.start)
+        except RegistryError:
+            return None
+        return space.project(gauged.theta)
+
+    def _space(self, space_id: int) -> Space:
+        if space_id not in self._spaces:
+            self._spaces[space_id] = self._session.get_one(Space, space_id)
+        return self._spaces[space_id]

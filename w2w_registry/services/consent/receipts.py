@@ -1,0 +1,56 @@
+"""Receipts of a subject's consents (W3C DPV, ISO/IEC TS 27560), issued and written to files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from w2w_registry.consent import lifecycle
+from w2w_registry.consent.receipt import receipt as receipt_json
+from w2w_registry.consent.receipt import receipt_markdown
+from w2w_registry.errors import NotFound
+from w2w_registry.services.consent.rows import (
+    journal,
+    move_record,
+    records_of_subject,
+)
+from w2w_registry.services.recording.outputs import write_outputs
+from w2w_registry.services.registry import Registry
+
+
+def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -> list[dict[str, Any]]:
+    """Receipts of a subject's records: ``json`` (JSON-LD) and ``markdown`` of each; that they were issued is noted.
+
+    Raises:
+        NotFound: no such subject or record, or nothing was ever asked or granted.
+    """
+    out: list[dict[str, Any]] = []
+    with registry.catalog.write(registry.actor) as uow:
+        records = [r for r in records_of_subject(uow.session, subject) if record_id in (None, r.record_id)]
+        if not records:
+            raise NotFound(what="consent record", name=record_id or subject)
+        for record in records:
+            noted = lifecycle.note(record, "receipt", uow.now(), registry.actor)
+            move_record(uow, noted)
+            journal(uow, "consent.receipt", noted)
+            out.append({"json": receipt_json(noted, uow.now()), "markdown": receipt_markdown(noted, uow.now())})
+    return out
+
+
+def write_receipts(
+    registry: Registry, receipts: Sequence[dict[str, Any]], folder: Path, *, force: bool = False
+) -> list[str]:
+    """Write each receipt as RECORD.json and RECORD.md into ``folder``; returns the paths.
+
+    Raises:
+        OutputExists, OutputInHome: see ``check_outputs``. StorageError: they cannot be written.
+    """
+    files = {}
+    for one in receipts:
+        stem = one["json"]["identifier"]
+        files[folder / f"{stem}.json"] = (json.dumps(one["json"], indent=2, ensure_ascii=False) + "\n").encode()
+        files[folder / f"{stem}.md"] = one["markdown"].encode()
+    write_outputs(registry, files, force=force)
+    return [str(path) for path in files]

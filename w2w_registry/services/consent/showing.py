@@ -1,0 +1,91 @@
+"""What a subject consented to, and what that allows to be done with a version; nothing is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from w2w_registry.catalog.resolve import subject_by_id, version_for
+from w2w_registry.consent.policy import Decision, subject_state
+from w2w_registry.consent.records import ConsentRecord, Use, to_json
+from w2w_registry.records import now
+from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.rows import (
+    records_of_subject,
+)
+from w2w_registry.services.consent.scopes import parse_uses
+from w2w_registry.services.registry import Registry
+
+
+def show(registry: Registry, subject: str, *, moment: datetime | None = None) -> dict[str, Any]:
+    """A subject's consent: in one word, and every record; with ``moment`` as it was then.
+
+    Raises:
+        NotFound: no such subject.
+    """
+    at = moment or now()
+    with registry.catalog.read() as session:
+        row = subject_by_id(session, subject)
+        records = [
+            r for r in records_of_subject(session, row.id) if moment is None or any(e.at <= moment for e in r.events)
+        ]
+    return {
+        "subject": row.id,
+        "state": row.state.value,
+        "consent": subject_state(records, at).value,
+        "records": [describe(record, at) for record in records],
+    }
+
+
+def check(
+    registry: Registry,
+    reference: str,
+    *,
+    uses: Sequence[str] = tuple(Use),
+    purpose: str | None = None,
+    territory: str | None = None,
+    at: datetime | None = None,
+) -> dict[str, Any]:
+    """What may be done with a version, for a purpose, at an instant: one decision per use.
+
+    Raises:
+        NotFound: no such identity or version.
+    """
+    moment = at or now()
+    with registry.catalog.read() as session:
+        version = version_for(session, reference)
+        decisions = gate.ask_uses(
+            registry,
+            parse_uses(uses),
+            versions=[version.id],
+            purpose=purpose,
+            territory=territory,
+            session=session,
+            at=moment,
+        )
+        state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
+        name = f"{version.identity.name}@{version.number}"
+    return {
+        "version": name,
+        "consent": state.value,
+        "purpose": decisions[0].purpose if decisions else purpose,
+        "at": moment,
+        "decisions": [decision_json(d) for d in decisions],
+    }
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as plain values."""
+    return {
+        "use": str(decision.use),
+        "allowed": decision.allowed,
+        "reasons": [str(r) for r in decision.reasons],
+        "warnings": [str(w) for w in decision.warnings],
+        "relied_on": dict(decision.relied_on),
+    }
+
+
+def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
+    """A record as plain values, with its state at ``at`` and its digest."""
+    return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
