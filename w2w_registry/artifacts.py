@@ -307,12 +307,13 @@ def _age(path: Path) -> float:
         return 0.0
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
-    """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part."""
+def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
+    """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part.
+    ``mode``: who may read it (less the umask), from the first byte on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     try:
-        with open(temporary, "wb") as stream:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
             stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             os.fsync(stream.fileno())

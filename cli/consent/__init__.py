@@ -10,7 +10,7 @@ from ..folder_group import FolderGroup, helps_from_commands
 @click.group(
     cls=FolderGroup,
     package=__name__,
-    helps=helps_from_commands("request grant narrow renew withdraw invalidate dispute resolve show receipt check"),
+    helps=helps_from_commands("request sign grant narrow renew withdraw invalidate dispute resolve show receipt check"),
 )
 def consent() -> None:
     """Ask for, record, check and withdraw consent."""

@@ -10,6 +10,9 @@ import click
 from .. import options
 from ..output import pairs, say, warn_all
 
+TERMS = ("purposes", "uses", "forbidden", "derivatives", "publication", "territory", "expires_at")
+"""What a consent says, in the order in which it is told."""
+
 record = click.option("--record", "record_id", metavar="ID", help="Which record, when the subject has several.")
 
 
@@ -68,5 +71,4 @@ def say_record(value: dict[str, Any], done: str) -> None:
     warn_all(value.get("warnings", ()))
     scope = value["scope"]
     say(f"{done}: {value['subject']}, record {value['record_id']}, {value['status']}")
-    keys = ("purposes", "uses", "forbidden", "derivatives", "publication", "territory", "expires_at")
-    pairs((key.replace("_", " "), scope[key]) for key in keys)
+    pairs((key.replace("_", " "), scope[key]) for key in TERMS)

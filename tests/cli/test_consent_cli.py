@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,25 @@ def test_folders_are_signed_and_verified(shell: Shell, tmp_path: Path) -> None:
     (folder / "weights.safetensors").write_bytes(b"changed")
     shell.run("verify", str(folder), "--key", made["public_key"], code=6)
     shell.run("verify", str(folder), code=5)
+
+
+def test_a_subject_signs_and_policy_takes_nothing_else(shell: Shell, tmp_path: Path) -> None:
+    key, first, second = tmp_path / "me.pem", tmp_path / "one.jws", tmp_path / "two.json"
+    made = shell.json("consent", "sign", "s-9", "--purpose", "research", "--key", str(key), "--out", str(first))
+    assert made["key_made"]
+    assert key.stat().st_mode & 0o077 == 0
+    shell.run("consent", "sign", "s-9", "--purpose", "film", "--key", str(key), "--out", str(first), code=7)
+    shell.run("policy", "set", "signed_consents=true")
+    shell.run("consent", "grant", "s-9", "--purpose", "research", code=2)
+    shell.run("consent", "grant", "s-8", "--signed", str(first), code=5)
+    shell.run("consent", "grant", "s-9", "--signed", str(first), "--purpose", "film", code=2)
+    assert shell.json("consent", "grant", "s-9", "--signed", str(first))["scope"]["purposes"] == ["research"]
+    script = Path(__file__).parents[2] / "examples" / "sign_consent.py"
+    asked = ["s-9", "--purpose", "film", "--derivatives", "--until", "2031-01-01", "--key", str(key)]
+    subprocess.run([sys.executable, str(script), *asked, "--out", str(second)], check=True, capture_output=True)
+    again = shell.json("consent", "grant", "s-9", "--signed", str(second))["scope"]
+    assert (again["purposes"], again["derivatives"]) == (["film"], True)
+    other = tmp_path / "other.jws"
+    asked[-1] = str(tmp_path / "stranger.pem")
+    subprocess.run([sys.executable, str(script), *asked, "--out", str(other)], check=True, capture_output=True)
+    shell.run("consent", "grant", "s-9", "--signed", str(other), code=6)

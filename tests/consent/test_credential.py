@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -88,3 +90,55 @@ def test_a_policy_that_demands_signatures_takes_no_others() -> None:
         assert decision.allowed is allowed
         assert allowed or decision.reasons[0].code is ReasonCode.UNSIGNED
         assert decide(Use.GENERATE, [Upstream("s1", (record,))], Rules(territory="DE"), NOW).allowed
+
+
+def _text(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def passkey_signed(site: str = "studio.example", **changed: Any) -> str:
+    """A consent as a browser and a passkey sign it (Web Authentication, level 3, 6.3.3 and 7.2)."""
+    private = ec.derive_private_key(7, ec.SECP256R1())
+    numbers = private.public_key().public_numbers()
+    x, y = (_text(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+    payload = make_credential("s1", SCOPE, KEY).split(".")[1]
+    header = {"alg": "ES256", "typ": "vc+jwt", "jwk": {"kty": "EC", "crv": "P-256", "x": x, "y": y}}
+    protected = _text(json.dumps(header).encode())
+    challenge = _text(hashlib.sha256(f"{protected}.{payload}".encode()).digest())
+    said = {"type": "webauthn.get", "challenge": challenge, "origin": f"https://{site}", "crossOrigin": False}
+    client = json.dumps(said | changed.get("said", {})).encode()
+    flags = changed.get("flags", 0x05)
+    authenticator = hashlib.sha256(changed.get("name", site).encode()).digest() + bytes([flags]) + bytes(4)
+    signature = private.sign(authenticator + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
+    answer = {"authenticatorData": _text(authenticator), "clientDataJSON": _text(client)}
+    jws = {"protected": protected, "payload": payload, "signature": _text(signature), "header": {"webauthn": answer}}
+    return json.dumps(jws | changed.get("jws", {}))
+
+
+def test_a_passkey_answers_to_what_is_signed() -> None:
+    found = open_credential(passkey_signed())
+    assert (found.subject, found.scope, found.origin) == ("s1", SCOPE, "https://studio.example")
+    assert open_credential(passkey_signed("sign.studio.example", name="studio.example")).key == found.key
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"said": {"challenge": _text(bytes(32))}}, "something else"),
+        ({"said": {"type": "webauthn.create"}}, "something else"),
+        ({"said": {"crossOrigin": True}}, "within another site"),
+        ({"said": {"origin": "https://elsewhere.example"}}, "another site"),
+        ({"name": "elsewhere.example"}, "another site"),
+        ({"flags": 0x01}, "who was there"),
+        ({"flags": 0x04}, "who was there"),
+        ({"jws": {"signature": _text(bytes(64))}}, "does not hold"),
+        ({"jws": {"payload": make_credential("s2", Scope(purposes=("any",)), KEY).split(".")[1]}}, "something else"),
+        ({"jws": {"header": {}}}, "flattened"),
+        ({"jws": {"header": {"webauthn": {"authenticatorData": "AA"}}}}, "missing"),
+        ({"jws": {"header": {"webauthn": 7}}}, "missing"),
+        ({"jws": {"payload": 7}}, "flattened"),
+    ],
+)
+def test_what_a_passkey_did_not_sign_is_refused(changed: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        open_credential(passkey_signed(**changed))

@@ -4,14 +4,14 @@
     payload  {"@context": [".../credentials/v2"], "type": ["VerifiableCredential", "ConsentCredential"], "issuer": …,
               "validFrom": …, "validUntil": …, "credentialSubject": {"id": the pseudonym, "consent": {what is granted}}}
 
-Ed25519 keys (RFC 8037) and P-256 keys, as passkeys and wallets have, sign it. What it grants is read from the payload
-alone, so nobody between the subject and the registry can widen it.
+Ed25519 keys (RFC 8037) and P-256 keys, as wallets have, sign it in JWS' compact form. A passkey signs nothing but its
+own answers to a challenge: there the JWS is in its flattened JSON form (RFC 7515, 7.2.2), the challenge is the SHA-256
+of what is signed, and the unprotected header carries the rest of the answer (``consent.passkey``). What is granted is
+read from the payload alone, so nobody between the subject and the registry can widen it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
 from collections.abc import Mapping
@@ -20,7 +20,9 @@ from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final
 
+from w2w_registry.consent import passkey
 from w2w_registry.consent.records import ConsentRecord, Scope, Use
+from w2w_registry.consent.signing import from_base64url, signature_holds, to_base64url
 from w2w_registry.records import canonical_json, iso
 
 CONTEXT: Final = "https://www.w3.org/ns/credentials/v2"
@@ -30,11 +32,13 @@ _LIMIT: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Credential:
-    """What was signed. ``key``: RFC 7638 thumbprint of the key that signed it."""
+    """What was signed. ``key``: RFC 7638 thumbprint of the key that signed it. ``origin``: the site where a passkey was
+    asked to, None for another key."""
 
     subject: str
     scope: Scope
     key: str
+    origin: str | None = None
 
     def covers(self, record: ConsentRecord) -> bool:
         """Whether a record claims no more than this grants."""
@@ -50,16 +54,24 @@ def open_credential(text: str) -> Credential:
     """
     if len(text) > _LIMIT:
         raise ValueError("longer than a consent can be")
-    parts = text.strip().split(".")
-    if len(parts) != 3:
-        raise ValueError("not a JWS in its compact form")
+    jws = _parts(text.strip())
     try:
-        header, payload = (json.loads(_bytes(part)) for part in parts[:2])
+        header, payload = (json.loads(from_base64url(part)) for part in (jws.protected, jws.payload))
         jwk = {str(k): str(v) for k, v in header["jwk"].items()}
-        algorithm = header["alg"]
+        algorithm = str(header["alg"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("not a JWS with the signer's key (jwk) in its header") from None
-    if header.get("crit") or not _holds(algorithm, jwk, f"{parts[0]}.{parts[1]}".encode(), _bytes(parts[2])):
+    message, signature = f"{jws.protected}.{jws.payload}".encode(), from_base64url(jws.signature)
+    if header.get("crit"):
+        raise ValueError("the signature does not hold: its header demands what is not known here")
+    origin = None
+    if jws.passkey is None:
+        holds = signature_holds(algorithm, jwk, message, signature)
+    else:
+        answer = passkey.read(jws.passkey)
+        origin = passkey.checked(answer, message)
+        holds = signature_holds(algorithm, jwk, answer.signed, passkey.raw_signature(algorithm, signature))
+    if not holds:
         raise ValueError("the signature does not hold")
     if not isinstance(payload, Mapping) or CONTEXT not in payload.get("@context", ()):
         raise ValueError("not a verifiable credential of version 2.0")
@@ -67,7 +79,7 @@ def open_credential(text: str) -> Credential:
         raise ValueError(f"its type is not {', '.join(TYPES)}")
     try:
         subject = payload["credentialSubject"]
-        return Credential(str(subject["id"]), _scope(payload, subject["consent"]), thumbprint(jwk))
+        return Credential(str(subject["id"]), _scope(payload, subject["consent"]), thumbprint(jwk), origin)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"its terms cannot be read: {error}") from None
 
@@ -77,7 +89,7 @@ def make_credential(subject: str, scope: Scope, private: bytes, *, issuer: str |
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.from_private_bytes(private)
-    jwk = {"kty": "OKP", "crv": "Ed25519", "x": _text(key.public_key().public_bytes_raw())}
+    jwk = {"kty": "OKP", "crv": "Ed25519", "x": to_base64url(key.public_key().public_bytes_raw())}
     header = {"alg": "EdDSA", "typ": "vc+jwt", "jwk": jwk}
     consent: dict[str, Any] = {
         "purposes": list(scope.purposes),
@@ -90,20 +102,45 @@ def make_credential(subject: str, scope: Scope, private: bytes, *, issuer: str |
     payload: dict[str, Any] = {
         "@context": [CONTEXT],
         "type": list(TYPES),
-        "issuer": issuer or f"did:jwk:{_text(canonical_json(jwk).encode())}",
+        "issuer": issuer or f"did:jwk:{to_base64url(canonical_json(jwk).encode())}",
         "credentialSubject": {"id": subject, "consent": consent},
     }
     for name, moment in (("validFrom", scope.valid_from), ("validUntil", scope.expires_at)):
         if moment is not None:
             payload[name] = iso(moment)
-    signed = ".".join(_text(canonical_json(part).encode()) for part in (header, payload))
-    return f"{signed}.{_text(key.sign(signed.encode()))}"
+    signed = ".".join(to_base64url(canonical_json(part).encode()) for part in (header, payload))
+    return f"{signed}.{to_base64url(key.sign(signed.encode()))}"
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """RFC 7638: SHA-256 (hex here) of the key's required members."""
     members = ("crv", "kty", "x") if jwk.get("kty") == "OKP" else ("crv", "kty", "x", "y")
     return hashlib.sha256(canonical_json({name: jwk[name] for name in members}).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Jws:
+    protected: str
+    payload: str
+    signature: str
+    passkey: Mapping[str, Any] | None = None
+
+
+def _parts(text: str) -> _Jws:
+    """Compact, or flattened JSON with a passkey's answer in the unprotected header."""
+    if not text.startswith("{"):
+        parts = text.split(".")
+        if len(parts) != 3:
+            raise ValueError("not a JWS in its compact form")
+        return _Jws(*parts)
+    try:
+        found = json.loads(text)
+        jws = _Jws(*(found[name] for name in ("protected", "payload", "signature")), found["header"]["webauthn"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError("not a JWS in its flattened form with a passkey's answer in its header") from None
+    if not all(isinstance(part, str) for part in (jws.protected, jws.payload, jws.signature)):
+        raise ValueError("not a JWS in its flattened form with a passkey's answer in its header")
+    return jws
 
 
 def _scope(payload: Mapping[str, Any], consent: Mapping[str, Any]) -> Scope:
@@ -134,35 +171,3 @@ def _scope(payload: Mapping[str, Any], consent: Mapping[str, Any]) -> Scope:
         valid_from=moment("validFrom"),
         expires_at=moment("validUntil"),
     )
-
-
-def _holds(algorithm: str, jwk: Mapping[str, str], message: bytes, signature: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec, utils
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-    try:
-        if (algorithm, jwk.get("kty"), jwk.get("crv")) == ("EdDSA", "OKP", "Ed25519"):
-            Ed25519PublicKey.from_public_bytes(_bytes(jwk["x"])).verify(signature, message)
-            return True
-        if (algorithm, jwk.get("kty"), jwk.get("crv")) == ("ES256", "EC", "P-256") and len(signature) == 64:
-            x, y = (int.from_bytes(_bytes(jwk[name]), "big") for name in ("x", "y"))
-            pair = (int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
-            public = ec.EllipticCurvePublicNumbers(x, y, ec.SECP256R1()).public_key()
-            public.verify(utils.encode_dss_signature(*pair), message, ec.ECDSA(hashes.SHA256()))
-            return True
-    except (InvalidSignature, ValueError, KeyError):
-        return False
-    raise ValueError("signed in a way that is not known here: Ed25519 (EdDSA) and P-256 (ES256) are")
-
-
-def _text(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"not base64url: {error}") from None

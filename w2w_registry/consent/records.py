@@ -11,7 +11,7 @@ the purposes cover, ``()`` is none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -194,21 +194,25 @@ def _territory_within(inner: tuple[str, ...] | None, outer: tuple[str, ...] | No
     return inner is not None and countries(inner) <= countries(outer)
 
 
+def plain(value: Any) -> Any:
+    """A record, or any part of one, as plain JSON values, times as RFC 3339."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, StrEnum):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value
+
+
 def to_json(record: ConsentRecord) -> dict[str, Any]:
-    """Plain JSON values, times as RFC 3339; ``from_json`` is its inverse."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, datetime):
-            return iso(value)
-        if isinstance(value, StrEnum):
-            return str(value)
-        if isinstance(value, Mapping):
-            return {k: plain(v) for k, v in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [plain(v) for v in value]
-        return value
-
-    return {key: plain(value) for key, value in asdict(record).items()}
+    """Plain JSON values; ``from_json`` is its inverse."""
+    found: dict[str, Any] = plain(record)
+    return found
 
 
 def from_json(data: Mapping[str, Any]) -> ConsentRecord:

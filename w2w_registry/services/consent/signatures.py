@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.consent.credential import Credential, open_credential
-from w2w_registry.consent.records import Scope
-from w2w_registry.errors import BadFile, IntegrityError, UsageError
-from w2w_registry.files import read_text
+from w2w_registry.artifacts import write_atomic
+from w2w_registry.consent.credential import Credential, make_credential, open_credential
+from w2w_registry.consent.records import Scope, plain
+from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
+from w2w_registry.files import read_bytes, read_text
+from w2w_registry.records import check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.registry import Registry
@@ -31,6 +34,66 @@ def read_terms(
         scope = _scope_of(signature, subject, scope, str(signed))
     _check_demanded(registry, subject, signature)
     return signature, scope
+
+
+def sign(subject: str, scope: Scope, key: Path, out: Path) -> dict[str, Any]:
+    """Sign a consent as the subject, with no registry at hand: ``out`` is the file for ``consent grant --signed``.
+
+    Args:
+        key: an Ed25519 private key (PKCS#8 PEM). When there is no such file, one is made there, readable by its owner
+            alone.
+
+    Raises:
+        UsageError: no purpose is granted. BadFile: the key file holds no such key. Conflict: ``out`` is there already.
+        BadName, StorageError.
+    """
+    subject = check_name(subject, "subject")
+    if not scope.purposes:
+        raise UsageError(reason="it grants nothing", hint="say what for, with [[purpose]]")
+    if out.exists():
+        raise Conflict(what="file", name=str(out), reason="is there already")
+    made = not key.exists()
+    private = _new_key(key) if made else _read_key(key)
+    text = make_credential(subject, scope, private)
+    _write(out, f"{text}\n".encode())
+    signed = open_credential(text)
+    return {
+        "subject": subject,
+        "scope": plain(signed.scope),
+        "path": str(out),
+        "key": str(key),
+        "key_made": made,
+        "thumbprint": signed.key,
+    }
+
+
+def _read_key(path: Path) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        found = load_pem_private_key(read_bytes(path, limit=_LIMIT), None)
+    except (ValueError, TypeError):
+        raise BadFile(path=str(path), reason="no unencrypted private key in PEM") from None
+    if not isinstance(found, Ed25519PrivateKey):
+        raise BadFile(path=str(path), reason="not an Ed25519 key")
+    return found.private_bytes_raw()
+
+
+def _new_key(path: Path) -> bytes:
+    from cryptography.hazmat.primitives import serialization as pem
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key = Ed25519PrivateKey.generate()
+    _write(path, key.private_bytes(pem.Encoding.PEM, pem.PrivateFormat.PKCS8, pem.NoEncryption()), mode=0o600)
+    return key.private_bytes_raw()
+
+
+def _write(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    try:
+        write_atomic(path, data, mode=mode)
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
 
 
 def _read_signed(path: Path) -> str:

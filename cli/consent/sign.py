@@ -1,0 +1,52 @@
+"""``w2w-reg consent sign``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, note, pairs, say
+from . import shared
+
+
+@click.command()
+@click.argument("subject", type=options.Word(), metavar="SUBJECT")
+@shared.scope
+@shared.grants
+@click.option(
+    "--key",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Your private key (Ed25519, PEM); made there when there is none yet.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Where to write the signed consent.",
+)
+@takes_frame
+def sign(frame: Frame, subject: str, key: Path, out: Path, **given: Any) -> None:
+    """Sign a consent as the person it is about; whoever runs a registry takes it with `consent grant --signed`.
+
+    Needs no registry. SUBJECT is the pseudonym you are known by there. What is not granted here is not granted, and
+    nobody can add to it afterwards. Keep the key: the first consent that is taken fixes it as yours. examples/ has a
+    script that does the same with nothing installed but cryptography, and a page that signs with a passkey.
+    """
+    from w2w_registry.services.consent import signatures as service
+
+    value = service.sign(subject, shared.scope_of(given), key, out)
+
+    def human() -> None:
+        if value["key_made"]:
+            note(f"made a key for you: {key} (readable by you alone; keep it)")
+        say(f"signed: {out}")
+        pairs((name.replace("_", " "), value["scope"][name]) for name in shared.TERMS)
+
+    emit(frame, value, human)
