@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .. import options
@@ -22,9 +24,19 @@ def show(frame: Frame, subject: str, at: str | None) -> None:
 
     def human() -> None:
         pairs((("subject", value["subject"]), ("state", value["state"]), ("consent", value["consent"])))
-        rows = [{"record": r["record_id"], "state": r["status"], **r["scope"]} for r in value["records"]]
+        rows = [
+            {"record": r["record_id"], "state": r["status"], "signed": _how(r), **r["scope"]} for r in value["records"]
+        ]
         columns = ["record", "state", "purposes", "uses", "forbidden", "derivatives", "publication", "territory"]
         say()
-        table(rows, [*columns, "expires_at"], empty="no consent was asked for or given")
+        table(rows, [*columns, "expires_at", "signed"], empty="no consent was asked for or given")
 
     emit(frame, value, human)
+
+
+def _how(record: dict[str, Any]) -> str:
+    signed = record["signed_with"]
+    if signed is None:
+        return "no"
+    how = "a key" if signed["passkey_at"] is None else f"a passkey at {signed['passkey_at']}"
+    return f"by the subject, {how}"

@@ -132,10 +132,11 @@ def _parts(text: str) -> _Jws:
         parts = text.split(".")
         if len(parts) != 3:
             raise ValueError("not a JWS in its compact form")
-        return _Jws(*parts)
+        protected, payload, signature = parts
+        return _Jws(protected, payload, signature)
     try:
         found = json.loads(text)
-        jws = _Jws(*(found[name] for name in ("protected", "payload", "signature")), found["header"]["webauthn"])
+        jws = _Jws(found["protected"], found["payload"], found["signature"], found["header"]["webauthn"])
     except (ValueError, KeyError, TypeError):
         raise ValueError("not a JWS in its flattened form with a passkey's answer in its header") from None
     if not all(isinstance(part, str) for part in (jws.protected, jws.payload, jws.signature)):

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from w2w_registry.catalog.resolve import subject_by_id, version_for
-from w2w_registry.consent.policy import Decision, subject_state
+from w2w_registry.consent.credential import open_credential
+from w2w_registry.consent.policy import Decision, is_signed, subject_state
 from w2w_registry.consent.records import ConsentRecord, Use, to_json
 from w2w_registry.records import now
 from w2w_registry.services.consent import gate
@@ -87,5 +88,11 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 
 
 def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
-    """A record as plain values, with its state at ``at`` and its digest."""
-    return {**to_json(record), "status": str(record.status_at(at)), "digest": record.digest()}
+    """A record as plain values, with its state at ``at``, its digest, and who signed it (``signed_with``: the key's
+    thumbprint, and the site that asked when it was a passkey; None: the subject did not)."""
+    signed = None
+    if is_signed(record) and record.signature is not None:
+        found = open_credential(record.signature)
+        signed = {"key": found.key, "passkey_at": found.origin}
+    status = str(record.status_at(at))
+    return {**to_json(record), "status": status, "digest": record.digest(), "signed_with": signed}
