@@ -1,33 +1,51 @@
-"""The gallery at size: its first page, a page deep in the list, searches, and fifty people at once.
+"""The gallery at size: its first page, a page deep in the list, searches, and fifty people at once beside an `add`.
 
 A page is timed at the server: from the request to the last byte, everything included (guard, catalog, template).
-The deep page's peer is the same page by OFFSET, which reads and throws away all before it; the first page's is a page
-one five-hundredth of the way down by key: the two should cost the same.
+The deep page's peer is the same page by OFFSET, which reads and throws away all before it.
+
+The fifty people come over HTTP from a process of their own (``benchmarks/crowd.py``) to `w2w-reg serve` as it ships,
+behind a proxy's header as a team would, while `w2w-reg add` takes in 10,000 LoRAs: at the pace of people who look at
+what they are shown, then in a closed loop without a pause.
 """
 
 from __future__ import annotations
 
+import io
+import json
+import random
+import shutil
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from fastapi.testclient import TestClient
 from sqlalchemy import insert, select
 
-from benchmarks.bench_catalog import BATCH, fill
+from benchmarks import bench_catalog
+from benchmarks.bench_catalog import BATCH, parents_of
+from benchmarks.crowd import Plan, address
 from benchmarks.frame import Row, side_by_side
+from tests.services.world import BASE, make_world
 from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
-from w2w_registry.catalog.models import Identity, Label, Version
+from w2w_registry.catalog.models import Coordinates, Identity, Label, Version
 from w2w_registry.catalog.rows import table_of
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.catalog.vectors import pack, unpack
+from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.settings import Settings
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
@@ -37,6 +55,9 @@ TOKEN = "benchmark-token-0123456789"
 HOST = "127.0.0.1:8765"
 PAGE = 60
 USERS = 50
+THINK = 3.0  # seconds in the mean; TPC-W takes seven
+FITTED = 80
+FIRST = 1_000  # the first id of those written past the services
 
 
 def rows(small: bool) -> Iterator[Row]:
@@ -50,29 +71,65 @@ def rows(small: bool) -> Iterator[Row]:
             headers={"authorization": f"Bearer {TOKEN}"},
         )
         yield from pages(registry, client, count, rounds)
-        yield crowd(client, count, rounds)
         registry.catalog.close()
+        yield from crowds(Path(folder), count, small=small)
 
 
 def populate(folder: Path, count: int) -> Registry:
-    """A registry of ``count`` people with two labels each, written past the services for speed."""
+    """A registry of ``count`` people with two labels each in a space fitted on eighty, written past the services for
+    speed; everybody has a picture."""
     url = f"sqlite:///{folder}/catalog.db"
     schema.upgrade(url)
+    settings = Settings(folder, url, "bench", str(folder / "artifacts"))
+    registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+    loras = make_world().write(folder / "loras", range(FITTED))
+    fit_space(registry, "tiny", [str(loras)], base_model=BASE)
+    add(registry, AddRequest([str(loras)]))
+    pictures = [registry.artifacts.put(png(i)) for i in range(8)]
+    with registry.catalog.read() as session:
+        known = session.scalars(select(Coordinates)).all()
+        matrix = np.stack([unpack(one.data) for one in known])
+    centre, spread = matrix.mean(0), matrix.std(0)
+    registry.catalog.close()
     engine = make_engine(parse_url(url))
+    rng, chance = np.random.default_rng(1), random.Random(1)
     with engine.connect() as connection:
         connection.execution_options(**{WRITE: True})
         with connection.begin():
-            fill(connection, count - 1, 1)
-            for start in range(1, count + 1, BATCH):
-                labels = [
+            for start in range(FIRST, FIRST + count, BATCH):
+                stop = min(FIRST + count, start + BATCH)
+                found = bench_catalog.rows(
+                    start, stop, lambda number: [FIRST - 1 + p for p in parents_of(number - FIRST + 1, chance)]
+                )
+                for version in found[Version]:
+                    version["preview_digest"] = pictures[version["id"] % len(pictures)]
+                points = (centre + spread * rng.standard_normal((stop - start, matrix.shape[1]))).astype(np.float32)
+                packed = [pack(point) for point in points]
+                found[Coordinates] = [
+                    {"space_id": 1, "version_id": start + i, "k": points.shape[1], "digest": digest, "data": data}
+                    for i, (data, digest) in enumerate(packed)
+                ]
+                found[Label] = [
                     {"version_id": i, "name": name, "number": (i * step % 997) / 997, "salt": b"0" * 16}
-                    for i in range(start, min(count, start + BATCH - 1) + 1)
+                    for i in range(start, stop)
                     for name, step in (("beard", 7), ("age", 31))
                 ]
-                connection.execute(insert(table_of(Label)), labels)
+                for model, values in found.items():
+                    if values:
+                        connection.execute(insert(table_of(model)), values)
     engine.dispose()
-    settings = Settings(folder, url, "bench", str(folder / "artifacts"))
-    return Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+    shutil.rmtree(settings.index_dir, ignore_errors=True)  # it is made again, with everybody in it
+    return registry
+
+
+def png(number: int) -> bytes:
+    """A small picture."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    rng = np.random.default_rng(number)
+    Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).resize((256, 256)).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def pages(registry: Registry, client: TestClient, count: int, rounds: int) -> Iterator[Row]:
@@ -150,37 +207,115 @@ def median_cpu(answers: list[Spent]) -> float:
     return statistics.median(one.cpu for one in answers)
 
 
-def crowd(client: TestClient, count: int, rounds: int) -> Row:
-    """Fifty people who each look at pages, one after another, half a second apart."""
-    paths = ["/", "/?page=100", "/identities/p0000100", "/?where=kind = person", "/api/v1/identities?limit=60"]
-    times: list[float] = []
-    lock = threading.Lock()
+# -- fifty people ------------------------------------------------------------------------------------
+def places(count: int) -> dict[str, tuple[float, list[str]]]:
+    """Where people go, and how often: three in ten visits are searches."""
+    some = random.Random(2).sample(range(FIRST, FIRST + count), 400)
+    names = [f"p{number:07}" for number in some]
+    last = max(2, count // PAGE)
+    return {
+        "first page": (0.2, ["/"]),
+        "a page": (0.15, [address("/", page=str(number)) for number in random.Random(3).sample(range(2, last), 20)]),
+        "filtered": (
+            0.15,
+            [address("/", where=f"beard > 0.{n} and kind = person", sort=sort) for n in range(10) for sort in SORTS],
+        ),
+        "an identity": (0.2, [f"/identities/{name}" for name in names]),
+        "who is this?": (0.2, [address("/who", name=name) for name in names]),
+        "API, list": (0.1, [address("/api/v1/identities", where=f"age > 0.{n}", limit="60") for n in range(10)]),
+    }
 
-    def person(number: int) -> Callable[[], None]:
-        def browse() -> None:
-            for i in range(max(3, rounds // 10)):
-                spent = taken(client, paths[(number + i) % len(paths)])
-                with lock:
-                    times.append(spent.wall)
-                time.sleep(0.5)
 
-        return browse
+SORTS = ("name", "-created")
 
-    work = [person(number) for number in range(USERS)]
-    cpu = time.process_time()
-    threads = [threading.Thread(target=one) for one in work]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    times.sort()
-    each = (time.process_time() - cpu) / max(1, len(times))
-    errors = USERS * max(3, rounds // 10) - len(times)
-    return Row(
-        "gallery: fifty people, p95",
-        times[int(0.95 * (len(times) - 1))],
-        None,
-        "",
-        {"median": statistics.median(times), "errors": errors, "CPU a page": each},
-        {"identities": count, "people": USERS},
-    )
+
+def crowds(folder: Path, count: int, *, small: bool) -> Iterator[Row]:
+    """Fifty people at the shipped server while the shipped `add` runs: at a human pace, then in a closed loop."""
+    added = 1_000 if small else 10_000
+    loras = make_world(FITTED + added).write(folder / "new", range(FITTED, FITTED + added))
+    settings = '[web]\nuser_header = "X-Forwarded-User"\nproxies = ["127.0.0.1"]\ndefault_role = "viewer"\n'
+    (folder / "registry.toml").write_text(settings)
+    with served(folder) as (port, pid):
+        plan = Plan("127.0.0.1", port, USERS, 0.0, 8.0 if small else 20.0, places(count))
+        asked(folder, plan)  # everybody has been here before: indexes are open, pictures marked
+        before = memory(pid)
+        adding = Beside([*COMMAND, "--home", str(folder), "--actor", "bench", "add", str(loras), "--yes"])
+        closed = replace(plan, seconds=10.0 if small else 30.0, seed=2)
+        human = replace(plan, think=THINK, seconds=20.0 if small else 60.0, seed=3)
+        for name, one in (("at a human pace", human), ("closed loop", closed)):
+            yield crowd_row(name, one, asked(folder, one), adding, pid, before, count)
+        rest = replace(human, seconds=3600.0, seed=4, until=str(folder / "added"))
+        threading.Thread(target=lambda: (adding.wait(), (folder / "added").touch()), daemon=True).start()
+        yield crowd_row("at a human pace, to the end of the add", rest, asked(folder, rest), adding, pid, before, count)
+        assert adding.wait() == 0, adding.said()
+
+
+def crowd_row(name: str, plan: Plan, seen: dict[str, Any], adding: Beside, pid: int, before: float, count: int) -> Row:
+    pages = sorted(t for kind, times in seen["times"].items() if kind != "picture" for t in times)
+    quality: dict[str, Any] = {"median": statistics.median(pages), "errors": seen["failed"]}
+    quality |= {f"p95 {kind}": at(sorted(times), 0.95) for kind, times in sorted(seen["times"].items())}
+    quality |= {"answers": len(pages), "pictures": len(seen["times"].get("picture", ()))}
+    quality |= {"beside": "add running" if adding.running else "add ended", "memory MB": memory(pid), "before": before}
+    if seen["errors"]:
+        quality["first error"] = seen["errors"][0]
+    size = {"identities": count, "people": USERS, "think s": plan.think}
+    return Row(f"gallery: fifty people, {name}, p95", at(pages, 0.95), None, "", quality, size)
+
+
+def at(times: list[float], share: float) -> float:
+    return times[int(share * (len(times) - 1))]
+
+
+COMMAND = (sys.executable, "-c", "from w2w_registry.cli.app import main; main()")
+
+
+class Beside:
+    """A command that runs meanwhile."""
+
+    def __init__(self, words: list[str]) -> None:
+        self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the command
+        self._process = subprocess.Popen(words, stdout=self._said, stderr=subprocess.STDOUT)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self) -> int:
+        return self._process.wait()
+
+    def said(self) -> str:
+        self._said.seek(0)
+        return self._said.read()[-2000:]
+
+
+@contextmanager
+def served(home: Path) -> Iterator[tuple[int, int]]:
+    """`w2w-reg serve` over a registry: its port and its process."""
+    words = [*COMMAND, "--home", str(home), "serve", "--port", "0"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        yield int(url.rstrip("/").rpartition(":")[2]), process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def asked(folder: Path, plan: Plan) -> dict[str, Any]:
+    """What a crowd saw, from a process of its own."""
+    (folder / "plan.json").write_text(json.dumps(asdict(plan)))
+    words = [sys.executable, "-m", "benchmarks.crowd", str(folder / "plan.json")]
+    found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    return found
+
+
+def memory(pid: int) -> float:
+    """Megabytes that a process and its children hold by themselves and together (PSS), as Linux counts them."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return sum(pss(one) for one in [str(pid), *children])
+
+
+def pss(pid: str) -> float:
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")) / 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -389,3 +390,41 @@ def raw(url: str, statement: str) -> None:
                 connection.execute(text(statement))
     finally:
         engine.dispose()
+
+
+def test_reads_in_a_snapshot_are_of_one_state(catalog: Catalog) -> None:
+    def named() -> str | None:
+        with catalog.read() as session:
+            return session.scalar(select(Identity.name).where(Identity.name == "acme/new"))
+
+    def meanwhile() -> None:
+        with catalog.write("other") as uow:
+            add_version(uow, "acme/new", add_space(uow))
+
+    with catalog.snapshot():
+        assert named() is None
+        other = threading.Thread(target=meanwhile)
+        other.start()
+        other.join()
+        assert named() is None
+    assert named() == "acme/new"
+
+
+def test_a_note_in_a_snapshot_is_written_when_it_ends(catalog: Catalog) -> None:
+    with catalog.write("other") as uow:
+        add_space(uow)
+    with catalog.snapshot():
+        with catalog.read():
+            catalog.note("tester", "consent.refuse", {})
+        assert last_event(catalog).action != "consent.refuse"
+    assert last_event(catalog).action == "consent.refuse"
+
+
+def test_the_last_change_is_that_of_the_instant(catalog: Catalog) -> None:
+    assert catalog.last_change() == 0
+    for number in (1, 2, 3):
+        with catalog.write("tester") as uow:
+            uow.event("policy.note", {})
+        assert catalog.last_change() == number
+    catalog.close()
+    assert catalog.last_change() == 3

@@ -8,6 +8,7 @@ with catalog.write("p0007") as uow:
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -26,6 +27,7 @@ from w2w_registry.catalog.engine import (
     schema_version,
 )
 from w2w_registry.catalog.notes import Note, Notes
+from w2w_registry.catalog.pulse import Pulse
 from w2w_registry.catalog.unit import EventHash, UnitOfWork
 from w2w_registry.errors import Busy, DatabaseError, SchemaOutOfDate, StorageError
 from w2w_registry.records import now
@@ -33,6 +35,12 @@ from w2w_registry.records import now
 __all__ = ["HEAD", "Catalog", "EventHash", "UnitOfWork"]
 
 HEAD = "0009"  # newest migration; a test keeps it equal to Alembic's, which takes too long to ask at every start
+
+
+class _Shared(threading.local):
+    """The session that the reads of one thread share."""
+
+    session: Session | None = None
 
 
 class Catalog:
@@ -57,11 +65,19 @@ class Catalog:
         self._busy_timeout = busy_timeout
         self._engine: Engine | None = None
         self._notes = Notes()
+        self._shared = _Shared()
+        self._pulse: Pulse | None = None
+        self._pulse_lock = threading.Lock()
 
     @property
     def name(self) -> str:
         """The URL without a password."""
         return safe_url(self._url)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file here rather than a server."""
+        return self._url.get_backend_name() == "sqlite"
 
     @contextmanager
     def read(self) -> Iterator[Session]:
@@ -70,6 +86,9 @@ class Catalog:
         Raises:
             NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
         """
+        if self._shared.session is not None:
+            yield self._shared.session
+            return
         self._notes.reading += 1
         try:
             with database_errors(self._url), self._ready().connect() as connection:
@@ -80,6 +99,33 @@ class Catalog:
         finally:
             self._notes.reading -= 1
             self._write_notes()
+
+    def last_change(self) -> int:
+        """The number of the last event, by a connection of its own that stays open: some microseconds, so that it can
+        be asked before every answer.
+
+        Raises:
+            NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
+        """
+        with database_errors(self._url), self._pulse_lock:
+            if self._pulse is None:
+                self._pulse = Pulse(self._ready())
+            return self._pulse.last_change()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Every ``read`` of this thread in the block is of one snapshot, opened once: for what is shown together and
+        changes nothing.
+
+        Raises:
+            NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
+        """
+        with self.read() as session:
+            outer, self._shared.session = self._shared.session, session
+            try:
+                yield
+            finally:
+                self._shared.session = outer
 
     @contextmanager
     def write(self, actor: str) -> Iterator[UnitOfWork]:
@@ -132,6 +178,9 @@ class Catalog:
 
     def close(self) -> None:
         """Close every connection."""
+        if self._pulse is not None:
+            self._pulse.close()
+            self._pulse = None
         if self._engine is not None:
             self._engine.dispose()
             self._engine = None

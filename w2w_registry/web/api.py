@@ -10,18 +10,19 @@ from fastapi import APIRouter, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from w2w_registry.errors import UsageError
-from w2w_registry.records import check_name, iso
+from w2w_registry.records import iso
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import resolve as resolving
 from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search.draws import By
+from w2w_registry.services.search.query import registered_ref
 from w2w_registry.services.spaces import manage as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
 from w2w_registry.web.idempotency import OnceRoute
+from w2w_registry.web.kept import keepable
 from w2w_registry.web.problems import TITLES
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Look, Make, Steward
@@ -130,19 +131,19 @@ def identities(
     cursor: str | None = None,
 ) -> JSONResponse:
     """One page of identities, rows as `list --json` has them; follow `next` until it is null."""
-    return answer(paging.page(desk.registry, where=where, sort=sort, limit=limit, cursor=cursor).to_json())
+    return keepable(answer(paging.page(desk.registry, where=where, sort=sort, limit=limit, cursor=cursor).to_json()))
 
 
 @router.get("/identities/{name:path}")
 def identity(desk: Look, name: str) -> JSONResponse:
     """One version with everything known of it, as `show --json`."""
-    return answer(manage.show(desk.registry, name))
+    return keepable(answer(manage.show(desk.registry, name)))
 
 
 @router.get("/history/{name:path}")
 def history(desk: Look, name: str, at: str | None = None) -> JSONResponse:
     """What each alias of an identity meant, and when, as `history --json`."""
-    return answer(manage.history(desk.registry, name, at=at))
+    return keepable(answer(manage.history(desk.registry, name, at=at)))
 
 
 @router.get("/lineage/{name:path}")
@@ -150,14 +151,14 @@ def lineage(
     desk: Look, name: str, down: bool = False, depth: Annotated[int | None, Query(ge=1, le=1000)] = None
 ) -> JSONResponse:
     """What a version was made from, or what was made of it, as `lineage --json`."""
-    return answer(tracing.trace(desk.registry, name, down=down, depth=depth, form="json"))
+    return keepable(answer(tracing.trace(desk.registry, name, down=down, depth=depth, form="json")))
 
 
 @router.post("/search")
 def search(desk: Look, asked: Search) -> JSONResponse:
     """The identities nearest to a registered version, as `search --json`. Files are sent to `/search/file`."""
     wanted = asking.Asking(asked.limit, asked.space, asked.where, asked.by)
-    found = asking.registered_version(desk, registered(desk, asked.query), wanted)
+    found = asking.registered_version(desk, registered_ref(desk.registry, asked.query), wanted)
     return answer(replace(found, query=asked.query).to_json())
 
 
@@ -208,32 +209,30 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
 @router.post("/edits", openapi_extra=ONCE)
 def edits(desk: Make, asked: Edit) -> JSONResponse:
     """Record a version moved along directions, as `edit --json`."""
-    if not asked.amounts or any(abs(amount) > 1000 or amount != amount for amount in asked.amounts.values()):
-        raise UsageError(reason="amounts are one or more directions with numbers of units, or true or false")
-    ref = registered(desk, asked.identity)
-    made = editing.edit(desk.registry, ref, asked.amounts, name=asked.name, keep=asked.keep, purpose=asked.purpose)
+    made = editing.edit(
+        desk.registry, asked.identity, asked.amounts, name=asked.name, keep=asked.keep, purpose=asked.purpose
+    )
     return answer(made, 201)
 
 
 @router.post("/mixes", openapi_extra=ONCE)
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
-    check_name(asked.name)  # first, as the command does: of two mistakes both name the same one
-    refs = [registered(desk, one) for one in asked.identities]
-    weights = editing.mixing_weights(len(refs), asked.weights)
-    return answer(editing.mix(desk.registry, refs, weights, name=asked.name, purpose=asked.purpose), 201)
+    weights = editing.mixing_weights(len(asked.identities), asked.weights)
+    made = editing.mix(desk.registry, asked.identities, weights, name=asked.name, purpose=asked.purpose)
+    return answer(made, 201)
 
 
 @router.get("/spaces")
 def spaces(desk: Look) -> JSONResponse:
     """Every weight space, as `space list --json`."""
-    return answer(weight_spaces.list_spaces(desk.registry))
+    return keepable(answer(weight_spaces.list_spaces(desk.registry)))
 
 
 @router.get("/spaces/{name:path}")
 def space(desk: Look, name: str) -> JSONResponse:
     """One weight space, as `space show --json`."""
-    return answer(weight_spaces.show_space(desk.registry, name))
+    return keepable(answer(weight_spaces.show_space(desk.registry, name)))
 
 
 @router.get("/subjects")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -21,6 +21,7 @@ from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
 from w2w_registry.web.guard import API, Guard, Limits
 from w2w_registry.web.idempotency import Answers
+from w2w_registry.web.kept import Changes, KeptAnswers
 from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
 from w2w_registry.web.site import Site, desk_of
 
@@ -35,12 +36,16 @@ def create_app(
     *,
     limits: Limits | None = None,
     engine: WarmEngine | None = None,
+    lag: float = 0.0,
+    changes: Changes | None = None,
 ) -> FastAPI:
     """The gallery of ``registry`` as an ASGI application.
 
     Args:
         hosts: every value the ``Host`` header may have, port included.
         engine: how pictures are drawn; None = with the space's own base model.
+        lag: how many seconds old a page may be beside somebody who changes the registry by other ways.
+        changes: counts what is changed through this gallery; None = by this process alone.
     """
     app = FastAPI(
         title="w2w-registry",
@@ -59,8 +64,21 @@ def create_app(
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])
     for kind in (RegistryError, Problem, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
+    app.add_middleware(KeptAnswers, last_change=_asker(registry), changes=changes or Changes(), lag=lag)
     app.add_middleware(Guard, access=access, hosts=hosts, limits=limits)
     return app
+
+
+def _asker(registry: Registry) -> Callable[[], Awaitable[int]]:
+    """Asks the catalog for its last change: a file at once, a server from a thread."""
+    catalog = registry.catalog
+
+    async def ask() -> int:
+        if catalog.is_file:
+            return catalog.last_change()
+        return await to_thread.run_sync(catalog.last_change)
+
+    return ask
 
 
 @asynccontextmanager

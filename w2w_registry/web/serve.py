@@ -18,6 +18,7 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
+from w2w_registry.web.kept import LAG
 from w2w_registry.web.oidc import oidc_of
 from w2w_registry.web.site import Site
 from w2w_registry.web.webhooks import Teller, webhooks_of
@@ -74,7 +75,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
         people=people,
     )
     hosts = allowed_hosts(asked.host, port, [*asked.hosts, *options.get("hosts", ())])
-    app = create_app(registry, access, hosts, limits=_limits(options), engine=WarmEngine(asked.pipeline))
+    app = create_app(registry, access, hosts, limits=_limits(options), engine=WarmEngine(asked.pipeline), lag=LAG)
     shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
     shown = f"[{shown}]" if ":" in shown else shown
     url = f"http://{shown}:{port}/" if access.named else f"http://{shown}:{port}/?token={token}"

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -24,6 +25,7 @@ from w2w_registry.web import filters
 from w2w_registry.web.access import Access, Principal, Right
 from w2w_registry.web.guard import matches
 from w2w_registry.web.jobs import Queue
+from w2w_registry.web.kept import keepable, standin
 from w2w_registry.web.problems import Problem
 
 HERE: Final = Path(__file__).parent
@@ -74,6 +76,12 @@ class Remembered:
                     threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
                     return value
         return self._make(key, seq, make)
+
+    def current(self, key: Hashable, seq: int) -> bool:
+        """Whether what is kept is of the catalog's state ``seq``."""
+        with self._lock:
+            found = self._kept.get(key)
+            return found is not None and found.seq == seq
 
     def _make(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
         start = time.thread_time()
@@ -130,6 +138,10 @@ class Desk:
         registry = self.site.registry
         return replace(registry, settings=replace(registry.settings, actor=self.who.actor))
 
+    def one_moment(self) -> AbstractContextManager[None]:
+        """What is read in the block is of one state of the catalog, opened once; nothing is changed in it."""
+        return self.site.registry.catalog.snapshot()
+
     def may(self, right: str) -> bool:
         return Right(right) in self.who.rights
 
@@ -139,10 +151,19 @@ class Desk:
 
     def page(self, template: str, *, status: int = 200, **context: Any) -> HTMLResponse:
         """A page made of a template; everything in it is escaped."""
-        text = self.site.environment.get_template(template).render(
-            desk=self, who=self.who, path=self.request.url.path, static=self.site.static_url, **context
+        return HTMLResponse(self._rendered(template, self.who, context), status)
+
+    def kept_page(self, template: str, *, current: bool = True, **context: Any) -> HTMLResponse:
+        """A page that may be given again to whoever may do the same; ``current``: whether all of it is of now."""
+        if self.request.method != "GET":
+            return self.page(template, **context)
+        text = self._rendered(template, standin(self.who), context)
+        return keepable(HTMLResponse(text), lagging=True, current=current)
+
+    def _rendered(self, template: str, who: Principal, context: dict[str, Any]) -> str:
+        return self.site.environment.get_template(template).render(
+            desk=self, who=who, path=self.request.url.path, static=self.site.static_url, **context
         )
-        return HTMLResponse(text, status)
 
 
 RIGHT_OF: Final[dict[Any, Right]] = {}
@@ -232,4 +253,4 @@ def picture_response(data: bytes, digest: str, request: Request, *, kind: str = 
     headers = {"cache-control": FOR_EVER, "etag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
-    return Response(data, headers=headers, media_type=kind)
+    return keepable(Response(data, headers=headers, media_type=kind), lagging=True)

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from tests.services.world import BASE
+from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.vectors import coordinates_of, ids, last_seq
 from w2w_registry.index import store
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
-from w2w_registry.services.recording.nearest import open_nearest, optimize
+from w2w_registry.services.recording.nearest import forget_open, open_nearest, optimize
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
 
@@ -78,6 +79,7 @@ def test_an_index_of_events_that_a_restored_backup_lacks_is_made_again(filled: R
     index.remove([5])
     store.discard(folder)
     assert store.save(folder, index, replace(stamp, seq=stamp.seq + ahead, head="f" * 64))
+    forget_open()  # as another process does, which never had it open
     assert found_by(filled) == before
     assert kept(filled) == (stamp.seq, stamp.size)
 
@@ -111,3 +113,16 @@ def test_optimizing_leaves_one_piece_that_answers_alike(filled: Registry, loras:
     assert (again.pieces, again.rows) == (1, done.rows)
     with filled.catalog.read() as session:
         assert kept(filled) == (last_seq(session), len(after))
+
+
+def test_nothing_is_opened_twice_while_nothing_changes(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found_by(filled)
+    monkeypatch.setattr(store, "load", lambda folder: pytest.fail("opened again"))
+    monkeypatch.setattr(vectors, "count", lambda session, space: pytest.fail("counted again"))
+    assert found_by(filled) == before
+
+
+def test_what_changed_is_seen_though_the_index_is_open(filled: Registry) -> None:
+    before = found_by(filled)
+    remove(filled, "p0004", perform=True)
+    assert len(found_by(filled)) == len(before) - 1

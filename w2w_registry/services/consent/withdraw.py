@@ -48,6 +48,7 @@ from w2w_registry.records import ConsentState, VersionState, now
 from w2w_registry.services.consent.keeping import keep_versions
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
+from w2w_registry.services.recording.nearest import forget_open
 from w2w_registry.services.registry import Registry
 
 _ABANDONED = 3600.0
@@ -290,6 +291,7 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     # Which caches hold a version's vector cannot be told once its coordinates are gone; all are rebuilt when needed.
     for engine in kept_engines(registry.settings.index, registry.settings.index_dir):
         engine.drop()
+    forget_open()
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
     # Nor can it be told whom these learned from or show; they are made again when they are asked for.
     for folder in (registry.settings.guesses_dir, registry.settings.training_dir, registry.settings.pictures_dir):

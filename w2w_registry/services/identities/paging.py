@@ -22,7 +22,7 @@ from w2w_registry.catalog.where import Expression, parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import VersionState, iso
 from w2w_registry.services.identities.manage import rows_of
-from w2w_registry.services.recording.preview_pictures import leaving_preview
+from w2w_registry.services.recording.preview_pictures import leaving_preview, left_before
 from w2w_registry.services.registry import Registry
 
 MAX_PAGE: Final = 500
@@ -138,12 +138,14 @@ def picture(registry: Registry, name: str) -> tuple[bytes, str]:
     Raises:
         NotFound: no such version, or no picture of it to show. Else as ``leaving_preview``.
     """
-    with registry.catalog.read() as session:
-        version = version_for(session, name)
-        key, digest = version.id, version.preview_digest if version.state is VersionState.ACTIVE else None
-    if digest is None:
-        raise NotFound(what="picture", name=name)
-    return leaving_preview(registry, key, digest), digest
+    with registry.catalog.snapshot():
+        with registry.catalog.read() as session:
+            version = version_for(session, name)
+            key, digest = version.id, version.preview_digest if version.state is VersionState.ACTIVE else None
+        if digest is None:
+            raise NotFound(what="picture", name=name)
+        left = left_before(registry, key, digest)
+    return leaving_preview(registry, key, digest) if left is None else left, digest
 
 
 def _expression(where: str | None) -> Expression | None:

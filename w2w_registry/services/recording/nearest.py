@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +26,7 @@ from w2w_registry.services.registry import Registry
 from w2w_registry.space.metrics import Metric
 
 Answer = TypeVar("Answer")
+_OPEN_AT_MOST = 2
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Nearest:
 
     metric: Metric
     _cache: _Cache
+
+    @property
+    def size(self) -> int:
+        """How many versions in service have coordinates in the space."""
+        return self._cache.size
 
     @property
     def exhaustive(self) -> bool:
@@ -98,6 +106,52 @@ def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:
         return [_Cache(registry, session, space, metric_of(space)).optimize() for space in spaces]
 
 
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """An index as one state of the catalog has it, and how many rows that is; only read, by one search at a time."""
+
+    stamp: Stamp
+    size: int
+    index: VectorIndex
+    asking: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Shelf:
+    """The indexes this process used last: while nothing changes, a search opens and counts nothing."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, ...], _Opened] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, ...], seq: int, head: str) -> _Opened | None:
+        with self._lock:
+            found = self._kept.get(key)
+            return found if found is not None and (found.stamp.seq, found.stamp.head) == (seq, head) else None
+
+    def put(self, key: tuple[str, ...], opened: _Opened) -> None:
+        with self._lock:
+            self._kept[key] = opened
+            self._kept.move_to_end(key)
+            while len(self._kept) > _OPEN_AT_MOST:
+                self._kept.popitem(last=False)
+
+    def drop(self, key: tuple[str, ...]) -> None:
+        with self._lock:
+            self._kept.pop(key, None)
+
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
+
+_SHELF = _Shelf()
+
+
+def forget_open() -> None:
+    """Let go of the indexes this process has open, with the vectors in them."""
+    _SHELF.clear()
+
+
 class _Cache:
     """The index as the session's snapshot has it: as it was kept, topped up, or made again.
 
@@ -109,25 +163,38 @@ class _Cache:
         self._registry, self.session, self.space, self._metric = registry, session, space, metric
         # The first event's hash tells catalogs apart that share a home folder and a space.
         digest = digest_of([metric.to_json(), vectors.event_hash_at(session, 1)])
-        size = vectors.count(session, space.id)
         settings = registry.settings
-        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
         seq = vectors.last_seq(session)
         head = vectors.event_hash_at(session, seq) or ""
-        self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
+        self._key = (str(settings.index_dir), repr(settings.index), space.digest, digest)
         self.ahead = False
-        self.index = self._kept() or self.rebuild()
+        opened = _SHELF.get(self._key, seq, head)
+        self.size = opened.size if opened is not None else vectors.count(session, space.id)
+        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=self.size)
+        self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
+        self._asking = threading.Lock() if opened is None else opened.asking
+        self.index = opened.index if opened is not None else self._kept() or self.rebuild()
+        if opened is None:
+            self._shelve()
 
     def ask(self, question: Callable[[VectorIndex], Answer]) -> Answer:
         """The index's answer; from one made again when this one turns out to be damaged."""
         try:
-            return question(self.index)
+            with self._asking:
+                return question(self.index)
         except IntegrityError:
             # The vectors of a large index are checked only as they are read.
+            _SHELF.drop(self._key)
             return question(self.rebuild())
+
+    def _shelve(self) -> None:
+        """Keep what was opened for the next search. What a server holds others may change under it."""
+        if not self.ahead and self._engine.kind != "milvus":
+            _SHELF.put(self._key, _Opened(self._stamp, self.size, self.index, self._asking))
 
     def optimize(self) -> Optimized:
         """See ``optimize``."""
+        _SHELF.drop(self._key)
         if self.index.pending and not self.ahead:
             self._engine.keep(self.index, self._stamp)
         pieces, rows = self._engine.optimize() or (None, None)

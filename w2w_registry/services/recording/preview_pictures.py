@@ -31,13 +31,9 @@ def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
         NotFound, IntegrityError: the preview is gone or damaged. MissingExtra: c2pa-python is not installed.
         SettingError, StorageError: unusable keys, or no place to keep it.
     """
-    with registry.catalog.read() as session:
-        marking = bool(policies.in_force(registry, session).get("marking", True))
-    if not marking:
-        return registry.artifacts.get(digest)
-    kept = kept_preview(registry, version_id, digest)
-    if kept is not None:
-        return kept
+    left = left_before(registry, version_id, digest)
+    if left is not None:
+        return left
     # Nobody knows whether a photograph or a model's picture was put beside a model: it is said to be composed with
     # what models make, as a sheet of such pictures is.
     leaving = Outgoing(
@@ -48,6 +44,18 @@ def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
         uow.event("version.preview", {"version": version_id}, **pictures.record(uow, ready))
     _keep(_path(registry, version_id, digest), ready[0].data)
     return ready[0].data
+
+
+def left_before(registry: Registry, version_id: int, digest: str) -> bytes | None:
+    """As :func:`leaving_preview` where nothing is to be put on record: it left before, or the policy turns marking off;
+    None when it is to leave for the first time.
+
+    Raises:
+        NotFound, IntegrityError, StorageError.
+    """
+    with registry.catalog.read() as session:
+        marking = bool(policies.in_force(registry, session).get("marking", True))
+    return kept_preview(registry, version_id, digest) if marking else registry.artifacts.get(digest)
 
 
 def kept_preview(registry: Registry, version_id: int, digest: str) -> bytes | None:

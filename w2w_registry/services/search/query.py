@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import named, names_with
 from w2w_registry.catalog.listing import matching_ids
+from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
-from w2w_registry.catalog.vectors import SERVED, coordinates_of, count
+from w2w_registry.catalog.vectors import SERVED, coordinates_of
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
@@ -225,15 +226,33 @@ def registered_version(session: Session, query: Query) -> Version | None:
     except (NotFound, BadName) as error:
         if os.path.lexists(text):
             return None
-        if not isinstance(error, NotFound) or error.fields["what"] != "identity":
-            raise
-        # Part of a name is enough where only one has it.
-        names = names_with(session, IdentityRef.parse(text).name, 4)
-        if len(names) == 1:
-            return version_for(session, text.replace(IdentityRef.parse(text).name, names[0], 1))
-        if names:
-            raise NotFound(what="identity", name=text, near=tuple(names[:3])) from None
-        raise
+        return _by_part(session, text, error)
+
+
+def registered_ref(registry: Registry, text: str) -> str:
+    """What a search takes ``text`` for among what is registered, as ``name@number``; it is never taken as a path.
+
+    Raises:
+        NotFound, BadName.
+    """
+    with registry.catalog.read() as session:
+        try:
+            version = version_for(session, IdentityRef.parse(text))
+        except (NotFound, BadName) as error:
+            version = _by_part(session, text, error)
+        return str(refs_of(session, [version.id])[version.id])
+
+
+def _by_part(session: Session, text: str, error: NotFound | BadName) -> Version:
+    """Part of a name is enough where only one has it; else ``error`` stands."""
+    if not isinstance(error, NotFound) or error.fields["what"] != "identity":
+        raise error
+    names = names_with(session, IdentityRef.parse(text).name, 4)
+    if len(names) == 1:
+        return version_for(session, text.replace(IdentityRef.parse(text).name, names[0], 1))
+    if names:
+        raise NotFound(what="identity", name=text, near=tuple(names[:3])) from None
+    raise error
 
 
 def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> _Point:
@@ -330,7 +349,7 @@ def _found(
     known = named(session, ids)
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
     threshold, rate = row.calibration.get("threshold"), row.calibration.get("false_match_rate")
-    people = count(session, row.id)
+    people = nearest.size
     hits = []
     for rank, (version, score) in enumerate(zip(ids, scores, strict=True), start=1):
         one = known[version]

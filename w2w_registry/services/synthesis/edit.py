@@ -27,6 +27,7 @@ from w2w_registry.space.basis import WeightSpace
 
 Amounts = Mapping[str, float | bool]
 """Per direction: units to move by (standard deviations of the attribute), or True / False for "yes" / "no"."""
+MOST_UNITS: Final = 1000
 MARGIN: Final = 0.25
 """How far beyond the average "yes" (or "no") an on/off edit aims, as a share of the way from one to the other."""
 
@@ -55,11 +56,21 @@ def parse_amounts(text: str) -> dict[str, float | bool]:
                 found[name] = float(value)
             except ValueError:
                 raise UsageError(reason=f"{value[:30]!r} is neither a number of units nor on or off") from None
-            if not abs(float(found[name])) <= 1000:
-                raise UsageError(reason=f"{value} units of {name} make no sense")
-    if not found:
+    return check_amounts(found)
+
+
+def check_amounts(amounts: Mapping[str, float | bool]) -> dict[str, float | bool]:
+    """``amounts``, if there are any and each can be meant.
+
+    Raises:
+        UsageError.
+    """
+    for name, amount in amounts.items():
+        if not abs(float(amount)) <= MOST_UNITS:
+            raise UsageError(reason=f"{float(amount):g} units of {name} make no sense")
+    if not amounts:
         raise UsageError(reason="no direction given", hint="as in [[direction]] 'beard=+1.5, glasses=-1'")
-    return found
+    return dict(amounts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +132,7 @@ def edit(
         NotFound, UsageError, ConsentDenied, Conflict.
     """
     started = now()
+    amounts = check_amounts(amounts)
     name = check_name(name)
     with registry.catalog.read() as session:
         start = source(session, version_for(session, ref))

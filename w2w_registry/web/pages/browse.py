@@ -44,7 +44,11 @@ def browse(
     desk: Look, where: str = "", sort: str = "name", cursor: str | None = None, page: int | None = None
 ) -> HTMLResponse:
     """Cards of the identities that match."""
-    where = where.strip()
+    with desk.one_moment():
+        return _browse(desk, where.strip(), sort, cursor, page)
+
+
+def _browse(desk: Desk, where: str, sort: str, cursor: str | None, page: int | None) -> HTMLResponse:
     everybody = overview(desk, "")
     context: dict[str, Any] = {"where": where, "sort": sort, "sorts": _sorts(sort), "words": _words(everybody)}
     empty = {"rows": [], "problem": None, "facets": _facets(everybody, "", sort), "pages": 0, "total": 0}
@@ -58,8 +62,9 @@ def browse(
     except UsageError as error:
         return desk.page("browse.html", status=400, **context, **(empty | {"problem": problem_of(error)}))
     here = {"where": where or None, "sort": sort}
-    return desk.page(
+    return desk.kept_page(
         "browse.html",
+        current=all(_counted_now(desk, one) for one in ("", where)),
         **context,
         problem=None,
         rows=list(zip(found.rows, found.cards, strict=True)),
@@ -77,6 +82,10 @@ def overview(desk: Desk, where: str) -> paging.Overview:
     """Counts, worked out once for each change of the catalog."""
     seq = paging.change_number(desk.registry)
     return desk.site.remembered.get(("overview", where), seq, lambda: paging.overview(desk.registry, where or None))
+
+
+def _counted_now(desk: Desk, where: str) -> bool:
+    return desk.site.remembered.current(("overview", where), paging.change_number(desk.registry))
 
 
 def _start(desk: Desk, where: str, sort: str, number: int) -> str | None:

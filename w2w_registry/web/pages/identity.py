@@ -28,11 +28,18 @@ TOLD: Final = ("title", "trigger", "strength", "base_hint", "license", "notes")
 @router.get("/identities/{name:path}")
 def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
     """Everything that is known of one version. ``sheet``: a contact sheet this session asked for."""
+    with desk.one_moment():
+        return _identity(desk, name, sheet)
+
+
+def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
     shown = manage.show(desk.registry, name)
     ref = f"{shown['identity']}@{shown['version']}"
     card = paging.cards_of(desk.registry, [ref]).get(ref, {})
     near, refused, threshold = nearest(desk, ref, shown["identity"])
-    return desk.page(
+    # What a session asked for is its own, and a refusal is on record each time.
+    page = desk.page if sheet or refused is not None else desk.kept_page
+    return page(
         "identity.html",
         shown=shown,
         ref=ref,

@@ -50,7 +50,7 @@ def _make_form(desk: Desk, form: Mapping[str, str]) -> Response:
         try:
             if not amounts:
                 raise UsageError(reason="no slider was moved, so there is nothing to record")
-            made = edit.edit(desk.registry, registered(desk, ref), amounts, name=form.get("name", "").strip())
+            made = edit.edit(desk.registry, ref, amounts, name=form.get("name", "").strip())
         except RegistryError as error:
             return _sliders(desk, ref, amounts, seed, problem=problem_of(error))
         return RedirectResponse(_made(desk, made["ref"]), 303)
@@ -116,7 +116,7 @@ async def ask(desk: Make, request: Request) -> JSONResponse:
 @router.post("/mixes")
 def mix(desk: Make, people: Annotated[str, Form(max_length=4000)], name: Name, weights: Name = "") -> Response:
     """Mix identities, one a line or with commas between."""
-    refs = [registered(desk, one) for one in people.replace(",", "\n").split("\n") if one.strip() and one.strip()]
+    refs = [one.strip() for one in people.replace(",", "\n").split("\n") if one.strip()]
     try:
         shares = [float(part) for part in weights.replace(",", " ").split()]
     except ValueError:

@@ -10,13 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
-from w2w_registry.services.search.query import false_alarm
+from w2w_registry.services.search.query import false_alarm, registered_ref
 from w2w_registry.services.spaces import manage as spaces
 from w2w_registry.web import asking
 from w2w_registry.web.access import Right
 from w2w_registry.web.pages.identity import with_pictures
 from w2w_registry.web.problems import Problem, problem_of
-from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Desk, Look, page_router
 
 router = page_router()
@@ -27,11 +26,15 @@ Field = Annotated[str, Form(max_length=300)]
 @router.get("/who")
 def ask(desk: Look, name: str = "", space: str | None = None) -> HTMLResponse:
     """The question, and for somebody registered its answer."""
-    name = name.strip()
+    with desk.one_moment():
+        return _registered(desk, name.strip(), space)
+
+
+def _registered(desk: Desk, name: str, space: str | None) -> HTMLResponse:
     if not name:
         return _page(desk, "", space)
     try:
-        ref = registered(desk, name)
+        ref = registered_ref(desk.registry, name)
         found = asking.registered_version(desk, ref, asking.Asking(LIMIT + 1, space or None))
         own = ref.rpartition("@")[0]
         found = replace(found, results=tuple(hit for hit in found.results if hit.identity != own)[:LIMIT])
@@ -71,9 +74,11 @@ def _page(
         hits = with_pictures(desk, [dict(vars(hit)) for hit in found.results])
         size = found.people or next((row["identities"] for row in known if row["space"] == found.space), 0)
         odds = false_alarm(found.false_match_rate, size)
-    return desk.page(
+    status = {} if problem is None else {"status": problem.status}
+    page = desk.kept_page if problem is None and (answer is None or not answer.registered) else desk.page
+    return page(
         "who.html",
-        status=200 if problem is None else problem.status,
+        **status,
         name=name,
         space=space or "",
         spaces=[row["space"] for row in known],
