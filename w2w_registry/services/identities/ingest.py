@@ -13,48 +13,42 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import came_in, identities_named, refs_of, subjects_of
+from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import (
-    Coordinates,
     Identity,
     InputKind,
-    Space,
     Version,
-    VersionSubject,
 )
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import ForeignStart, RegistryError, UsageError
+from w2w_registry.errors import ForeignStart, RegistryError
 from w2w_registry.lora import (
     Candidate,
     ModelDigests,
-    find_loras,
     lora_files,
     read_adapter,
     read_lora,
     same_model,
 )
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
+from w2w_registry.records import OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.second_look import Near, SecondLook
-from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.incoming import Incoming, file_of, plain, read, strangers
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
+from w2w_registry.services.identities.meant import Meant, meant
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
+from w2w_registry.services.identities.seen_again import seen_again
 from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_whole
 from w2w_registry.services.recording.kept import as_kept
-from w2w_registry.services.recording.labels import Labels, read_labels_csv, set_labels
+from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
 from w2w_registry.services.recording.novelty import Sketchbook
 from w2w_registry.services.recording.placement import UNKNOWN_BASE
-from w2w_registry.services.recording.spaces import open_space
-from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.recording.versions import (
     Activity,
     Input,
@@ -62,11 +56,9 @@ from w2w_registry.services.recording.versions import (
     Recording,
     record_version,
     record_versions,
-    source_file,
 )
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.resemblance import compare
-from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.sketch import NEAR, Sketch, distance
 
 CHUNK = 256
@@ -89,30 +81,21 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
         NotFound: no such space. UsageError, BadName, BadFile: the request itself cannot be used.
         ConsentDenied: the subjects' consent does not allow registering them.
     """
-    kind = request.meant_kind
-    row, space = open_space(registry, request.space)
-    by_name: dict[str, Labels] = dict(request.table or {})
-    if request.labels_csv and request.table is None:
-        by_name = dict(read_labels_csv(request.labels_csv))
-    candidates = list(request.candidates) if request.candidates is not None else find_loras(request.paths)
-    if request.name is not None:
-        if len(candidates) != 1:
-            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
-    gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
+    asked = meant(registry, request)
+    candidates = asked.candidates
     taken: dict[str, tuple[str, str]] = {}
     foreseen: list[_Foreseen] = []
     items: list[Item] = []
     book = Sketchbook()
     for start in range(0, len(candidates), CHUNK):
         part = candidates[start : start + CHUNK]
-        incoming, failed = read(part, request, row, space, taken)
-        chunk = _Chunk(registry, request, kind, row, space, by_name, foreseen, book)
-        failed = _elsewhere(registry, request, part, failed, by_name)
+        incoming, failed = read(part, request, asked.row, asked.space, taken)
+        chunk = _Chunk(registry, request, asked, foreseen, book)
+        failed = _elsewhere(registry, request, part, failed, asked.labels)
         done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
         items += [done[str(candidate.path)] for candidate in part]
         progress(min(start + CHUNK, len(candidates)), len(candidates))
-    return AddReport(row.ref, tuple(items))
+    return AddReport(asked.row.ref, tuple(items))
 
 
 def _elsewhere(
@@ -144,15 +127,12 @@ class _Chunk:
         self,
         registry: Registry,
         request: AddRequest,
-        kind: Kind,
-        row: Space,
-        space: WeightSpace,
-        by_name: Mapping[str, Labels],
+        asked: Meant,
         foreseen: list[_Foreseen],
         book: Sketchbook,
     ) -> None:
-        self.registry, self.request, self.kind = registry, request, kind
-        self.row, self.space, self.by_name = row, space, by_name
+        self.registry, self.request, self.kind = registry, request, asked.kind
+        self.row, self.space, self.by_name = asked.row, asked.space, asked.labels
         self.foreseen = foreseen  # what a dry run would have added by now
         self.started = now()
         self.book = book
@@ -273,7 +253,8 @@ class _Chunk:
         known = self._known(uow.session, one)
         try:
             if known is not None:
-                changed = self._seen_again(uow, one, known[0])
+                labels = self._labels(one)
+                changed = seen_again(self.registry, uow, self.request, self.row, one, known[0], labels)
                 item = self._existing(uow.session, one, *known)
                 return replace(item, updated=tuple(changed))
             door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
@@ -289,47 +270,6 @@ class _Chunk:
             return Item(one.path, "failed", one.name, error=error)
         told = (*told, *remarks, *said_uncompared(door, one.likeness, one.unasked))
         return self._added(one, version.number, told, admission.held is not None)
-
-    def _seen_again(self, uow: UnitOfWork, one: Incoming, version: Version) -> list[str]:
-        """Note a file not seen before, subjects not named before, and coordinates in a space the version was not
-        placed in yet; set the labels given. Returns the names of those that changed."""
-        named = subjects_of(uow.session, [version.id]).get(version.id, ())
-        missing = [subject for subject in self.request.subjects if subject not in named]
-        if missing and self.request.evidence is None:
-            self._named_by_two(uow.session, one, version, missing)
-        for subject in missing:
-            ensure_subject(uow, subject)
-            uow.add(VersionSubject(version_id=version.id, subject_id=subject))
-        if missing:
-            uow.event("version.depict", {"version": version.id, "subject": missing}, evidence=self.request.evidence)
-        if not came_in(uow.session, version.id, one.lora.sha256):
-            uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
-            uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
-        changed = set_labels(uow, version, self._labels(one))
-        if version.space_id is None:  # registered before there was a space for it
-            version.space_id, version.residual = self.row.id, one.residual
-            uow.event("version.place", {"version": version.id, "space": self.row.id})
-        if uow.session.get(Coordinates, (self.row.id, version.id)) is None:
-            data, digest = pack(one.coordinates)
-            uow.add(
-                Coordinates(
-                    space_id=self.row.id, version_id=version.id, k=len(one.coordinates), digest=digest, data=data
-                )
-            )
-            uow.event("coordinates.add", {"version": version.id, "space": self.row.id}, coordinates=digest)
-        return changed
-
-    def _named_by_two(self, session: Session, one: Incoming, version: Version, subjects: Sequence[str]) -> None:
-        """Whom a version depicts that is there already is not for one person alone to say."""
-        ref, who = refs_of(session, [version.id])[version.id], ", ".join(subjects)
-        said_by_two(
-            self.registry,
-            session,
-            digest_of(["depict", version.id, sorted(subjects)]),
-            f"say that {ref} depicts {who}",
-            f"w2w-reg add {one.path} --subject {subjects[0]}",
-            hint="or name what proves it with [[evidence]]",
-        )
 
     def _labels(self, one: Incoming) -> dict[str, float | str]:
         """The labels this command gives a LoRA, by name or for all."""

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import known_version, refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
-from w2w_registry.errors import BadFile, RegistryError, UsageError
+from w2w_registry.errors import BadFile, RegistryError
 from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
 from w2w_registry.records import IdentityRef, check_name
 from w2w_registry.services.identities import ingest
@@ -156,11 +156,7 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
 
 def _discovered(request: AddRequest) -> tuple[list[Candidate], list[Skipped]]:
     candidates, skipped = discover(request.paths) if request.candidates is None else (list(request.candidates), [])
-    if request.name is not None:
-        if len(candidates) != 1:
-            raise UsageError(reason=f"[[name]] is for one LoRA, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
-    return candidates, skipped
+    return request.called(candidates), skipped
 
 
 def _look(candidate: Candidate, request: AddRequest) -> Seen:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.errors import BadFile, RegistryError, UsageError
 from w2w_registry.lora import Candidate, Skipped
-from w2w_registry.records import Kind, Rank, Told, rank_of
+from w2w_registry.records import Kind, Rank, Told, check_name, rank_of
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.space.layout import Layout
@@ -46,6 +46,18 @@ class AddRequest:
             UsageError: no such kind.
         """
         return Kind.PERSON if self.kind is None else Kind.parse(self.kind)
+
+    def called(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """The candidates, the only one under the name that was said.
+
+        Raises:
+            UsageError: a name for several. BadName.
+        """
+        if self.name is None:
+            return list(candidates)
+        if len(candidates) != 1:
+            raise UsageError(reason=f"[[name]] is for one adapter, {len(candidates)} were given", hint="try [[prefix]]")
+        return [replace(candidates[0], name=check_name(self.name), said=True)]
 
     def of_kind(self, kind: str) -> tuple[str, ...]:
         """What to tell of an identity that is there already, when another kind than its own was said."""

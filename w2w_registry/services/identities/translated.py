@@ -19,18 +19,14 @@ from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import version_for
-from w2w_registry.consent.records import Use
-from w2w_registry.errors import RegistryError, UsageError
-from w2w_registry.lora import Candidate, find_loras, read_adapter
-from w2w_registry.records import check_name
-from w2w_registry.services.consent import gate
+from w2w_registry.errors import RegistryError
+from w2w_registry.lora import Candidate, read_adapter
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
+from w2w_registry.services.identities.meant import meant
 from w2w_registry.services.identities.unplaced import Point, add_unplaced, digests_of, likeness_of
 from w2w_registry.services.recording.equivalents import known_model
 from w2w_registry.services.recording.fingerprints import Prober, keep, open_prober
-from w2w_registry.services.recording.labels import Labels, read_labels_csv
 from w2w_registry.services.recording.sources import TRANSLATION, space_input
-from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.basis import WeightSpace
 
@@ -57,17 +53,8 @@ def add(
         NotFound, MissingExtra, DeviceError: no such space, no base model, no torch. SpaceMismatch: the base model is
         not the space's. UsageError: too few registered to learn from, or the request itself. ConsentDenied.
     """
-    kind = request.meant_kind
-    row, space = open_space(registry, request.space)
-    table: dict[str, Labels] = dict(request.table or {})
-    if request.labels_csv and request.table is None:
-        table = dict(read_labels_csv(request.labels_csv))
-    candidates = list(request.candidates) if request.candidates is not None else find_loras(request.paths)
-    if request.name is not None:
-        if len(candidates) != 1:
-            raise UsageError(reason=f"[[name]] is for one adapter, {len(candidates)} were given", hint="try [[prefix]]")
-        candidates = [replace(candidates[0], name=check_name(request.name), said=True)]
-    gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, spaces=[row.id])
+    asked = meant(registry, request)
+    row, space, candidates = asked.row, asked.space, asked.candidates
     fresh, done = _fresh(registry, request, candidates)
     prints: dict[str, NDArray[np.float32]] = {}
     prober: Prober | None = None
@@ -87,7 +74,7 @@ def add(
         done |= {str(c.path): Item(str(c.path), "added", request.prefix + c.name) for c in fresh}
     else:
         todo = [c for c in candidates if str(c.path) not in done]
-        done |= {item.path: _told(item) for item in add_unplaced(registry, request, todo, table, points)}
+        done |= {item.path: _told(item) for item in add_unplaced(registry, request, todo, asked.labels, points)}
     if prober is not None:
         _keep(registry, prober, prints, done)
     return AddReport(row.ref, tuple(done[str(candidate.path)] for candidate in candidates))

@@ -70,111 +70,135 @@ def add_unplaced(
 ) -> list[Item]:
     """Record adapters in no weight space, or at ``points`` by path that were found for them; one transaction for all.
     What fails is said and the others go on."""
-    kind = request.meant_kind
-    started = now()
-    items: list[Item] = []
     asked = _asked(registry, request, candidates)
     with registry.catalog.write(registry.actor) as uow:
+        kind = request.meant_kind
         gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, session=uow.session)
-        door = Door(registry, uow.session)
-        for candidate in candidates:
-            name = request.prefix + candidate.name
-            try:
-                adapter = read_adapter(candidate.path)
-                digests = digests_of(adapter)
-                drawn = asked.get(candidate.path, Asked())
-                file = File(
-                    adapter.sha256,
-                    adapter.format,
-                    adapter.dtype,
-                    candidate.path.name,
-                    adapter.files[0].stat().st_size,
-                )
-                likeness = replace(likeness_of(adapter), prints=drawn.prints)
-                there = known_model(registry, uow.session, adapter.sha256, digests, likeness)
-                if there is not None:
-                    known, how = there
-                    held = came_in(uow.session, known.id, adapter.sha256)
-                    if not held:
-                        uow.add(source_file(known, digests[0], file, uow.now()))
-                        uow.event("file.add", {"version": known.id}, file=adapter.sha256)
-                    owner = uow.session.get_one(Identity, known.identity_id)
-                    given = {**labels.get(candidate.name, {}), **request.labels}
-                    changed = tuple(set_labels(uow, known, given))
-                    items.append(
-                        Item(
-                            str(candidate.path),
-                            "existing",
-                            owner.name,
-                            known.number,
-                            same_model=how,
-                            updated=changed,
-                            warnings=request.of_kind(owner.kind),
-                        )
-                    )
-                    continue
-                point = (points or {}).get(candidate.path)
-                at = {} if point is None else {point.space_id: point.coordinates}
-                door.hold(likeness, at, path=str(candidate.path), model_digest=digests[0])
-                # Nothing tells whether two models in no common space draw one person: a name alone never does.
-                name, told = own_name(uow.session, candidate, request.prefix, request.subjects, lambda _: None)
-                picture = read_preview(candidate.path)
-                new = NewVersion(
-                    name=name,
-                    kind=kind,
-                    space_id=None if point is None else point.space_id,
-                    model_digest=digests[0],
-                    coordinates=None if point is None else point.coordinates,
-                    residual=None if point is None else point.residual,
-                    base_model=request.base_model or adapter.base_model,
-                    likeness=likeness,
-                    base_revision=adapter.base_revision,
-                    artifact_digest=registry.artifacts.put(as_kept(adapter)),
-                    preview_digest=None if picture is None else registry.artifacts.put(picture),
-                    file=file,
-                    subjects=request.subjects,
-                    labels={
-                        **about(candidate.path, adapter.told),
-                        **labels.get(candidate.name, {}),
-                        **request.labels,
-                    },
-                    adapter=None if adapter.kind == "LoRA" and adapter.exact else adapter.kind,
-                )
-                activity = Activity(
-                    OperationKind.IMPORT if request.origin is None else OperationKind.PULL,
-                    started,
-                    params=adapter.summary()
-                    | named_base(adapter.base_model, new.base_model)
-                    | ({} if point is None else dict(point.params)),
-                    inputs=[
-                        *([] if request.origin is None else [request.origin]),
-                        Input("lora", InputKind.FILE, digest=adapter.sha256, ref=candidate.path.name),
-                        *(() if point is None else point.inputs),
-                    ],
-                    models=({} if new.base_model is None else {"base": new.base_model})
-                    | ({} if point is None else dict(point.models)),
-                )
-                placed = {} if new.space_id is None or new.coordinates is None else {new.space_id: new.coordinates}
-                near = door.second.near([likeness], [placed])[0]
-                admission = door.admit(new, activity, near)
-                told = (*told, *door.second.remarks(name, near, admission.held))
-                with uow.savepoint():
-                    version = record_version(uow, new, activity, admission)
-            except RegistryError as error:
-                items.append(Item(str(candidate.path), "failed", name, error=error))
-                continue
-            items.append(
-                Item(
-                    str(candidate.path),
-                    "added",
-                    name,
-                    version.number,
-                    None if point is None else point.residual,
-                    warnings=(*told, *remarks(adapter, request), *said_uncompared(door, likeness, drawn.why)),
-                    held=admission.held is not None,
-                )
-            )
-    return items
+        recorder = _Recorder(registry, request, uow, labels)
+        at = points or {}
+        return [recorder.settle(one, asked.get(one.path, Asked()), at.get(one.path)) for one in candidates]
+
+
+@dataclass(frozen=True, eq=False)
+class _Newcomer:
+    """An adapter that was read, with what it is compared by and recorded as."""
+
+    candidate: Candidate
+    adapter: Adapter
+    digests: tuple[str, ...]
+    likeness: Likeness
+    drawn: Asked
+    point: Point | None
+
+    @classmethod
+    def read(cls, candidate: Candidate, drawn: Asked, point: Point | None) -> _Newcomer:
+        adapter = read_adapter(candidate.path)
+        likeness = replace(likeness_of(adapter), prints=drawn.prints)
+        return cls(candidate, adapter, digests_of(adapter), likeness, drawn, point)
+
+    @property
+    def file(self) -> File:
+        """The file it came in."""
+        size = self.adapter.files[0].stat().st_size
+        return File(self.adapter.sha256, self.adapter.format, self.adapter.dtype, self.candidate.path.name, size)
+
+
+class _Recorder:
+    """Records adapters one by one, in one transaction."""
+
+    def __init__(self, registry: Registry, request: AddRequest, uow: UnitOfWork, labels: Mapping[str, Labels]) -> None:
+        self._registry, self._request, self._uow, self._labels = registry, request, uow, labels
+        self._door = Door(registry, uow.session)
+        self._started = now()
+
+    def settle(self, candidate: Candidate, drawn: Asked, point: Point | None) -> Item:
+        """Record an adapter that is new; say of another that it is there, or why it cannot be recorded."""
+        try:
+            one = _Newcomer.read(candidate, drawn, point)
+            there = known_model(self._registry, self._uow.session, one.adapter.sha256, one.digests, one.likeness)
+            if there is not None:
+                return self._existing(one, *there)
+            return self._added(one)
+        except RegistryError as error:
+            return Item(str(candidate.path), "failed", self._request.prefix + candidate.name, error=error)
+
+    def _existing(self, one: _Newcomer, version: Version, how: str | None) -> Item:
+        uow = self._uow
+        _note_file(uow, version, one.digests[0], one.file)
+        changed = set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
+        owner = uow.session.get_one(Identity, version.identity_id)
+        return Item(
+            str(one.candidate.path),
+            "existing",
+            owner.name,
+            version.number,
+            same_model=how,
+            updated=tuple(changed),
+            warnings=self._request.of_kind(owner.kind),
+        )
+
+    def _added(self, one: _Newcomer) -> Item:
+        request, door = self._request, self._door
+        placed = {} if one.point is None else {one.point.space_id: one.point.coordinates}
+        door.hold(one.likeness, placed, path=str(one.candidate.path), model_digest=one.digests[0])
+        # Nothing tells whether two models in no common space draw one person: a name alone never does.
+        name, told = own_name(self._uow.session, one.candidate, request.prefix, request.subjects, lambda _: None)
+        new = self._new_version(name, one)
+        activity = self._activity(one, new.base_model)
+        near = door.second.near([one.likeness], [placed])[0]
+        admission = door.admit(new, activity, near)
+        told = (*told, *door.second.remarks(name, near, admission.held), *remarks(one.adapter, request))
+        with self._uow.savepoint():
+            version = record_version(self._uow, new, activity, admission)
+        return Item(
+            str(one.candidate.path),
+            "added",
+            name,
+            version.number,
+            new.residual,
+            warnings=(*told, *said_uncompared(door, one.likeness, one.drawn.why)),
+            held=admission.held is not None,
+        )
+
+    def _new_version(self, name: str, one: _Newcomer) -> NewVersion:
+        request, put = self._request, self._registry.artifacts.put
+        picture = read_preview(one.candidate.path)
+        return NewVersion(
+            name=name,
+            kind=request.meant_kind,
+            space_id=None if one.point is None else one.point.space_id,
+            model_digest=one.digests[0],
+            coordinates=None if one.point is None else one.point.coordinates,
+            residual=None if one.point is None else one.point.residual,
+            base_model=request.base_model or one.adapter.base_model,
+            likeness=one.likeness,
+            base_revision=one.adapter.base_revision,
+            artifact_digest=put(as_kept(one.adapter)),
+            preview_digest=None if picture is None else put(picture),
+            file=one.file,
+            subjects=request.subjects,
+            labels={
+                **about(one.candidate.path, one.adapter.told),
+                **self._labels.get(one.candidate.name, {}),
+                **request.labels,
+            },
+            adapter=None if one.adapter.kind == "LoRA" and one.adapter.exact else one.adapter.kind,
+        )
+
+    def _activity(self, one: _Newcomer, base_model: str | None) -> Activity:
+        origin = self._request.origin
+        found = one.point or Point(0, np.zeros(0, np.float32), 0.0, {}, (), {})
+        return Activity(
+            OperationKind.IMPORT if origin is None else OperationKind.PULL,
+            self._started,
+            params=one.adapter.summary() | named_base(one.adapter.base_model, base_model) | dict(found.params),
+            inputs=[
+                *([] if origin is None else [origin]),
+                Input("lora", InputKind.FILE, digest=one.adapter.sha256, ref=one.candidate.path.name),
+                *found.inputs,
+            ],
+            models=({} if base_model is None else {"base": base_model}) | dict(found.models),
+        )
 
 
 def named_base(named: str | None, recorded: str | None) -> dict[str, str]:
@@ -222,7 +246,8 @@ def add_copies(
                 items.append(Item(path, "failed", name, error=error))
                 continue
             known = there[0]
-            _note_file(uow, known, copy)
+            file = File(copy.sha256, copy.format, copy.dtype, copy.candidate.path.name, copy.size)
+            _note_file(uow, known, copy.digests[0], file)
             owner = uow.session.get_one(Identity, known.identity_id)
             how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
@@ -234,11 +259,11 @@ def add_copies(
     return items
 
 
-def _note_file(uow: UnitOfWork, version: Version, one: Seen) -> None:
-    if not came_in(uow.session, version.id, one.sha256):
-        file = File(one.sha256, one.format, one.dtype, one.candidate.path.name, one.size)
-        uow.add(source_file(version, one.digests[0], file, uow.now()))
-        uow.event("file.add", {"version": version.id}, file=one.sha256)
+def _note_file(uow: UnitOfWork, version: Version, digest: str, file: File) -> None:
+    """Note one more file of a version, whose model has this digest; nothing when it is noted."""
+    if not came_in(uow.session, version.id, file.sha256):
+        uow.add(source_file(version, digest, file, uow.now()))
+        uow.event("file.add", {"version": version.id}, file=file.sha256)
 
 
 def remarks(adapter: Adapter, request: AddRequest) -> list[str]:

@@ -1,0 +1,78 @@
+"""A LoRA that is there already comes in again: what this file and this command add to what is known of its version."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import came_in, refs_of, subjects_of
+from w2w_registry.catalog.models import Coordinates, Space, Version, VersionSubject
+from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import pack
+from w2w_registry.records import digest_of
+from w2w_registry.services.consent.second_person import said_by_two
+from w2w_registry.services.identities.incoming import Incoming, file_of
+from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.recording.labels import set_labels
+from w2w_registry.services.recording.subjects import ensure_subject
+from w2w_registry.services.recording.versions import source_file
+from w2w_registry.services.registry import Registry
+
+
+def seen_again(
+    registry: Registry,
+    uow: UnitOfWork,
+    request: AddRequest,
+    space: Space,
+    one: Incoming,
+    version: Version,
+    labels: Mapping[str, float | str],
+) -> list[str]:
+    """Note a file not seen before, subjects not named before, and coordinates in a space the version was not placed in
+    yet; set the labels given. Returns the names of those that changed.
+
+    Raises:
+        SecondPersonNeeded: one person alone says whom the version depicts.
+    """
+    _depict(registry, uow, request, one, version)
+    if not came_in(uow.session, version.id, one.lora.sha256):
+        uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
+        uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
+    changed = set_labels(uow, version, labels)
+    if version.space_id is None:  # registered before there was a space for it
+        version.space_id, version.residual = space.id, one.residual
+        uow.event("version.place", {"version": version.id, "space": space.id})
+    if uow.session.get(Coordinates, (space.id, version.id)) is None:
+        data, digest = pack(one.coordinates)
+        uow.add(Coordinates(space_id=space.id, version_id=version.id, k=len(one.coordinates), digest=digest, data=data))
+        uow.event("coordinates.add", {"version": version.id, "space": space.id}, coordinates=digest)
+    return changed
+
+
+def _depict(registry: Registry, uow: UnitOfWork, request: AddRequest, one: Incoming, version: Version) -> None:
+    named = subjects_of(uow.session, [version.id]).get(version.id, ())
+    missing = [subject for subject in request.subjects if subject not in named]
+    if not missing:
+        return
+    if request.evidence is None:
+        _named_by_two(registry, uow.session, one, version, missing)
+    for subject in missing:
+        ensure_subject(uow, subject)
+        uow.add(VersionSubject(version_id=version.id, subject_id=subject))
+    uow.event("version.depict", {"version": version.id, "subject": missing}, evidence=request.evidence)
+
+
+def _named_by_two(
+    registry: Registry, session: Session, one: Incoming, version: Version, subjects: Sequence[str]
+) -> None:
+    """Whom a version depicts that is there already is not for one person alone to say."""
+    ref, who = refs_of(session, [version.id])[version.id], ", ".join(subjects)
+    said_by_two(
+        registry,
+        session,
+        digest_of(["depict", version.id, sorted(subjects)]),
+        f"say that {ref} depicts {who}",
+        f"w2w-reg add {one.path} --subject {subjects[0]}",
+        hint="or name what proves it with [[evidence]]",
+    )
