@@ -76,7 +76,6 @@ def add(
     edited and mixed, and exported from their coordinates; the file itself is kept.
     """
     from w2w_registry.services.consent.evidence import evidence_digest
-    from w2w_registry.services.identities import intake
     from w2w_registry.services.identities.items import AddRequest
     from w2w_registry.services.recording.labels import parse_labels
 
@@ -98,12 +97,19 @@ def add(
         return _translated(frame, request, pipeline)
     if space is not None:
         return _into(frame, request)
+    return _wherever(frame, request, yes=yes)
+
+
+def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
+    """Look at everything, say or ask what would be done with it, and do it: no space was named."""
+    from w2w_registry.services.identities import intake
+
     there = _is_there(frame)
     with progress("reading") as tick:
         found = intake.survey(request, tick)
     asks = sys.stdin.isatty() and not frame.json
-    planned = intake.plan(frame.registry() if there else None, found, fit=yes or dry_run or asks or not there)
-    if dry_run:
+    planned = intake.plan(frame.registry() if there else None, found, fit=yes or request.dry_run or asks or not there)
+    if request.dry_run:
         emit(frame, planned.to_json(), lambda: _show_plan(planned))
         return 0
     if (planned.init or planned.fits) and not yes:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError
+from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError, storing
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -84,7 +84,7 @@ class ArtifactStore:
         return digest
 
     def _put(self, digest: str, size: int, content: Callable[[], Iterable[bytes]]) -> None:
-        try:
+        with storing(self._url):
             if self._is_whole(digest, size) and self._renewed(digest):
                 return
             local = self.path(digest)
@@ -100,8 +100,6 @@ class ArtifactStore:
                     stream.write(piece)
             if target != key:
                 fs.mv(target, key)
-        except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
 
     def check(self, digest: str) -> bool:
         """Whether the artifact is there and whole, having read all of it.
@@ -274,12 +272,10 @@ def temporary_folder(under: Path | None) -> Iterator[Path]:
     Raises:
         StorageError: none can be made there.
     """
-    try:
+    with storing(under or tempfile.gettempdir()):
         if under is not None:
             under.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=under)
-    except OSError as error:
-        raise StorageError(path=str(under or tempfile.gettempdir()), reason=error.strerror or str(error)) from error
     with folder as name:
         yield Path(name)
 
@@ -309,20 +305,25 @@ def _age(path: Path) -> float:
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
     """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part.
-    ``mode``: who may read it (less the umask), from the first byte on."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    ``mode``: who may read it (less the umask), from the first byte on.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
-    try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-            stream.writelines([data] if isinstance(data, bytes) else data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+                stream.writelines([data] if isinstance(data, bytes) else data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)  # else the name may be lost though the content is safe
         finally:
             os.close(folder)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

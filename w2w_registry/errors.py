@@ -9,7 +9,8 @@ the process exit status documented in the README. Everything that is *not* a ``R
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 
@@ -245,6 +246,15 @@ class StorageError(RegistryError):
     """Disk or object store failed. Fields: path, reason."""
 
     code, exit_code = "storage", 9
+
+
+@contextmanager
+def storing(path: object) -> Iterator[None]:
+    """Around what reads or writes at ``path``: an OSError there becomes a StorageError that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
 
 
 class DatabaseError(RegistryError):

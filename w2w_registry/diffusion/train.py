@@ -8,8 +8,8 @@ statistic of the optimiser is kept per identity.  Training with one identity or 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -215,31 +215,21 @@ def train(
     bank = LoraBank(unet, layout)
     state = state or start_state(theta0.to(device), groups)
     chance = draws or (lambda step: draw(config, step, photos, shape))
-    text = text.expand(groups, *text.shape[-2:])
-    prior = prior_latents is not None and prior_text is not None and config.prior_weight > 0
-    pace = torch.ones(layout.dim, device=device)
-    for tensor, part in layout.slices():
-        if tensor.factor == "A":
-            pace[part] = config.a_lr
-    frozen = [p for p in unet.parameters() if p.requires_grad]
-    for parameter in frozen:
-        parameter.requires_grad_(False)
+    prior = None
+    if prior_latents is not None and prior_text is not None and config.prior_weight > 0:
+        prior = prior_latents, prior_text
+    pace = _pace(layout, config, device)
     share = at_once or groups
-    try:
-        if checkpointing:
-            unet.enable_gradient_checkpointing()
+    with _frozen(unet, checkpointing):
         while state.step < config.steps:
             now = chance(state.step)
             count = len(now.timesteps)
             x = latents[:, now.photos.to(device)]
-            words = text[:, None].expand(groups, count, *text.shape[1:])
+            words = text.expand(groups, *text.shape[-2:])[:, None].expand(groups, count, *text.shape[-2:])
             noise = now.noise.to(device).expand(groups, count, *shape)
-            if prior and prior_latents is not None and prior_text is not None:
-                # The same pictures of the class, with the same noise, for every identity.
-                other = prior_latents[(now.photos.to(device) + state.step * count) % len(prior_latents)]
-                x = torch.cat([x, other.expand(groups, count, *shape)], dim=1)
-                words = torch.cat([words, prior_text.expand(groups, count, *prior_text.shape[-2:])], dim=1)
-                noise = torch.cat([noise, noise], dim=1)
+            if prior is not None:
+                other = (now.photos.to(device) + state.step * count) % len(prior[0])
+                x, words, noise = _beside(x, words, noise, prior[0][other], prior[1])
             t = now.timesteps.to(device).repeat(x.shape[1] // count)
             passes = [
                 _gradient(unet, scheduler, bank, state.theta[part], x[part], noise[part], t, words[part], count, config)
@@ -250,14 +240,49 @@ def train(
             state.losses.append(torch.cat([loss for _, loss in passes]))  # stays on the device: reading it would wait
             if callback is not None:
                 callback(state)
+    return Trained(_averaged(state, config), _gathered(state.losses, groups))
+
+
+def _averaged(state: TrainState, config: TrainConfig) -> Tensor:
+    """θ (G, D): the mean of the last steps, or the last step's where none are averaged."""
+    averaged = config.steps - _average_start(config)
+    theta = state.average / averaged if averaged else state.theta
+    return theta.detach().clone()
+
+
+def _pace(layout: Layout, config: TrainConfig, device: Any) -> Tensor:
+    """The rate of each parameter beside the common one, (D,): A has its own."""
+    pace = torch.ones(layout.dim, device=device)
+    for tensor, part in layout.slices():
+        if tensor.factor == "A":
+            pace[part] = config.a_lr
+    return pace
+
+
+def _beside(x: Tensor, words: Tensor, noise: Tensor, other: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures, words and noise (G, N, …) with pictures of the class (N, …) behind them: the same ones, with the same
+    noise, for every identity."""
+    groups, count = x.shape[:2]
+    pictures = torch.cat([x, other.expand(groups, count, *other.shape[1:])], dim=1)
+    prompts = torch.cat([words, prompt.expand(groups, count, *prompt.shape[-2:])], dim=1)
+    return pictures, prompts, torch.cat([noise, noise], dim=1)
+
+
+@contextmanager
+def _frozen(unet: Any, checkpointing: bool) -> Iterator[None]:
+    """The UNet's own weights get no gradient meanwhile; with ``checkpointing`` its activations are not kept."""
+    frozen = [p for p in unet.parameters() if p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    try:
+        if checkpointing:
+            unet.enable_gradient_checkpointing()
+        yield
     finally:
         if checkpointing:
             unet.disable_gradient_checkpointing()
         for parameter in frozen:
             parameter.requires_grad_(True)
-    averaged = config.steps - _average_start(config)
-    theta = state.average / averaged if averaged else state.theta
-    return Trained(theta.detach().clone(), _gathered(state.losses, groups))
 
 
 def _gradient(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, StorageError
+from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, storing
 from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
 from w2w_registry.hub.bounds import bound, commit_of, hub_file, repo_id_of, tag_of
 from w2w_registry.hub.client_errors import from_network, offline, translate, wait_before_retry
@@ -133,7 +133,7 @@ class HubClient:
         total, before = sum(f.size for f in files), 0
         for file in files:
             target = folder.joinpath(*file.path.split("/"))
-            try:
+            with storing(target):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # x: a fresh file, so that nothing already there (a link above all) is ever written through.
                 with open(target, "xb") as stream:
@@ -150,8 +150,6 @@ class HubClient:
                     self._fetch(commit, Arrival(repo_id, file, write, restart))
                     stream.flush()
                     os.fsync(stream.fileno())
-            except OSError as error:
-                raise StorageError(path=str(target), reason=error.strerror or str(error)) from error
             before += file.size
 
     # -- writing -------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from w2w_registry.errors import IntegrityError, StorageError
+from w2w_registry.errors import IntegrityError, storing
 from w2w_registry.index.disk import describe, lock, read, sync_folder, verified, write
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
@@ -120,12 +120,10 @@ class Writer:
 @contextmanager
 def writing(folder: Path, stamp: Stamp) -> Iterator[Writer | None]:
     """The right to write there; None when it is not our turn: another process writes, or has written a later state."""
-    try:
+    with storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder, wait=False) as held:
             yield Writer(folder) if held and not _is_newer(folder, stamp) else None
-    except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
 
 
 def manifest_of(folder: Path, pointer: bytes) -> tuple[Path, dict[str, Any]] | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from w2w_registry.errors import StorageError
+from w2w_registry.errors import storing
 from w2w_registry.index.disk import lock, read, sync_folder
 from w2w_registry.index.generations import POINTER, collect, kind_of, load_generation, writing
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex, Vectors
@@ -155,13 +155,10 @@ def discard(folder: Path) -> None:
     """
     if not folder.is_dir():
         return
-    try:
-        with lock(folder, wait=True):
-            (folder / POINTER).unlink(missing_ok=True)
-            sync_folder(folder)
-            collect(folder, keep=(), must=True)
-    except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
+    with storing(folder), lock(folder, wait=True):
+        (folder / POINTER).unlink(missing_ok=True)
+        sync_folder(folder)
+        collect(folder, keep=(), must=True)
 
 
 def sync_index(index: VectorIndex, stamp: Stamp, changes: Iterable[Change], seq: int) -> tuple[VectorIndex, Stamp]:

@@ -18,7 +18,7 @@ from w2w_registry.catalog.events import anything_recorded, last_moment
 from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
-from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, StorageError
+from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, storing
 from w2w_registry.records import now
 from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file
 
@@ -139,13 +139,11 @@ def init_registry(settings: Settings) -> InitReport:
         CatalogLost: the home holds files of a registry whose catalog is gone.
     """
     check_not_lost(settings)
-    try:
+    with storing(settings.home):
         settings.home.mkdir(parents=True, exist_ok=True)
         policy = settings.home / POLICY_FILE
         if not policy.exists():
             write_atomic(policy, DEFAULT_POLICY.encode())
-    except OSError as error:
-        raise StorageError(path=str(settings.home), reason=error.strerror or str(error)) from error
     before = _current(settings)
     if before is None:
         schema.upgrade(settings.database_url)

@@ -59,10 +59,7 @@ def private_key(folder: Path, name: str) -> bytes:
             " with a new key from now on",
         ) from None
     if not public.exists():
-        try:
-            write_atomic(public, signing.public_key(key).hex().encode() + b"\n")
-        except OSError as error:
-            raise StorageError(path=str(public), reason=error.strerror or str(error)) from error
+        write_atomic(public, signing.public_key(key).hex().encode() + b"\n")
     return key
 
 

@@ -105,7 +105,7 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]
     else:
         note, created = _sign(registry, origin, run), True
     if out is not None:
-        _write(out, note.encode())
+        write_atomic(out, note.encode())
     return {
         "size": run.size,
         "root": run.root.hex(),
@@ -266,7 +266,7 @@ def read_notes(paths: Iterable[Path]) -> list[str]:
 
 def write_json(value: Any, out: Path) -> None:
     """Write plain values to a file. Raises StorageError."""
-    _write(out, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomic(out, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 # -- parts -------------------------------------------------------------------------------------------
@@ -358,10 +358,3 @@ def own_key(registry: Registry) -> bytes | None:
 
 def _private_key(registry: Registry) -> bytes:
     return keys.private_key(registry.settings.home / "keys", KEY)
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error

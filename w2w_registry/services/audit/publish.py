@@ -17,7 +17,7 @@ from w2w_registry.audit import tiles
 from w2w_registry.audit.checks import leaf_of
 from w2w_registry.audit.merkle import Frontier
 from w2w_registry.catalog import events as log
-from w2w_registry.errors import BadFile, IntegrityError, StorageError
+from w2w_registry.errors import BadFile, IntegrityError, storing
 from w2w_registry.files import read_text
 from w2w_registry.services.audit.log import checkpoint, read_notes
 from w2w_registry.services.registry import Registry
@@ -51,7 +51,7 @@ def publish(registry: Registry, out: Path, *, cosigned: Sequence[Path] = ()) -> 
             kept += 1
     for folder in _outgrown(out):
         shutil.rmtree(folder, ignore_errors=True)
-    _write(out / tiles.CHECKPOINT, note.encode())
+    write_atomic(out / tiles.CHECKPOINT, note.encode())
     return {
         "path": str(out),
         "origin": newest.origin,
@@ -96,14 +96,12 @@ def _follows(
 def _put(out: Path, path: str, content: bytes) -> bool:
     """Write a file that is not there yet; False when it is."""
     target = out / path
-    try:
+    with storing(target):
         if target.exists():
             if target.read_bytes() == content:
                 return False
             raise IntegrityError(what="published tile", name=path, expected="what the log says", found="something else")
         write_atomic(target, content)
-    except OSError as error:
-        raise StorageError(path=str(target), reason=error.strerror or str(error)) from error
     return True
 
 
@@ -112,10 +110,3 @@ def _outgrown(out: Path) -> Iterator[Path]:
     for folder in sorted((out / "tile").rglob("*.p")):
         if folder.with_suffix("").is_file():
             yield folder
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error

@@ -29,6 +29,6 @@ def keep(registry: Registry, told: Mapping[str, int]) -> None:
     """Remember it.
 
     Raises:
-        OSError.
+        StorageError.
     """
     write_atomic(registry.settings.home / FILE, json.dumps(dict(told), sort_keys=True).encode())

@@ -22,7 +22,7 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
 from w2w_registry.audit import tiles
 from w2w_registry.audit.merkle import consistency_path, verify_consistency
-from w2w_registry.errors import BadFile, BadName, LogForked, StorageError, UsageError
+from w2w_registry.errors import BadFile, BadName, LogForked, StorageError, UsageError, storing
 from w2w_registry.files import read_bytes, read_text
 from w2w_registry.records import now
 from w2w_registry.services.audit import keys
@@ -114,15 +114,13 @@ def deliver(source: str, signed: str, out: Path | None) -> str | None:
     target = out if out is not None else (None if _is_address(source) else Path(source) / tiles.CHECKPOINT)
     if target is None:
         return None
-    try:
+    with storing(target):
         if out is None:
             there = read_text(target, limit=_LIMIT)
             if signing.split(there)[0] != signing.split(signed)[0]:
                 return None  # a newer one was published meanwhile
             signed = signing.joined(there, [signed])
         write_atomic(target, signed.encode())
-    except OSError as error:
-        raise StorageError(path=str(target), reason=error.strerror or str(error)) from error
     return str(target)
 
 
@@ -155,7 +153,7 @@ def _compare(
 def _forked(memory: Memory, note: str, new: signing.Checkpoint, reason: str) -> LogForked:
     """What was seen is kept: two checkpoints that one key signed and that cannot both be true are proof for anybody."""
     kept = memory.folder / f"against-{new.size}-{new.root.hex()[:8]}.txt"
-    _write(kept, note.encode())
+    write_atomic(kept, note.encode())
     return LogForked(log=new.origin, reason=reason, kept=str(memory.folder))
 
 
@@ -172,7 +170,7 @@ def _myself(state: Path, name: str | None) -> tuple[signing.Witness, bytes]:
         raise BadName(name=called, what="witness", reason="a name without spaces and plus signs")
     private = keys.private_key(state, KEY)
     if known is None:
-        _write(path, called.encode() + b"\n")
+        write_atomic(path, called.encode() + b"\n")
     return signing.Witness(called, signing.public_key(private)), private
 
 
@@ -190,8 +188,8 @@ def _log_key(memory: Memory, given: bytes | None) -> bytes:
 
 def _remember(memory: Memory, public: bytes, signed: str) -> None:
     if memory.key() is None:
-        _write(memory.folder / "log.pub", public.hex().encode() + b"\n")
-    _write(memory.folder / tiles.CHECKPOINT, signed.encode())
+        write_atomic(memory.folder / "log.pub", public.hex().encode() + b"\n")
+    write_atomic(memory.folder / tiles.CHECKPOINT, signed.encode())
 
 
 def _is_address(source: str) -> bool:
@@ -228,10 +226,3 @@ def _text(source: str, data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise BadFile(path=source, reason="its checkpoint is not a text") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error

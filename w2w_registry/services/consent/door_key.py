@@ -10,7 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
-from w2w_registry.errors import SettingError, StorageError
+from w2w_registry.errors import SettingError, storing
 from w2w_registry.services.registry import Registry
 
 _BYTES = 32
@@ -50,7 +50,7 @@ def ensure_key(registry: Registry) -> bytes:
     if key is not None:
         return key
     path = key_path(registry)
-    try:
+    with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -64,8 +64,6 @@ def ensure_key(registry: Registry) -> bytes:
             pass
         finally:
             fresh.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from None
     made = read_key(registry)
     assert made is not None
     return made

@@ -164,10 +164,7 @@ def write_receipt(value: dict[str, Any], out: Path) -> None:
         StorageError: it cannot be written.
     """
     text = value["markdown"] if out.suffix == ".md" else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    try:
-        write_atomic(out, text.encode())
-    except OSError as error:
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    write_atomic(out, text.encode())
 
 
 # -- planning ----------------------------------------------------------------------------------------

@@ -9,11 +9,13 @@ space like any added file. Nothing is opened but safetensors and JSON; everythin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import temporary_folder
@@ -38,11 +40,12 @@ from w2w_registry.services.hub import attesting, signatures
 from w2w_registry.services.hub.pull_checks import check_document, check_weights
 from w2w_registry.services.hub.pull_strangers import take_strangers
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
-from w2w_registry.services.recording.likeness import of_lora, of_theta
+from w2w_registry.services.recording.likeness import Likeness, of_lora, of_theta
 from w2w_registry.services.recording.newcomers import Newcomer, ask
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.space.basis import WeightSpace
 
 
 def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress = no_progress) -> PullReport:
@@ -128,65 +131,95 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     kind = _kind_of(request, document, where)
     if request.dry_run:
         return _report(registry, fetched, document, "added", name, 0, row.ref, restored, dry=True)
-    likeness = of_theta(space.reconstruct(coordinates), space.layout) if lora is None else of_lora(lora)
-    drawn = Newcomer(document.base_model, fetched.lora, space.layout, space.reconstruct(coordinates))
-    (answer,) = ask(registry, [drawn], request.pipeline)
-    likeness = replace(likeness, prints=answer.prints)
-    told: tuple[str, ...] = ()
-    artifact, file = (None, None) if lora is None else _store(registry, lora)
-    manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
-    with registry.catalog.write(registry.actor) as uow:
-        subjects = sorted({*request.subjects, *restored.write(uow)})
-        decision = gate.require(
-            registry, Use.REGISTER, subjects=subjects, kind=kind, spaces=[row.id], session=uow.session
-        )
-        known = _known(uow.session, document, row, name)
-        if known is not None:
-            version, status = known, "existing"
-        else:
-            status = "added"
-            new = NewVersion(
-                name=name,
-                kind=kind,
-                space_id=row.id,
-                model_digest=document.model_digest,
-                coordinates=coordinates,
-                base_model=document.base_model,
-                likeness=likeness,
-                base_revision=document.base_revision,
-                residual=document.residual,
-                artifact_digest=artifact,
-                manifest_digest=manifest,
-                file=file,
-                subjects=subjects,
-            )
-            activity = Activity(
-                OperationKind.PULL,
-                now(),
-                params={
-                    "endpoint": hub.endpoint,
-                    "document": digest_of(document.manifest),
-                    "number": document.number,
-                },
-                inputs=[fetched.origin, Input("space", InputKind.SPACE, digest=row.digest, ref=row.ref)],
-                models={"base": document.base_model},
-            )
-            door = Door(registry, uow.session)
-            version = record_version(uow, new, activity, door.admit(new, activity))
-            told = said_uncompared(door, likeness, answer.why)
-        if mine:
-            _know_release(uow, hub, fetched, version)
-        uow.event(
-            "version.pull",
-            {"version": version.id, "operation": version.operation_id},
-            status=status,
-            commit=fetched.state.commit,
-            **gate.evidence(decision),
-        )
-        number = version.number
-        shown = uow.session.get_one(Identity, version.identity_id).name
+    ours = _Ours(registry, request, fetched, document, name, kind, row, space, coordinates, lora)
+    number, shown, status, told = ours.record(hub, restored, mine)
     restored = replace(restored, warnings=(*restored.warnings, *told))
     return _report(registry, fetched, document, status, shown, number, row.ref, restored)
+
+
+@dataclass(frozen=True, eq=False)
+class _Ours:
+    """A release of a registry that was checked, to be recorded under a name in a space."""
+
+    registry: Registry
+    request: PullRequest
+    fetched: Fetched
+    document: Document
+    name: str
+    kind: Kind
+    row: Space
+    space: WeightSpace
+    coordinates: NDArray[np.float32]
+    lora: LoraFile | None
+
+    def record(self, hub: Hub, restored: Restored, mine: bool) -> tuple[int, str, str, tuple[str, ...]]:
+        """Record the version in one transaction; returns its number, its name, whether it was added, and what is to be
+        told. ``mine``: the repo is one of this registry's user."""
+        registry, document, row = self.registry, self.document, self.row
+        theta = self.space.reconstruct(self.coordinates)
+        (answer,) = ask(
+            registry,
+            [Newcomer(document.base_model, self.fetched.lora, self.space.layout, theta)],
+            self.request.pipeline,
+        )
+        likeness = of_theta(theta, self.space.layout) if self.lora is None else of_lora(self.lora)
+        likeness = replace(likeness, prints=answer.prints)
+        artifact, file = (None, None) if self.lora is None else _store(registry, self.lora)
+        manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
+        told: tuple[str, ...] = ()
+        with registry.catalog.write(registry.actor) as uow:
+            subjects = sorted({*self.request.subjects, *restored.write(uow)})
+            decision = gate.require(
+                registry, Use.REGISTER, subjects=subjects, kind=self.kind, spaces=[row.id], session=uow.session
+            )
+            version, status = _known(uow.session, document, row, self.name), "existing"
+            if version is None:
+                status = "added"
+                new = self._new_version(likeness, subjects, artifact, file, manifest)
+                activity = self._activity(hub.endpoint)
+                door = Door(registry, uow.session)
+                version = record_version(uow, new, activity, door.admit(new, activity))
+                told = said_uncompared(door, likeness, answer.why)
+            if mine:
+                _know_release(uow, hub, self.fetched, version)
+            uow.event(
+                "version.pull",
+                {"version": version.id, "operation": version.operation_id},
+                status=status,
+                commit=self.fetched.state.commit,
+                **gate.evidence(decision),
+            )
+            return version.number, uow.session.get_one(Identity, version.identity_id).name, status, told
+
+    def _new_version(
+        self, likeness: Likeness, subjects: Sequence[str], artifact: str | None, file: File | None, manifest: str
+    ) -> NewVersion:
+        document = self.document
+        return NewVersion(
+            name=self.name,
+            kind=self.kind,
+            space_id=self.row.id,
+            model_digest=document.model_digest,
+            coordinates=self.coordinates,
+            base_model=document.base_model,
+            likeness=likeness,
+            base_revision=document.base_revision,
+            residual=document.residual,
+            artifact_digest=artifact,
+            manifest_digest=manifest,
+            file=file,
+            subjects=subjects,
+        )
+
+    def _activity(self, endpoint: str) -> Activity:
+        document = self.document
+        return Activity(
+            OperationKind.PULL,
+            now(),
+            params={"endpoint": endpoint, "document": digest_of(document.manifest), "number": document.number},
+            inputs=[self.fetched.origin, Input("space", InputKind.SPACE, digest=self.row.digest, ref=self.row.ref)],
+            models={"base": document.base_model},
+        )
 
 
 def _forms(fetched: Fetched, document: Document) -> list[Path]:

@@ -43,32 +43,22 @@ def take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -
         origin=fetched.origin,
         candidates=[candidate],
     )
-    warnings: tuple[str, ...] = ()
     space: str | None
+    warnings: tuple[str, ...] = ()
     if request.space is not None:
         space = open_space(registry, request.space)[0].ref
         asked = replace(asked, base_model=request.base_model or card_base(state))
-        said = request.base_model
+        said, planned = request.base_model, None
     else:
-        found = intake.survey(asked)
-        for item in found.failed:
-            assert item.error is not None
-            raise _named_after(item.error, state, fetched.folder)
-        # The file is believed before the card.
-        said, carded = request.base_model or found.seen[0].base_model, card_base(state)
-        if said is None and carded is not None:
-            asked = replace(asked, base_model=carded)
-            found = intake.survey(asked)
-        elif said is not None and carded is not None and not same_model_id(said, carded):
-            warnings = (Told(f"its card names {carded} as base model, its file {said}", Rank.CONTRADICTION),)
-        planned = intake.plan(registry, found, fit=False)
+        asked, said, warnings, planned = _planned(registry, asked, fetched)
         space = planned.groups[0].space
     if space is not None:
         row, weights = open_space(registry, space)
         warnings += check_card(state, row.ref, weights, said)
         item = ingest.add(registry, replace(asked, space=space)).items[0]
     elif request.dry_run:
-        item = Item(str(fetched.lora), "existing" if planned.existing else "added", candidate.name, 1)
+        status = "existing" if planned is not None and planned.existing else "added"
+        item = Item(str(fetched.lora), status, candidate.name, 1)
     else:
         (item,) = add_unplaced(registry, asked, [candidate], {})
     if item.error is not None:
@@ -87,6 +77,25 @@ def take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -
         consent,
         (*warnings, *item.warnings),
     )
+
+
+def _planned(
+    registry: Registry, asked: AddRequest, fetched: Fetched
+) -> tuple[AddRequest, str | None, tuple[str, ...], intake.Plan]:
+    """The request with the base model that is meant, the one that was said for it, what is to be told of that, and
+    where the file goes. The file is believed before the card."""
+    found = intake.survey(asked)
+    for item in found.failed:
+        assert item.error is not None
+        raise _named_after(item.error, fetched.state, fetched.folder)
+    told: tuple[str, ...] = ()
+    said, carded = asked.base_model or found.seen[0].base_model, card_base(fetched.state)
+    if said is None and carded is not None:
+        asked = replace(asked, base_model=carded)
+        found = intake.survey(asked)
+    elif said is not None and carded is not None and not same_model_id(said, carded):
+        told = (Told(f"its card names {carded} as base model, its file {said}", Rank.CONTRADICTION),)
+    return asked, said, told, intake.plan(registry, found, fit=False)
 
 
 def _named_after(error: Any, state: RepoState, folder: Path) -> Any:

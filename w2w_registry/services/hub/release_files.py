@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -226,51 +226,68 @@ def build_files(
     if place is not None and options.coordinates_only:
         files[bundle.COORDINATES] = bundle.encode_coordinates(place.coordinates)
     if place is not None and facts.base_model is not None:
-        files[bundle.DOCUMENT] = bundle.encode(
-            bundle.Document(
-                name=facts.name,
-                number=facts.number,
-                kind=facts.kind,
-                space=place.space,
-                space_digest=place.digest,
-                space_repo=place.repo,
-                base_model=facts.base_model,
-                base_revision=facts.base_revision,
-                layout_digest=place.layout.digest,
-                alpha=float(place.layout.alpha),
-                layout=None if options.coordinates_only else place.layout.to_json(),
-                coordinates=place.coordinates,
-                model_digest=facts.model_digest,
-                residual=facts.residual,
-                manifest=facts.manifest,
-                files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
-            )
-        )
-    files[bundle.CARD] = model_card(
-        CardFacts(
-            repo_id=repo_id,
-            name=facts.name,
-            number=facts.number,
-            kind=facts.kind,
-            base_model=facts.base_model,
-            base_revision=facts.base_revision,
-            adapter=facts.adapter,
-            weight_file=next((name for name in (bundle.DIFFUSERS_FILE, bundle.KOHYA_FILE) if name in files), None),
-            space=None if place is None else place.space,
-            space_digest="" if place is None else place.digest,
-            components=0 if place is None else len(place.coordinates) // 4,
-            operation=facts.operation,
-            made_from=facts.made_from,
-            residual=facts.residual,
-            license=options.license,
-            instance_prompt=options.instance_prompt or facts.instance_prompt,
-            previews=previews,
-            weights=not options.coordinates_only,
-            likeness=consent.likeness,
-            consent=consent.facts,
-        )
-    ).encode()
+        files[bundle.DOCUMENT] = bundle.encode(_document(facts, place, facts.base_model, files, options))
+    card = _card_facts(facts, options, consent, repo_id, files, previews)
+    files[bundle.CARD] = model_card(card).encode()
     return files
+
+
+def _document(
+    facts: VersionFacts, place: Place, base_model: str, files: Mapping[str, bytes], options: Options
+) -> bundle.Document:
+    """What the release says of itself to registries; ``files``: those it vouches for, by path."""
+    return bundle.Document(
+        name=facts.name,
+        number=facts.number,
+        kind=facts.kind,
+        space=place.space,
+        space_digest=place.digest,
+        space_repo=place.repo,
+        base_model=base_model,
+        base_revision=facts.base_revision,
+        layout_digest=place.layout.digest,
+        alpha=float(place.layout.alpha),
+        layout=None if options.coordinates_only else place.layout.to_json(),
+        coordinates=place.coordinates,
+        model_digest=facts.model_digest,
+        residual=facts.residual,
+        manifest=facts.manifest,
+        files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    )
+
+
+def _card_facts(
+    facts: VersionFacts,
+    options: Options,
+    consent: Consent,
+    repo_id: str,
+    files: Collection[str],
+    previews: tuple[Preview, ...],
+) -> CardFacts:
+    """What the release says of itself to people."""
+    place = facts.place
+    return CardFacts(
+        repo_id=repo_id,
+        name=facts.name,
+        number=facts.number,
+        kind=facts.kind,
+        base_model=facts.base_model,
+        base_revision=facts.base_revision,
+        adapter=facts.adapter,
+        weight_file=next((name for name in (bundle.DIFFUSERS_FILE, bundle.KOHYA_FILE) if name in files), None),
+        space=None if place is None else place.space,
+        space_digest="" if place is None else place.digest,
+        components=0 if place is None else len(place.coordinates) // 4,
+        operation=facts.operation,
+        made_from=facts.made_from,
+        residual=facts.residual,
+        license=options.license,
+        instance_prompt=options.instance_prompt or facts.instance_prompt,
+        previews=previews,
+        weights=not options.coordinates_only,
+        likeness=consent.likeness,
+        consent=consent.facts,
+    )
 
 
 def _weight_files(registry: Registry, facts: VersionFacts, space: Space | None, options: Options) -> dict[str, bytes]:

@@ -27,7 +27,7 @@ from w2w_registry.provenance.replay import ReplayStep
 from w2w_registry.records import Kind, digest_of
 from w2w_registry.services.recording.sources import Vector, open_space_of
 from w2w_registry.services.registry import Progress, Registry
-from w2w_registry.services.synthesis import train
+from w2w_registry.services.synthesis import training
 from w2w_registry.services.synthesis.engine import Engine, guess_path, load_guess, require_diffusion
 from w2w_registry.services.synthesis.invert import padded, solve
 from w2w_registry.services.synthesis.new_versions import Permission
@@ -287,20 +287,20 @@ def _train(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusio
 
     parameters, layout = rerun.operation.parameters, space.layout
     config = _config(TrainConfig, parameters["config"])
-    theta0 = train.start_of(layout, space, parameters.get("init_seed"))
+    theta0 = training.start_of(layout, space, parameters.get("init_seed"))
     if digest_of(theta0.tobytes()) != parameters["init"]:
         raise Impossible("the start is not what it was: this torch draws other numbers from the same seed")
     own = np.stack([photo.pixels for photo in rerun.photos(model)])
     dealt = np.resize(own, (int(parameters.get("photos_dealt", len(own))), *own.shape[1:]))
     count, prompt = parameters["prior"] or (0, "")
-    theta, _ = train.solve(
+    theta, _ = training.solve(
         model,
         layout,
         theta0,
         [dealt] * rerun.side_by_side,
         model.encode_text(parameters["prompt"]),
         config,
-        prior=train.prior_pictures(model, layout, count, prompt, rerun.operation.seed or 0),
+        prior=training.prior_pictures(model, layout, count, prompt, rerun.operation.seed or 0),
         tick=lambda step, _: progress(step, config.steps),
     )
     # Projected together as they were then: one row alone may round otherwise.

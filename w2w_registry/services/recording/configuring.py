@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError
+from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.settings import POLICY_FILE, TABLES, Settings, read_settings_file
 
@@ -86,11 +86,9 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     if after == before and text is None:
         raise NotFound(what="setting", name=key)
     _try(after, path)
-    try:
+    with storing(path):
         settings.home.mkdir(parents=True, exist_ok=True)
         write_atomic(path, after.encode())
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
     return {"key": key, "value": text, "file": str(path), "changed": after != before}
 
 

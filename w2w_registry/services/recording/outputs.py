@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from w2w_registry.artifacts import TEMPORARY, write_atomic
-from w2w_registry.errors import OutputExists, OutputInHome, StorageError
+from w2w_registry.errors import OutputExists, OutputInHome
 from w2w_registry.services.registry import Registry
 
 
@@ -56,10 +56,7 @@ def write_outputs(registry: Registry, files: Mapping[Path, bytes], *, force: boo
     changed = {path: data for path, data in files.items() if not holds(path, data)}
     check_outputs(registry, *changed, force=force)
     for path, data in changed.items():
-        try:
-            write_atomic(path, data)
-        except OSError as error:
-            raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        write_atomic(path, data)
 
 
 def holds(path: Path, data: bytes) -> bool:

@@ -26,7 +26,7 @@ from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.pictures import Picture, PictureVersion, marks_taken
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.diffusion.images import png_bytes
-from w2w_registry.errors import SettingError, StorageError
+from w2w_registry.errors import SettingError, storing
 from w2w_registry.marking import c2pa, watermark
 from w2w_registry.marking.certificates import Credentials, make_credentials
 from w2w_registry.provenance import manifest as manifests
@@ -170,7 +170,7 @@ def _kept(registry: Registry, name: str, make: Any) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(setting=str(path), value="", reason=str(error)) from None
     temporary = Path(f"{path}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
+    with storing(path):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
             stream.write(make())
@@ -181,8 +181,6 @@ def _kept(registry: Registry, name: str, make: Any) -> str:
         finally:
             temporary.unlink()
         return path.read_text("ascii")
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
 
 
 def _models(session: Session, shown: set[tuple[int, ...]]) -> dict[tuple[int, ...], str | None]:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import BadFile, StorageError
+from w2w_registry.errors import BadFile
 from w2w_registry.files import read_text
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, same_model_id
 from w2w_registry.services.registry import Registry
@@ -49,10 +49,7 @@ def remember(registry: Registry, base_models: Collection[str | None], folder: st
     if used.get(base_model) == where or base_model == where:
         return
     path = registry.settings.pipelines_used_file
-    try:
-        write_atomic(path, (json.dumps({**used, base_model: where}, indent=2, sort_keys=True) + "\n").encode())
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+    write_atomic(path, (json.dumps({**used, base_model: where}, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _used(registry: Registry) -> Mapping[str, str]:

@@ -42,7 +42,7 @@ def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
     ready = pictures.prepare(registry, [leaving])
     with registry.catalog.write(registry.actor) as uow:
         uow.event("version.preview", {"version": version_id}, **pictures.record(uow, ready))
-    _keep(_path(registry, version_id, digest), ready[0].data)
+    write_atomic(_path(registry, version_id, digest), ready[0].data)
     return ready[0].data
 
 
@@ -75,13 +75,6 @@ def kept_preview(registry: Registry, version_id: int, digest: str) -> bytes | No
 
 def _path(registry: Registry, version_id: int, digest: str) -> Path:
     return registry.settings.pictures_dir / digest[:2] / f"{digest}-{version_id}.png"
-
-
-def _keep(path: Path, data: bytes) -> None:
-    try:
-        write_atomic(path, data)
-    except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
 
 
 def _pixels(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

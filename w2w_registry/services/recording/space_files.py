@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.errors import BadFile, BadLora, IntegrityError, StorageError
+from w2w_registry.errors import BadFile, BadLora, IntegrityError, storing
 from w2w_registry.lora.tensorfile import Header, read_header
 from w2w_registry.records import canonical_json
 from w2w_registry.space.basis import WeightSpace
@@ -53,12 +53,10 @@ def write_space(folder: str | Path, space: WeightSpace) -> tuple[Path, Path]:
     target = Path(folder)
     facts = {"format": _FORMAT, "digest": space.digest, **space.facts()}
     text = json.dumps(facts, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
-    try:
+    with storing(target):
         target.mkdir(parents=True, exist_ok=True)
         _replace(target / SPACE_FILE, _blocks(space, canonical_json(facts)))
         _replace(target / SPACE_JSON, iter([text.encode()]))
-    except OSError as error:
-        raise StorageError(path=str(target), reason=error.strerror or str(error)) from None
     return target / SPACE_FILE, target / SPACE_JSON
 
 

@@ -19,7 +19,7 @@ from w2w_registry.catalog.event_log import Event
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.policies import policies
 from w2w_registry.catalog.publications import list_releases
-from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.errors import UsageError
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
@@ -114,10 +114,7 @@ def write(registry: Registry, out: Path, period: Period, *, days: int = 30, lang
         raise UsageError(reason="the period ends before it begins")
     told = report(registry, period, days=days)
     text = render(f"regulator{out.suffix}", language, told=told, tables=tables(told), fold=FOLD)
-    try:
-        write_atomic(out, text.encode())
-    except OSError as error:
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    write_atomic(out, text.encode())
     return {**told, "path": str(out), "ok": told["verdict"]["ok"]}
 
 

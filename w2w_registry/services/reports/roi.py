@@ -12,7 +12,7 @@ from typing import Any
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import usage
-from w2w_registry.errors import SettingError, StorageError, UsageError
+from w2w_registry.errors import SettingError, UsageError
 from w2w_registry.records import iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry, present
@@ -130,10 +130,7 @@ def write(registry: Registry, rates: Rates, out: Path, language: str) -> dict[st
         text = focus_csv(told)
     else:
         text = render("roi.html", language, told=told, organisation=registry.settings.organisation)
-    try:
-        write_atomic(out, text.encode())
-    except OSError as error:
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    write_atomic(out, text.encode())
     return told | {"path": str(out)}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.errors import UsageError
 from w2w_registry.records import now
 from w2w_registry.services.audit.subject import PARTS, about_subject
 from w2w_registry.services.registry import Registry
@@ -29,8 +29,5 @@ def write(registry: Registry, subject: str, out: Path, language: str) -> dict[st
     parts = [(part, list(found)) for part, found in groupby(rows, key=lambda row: row["what"])]
     organisation = registry.settings.organisation
     text = render("subject.html", language, subject=subject, parts=parts, organisation=organisation, at=now())
-    try:
-        write_atomic(out, text.encode())
-    except OSError as error:
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+    write_atomic(out, text.encode())
     return {"path": str(out), "rows": {part: len(found) for part, found in parts}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -161,12 +161,7 @@ def _found(
     order = np.argsort(-scores, kind="stable")
     if allowed is not None:
         order = order[np.isin(versions[order], allowed)]
-    best: dict[int, int] = {}
-    for row in order:
-        best.setdefault(int(identities[row]), int(row))
-        if len(best) == limit:
-            break
-    chosen = list(best.values())
+    chosen = _best(identities, order, limit)
     ids = [int(versions[row]) for row in chosen]
     known = named(session, ids)
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
@@ -207,6 +202,16 @@ def _found(
         people=gallery.size,
         gap=gap,
     )
+
+
+def _best(identities: NDArray[np.int64], order: Iterable[int], limit: int) -> list[int]:
+    """The first row of each of the first ``limit`` identities, in this order of rows."""
+    best: dict[int, int] = {}
+    for row in order:
+        best.setdefault(int(identities[row]), int(row))
+        if len(best) == limit:
+            break
+    return list(best.values())
 
 
 def _with_weights(registry: Registry, query: Query, found: Found, common: dict[str, Any]) -> Found:

@@ -98,10 +98,7 @@ def read_w2w_release(
     mean, std = (_vector(root / name, d) for name in ("mean.pt", "std.pt"))
     vectors = _basis(root / "V.pt", d)
     coordinates = _coordinates(root / "proj_1000pc.pt", vectors.shape[1])
-    known = vectors.shape[1] if coordinates is None else coordinates.shape[1]
-    k = min(known, 1000, vectors.shape[1]) if components is None else components
-    if not 1 <= k <= vectors.shape[1]:
-        raise UsageError(reason=f"{k} components asked, the release has 1 to {vectors.shape[1]}")
+    k = _kept(components, vectors.shape[1], coordinates)
     notes = []
     if (std < 0).any():
         notes.append(f"{int((std < 0).sum())} of {d} std values are negative and kept so, as its coordinates need")
@@ -126,6 +123,15 @@ def read_w2w_release(
         coordinate_mean=centre,
     )
     return Release(space, cut, labels, tuple(notes))
+
+
+def _kept(components: int | None, columns: int, coordinates: NDArray[Any] | None) -> int:
+    """How many of V's columns to keep. Raises UsageError."""
+    known = columns if coordinates is None else coordinates.shape[1]
+    k = min(known, 1000, columns) if components is None else components
+    if not 1 <= k <= columns:
+        raise UsageError(reason=f"{k} components asked, the release has 1 to {columns}")
+    return k
 
 
 def _basis(path: Path, dim: int) -> NDArray[Any]:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.artifacts import TEMPORARY
-from w2w_registry.errors import BadLora, RegistryError, StorageError
+from w2w_registry.errors import BadLora, RegistryError, storing
 from w2w_registry.lora import Candidate, model_digest, read_lora
 from w2w_registry.records import canonical_json
 from w2w_registry.services.recording.placement import same_model_id
@@ -93,26 +93,22 @@ class Spool:
         if not np.prod(shape):
             return np.zeros(shape, np.float32)
         path = self.folder / f"scratch.{uuid.uuid4().hex}"
-        try:
+        with storing(self.folder):
             os.close(_private(str(path), os.O_CREAT | os.O_RDWR))
             array: NDArray[np.float32] = np.memmap(path, "<f4", "r+", shape=shape)
             path.unlink()
-        except OSError as error:
-            raise StorageError(path=str(self.folder), reason=error.strerror or str(error)) from None
         return array
 
     def _write(self, candidate: Candidate, read: _Read) -> Noted:
         layout = read.layout.digest
         row = self._count_written(layout, read.layout)
         noted = Noted(str(candidate.path), _stamp(candidate.path), layout, row, read.model_digest, read.sha256)
-        try:
+        with storing(self.folder):
             with open(self._file(layout), "r+b") as stream:
                 stream.seek(row * 4 * read.layout.dim)
                 stream.write(read.theta.astype("<f4", copy=False).tobytes())
             _append(self.folder / _NOTES, {"file": asdict(noted)})
             os.utime(self.folder)  # a sweep takes what nobody touches
-        except OSError as error:
-            raise StorageError(path=str(self.folder), reason=error.strerror or str(error)) from None
         self._notes[noted.path] = noted
         return noted
 
@@ -160,12 +156,10 @@ def spooled(under: Path, paths: Sequence[str], base_model: str) -> Iterator[Spoo
     """
     named = canonical_json([sorted(os.path.abspath(path) for path in paths), base_model])
     folder = under / f"{TEMPORARY}fit-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
-    try:
+    with storing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.utime(folder)
         spool = Spool(folder)
-    except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from None
     try:
         yield spool
     except Exception:

@@ -26,6 +26,8 @@ from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.start import shares_start
 from w2w_registry.space.update import updated
 
+_UNCALIBRATED = "{} are too few to calibrate what score means the same identity"
+
 
 def update_space(
     registry: Registry,
@@ -64,28 +66,20 @@ def update_space(
         if not digests:
             raise UsageError(reason="none of these LoRAs can be taken in: " + _why(fit_set))
         found = updated(space, fit_set.thetas, digests, components=components, false_match_rate=FALSE_MATCH_RATE)
-        activity = Activity(
-            "update",
-            started,
-            params={"components": found.space.k},
-            inputs=[
-                Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref),
-                *(Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members),
-            ],
-        )
+        inputs = [
+            Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref),
+            *(Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members),
+        ]
+        activity = Activity("update", started, params={"components": found.space.k}, inputs=inputs)
         kept = [Member(m.name, m.model_digest, m.model_digest) for m in members]
         residual = old.calibration.get("residual")
         new = register_space(
             registry, old.name, found.space, activity, [*kept, *fit_set.members], residual, parent_id=old.id
         )
-    with registry.catalog.read() as session:
-        row = find_space(session, new)
-    placed = move(registry, old, row, files=False, progress=progress)
+    placed = move(registry, old, _row(registry, new), files=False, progress=progress)
     warnings = [f"left out: {e.fields.get('path')}: {e.fields.get('reason')}" for e in fit_set.skipped]
     if found.space.calibration is None:
-        warnings.append(
-            f"{counted(len(digests), 'new LoRA')} are too few to calibrate what score means the same identity"
-        )
+        warnings.append(_UNCALIBRATED.format(counted(len(digests), "new LoRA")))
     return {
         **show_space(registry, new),
         "added": len(digests),
@@ -94,6 +88,11 @@ def update_space(
         **placed.to_json(),
         "warnings": warnings,
     }
+
+
+def _row(registry: Registry, ref: str) -> Space:
+    with registry.catalog.read() as session:
+        return find_space(session, ref)
 
 
 def _check_members(registry: Registry, old: Space, members: Sequence[FittedModel]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -48,10 +49,7 @@ def export(
         ConsentDenied, NotFound, UsageError, BadLora, StorageError. OutputExists, OutputInHome: see ``check_outputs``;
         ``force`` replaces files that exist.
     """
-    if fmt is not None and fmt not in FORMATS:
-        raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
-    if dtype not in DTYPES:
-        raise UsageError(reason=f"unknown dtype {dtype!r}", hint="one of: " + ", ".join(DTYPES))
+    _check_words(fmt, dtype)
     with registry.catalog.read() as session:
         version = version_for(session, ref)
     if fmt == "original" or (fmt is None and version.space_id is None):
@@ -59,13 +57,30 @@ def export(
     fmt = fmt or "peft"
     if version.space_id is None:
         return _rewritten(registry, version, out, fmt=fmt, dtype=dtype, purpose=purpose, force=force)
+    return _placed(
+        registry, ref, out, fmt=fmt, dtype=dtype, from_coordinates=from_coordinates, purpose=purpose, force=force
+    )
+
+
+def _placed(
+    registry: Registry,
+    ref: str,
+    out: str,
+    *,
+    fmt: Format | Literal["coordinates"],
+    dtype: DType,
+    from_coordinates: bool,
+    purpose: str | None,
+    force: bool,
+) -> dict[str, Any]:
+    """A version of a weight space, as its own LoRA or its point."""
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
         permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
         permission.require(registry, session)
         row, space = open_space_of(registry, session, origin.space_id)
     data, digest = pack(origin.coordinates)
-    facts = {
+    facts: dict[str, Any] = {
         "identity": origin.ref,
         "space": row.ref,
         "space_digest": row.digest,
@@ -73,30 +88,25 @@ def export(
         "base_revision": space.base_revision,
         "coordinates_digest": digest,
     }
-    told: list[str] = []
+    left: Sequence[str] = ()
     if fmt == "coordinates":
-        body = {**facts, "format": "w2w-registry coordinates", "dtype": "float32", "components": space.k}
-        path = Path(out) if Path(out).suffix == ".json" else Path(out) / "coordinates.json"
-        text = canonical_json({**body, "data": base64.b64encode(data).decode()})
-        files = {path: (text + "\n").encode()}
+        files = _as_coordinates(out, facts, space.k, data)
     else:
         theta = theta_of(registry, origin, space, row.ref, from_coordinates=from_coordinates)
-        kind: Format = fmt
         beside, left = ((), ()) if from_coordinates else beside_of(registry, origin)
         files = lora_files(
             out,
             space.layout.unflatten(theta),
             space.layout.alpha,
-            fmt=kind,
+            fmt=fmt,
             dtype=dtype,
             base_model=space.base_model,
             revision=space.base_revision,
             metadata={"w2w": canonical_json(facts)},
             beside=beside,
         )
-        if left:
-            told.append(f"{len(left)} more {_LEFT}")
         facts["model_digest"] = model_digest(theta, space.layout)
+    told = [f"{len(left)} more {_LEFT}"] if left else []
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
@@ -112,6 +122,21 @@ def export(
         "bytes": sum(len(c) for c in files.values()),
         "warnings": [*map(str, decision.warnings), *told],
     }
+
+
+def _check_words(fmt: str | None, dtype: str) -> None:
+    if fmt is not None and fmt not in FORMATS:
+        raise UsageError(reason=f"unknown format {fmt!r}", hint="one of: " + ", ".join(FORMATS))
+    if dtype not in DTYPES:
+        raise UsageError(reason=f"unknown dtype {dtype!r}", hint="one of: " + ", ".join(DTYPES))
+
+
+def _as_coordinates(out: str, facts: Mapping[str, Any], components: int, data: bytes) -> dict[Path, bytes]:
+    """The point alone, as a JSON file: float32 in base64."""
+    body = {**facts, "format": "w2w-registry coordinates", "dtype": "float32", "components": components}
+    path = Path(out) if Path(out).suffix == ".json" else Path(out) / "coordinates.json"
+    text = canonical_json({**body, "data": base64.b64encode(data).decode()})
+    return {path: (text + "\n").encode()}
 
 
 def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import numpy as np
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import NoEdit, StorageError, UsageError
+from w2w_registry.errors import NoEdit, UsageError, storing
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording import pictures as outgoing
@@ -242,11 +242,9 @@ def _leaving(
 
 def _write(folder: Path, ready: Sequence[Ready]) -> dict[str, Any]:
     paths = [folder / r.outgoing.title for r in ready]
-    try:
+    with storing(folder):
         for path, r in zip(paths, ready, strict=True):
             write_atomic(path, r.data)
-    except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
     return {"pictures": [str(path) for path in paths[:-1]], "sheet": str(paths[-1])}
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.lookup import refs_of, versions_by_model
 from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import StorageError, UsageError
+from w2w_registry.errors import UsageError, storing
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
 from w2w_registry.services.consent.results import hold_models
@@ -29,17 +30,14 @@ from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
 from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
-from w2w_registry.space.layout import Layout, layout_of
+from w2w_registry.services.synthesis.training import own_layout, prior_pictures, solve, start_of
+from w2w_registry.space.layout import Layout
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
     from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
-    from w2w_registry.diffusion.train import TrainConfig, TrainState
+    from w2w_registry.diffusion.train import TrainConfig
     from w2w_registry.space.basis import WeightSpace
-
-_RECENT = 20  # steps whose loss is told while training
-SAVE_EVERY: Final = 25
-TARGETS: Final = ("to_q", "to_v")
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,6 @@ def train(
         BadImage, ConsentDenied, NotFound, DeviceError, UsageError, StorageError, MissingExtra.
     """
     require_diffusion()
-    from w2w_registry.diffusion.pipeline import fast_bf16
-    from w2w_registry.diffusion.train import TrainConfig
-
     people, kind = who_is_where(request), Kind.parse(request.kind)
     if request.out is None and not request.register:
         raise UsageError(reason="say where the LoRAs go: [[out]] FOLDER, or a space to register them in")
@@ -115,85 +110,16 @@ def train(
     spaces = [] if row is None else [row.id]
     permission = Permission(Use.TRAIN, subjects=request.subjects, kind=kind, spaces=spaces, purpose=request.purpose)
     decision = permission.require(registry)
-    model = _model(request.engine, space)
-    layout = space.layout if space is not None else own_layout(model, request.rank, request.alpha)
-    theta0 = start_of(layout, space, request.init_seed)
-    config = TrainConfig(
-        steps=request.steps,
-        samples=request.samples,
-        lr=request.lr,
-        schedule="linear",
-        betas=(0.9, 0.99),
-        antithetic=True,
-        average_from=0.8,
-        bf16=fast_bf16(model.device),
-        seed=request.seed,
-    )
-    facts = {
-        "config": asdict(config),
-        "prompt": request.prompt,
-        "init": digest_of(theta0.tobytes()),
-        "layout": layout.digest,
-        "unet": model.unet_digest,
-        "prior": [request.prior, request.class_prompt] if request.prior else None,
-    }
-    batches = _batches(people, request.batch, model.image_size, facts)
-    words = model.encode_text(request.prompt)
-    prior = prior_pictures(model, layout, request.prior, request.class_prompt, request.seed)
+    run = _Run.begun(registry, request, permission, None if row is None or space is None else (row, space))
+    batches = _batches(people, request.batch, run.model.image_size, run.facts)
     made: list[dict[str, Any]] = []
     for number, batch in enumerate(batches):
 
         def tick(step: int, loss: float, number: int = number) -> None:
             watch(loss)
-            progress(number * config.steps + step, len(batches) * config.steps)
+            progress(number * request.steps + step, len(batches) * request.steps)
 
-        started = now()
-        state = _state_path(registry, batch)
-        theta, loss = solve(
-            model,
-            layout,
-            theta0,
-            batch.pixels,
-            words,
-            config,
-            prior=prior,
-            state=state,
-            at_once=request.at_once,
-            checkpointing=request.checkpointing,
-            tick=tick,
-        )
-        entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
-        if request.out is not None:
-            base = _base(space, request)
-            hold_models(
-                registry,
-                layout,
-                list(theta),
-                base_model=base,
-                path=", ".join(batch.names),
-                pipeline=request.engine.pipeline,
-            )
-            _write_loras(Path(request.out), batch.names, theta, layout, base, entries)
-        if row is not None and space is not None:
-            # What of a batch decides one identity's LoRA to the last bit: its size, one's place, and of how many photos
-            # the deck was that is dealt to everybody.
-            shared = {"identities_in_batch": len(batch.names), "photos_dealt": max(map(len, batch.photos))}
-            params = {**facts, **shared, "init_seed": request.init_seed}
-            activities = [
-                Activity(
-                    OperationKind.TRAIN,
-                    started,
-                    {**params, "place_in_batch": place},
-                    (*(Input("photo", InputKind.PHOTO, digest=d, ref=r) for d, r in photos), space_input(row)),
-                    request.seed,
-                    {**model.versions(), **model.parts},
-                )
-                for place, photos in enumerate(batch.photos)
-            ]
-            _register(registry, row, space, kind, batch, theta, activities, permission, request, entries)
-        for entry, value, photos in zip(entries, loss, batch.photos, strict=True):
-            entry |= {"loss": float(value), "photos": len(photos)}
-        made += entries
+        made += run.batch(batch, tick)
     for batch in batches:
         _state_path(registry, batch).unlink(missing_ok=True)
     return {
@@ -202,6 +128,111 @@ def train(
         "identities": made,
         "warnings": [str(w) for w in decision.warnings],
     }
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What all batches of a command are trained with. ``place``: the space they are registered in, row and basis."""
+
+    registry: Registry
+    request: TrainRequest
+    permission: Permission
+    place: tuple[Space, WeightSpace] | None
+    model: DiffusionModel
+    layout: Layout
+    theta0: NDArray[np.float32]
+    config: TrainConfig
+    words: Conditioning
+    prior: tuple[Any, Any] | None
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def begun(
+        cls,
+        registry: Registry,
+        request: TrainRequest,
+        permission: Permission,
+        place: tuple[Space, WeightSpace] | None,
+    ) -> _Run:
+        from w2w_registry.diffusion.pipeline import fast_bf16
+        from w2w_registry.diffusion.train import TrainConfig
+
+        space = None if place is None else place[1]
+        model = _model(request.engine, space)
+        layout = space.layout if space is not None else own_layout(model, request.rank, request.alpha)
+        theta0 = start_of(layout, space, request.init_seed)
+        config = TrainConfig(
+            steps=request.steps,
+            samples=request.samples,
+            lr=request.lr,
+            schedule="linear",
+            betas=(0.9, 0.99),
+            antithetic=True,
+            average_from=0.8,
+            bf16=fast_bf16(model.device),
+            seed=request.seed,
+        )
+        facts = {
+            "config": asdict(config),
+            "prompt": request.prompt,
+            "init": digest_of(theta0.tobytes()),
+            "layout": layout.digest,
+            "unet": model.unet_digest,
+            "prior": [request.prior, request.class_prompt] if request.prior else None,
+        }
+        words = model.encode_text(request.prompt)
+        prior = prior_pictures(model, layout, request.prior, request.class_prompt, request.seed)
+        return cls(registry, request, permission, place, model, layout, theta0, config, words, prior, facts)
+
+    def batch(self, batch: Batch, tick: Callable[[int, float], None]) -> list[dict[str, Any]]:
+        """Train one batch, write it out and register it, as was asked; returns what became of each identity."""
+        request = self.request
+        started = now()
+        theta, loss = solve(
+            self.model,
+            self.layout,
+            self.theta0,
+            batch.pixels,
+            self.words,
+            self.config,
+            prior=self.prior,
+            state=_state_path(self.registry, batch),
+            at_once=request.at_once,
+            checkpointing=request.checkpointing,
+            tick=tick,
+        )
+        entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
+        if request.out is not None:
+            base = str(request.engine.pipeline) if self.place is None else self.place[1].base_model
+            names, pipeline = ", ".join(batch.names), request.engine.pipeline
+            hold_models(self.registry, self.layout, list(theta), base_model=base, path=names, pipeline=pipeline)
+            _write_loras(Path(request.out), batch.names, theta, self.layout, base, entries)
+        if self.place is not None:
+            activities = [self._activity(batch, place, started, self.place[0]) for place in range(len(batch.names))]
+            _register(self.registry, *self.place, batch, theta, activities, self.permission, request, entries)
+        for entry, value, photos in zip(entries, loss, batch.photos, strict=True):
+            entry |= {"loss": float(value), "photos": len(photos)}
+        return entries
+
+    def _activity(self, batch: Batch, place: int, started: datetime, row: Space) -> Activity:
+        """How the identity at a place of the batch was made: with what of the batch decides its LoRA to the last bit,
+        which is its size, one's place, and of how many photos the deck was that is dealt to everybody."""
+        params = {
+            **self.facts,
+            "identities_in_batch": len(batch.names),
+            "photos_dealt": max(map(len, batch.photos)),
+            "init_seed": self.request.init_seed,
+            "place_in_batch": place,
+        }
+        photos = (Input("photo", InputKind.PHOTO, digest=digest, ref=ref) for digest, ref in batch.photos[place])
+        return Activity(
+            OperationKind.TRAIN,
+            started,
+            params,
+            (*photos, space_input(row)),
+            self.request.seed,
+            {**self.model.versions(), **self.model.parts},
+        )
 
 
 def who_is_where(request: TrainRequest) -> dict[str, list[Path]]:
@@ -235,22 +266,6 @@ def who_is_where(request: TrainRequest) -> dict[str, list[Path]]:
     return people
 
 
-def own_layout(model: DiffusionModel, rank: int, alpha: float) -> Layout:
-    """``to_q`` and ``to_v`` of every attention, as in the paper's release.
-
-    Raises:
-        UsageError: a rank or alpha that makes no sense.
-    """
-    if rank < 1 or not alpha > 0:
-        raise UsageError(reason="rank must be 1 or more and alpha positive")
-    shapes: dict[Any, tuple[int, ...]] = {}
-    for name, module in model.unet.named_modules():
-        if name.rpartition(".")[2] in TARGETS and hasattr(module, "in_features"):
-            shapes[name, "A"] = (rank, int(module.in_features))
-            shapes[name, "B"] = (int(module.out_features), rank)
-    return layout_of(shapes, alpha)
-
-
 def _model(engine: Engine, space: WeightSpace | None) -> DiffusionModel:
     if space is not None:
         return engine.open(space)
@@ -259,10 +274,6 @@ def _model(engine: Engine, space: WeightSpace | None) -> DiffusionModel:
     from w2w_registry.diffusion.pipeline import load_model
 
     return load_model(engine.pipeline, device=engine.device, dtype=engine.dtype)
-
-
-def _base(space: WeightSpace | None, request: TrainRequest) -> str:
-    return space.base_model if space is not None else str(request.engine.pipeline)
 
 
 def _batches(people: Mapping[str, list[Path]], size: int, side: int, facts: Mapping[str, Any]) -> list[Batch]:
@@ -283,92 +294,6 @@ def _batches(people: Mapping[str, list[Path]], size: int, side: int, facts: Mapp
     return out
 
 
-def start_of(layout: Layout, space: WeightSpace | None, init_seed: int | None) -> NDArray[np.float32]:
-    """θ₀ (D,): a shared initialisation by its seed; without one the space's mean, or without a space seed 0."""
-    from w2w_registry.diffusion.train import initial_theta
-
-    if space is not None and init_seed is None:
-        return np.array(space.mean)
-    return np.asarray(initial_theta(layout, init_seed or 0).numpy(), np.float32)
-
-
-def prior_pictures(model: DiffusionModel, layout: Layout, count: int, prompt: str, seed: int) -> tuple[Any, Any] | None:
-    """Latents of ``count`` pictures of the class as the base model draws it, and the class prompt's embedding."""
-    if count < 1:
-        return None
-    from w2w_registry.diffusion.generate import Recipe, Shot, draw
-
-    shots = [Shot(None, seed * 100_003 + i) for i in range(count)]
-    pictures = draw(model, layout, shots, Recipe(prompt))
-    return model.encode_images(np.stack(pictures)), model.encode_text(prompt).text
-
-
-def solve(
-    model: DiffusionModel,
-    layout: Layout,
-    theta0: NDArray[np.float32],
-    photos: Sequence[NDArray[np.uint8]],
-    words: Conditioning,
-    config: TrainConfig,
-    *,
-    prior: tuple[Any, Any] | None = None,
-    state: Path | None = None,
-    at_once: int | None = None,
-    checkpointing: bool = False,
-    tick: Callable[[int, float], None] = lambda step, loss: None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Train the identities with these photos, (P, H, W, 3) each, side by side.
-
-    ``state``: where the run is kept every few steps, and taken up again when it is there. ``at_once``,
-    ``checkpointing``: what saves memory (``diffusion.train.train``).
-
-    Returns:
-        θ (G, D) and the mean loss of the last tenth of the steps (G,).
-
-    Raises:
-        DeviceError, StorageError.
-    """
-    from w2w_registry.diffusion import state as saved
-    from w2w_registry.diffusion import train as engine
-    from w2w_registry.diffusion.pipeline import memory_guard
-
-    most = max(len(p) for p in photos)
-    # Everybody gets as many photos as the richest: one's own photos come round again.
-    everyone = [np.resize(p, (most, *p.shape[1:])) for p in photos]
-    latents = model.encode_images(np.concatenate(everyone))
-    latents = latents.reshape(len(everyone), most, *latents.shape[1:])
-
-    def after(now_at: TrainState) -> None:
-        if state is not None and (now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps):
-            try:
-                write_atomic(state, saved.to_bytes(now_at))
-            except OSError as error:
-                raise StorageError(path=str(state), reason=error.strerror or str(error)) from error
-        recent = now_at.losses[-_RECENT:]
-        tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
-
-    less = "lower [[at-once]] or [[samples]], or say [[checkpointing]]"
-    with memory_guard(model.device, less), model.conditioned(words):
-        trained = engine.train(
-            model.unet,
-            model.scheduler,
-            layout,
-            saved.as_tensor(theta0, model.device),
-            latents,
-            words.text,
-            config,
-            prior_latents=None if prior is None else prior[0],
-            prior_text=None if prior is None else prior[1],
-            state=None if state is None else saved.load(state, model.device),
-            callback=after,
-            at_once=at_once,
-            checkpointing=checkpointing,
-        )
-    theta = np.asarray(trained.theta.cpu().numpy(), np.float32)
-    tail = max(1, config.steps // 10)
-    return theta, np.asarray(trained.losses[-tail:].mean(0).numpy(), np.float32)
-
-
 def _state_path(registry: Registry, batch: Batch) -> Path:
     return registry.settings.training_dir / f"{batch.digest}.safetensors"
 
@@ -383,11 +308,9 @@ def _write_loras(
 ) -> None:
     for name, row, entry in zip(names, theta, entries, strict=True):
         files = lora_files(out / name, layout.unflatten(row), layout.alpha, base_model=base)
-        try:
+        with storing(out):
             for path in reversed(list(files)):
                 write_atomic(path, files[path])
-        except OSError as error:
-            raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
         entry["folder"] = str(out / name)
 
 
@@ -395,7 +318,6 @@ def _register(
     registry: Registry,
     row: Space,
     space: WeightSpace,
-    kind: Kind,
     batch: Batch,
     theta: NDArray[np.float32],
     activities: Sequence[Activity],
@@ -404,6 +326,7 @@ def _register(
     entries: Sequence[dict[str, Any]],
 ) -> None:
     """Record everybody of a batch in one transaction; who is there already (a resumed command) stays as they are."""
+    kind = Kind.parse(request.kind)
     written = space.in_gauge(theta)
     coordinates = space.project(written)
     digests = [model_digest(t, space.layout) for t in theta]
