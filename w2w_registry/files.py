@@ -7,6 +7,7 @@ Standard library only.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -70,6 +71,24 @@ def read_text(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = T
         return read_bytes(path, kind, limit=limit).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise kind(path=str(path), reason="not a text file in UTF-8") from None
+
+
+def check_file(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int | None = None) -> None:
+    """Before a library opens a file itself: that it is one. Raises what :func:`opened` raises."""
+    with opened(path, kind, limit=limit):
+        pass
+
+
+def sha256_file(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int | None = None) -> str:
+    """SHA-256 (hex) of a regular file, read in pieces. Raises what :func:`opened` raises."""
+    digest = hashlib.sha256()
+    with opened(path, kind, limit=limit) as (stream, _):
+        try:
+            while piece := stream.read(1 << 20):
+                digest.update(piece)
+        except OSError as error:
+            raise kind(path=str(path), reason=why(error)) from None
+    return digest.hexdigest()
 
 
 def why(error: Exception) -> str:

@@ -23,10 +23,13 @@ from w2w_registry.diffusion.bank import LoraBank
 from w2w_registry.diffusion.merged import PARTS, TEXT, UNET, as_named_in, merged
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, quiet
 from w2w_registry.errors import BadLora
+from w2w_registry.files import check_file, read_text
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
 from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
 from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
+
+_CONFIG_LIMIT = 16 << 20
 
 Float32 = NDArray[np.float32]
 
@@ -253,13 +256,14 @@ def _source(path: Path, unread: BadLora | None) -> Path | dict[str, Tensor]:
     try:
         if file.is_dir():
             (file,) = file.glob("*.safetensors")
+        check_file(file, BadLora)
         state: dict[str, Tensor] = load_file(str(file))
     except (OSError, ValueError, SafetensorError):
         raise unread or BadLora(path=str(path), reason="cannot be read") from None
     if not any(key.startswith(_PEFT) for key in state):
         return file
     config_file = file.parent / PEFT_CONFIG
-    config = json.loads(config_file.read_text()) if config_file.is_file() else {}
+    config = json.loads(read_text(config_file, limit=_CONFIG_LIMIT)) if config_file.is_file() else {}
     if config.get("alpha_pattern") or config.get("use_rslora"):
         raise unread or BadLora(path=str(path), reason="its scale differs by module, in a way only PEFT knows")
     return {

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadImage
-from w2w_registry.files import opened, read_bytes
+from w2w_registry.files import read_bytes
+from w2w_registry.pictures import picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -29,7 +30,6 @@ Pixels = NDArray[np.uint8]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_SIDE: Final = 16
-MAX_PIXELS: Final = 200_000_000
 MAX_BYTES: Final = 500_000_000
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
@@ -116,9 +116,6 @@ def check_mask(mask: NDArray[np.float32], where: str) -> None:
 def _read(path: Path) -> bytes:
     if path.is_dir():
         raise BadImage(path=str(path), reason="is a folder, not a picture")
-    with opened(path, BadImage) as (_, size):
-        if size > MAX_BYTES:
-            raise BadImage(path=str(path), reason=f"larger than {MAX_BYTES // 1_000_000} MB")
     data = read_bytes(path, BadImage, limit=MAX_BYTES)
     if not data:
         raise BadImage(path=str(path), reason="the file is empty")
@@ -127,41 +124,23 @@ def _read(path: Path) -> bytes:
 
 def _open(path: Path, data: bytes, size: int, *, grey: bool = False) -> tuple[PilImage, tuple[str, ...]]:
     """The first frame, upright, as RGB (or L), reduced while decoding when the file is much larger than needed."""
-    import warnings
-
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     notes: list[str] = []
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns at 89 and refuses at 179 megapixels; the limit here is one clear error.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image: PilImage = Image.open(io.BytesIO(data))
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too many", hint="scale it down")
-            if min(width, height) < MIN_SIDE:
-                raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too few")
-            if getattr(image, "n_frames", 1) > 1:
-                notes.append("animated: the first frame is used")
-                image.seek(0)
-            if image.format == "JPEG" and not grey:
-                image.draft("RGB", (4 * size, 4 * size))
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            image = _to_srgb(image, notes)
-            if max(image.size) > 8 * size:
-                image = image.reduce(max(1, min(image.size) // (4 * size)))
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage(path=str(path), reason="not a picture, or of a kind that is not supported") from None
-    except Image.DecompressionBombError:
-        raise BadImage(path=str(path), reason="too many pixels", hint="scale it down") from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
-        # What Pillow's decoders raise on damaged files, by format.
-        raise BadImage(path=str(path), reason=f"damaged picture ({error})") from None
-    return (image.convert("L") if grey else image), tuple(notes)
+    with picture(data, str(path)) as image:
+        width, height = image.size
+        if min(width, height) < MIN_SIDE:
+            raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too few")
+        if getattr(image, "is_animated", False):  # asking for the number of frames would read them all
+            notes.append("animated: the first frame is used")
+            image.seek(0)
+        if image.format == "JPEG" and not grey:
+            image.draft("RGB", (4 * size, 4 * size))
+        image.load()
+        upright = _to_srgb(ImageOps.exif_transpose(image), notes)
+        if max(upright.size) > 8 * size:
+            upright = upright.reduce(max(1, min(upright.size) // (4 * size)))
+        return (upright.convert("L") if grey else upright), tuple(notes)
 
 
 def _to_srgb(image: PilImage, notes: list[str]) -> PilImage:
@@ -224,8 +203,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     Raises:
         BadImage: not a picture.
     """
-    image, _ = _open_raw(path)
-    text = getattr(image, "text", {}).get(METADATA_KEY)
+    with picture(_read(path), str(path)) as image:
+        image.load()
+        text = getattr(image, "text", {}).get(METADATA_KEY)
     if text is None:
         return {}
     try:
@@ -243,22 +223,9 @@ def open_picture(path: Path) -> tuple[bytes, Pixels, str]:
     """
     from PIL import Image
 
-    image, data = _open_raw(path)
-    if image.width * image.height > MAX_PIXELS:
-        raise BadImage(path=str(path), reason=f"{image.width}×{image.height} pixels are too many")
-    return data, np.asarray(image.convert("RGB"), np.uint8), Image.MIME.get(image.format or "", "")
-
-
-def _open_raw(path: Path) -> tuple[PilImage, bytes]:
-    from PIL import Image, UnidentifiedImageError
-
     data = _read(path)
-    try:
-        image = Image.open(io.BytesIO(data))
-        image.load()
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise BadImage(path=str(path), reason=str(error)) from None
-    return image, data
+    with picture(data, str(path)) as image:
+        return data, np.asarray(image.convert("RGB"), np.uint8), Image.MIME.get(image.format or "", "")
 
 
 def _xmp(metadata: Mapping[str, Any]) -> str:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2w_registry.errors import BadFile, IntegrityError
+from w2w_registry.files import read_bytes
 from w2w_registry.hub.bundle import read_table
 from w2w_registry.records import canonical_json
+
+_KEY_LIMIT = 1 << 16
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -62,8 +65,8 @@ def check(data: bytes, key: Path, where: str) -> bool:
 
     payload, signatures = decode(data, where)
     try:
-        public = serialization.load_pem_public_key(key.read_bytes())
-    except (OSError, ValueError):
+        public = serialization.load_pem_public_key(read_bytes(key, limit=_KEY_LIMIT))
+    except ValueError:
         raise BadFile(path=str(key), reason="no usable public key") from None
     if not isinstance(public, ec.EllipticCurvePublicKey):
         return False
@@ -91,8 +94,8 @@ def _sign(payload: bytes, key: Path) -> dict[str, Any]:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        private = serialization.load_pem_private_key(key.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError):
+        private = serialization.load_pem_private_key(read_bytes(key, limit=_KEY_LIMIT), password=None)
+    except (ValueError, TypeError):
         raise BadFile(path=str(key), reason="no usable private key") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise BadFile(path=str(key), reason="no usable private key (an elliptic curve key is expected)")

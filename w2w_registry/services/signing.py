@@ -19,12 +19,16 @@ from w2w_registry.errors import (
     StorageError,
     UsageError,
 )
+from w2w_registry.files import check_file
 
 SIGNATURE = "model.sig"  # in the folder; model-signing, too, names what it leaves out from there
 
 
 _SIGSTORE = frozenset({"sigstore", "sigstore_models", "model_signing", "tuf", "id", "requests", "urllib3"})
 """Packages whose errors while signing are the outside world's, not bugs."""
+
+
+_KEY_LIMIT = 1 << 16
 
 
 # -- exported folders --------------------------------------------------------------------------------
@@ -83,6 +87,7 @@ def sign_folder(folder: Path, signer: Path | Sigstore) -> dict[str, str]:
             hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
         )
         if isinstance(signer, Path):
+            check_file(signer, limit=_KEY_LIMIT)
             try:
                 config.use_elliptic_key_signer(private_key=signer)
             except (ValueError, TypeError) as error:
@@ -137,6 +142,7 @@ def verify_folder(
             hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=True)
         )
         if public_key is not None:
+            check_file(public_key, limit=_KEY_LIMIT)
             try:
                 config.use_elliptic_key_verifier(public_key=public_key)
             except (ValueError, TypeError) as error:

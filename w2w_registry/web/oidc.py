@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from w2w_registry.errors import MissingExtra, SettingError
+from w2w_registry.errors import BadFile, MissingExtra, SettingError
+from w2w_registry.files import read_text
 from w2w_registry.web.access import Role, role_named
 from w2w_registry.web.problems import Problem
+
+_LIMIT = 1 << 16
 
 MINUTES: Final = 10
 LEEWAY: Final = 60
@@ -201,8 +204,8 @@ def oidc_of(options: Mapping[str, Any], home: Path) -> Oidc | None:
     if not urlsplit(str(table["redirect"])).path.endswith("/auth/callback"):
         raise wrong("redirect is the public address of /auth/callback")
     try:
-        secret = (home / str(table["secret_file"])).read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
+        secret = read_text(home / str(table["secret_file"]), limit=_LIMIT).strip()
+    except BadFile:
         raise wrong("secret_file cannot be read") from None
     default = table.get("default_role")
     return Oidc(

@@ -23,9 +23,12 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from w2w_registry.errors import RegistryError, SettingError
+from w2w_registry.errors import BadFile, RegistryError, SettingError
+from w2w_registry.files import read_bytes
 from w2w_registry.services.audit import log, told
 from w2w_registry.services.registry import Registry
+
+_LIMIT = 1 << 16
 
 BATCH: Final = 100
 EVERY: Final = 1.0
@@ -76,8 +79,8 @@ def _webhook(given: Any, home: Path) -> Webhook:
     if not isinstance(events, list) or not all(isinstance(e, str) and e for e in events):
         raise wrong('events are the beginnings of actions, as in ["consent.", "version.add"]')
     try:
-        secret = (home / str(given.get("secret_file", ""))).read_bytes().strip()
-    except OSError:
+        secret = read_bytes(home / str(given.get("secret_file", "")), limit=_LIMIT).strip()
+    except BadFile:
         raise wrong("secret_file cannot be read") from None
     if len(secret) < MIN_SECRET:
         raise wrong(f"secret_file holds fewer than {MIN_SECRET} characters")

@@ -36,6 +36,7 @@ from w2w_registry.services.synthesis import (
     invert,
     sample_sheet,
     train,
+    training,
 )
 from w2w_registry.settings import load_settings
 
@@ -390,7 +391,7 @@ def test_a_folder_of_folders_is_trained_side_by_side(registry: Registry, tmp_pat
 
 
 def test_a_killed_training_goes_on_where_it_was(registry: Registry, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(train, "SAVE_EVERY", 2)
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
     photos = [str(studio.photo(tmp_path, f"{i}", i)) for i in range(2)]
     request = train.TrainRequest(photos, name="ann", steps=6, samples=2, engine=studio.ENGINE)
 

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
-from w2w_registry.errors import SettingError, StorageError
+from w2w_registry.errors import BadFile, SettingError, StorageError
+from w2w_registry.files import read_text
+
+_LIMIT = 1 << 10
 
 _KEY_BYTES = 32
 
@@ -21,12 +24,11 @@ def public_key(folder: Path, name: str) -> bytes | None:
     """
     path = folder / f"{name}.pub"
     try:
-        key = bytes.fromhex(path.read_text("ascii").strip())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+        return bytes.fromhex(read_text(path, limit=_LIMIT).strip()) if path.exists() else None
+    except BadFile as error:
+        raise SettingError(setting=str(path), value="", reason=error.fields["reason"]) from None
+    except ValueError as error:
         raise SettingError(setting=str(path), value="", reason=f"not a public key: {error}") from None
-    return key
 
 
 def private_key(folder: Path, name: str) -> bytes:
@@ -40,7 +42,9 @@ def private_key(folder: Path, name: str) -> bytes:
     """
     path, public = folder / f"{name}.key", folder / f"{name}.pub"
     try:
-        text = path.read_text("ascii").strip()
+        if not path.exists():
+            raise FileNotFoundError
+        text = read_text(path, limit=_LIMIT).strip()
         if not text and not public.exists():
             path.unlink()
             raise FileNotFoundError
@@ -51,11 +55,12 @@ def private_key(folder: Path, name: str) -> bytes:
         key = signing.new_key()
         if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
             return private_key(folder, name)
-    except (OSError, ValueError) as error:
+    except (BadFile, OSError, ValueError) as error:
+        reason = error.fields["reason"] if isinstance(error, BadFile) else error
         raise SettingError(
             setting=str(path),
             value="",
-            reason=f"not a private key: {error}; restore it from a backup, or move it and {public.name} away to sign"
+            reason=f"not a private key: {reason}; restore it from a backup, or move it and {public.name} away to sign"
             " with a new key from now on",
         ) from None
     if not public.exists():

@@ -6,12 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.artifacts import sha256_file
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import subjects_in_order, unfinished_withdrawals
 from w2w_registry.catalog.depictions import depicting_each
@@ -29,6 +27,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.files import sha256_file
 from w2w_registry.records import folded, now
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
@@ -78,7 +77,7 @@ def about_subject(registry: Registry, filters: Filters) -> Rows:
 def from_photo(registry: Registry, filters: Filters) -> Rows:
     """Everything made from a photo (or any file) with this SHA-256, and what was made of that."""
     photo = _need(filters.photo, "photo", "[[photo]] SHA256|FILE")
-    digest = photo.lower() if len(photo) == 64 and set(photo.lower()) <= _HEX else _sha256(Path(photo))
+    digest = photo.lower() if len(photo) == 64 and set(photo.lower()) <= _HEX else _sha256(photo)
     with registry.catalog.read() as session:
         starts = set(walks.made_with(session, digest))
         starts |= versions_from_file(session, digest)
@@ -295,13 +294,15 @@ def _need(value: str | None, question: str, option: str) -> str:
     return value
 
 
-def _sha256(path: Path) -> str:
+_LARGEST = 16 << 30  # a whole checkpoint
+
+
+def _sha256(photo: str) -> str:
     try:
-        return sha256_file(path)
-    except OSError as error:
-        raise BadFile(
-            path=str(path), reason=error.strerror or str(error), hint="give a file, or its SHA-256 in hex"
-        ) from None
+        return sha256_file(photo, limit=_LARGEST)
+    except BadFile as error:
+        error.fields["hint"] = "give a file, or its SHA-256 in hex"
+        raise
 
 
 def _versions(session: Session, ids: Iterable[int]) -> list[Version]:

@@ -10,8 +10,11 @@ import os
 import secrets
 from pathlib import Path
 
-from w2w_registry.errors import SettingError, storing
+from w2w_registry.errors import BadFile, SettingError, storing
+from w2w_registry.files import read_bytes
 from w2w_registry.services.registry import Registry
+
+_LIMIT = 1 << 10
 
 _BYTES = 32
 
@@ -29,12 +32,12 @@ def read_key(registry: Registry) -> bytes | None:
         SettingError: the file cannot be read or is no key.
     """
     path = key_path(registry)
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise SettingError(setting="door_key", value=str(path), reason=error.strerror or str(error)) from None
+    try:
+        key = read_bytes(path, limit=_LIMIT)
+    except BadFile as error:
+        raise SettingError(setting="door_key", value=str(path), reason=error.fields["reason"]) from None
     if len(key) != _BYTES:
         raise SettingError(setting="door_key", value=str(path), reason=f"a key has {_BYTES} bytes, not {len(key)}")
     return key

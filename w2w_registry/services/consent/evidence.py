@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from w2w_registry.errors import BadFile
-from w2w_registry.files import opened, why
+from w2w_registry.files import sha256_file
 
 _LIMIT = 4 << 30  # a long recording
 
@@ -17,11 +15,4 @@ def evidence_digest(path: Path) -> str:
     Raises:
         BadFile: it cannot be read.
     """
-    with opened(path, limit=_LIMIT) as (stream, _):
-        digest = hashlib.sha256()
-        try:
-            while piece := stream.read(1 << 20):
-                digest.update(piece)
-            return digest.hexdigest()
-        except OSError as error:
-            raise BadFile(path=str(path), reason=why(error)) from None
+    return sha256_file(path, limit=_LIMIT)

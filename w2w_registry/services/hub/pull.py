@@ -8,7 +8,6 @@ space like any added file. Nothing is opened but safetensors and JSON; everythin
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import space_with_digest
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
+from w2w_registry.files import sha256_file
 from w2w_registry.hub import bundle
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
@@ -80,7 +80,7 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     choice = bundle.choose(state, document, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
     consent = None
-    digests = {f.path: _sha256(folder / f.path) for f in choice.files}
+    digests = {f.path: sha256_file(folder / f.path) for f in choice.files}
     lora: Path | None = None
     if document is not None:
         bundle.check_files(document, digests, f"hf://{state.repo_id}")
@@ -105,11 +105,6 @@ def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
         return hub.read(state.repo_id, state.commit, file)
 
     return read
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 # -- one of ours -------------------------------------------------------------------------------

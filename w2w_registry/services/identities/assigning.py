@@ -6,7 +6,6 @@ stranger's model under the consent of a friend.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ from w2w_registry.catalog.lookup import refs_of, subjects_of
 from w2w_registry.catalog.models import VersionSubject
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.records import Use
-from w2w_registry.files import opened
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.consent.resolve import serve
 from w2w_registry.services.consent.second_person import require_other
 from w2w_registry.services.identities.bulk import chosen
 from w2w_registry.services.registry import Registry
-
-EVIDENCE_LIMIT = 2**31
 
 
 def assign(
@@ -47,8 +44,7 @@ def assign(
         NotFound: no such subject or identity. SecondPersonNeeded: whoever added a version does not say this alone.
         ConsentDenied: the subject does not allow being registered. BadFile: the evidence cannot be read.
     """
-    with opened(evidence, limit=EVIDENCE_LIMIT) as (stream, _):
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    digest = evidence_digest(evidence)
     with registry.catalog.write(registry.actor) as uow:
         session = uow.session
         row = subject_by_id(session, subject)

@@ -11,11 +11,11 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes
+from w2w_registry.pictures import picture
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
 SIDE = 256
-_FORMATS = ("PNG", "JPEG", "WEBP")
 _ENDINGS = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -45,16 +45,11 @@ def shrunk(data: bytes) -> bytes:
     """A picture as a preview: PNG, at most 256 pixels a side, without metadata.
 
     Raises:
-        BadFile: not a PNG, JPEG or WebP that can be read.
+        BadFile: not a picture that can be read.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            small = image.convert("RGB")
-            small.thumbnail((SIDE, SIDE))
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
-        raise BadFile(path="picture", reason="not a PNG, JPEG or WebP picture that can be read") from None
+    with picture(data, "picture", BadFile) as image:
+        small = image.convert("RGB")
+        small.thumbnail((SIDE, SIDE))
     out = io.BytesIO()
     small.save(out, "PNG")
     return out.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from w2w_registry.catalog.identities import newest_previews, versions_named
 from w2w_registry.diffusion.images import contact_sheet
 from w2w_registry.errors import RegistryError
+from w2w_registry.pictures import picture
 from w2w_registry.services.identities.previews import SIDE, read_preview
 from w2w_registry.services.recording.outputs import check_outputs, write_outputs
 from w2w_registry.services.recording.pictures import Outgoing, prepare, record
@@ -80,9 +80,7 @@ def _stored(registry: Registry, digest: str | None) -> bytes | None:
 
 def _open(data: bytes | None) -> NDArray[np.uint8]:
     """Pixels (h, w, 3); a grey square where there is no picture."""
-    from PIL import Image
-
     if data is None:
         return np.full((SIDE, SIDE, 3), 208, np.uint8)
-    with Image.open(io.BytesIO(data)) as image:
+    with picture(data, "preview") as image:
         return np.asarray(image.convert("RGB"), np.uint8)

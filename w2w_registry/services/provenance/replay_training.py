@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -21,6 +20,7 @@ from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadImage, DeviceError, MissingExtra
+from w2w_registry.files import sha256_file
 from w2w_registry.lora import model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.replay import ReplayStep
@@ -99,11 +99,7 @@ def find_files(places: Sequence[str], wanted: Mapping[str, str | None]) -> Found
     for path in files:
         if len(paths) == len(wanted):
             break
-        try:
-            with path.open("rb") as stream:
-                digest = file_digest(stream, "sha256").hexdigest()
-        except OSError as error:
-            raise BadImage(path=str(path), reason=error.strerror or str(error)) from None
+        digest = sha256_file(path, BadImage)
         if digest in wanted:
             paths.setdefault(digest, path)
         elif path.name in names:

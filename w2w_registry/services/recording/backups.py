@@ -23,7 +23,7 @@ from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.transfer import copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
-from w2w_registry.files import why
+from w2w_registry.files import check_file, why
 from w2w_registry.records import iso, now
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.settings import Settings
@@ -210,6 +210,7 @@ def _safe(name: str) -> bool:
 
 
 def _opened(file: Path) -> tarfile.TarFile:
+    check_file(file)
     try:
         return tarfile.open(file, mode="r:")
     except (OSError, tarfile.TarError) as error:

@@ -22,6 +22,7 @@ from w2w_registry.catalog import policies
 from w2w_registry.catalog.events import actors, events
 from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import SecondPersonNeeded, SettingError, UsageError
+from w2w_registry.files import read_text
 from w2w_registry.records import iso
 from w2w_registry.services.registry import POLICY_SET, Registry
 from w2w_registry.settings import POLICY_FILE, TABLES, policy_of, read_settings_file
@@ -178,7 +179,7 @@ def parse_items(items: Sequence[str]) -> dict[str, Any]:
 
 def write_down(path: Path, values: Mapping[str, Any]) -> None:
     """Let the ``[policy]`` of a registry.toml say these values too; the rest of it stays as it was written."""
-    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    lines = read_text(path, limit=2**20).splitlines() if path.exists() else []
     heads = [i for i, line in enumerate(lines) if line.strip().startswith("[")]
     start = next((i for i in heads if lines[i].strip() == "[policy]"), None)
     if start is None:

@@ -7,13 +7,13 @@ is kept there can be made again, and goes with any erasure.
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import StorageError
+from w2w_registry.pictures import picture
 from w2w_registry.services.recording import pictures, policies
 from w2w_registry.services.recording.pictures import Outgoing
 from w2w_registry.services.registry import Registry
@@ -78,7 +78,5 @@ def _path(registry: Registry, version_id: int, digest: str) -> Path:
 
 
 def _pixels(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
+    with picture(data, "preview") as image:
         return np.asarray(image.convert("RGB"), np.uint8)

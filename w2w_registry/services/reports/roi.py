@@ -12,7 +12,8 @@ from typing import Any
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import usage
-from w2w_registry.errors import SettingError, UsageError
+from w2w_registry.errors import BadFile, SettingError, UsageError
+from w2w_registry.files import read_text
 from w2w_registry.records import iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry, present
@@ -29,6 +30,9 @@ FOCUS = (
 """Columns of FOCUS 1.0 that can be filled, and two of our own."""
 
 
+_LIMIT = 1 << 20
+
+
 def read_rates(path: Path | None) -> Rates:
     """``[rates]`` of a TOML file; no file, no rates.
 
@@ -38,8 +42,10 @@ def read_rates(path: Path | None) -> Rates:
     if path is None:
         return Rates()
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        data = tomllib.loads(read_text(path, limit=_LIMIT))
+    except BadFile as error:
+        raise SettingError(setting=str(path), value="", reason=error.fields["reason"]) from None
+    except tomllib.TOMLDecodeError as error:
         raise SettingError(setting=str(path), value="", reason=str(error)) from None
     table = data.get("rates", data)
     hour = table.get("hour", {})

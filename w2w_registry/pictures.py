@@ -1,0 +1,53 @@
+"""The one way a picture is opened: of the formats people have, few enough pixels, and one error whatever is wrong.
+
+Without a list of formats Pillow tries every decoder it has, and one of them hands files to Ghostscript.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from w2w_registry.errors import BadFile, BadImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
+FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MAX_PIXELS: Final = 200_000_000
+
+
+@contextmanager
+def picture(data: bytes, path: str, kind: type[BadFile] = BadImage, *, most: int = MAX_PIXELS) -> Iterator[PilImage]:
+    """The first frame of a picture, not decoded yet; what decoding it in the block raises becomes the same error.
+
+    Args:
+        path: what the error calls it. most: pixels it may have.
+
+    Raises:
+        BadImage (or ``kind``): not a picture of ``FORMATS``, damaged, or with more pixels than ``most``.
+    """
+    import warnings
+
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns at 89 and refuses at 179 megapixels; the limit here is one clear error.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > most:
+                    reason = f"{image.width}×{image.height} pixels are too many"
+                    raise kind(path=path, reason=reason, hint="scale it down")
+                yield image
+    except BadFile:
+        raise
+    except UnidentifiedImageError:
+        raise kind(path=path, reason="not a picture, or of a kind that is not supported") from None
+    except Image.DecompressionBombError:
+        raise kind(path=path, reason="too many pixels", hint="scale it down") from None
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
+        # What Pillow's decoders raise on damaged files, by format.
+        raise kind(path=path, reason=f"damaged picture ({error})") from None
