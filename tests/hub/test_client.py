@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -233,12 +234,26 @@ def test_a_malformed_answer_is_one_clear_line(hub: LocalHub, client: HubClient, 
     assert "\x1b" not in line
 
 
-def test_an_answer_without_end(hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte now and then keeps every single read in time; the whole answer has to end too."""
-    monkeypatch.setattr("w2w_registry.hub.bounds.DEADLINE", 0.2)
-    hub.faults.add(Fault("trickle", match="whoami", seconds=0.02, times=None))
+@pytest.mark.parametrize("action", ["trickle", "trickle-head"])
+def test_an_answer_without_end(
+    hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch, action: Literal["trickle", "trickle-head"]
+) -> None:
+    """A byte now and then keeps every single read in time; the whole answer, headers included, has to end too."""
+    monkeypatch.setattr("w2w_registry.hub.deadlines.DEADLINE", 0.2)
+    hub.faults.add(Fault(action, match="whoami", seconds=0.02, times=None))
     with pytest.raises(HubError, match="did not end within"):
         client.whoami()
+
+
+def test_a_file_whose_headers_never_end(hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(hub, {"a.txt": b"x"})
+    state = client.state(REPO)
+    file = state.file("a.txt")
+    assert file is not None
+    monkeypatch.setattr("w2w_registry.hub.deadlines.DEADLINE", 0.2)
+    hub.faults.add(Fault("trickle-head", match="resolve", seconds=0.02, times=None))
+    with pytest.raises(HubError, match="did not end within"):
+        client.read(REPO, state.commit, file)
 
 
 def test_a_giant_answer(hub: LocalHub, client: HubClient, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 from w2w_registry.errors import HubError
+from w2w_registry.hub import deadlines
 from w2w_registry.hub.api import HubFile
+from w2w_registry.hub.deadlines import ANNOUNCED, Deadline
 from w2w_registry.hub.safety import shorten
 
 MOST_JSON = 64 << 20
 """Bytes of one answer of the API; the largest honest ones list a few hundred thousand files."""
-DEADLINE = 300.0
-"""Seconds one answer may take from its headers on; a file gets another one for every ``SLOWEST`` bytes."""
-SLOWEST = 10_000
-ANNOUNCED = "w2w_announced_bytes"
-"""Extension of a request for a file: how many bytes were announced."""
-
 _REPO_ID = re.compile(r"[\w.-]{1,96}(?:/[\w.-]{1,96})?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TAG = re.compile(r"[^\x00-\x20\x7f]{1,255}")
@@ -33,31 +28,27 @@ def bound(response: Any) -> None:
     if announced is None and not response.request.url.path.startswith("/api/"):
         return
     most = MOST_JSON if announced is None else int(announced)
-    seconds = DEADLINE + (0 if announced is None else most / SLOWEST)
+    deadline = deadlines.of(response.request) or Deadline(deadlines.DEADLINE, response.request.url.host)
     base = next(kind for kind in type(response.stream).__mro__ if kind.__name__ == "SyncByteStream")
-    where = f"{response.request.url.host}{response.request.url.path}"
     # the client asks for an instance of its own class, whichever version of it the library brings
     kept = type("Bounded", (_Bounded, base), {})
-    response.stream = kept(response.stream, where, None if announced is not None else most, seconds)
+    response.stream = kept(response.stream, deadline, None if announced is not None else most)
 
 
 class _Bounded:
     """A byte stream that stops with a HubError after too many bytes or too long."""
 
-    def __init__(self, stream: Any, where: str, most: int | None, seconds: float) -> None:
-        self._stream, self._where, self._most = stream, where, most
-        self._until = time.monotonic() + seconds
-        self._seconds = seconds
+    def __init__(self, stream: Any, deadline: Deadline, most: int | None) -> None:
+        self._stream, self._deadline, self._most = stream, deadline, most
 
     def __iter__(self) -> Iterator[bytes]:
         got = 0
         for chunk in self._stream:
             got += len(chunk)
             if self._most is not None and got > self._most:
-                raise HubError(repo=self._where, reason=f"the answer is longer than {self._most >> 20} MB", status=None)
-            if time.monotonic() > self._until:
-                reason = f"the answer did not end within {self._seconds:.0f} seconds"
-                raise HubError(repo=self._where, reason=reason, status=None, hint="try again later; `sync` goes on")
+                reason = f"the answer is longer than {self._most >> 20} MB"
+                raise HubError(repo=self._deadline.where, reason=reason, status=None)
+            self._deadline.check()
             yield chunk
 
     def close(self) -> None:

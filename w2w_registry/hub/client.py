@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, storing
+from w2w_registry.hub import deadlines
 from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
 from w2w_registry.hub.bounds import bound, commit_of, hub_file, repo_id_of, tag_of
 from w2w_registry.hub.client_errors import from_network, offline, translate, wait_before_retry
@@ -285,7 +286,11 @@ class HubClient:
         shared.timeout = TIMEOUT
         hooks = shared.event_hooks
         if bound not in hooks["response"]:
-            shared.event_hooks = {**hooks, "response": [*hooks["response"], bound]}
+            shared.event_hooks = {
+                "request": [*hooks["request"], deadlines.begin],
+                "response": [*hooks["response"], bound],
+            }
+            deadlines.watch(shared)
         return self._made
 
     def _call(

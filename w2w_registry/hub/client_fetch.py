@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from w2w_registry.errors import RegistryError, UnsafeRepo
 from w2w_registry.hub.api import Digests, HubFile
-from w2w_registry.hub.bounds import ANNOUNCED
 from w2w_registry.hub.client_errors import from_network, wait_before_retry
+from w2w_registry.hub.deadlines import ANNOUNCED
 from w2w_registry.hub.safety import header_problem, shorten
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Action = Literal["cut", "truncate", "status", "slow", "kill", "answer", "trickle"]
+Action = Literal["cut", "truncate", "status", "slow", "kill", "answer", "trickle", "trickle-head"]
 When = Literal["before", "after"]
 
 
@@ -38,7 +38,7 @@ class Fault:
     - status: the answer is ``status`` with ``headers``.
     - slow: the answer waits for ``seconds``.
     - answer: the answer is ``body``, as JSON.
-    - trickle: the answer comes a byte every ``seconds``.
+    - trickle: the answer comes a byte every ``seconds``; trickle-head: already its headers do.
     - kill: ``pid`` gets SIGKILL, then the connection closes.
     """
 

@@ -726,7 +726,11 @@ class _Handler(BaseHTTPRequestHandler):
     def _spoil(self, fault: Fault | None, serve: Callable[[], Answer]) -> Answer:
         if fault is None:
             return serve()
-        answer = serve() if fault.when == "after" or fault.action in ("truncate", "slow", "trickle") else Answer()
+        answer = (
+            serve()
+            if fault.when == "after" or fault.action in ("truncate", "slow", "trickle", "trickle-head")
+            else Answer()
+        )
         if fault.action == "kill" and fault.pid is not None:
             os.kill(fault.pid, signal.SIGKILL)
         if fault.action in ("cut", "kill"):
@@ -744,6 +748,9 @@ class _Handler(BaseHTTPRequestHandler):
         return answer
 
     def _send(self, answer: Answer, fault: Fault | None) -> None:
+        if fault is not None and fault.action == "trickle-head":
+            self._trickle(f"HTTP/1.1 {answer.status} OK\r\nX-Slow: {'x' * 4000}\r\n".encode(), fault.seconds)
+            raise _Cut
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             # Header values are latin-1 on the wire; names of files may not be.
@@ -758,15 +765,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(answer.body[: len(answer.body) // 2])
             raise _Cut
         if fault is not None and fault.action == "trickle":
-            for byte in answer.body:
-                self.wfile.write(bytes([byte]))
-                self.wfile.flush()
-                time.sleep(fault.seconds)
+            self._trickle(answer.body, fault.seconds)
         else:
             self.wfile.write(answer.body)
         self.wfile.flush()
         if length != len(answer.body):
             raise _Cut
+
+    def _trickle(self, data: bytes, seconds: float) -> None:
+        for byte in data:
+            self.wfile.write(bytes([byte]))
+            self.wfile.flush()
+            time.sleep(seconds)
 
     def _read_body(self) -> bytes:
         if "chunked" in self.headers.get("Transfer-Encoding", ""):
