@@ -295,7 +295,13 @@ SPELLINGS = {
     "transformer.transformer_blocks.3.attn.add_q_proj": "transformer/transformer_blocks.3.attn.add_q_proj",
     "diffusion_model.transformer_blocks.3.img_mlp.net.0.proj": "transformer/transformer_blocks.3.img_mlp.net.0.proj",
     "lycoris_transformer_blocks_3_img_mod_1": "transformer/transformer_blocks.3.img_mod.1",
-    "lora_unet_blocks_3_self_attn_q": "model/lora_unet_blocks_3_self_attn_q",
+    "lora_unet_blocks_3_self_attn_q": "transformer/blocks.3.attn1.to_q",
+    "lora_unet_strange_3_self_attn_q": "model/lora_unet_strange_3_self_attn_q",
+    "diffusion_model.blocks.3.cross_attn.k_img": "transformer/blocks.3.attn2.add_k_proj",
+    "lora_unet_layers_3_attention_to_out_0": "transformer/layers.3.attention.to_out.0",
+    "pipe.unet.mid_block.attentions.0.proj_in": "unet/mid_block.attentions.0.proj_in",
+    "base_model.model.base_model.model.unet.conv_in": "unet/conv_in",
+    "clip_g.text_model.encoder.layers.3.mlp.fc1": f"text_encoder_2/{CLIP}.3.mlp.fc1",
 }
 
 

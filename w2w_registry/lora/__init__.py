@@ -22,6 +22,7 @@ from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, fur
 from w2w_registry.lora.names import Format
 from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
+from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
 from w2w_registry.lora.write import lora_files, write_lora
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "ModelDigests",
     "Sameness",
     "Skipped",
+    "change_of",
+    "digests_of",
     "discover",
     "find_loras",
     "further_names",
@@ -47,7 +50,10 @@ __all__ = [
     "not_plain",
     "read_adapter",
     "read_lora",
+    "same_adapter",
     "same_model",
+    "same_shares",
+    "shares_of",
     "suggest_name",
     "write_lora",
 ]

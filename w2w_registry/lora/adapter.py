@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +30,13 @@ from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.roles import OWN_WEIGHTS
 from w2w_registry.lora.tensorfile import (
     DTYPE_NAMES,
+    DType,
     Header,
     brief,
     is_pickle_name,
     read_header,
     read_tensors,
+    round_to,
     stat_path,
 )
 from w2w_registry.records import canonical_json
@@ -96,13 +98,17 @@ class Adapter:
     def digest(self) -> str:
         """SHA-256 (hex) of what the adapter is, whatever file it came in: every tensor as fp32 under its layer and
         role, with its scale. The same model in another format or key order has the same one."""
+        return self.digest_as("fp32")
+
+    def digest_as(self, dtype: DType) -> str:
+        """The digest it would have in a file of this dtype."""
         digest = hashlib.sha256(b"w2w adapter fp32\n")
         for change in sorted(self.changes, key=lambda c: (c.part, c.module, c.kind, c.rows)):
             head = [change.part, change.module, change.kind, change.rows, float(change.scale)]
             digest.update(canonical_json(head).encode())
             for role, array in sorted(change.tensors.items()):
                 digest.update(canonical_json([role, list(array.shape)]).encode())
-                digest.update((array + np.float32(0)).astype("<f4").tobytes())
+                digest.update((round_to(array, dtype) + np.float32(0)).astype("<f4").tobytes())
         digest.update(canonical_json([sorted(self.unread), sorted(self.more)]).encode())
         return digest.hexdigest()
 
@@ -223,9 +229,22 @@ def is_embedding(name: str) -> bool:
     return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))
 
 
+def _other_model(names: Iterable[str]) -> str | None:
+    """What a file is whose tensors end like an adapter's and are another thing's."""
+    names = list(names)
+    if "lora_controlnet" in names:
+        return "a Control-LoRA, the makings of a ControlNet"
+    if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
+        return "an IP-Adapter, which takes pictures as prompts"
+    return None
+
+
 def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Counter[str], list[str]]:
     if not header.entries:
         raise BadLora(path=str(path), reason="the file holds no tensors")
+    other = _other_model(header.entries)
+    if other is not None:
+        raise BadLora(path=str(path), reason=f"{other}: not an adapter of a model")
     keys, forms, unknown = read_keys(header.entries)
     telling = [key for key in keys.values() if key.role not in (*OWN_WEIGHTS, "alpha")]
     if not telling:

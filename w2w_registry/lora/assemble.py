@@ -16,7 +16,7 @@ from w2w_registry.lora import config
 from w2w_registry.lora.change import BrokenChange, Change, check_shapes, rank_of
 from w2w_registry.lora.formats import Key
 from w2w_registry.lora.roles import OWN_WEIGHTS, kind_of
-from w2w_registry.lora.targets import Target
+from w2w_registry.lora.targets import Target, as_flux2
 from w2w_registry.lora.tensorfile import TensorData, brief
 
 _LINEAR = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
@@ -41,6 +41,8 @@ def changes_of(
     with_alpha: Counter[float] = Counter()
     for place, tensors in groups.items():
         part, targets = place
+        if "double_blocks" in names[place] or "single_blocks" in names[place]:
+            targets = as_flux2(targets, *_sizes(tensors))
         try:
             made, own = _layer(part, targets, names[place], tensors, settings.get(part, settings.get("")))
         except BrokenChange as error:
@@ -58,6 +60,21 @@ def changes_of(
             f"others are taken at alpha = rank, where diffusers would take {usual:g}"
         )
     return tuple(changes), remarks, "settings" if settings else "tensor" if with_alpha else "default"
+
+
+def _sizes(tensors: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
+    """(numbers a linear layer takes, numbers it gives), as far as its factors say; (0, 0) where they do not."""
+    pairs = [("A", "B"), ("hada_w1_b", "hada_w1_a")]
+    for a, b in pairs:
+        if a in tensors and b in tensors and tensors[a].ndim == tensors[b].ndim == 2:
+            return tensors[a].shape[1], tensors[b].shape[0]
+    width, rows = 1, 1
+    for half in ("lokr_w1", "lokr_w2"):
+        right, left = (tensors.get(half, tensors.get(f"{half}_{x}")) for x in "ba")
+        if right is None or left is None or right.ndim != 2 or left.ndim != 2:
+            return 0, 0
+        width, rows = width * right.shape[1], rows * left.shape[0]
+    return width, rows
 
 
 def _layer(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from w2w_registry.lora.targets import FLUX_TOP, STACKS, Layer, Target
+from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target
 
 Format = Literal["peft", "diffusers", "kohya"]
 """What is written; more is read (``formats``)."""
@@ -32,9 +32,12 @@ _PREFIXES = {
     "text_encoder.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
     "text_encoder_3.": "text_encoder_3",
+    "clip_l.": "text_encoder",
+    "clip_g.": "text_encoder_2",
     "prior.": "prior",
     "vae.": "vae",
 }
+_PARTS = frozenset(_PREFIXES.values())
 _UNET_ROOTS = (
     "down_blocks.",
     "mid_block.",
@@ -62,8 +65,9 @@ _TRANSFORMER_ROOTS = (
 )
 # Wan's blocks, where no prefix says what they are of
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
-# What wrapping a model for training puts before its names.
+# What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
+_HOLDERS = ("base_model.model.", "pipe.", "pipeline.", "model.", "network.", "net.")
 _LANGUAGE = re.compile(
     r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
     r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"
@@ -75,8 +79,9 @@ _LANGUAGE = re.compile(
 _CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projection|final_layer_norm)|text_model\..*")
 
 
-def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
-    """The layer a dotted name means: PEFT's and diffusers' (with the part in front, or not), or ComfyUI's."""
+def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
+    """The layer a dotted name means: PEFT's and diffusers' (with the part in front, or not), or ComfyUI's. ``held``: so
+    many names of what holds the model may stand in front."""
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
     if _LANGUAGE.fullmatch(stem):
@@ -100,6 +105,10 @@ def dotted_layer(stem: str, *, processor: bool = False) -> Layer:
         return _original_layer(stem)
     if _CLIP.fullmatch(stem):
         return Layer("text_encoder", (Target(_plain_text(stem)),))
+    for holder in _HOLDERS if held else ():
+        if stem.startswith(holder):
+            layer = dotted_layer(stem.removeprefix(holder), processor=processor, held=held - 1)
+            return layer if layer.part in _PARTS else Layer("model", (Target(stem),))
     return Layer("model", (Target(stem),))
 
 
@@ -135,14 +144,24 @@ def _plain_text(module: str) -> str:
 
 
 # -- the original code's names, flat or dotted ------------------------------------------------------------
+_WAN = re.compile(
+    r"blocks_(?P<n>\d+)_(?:(?P<attn>self|cross)_attn_(?P<x>q|k|v|o|k_img|v_img|norm_q|norm_k|norm_k_img)|ffn_(?P<ff>[02]))"
+)
 _ORIGINAL = re.compile(r"(?P<stack>double_blocks|single_blocks|joint_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
 
 
 def _original(name: str) -> Layer | None:
-    """A layer named as the original code of SD, SDXL, Flux or SD3 does, with dots or underscores."""
+    """A layer named as the original code of SD, SDXL, Flux, SD3 or Wan does, with dots or underscores."""
     flat = name.replace(".", "_")
-    if flat in FLUX_TOP:
-        return Layer("transformer", (FLUX_TOP[flat],))
+    wan = _WAN.fullmatch(flat)
+    if wan is not None:
+        if wan["ff"]:
+            name = f"ffn.net.{'0.proj' if wan['ff'] == '0' else '2'}"
+        else:
+            name = f"{'attn1' if wan['attn'] == 'self' else 'attn2'}.{WAN_ATTENTION[wan['x']]}"
+        return Layer("transformer", (Target(f"blocks.{int(wan['n'])}.{name}"),))
+    if flat in TOP:
+        return Layer("transformer", (TOP[flat],))
     match = _ORIGINAL.fullmatch(flat)
     if match is not None:
         stack, inner = STACKS[match["stack"]]
@@ -170,6 +189,10 @@ _FLAT_TOP = {
     )
 }
 _FLAT_INNER = {name.replace(".", "_"): name for name in _INNER}
+_FLAT_LAYERS = re.compile(
+    r"(?P<stack>layers|context_refiner|noise_refiner)_(?P<n>\d+)_"
+    r"(?P<inner>attention_to_[qkv]|attention_to_out_0|feed_forward_w[123]|adaLN_modulation_[01])"
+)
 _FLAT_STACK = re.compile(r"(?P<stack>transformer_blocks|single_transformer_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
 _FLAT_CLIP = re.compile(
     r"text_model_encoder_layers_(?P<n>\d+)_(?:self_attn_(?P<attn>[qkv]_proj|out_proj)|mlp_(?P<mlp>fc[12]))"
@@ -205,6 +228,10 @@ def _flat_denoiser(flat: str, stem: str) -> Layer:
         return Layer("transformer", (Target(name),))
     if flat in _FLAT_TOP:
         return Layer("transformer", (Target(_FLAT_TOP[flat]),))
+    match = _FLAT_LAYERS.fullmatch(flat)
+    if match is not None:
+        inner = re.sub(r"(attention|feed_forward|adaLN_modulation|to_out)_(?=to_|w|\d)", r"\1.", match["inner"])
+        return Layer("transformer", (Target(f"{match['stack']}.{int(match['n'])}.{inner}"),))
     original = _original(flat)
     if original is not None:
         return original

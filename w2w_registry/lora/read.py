@@ -18,7 +18,7 @@ from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.tensorfile import brief
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
-_LARGEST = 1e9  # ten thousand times what any trained factor holds; sums of squares stay far inside fp32
+LARGEST = 1e9  # ten thousand times what any trained factor holds; sums of squares stay far inside fp32
 AlphaSource = Literal["config", "header", "tensor", "default"]
 
 
@@ -199,7 +199,7 @@ def not_plain(adapter: Adapter) -> str | None:
         return "changes a UNet and a transformer"
     assert kinds == {"LoRA"}
     largest = max(float(np.abs(c.tensors[role]).max()) for c in adapter.denoiser for role in ("A", "B"))
-    return f"its values (up to {largest:.0e}) are too large to compute with" if largest > _LARGEST else None
+    return f"its values (up to {largest:.0e}) are too large to compute with" if largest > LARGEST else None
 
 
 def _words(kind: str, tucker: bool) -> str:

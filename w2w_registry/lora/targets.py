@@ -90,8 +90,60 @@ FLUX_TOP: dict[str, Target] = {
     "final_layer_linear": Target("proj_out"),
     "final_layer_adaLN_modulation_1": Target("norm_out.linear", "swapped"),
 }
+FLUX2_TOP: dict[str, Target] = {
+    "double_stream_modulation_img_lin": Target("double_stream_modulation_img.linear"),
+    "double_stream_modulation_txt_lin": Target("double_stream_modulation_txt.linear"),
+    "single_stream_modulation_lin": Target("single_stream_modulation.linear"),
+}
+WAN_TOP: dict[str, Target] = {
+    "time_embedding_0": Target("condition_embedder.time_embedder.linear_1"),
+    "time_embedding_2": Target("condition_embedder.time_embedder.linear_2"),
+    "time_projection_1": Target("condition_embedder.time_proj"),
+    "text_embedding_0": Target("condition_embedder.text_embedder.linear_1"),
+    "text_embedding_2": Target("condition_embedder.text_embedder.linear_2"),
+    "img_emb_proj_1": Target("condition_embedder.image_embedder.ff.net.0.proj"),
+    "img_emb_proj_3": Target("condition_embedder.image_embedder.ff.net.2"),
+    "head_head": Target("proj_out"),
+}
+TOP: dict[str, Target] = {**FLUX_TOP, **FLUX2_TOP, **WAN_TOP}
+WAN_ATTENTION = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "k_img": "add_k_proj",
+    "v_img": "add_v_proj",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+    "norm_k_img": "norm_added_k",
+}
 STACKS = {
     "double_blocks": ("transformer_blocks", FLUX_DOUBLE),
     "single_blocks": ("single_transformer_blocks", FLUX_SINGLE),
     "joint_blocks": ("transformer_blocks", SD3_JOINT),
 }
+
+
+def as_flux2(targets: tuple[Target, ...], width: int, rows: int) -> tuple[Target, ...]:
+    """The layers of Flux 2, whose files name them as Flux 1's do; only their sizes differ: its feed-forward layers are
+    three times as wide as what they take and gated, and single blocks are not taken apart.
+
+    Args:
+        width: numbers a layer takes. rows: numbers it gives.
+    """
+    block = targets[0].module.partition("attn.to_q")[0] if len(targets) == 4 else ""
+    if block and rows == 9 * width:
+        return (Target(f"{block}attn.to_qkv_mlp_proj"),)
+    if len(targets) != 1:
+        return targets
+    module = targets[0].module
+    for old, new, fits in (
+        (".net.0.proj", ".linear_in", rows == 6 * width),
+        (".net.2", ".linear_out", width == 3 * rows),
+    ):
+        stem = module.removesuffix(old)
+        if stem != module and fits and stem.endswith((".ff", ".ff_context")):
+            return (Target(stem + new),)
+    if module.startswith("single_") and module.endswith(".proj_out") and width == 4 * rows:
+        return (Target(f"{module.removesuffix('proj_out')}attn.to_out"),)
+    return targets

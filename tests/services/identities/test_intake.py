@@ -246,3 +246,48 @@ def test_language_models_are_passed_over_by_name(empty: Registry, tmp_path: Path
     assert [s.reason for s in done.skipped] == [s.reason for s in planned.survey.skipped]
     assert done.skipped[0].reason == "an adapter of a language model"
     assert cause("a.b_0 has an alpha (as x)") == cause("c.d_1 has an alpha (as y)")
+
+
+def test_the_plan_knows_a_model_under_other_factors(empty: Registry, world: World, tmp_path: Path) -> None:
+    """Scaled factors, in one folder and later: the plan counts what the run registers, and names it."""
+    world.write(tmp_path / "in", range(20))
+    for i in range(3):
+        tensors = {
+            k: v * np.float32(4.0 if k[1] == "A" else 0.25) for k, v in world.layout.unflatten(world.theta(i)).items()
+        }
+        write_lora(tmp_path / "in" / f"scaled{i}", tensors, world.layout.alpha, base_model=BASE)
+    for added, existing in ((20, 3), (0, 23)):
+        planned, done = run(empty, tmp_path / "in")
+        assert (planned.added, planned.existing) == (count(done, "added"), count(done, "existing")) == (added, existing)
+        foreseen = {(item.path, item.status, item.identity) for item in planned.items}
+        assert foreseen == {(item.path, item.status, item.identity) for item in done.items}
+
+
+def test_another_kind_of_adapter_is_known_again(empty: Registry, tmp_path: Path) -> None:
+    """A LoHa with its factors scaled, and rounded to fp16."""
+    loha = {
+        f"{ATTENTION}.hada_w{i}_{x}": rand(*((16, 2) if x == "a" else (2, 12)), seed=i) for i in (1, 2) for x in "ab"
+    }
+    scaled = {
+        k: v * np.float32(2.0 if k.endswith("w1_a") else 0.5 if k.endswith("w1_b") else 1) for k, v in loha.items()
+    }
+    run(empty, st_file(tmp_path / "one.safetensors", loha))
+    for n, copy in enumerate((scaled, {k: v.astype(np.float16) for k, v in loha.items()})):
+        planned, done = run(empty, st_file(tmp_path / f"copy{n}.safetensors", copy))
+        assert (planned.existing, count(done, "existing"), done.items[0].identity) == (1, 1, "one")
+
+
+def test_a_text_encoders_share_tells_two_apart_in_no_space_too(empty: Registry, tmp_path: Path) -> None:
+    """One denoiser with two text encoders' shares is two models; one of them rounded to fp16 is the first again."""
+    pair = {f"{ATTENTION}.lora_down.weight": rand(2, 12), f"{ATTENTION}.lora_up.weight": rand(16, 2)}
+
+    def text(seed: int) -> dict[str, np.ndarray]:
+        stem = "lora_te_text_model_encoder_layers_0_mlp_fc1"
+        return {f"{stem}.lora_down.weight": rand(2, 12, seed=seed), f"{stem}.lora_up.weight": rand(16, 2, seed=seed)}
+
+    for name, state in (("a", {**pair, **text(1)}), ("b", {**pair, **text(2)}), ("c", pair)):
+        planned, done = run(empty, st_file(tmp_path / f"{name}.safetensors", state))
+        assert (planned.added, count(done, "added")) == (1, 1)
+    half = {k: v.astype(np.float16) for k, v in {**pair, **text(2)}.items()}
+    planned, done = run(empty, st_file(tmp_path / "half.safetensors", half))
+    assert (planned.existing, done.items[0].status, done.items[0].identity) == (1, "existing", "b")

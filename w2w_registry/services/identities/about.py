@@ -1,5 +1,6 @@
-"""What people keep beside an adapter about it: ``x.civitai.info``, the ``x.json`` of the common web interface, and what
-the file's own header says. Read as labels; a stranger's words, bounded and never trusted."""
+"""What people keep beside an adapter about it: ``x.civitai.info``, the ``x.json`` of the common web interface, what
+managers of such files keep (``x.metadata.json``, ``x.cm-info.json``), the Hub's card in its folder, and what the file's
+own header says. Read as labels; a stranger's words, bounded and never trusted."""
 
 from __future__ import annotations
 
@@ -15,6 +16,8 @@ from w2w_registry.services.recording.labels import Label
 
 _LIMIT = 4 * 2**20
 _TEXT = 2_000
+_STRONGEST = 1_000.0
+_BESIDE = (".metadata.json", ".cm-info.json", ".civitai.info", ".json")
 
 
 def about(path: Path, told: Told | None) -> dict[str, Label]:
@@ -27,21 +30,75 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
             _put(found, name, told.facts.get(name))
         _put(found, "notes", told.facts.get("description"))
     stem = path.with_suffix("") if path.is_file() else path / path.name
-    civitai = _table(stem.with_name(stem.name + ".civitai.info"))
-    _put(found, "trigger", ", ".join(map(str, civitai.get("trainedWords") or [])))
-    _put(found, "base_hint", civitai.get("baseModel"))
-    _put(found, "notes", _plain(civitai.get("description")))
-    model = civitai.get("model")
-    if isinstance(model, dict):
-        _put(found, "title", model.get("name"))
-    own = _table(stem.with_name(stem.name + ".json"))
+    beside = {ending: _table(stem.with_name(stem.name + ending)) for ending in _BESIDE}
+    _from_card(found, path)
+    for name in (".metadata.json", ".cm-info.json", ".civitai.info"):
+        _from_manager(found, beside[name])
+    own = beside[".json"]
     _put(found, "trigger", own.get("activation text"))
     _put(found, "base_hint", own.get("sd version"))
     _put(found, "notes", own.get("notes") or own.get("description"))
-    strength = own.get("preferred weight")
-    if isinstance(strength, (int, float)) and not isinstance(strength, bool) and strength:
-        found["strength"] = float(strength)
+    _put_strength(found, own.get("preferred weight"))
     return found
+
+
+def _from_manager(found: dict[str, Label], table: dict[str, Any]) -> None:
+    """What a download site's description says (``x.civitai.info``), as it is or as the managers of such files keep it:
+    theirs are the same names in another case, and the site's description inside."""
+    inner = table.get("civitai")
+    if isinstance(inner, dict):
+        _from_manager(found, inner)
+    fields = {re.sub(r"_", "", str(key)).lower(): value for key, value in table.items()}
+    words = fields.get("trainedwords")
+    if isinstance(words, list):
+        _put(found, "trigger", ", ".join(str(w.get("word", "")) if isinstance(w, dict) else str(w) for w in words))
+    _put(found, "base_hint", fields.get("basemodel"))
+    _put(found, "notes", _plain(fields.get("notes") or fields.get("description") or fields.get("modeldescription")))
+    model = fields.get("model")
+    model = model if isinstance(model, dict) else {}
+    _put(found, "title", fields.get("modelname") or model.get("name"))
+    _put(found, "tags", _words(fields.get("tags") or model.get("tags")))
+    tips = fields.get("usagetips")
+    if isinstance(tips, str):
+        try:
+            tips = json.loads(tips[:_TEXT])
+        except (ValueError, RecursionError):
+            tips = None
+    _put_strength(found, tips.get("strength") if isinstance(tips, dict) else None)
+
+
+def _from_card(found: dict[str, Label], path: Path) -> None:
+    """The Hub's card in the adapter's folder: what stands between the first two lines of ``---``."""
+    card = path / "README.md"
+    try:
+        text = read_text(card, limit=_LIMIT) if path.is_dir() and card.is_file() else ""
+    except BadFile:
+        return
+    head = re.match(r"---\s*\n(.{0,20000}?)\n---", text, re.DOTALL)
+    if head is None:
+        return
+    import yaml
+
+    try:
+        fields = yaml.safe_load(head[1])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return
+    if isinstance(fields, dict):
+        base = fields.get("base_model")
+        _put(found, "base_hint", base[0] if isinstance(base, list) and base else base)
+        _put(found, "trigger", fields.get("instance_prompt"))
+        _put(found, "license", fields.get("license"))
+        _put(found, "tags", _words(fields.get("tags")))
+
+
+def _words(value: Any) -> str | None:
+    return ", ".join(word for word in value if isinstance(word, str)) if isinstance(value, list) else None
+
+
+def _put_strength(found: dict[str, Label], strength: Any) -> None:
+    number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
+    if number and strength and abs(strength) < _STRONGEST:
+        found["strength"] = float(strength)
 
 
 def _put(found: dict[str, Label], name: str, value: Any) -> None:

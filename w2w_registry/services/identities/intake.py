@@ -15,18 +15,22 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import known_version, refs_of
+from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import BadFile, RegistryError
-from w2w_registry.lora import Candidate, Skipped, discover, lora_of, not_plain, read_adapter
+from w2w_registry.lora import Candidate, Skipped, digests_of, discover, lora_of, not_plain, read_adapter
 from w2w_registry.records import IdentityRef, check_name
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
 from w2w_registry.services.identities.outcome import lists
-from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, digests_of
+from w2w_registry.services.identities.twins import Twins
+from w2w_registry.services.identities.unplaced import add_copies, add_unplaced
+from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
+from w2w_registry.services.recording.likeness import of_adapter
+from w2w_registry.services.recording.novelty import Arrival, Sketchbook, plainly_new
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
@@ -39,7 +43,7 @@ ENOUGH = LEAST
 Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: its tensors are model weights", "an adapter of a language model"),
-    "a PEFT adapter of the kind",
+    *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter"),
 )
 
 
@@ -138,10 +142,11 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     candidates, skipped = _discovered(request)
     seen: list[Seen] = []
     failed: list[Item] = []
+    twins = Twins()
     for done, candidate in enumerate(candidates, start=1):
         try:
             check_name(request.prefix + candidate.name)
-            seen.append(_look(candidate, request))
+            seen.append(_look(candidate, request, twins))
         except RegistryError as error:
             reason = str(error.fields.get("reason", ""))
             if len(candidates) > 1 and reason.startswith(_NOT_ADAPTERS):
@@ -159,8 +164,9 @@ def _discovered(request: AddRequest) -> tuple[list[Candidate], list[Skipped]]:
     return request.called(candidates), skipped
 
 
-def _look(candidate: Candidate, request: AddRequest) -> Seen:
+def _look(candidate: Candidate, request: AddRequest, twins: Twins) -> Seen:
     adapter = read_adapter(candidate.path)
+    digests, sketch = digests_of(adapter), of_adapter(adapter).sketch
     layout = None
     if not_plain(adapter) is None:
         lora = lora_of(adapter)
@@ -172,11 +178,13 @@ def _look(candidate: Candidate, request: AddRequest) -> Seen:
         adapter.dtype,
         adapter.sha256,
         adapter.files[0].stat().st_size,
-        digests_of(adapter),
+        digests,
         request.base_model or adapter.base_model,
         adapter.told.base_hint,
         layout,
         tuple(sorted({c.rank for c in adapter.changes if c.kind in ("LoRA", "DoRA")})),
+        sketch,
+        twins.number(adapter, digests, sketch),
     )
 
 
@@ -184,11 +192,11 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
     """Which space each adapter goes to. ``registry``: None where there is none yet. ``fit``: whether to plan a space
     for groups that have none and are large enough."""
     spaces: list[Space] = []
-    known: dict[int, IdentityRef] = {}
+    known: dict[int, tuple[IdentityRef, str | None]] = {}
     if registry is not None:
         with registry.catalog.read() as session:
             spaces = all_spaces(session)
-            known = _known(session, found.seen)
+            known = _known(registry, session, found.seen)
     repeated = _repeats(found.seen)
     by_place: dict[str | None, list[int]] = defaultdict(list)
     homeless: dict[tuple[str, str], list[int]] = defaultdict(list)
@@ -217,27 +225,45 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
             groups.append(group(indices, space=f"{name}@1", fit=True))
         else:
             by_place[None] += indices
-    groups += [group(sorted(indices), space=ref) for ref, indices in by_place.items()]
+    for ref, indices in by_place.items():
+        bases: dict[str, list[int]] = defaultdict(list)
+        for i in sorted(indices):  # what is in no space is told by base model
+            one = found.seen[i]
+            bases["" if ref else one.base_model or one.base_hint or ""].append(i)
+        groups += [group(some, space=ref) for some in bases.values()]
     items = tuple(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
     return Plan(found, tuple(groups), registry is None, items)
 
 
-def _known(session: Session, seen: Sequence[Seen]) -> dict[int, IdentityRef]:
-    """Those that the registry holds: their place → what they are there."""
-    found = {}
-    for i, one in enumerate(seen):
-        version = known_version(session, one.sha256, one.digests)
-        if version is not None:
-            found[i] = version.id
-    refs = refs_of(session, found.values())
-    return {i: refs[version] for i, version in found.items()}
+def _known(registry: Registry, session: Session, seen: Sequence[Seen]) -> dict[int, tuple[IdentityRef, str | None]]:
+    """Those that the registry holds: their place → what they are there, and how they are known."""
+    found: dict[int, tuple[int, str | None]] = {}
+    book, firsts = Sketchbook(), list({one.model: i for i, one in reversed(list(enumerate(seen)))}.values())
+    for start in range(0, len(firsts), ingest.CHUNK):
+        part = firsts[start : start + ingest.CHUNK]
+        arrivals = [Arrival(seen[i].sha256, seen[i].digests, seen[i].sketch) for i in part]
+        for i, new in zip(part, plainly_new(session, arrivals, book), strict=True):
+            if new:
+                continue
+            try:
+                adapter = read_adapter(seen[i].candidate.path)
+                known = known_adapter(registry, session, adapter, of_adapter(adapter))
+            except RegistryError:  # it was readable a moment ago: the run says what became of it
+                continue
+            if known is not None:
+                found[i] = known[0].id, known[1]
+    refs = refs_of(session, (version for version, _ in found.values()))
+    return {i: (refs[version], how) for i, (version, how) in found.items()}
 
 
-def _foreseen(found: Survey, i: int, known: Mapping[int, IdentityRef], repeated: Mapping[int, int]) -> Item:
+def _foreseen(
+    found: Survey, i: int, known: Mapping[int, tuple[IdentityRef, str | None]], repeated: Mapping[int, int]
+) -> Item:
     path, first = str(found.seen[i].candidate.path), found.seen[repeated.get(i, i)].candidate
-    ref = known.get(i, known.get(repeated.get(i, i)))
-    if ref is not None:
-        return Item(path, "existing", ref.name, ref.number)
+    there = known.get(i, known.get(repeated.get(i, i)))
+    if there is not None:
+        ref, how = there
+        return Item(path, "existing", ref.name, ref.number, same_model=how)
     if i not in repeated:
         return Item(path, "added", found.prefix + first.name)
     return Item(path, "existing", found.prefix + first.name, same_model=f"the same model as {first.path}")
@@ -245,16 +271,9 @@ def _foreseen(found: Survey, i: int, known: Mapping[int, IdentityRef], repeated:
 
 def _repeats(seen: Sequence[Seen]) -> dict[int, int]:
     """Those that are the same model as one before them: their place → its place."""
-    first: dict[str, int] = {}
-    again: dict[int, int] = {}
-    for i, one in enumerate(seen):
-        keys = (one.sha256, *one.digests)
-        known = next((first[key] for key in keys if key in first), None)
-        if known is not None:
-            again[i] = known
-        for key in keys:
-            first.setdefault(key, i if known is None else known)
-    return again
+    first: dict[int, int] = {}
+    places = [first.setdefault(one.model, i) for i, one in enumerate(seen)]
+    return {i: place for i, place in enumerate(places) if place != i}
 
 
 def _fitting(one: Seen, spaces: Sequence[Space]) -> Space | None:

@@ -12,6 +12,7 @@ from w2w_registry.records import Kind, Rank, Told, check_name, rank_of
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.space.layout import Layout
+from w2w_registry.space.sketch import Sketch
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Item:
 
 @dataclass(frozen=True)
 class Seen:
-    """One readable adapter: what a plan needs of it, without its tensors."""
+    """One readable adapter: what a plan needs of it, without its tensors. ``model``: the same number for two that are
+    the same model."""
 
     candidate: Candidate
     kind: str
@@ -108,6 +110,8 @@ class Seen:
     base_hint: str | None
     layout: Layout | None
     ranks: tuple[int, ...]
+    sketch: Sketch | None
+    model: int
 
 
 @dataclass(frozen=True)

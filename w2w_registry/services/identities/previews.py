@@ -16,14 +16,15 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
 SIDE = 256
-_ENDINGS = (".preview.png", ".png", ".jpg", ".jpeg", ".webp")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+_ENDINGS = (*(f".preview{ending}" for ending in _PICTURES), *_PICTURES)
 
 
 def preview_file(lora: Path) -> Path | None:
-    """The picture people put beside a LoRA: ``preview.png`` in its folder, or a file of its name (``x.preview.png``,
-    ``x.png``, ``x.jpg``…) beside the file."""
+    """The picture people put beside a LoRA: ``preview.png`` in its folder (or the first that training drew there,
+    ``image_0.png``), or a file of its name (``x.preview.png``, ``x.png``, ``x.jpg``…) beside the file."""
     if lora.is_dir():
-        candidates = [lora / f"preview{ending}" for ending in (".png", ".jpg", ".jpeg", ".webp")]
+        candidates = [lora / f"{name}{ending}" for name in ("preview", lora.name, "image_0") for ending in _PICTURES]
     else:
         candidates = [lora.with_name(lora.stem + ending) for ending in _ENDINGS]
     return next((c for c in candidates if c.is_file()), None)

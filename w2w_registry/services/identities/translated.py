@@ -23,9 +23,10 @@ from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Candidate, read_adapter
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.meant import meant
-from w2w_registry.services.identities.unplaced import Point, add_unplaced, digests_of, likeness_of
-from w2w_registry.services.recording.equivalents import known_model
+from w2w_registry.services.identities.unplaced import Point, add_unplaced
+from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.fingerprints import Prober, keep, open_prober
+from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.sources import TRANSLATION, space_input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.basis import WeightSpace
@@ -94,7 +95,7 @@ def _fresh(
                 path = str(candidate.path)
                 failed[path] = Item(path, "failed", request.prefix + candidate.name, error=error)
                 continue
-            known = known_model(registry, session, adapter.sha256, digests_of(adapter), likeness_of(adapter))
+            known = known_adapter(registry, session, adapter, of_adapter(adapter))
             if known is None:
                 fresh.append(candidate)
     return fresh, failed

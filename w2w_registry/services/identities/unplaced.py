@@ -15,7 +15,7 @@ from w2w_registry.catalog.models import Identity, InputKind, Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError
-from w2w_registry.lora import Adapter, Candidate, lora_of, model_digests, not_plain, read_adapter
+from w2w_registry.lora import Adapter, Candidate, digests_of, read_adapter
 from w2w_registry.records import OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
@@ -23,29 +23,14 @@ from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
-from w2w_registry.services.recording.equivalents import known_model
+from w2w_registry.services.recording.equivalents import known_adapter, known_model
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, set_labels
-from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_lora
+from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_adapter
 from w2w_registry.services.recording.newcomers import Asked, Newcomer, ask, can_ask, installed
 from w2w_registry.services.recording.placement import base_conflict
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
-
-
-def digests_of(adapter: Adapter) -> tuple[str, ...]:
-    """Digests by which the same adapter is known again: exact, and as a rounded copy would have them. A plain LoRA has
-    those it would have in a space of its own layout."""
-    if not_plain(adapter) is None:
-        lora = lora_of(adapter)
-        if lora.alpha is not None and not lora.ignored:
-            return tuple(model_digests(lora.theta(), lora.layout()))
-    return (adapter.digest,)
-
-
-def likeness_of(adapter: Adapter) -> Likeness:
-    """What the door compares of an adapter: a plain LoRA's ΔW; nothing of what depends on the base model's weights."""
-    return of_lora(lora_of(adapter)) if not_plain(adapter) is None else UNKNOWN
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +78,7 @@ class _Newcomer:
     @classmethod
     def read(cls, candidate: Candidate, drawn: Asked, point: Point | None) -> _Newcomer:
         adapter = read_adapter(candidate.path)
-        likeness = replace(likeness_of(adapter), prints=drawn.prints)
+        likeness = replace(of_adapter(adapter), prints=drawn.prints)
         return cls(candidate, adapter, digests_of(adapter), likeness, drawn, point)
 
     @property
@@ -115,7 +100,7 @@ class _Recorder:
         """Record an adapter that is new; say of another that it is there, or why it cannot be recorded."""
         try:
             one = _Newcomer.read(candidate, drawn, point)
-            there = known_model(self._registry, self._uow.session, one.adapter.sha256, one.digests, one.likeness)
+            there = known_adapter(self._registry, self._uow.session, one.adapter, one.likeness)
             if there is not None:
                 return self._existing(one, *there)
             return self._added(one)
@@ -218,7 +203,7 @@ def _asked(registry: Registry, request: AddRequest, candidates: Sequence[Candida
         if not can_ask(registry, base, request.pipeline):
             continue
         with registry.catalog.read() as session:
-            known = known_model(registry, session, adapter.sha256, digests_of(adapter), likeness_of(adapter))
+            known = known_adapter(registry, session, adapter, of_adapter(adapter))
         if known is None:
             new[candidate.path] = Newcomer(base, candidate.path)
     return dict(zip(new, ask(registry, list(new.values()), request.pipeline), strict=True))

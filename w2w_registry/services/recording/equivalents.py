@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -11,9 +11,18 @@ from w2w_registry.catalog.lookup import came_in, known_version, versions_of_mode
 from w2w_registry.catalog.models import Coordinates, Version
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import RegistryError
-from w2w_registry.lora import Factors, LoraFile, read_lora, same_model
+from w2w_registry.lora import (
+    Adapter,
+    Factors,
+    LoraFile,
+    digests_of,
+    read_adapter,
+    same_model,
+    same_shares,
+    shares_of,
+)
 from w2w_registry.records import VersionState
-from w2w_registry.services.recording.likeness import Likeness, of_lora, of_theta
+from w2w_registry.services.recording.likeness import Likeness, of_adapter, of_theta
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance
@@ -42,32 +51,48 @@ def known_whole(
 ) -> tuple[Version, str | None] | None:
     """As ``known_model``, for a LoRA with all its parts: one of the same denoiser whose text encoder's share is another
     is another model."""
-    found = known_model(registry, session, lora.sha256, digests, likeness)
+    shares = {one.part: Factors(one.tensors, one.alphas, lora.dtype) for one in lora.beside}
+    return _known_with(registry, session, lora.sha256, digests, likeness, shares)
+
+
+def known_adapter(
+    registry: Registry, session: Session, adapter: Adapter, likeness: Likeness
+) -> tuple[Version, str | None] | None:
+    """As ``known_whole``, for any adapter."""
+    shares = shares_of(adapter) if adapter.denoiser else {}
+    return _known_with(registry, session, adapter.sha256, digests_of(adapter), likeness, shares)
+
+
+def _known_with(
+    registry: Registry,
+    session: Session,
+    sha256: str,
+    digests: Sequence[str],
+    likeness: Likeness,
+    shares: Mapping[str, Factors] | None,
+) -> tuple[Version, str | None] | None:
+    found = known_model(registry, session, sha256, digests, likeness)
     if found is None or found[1] is None:
         return found
-    for version in (found[0], *versions_of_model(session, digests)):
-        if _same_shares(registry, version, lora):
-            return version, found[1]
+    if shares is None:  # only its digest says that it is the same, and that is of all its parts
+        return found if found[0].model_digest in digests else None
+    others = equivalents(registry, session, likeness, PRESENT)
+    for version, how in (found, *((v, found[1]) for v in versions_of_model(session, digests)), *others):
+        if _has_shares(registry, version, shares):
+            return version, how
     return None
 
 
-def _same_shares(registry: Registry, version: Version, lora: LoraFile) -> bool:
-    """Whether a version has the same shares in other parts of the pipeline as ``lora``."""
+def _has_shares(registry: Registry, version: Version, shares: Mapping[str, Factors]) -> bool:
+    """Whether a version changes the other parts of the pipeline in this way."""
+    if version.artifact_digest is None:
+        return not shares
     try:
-        stored = None if version.artifact_digest is None else stored_lora(registry, version.artifact_digest)
+        with registry.artifacts.local(version.artifact_digest) as path:
+            stored = read_adapter(path)
     except RegistryError:
         return True  # what cannot be read is for ``verify`` to say; the denoiser's own numbers are the same
-    theirs = {} if stored is None else {one.part: one for one in stored.beside}
-    mine = {one.part: one for one in lora.beside}
-    if set(mine) != set(theirs):
-        return False
-    return stored is None or all(
-        same_model(
-            Factors(mine[part].tensors, mine[part].alphas, lora.dtype),
-            Factors(theirs[part].tensors, theirs[part].alphas, stored.dtype),
-        ).same
-        for part in mine
-    )
+    return same_shares(shares, shares_of(stored) if stored.denoiser else {})
 
 
 def equivalents(
@@ -103,7 +128,8 @@ def stored_likeness(registry: Registry, session: Session, version: Version) -> L
     neither can be read (which is for ``verify`` to say)."""
     try:
         if version.artifact_digest is not None:
-            return of_lora(stored_lora(registry, version.artifact_digest))
+            with registry.artifacts.local(version.artifact_digest) as path:
+                return of_adapter(read_adapter(path))
         if version.space is not None:
             row = session.get(Coordinates, (version.space_id, version.id))
             if row is not None:
@@ -112,16 +138,6 @@ def stored_likeness(registry: Registry, session: Session, version: Version) -> L
     except RegistryError:
         pass
     return Likeness(None, None)
-
-
-def stored_lora(registry: Registry, digest: str) -> LoraFile:
-    """A LoRA of the artifact store, wherever that is.
-
-    Raises:
-        NotFound, IntegrityError: it is gone or damaged. BadLora: it is no LoRA.
-    """
-    with registry.artifacts.local(digest) as path:
-        return read_lora(path)
 
 
 def restored(row: StoredSketch) -> Sketch:

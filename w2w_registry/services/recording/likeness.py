@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.lora import Factors, LoraFile
+from w2w_registry.lora import Adapter, Factors, LoraFile, change_of
 from w2w_registry.space.layout import Layout, TensorKey
 from w2w_registry.space.sketch import Sketch, sketch, sketches
 
@@ -49,6 +49,12 @@ UNKNOWN = Likeness(None, None)
 def of_lora(lora: LoraFile) -> Likeness:
     """Of a LoRA as read."""
     return _of(Factors(lora.tensors, lora.alphas, lora.dtype))
+
+
+def of_adapter(adapter: Adapter) -> Likeness:
+    """Of any adapter whose file says its ΔW; nothing of one whose ΔW depends on the base model's weights."""
+    found = change_of(adapter)
+    return UNKNOWN if found is None else _of(found)
 
 
 def of_theta(theta: NDArray[Any], layout: Layout) -> Likeness:

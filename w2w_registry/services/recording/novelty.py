@@ -79,7 +79,9 @@ def plainly_new(session: Session, arrivals: Sequence[Arrival], book: Sketchbook)
 
 def _apart(session: Session, sketches: Sequence[Sketch], book: Sketchbook) -> NDArray[np.bool_]:
     """Which of new sketches are near none of a version's and no other of them."""
-    values = np.array([sketch.values for sketch in sketches], np.float64).reshape(len(sketches), -1)
+    if not sketches:
+        return np.zeros(0, bool)
+    values = np.array([sketch.values for sketch in sketches], np.float64)
     norms = np.array([sketch.norm for sketch in sketches])
     square = np.einsum("nd,nd->n", values, values)
     between = np.sqrt(np.maximum(square[:, None] + square - 2 * values @ values.T, 0.0)) / np.sqrt(PROBES)

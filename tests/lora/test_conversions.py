@@ -1,0 +1,143 @@
+"""Names of the original code: the layers and ΔW that diffusers' own conversion makes of such files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.lora.loras import st_file
+from w2w_registry.errors import BadLora
+from w2w_registry.lora import read_adapter
+
+conversions = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
+torch = pytest.importorskip("torch")
+
+W = 8
+Layer = tuple[str, int, int]
+"""Name, width, rows."""
+
+
+def square(prefix: str, names: Iterable[str]) -> list[Layer]:
+    return [(prefix + name, W, W) for name in names]
+
+
+def flat(layers: Iterable[Layer]) -> list[Layer]:
+    return [(f"lora_unet_{name.removeprefix('diffusion_model.').replace('.', '_')}", i, o) for name, i, o in layers]
+
+
+WAN = square(
+    "diffusion_model.blocks.0.",
+    (f"{attn}_attn.{x}" for attn in ("self", "cross") for x in "qkvo"),
+)
+WAN_FF = square("diffusion_model.blocks.0.", ("ffn.0", "ffn.2"))
+WAN_MORE = square(
+    "diffusion_model.",
+    (
+        *("blocks.0.cross_attn.k_img", "blocks.0.cross_attn.v_img", "time_embedding.0", "time_embedding.2"),
+        *("time_projection.1", "text_embedding.0", "text_embedding.2", "img_emb.proj.1", "img_emb.proj.3", "head.head"),
+    ),
+)
+FLUX2 = [
+    (f"diffusion_model.{name}", i * W, o * W)
+    for name, i, o in (
+        *((f"double_blocks.0.{x}_attn.qkv", 1, 3) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_attn.proj", 1, 1) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_mlp.0", 1, 6) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_mlp.2", 3, 1) for x in ("img", "txt")),
+        *((f"double_stream_modulation_{x}.lin", 1, 6) for x in ("img", "txt")),
+        *(("single_stream_modulation.lin", 1, 3), ("single_blocks.0.linear1", 1, 9), ("single_blocks.0.linear2", 4, 1)),
+    )
+]
+Z_IMAGE = square(
+    "diffusion_model.layers.2.",
+    (*(f"attention.to_{x}" for x in ("q", "k", "v", "out.0")), "feed_forward.w1", "adaLN_modulation.0"),
+)
+QWEN = square(
+    "diffusion_model.transformer_blocks.5.",
+    (
+        *(f"attn.{x}" for x in ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "to_add_out")),
+        *("img_mlp.net.0.proj", "txt_mlp.net.2", "img_mod.1", "txt_mod.1"),
+    ),
+)
+HIDREAM = square("diffusion_model.double_stream_blocks.1.block.", ("attn1.to_q", "attn1.to_q_t", "ff_i.experts.0.w1"))
+LTX = square("diffusion_model.transformer_blocks.1.", ("attn1.to_q", "attn2.to_out.0", "ff.net.0.proj"))
+CASES: dict[str, tuple[list[Layer], str, bool]] = {
+    "wan": ([*WAN, *WAN_FF, *WAN_MORE], "_convert_non_diffusers_wan_lora_to_diffusers", False),
+    "wan, kohya": (flat([*WAN, *WAN_FF]), "_convert_musubi_wan_lora_to_diffusers", True),
+    "flux 2": (FLUX2, "_convert_non_diffusers_flux2_lora_to_diffusers", False),
+    "z-image": (Z_IMAGE, "_convert_non_diffusers_z_image_lora_to_diffusers", False),
+    "z-image, kohya": (flat(Z_IMAGE), "_convert_non_diffusers_z_image_lora_to_diffusers", True),
+    "qwen, kohya": (flat(QWEN), "_convert_non_diffusers_qwen_lora_to_diffusers", True),
+    "hidream": (HIDREAM, "_convert_non_diffusers_hidream_lora_to_diffusers", False),
+    "ltx": (LTX, "_convert_non_diffusers_ltxv_lora_to_diffusers", False),
+}
+
+
+def state_of(layers: Iterable[Layer], kohya: bool, rank: int = 2) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    down, up = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+    state: dict[str, np.ndarray] = {}
+    for name, width, rows in layers:
+        state[f"{name}.{down}.weight"] = rng.normal(size=(rank, width)).astype(np.float32)
+        state[f"{name}.{up}.weight"] = rng.normal(size=(rows, rank)).astype(np.float32)
+        if kohya:
+            state[f"{name}.alpha"] = np.asarray(4, np.float32)
+    return state
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_layers_that_diffusers_makes_of_it(tmp_path: Path, case: str) -> None:
+    layers, function, kohya = CASES[case]
+    state = state_of(layers, kohya)
+    converted: dict[str, Any] = getattr(conversions, function)({k: torch.from_numpy(v) for k, v in state.items()})
+    wanted = {
+        name.removeprefix("transformer.").partition(".lora_A.")[0]: (
+            converted[name.replace(".lora_A.", ".lora_B.")].double() @ tensor.double()
+        ).numpy()
+        for name, tensor in converted.items()
+        if ".lora_A." in name
+    }
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    found = {change.module: change.delta() for change in adapter.changes}
+    assert {change.part for change in adapter.changes} == {"transformer"}
+    assert set(found) == set(wanted)
+    for module, delta in wanted.items():
+        mine = found[module]
+        assert mine is not None
+        assert np.abs(mine - delta).max() <= 1e-6 * np.abs(delta).max()
+
+
+def test_flux_1_keeps_its_own_layers(tmp_path: Path) -> None:
+    """Its feed-forward layers are four times as wide, and single blocks give 3 + 4."""
+    layers = [("img_mlp.0", 1, 4), ("img_mlp.2", 4, 1)]
+    named: list[Layer] = [(f"diffusion_model.double_blocks.0.{name}", i * W, o * W) for name, i, o in layers]
+    named += [
+        ("diffusion_model.single_blocks.0.linear1", W, 7 * W),
+        ("diffusion_model.single_blocks.0.linear2", 5 * W, W),
+    ]
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state_of(named, False)))
+    assert {change.module.partition(".0.")[2] for change in adapter.changes} == {
+        *("ff.net.0.proj", "ff.net.2", "attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp", "proj_out"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("lora_controlnet", "a Control-LoRA"),
+        ("ip_adapter.0.to_q_lora.down.weight", "an IP-Adapter"),
+        ("image_proj.proj.weight", "an IP-Adapter"),
+    ],
+)
+def test_what_ends_like_an_adapter_and_is_none_is_named(tmp_path: Path, key: str, words: str) -> None:
+    pair = {
+        "input_blocks.1.1.proj_in.lora.up.weight": np.ones((4, 2)),
+        "input_blocks.1.1.proj_in.down": np.ones((2, 4)),
+    }
+    state = {name: array.astype(np.float32) for name, array in {**pair, key: np.ones((2, 4))}.items()}
+    with pytest.raises(BadLora, match=words):
+        read_adapter(st_file(tmp_path / "x.safetensors", state))

@@ -1,0 +1,97 @@
+"""What people keep beside an adapter becomes its labels, whichever program wrote it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from w2w_registry.lora.metadata import told_by
+from w2w_registry.services.identities.about import about
+from w2w_registry.services.identities.previews import preview_file
+
+BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "x.civitai.info": (
+        {
+            "baseModel": "SDXL 1.0",
+            "trainedWords": ["ohwx", "man"],
+            "description": "<p>soft</p>",
+            "model": {"name": "Ann"},
+        },
+        {"base_hint": "SDXL 1.0", "trigger": "ohwx, man", "notes": "soft", "title": "Ann"},
+    ),
+    "x.json": (
+        {"activation text": "ohwx", "sd version": "SD1", "preferred weight": 0.7, "notes": "soft"},
+        {"trigger": "ohwx", "base_hint": "SD1", "strength": 0.7, "notes": "soft"},
+    ),
+    "x.metadata.json": (
+        {
+            "model_name": "Ann",
+            "base_model": "Flux.1 D",
+            "tags": ["face", "soft"],
+            "usage_tips": '{"strength": 0.8}',
+            "civitai": {"trainedWords": ["ohwx"], "baseModel": "Other"},
+        },
+        {"title": "Ann", "base_hint": "Flux.1 D", "tags": "face, soft", "strength": 0.8, "trigger": "ohwx"},
+    ),
+    "x.cm-info.json": (
+        {
+            "ModelName": "Ann",
+            "BaseModel": "Pony",
+            "TrainedWords": ["ohwx"],
+            "ModelDescription": "soft",
+            "Tags": ["face"],
+        },
+        {"title": "Ann", "base_hint": "Pony", "trigger": "ohwx", "notes": "soft", "tags": "face"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_files_of_other_programs(tmp_path: Path, name: str) -> None:
+    written, wanted = BESIDE[name]
+    (tmp_path / name).write_text(json.dumps(written))
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    assert about(tmp_path / "x.safetensors", None) == wanted
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", '{"model": 1, "trainedWords": 3, "tags": {}, "usage_tips": "[", "civitai": []}', "[" * 9999],
+)
+def test_broken_ones_say_nothing(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    assert about(tmp_path / "x.safetensors", None) == {}
+
+
+def test_the_hubs_card(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(
+        "---\nbase_model: black-forest-labs/FLUX.1-dev\ninstance_prompt: a photo of TOK\nlicense: mit\n"
+        "tags:\n- lora\n- 3\n---\n# Ann\n"
+    )
+    assert about(tmp_path, told_by({})) == {
+        "base_hint": "black-forest-labs/FLUX.1-dev",
+        "trigger": "a photo of TOK",
+        "license": "mit",
+        "tags": "lora",
+    }
+    for broken in ("---\n&a [*a, : }\n---\n", "---\n- 1\n---\n", "no card"):
+        (tmp_path / "README.md").write_text(broken)
+        assert about(tmp_path, None) == {}
+
+
+@pytest.mark.parametrize("name", ["x.preview.png", "x.preview.webp", "x.jpg"])
+def test_pictures_beside_a_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    assert preview_file(tmp_path / "x.safetensors") == tmp_path / name
+
+
+@pytest.mark.parametrize("name", ["preview.png", "ann.webp", "image_0.png"])
+def test_pictures_in_a_folder(tmp_path: Path, name: str) -> None:
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / name).write_bytes(b"")
+    assert preview_file(tmp_path / "ann") == tmp_path / "ann" / name
