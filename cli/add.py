@@ -186,7 +186,7 @@ def _result(done: Intake) -> dict[str, Any]:
 # -- for people -------------------------------------------------------------------------------------
 def _show_plan(planned: Plan) -> None:
     if planned.init:
-        say("There is no registry yet; one is made.")
+        say("There is no registry yet; one would be made.")
     for group in planned.groups:
         say(_group_line(group))
     _failures(list(planned.survey.failed), "cannot be used")

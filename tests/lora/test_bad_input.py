@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -217,8 +218,10 @@ def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
 
 
 def test_torch_zip_is_told_as_pickle(tmp_path: Path) -> None:
-    (tmp_path / "x.safetensors").write_bytes(b"PK\x03\x04" + bytes(100))
-    assert "pickle" in refused(tmp_path / "x.safetensors")
+    for name, word in (("archive/data.pkl", "pickle"), ("a" * 90 + "/data.pkl", "pickle"), ("a.txt", "a zip archive")):
+        with zipfile.ZipFile(tmp_path / "x.safetensors", "w") as packed:
+            packed.writestr(name, b"\x80\x02")
+        assert word in refused(tmp_path / "x.safetensors")
 
 
 def test_text_encoder_only(tmp_path: Path) -> None:

@@ -117,3 +117,26 @@ def test_hidden_files_and_split_ones_are_named(tmp_path: Path) -> None:
         (".hidden.safetensors", "a hidden file"),
         ("adapter_model-00001-of-00002.safetensors", "one part of a file that was split"),
     }
+
+
+def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> None:
+    names = ("pack.zip", "pack.7z", "x.gguf", "x.onnx", "flax_model.msgpack", "tf.h5", "x.safetensors.part", "old.bin")
+    for name in (*names, "notes.txt", "picture.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(b"x")
+    write_lora(tmp_path / "in" / "x.safetensors", make_tensors(), fmt="kohya")
+    found, skipped = discover([tmp_path])
+    assert [c.name for c in found] == ["x"]
+    assert {s.path.name for s in skipped} == set(names)
+    assert {s.reason for s in skipped if s.cure == "unpack it first"} == {"an archive"}
+
+
+@pytest.mark.parametrize("name", ["pytorch_lora_weights.bin", "adapter_model.bin"])
+def test_a_folder_of_pickles_alone_is_passed_over_unless_it_was_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / name).write_bytes(b"x")
+    (tmp_path / "old" / "adapter_config.json").write_text("{}")
+    write_lora(tmp_path / "x.safetensors", make_tensors(), fmt="kohya")
+    found, skipped = discover([tmp_path])
+    assert ([c.name for c in found], [s.path.name for s in skipped]) == (["x"], [name])
+    assert [c.path for c in discover([tmp_path / "old"])[0]] == [tmp_path / "old"]

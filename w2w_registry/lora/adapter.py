@@ -265,7 +265,8 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
 
 def _no_other_peft(path: Path, file: Path) -> None:
     """Refuse by its name what PEFT's other methods write, which change no weights, as prompt tuning."""
-    _, table = config.beside(file, alone=_alone(file), mandatory=False)
+    there = file.with_name(peft.CONFIG).exists()
+    _, table = config.beside(file, alone=_alone(file), mandatory=False) if there else (None, None)
     if table is None:
         return
     found = config.settings_of(path, table)
@@ -299,7 +300,7 @@ def _settings(
     found: tuple[Path | None, dict[str, Any] | None] = (None, None)
     # A kohya file's own alphas are its settings; one without is a dump that may have a config beside.
     flat = form == "cloneofsimo" or (form == "kohya" and any(name.endswith(".alpha") for name in header.entries))
-    if not flat:
+    if not flat and file.with_name(peft.CONFIG).exists():  # asked first: ``_alone`` may have to list a large folder
         found = config.beside(file, alone=alone or _alone(file), mandatory=form == "peft")
     path, table = found
     if table is not None:

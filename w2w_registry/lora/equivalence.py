@@ -21,8 +21,8 @@ from w2w_registry.lora.tensorfile import round_to
 from w2w_registry.space.layout import Layout, TensorKey
 
 # Largest relative error of rounding to nearest, and half the smallest step (where the relative bound ends).
-_UNIT: dict[str, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
-_STEP: dict[str, float] = {"fp32": 2.0**-150, "fp16": 2.0**-25, "bf16": 2.0**-134}
+_UNIT: dict[str, float] = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "fp8": 2.0**-4}
+_STEP: dict[str, float] = {"fp32": 2.0**-150, "fp16": 2.0**-25, "bf16": 2.0**-134, "fp8": 2.0**-10}
 # Below this share of its own size a difference is rounding even where fp16 runs out of exponent; two models
 # trained apart differ by their own size or more.
 _UNDERFLOW_LIMIT = 0.05

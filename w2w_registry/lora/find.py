@@ -36,6 +36,16 @@ _GENERIC = {
     *("unet", "transformer", "text_encoder", "text_encoder_2", "final", "last", "best", "checkpoint", "output"),
     *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
 }
+_UNFINISHED = re.compile(r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)", re.IGNORECASE)
+_OTHER = {
+    "archive": ("an archive", "unpack it first"),
+    "gguf": ("a model file of another program (GGUF)", None),
+    "onnx": ("a model file of another program (ONNX)", None),
+    "msgpack": ("a model file of another program (Flax)", "save it as safetensors"),
+    "h5": ("a model file of another program (HDF5)", "save it as safetensors"),
+    "unfinished": ("an unfinished download", "download it again"),
+}
+_ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 _SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
 _STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -238,12 +248,12 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
     """What one folder's own files are."""
     weights = [name for name in names if name.lower().endswith(".safetensors")]
     pickles = [name for name in names if name.lower().endswith(_ENDINGS[1:])]
+    yield from (Skipped(folder / name, *_OTHER[kind]) for name in names if (kind := _other_kind(name)))
     marked = bool(_FOLDER_MARKS & set(names))
     main = next((name for name in (PEFT_FILE, DIFFUSERS_FILE) if name in weights), None)
-    if marked and (main is not None or len(weights) <= 1):
+    if marked and (main is not None or len(weights) <= 1) and (weights or not pickles):
         yield folder
         weights = [name for name in weights if main is not None and name != main]
-        pickles = pickles if main is not None or weights else []  # reading the folder says what it holds
     for name in weights:
         if _SHARD.fullmatch(name):
             yield Skipped(folder / name, "one part of a file that was split", "join its parts first")
@@ -255,6 +265,16 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
             yield Skipped(folder / name, "beside a .safetensors of its name, which is taken")
         else:
             yield Skipped(folder / name, "a pickle file, which could run code when opened", "save it as safetensors")
+
+
+def _other_kind(name: str) -> str | None:
+    """What a file is that may hold an adapter and is not read, by its name; None for all others."""
+    if _UNFINISHED.fullmatch(name):
+        return "unfinished"
+    lower = name.lower()
+    if lower.endswith(_ARCHIVES):
+        return "archive"
+    return next((kind for kind in ("gguf", "onnx", "msgpack", "h5") if lower.endswith(f".{kind}")), None)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -203,7 +203,10 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
 def _is_pickle(start: bytes, size: int) -> bool:
     """Whether a file begins as a pickle, or as the zip torch puts one in. A header of 640 bytes begins with a pickle's
     first two bytes too, and is told from it by the brace that follows its length."""
-    magic = start[:2] == b"PK" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
+    # torch's zip begins with the pickle, in a folder of the file's name; what is cut off before that is taken for one.
+    first, seen = int.from_bytes(start[26:28], "little"), start[30:]
+    packed = start[:2] == b"PK" and (first > len(seen) or b"/" in seen[:first] or b".pkl" in seen[:first])
+    magic = packed or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
     length = int.from_bytes(start[:8], "little")
     return magic and not (length <= size - 8 and start[8:9] == b"{")
 
@@ -212,6 +215,12 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
     """Name what often lies where a model should."""
     if start.startswith(b"version https://git-lfs"):
         raise bad("a Git LFS pointer, not the file it points to", "run git lfs pull where it came from")
+    if start[:4] == b"PK\x03\x04":
+        raise bad("a zip archive, not a model", "unpack it first")
+    if start[:6] == b"7z\xbc\xaf\x27\x1c" or start[:4] in (b"Rar!", b"\x1f\x8b\x08\x00"):
+        raise bad("an archive, not a model", "unpack it first")
+    if start[:4] == b"GGUF":
+        raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():
         raise bad("a web page, not a model (a download that asked for a login?)", None)
 
