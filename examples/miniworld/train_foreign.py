@@ -70,7 +70,7 @@ KINDS: Final[dict[str, Kind]] = {
     "long": Kind(4, QKVO, steps=240),
 }
 WIDELY: Final = ("rank4-qkvo", "text-encoder", "rank1-own-start", "rank16-qv", "trigger", "dora")
-"""Kinds trained for everybody in ``JUDGE``; the others for ``FEW`` of them."""
+"""Kinds trained first, and for ``LEARN`` too; of the others ``FEW`` are trained before the rest."""
 
 
 def kind_layout(unet: torch.nn.Module, kind: Kind) -> Layout:
@@ -183,8 +183,12 @@ def shards() -> list[tuple[str, str, list[int]]]:
     order = [(kind, judge[0]) for kind in WIDELY]
     order += [(kind, learn[0]) for kind in WIDELY[:4]]
     order += [(kind, part) for part in judge[1:3] for kind in WIDELY]
-    order += [(kind, judge[0][:FEW]) for kind in KINDS if kind not in WIDELY]
-    order += [(kind, part) for part in judge[3:] for kind in WIDELY]
+    others = [kind for kind in KINDS if kind not in WIDELY]
+    order += [(kind, judge[0][:FEW]) for kind in others]
+    order += [(kind, part) for part in judge[3:5] for kind in WIDELY]
+    order += [(kind, judge[0][FEW:]) for kind in others]
+    for first, rest in zip(judge[5:], (judge[1:3], judge[3:5], judge[5:]), strict=True):
+        order += [(kind, first) for kind in WIDELY] + [(kind, part) for part in rest for kind in others]
     order += [(kind, part) for part in learn for kind in WIDELY if (kind, part) not in order]
     return [(f"{kind}-{part[0]:04d}", kind, part) for kind, part in order]
 
