@@ -39,7 +39,7 @@ def fingerprint(
     )
     with progress("fingerprints") as tick:
         taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick)
-    held = look_again(registry, taken.base, taken.question) if taken.taken else []
+    held = look_again(registry, taken.base, taken.question, taken.versions) if taken.taken else []
 
     def human() -> None:
         warn_all(held[:10])

@@ -45,16 +45,24 @@ class Reference:
 
 @dataclass(frozen=True)
 class Encounter:
-    """The gravest of what a likeness was held against: of whom, how near, from where on it is refused, and by what."""
+    """The gravest of what a likeness was held against: of whom, how near, from where on it is refused, and by what.
+
+    ``doubt``: from where on it is held for a person to look at; None: that comparison refuses or lets pass."""
 
     subject: str
     similarity: float
     threshold: float
     by: str
+    doubt: float | None = None
 
     @property
     def refused(self) -> bool:
         return self.similarity >= self.threshold
+
+    @property
+    def doubtful(self) -> bool:
+        """Too like to pass, and not like enough to be refused."""
+        return not self.refused and self.doubt is not None and self.similarity >= self.doubt
 
 
 def key_id(key: bytes) -> str:
@@ -125,8 +133,12 @@ def nearest(
 
 
 def gravest(encounters: Sequence[Encounter]) -> Encounter | None:
-    """The one farthest over its threshold, or nearest under it."""
-    return max(encounters, key=lambda e: acos(min(1.0, e.threshold)) - acos(min(1.0, e.similarity)), default=None)
+    """The one farthest over its threshold, else one that is doubtful, else the one nearest under its threshold."""
+    return max(
+        encounters,
+        key=lambda e: (e.refused, e.doubtful, acos(min(1.0, e.threshold)) - acos(min(1.0, e.similarity))),
+        default=None,
+    )
 
 
 @lru_cache(maxsize=16)

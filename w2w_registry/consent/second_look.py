@@ -28,6 +28,7 @@ class By(StrEnum):
 class Why(StrEnum):
     """What is at odds, the gravest first."""
 
+    REFUSED = "may be somebody who refused"
     SUBJECT = "another subject"
     NOBODY = "depicts somebody, and says nobody"
     UNNAMED = "names a subject where none was named"
@@ -90,6 +91,16 @@ def contradiction(claim: Claim, like: Likely) -> Why | None:
     if like.depicts <= {None}:
         return Why.UNNAMED
     return Why.SUBJECT
+
+
+def seen_as(claim: Claim, likely: Iterable[Likely]) -> bool:
+    """Whether somebody whom a newcomer is, or draws, is what it says it is, and is not held itself."""
+    return any(
+        like.by is not By.WEIGHTS
+        and contradiction(claim, like) is None
+        and (like.state is VersionState.ACTIVE or like.vouched)
+        for like in likely
+    )
 
 
 def second_look(claim: Claim, likely: Iterable[Likely]) -> Contradiction | None:

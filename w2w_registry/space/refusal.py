@@ -1,8 +1,13 @@
 """Does a fingerprint draw somebody who refused? Likelihood ratios as for a verdict, held to a rarer false alarm.
 
-The noise of training comes from repeats where some were learned from. What was not learned is assumed: a training like
-the registered ones with white noise, and one of another kind that is louder and noisier. A wrong assumption lets
+The noise of training is presumed: of a training like the registered ones, and of one of another kind that is louder and
+noisier. Where repeats of more than one kind taught it, what they taught is asked as well. A wrong assumption lets
 somebody be missed, it raises no alarm: how near strangers come is counted on the registered with the same comparison.
+A few hundred registered have not met the nearest of strangers, so their count is added to what strangers reached
+elsewhere: log likelihood ratios are nats in any world (``REACHED``).
+
+What is too likely to pass and not sure enough to refuse is held, for a person to look at (``HOLD``). Among fewer than
+``LEAST_GALLERY`` people no density can be estimated, and cosines alone are compared (``few_chance``).
 
 Of somebody erased only signs of projections are kept (``consent.references``), so each view's product of query and
 person comes from an estimated cosine and a kept length; with 4,096 signs that costs nothing to speak of
@@ -24,22 +29,36 @@ from w2w_registry.space.spread import Array, Training
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, learn, log_mean, strangers
 
 ALARM: Final = 6e-4
-"""Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused."""
+"""Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
+HOLD: Final = 5e-3
+"""…and that one is held until somebody has looked."""
 AMONG: Final = 100
 """So many refused likenesses the alarm is shared among; what more of them add to it is borne by newcomers, so that
 nobody is protected less for others who refuse."""
 CROWD: Final = 1000
 """So many registered people say how dense the population is and how near strangers come."""
-DIRECTIONS: Final = 64
-PER_DIRECTION: Final = 4
-"""So many registered people for every direction compared: in more, the few lie farther apart than strangers would."""
-LEARNED_FROM: Final = 800
-"""So many registered people before learned noise is used: among 300 it refused two strangers in a thousand."""
-WHITE: Final = 0.015
-"""Assumed noise of one training, as a share of people's variance: the mini world's retrained show .015."""
-LOUDER, NOISIER, STRAYING = 1.1, 3.0, 0.1
-"""Assumed gain, noise (of the registered way's, and as much again in every direction) and amplitude of another way of
-training."""
+DIRECTIONS: Final = 48
+WHITE: Final = 0.012
+"""Presumed noise of one training, as a share of people's variance: the mini world's retrained show .015."""
+LOUDER: Final = 1.13
+"""Presumed gain of another way of training; its noise is twice the registered way's."""
+PRESUMED: Final = "presumed"
+SEARCHES: Final = 2000
+"""So many searches what strangers reached elsewhere counts for, beside those of the registered for one another."""
+REACHED: Final = (
+    (-400.0, 1.0), (-60.0, 0.05), (-40.0, 0.025), (-20.0, 0.0088), (-10.0, 0.0043), (0.0, 0.0018), (5.0, 0.00115),
+    (10.0, 0.00063), (15.0, 0.0004), (20.0, 0.00025), (25.0, 0.00013), (30.0, 0.00004), (40.0, 0.000004),
+)  # fmt: skip
+REACHED_LEARNED: Final = (
+    (-400.0, 1.0), (-60.0, 0.112), (-40.0, 0.058), (-20.0, 0.0226), (-10.0, 0.0117), (0.0, 0.0056), (5.0, 0.004),
+    (10.0, 0.0021), (15.0, 0.0014), (20.0, 0.00055), (25.0, 0.00025), (30.0, 0.0001), (35.0, 0.00004), (45.0, 0.000004),
+)  # fmt: skip
+"""Nats, and the share of strangers who reach them with one of ``AMONG``, without learned noise and with: half of 9,216
+people of the mini world, 1,000 of them registered (docs/door.md)."""
+FEWER: Final = 400.0
+"""Among n people, of whom less is known, strangers reach ``FEWER`` / n nats more."""
+FEW_CROWD: Final = 4
+"""So many of the few say whether people lie about the base model's own answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +76,29 @@ def refusal_model(gallery: ArrayLike, learned: VerdictModel | None = None) -> Ve
         UsageError: fewer than ``LEAST_GALLERY`` people.
     """
     rows = np.asarray(gallery, np.float64)
-    width = min(DIRECTIONS, max(4, len(rows) // PER_DIRECTION))
-    few = learned is None or not learned.trainings or len(rows) < LEARNED_FROM
-    model = _assumed(rows, width) if learned is None or few else _narrowed(learned, width)
-    native = model.trainings[0]
-    width = len(native.within)
-    mean = np.trace(native.within) / width
-    noises = [NOISIER * native.within + mean * np.eye(width)]
-    if native.count:  # the noise of few repeats is too little to go by, for what was trained another way
-        variance = float(np.trace(model.between + model.within))
-        noises.append((NOISIER + 1) * WHITE * variance / min(width, DIRECTIONS) * np.eye(width))
-    others = [Training("assumed", 0, LOUDER, np.zeros(width), noise, STRAYING) for noise in noises]
-    model = replace(model, trainings=(*model.trainings, *others))
+    model = learn(rows)
+    _, _, axes = np.linalg.svd(rows - model.centre, full_matrices=False)
+    directions = axes[: min(DIRECTIONS, len(rows) - 1, rows.shape[1])]
+    total = np.atleast_2d(np.cov(((rows - model.centre) @ directions.T).T))
+    model = replace(model, directions=directions, bandwidth=0.8, between=total, within=np.zeros_like(total))
+    known: tuple[Training, ...] = ()
+    if learned is not None and len(learned.trainings) > 1:  # one way alone says nothing of the others
+        model = _narrowed(learned, len(directions))
+        total, known = model.between + model.within, tuple(replace(t, amplitude=0.0) for t in model.trainings)
+    presumed = _presumed(total)
+    within = model.within if known else presumed[0].within
+    model = replace(model, within=within, between=spread.between(total, within), trainings=(*known, *presumed))
     return replace(model, strangers=strangers(model, rows))
+
+
+def _presumed(total: Array) -> tuple[Training, Training]:
+    """A training like the registered ones and one of another kind, among people who vary by ``total`` (d, d)."""
+    width = len(total)
+    noise = WHITE * np.trace(total) / width * np.eye(width)
+    return (
+        Training(PRESUMED, 0, 1.0, np.zeros(width), noise, 0.0),
+        Training(f"{PRESUMED} of another kind", 0, LOUDER, np.zeros(width), 2 * noise, 0.0),
+    )
 
 
 def _narrowed(model: VerdictModel, width: int) -> VerdictModel:
@@ -88,22 +117,53 @@ def _narrowed(model: VerdictModel, width: int) -> VerdictModel:
     )
 
 
-def _assumed(rows: Array, width: int) -> VerdictModel:
-    plain = learn(rows)
-    _, _, axes = np.linalg.svd(rows - plain.centre, full_matrices=False)
-    directions = axes[: min(DIRECTIONS, width, rows.shape[1])]
-    points = (rows - plain.centre) @ directions.T
-    total = np.atleast_2d(np.cov(points.T))
-    within = WHITE * np.trace(total) / len(total) * np.eye(len(total))
-    native = Training("assumed", 0, 1.0, np.zeros(len(total)), within, STRAYING)
-    return replace(
-        plain,
-        directions=directions,
-        within=within,
-        between=spread.between(total, within),
-        bandwidth=0.8,
-        trainings=(native,),
-    )
+def chance(model: VerdictModel, ratio: ArrayLike, among: int = AMONG) -> Array:
+    """Chance (…) that a newcomer who is nobody of ``among`` people reaches a log likelihood ratio with one of them."""
+    nats, own = np.asarray(ratio, np.float64), model.strangers
+    if not is_presumed(model):
+        return own.false_alarm(nats, among)
+    table = np.array(REACHED_LEARNED if any(training.count for training in model.trainings) else REACHED)
+    at = nats - FEWER / (own.size + 1)
+    elsewhere = np.exp(np.interp(at, table[:, 0], np.log(table[:, 1])) - np.maximum(at - table[-1, 0], 0.0) / 4)
+    reached = (len(own.best) - np.searchsorted(own.best, nats, side="left")) / len(own.best)
+    with np.errstate(divide="ignore"):
+        here = -np.expm1(AMONG / max(own.size, 1) * np.log1p(-reached))
+        # Each pair of the registered was seen from both of its sides.
+        searches = own.asked * own.size / 2 / AMONG
+        p = (SEARCHES * elsewhere + searches * here) / (SEARCHES + searches)
+        return np.asarray(-np.expm1(among / AMONG * np.log1p(-p)))
+
+
+def few_model(width: int) -> VerdictModel:
+    """How to compare fingerprints (D = ``width`` floats) among too few people to learn from: their cosines."""
+    nothing = np.zeros((0, 0))
+    return VerdictModel(np.zeros(width), np.zeros((0, width)), nothing, nothing, 1.0, ())
+
+
+def is_few(model: VerdictModel) -> bool:
+    """Whether it compares cosines alone."""
+    return not len(model.directions)
+
+
+def is_presumed(model: VerdictModel) -> bool:
+    """Whether its nats are those of ``REACHED``; those of models that an earlier release kept are not."""
+    return any(training.name == PRESUMED for training in model.trainings)
+
+
+def few_chance(cosines: ArrayLike, crowd: ArrayLike = (), among: int = AMONG) -> Array:
+    """Chance (…) that a newcomer who is nobody of ``among`` people reaches a cosine of fingerprints with one of them.
+
+    People of the mini world lie as in seven dimensions (nearer than that from a chance of 1e-4 on, which misses none),
+    about what the base model draws of nobody in particular. Where another world has them all on one side of it, the
+    median cosine of the ``crowd`` (n, D) says how far. Never sure enough to refuse but for the very same model.
+    """
+    c = np.asarray(cosines, np.float64)
+    rows = _unit(np.atleast_2d(np.asarray(crowd, np.float64))) if len(np.asarray(crowd)) >= FEW_CROWD else None
+    side = 0.0 if rows is None else max(0.0, float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)])))
+    x = np.clip((c - side) / max(1 - side, 1e-6), -1.0, 1.0)
+    beyond = 0.5 - 15 / 16 * (x - 2 * x**3 / 3 + x**5 / 5)
+    chance_of_one = np.maximum(-np.expm1(among * np.log1p(-np.clip(beyond, 0.0, 1 - 1e-12))), 2 * ALARM)
+    return np.where(c >= 1 - ALARM, 0.0, chance_of_one)
 
 
 class Comparison:
@@ -120,42 +180,56 @@ class Comparison:
         own: NDArray[np.bool_] | None = None,
         among: int = AMONG,
     ) -> None:
-        self.model, self.points, self.among = model, model.project(queries), max(1, min(among, AMONG))
-        others = model.project(crowd) if len(np.asarray(crowd)) else np.zeros((0, len(model.directions)))
-        self._everybody = self._density(others, own)
+        self.model, self.queries, self.crowd = model, np.asarray(queries, np.float64), crowd
+        self.points, self.among, self._own = model.project(self.queries), max(1, min(among, AMONG)), own
 
     @cached_property
     def asked(self) -> tuple[Array, ...]:
         """The queries as each view sees them (q, d)."""
-        return tuple(view.asked(self.points) for view in self.model.views)
+        return (self.queries,) if is_few(self.model) else tuple(view.asked(self.points) for view in self.model.views)
 
     def with_known(self, refused: ArrayLike) -> Array:
         """Chance of a false alarm (q, r) for people whose fingerprints (r, D) are there."""
+        if is_few(self.model):
+            return self._few(_unit(self.queries) @ _unit(np.asarray(refused, np.float64)).T)
         known = self.model.project(refused)
         return self._alarms([view.same(self.points, known) for view in self.model.views])
 
     def with_kept(self, kept: Sequence[Kept]) -> Array:
         """Chance of a false alarm (q,) for somebody of whom each view is kept."""
+        if is_few(self.model):
+            return self._few(kept[0].cosines)
         same = []
         for view, asked, one in zip(self.model.views, self.asked, kept, strict=True):
             aa = (asked**2).sum(1)
             same.append(view.likelihood(aa, np.sqrt(aa) * one.length * one.cosines, np.full(len(aa), one.length**2)))
         return self._alarms([row[:, None] for row in same])[:, 0]
 
+    def _few(self, cosines: Array) -> Array:
+        return few_chance(cosines, self.crowd, self.among)
+
     def _alarms(self, same: Sequence[Array]) -> Array:
         ratio = np.logaddexp.reduce(list(same), axis=0) - np.log(len(same)) - self._everybody[:, None]
-        return self.model.strangers.false_alarm(ratio, self.among)
+        return chance(self.model, ratio, self.among)
 
-    def _density(self, crowd: Array, own: NDArray[np.bool_] | None) -> Array:
+    @cached_property
+    def _everybody(self) -> Array:
         """log density of everybody at the queries, (q,): plain Gaussian where the crowd is too small to say."""
+        crowd = self.model.project(self.crowd) if len(np.asarray(self.crowd)) else np.zeros((0, self.points.shape[1]))
         few = len(crowd) <= LEAST_GALLERY
         centres, width = (np.zeros((1, self.points.shape[1])), 1.0) if few else (crowd, self.model.bandwidth)
         kernels = np.logaddexp.reduce([view.kernel(self.points, centres, width) for view in self.model.views], axis=0)
         kernels = kernels - np.log(len(self.model.views))
-        return log_mean(kernels if own is None or few else np.where(own, -np.inf, kernels))
+        return log_mean(kernels if self._own is None or few else np.where(self._own, -np.inf, kernels))
 
 
 def expected(model: VerdictModel, fingerprint: ArrayLike) -> list[Array]:
     """What each view expects (d,) of the person of a fingerprint (D,): what references are made of."""
+    if is_few(model):
+        return [np.asarray(fingerprint, np.float64)]
     point = model.project(fingerprint)
     return [view.expected(point)[0] for view in model.views]
+
+
+def _unit(rows: Array) -> Array:
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-30))

@@ -14,9 +14,11 @@ from sqlalchemy import select
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Fingerprint, GuardReference
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import ConsentDenied, LikenessRefused
+from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused
 from w2w_registry.lora import lora_files
-from w2w_registry.services.consent import grants, resolve, withdraw
+from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
+from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.protect import protect_subject
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.identities.manage import remove
@@ -80,6 +82,21 @@ def home(template: Path, tmp_path: Path) -> Iterator[Registry]:
         yield registry
 
 
+@pytest.fixture
+def few(template: Path, world: Path, tmp_path: Path) -> Iterator[Registry]:
+    """A registry of five people, one of whom agreed."""
+    home = tmp_path / "few"
+    init_registry(load_settings(str(home), actor="tester"))
+    shutil.copy(template / "registry.toml", home / "registry.toml")
+    with open_registry(load_settings(str(home), actor="tester")) as registry:
+        fit_space(registry, "faces", [str(world / "loras")], base_model=BASE_MODEL)
+        grants.grant(registry, "s005", EVERYTHING)
+        put(registry, world / "loras" / "p005", subjects=["s005"])
+        for row in range(20, 24):
+            assert put(registry, world / "loras" / f"p{row:03d}").status == "added"
+        yield registry
+
+
 def put(registry: Registry, path: Path, **options: object) -> Item:
     (item,) = add(registry, AddRequest([str(path)], **options)).items  # type: ignore[arg-type]
     return item
@@ -134,6 +151,61 @@ def test_who_came_in_unseen_does_not_leave(
     with pytest.raises(ConsentDenied) as caught:
         export(home, "brush", str(tmp_path / "after"))
     assert caught.value.subjects == ("s005",)
+
+
+def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights say nothing, and what is drawn is never sure enough to refuse."""
+    monkeypatch.setattr(Door, "_against", lambda _self, _place, vectors: [[] for _ in vectors])
+    monkeypatch.setattr(behaviour, "ALARM", -1.0)
+
+
+def test_who_may_be_somebody_who_refused_waits_for_another_person(
+    home: Registry, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Erased: nobody is registered whom it could be held for."""
+    unsure(monkeypatch)
+    withdraw.withdraw(home, "s006", erase=True)
+    found = put(home, world / "again" / "p006", kind="style", name="brush")
+    assert found.status == "added"
+    assert "may draw somebody who refused" in found.warnings[0]
+    (held,) = resolve.held_versions(home)
+    assert (held["version"], held["like"], held["why"]) == ("brush@1", None, "may be somebody who refused")
+    with pytest.raises(HeldBack):
+        export(home, "brush", str(tmp_path / "out"))
+    other = replace(home, settings=replace(home.settings, actor="somebody else"))
+    assert resolve.resolve(other, "brush", distinct=True, reason="seen")["state"] == "active"
+    export(home, "brush", str(tmp_path / "out"))
+
+
+def test_who_was_taken_in_unseen_waits_once_it_is_seen(
+    home: Registry, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsure(monkeypatch)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
+        put(home, world / "again" / "p005", kind="style", name="brush")
+    other = replace(home, settings=replace(home.settings, actor="somebody else"))
+    resolve.resolve(other, "brush", distinct=True, reason="seen")  # its weights alone had it held
+    withdraw.withdraw(home, "s006", erase=True)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
+        assert put(home, world / "again" / "p006", kind="style", name="pen").status == "added"
+    taken = take(home, newcomers.opened(PIPELINE))
+    told = look_again(home, taken.base, taken.question, taken.versions)
+    assert any("pen@1 is held" in one for one in told)
+    assert not any("brush@1" in one for one in told)
+
+
+@pytest.mark.parametrize("erase", [False, True])
+def test_a_registry_of_a_few_lets_nobody_back(few: Registry, world: Path, tmp_path: Path, erase: bool) -> None:
+    withdraw.withdraw(few, "s005", erase=erase)
+    strangers = add(few, AddRequest([str(world / "strangers")])).items
+    assert sum(item.held for item in strangers) <= 1
+    found = put(few, world / "again" / "p005", kind="style", name="brush")
+    if not isinstance(found.error, LikenessRefused):
+        assert found.held
+        with pytest.raises(ConsentDenied):
+            export(few, "brush", str(tmp_path / "out"))
 
 
 def test_without_the_base_model_the_weights_decide_and_it_is_said(

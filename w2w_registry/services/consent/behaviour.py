@@ -23,7 +23,18 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.references import BITS, Encounter, bits_of, cosines, key_id, seal
 from w2w_registry.services.recording.gallery import read_model, written
 from w2w_registry.services.recording.likeness import Print
-from w2w_registry.space.refusal import ALARM, CROWD, Comparison, Kept, expected, refusal_model
+from w2w_registry.space.refusal import (
+    ALARM,
+    CROWD,
+    HOLD,
+    Comparison,
+    Kept,
+    expected,
+    few_model,
+    is_few,
+    is_presumed,
+    refusal_model,
+)
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel
 
 KIND = "behaviour"
@@ -159,13 +170,10 @@ class Behaviour:
         whose: list[str] = []
         alarms: list[NDArray[np.float64]] = []
         if standing:
-            model = self._model(place)
             matrix = np.stack([values for _, values in standing])
             whose += [who for who, _ in standing]
-            if model is None:
-                alarms.append(1 - _alike(queries, matrix))
-            else:
-                alarms.append(Comparison(model, queries, crowd.matrix, own, among).with_known(matrix))
+            comparison = Comparison(self._model(place, queries.shape[1]), queries, crowd.matrix, own, among)
+            alarms.append(comparison.with_known(matrix))
         for number, references in kept.items():
             comparison = Comparison(self._stored(number), queries, crowd.matrix, own, among)
             whose += [one.subject for one in references]
@@ -173,7 +181,7 @@ class Behaviour:
         table = np.concatenate(alarms, axis=1)
         best = table.argmin(axis=1)
         return [
-            [Encounter(whose[column], float(1 - row[column]), 1 - ALARM, BY)]
+            [Encounter(whose[column], float(1 - row[column]), 1 - ALARM, BY, 1 - HOLD)]
             for row, column in zip(table, best, strict=True)
         ]
 
@@ -207,33 +215,33 @@ class Behaviour:
             self._people[place] = _Population(ids, matrix)
         return self._people[place]
 
-    def _model(self, place: Place) -> VerdictModel | None:
-        """The comparison for versions still there: the newest stored one unless it is out of date, else made anew;
-        None with too few people to learn from."""
+    def _model(self, place: Place, width: int) -> VerdictModel:
+        """The comparison of fingerprints of ``width`` floats with versions still there: the newest stored one unless it
+        is out of date, else made anew."""
         if place not in self._models:
             row = self._current(place)
             if row is not None:
                 return self._stored(row.id)
-            made = self._made(place, self._population(place))
-            if made is None:
-                return None
-            self._models[place] = made
+            self._models[place] = self._made(place, self._population(place), width)
         return self._models[place]
 
-    def _made(self, place: Place, people: _Population) -> VerdictModel | None:
+    def _made(self, place: Place, people: _Population, width: int) -> VerdictModel:
         if len(people.versions) < LEAST_GALLERY:
-            return None
+            return few_model(width)
         learned = stored.newest_calibration(self._session, *place)
         return refusal_model(people.matrix, None if learned is None else read_model(learned))
 
     def _current(self, place: Place) -> VerdictCalibration | None:
-        """The newest comparison stored for the door, unless repeats taught something since, or there are twice as many
-        people to learn from."""
+        """The newest comparison stored for the door, unless an earlier release made it, repeats taught something since,
+        or there are twice as many people to learn from, or enough for the first time."""
         row = stored.newest_calibration(self._session, *place, door=True)
         learned = stored.newest_calibration(self._session, *place)
         if row is None or (learned is not None and learned.id > row.id):
             return None
-        return None if len(self._population(place).versions) >= 2 * row.people else row
+        model = self._stored(row.id)
+        if not (is_few(model) or is_presumed(model)):
+            return None
+        return None if len(self._population(place).versions) >= max(2 * row.people, LEAST_GALLERY) else row
 
     def _stored(self, number: int) -> VerdictModel:
         if number not in self._models:
@@ -244,15 +252,11 @@ class Behaviour:
     def keep(self, uow: UnitOfWork, subject: str, prints: Sequence[Print], key: bytes, besides: Collection[int]) -> int:
         """Keep references of what a likeness draws; returns how many there are of it now. ``besides``: versions that
         depict the subject, none of them a stranger to learn from.
-
-        Where fewer than ``LEAST_GALLERY`` others have answered the question nothing can be compared, nor kept.
         """
         count = 0
         for one in prints:
             place = (one.base, one.question)
-            number = self._keep_model(uow, place, besides)
-            if number is None:
-                continue
+            number = self._keep_model(uow, place, len(one.values), besides)
             count += 1
             views = expected(self._stored(number), one.values)
             bits = [_bits(view[None], key, number, n)[0] for n, view in enumerate(views)]
@@ -274,13 +278,11 @@ class Behaviour:
             )
         return count
 
-    def _keep_model(self, uow: UnitOfWork, place: Place, besides: Collection[int]) -> int | None:
+    def _keep_model(self, uow: UnitOfWork, place: Place, width: int, besides: Collection[int]) -> int:
         row = self._current(place)
         if row is None:
             people = self._population(place).without(besides)
-            made = self._made(place, people)
-            if made is None:
-                return None
+            made = self._made(place, people, width)
             row = uow.add(
                 VerdictCalibration(
                     base=place[0],
@@ -294,13 +296,6 @@ class Behaviour:
             uow.session.flush()
             uow.event("verdict.calibrate", {"verdict_calibration": row.id}, door=True)
         return row.id
-
-
-def _alike(queries: NDArray[np.float32], known: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Without a population to hold them against: plain cosines (q, r)."""
-    q, k = (np.asarray(m, np.float64) for m in (queries, known))
-    lengths = np.linalg.norm(q, axis=1)[:, None] * np.linalg.norm(k, axis=1)[None, :]
-    return np.asarray(q @ k.T / np.maximum(lengths, 1e-30))
 
 
 def _bits(vectors: NDArray[np.float64], key: bytes, number: int, view: int) -> NDArray[np.bool_]:

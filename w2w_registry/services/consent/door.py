@@ -34,7 +34,7 @@ from w2w_registry.consent.references import (
 from w2w_registry.errors import LikenessRefused
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing
-from w2w_registry.services.consent.second_look import Near, SecondLook, as_held
+from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry
@@ -58,7 +58,7 @@ class Door:
 
     def admit(self, new: NewVersion, activity: Activity | None = None, near: Sequence[Near] | None = None) -> Admission:
         """Let a new version in, inside the transaction that records it; held when it resembles somebody it does not say
-        it is (``second_look``).
+        it is (``second_look``), or when it may draw somebody who refused.
 
         Args:
             activity: what made it; None = an import. near: what ``second.near`` found, when it was asked for many.
@@ -84,8 +84,8 @@ class Door:
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points) if near is None else near
         said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
-        told = self.second.told_all(said, found)
-        return [Admission(new.model_digest, held=as_held(one)) for new, one in zip(news, told, strict=True)]
+        held = self.second.held_all(said, found, met)
+        return [Admission(new.model_digest, held=one) for new, one in zip(news, held, strict=True)]
 
     @cached_property
     def second(self) -> SecondLook:
@@ -150,6 +150,13 @@ class Door:
 
     def encounters(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that are somebody who refused, whatever they are said to be: version id -> encounter."""
+        return {version_id: e for version_id, e in self._worst(version_ids).items() if e.refused}
+
+    def doubts(self, version_ids: Collection[int]) -> dict[int, Encounter]:
+        """Registered versions that may draw somebody who refused, and are not refused: version id -> encounter."""
+        return {version_id: e for version_id, e in self._worst(version_ids).items() if e.doubtful}
+
+    def _worst(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         if not self.anybody:
             return {}
         places: dict[int | None, list[tuple[int, bytes]]] = {
@@ -167,7 +174,7 @@ class Door:
         for version_id, encounters in self._who.behaviour.against_versions(version_ids).items():
             met.setdefault(version_id, []).extend(encounters)
         worst = {version_id: gravest(found) for version_id, found in met.items()}
-        return {version_id: e for version_id, e in worst.items() if e is not None and e.refused}
+        return {version_id: e for version_id, e in worst.items() if e is not None}
 
     def uncompared(self, version_ids: Collection[int]) -> set[int]:
         """Those of the versions whom nobody who refused was compared with by what they draw: they have no fingerprint

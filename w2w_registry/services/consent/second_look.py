@@ -28,7 +28,8 @@ from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.consent.policy import Rules
-from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look
+from w2w_registry.consent.references import Encounter
+from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look, seen_as
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import Factors, same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
@@ -50,6 +51,7 @@ from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 _NEIGHBOURS: Final = 4
 _MANY: Final = 32  # sketches from which on reading the keys of all is cheaper than a look for each
 _OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
+REFUSED: Final = "somebody who refused"
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
 Points = Mapping[int, NDArray[np.float32]]
 Said = tuple[str, Kind, Sequence[str], Activity | None]
@@ -115,15 +117,37 @@ class SecondLook:
 
     def told_all(self, said: Sequence[Said], near: Sequence[Sequence[Near]]) -> list[Contradiction | None]:
         """As ``told``, of many: a few queries, however many there are."""
+        return [found for _, _, found in self._judged(said, near, [False] * len(said))]
+
+    def held_all(
+        self, said: Sequence[Said], near: Sequence[Sequence[Near]], doubts: Sequence[Encounter | None]
+    ) -> list[Held | None]:
+        """Which of many are held, and why: as ``told_all``, and where it is in doubt whether they draw somebody who
+        refused. Not those that draw somebody else who is registered and is what they say they are."""
+        held: list[Held | None] = []
+        judged = self._judged(said, near, [met is not None and met.doubtful for met in doubts])
+        for met, (claim, likely, found) in zip(doubts, judged, strict=True):
+            told = as_held(found)
+            if told is None and met is not None and claim is not None and met.doubtful:
+                told = None if met.subject in claim.depicts or seen_as(claim, likely) else in_doubt(met)
+            held.append(told)
+        return held
+
+    def _judged(
+        self, said: Sequence[Said], near: Sequence[Sequence[Near]], also: Sequence[bool]
+    ) -> list[tuple[Claim | None, list[Likely], Contradiction | None]]:
+        """What each says of itself, whom it is surely near to, and what is at odds; where nobody is near no claim is
+        looked up, but of those it is ``also`` asked of."""
         sure = [[one for one in found if one.false_alarm <= SAME] for found in near]
-        asked = [i for i, found in enumerate(sure) if found]
-        answers: list[Contradiction | None] = [None] * len(said)
+        asked = [i for i, found in enumerate(sure) if found or also[i]]
+        answers: list[tuple[Claim | None, list[Likely], Contradiction | None]] = [(None, [], None)] * len(said)
         if asked:
             rules = Rules.from_settings(policies.in_force(self._registry, self._session))
             registered = self._registered({one.version_id for i in asked for one in sure[i]}, rules)
             claims = self._claims([said[i] for i in asked], rules)
             for i, claim in zip(asked, claims, strict=True):
-                answers[i] = second_look(claim, [registered[one.version_id](one) for one in sure[i]])
+                likely = [registered[one.version_id](one) for one in sure[i]]
+                answers[i] = claim, likely, second_look(claim, likely)
         return answers
 
     def remarks(self, name: str, near: Sequence[Near], held: Held | Contradiction | None) -> tuple[str, ...]:
@@ -309,7 +333,18 @@ def _opened(session: Session, asked: Asked) -> Gallery | None:
         return None
 
 
+def in_doubt(met: Encounter) -> Held:
+    """What is recorded of one that may draw somebody who refused."""
+    return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.REFUSED), met.similarity, 1 - met.similarity)
+
+
 def _why_held(name: str, held: Held) -> str:
+    if held.like_id is None:
+        return (
+            f"held: it may draw {held.like} (a stranger comes so near once in {1 / (held.false_alarm or 1):,.0f} "
+            "times), so it is found and shown, and nothing else, until another person decides: `w2w-reg remove "
+            f"{name}` when it does, `w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
+        )
     like = held.like.partition("@")[0]
     return (
         f"held: it resembles {held.like} ({held.why}; by {held.by}, {held.score:.3f}), so it is found and shown, and "

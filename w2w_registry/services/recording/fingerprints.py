@@ -61,13 +61,14 @@ class Prober:
 
 @dataclass(frozen=True)
 class Taken:
-    """What became of each version. ``skipped``: reference and reason."""
+    """What became of each version. ``skipped``: reference and reason. ``versions``: ids of those just taken."""
 
     taken: int
     already: int
     base: str
     question: str
     skipped: tuple[tuple[str, str], ...] = field(default_factory=tuple)
+    versions: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -158,7 +159,7 @@ def take(
         has = stored.answered(session, prober.base, prober.question, wanted)
     todo = [v for v in dict.fromkeys(wanted) if again or v not in has]
     skipped: list[tuple[str, str]] = []
-    taken = 0
+    taken, seen = 0, list[int]()
     named: set[str | None] = set()
     for start in range(0, len(todo), AT_ONCE):
         part = todo[start : start + AT_ONCE]
@@ -169,10 +170,11 @@ def take(
         ids, matrix, failed = _probed(registry, prober, part, tick)
         skipped += failed
         taken += keep(registry, prober, ids, matrix)
+        seen += ids
         named.update(v.base_model for v in _versions(registry, ids))
         progress(start + len(part), len(todo))
     remember(registry, named, prober.model.source)
-    return Taken(taken, len(wanted) - len(todo), prober.base, prober.question, tuple(skipped))
+    return Taken(taken, len(wanted) - len(todo), prober.base, prober.question, tuple(skipped), tuple(seen))
 
 
 def _versions(registry: Registry, version_ids: Sequence[int]) -> list[Version]:

@@ -104,10 +104,11 @@ class NewVersion:
 
 @dataclass(frozen=True)
 class Held:
-    """Why a version is recorded as held: whom it resembles (a version's id and ``name@number``), compared by what, what
-    is at odds with what it says of itself, how near, and how often a stranger comes so near (None: not known)."""
+    """Why a version is recorded as held: whom it resembles (a version's id and ``name@number``; no id: somebody of whom
+    nothing but a reference may be left), compared by what, what is at odds with what it says of itself, how near, and
+    how often a stranger comes so near (None: not known)."""
 
-    like_id: int
+    like_id: int | None
     like: str
     by: str
     why: str

@@ -1,0 +1,121 @@
+"""Does a fingerprint draw somebody who refused: refused where that is sure, held where it is not, else passed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from w2w_registry.consent.references import bits_of, cosines
+from w2w_registry.space.refusal import (
+    ALARM,
+    HOLD,
+    Comparison,
+    Kept,
+    chance,
+    expected,
+    few_chance,
+    few_model,
+    refusal_model,
+)
+from w2w_registry.space.verdict import Repeats, learn
+
+Array = NDArray[np.float64]
+WIDTH, REFUSED = 96, 20
+
+
+class People:
+    """As people's fingerprints are: a spectrum that falls, and trainings that differ by white noise."""
+
+    def __init__(self, registered: int, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.spread = np.arange(1, WIDTH + 1) ** -0.6
+        self.refused, self.registered = self.some(REFUSED), self.some(registered)
+
+    def some(self, count: int) -> Array:
+        return self.rng.normal(size=(count, WIDTH)) * self.spread
+
+    def again(self, rows: Array, noise: float = 0.01) -> Array:
+        white = np.sqrt(noise * (self.spread**2).sum() / WIDTH)
+        return rows + white * self.rng.normal(size=rows.shape)
+
+
+@pytest.mark.parametrize("registered", [25, 60, 300])
+def test_who_refused_is_known_again_and_strangers_pass(registered: int) -> None:
+    people = People(registered)
+    model = refusal_model(people.registered)
+    again = Comparison(model, people.again(people.refused), people.registered).with_known(people.refused)
+    own = np.diag(again)
+    assert (own <= HOLD).mean() >= 0.95
+    assert registered < 60 or (own <= ALARM).mean() >= 0.9
+    strangers = Comparison(model, people.some(400), people.registered, among=REFUSED).with_known(people.refused)
+    assert (strangers.min(1) <= ALARM).mean() <= 0.005
+    assert (strangers.min(1) <= HOLD).mean() <= 0.02
+
+
+@pytest.mark.parametrize("registered", [5, 300])
+def test_what_is_kept_says_the_same(registered: int) -> None:
+    people = People(registered)
+    model = few_model(WIDTH) if registered < 20 else refusal_model(people.registered)
+    comparison = Comparison(model, people.again(people.refused), people.registered, among=REFUSED)
+    known = comparison.with_known(people.refused)
+    for column, one in enumerate(people.refused):
+        views = []
+        for n, (mine, view) in enumerate(zip(comparison.asked, expected(model, one), strict=True)):
+            bits = [bits_of(v, bytes(32), f"view {n}") for v in (mine, view)]
+            views.append(Kept(float(np.linalg.norm(view)), cosines(bits[1][0], bits[0])))
+        kept = comparison.with_kept(views)
+        assert (kept[column] <= HOLD) == (known[column, column] <= HOLD)
+        assert ((kept <= ALARM) == (known[:, column] <= ALARM)).mean() >= 0.95
+
+
+def test_noise_learned_from_several_kinds_is_asked_beside_what_is_presumed() -> None:
+    people = People(300)
+    louder = Repeats("loud", people.again(1.6 * people.registered[:40], 0.05), np.arange(40))
+    native = Repeats("again", people.again(people.registered[40:100]), np.arange(40, 100))
+    plain = refusal_model(people.registered, learn(people.registered, [native]))
+    taught = refusal_model(people.registered, learn(people.registered, [native, louder]))
+    assert [len(model.trainings) for model in (plain, taught)] == [2, 4]
+    asked = people.again(1.6 * people.refused, 0.05)
+    missed = [
+        (np.diag(Comparison(model, asked, people.registered).with_known(people.refused)) > ALARM).mean()
+        for model in (plain, taught)
+    ]
+    assert missed[1] <= min(missed[0], 0.1)
+
+
+def test_the_chance_of_a_false_alarm_falls_with_evidence_and_grows_with_who_refused() -> None:
+    people = People(100)
+    model = refusal_model(people.registered)
+    nats = np.linspace(-500, 200, 300)
+    few, many = chance(model, nats, 5), chance(model, nats, 100)
+    assert (np.diff(many) <= 1e-12).all()
+    assert (few <= many + 1e-12).all()
+    assert many[0] > 0.2
+    assert many[-1] < 1e-6
+
+
+def test_who_comes_near_among_the_registered_makes_the_door_more_careful() -> None:
+    people = People(400)
+    double = np.concatenate([people.registered[:200], people.again(people.registered[:200])])
+    honest, spoilt = (refusal_model(rows) for rows in (people.registered, double))
+    assert chance(spoilt, 25.0) > chance(honest, 25.0)
+
+
+def test_among_a_few_nobody_is_refused_but_the_same_model_and_who_is_alike_is_held() -> None:
+    alike = np.array([0.3, 0.8, 0.97, 0.9999])
+    alarm = few_chance(alike, among=1)
+    assert alarm[0] > HOLD
+    assert ALARM < alarm[2] <= HOLD
+    assert alarm[3] == 0
+    assert (few_chance(alike, among=100) >= alarm).all()
+
+
+def test_a_world_that_lies_on_one_side_is_no_crowd_of_doubles() -> None:
+    people = People(12)
+    aside = 6.0 * np.ones(WIDTH) / np.sqrt(WIDTH)
+    rows, strangers = people.registered + aside, people.some(100) + aside
+    known = people.refused[:3] + aside
+    comparison = Comparison(few_model(WIDTH), strangers, rows, among=3).with_known(known)
+    assert (comparison.min(1) <= HOLD).mean() <= 0.05
+    assert (Comparison(few_model(WIDTH), people.again(known), rows, among=3).with_known(known).min(1) <= HOLD).all()
