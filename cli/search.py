@@ -14,6 +14,7 @@ from .output import emit, note, progress, say, table, warn
 CERTAINTY = {
     "certified": "nobody else reaches the threshold; further down, a match may be missing",
     "approximate": "a match may be missing, fewer than one in a hundred; --exact compares with everyone",
+    "fast": "a match may be missing, about three in a hundred; without --fast fewer than one",
 }
 
 
@@ -27,6 +28,9 @@ CERTAINTY = {
 @click.option("--include-blocked", is_flag=True, help="Include versions blocked by consent.")
 @click.option("--exact", is_flag=True, help="Compare with every version; a large index compares with likely ones only.")
 @click.option("--certified", is_flag=True, help="Prove that nobody else reaches the threshold.")
+@click.option(
+    "--fast", is_flag=True, help="Look at fewer versions of a large index: about three in a hundred matches are missed."
+)
 @click.option(
     "--by",
     type=click.Choice(["weights", "behaviour", "both"]),
@@ -46,6 +50,7 @@ def search(
     include_blocked: bool,
     exact: bool,
     certified: bool,
+    fast: bool,
     by: str | None,
     pipeline: str | None,
     device: str,
@@ -64,6 +69,8 @@ def search(
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.search import draws as service
 
+    if fast and (exact or certified):
+        raise click.UsageError("--fast may miss someone: it does not go with --exact or --certified")
     registry = frame.registry()
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
@@ -79,6 +86,7 @@ def search(
         include_blocked=include_blocked,
         exact=exact,
         certified=certified,
+        fast=fast,
     )
     if sheet is not None:
         if len(found) > 1:

@@ -31,6 +31,12 @@ def test_history_of_an_identity_without_aliases(filled: Run) -> None:
     assert filled("history", "p0001")[1] == "no alias was ever set\n"
 
 
+@pytest.mark.parametrize("other", ["--exact", "--certified"])
+def test_a_search_that_may_miss_someone_proves_nothing(filled: Run, other: str) -> None:
+    assert "--fast may miss someone" in refused(filled, "search", "p0001", "--fast", other)
+    assert value(filled, "search", "p0001", "--fast", "-k", "1")["certainty"] == "exact"  # everyone, where they are few
+
+
 @pytest.mark.parametrize("number", ["9999999999", "99999999999999999999", "9" * 5000])
 def test_version_numbers_no_database_holds(filled: Run, number: str) -> None:
     assert "at most 9 digits" in refused(filled, "show", f"p0001@{number}")

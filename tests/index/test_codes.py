@@ -41,6 +41,17 @@ def test_a_rotation_is_the_same_for_ever() -> None:
     )
 
 
+@pytest.mark.parametrize(("dim", "head"), [(8, 8), (512, 512), (600, 512), (1000, 512), (2000, 1024), (10_000, 8192)])
+def test_coarse_codes_speak_of_half_the_components_or_more(dim: int, head: int) -> None:
+    assert codes.leading(dim) == head
+
+
+def test_the_scale_is_the_norm_of_the_rows() -> None:
+    rows = unit(np.random.default_rng(6), 50, 20)
+    assert codes.scale_of(rows * np.float32(0.3)) == pytest.approx(0.3)
+    assert codes.scale_of(np.zeros((3, 20), np.float32)) == codes.scale_of(rows[:0]) == 1
+
+
 @BOTH
 @pytest.mark.parametrize(("dim", "limit"), [(1000, 1.02), (256, 1.06)])
 def test_codes_lose_no_more_than_their_rate_allows(quantiser: Quantiser, dim: int, limit: float) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -12,7 +13,8 @@ from tests.index.oracle import Oracle, unit
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index import codes, faiss_index, faiss_scan, store
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.index.faiss_index import FaissIndex
+from w2w_registry.index.faiss_index import FaissIndex, FaissSegment
+from w2w_registry.index.faiss_scan import Scan
 from w2w_registry.index.protocol import Ids, Stamp, Vectors
 
 faiss = pytest.importorskip("faiss", reason="faiss is not installed")
@@ -63,6 +65,8 @@ def few_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_index, "SCAN_ROWS", 1000)
     monkeypatch.setattr(faiss_index, "FEW_ROWS", 0)
     monkeypatch.setattr(faiss_index, "FEW_SHARE", 10**9)
+    monkeypatch.setattr(faiss_index, "THOROUGH", replace(faiss_index.THOROUGH, proposed=200, first=64))
+    monkeypatch.setattr(faiss_index, "FAST", replace(faiss_index.FAST, proposed=90, first=40))
 
 
 @pytest.fixture
@@ -89,6 +93,39 @@ def agrees(found: tuple[Ids, Vectors], truth: tuple[Ids, Vectors], at_least: flo
 def test_recall_of_the_codes(index: FaissIndex, oracle: ExactIndex, queries: Vectors) -> None:
     assert agrees(index.search(queries, 10), oracle.search(queries, 10))
     assert agrees(index.search(queries, 1), oracle.search(queries, 1))
+
+
+def test_a_hurried_search_reads_fewer_rows_and_scores_them_the_same(
+    index: FaissIndex, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    products = FaissSegment.products
+    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(len(at)), products(s, q, at))[1])
+    truth = oracle.search(queries, 10)
+    assert agrees(index.search(queries, 10), truth)
+    thorough = sum(read)
+    read.clear()
+    assert agrees(index.search(queries, 10, fast=True), truth, 0.8)
+    assert 0 < sum(read) < thorough
+
+
+def test_rows_worse_coded_than_expected_are_asked_for(
+    index: FaissIndex, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many rows are read follows from what those read first show: with noisy estimates, many more."""
+    noise = (0.05 * np.random.default_rng(11).standard_normal(ROWS)).astype(np.float32)
+    top, asked = Scan.top, []
+
+    def noisy(self: Scan, rotated: Vectors, wanted: int, **kw: bool) -> tuple[Vectors, Ids, Vectors]:
+        scores, rows, bound = top(self, rotated, ROWS, **kw)
+        asked.append(wanted)
+        scores = scores + noise[rows]
+        order = np.argsort(-scores, axis=1)[:, :wanted]
+        return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1), bound
+
+    monkeypatch.setattr(Scan, "top", noisy)
+    assert agrees(index.search(queries, 10), oracle.search(queries, 10))
+    assert max(asked) > 200
 
 
 @pytest.mark.parametrize("share", [0.6, 0.1])
@@ -208,7 +245,7 @@ def test_two_builds_of_the_same_rows_are_the_same(saved: Path, vectors: Vectors,
     order = np.random.default_rng(5).permutation(ROWS)
     index.add(order, vectors[order])
     store.save(tmp_path, index, STAMP)
-    for name in ("vectors.f32", "coarse.u8", "fine.u8", "errors.f32"):
+    for name in ("vectors.f32", "coarse.u8", "fine.u8", "errors.f32", "scale.f32"):
         (one,), (two,) = saved.rglob(name), tmp_path.rglob(name)
         assert one.read_bytes() == two.read_bytes()
 

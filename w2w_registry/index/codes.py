@@ -5,8 +5,14 @@ codebook for Gaussians serves every space: nothing is trained on users' data and
 codes are kept, each 16 centroids a group, in the layout of FAISS's fast scan (André et al., "Cache locality is not
 enough", VLDB 2015; Guo et al., ICML 2020 for the scan of 4-bit codes by table look-ups in registers):
 
-    coarse  2 components a group, 2 bits each: finds candidates, whose stored vectors then decide
-    fine    1 component a group, 4 bits each: small enough an error to prove that a row is not worth reading
+    coarse  2 components a group, 2 bits each, of the leading half of the components: finds candidates, whose stored
+            vectors then decide
+    fine    1 component a group, 4 bits each, of all: small enough an error to prove that a row is not worth reading
+
+A scan costs what it reads. Coordinates come by falling variance, and among strangers the spread of a score goes with
+the squared variances, so that bits spent on the trailing half tell little: of as many bits, two on each leading
+component leave about half the candidates that one on every component leaves, and no more where the spectrum is flat
+(measured at 10⁵ rows of 1,000 components: docs/benchmarks.md).
 
 One more pair of groups, the governor, holds the same code in every row, the largest. The scan adds 8-bit table entries
 in 16 bits, scaled by the widest group alone; for wide vectors or a query of even components the sum would overflow,
@@ -82,6 +88,11 @@ def _table(quantiser: Quantiser) -> Codes:
     return np.asarray(nearest, np.uint8)
 
 
+def leading(dim: int) -> int:
+    """How many of ``dim`` components the coarse codes speak of: a power of two that is at least half of them."""
+    return min(dim, max(512, 1 << (-(-dim // 2) - 1).bit_length()))
+
+
 class Rotation:
     """A fixed orthogonal map R^dim → R^width that spreads every vector evenly over its components.
 
@@ -103,6 +114,11 @@ class Rotation:
         """Rows (n, dim) as float32 (n, width); inner products change by rounding alone."""
         out = np.zeros((len(vectors), self.width), np.float32)
         out[:, : self.dim] = vectors
+        if self._size == self.width:
+            for signs in self._signs:
+                out *= signs
+                out = self._transform(out)
+            return out
         for turn, signs in enumerate(self._signs):
             out *= signs
             start = 0 if turn % 2 == 0 else self.width - self._size
@@ -114,7 +130,7 @@ class Rotation:
         """The Hadamard transform as two small products, its components in a fixed other order."""
         rows, small, large = len(part), len(self._small), len(self._large)
         half = np.ascontiguousarray(part).reshape(rows * large, small) @ self._small
-        turned = np.ascontiguousarray(half.reshape(rows, large, small).swapaxes(1, 2)).reshape(rows * small, large)
+        turned: Vectors = half.reshape(rows, large, small).swapaxes(1, 2).reshape(rows * small, large)
         done: Vectors = (turned @ self._large).reshape(rows, self._size)
         return done
 
@@ -173,6 +189,14 @@ def pack(codes: Codes) -> Codes:
     return np.ascontiguousarray(pairs[..., order] | (pairs[..., order + 16] << 4)).reshape(-1)
 
 
+@cache
+def _spread(quantiser: Quantiser, width: int) -> tuple[Vectors, np.float32, np.float32]:
+    """The centroids for rows of ``width`` components, how far they reach apart along the first axis, and at all."""
+    centroids = quantiser.centroids / np.float32(np.sqrt(width))
+    across = np.sqrt(((centroids[:, None] - centroids[None]) ** 2).sum(axis=2).max())
+    return centroids, centroids[:, 0].max() - centroids[:, 0].min(), np.float32(across)
+
+
 def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np.float32], NDArray[np.float32]]:
     """Queries (q, width) as the scan takes them, with governors that keep its 16-bit sums from overflowing.
 
@@ -183,14 +207,13 @@ def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np
         from ⟨query, decoded row⟩ by the tables' rounding, (q,): half a step a group.
     """
     count, width = rotated.shape
-    centroids = quantiser.centroids / np.float32(np.sqrt(width))
+    centroids, reach, across = _spread(quantiser, width)
     if quantiser.per == 1:
-        spans = np.abs(rotated) * (centroids.max() - centroids.min())
-    else:
-        entries = centroids @ rotated.reshape(-1, quantiser.per).T
-        spans = (entries.max(axis=0) - entries.min(axis=0)).reshape(count, -1)
+        spans = np.abs(rotated) * across
+    else:  # |⟨query, c − d⟩| ≤ ‖query‖‖c − d‖, which is as good: the governor is to be wide enough, no more
+        pairs = rotated.reshape(count, -1, quantiser.per)
+        spans = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs)) * across
     widest = np.maximum(np.maximum(spans.max(axis=1), 1e-4), spans.sum(axis=1) * (255 / (_MOST - 2 * 255)))
-    reach = centroids[:, 0].max() - centroids[:, 0].min()
     out = np.zeros((count, quantiser.groups(width) * quantiser.per), np.float32)
     out[:, :width] = rotated
     governor = (widest / reach).astype(np.float32)
@@ -198,6 +221,12 @@ def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np
     step = np.maximum(widest, governor * reach) * np.float32(1.001 / 255)
     bound = 0.5 * quantiser.groups(width) * step + 1e-5
     return out, governor * centroids[quantiser.governor, 0], bound.astype(np.float32)
+
+
+def scale_of(heads: Vectors) -> np.float32:
+    """The root mean square norm of rows, which the codebook takes for one; 1 where there is nothing to see."""
+    square = float(np.einsum("ij,ij->", heads, heads, dtype=np.float64)) / max(1, len(heads))
+    return np.float32(np.sqrt(square)) if square > 1e-12 else np.float32(1)
 
 
 def excess_norm(rotated: Vectors, codes: Codes, quantiser: Quantiser) -> Vectors:
@@ -211,28 +240,39 @@ def excess_norm(rotated: Vectors, codes: Codes, quantiser: Quantiser) -> Vectors
 
 
 class CodeWriter:
-    """Writes ``coarse.u8``, ``fine.u8`` (packed), ``coarse.crc``, ``fine.crc`` (CRC-32 of every chunk, uint32) and
-    ``errors.f32`` (of the fine codes) beside the rows, as these are written."""
+    """Writes ``coarse.u8``, ``fine.u8`` (packed), ``coarse.crc``, ``fine.crc`` (CRC-32 of every chunk, uint32),
+    ``scale.f32`` (of the coarse codes: the norm of the leading components of the first rows) and ``errors.f32`` (of the
+    fine codes) beside the rows, as these are written."""
 
     def __init__(self, folder: Path, dim: int | None) -> None:
-        self._rotate = None if dim is None else Rotation(dim)  # None: rows that need no codes; the files stay empty
+        self._dim = dim  # None: rows that need no codes; the files stay empty
+        if dim is not None:
+            self._leading = leading(dim)
+            self._rotations = {COARSE: Rotation(self._leading), FINE: Rotation(dim)}
+        self._scale: np.float32 | None = None
         self._files: dict[str, IO[bytes]] = {
             name: open(folder / name, "wb")  # noqa: SIM115 - closed by close()
-            for name in ("coarse.u8", "coarse.crc", "fine.u8", "fine.crc", "errors.f32")
+            for name in ("coarse.u8", "coarse.crc", "fine.u8", "fine.crc", "errors.f32", "scale.f32")
         }
         self._waiting: dict[str, list[Codes]] = {"coarse": [], "fine": []}
         self._rows = 0
 
     def add(self, vectors: Vectors) -> None:
-        if self._rotate is None:
+        if self._dim is None:
             return
         for start in range(0, len(vectors), _ROWS):
-            rotated = self._rotate(vectors[start : start + _ROWS])
-            for quantiser in (COARSE, FINE):
-                codes = encode(rotated, quantiser)
-                self._waiting[quantiser.name].append(codes)
-            self._files["errors.f32"].write(excess_norm(rotated, codes, FINE).astype("<f4").tobytes())
-            self._rows += len(rotated)
+            part = vectors[start : start + _ROWS]
+            head = np.ascontiguousarray(part[:, : self._leading])
+            if self._scale is None:
+                self._scale = scale_of(head)
+                self._files["scale.f32"].write(np.array([self._scale], "<f4").tobytes())
+            coarse = encode(self._rotations[COARSE](head) / self._scale, COARSE)
+            rotated = self._rotations[FINE](part)
+            fine = encode(rotated, FINE)
+            self._waiting["coarse"].append(coarse)
+            self._waiting["fine"].append(fine)
+            self._files["errors.f32"].write(excess_norm(rotated, fine, FINE).astype("<f4").tobytes())
+            self._rows += len(part)
             while self._rows >= CHUNK:
                 self._flush(CHUNK)
 

@@ -36,7 +36,14 @@ class ExactIndex(SegmentedIndex):
         return Segment(read_rows(files, dim, unchecked=unchecked))
 
     def _search_segment(
-        self, segment: Segment, queries: Vectors, limit: int, rows: NDArray[np.int64] | None, *, exact: bool
+        self,
+        segment: Segment,
+        queries: Vectors,
+        limit: int,
+        rows: NDArray[np.int64] | None,
+        *,
+        exact: bool,
+        fast: bool,
     ) -> Found:
         found: Found = []
         for part, approximate in _products(segment.rows, queries, rows):
@@ -94,5 +101,7 @@ def reaching(rows: Rows, query: Vectors, chosen: NDArray[np.int64], threshold: n
 def scores_of(rows: Rows, query: Vectors, chosen: NDArray[np.int64]) -> Vectors:
     """The scores of chosen rows (m,), read in blocks."""
     step = max(1, BLOCK_BYTES // (4 * rows.dim))
+    if len(chosen) <= step:
+        return score(rows.take(chosen), query)
     parts = [score(rows.take(chosen[start : start + step]), query) for start in range(0, len(chosen), step)]
     return np.concatenate([np.empty(0, np.float32), *parts])

@@ -1,9 +1,10 @@
 """Search of large bases with FAISS: short codes find candidates, the stored vectors decide.
 
-Every row has a coarse code of about a quarter of a byte a component (``codes``). A query is rotated as the rows were,
-the fast scan proposes the ``CANDIDATES`` best rows by their codes, and these are scored from their stored vectors: so
-scores are exact, and only a neighbour whose code looked much worse than it is can be missed. Nothing is trained, no
-spectrum is assumed. Measured at 10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
+Every row has a coarse code of an eighth of a byte a component (``codes``). A query is rotated as the rows were, the
+fast scan proposes ``proposed`` rows by their codes, and so many of these as may be among the nearest are scored from
+their stored vectors: so scores are exact, and only a neighbour whose code looked much worse than it is can be missed.
+How many may be is seen by those scored first (``_expected``): nothing is trained, no spectrum is assumed. Measured at
+10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
 
 The scan takes no filters. A few eligible rows are scored outright; for more, so many candidates are taken that enough
 of them can be expected to be eligible, and more where they are not. Rows added since the last save are searched
@@ -17,7 +18,9 @@ With faiss-gpu and a card, a process that goes on searching keeps half-precision
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,38 +29,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
-from w2w_registry.index.codes import COARSE, FINE, CodeWriter, Quantiser, Rotation
+from w2w_registry.index.codes import COARSE, FINE, CodeWriter, Quantiser, Rotation, leading
 from w2w_registry.index.exact import ExactIndex, decide, reaching
 from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment
-from w2w_registry.index.vectors import MAX_NORM, contenders
+from w2w_registry.index.vectors import MAX_NORM, contenders, kth_largest
 
 KIND = "faiss"
 SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
 MIN_DIM = 32  # narrower rows are hardly longer than their codes
-CANDIDATES = 200
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
 MARGIN, SPARE = 1.15, 50  # candidates asked for under a filter, beyond what its share suggests
-KEPT = 1 - 0.1108  # of a vector's squared norm that its coarse code keeps: an estimate is so much of the score,
-SURE = 2.0  # and its error Gaussian; rows that may be better by so many deviations are asked for
 FIRST_PROOF, MOST_PROOF = 64, 16_384
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
+GPU_CANDIDATES = 200
 GPU_AFTER = 32  # queries in one process before the vectors are copied to the card
 GPU_MAX_CANDIDATES = 2048  # what GPU indexes can return
 
 
-class FaissSegment(Segment):
-    """Rows with their codes: ``coarse`` and ``fine`` scans, and how far a fine code is from its row (n,)."""
+@dataclass(frozen=True)
+class Effort:
+    """How hard a search looks: rows ``proposed`` by their codes, rows scored ``first`` to see how far scores lie from
+    estimates, and ``sure``: rows that would need more such deviations to be among the nearest are left unread."""
 
-    def __init__(self, rows: Rows, coarse: Scan, fine: Scan, errors: Vectors) -> None:
+    proposed: int
+    first: int
+    sure: float
+
+
+THOROUGH = Effort(proposed=1024, first=256, sure=3.3)
+FAST = Effort(proposed=448, first=200, sure=2.5)
+
+
+class FaissSegment(Segment):
+    """Rows with their codes: ``coarse`` and ``fine`` scans, the ``scale`` of the coarse ones, and how far a fine code
+    is from its row (n,)."""
+
+    def __init__(self, rows: Rows, coarse: Scan, fine: Scan, scale: np.float32, errors: Vectors) -> None:
         super().__init__(rows)
-        self.coarse, self.fine, self.errors = coarse, fine, errors
+        self.coarse, self.fine, self.scale, self.errors = coarse, fine, scale, errors
         self.rotate = Rotation(rows.dim)
-        self.noise = np.float32(np.sqrt((1 - KEPT) / self.rotate.width) / KEPT)
+        self._turn = Rotation(leading(rows.dim))
         self.gpu: Any = None
         self._loose: tuple[NDArray[np.int64], np.float32] | None = None
+
+    def propose(self, queries: Vectors, wanted: int) -> tuple[Vectors, NDArray[np.int64]]:
+        """The ``wanted`` rows of each query that score best by their coarse codes: estimates (q, m), descending, and
+        row numbers (q, m)."""
+        turned = self._turn(np.ascontiguousarray(queries[:, : self._turn.dim]))
+        estimates, places, _ = self.coarse.top(turned, wanted)
+        estimates *= self.scale
+        return estimates, places
+
+    def products(self, query: Vectors, places: NDArray[np.int64]) -> Vectors:
+        """float32 products of those rows, unverified, with a query (k,): read where they lie, without a copy."""
+        self.rows.expect(places)
+        module = faiss()
+        out = np.empty(len(places), np.float32)
+        pointers = [module.swig_ptr(array) for array in (out, query, self.rows.vectors, places)]
+        module.fvec_inner_products_by_idx(*pointers, len(query), 1, len(places))
+        return out
 
     def loose(self) -> tuple[NDArray[np.int64], np.float32]:
         """The rows coded worst, and the largest error of all others."""
@@ -102,19 +135,29 @@ class FaissIndex(ExactIndex):
         errors = files["errors.f32"].view("<f4").astype(np.float32, copy=False)
         if len(errors) != len(rows):
             raise IntegrityError(what="index codes", name="errors.f32", expected=len(rows), found=len(errors))
-        scans = [_open(folder, files, len(rows), Rotation(dim).width, quantiser) for quantiser in (COARSE, FINE)]
-        return FaissSegment(rows, scans[0], scans[1], errors)
+        scale = files["scale.f32"].view("<f4")
+        widths = ((COARSE, Rotation(leading(dim)).width), (FINE, Rotation(dim).width))
+        scans = [_open(folder, files, len(rows), width, quantiser) for quantiser, width in widths]
+        return FaissSegment(rows, scans[0], scans[1], np.float32(scale[0]), errors)
 
     # -- the nearest -----------------------------------------------------------------------------
     def _search_segment(
-        self, segment: Segment, queries: Vectors, limit: int, rows: NDArray[np.int64] | None, *, exact: bool
+        self,
+        segment: Segment,
+        queries: Vectors,
+        limit: int,
+        rows: NDArray[np.int64] | None,
+        *,
+        exact: bool,
+        fast: bool,
     ) -> Found:
+        effort = FAST if fast else THOROUGH
         count = len(segment.rows)
         eligible = count if rows is None else len(rows)
-        wanted = max(CANDIDATES, 4 * limit)
+        wanted = max(effort.proposed, 4 * limit)
         few = max(FEW_ROWS, count // FEW_SHARE, 2 * wanted)
         if exact or eligible <= few or not _scanned(segment, COARSE):
-            return super()._search_segment(segment, queries, limit, rows, exact=exact)
+            return super()._search_segment(segment, queries, limit, rows, exact=exact, fast=fast)
         assert isinstance(segment, FaissSegment)
         self._asked += len(queries)
         mask = None
@@ -122,47 +165,44 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(count, bool)
             mask[rows] = True
         ask = wanted if mask is None else min(count, int(MARGIN * wanted * count / eligible) + SPARE)
-        on_gpu = self._on_gpu(segment)
-        if on_gpu:
-            estimates, proposals = _gpu_candidates(segment, queries, ask)
+        if self._on_gpu(segment):
+            found = _of_the_card(segment, queries, ask, mask, limit)
         else:
-            estimates, proposals, _ = segment.coarse.top(segment.rotate(queries), ask)
-        found: Found = []
-        for query, *first in zip(queries, estimates, proposals, strict=True):
-            answer = self._answer(segment, query, (first[0], first[1]), mask, limit, wanted, certain=on_gpu)
-            found += [answer] if answer else super()._search_segment(segment, query[None], limit, rows, exact=True)
-        return found
+            found = [
+                self._answer(segment, query, (one, places), mask, limit, effort)
+                for query, one, places in zip(queries, *segment.propose(queries, ask), strict=True)
+            ]
+        for i, query in enumerate(queries):
+            if found[i] is None:
+                (found[i],) = super()._search_segment(segment, query[None], limit, rows, exact=True, fast=False)
+        return found  # type: ignore[return-value]
 
+    @staticmethod
     def _answer(
-        self,
         segment: FaissSegment,
         query: Vectors,
         proposed: tuple[Vectors, NDArray[np.int64]],
         mask: NDArray[np.bool_] | None,
         limit: int,
-        wanted: int,
-        *,
-        certain: bool,
+        effort: Effort,
     ) -> Batch | None:
-        """The best ``limit`` of the first ``wanted`` eligible candidates, after asking for more where a filter leaves
-        too few, or where the next candidate may be as good as the worst of the answer; None when reading every
-        eligible row is no dearer. ``certain``: the estimates need no such allowance."""
+        """The best ``limit`` of the eligible candidates, after asking for more where a filter leaves too few or where
+        rows not proposed may be among them; None when reading every eligible row is no dearer."""
         estimates, places = proposed
         while True:
-            usable = places >= 0 if mask is None else (places >= 0) & mask[places]
-            at = np.flatnonzero(usable)[:wanted]
-            if len(at) >= wanted // 2:
-                chosen = np.sort(places[at])
-                # What is returned is verified by ``decide``; a damaged row that looks worse than it is would be missed.
-                near = contenders(segment.rows.take(chosen, checked=False) @ query, limit, self._dim)
-                ids, scores = decide(segment.rows, query, chosen[near], limit)
-                if certain or estimates[at[-1]] / KEPT + SURE * segment.noise <= scores[-1]:
-                    return ids, scores
-                wanted *= 4
+            if mask is not None:
+                at = np.flatnonzero(mask[places])
+                estimates, eligible = estimates[at], places[at]
+            else:
+                eligible = places
+            if len(eligible) >= 2 * limit:
+                found = _settled(segment, query, estimates, eligible, limit, effort)
+                if found is not None:
+                    return found
             asked = 4 * len(places)
-            if certain or asked * 8 > len(segment.rows):
+            if asked * 8 > len(segment.rows):
                 return None
-            (estimates,), (places,), _ = segment.coarse.top(segment.rotate(query[None]), asked)
+            (estimates,), (places,) = segment.propose(query[None], asked)
 
     # -- everyone above a threshold --------------------------------------------------------------
     def _segment_above(
@@ -199,6 +239,56 @@ class FaissIndex(ExactIndex):
                 except RuntimeError:  # the card's memory is too small or taken: the CPU answers
                     segment.gpu = False
         return segment.gpu is not None and segment.gpu is not False
+
+
+def _settled(
+    segment: FaissSegment,
+    query: Vectors,
+    estimates: Vectors,
+    places: NDArray[np.int64],
+    limit: int,
+    effort: Effort,
+) -> Batch | None:
+    """The best ``limit`` of the candidates, given by falling estimate; None when rows behind them may be better."""
+    first = min(len(places), max(effort.first, 4 * limit))
+    scores = segment.products(query, places[:first])
+    expected = _expected(estimates[limit:first], scores[limit:], effort.sure)
+    floor = kth_largest(scores, limit)
+    enough = int(np.searchsorted(-estimates, -expected(floor), side="right"))
+    if enough > first:
+        scores = np.concatenate([scores, segment.products(query, places[first:enough])])
+        floor = kth_largest(scores, limit)
+    if estimates[-1] > expected(floor) and len(places) < len(segment.rows):
+        return None
+    return _decided(segment, query, places[: len(scores)], scores, limit, floor)
+
+
+def _expected(estimates: Vectors, scores: Vectors, sure: float) -> Callable[[np.float32], float]:
+    """From rows whose scores are known (their estimates' errors, and the components that no code speaks of): below
+    which estimate a row is no longer expected to reach a given score, by a line fitted to them and ``sure`` deviations.
+
+    The very first, which a query's own copies would bend the line by, are not to be among them.
+    """
+    e, s = float(estimates.sum()) / len(estimates), float(scores.sum()) / len(scores)
+    estimates, scores = estimates - np.float32(e), scores - np.float32(s)
+    spread, shared = float(estimates @ estimates), float(estimates @ scores)
+    slope = min(max(shared / spread, 0.1), 2.0) if spread > 0 else 1.0
+    left = float(scores @ scores) - 2 * slope * shared + slope * slope * spread
+    deviation = math.sqrt(max(left, 0.0) / len(scores))
+    return lambda score: e + (float(score) - s - sure * deviation) / slope
+
+
+def _decided(
+    segment: FaissSegment,
+    query: Vectors,
+    places: NDArray[np.int64],
+    products: Vectors,
+    limit: int,
+    kth: np.float32 | None = None,
+) -> Batch:
+    """The best of rows whose products are known, by score; what is returned is verified, and only that: a damaged row
+    that looks worse than it is would be missed."""
+    return decide(segment.rows, query, places[contenders(products, limit, len(query), kth)], limit)
 
 
 def _not_excluded(
@@ -241,6 +331,16 @@ def _gpu_flat(module: ModuleType, dim: int) -> Any:
     return module.GpuIndexFlatIP(module.StandardGpuResources(), dim, config)
 
 
-def _gpu_candidates(segment: FaissSegment, queries: Vectors, wanted: int) -> tuple[Vectors, NDArray[np.int64]]:
-    scores, rows = segment.gpu.search(queries, min(len(segment.rows), GPU_MAX_CANDIDATES, wanted))
-    return scores, rows
+def _of_the_card(
+    segment: FaissSegment, queries: Vectors, wanted: int, mask: NDArray[np.bool_] | None, limit: int
+) -> list[Batch | None]:
+    """The best ``limit`` rows of every query among those that score best in half precision; None where too few of
+    those are eligible."""
+    _, proposed = segment.gpu.search(queries, min(len(segment.rows), GPU_MAX_CANDIDATES, wanted))
+    found: list[Batch | None] = []
+    for query, places in zip(queries, proposed, strict=True):
+        usable = places[(places >= 0) & (mask is None or mask[places])]
+        chosen = np.sort(usable[: max(GPU_CANDIDATES, 4 * limit)])
+        enough = len(chosen) >= 2 * limit
+        found.append(_decided(segment, query, chosen, segment.products(query, chosen), limit) if enough else None)
+    return found

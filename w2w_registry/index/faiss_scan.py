@@ -115,11 +115,13 @@ class Scan:
             parts = self._all(lambda shard: self._search(*shard, asked, wanted), self._shards)
         else:
             parts = self._all(lambda part: self._stream(part, asked, wanted, checked), self._parts())
-        scores = np.concatenate([part[0] for part in parts], axis=1)
-        rows = np.concatenate([part[1] for part in parts], axis=1)
+        scores, rows = parts[0]
         if len(parts) > 1:
+            scores = np.concatenate([part[0] for part in parts], axis=1)
+            rows = np.concatenate([part[1] for part in parts], axis=1)
             scores, rows = _best(scores, rows, wanted)
-        return scores - excess[:, None], rows, bound
+        scores -= excess[:, None]
+        return scores, rows, bound
 
     # -- where the codes are ---------------------------------------------------------------------
     def _chunks(self) -> range:
@@ -180,7 +182,7 @@ class Scan:
     @staticmethod
     def _search(first: int, index: Any, asked: Vectors, wanted: int) -> Found:
         scores, rows = index.search(asked, min(wanted, index.ntotal))
-        return scores, rows + first
+        return scores, rows + first if first else rows
 
     def _all(self, work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
         """``work`` on every part, each in a thread."""

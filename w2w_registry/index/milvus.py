@@ -172,6 +172,7 @@ class MilvusIndex:
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
         exact: bool = False,
+        fast: bool = False,
     ) -> tuple[Ids, Vectors]:
         asked = as_vectors(queries, self._dim, what="query")
         if exact and not self.exhaustive:

@@ -74,6 +74,7 @@ class VectorIndex(Protocol):
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
         exact: bool = False,
+        fast: bool = False,
     ) -> tuple[Ids, Vectors]:
         """The best ``limit`` rows of each query, highest score first, equal scores by ascending id.
 
@@ -83,6 +84,7 @@ class VectorIndex(Protocol):
             allowed: only these ids may be returned; None = every one. Unknown ids are passed over.
             forbidden: these ids may not be returned, even when allowed.
             exact: look at every row, also where the kind would rather look at a few (``exhaustive`` says).
+            fast: look at fewer rows than usual; a few in a hundred of the nearest may then be missing.
 
         Returns:
             ids int64 (q, m) and scores float32 (q, m), where m = min(limit, rows that may be returned).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from w2w_registry.index.vectors import as_ids, as_vectors
 BLOCK_BYTES = 1 << 23  # rows are scanned in blocks of about this size
 SCAN_BYTES = 1 << 26  # approximate scores held at once: rows × queries × 4 bytes
 _FETCHES, _FETCH_ROWS = 4, 4096  # how often, and of how many rows, the system is told ahead
+_MAP_AFTER, _MAP_BYTES = 32, 1 << 24  # after so many times the file is mapped, so much of it at a time
+MADV_POPULATE_READ = 22  # Linux; not among mmap's names yet
 Files = Mapping[str, NDArray[np.uint8]]
 
 
@@ -31,7 +34,7 @@ class Rows:
         self._sums = sums
         self._unchecked = unchecked
         self._map: mmap.mmap | None = None
-        self._fetches = _FETCHES
+        self._expected = self._mapped = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,16 +56,15 @@ class Rows:
         found: NDArray[np.int64] = at[self.ids[at] == ids]
         return found
 
-    def take(self, rows: NDArray[np.int64], *, checked: bool = True) -> Vectors:
-        """Those rows, (m, k); ``checked`` may be left to a later reading of the few that matter.
+    def take(self, rows: NDArray[np.int64]) -> Vectors:
+        """Those rows, (m, k).
 
         Raises:
             IntegrityError: a row is not the one that was written.
         """
-        if self._fetches and self._map is not None:
-            self._fetch(rows)
+        self.expect(rows)
         out = self.vectors[rows]
-        if self._unchecked and checked:
+        if self._unchecked:
             self._check(rows, out)
         return out
 
@@ -72,14 +74,36 @@ class Rows:
             mapped.madvise(mmap.MADV_RANDOM)
             self._map = mapped
 
-    def _fetch(self, rows: NDArray[np.int64]) -> None:
-        """Ask for all those rows at once, which a disk answers faster than one page fault after the other."""
-        self._fetches -= 1
-        size, page = 4 * self.dim, mmap.PAGESIZE
-        assert self._map is not None
-        for row in rows[:_FETCH_ROWS].tolist():
-            start = row * size // page * page
-            self._map.madvise(mmap.MADV_WILLNEED, start, min((row + 1) * size, len(self._map)) - start)
+    def expect(self, rows: NDArray[np.int64]) -> None:
+        """Tell the system that those rows are read next.
+
+        A process that asks once has them fetched together, which a disk answers faster than one page fault after the
+        other. One that goes on asking maps the whole file, a step at each call, where half the memory can hold it: a
+        fault a row costs more than the row.
+        """
+        if self._map is None:
+            return
+        self._expected += 1
+        if self._expected <= _FETCHES:
+            size, page = 4 * self.dim, mmap.PAGESIZE
+            for row in rows[:_FETCH_ROWS].tolist():
+                start = row * size // page * page
+                self._map.madvise(mmap.MADV_WILLNEED, start, min((row + 1) * size, len(self._map)) - start)
+        elif self._expected > _MAP_AFTER and self._mapped < len(self._map):
+            self._map_more(self._map)
+
+    def _map_more(self, mapped: mmap.mmap) -> None:
+        if self._mapped == 0:
+            if len(mapped) > os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE // 2:
+                self._mapped = len(mapped)
+                return
+            mapped.madvise(mmap.MADV_NORMAL)
+        step = min(_MAP_BYTES, len(mapped) - self._mapped)
+        try:
+            mapped.madvise(MADV_POPULATE_READ, self._mapped, step)
+        except OSError:  # a kernel before 5.14: page by page, then
+            step = len(mapped) - self._mapped
+        self._mapped += step
 
     def blocks(self) -> Iterator[tuple[int, Vectors]]:
         """All rows in order, as (first row number, block)."""

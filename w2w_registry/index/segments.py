@@ -106,6 +106,7 @@ class SegmentedIndex(ABC):
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
         exact: bool = False,
+        fast: bool = False,
     ) -> tuple[Ids, Vectors]:
         asked = as_vectors(queries, self._dim, what="query")
         parts, tail_rows = self._eligible(allowed, forbidden)
@@ -115,12 +116,12 @@ class SegmentedIndex(ABC):
         scores = np.empty((len(asked), width), np.float32)
         if width == 0 or len(asked) == 0:
             return ids, scores
-        answers = [self._search_segment(segment, asked, width, rows, exact=exact) for segment, rows in parts]
-        answers.append(search_rows(self.tail.ids, self.tail.vectors, asked, width, tail_rows))
+        answers = [self._search_segment(segment, asked, width, rows, exact=exact, fast=fast) for segment, rows in parts]
+        if len(tail_rows):
+            answers.append(search_rows(self.tail.ids, self.tail.vectors, asked, width, tail_rows))
         for i, several in enumerate(zip(*answers, strict=True)):
-            ids[i], scores[i] = best(
-                np.concatenate([one[0] for one in several]), np.concatenate([one[1] for one in several]), width
-            )
+            joined = np.concatenate([one[0] for one in several]), np.concatenate([one[1] for one in several])
+            ids[i], scores[i] = joined if len(several) == 1 else best(*joined, width)
         return ids, scores
 
     def above(
@@ -148,6 +149,9 @@ class SegmentedIndex(ABC):
         self, allowed: ArrayLike | None, forbidden: ArrayLike | None
     ) -> tuple[list[tuple[Any, NDArray[np.int64] | None]], NDArray[np.int64]]:
         """Every segment that has rows to return, with their numbers, and those of the tail."""
+        if allowed is None and forbidden is None:
+            rows_of = ((segment, segment.eligible(None, None)) for segment in self.segments)
+            return [(s, rows) for s, rows in rows_of if rows is None or len(rows)], np.arange(len(self.tail))
         allow = None if allowed is None else distinct(allowed)
         forbid = None if forbidden is None else distinct(forbidden)
         parts = [(segment, segment.eligible(allow, forbid)) for segment in self.segments]
@@ -173,7 +177,14 @@ class SegmentedIndex(ABC):
 
     @abstractmethod
     def _search_segment(
-        self, segment: Any, queries: Vectors, limit: int, rows: NDArray[np.int64] | None, *, exact: bool
+        self,
+        segment: Any,
+        queries: Vectors,
+        limit: int,
+        rows: NDArray[np.int64] | None,
+        *,
+        exact: bool,
+        fast: bool,
     ) -> Found:
         """For each query the best of those rows (None = all), at most ``limit``, in order, with their scores."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -38,6 +40,8 @@ def as_vectors(vectors: ArrayLike, dim: int, *, what: str = "vector") -> Vectors
     if array.ndim != 2 or array.shape[1] != dim:
         raise IntegrityError(what=what, name="shape", expected=f"(n, {dim})", found=str(array.shape))
     with np.errstate(over="ignore", invalid="ignore"):
+        if len(array) == 1 and float(array[0] @ array[0]) <= MAX_NORM**2:  # the usual case, at a third of the cost
+            return array
         squares = np.einsum("ij,ij->i", array, array)
         good = squares <= MAX_NORM**2  # False for NaN too
     if not good.all():
@@ -63,13 +67,16 @@ def score(rows: Vectors, query: Vectors) -> Vectors:
     float32 products are exact in float64 and each row is summed on its own, so that a row's score does not depend
     on which rows it is scored with; a BLAS product's last bits do.
     """
-    out = np.empty(len(rows), np.float32)
     wide = query.astype(np.float64)
+    if len(rows) <= _SCORE_ROWS:
+        return np.asarray((rows * wide).sum(axis=1), np.float32)
+    out = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), _SCORE_ROWS):
         out[start : start + _SCORE_ROWS] = (rows[start : start + _SCORE_ROWS] * wide).sum(axis=1)
     return out
 
 
+@cache
 def rounding(dim: int) -> np.float32:
     """How far a float32 BLAS inner product of two admitted vectors can lie from their ``score``.
 
@@ -87,9 +94,10 @@ def kth_largest(values: Vectors, k: int) -> np.float32:
     return np.float32(np.partition(values, len(values) - k)[len(values) - k])
 
 
-def contenders(approximate: Vectors, limit: int, dim: int) -> NDArray[np.int64]:
-    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``."""
-    floor = kth_largest(approximate, limit) - 2 * rounding(dim)
+def contenders(approximate: Vectors, limit: int, dim: int, kth: np.float32 | None = None) -> NDArray[np.int64]:
+    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``; ``kth`` is
+    the limit-th largest of them where that is known already."""
+    floor = (kth_largest(approximate, limit) if kth is None else kth) - 2 * rounding(dim)
     return np.flatnonzero(approximate >= floor)
 
 

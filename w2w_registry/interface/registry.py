@@ -96,11 +96,15 @@ class Registry:
         space: str | None = None,
         where: str | None = None,
         include_blocked: bool = False,
+        exact: bool = False,
+        certified: bool = False,
+        fast: bool = False,
     ) -> Rows:
         """The ``limit`` identities nearest to a registered name, a LoRA file or folder, or ``hf://owner/repo``.
 
-        The rows have ``identity``, ``version``, ``score``…; ``threshold``, ``space`` and ``warnings`` are attributes
-        of the whole.
+        In a large registry ``exact`` compares with everyone, ``certified`` proves that nobody else reaches the
+        threshold, and ``fast`` misses about three matches in a hundred. The rows have ``identity``, ``version``,
+        ``score``…; ``threshold``, ``space``, ``certainty`` and ``warnings`` are attributes of the whole.
 
         Raises:
             NotFound: neither a name nor a path. ConsentDenied: the subject does not allow being searched for.
@@ -115,6 +119,9 @@ class Registry:
             space=space,
             where=where,
             include_blocked=include_blocked,
+            exact=exact,
+            certified=certified,
+            fast=fast,
         ).to_json()
         return Rows(found.pop("results"), found)
 

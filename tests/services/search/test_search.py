@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.services.world import BASE, World
+from w2w_registry.catalog.models import Space
 from w2w_registry.errors import BadLora, NotFound, WhereError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities.ingest import AddRequest, add
@@ -129,12 +130,32 @@ def test_every_search_says_how_sure_it_is(filled: Registry, monkeypatch: pytest.
     missed = search(filled, "p0004", **asked)
     assert missed.certainty == "approximate"
     assert missed.results[0].identity != "p0004"
+    assert search(filled, "p0004", **asked, fast=True).certainty == "fast"
     for options in ({"exact": True}, {"certified": True}):
         found = search(filled, "p0004", **asked, **options)
         assert (found.certainty, found.results) == ("exact", plain.results)
     monkeypatch.setattr(ExactIndex, "search", real)
     found = search(filled, "p0004", **asked, certified=True)
     assert (found.certainty, found.results) == ("certified", plain.results)
+
+
+def test_a_proof_asks_for_no_more_than_the_results_need(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many results as were asked for, all above a low threshold: only who comes before the last of them matters."""
+    from w2w_registry.index.exact import ExactIndex
+
+    asked: list[float] = []
+    above = ExactIndex.above
+
+    def noted(self: ExactIndex, queries: object, threshold: float, **filters: object) -> object:
+        asked.append(threshold)
+        return above(self, queries, threshold, **filters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ExactIndex, "above", noted)
+    monkeypatch.setattr(ExactIndex, "exhaustive", property(lambda _self: False))
+    monkeypatch.setattr(Space, "calibration", property(lambda _self: {"threshold": -1.0}))
+    found = search(filled, "p0004", limit=3, certified=True)
+    assert found.certainty == "certified"
+    assert asked == [pytest.approx(found.results[-1].score, abs=1e-6)]
 
 
 def test_a_part_of_a_name_is_enough_where_only_one_has_it(filled: Registry) -> None:

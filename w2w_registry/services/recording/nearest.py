@@ -53,12 +53,14 @@ class Nearest:
         allowed: NDArray[np.int64] | None = None,
         *,
         exact: bool = False,
+        fast: bool = False,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Version ids (q, m) and scores (q, m) nearest to coordinates (q, k); of every version when ``exact``."""
+        """Version ids (q, m) and scores (q, m) nearest to coordinates (q, k); of every version when ``exact``, of fewer
+        than usual when ``fast``."""
         units = self.metric.unit(coordinates)
         if self._cache.ahead and allowed is None:
             allowed = vectors.ids(self._cache.session, self._cache.space.id)
-        return self._cache.ask(lambda index: index.search(units, limit, allowed=allowed, exact=exact))
+        return self._cache.ask(lambda index: index.search(units, limit, allowed=allowed, exact=exact, fast=fast))
 
     def above(
         self, coordinates: NDArray[np.float32], threshold: float, allowed: NDArray[np.int64] | None = None

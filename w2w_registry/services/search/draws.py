@@ -44,6 +44,7 @@ def search_by(
     include_blocked: bool = False,
     exact: bool = False,
     certified: bool = False,
+    fast: bool = False,
 ) -> list[Found]:
     """As :func:`query.search_many`, by weights, by behaviour, or by behaviour with the weights' scores beside it.
 
@@ -55,7 +56,7 @@ def search_by(
     """
     wanted = [Query(q) if isinstance(q, str) else q for q in queries]
     common: dict[str, Any] = {"limit": limit, "space": space, "where": where, "include_blocked": include_blocked}
-    common |= {"exact": exact, "certified": certified}
+    common |= {"exact": exact, "certified": certified, "fast": fast}
     if by == "weights" or (by is None and (space is not None or not _ready(registry, wanted, opener))):
         return search_many(registry, wanted, **common)
     found = _search(registry, wanted, opener, limit, where)
