@@ -13,7 +13,7 @@ decided under a policy that was never put in force, and time that runs back. A c
 tables that were tried and ignored, are noted. --witness names somebody whose cosignature the newest checkpoint must
 carry (NAME+ID+KEY, as `w2w-reg audit witness` prints it).
 
-Exit status: 0 everything holds, 1 something does not (each finding on a line, first bad sequence first), 2 usage.
+Exit status: 0 everything holds, 1 something does not (each finding on a line, first bad sequence first), 2 usage, or a file that cannot be read.
 """
 
 from __future__ import annotations
@@ -392,6 +392,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("give a log, --published, a --proof, or several of them")
     if options.published and not options.key:
         parser.error("--published needs --key: the key has to come from somewhere else than the log")
+    try:
+        return _report(options)
+    except (OSError, ValueError, LookupError, TypeError) as error:  # no such file, or not what the registry writes
+        print(f"cannot be read: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Check what was given, and print what was found."""
     findings, notices = list[Finding](), list[Finding]()
     kept = [Path(path).read_text("utf-8") for path in options.checkpoint]
     if options.published:

@@ -208,6 +208,24 @@ def test_the_verifier_imports_nothing_of_ours() -> None:
     assert modules - set(sys.stdlib_module_names) == {"cryptography"}
 
 
+def test_the_example_is_the_same_file() -> None:
+    assert (Path(__file__).parents[2] / "examples" / "verify_audit.py").read_bytes() == VERIFIER.read_bytes()
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"{", b"[]", b'{"seq": 1}', b'"x"'])
+@pytest.mark.parametrize("option", [None, "--proof", "--checkpoint"])
+def test_what_is_no_log_is_said_in_one_line(
+    verifier: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, option: str | None
+) -> None:
+    path, log = tmp_path / "given", tmp_path / "log.jsonl"
+    log.write_text(exported(LOG).read(), "utf-8")
+    if content is not None:
+        path.write_bytes(content)
+    arguments = [str(path)] if option is None else [str(log), option, str(path)]
+    assert verifier.main([*arguments, "--key", PUBLIC.hex()]) != 0
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_the_verifier_accepts_an_honest_export(verifier: ModuleType) -> None:
     assert verifier.check_log(exported(LOG), PUBLIC.hex()) == (20, 2, [])
     assert verifier.check_log(exported([], []), PUBLIC.hex()) == (0, 0, [])
