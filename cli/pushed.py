@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .frame import Frame
-from .output import emit, say, warn
+from .output import emit, note, say, warn
 
 
 def show_push(frame: Frame, value: dict[str, Any], dry_run: bool) -> None:
@@ -17,5 +17,7 @@ def show_push(frame: Frame, value: dict[str, Any], dry_run: bool) -> None:
                 say(line)
             return
         say(f"{value['repo']}  {value['access']}  {value['commit'][:12]}  {value['tag']}")
+        if value.get("attested_by"):
+            note(f"how it was made is attested by key {value['attested_by'][:16]}")
 
     emit(frame, value, human)

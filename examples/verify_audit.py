@@ -13,7 +13,8 @@ decided under a policy that was never put in force, and time that runs back. A c
 tables that were tried and ignored, are noted. --witness names somebody whose cosignature the newest checkpoint must
 carry (NAME+ID+KEY, as `w2w-reg audit witness` prints it).
 
-Exit status: 0 everything holds, 1 something does not (each finding on a line, first bad sequence first), 2 usage, or a file that cannot be read.
+Exit status: 0 everything holds, 1 something does not (each finding on a line, first bad sequence first), 2 usage, or a
+file that cannot be read.
 """
 
 from __future__ import annotations

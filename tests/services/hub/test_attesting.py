@@ -128,8 +128,18 @@ def test_a_statement_that_a_trusted_key_did_not_make(
     envelope = world.hub.files(REPO)[bundle.STATEMENT] or b""
     assert dsse.check(envelope, Path(keys["public_key"]), REPO)
     check_as_the_manual_says(world, tmp_path / "got", keys["public_key"])
-    push(world.registry, world.client, PushRequest("acme/alice", REPO))  # without a key: no signature over the folder
-    assert json.loads(world.hub.files(REPO)[bundle.STATEMENT] or b"")["signatures"] == []
+    report = push(world.registry, world.client, PushRequest("acme/alice", REPO))  # none set: by the registry's own key
+    own = world.registry.settings.home / "keys" / "release" / "signing.pub"
+    assert dsse.check(world.hub.files(REPO)[bundle.STATEMENT] or b"", own, REPO)
+    (signature,) = json.loads(world.hub.files(REPO)[bundle.STATEMENT] or b"")["signatures"]
+    assert report.attested_by == signature["keyid"]
+    assert not push(world.registry, world.client, PushRequest("acme/alice", REPO)).changed
+    told = pull(wiped.registry, wiped.client, PullRequest(REPO, dry_run=True)).warnings
+    assert any(signature["keyid"][:16] in one for one in told)
+    knowing = {"hub": {"keys": [str(own)]}}
+    knowing_registry = replace(wiped.registry, settings=replace(wiped.registry.settings, policy=knowing))
+    told = pull(knowing_registry, wiped.client, PullRequest(REPO, dry_run=True)).warnings
+    assert not any("attestation" in one for one in told)
     policy = {"hub": {"keys": [keys["public_key"]]}}
     trusting = replace(wiped.registry, settings=replace(wiped.registry.settings, policy=policy))
     forged = json.loads(envelope)

@@ -10,14 +10,14 @@ from w2w_registry.errors import BadFile
 from w2w_registry.hub import attestations, dsse
 from w2w_registry.hub.bundle import BOM, STATEMENT, Document
 from w2w_registry.services.hub.release_files import Options, VersionFacts
-from w2w_registry.services.hub.signatures import signing_key, trusted_keys
+from w2w_registry.services.hub.signatures import OWN_KEY, attesting_key, trusted_keys
 from w2w_registry.services.registry import Registry
 
 
 def attest(
     registry: Registry, facts: VersionFacts, options: Options, files: Mapping[str, bytes], policy: str | None
 ) -> dict[str, bytes]:
-    """The bill of materials and the statement for a release of ``files``, signed when the registry has a key.
+    """The bill of materials and the statement for a release of ``files``, the latter signed.
 
     Args:
         policy: digest of the policy under which it is published.
@@ -39,22 +39,33 @@ def attest(
         policy=policy,
     )
     bom, statement = attestations.of_release(said, files)
-    return {BOM: bom, STATEMENT: dsse.encode(statement, signing_key(registry))}
+    return {BOM: bom, STATEMENT: dsse.encode(statement, attesting_key(registry))}
 
 
-def check(registry: Registry, folder: Path, document: Document, found: Mapping[str, str], where: str) -> None:
+def attested_by(files: Mapping[str, bytes]) -> str | None:
+    """Id of the key that signed the statement among a release's files; None when nobody did."""
+    envelope = files.get(STATEMENT)
+    signed = () if envelope is None else dsse.decode(envelope, STATEMENT)[1]
+    return signed[0][0] if signed else None
+
+
+def check(
+    registry: Registry, folder: Path, document: Document, found: Mapping[str, str], where: str
+) -> tuple[str, ...]:
     """Hold the attestations in ``folder``, if there are any, against the release and the trusted keys.
 
     Args:
         found: path → SHA-256 of the files as fetched.
+
+    Returns:
+        What to tell of who signed them; nothing when a trusted key did, or there are none.
 
     Raises:
         BadFile, IntegrityError: one is broken, contradicts the release, or a trusted key's signature does not hold.
     """
     bom, envelope = (_content(folder / name) for name in (BOM, STATEMENT))
     attestations.check(document, found, bom, envelope, where)
-    if envelope is not None:
-        _check_signatures(registry, envelope, where)
+    return () if envelope is None else _check_signatures(registry, envelope, where)
 
 
 def check_without_document(registry: Registry, folder: Path, found: Mapping[str, str], where: str) -> None:
@@ -68,10 +79,17 @@ def check_without_document(registry: Registry, folder: Path, found: Mapping[str,
         _check_signatures(registry, envelope, where)
 
 
-def _check_signatures(registry: Registry, envelope: bytes, where: str) -> None:
-    for key in trusted_keys(registry):
+def _check_signatures(registry: Registry, envelope: bytes, where: str) -> tuple[str, ...]:
+    held, own = False, registry.settings.home / OWN_KEY.with_suffix(".pub")
+    for key in (*trusted_keys(registry), *([own] if own.is_file() else ())):
         with suppress(BadFile):  # a key of another form signed nothing here
-            dsse.check(envelope, key, f"{where}/{STATEMENT}")
+            held = dsse.check(envelope, key, f"{where}/{STATEMENT}") or held
+    if held:
+        return ()
+    signed = [name for name, _ in dsse.decode(envelope, f"{where}/{STATEMENT}")[1]]
+    if not signed:
+        return ("its attestation is not signed: it says what the files are, and proves nothing about who says so",)
+    return (f"its attestation is signed by key {signed[0][:16]}, which is none that your policy trusts ([hub] keys)",)
 
 
 def _content(path: Path) -> bytes | None:

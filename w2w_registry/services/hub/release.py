@@ -28,7 +28,7 @@ from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, choose_access
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
-from w2w_registry.services.hub.attesting import attest
+from w2w_registry.services.hub.attesting import attest, attested_by
 from w2w_registry.services.hub.carry_out import carry_out, look
 from w2w_registry.services.hub.intents import arrived, drop, drop_forbidden, note, undo, unfinished
 from w2w_registry.services.hub.release_files import (
@@ -58,7 +58,8 @@ class PushRequest:
 
 @dataclass(frozen=True)
 class PushReport:
-    """What a push did. ``changed`` is False when the repo held all of it already; ``commit`` is None for a dry run."""
+    """What a push did. ``changed`` is False when the repo held all of it already; ``commit`` is None for a dry run.
+    ``attested_by``: id of the key that signed the statement of how it was made."""
 
     ref: str
     repo_id: str
@@ -68,6 +69,7 @@ class PushReport:
     commit: str | None = None
     tag: str | None = None
     warnings: tuple[str, ...] = ()
+    attested_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -76,6 +78,7 @@ class PushReport:
             "access": str(self.access),
             "commit": self.commit,
             "tag": self.tag,
+            "attested_by": self.attested_by,
             "changed": self.changed,
             "plan": self.plan.lines(),
             "bytes": sum(self.plan.add.values()),
@@ -152,6 +155,7 @@ def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress 
     state = look(hub, repo_id)
     prepared, plan = _planned(registry, repo_id, state, prepared)
     report = PushReport(facts.ref, plan.repo_id, prepared.access, plan, not plan.empty, warnings=prepared.warnings)
+    report = replace(report, attested_by=attested_by(prepared.files))
     if request.dry_run:
         return report
     with registry.catalog.read() as session:

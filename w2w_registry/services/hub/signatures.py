@@ -9,20 +9,28 @@ registry.toml::
 
 ``keys`` and ``require_signature`` are part of the policy: `w2w-reg policy set` puts them in force.
 
-What is signed is every file of a release but the card, which people edit on the Hub.
+What is signed is every file of a release but the card, which people edit on the Hub. Its attestation is always signed:
+without ``signing_key`` by a key of the registry's own.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from w2w_registry.artifacts import temporary_folder
-from w2w_registry.errors import BadFile, IntegrityError, SettingError
+from w2w_registry.errors import BadFile, IntegrityError, SettingError, StorageError
 from w2w_registry.hub import bundle
 from w2w_registry.services.recording.policies import hub_trust
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.signing import SIGNATURE, sign_folder, verify_folder
+from w2w_registry.services.signing import SIGNATURE, new_key_pair, sign_folder, verify_folder
+
+OWN_KEY: Final = Path("keys", "release", "signing.key")
+"""The key that attestations are signed with where none is set, in the registry's home."""
 
 
 def signing_key(registry: Registry) -> Path | None:
@@ -38,6 +46,30 @@ def signing_key(registry: Registry) -> Path | None:
     if not path.is_file():
         raise SettingError(setting="[hub] signing_key", value=str(named), reason="no such file")
     return path
+
+
+def attesting_key(registry: Registry) -> Path:
+    """The private key that attestations are signed with: ``signing_key``, else the registry's own, made when it is
+    first needed. Its public half is beside it (``signing.pub``).
+
+    Raises:
+        SettingError: ``signing_key`` names no file. StorageError: the own key cannot be written.
+    """
+    named = signing_key(registry)
+    if named is not None:
+        return named
+    own = registry.settings.home / OWN_KEY
+    if not own.is_file():
+        fresh = own.parent.with_name(f".{own.parent.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            fresh.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            new_key_pair(fresh)
+            os.rename(fresh, own.parent)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if not own.is_file():  # else another process was first
+                raise StorageError(path=str(own), reason=error.strerror or str(error)) from error
+    return own
 
 
 def sign(key: Path, files: Mapping[str, bytes], scratch: Path) -> bytes:
