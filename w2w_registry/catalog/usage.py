@@ -21,24 +21,32 @@ from w2w_registry.records import ConsentState, VersionState
 
 
 class Used(NamedTuple):
-    """An operation: kind, seconds (None when its end was not recorded), the first event that names it."""
+    """An operation: kind, seconds (None when its end was not recorded), the first event that names it, joules (None:
+    not measured)."""
 
     kind: str
     seconds: float | None
     event: int | None
+    joules: float | None
 
 
 def operations(session: Session) -> list[Used]:
-    """Every recorded operation, oldest first."""
+    """Every recorded operation, oldest first. What one run did side by side (one agent, one kind, one beginning) took
+    the time until the last of it ended, once: each bears an equal share."""
     told = _first_events(session)
     rows = session.execute(
-        select(Operation.id, Operation.kind, Operation.started_at, Operation.ended_at).order_by(
+        select(Operation.id, Operation.kind, Operation.agent, Operation.started_at, Operation.ended_at).order_by(
             Operation.started_at, Operation.id
         )
-    )
+    ).all()
+    runs: dict[tuple[str, str, datetime], list[datetime]] = {}
+    for _, kind, agent, started, ended in rows:
+        if ended is not None:
+            runs.setdefault((kind, agent, started), []).append(ended)
+    share = {run: max(0.0, (max(ends) - run[2]).total_seconds()) / len(ends) for run, ends in runs.items()}
     return [
-        Used(kind, None if ended is None else max(0.0, (ended - started).total_seconds()), told.get(key))
-        for key, kind, started, ended in rows
+        Used(kind, None if ended is None else share[kind, agent, started], *told.get(key, (None, None)))
+        for key, kind, agent, started, ended in rows
     ]
 
 
@@ -131,16 +139,18 @@ def rows_by_state(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def _first_events(session: Session) -> dict[str, int]:
-    """Operation id -> the first event that names it, among its objects or its rows."""
-    found: dict[str, int] = {}
-    query = select(Event.seq, Event.objects, Event.changes).order_by(Event.seq)
-    for seq, objects, changes in session.execute(query.execution_options(yield_per=500)):
+def _first_events(session: Session) -> dict[str, tuple[int, float | None]]:
+    """Operation id -> the first event that names it, among its objects or its rows, and the joules it tells of."""
+    found: dict[str, tuple[int, float | None]] = {}
+    query = select(Event.seq, Event.objects, Event.changes, Event.payload).order_by(Event.seq)
+    for seq, objects, changes, payload in session.execute(query.execution_options(yield_per=500)):
+        used = payload.get("energy")
+        told = seq, float(used["joules"]) if isinstance(used, dict) and "joules" in used else None
         for key in _texts(objects.get("operation", ())):
-            found.setdefault(key, seq)
+            found.setdefault(key, told)
         for table, key, *_ in changes:
             if table == "operation":
-                found.setdefault(str(key), seq)
+                found.setdefault(str(key), told)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from tests.services.small import Small
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import SettingError, UsageError
+from w2w_registry.records import now
+from w2w_registry.services.recording.versions import Activity, record_operation
 from w2w_registry.services.reports import figures, roi
 from w2w_registry.services.reports import subject as subject_page
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
@@ -37,6 +40,20 @@ def test_totals_equal_the_log(small: Small) -> None:
     assert sum(row["count"] for row in told["operations"]) == told["totals"]["operations"]
     named = [seq for row in told["operations"] for seq in row["events"]]
     assert len(named) == len(set(named)) or max(named) <= len(events)
+
+
+def test_what_ran_side_by_side_took_its_time_once(sqlite_catalog: Catalog, tmp_path: Path) -> None:
+    small, began = Small(sqlite_catalog, tmp_path), now() - timedelta(seconds=60)
+    used = {"joules": 7200.0, "by": ["rapl package-0"]}
+    with small.registry.catalog.write("curator") as uow:
+        for i in range(4):
+            row = record_operation(uow, Activity("train", began, {"place": i}))
+            uow.event("version.add", {"operation": row.id}, energy=used)
+    told = roi.roi(small.registry, Rates("EUR", {"train": 60.0}))
+    (row,) = [one for one in told["operations"] if one["kind"] == "train"]
+    assert row["count"] == 4
+    assert row["seconds"] == pytest.approx(60, abs=20)
+    assert told["energy"]["kwh"] == pytest.approx(4 * 7200 / 3.6e6)
 
 
 def test_without_rates_nothing_costs_zero(small: Small) -> None:
@@ -121,7 +138,13 @@ def test_costs_as_focus_columns(small: Small, tmp_path: Path) -> None:
 def test_energy_is_time_by_power_and_says_what_is_left_out() -> None:
     operations = [Timed("train", 3600.0, 1), Timed("edit", 7200.0, 2), Timed("mix", None, 3)]
     told = figures.energy(operations, Rates(watts={"train": 300.0}, grams_per_kwh=400.0))
-    assert told == {"kwh": pytest.approx(0.3), "co2_kg": pytest.approx(0.12), "operations": 1, "left_out": 2}
+    assert told == {
+        "kwh": pytest.approx(0.3), "co2_kg": pytest.approx(0.12), "operations": 1, "left_out": 2, "metered": 0,
+        "metered_kwh": NOT_MEASURED,
+    }  # fmt: skip
+    counted = figures.energy([*operations, Timed("invert", 9.0, 4, 7.2e6)], Rates(watts={"train": 300.0}))
+    assert (counted["kwh"], counted["metered"], counted["left_out"]) == (pytest.approx(2.3), 1, 2)
+    assert figures.energy([Timed("edit", 1.0, 1, 3.6e6)], Rates())["metered_kwh"] == 1.0
     assert figures.energy(operations, Rates()) == NOT_MEASURED
     assert figures.energy(operations, Rates(watts={"default": 1.0}))["co2_kg"] == NOT_MEASURED
 

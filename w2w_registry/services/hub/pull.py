@@ -120,8 +120,8 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     signed, remarks = signatures.check(registry, fetched.folder, where)
     mine = owns(hub, fetched.state.repo_id)
     restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
-    remarks += attesting.check(registry, fetched.folder, document, fetched.digests, where)
-    restored = replace(restored, warnings=(*remarks, *restored.warnings))
+    attested = attesting.check(registry, fetched.folder, document, fetched.digests, where)
+    restored = replace(restored, warnings=(*remarks, *restored.warnings, *attested))
     name = check_name(request.name or document.name)
     kind = _kind_of(request, document, where)
     if request.dry_run:

@@ -57,7 +57,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Activity:
-    """What made a version. ``params`` hold every parameter that affects the result."""
+    """What made a version. ``params`` hold every parameter that affects the result. ``energy``: what it used, where
+    there was a meter (``recording.energy``)."""
 
     kind: OperationKind | str
     started_at: datetime
@@ -65,6 +66,7 @@ class Activity:
     inputs: Sequence[Input] = ()
     seed: int | None = None
     models: Mapping[str, Any] = field(default_factory=dict)
+    energy: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -262,6 +264,7 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
         coordinates=None if packed is None else packed[1],
         **({"fingerprints": len(new.likeness.prints)} if new.likeness.prints else {}),
         **({} if one.admission.resembles is None else {"resembles": dict(one.admission.resembles)}),
+        **({} if one.activity.energy is None else {"energy": dict(one.activity.energy)}),
     )
     if held is not None:
         uow.stage_event("version.hold", {"version": version}, **told_of(held))

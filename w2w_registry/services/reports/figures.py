@@ -20,11 +20,13 @@ RESAMPLES: Final = 2000
 
 @dataclass(frozen=True)
 class Timed:
-    """One recorded operation: what it was, how long it took (None: no end was recorded), and the event that tells."""
+    """One recorded operation: what it was, how long it took (None: no end was recorded), the event that tells, and the
+    joules that a meter counted (None: there was none)."""
 
     kind: str
     seconds: float | None
     event: int | None
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,19 +74,22 @@ def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
 
 
 def energy(operations: Sequence[Timed], rates: Rates) -> dict[str, Any] | str:
-    """Electricity, by the method codecarbon uses where no meter can be read: recorded time × power given. What has no
-    recorded time or no power given is not in it, and how much that is, is said."""
+    """Electricity, by codecarbon's method: what a meter counted; where none could be read, recorded time × power given.
+    What has neither is not in it, and how much that is, is said."""
     table = rates.watts or {}
-    known = [
-        (o.seconds / 3600, watts)
+    metered = [o.joules / 3.6e6 for o in operations if o.joules is not None]
+    reckoned = [
+        o.seconds / 3600 * watts / 1000
         for o in operations
-        if o.seconds is not None and (watts := table.get(o.kind, table.get("default"))) is not None
+        if o.joules is None and o.seconds is not None and (watts := table.get(o.kind, table.get("default"))) is not None
     ]
-    if not known:
+    counted = len(metered) + len(reckoned)
+    if not counted:
         return NOT_MEASURED
-    kwh = sum(hours * watts for hours, watts in known) / 1000
+    kwh = sum(metered) + sum(reckoned)
     carbon: Figure = NOT_MEASURED if rates.grams_per_kwh is None else kwh * rates.grams_per_kwh / 1000
-    return {"kwh": kwh, "co2_kg": carbon, "operations": len(known), "left_out": len(operations) - len(known)}
+    told = {"kwh": kwh, "co2_kg": carbon, "operations": counted, "left_out": len(operations) - counted}
+    return {**told, "metered": len(metered), "metered_kwh": sum(metered) if metered else NOT_MEASURED}
 
 
 def total(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:

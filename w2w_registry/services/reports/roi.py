@@ -67,7 +67,7 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
     """Every figure, with the events it comes from; totals are held against the log."""
     with registry.catalog.read() as session:
         at = present(session)
-        operations = [Timed(o.kind, o.seconds, o.event) for o in usage.operations(session)]
+        operations = [Timed(o.kind, o.seconds, o.event, o.joules) for o in usage.operations(session)]
         counted = usage.events_by_action(session)
         versions = usage.active_versions(session)
         states = Counter(

@@ -16,6 +16,7 @@ from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.recording import energy
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.recording.sources import Vector, space_input
@@ -105,6 +106,7 @@ class _Run:
     guess: tuple[GuessModel, str] | None
     permission: Permission
     started: datetime
+    electricity: energy.Meter
 
 
 def invert(registry: Registry, request: InvertRequest, progress: Progress = no_progress) -> list[dict[str, Any]]:
@@ -116,7 +118,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     Raises:
         BadImage: a photo or mask that cannot be used. ConsentDenied, NotFound, DeviceError, UsageError, MissingExtra.
     """
-    started = now()
+    started, electricity = now(), energy.meter()
     require_diffusion()
     from w2w_registry.diffusion.images import load_photo
 
@@ -131,7 +133,9 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     for sitting in sittings:
         for photo in sitting.photos:
             load_photo(Path(photo), model.image_size)
-    run = _Run(registry, request, row, space, model, invert_config(request, model), found, permission, started)
+    run = _Run(
+        registry, request, row, space, model, invert_config(request, model), found, permission, started, electricity
+    )
     made: list[dict[str, Any]] = []
     for first in range(0, len(sittings), request.batch):
         batch = sittings[first : first + request.batch]
@@ -216,7 +220,9 @@ def _activity(
         params["photos_together"] = len(photos)
     params["result"] = {"loss": answer.loss, "steps": answer.steps, "converged": answer.converged}
     models = {**run.model.versions(), **run.model.parts}
-    return Activity(OperationKind.INVERT, run.started, params, (*inputs, space_input(run.row)), request.seed, models)
+    inputs.append(space_input(run.row))
+    used = run.electricity.lap()  # of photos side by side, the first bears it all
+    return Activity(OperationKind.INVERT, run.started, params, inputs, request.seed, models, used)
 
 
 def invert_config(request: InvertRequest, model: DiffusionModel) -> InvertConfig:

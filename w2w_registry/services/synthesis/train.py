@@ -7,7 +7,7 @@ done, under a digest of everything that affects the result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from w2w_registry.errors import UsageError, storing
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
 from w2w_registry.services.consent.results import hold_models
+from w2w_registry.services.recording import energy
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.sources import space_input
 from w2w_registry.services.recording.spaces import open_space
@@ -187,7 +188,7 @@ class _Run:
     def batch(self, batch: Batch, tick: Callable[[int, float], None]) -> list[dict[str, Any]]:
         """Train one batch, write it out and register it, as was asked; returns what became of each identity."""
         request = self.request
-        started = now()
+        started, electricity = now(), energy.meter()
         theta, loss = solve(
             self.model,
             self.layout,
@@ -208,7 +209,11 @@ class _Run:
             hold_models(self.registry, self.layout, list(theta), base_model=base, path=names, pipeline=pipeline)
             _write_loras(Path(request.out), batch.names, theta, self.layout, base, entries)
         if self.place is not None:
-            activities = [self._activity(batch, place, started, self.place[0]) for place in range(len(batch.names))]
+            used = electricity.lap(len(batch.names))
+            activities = [
+                replace(self._activity(batch, place, started, self.place[0]), energy=used)
+                for place in range(len(batch.names))
+            ]
             _register(self.registry, *self.place, batch, theta, activities, self.permission, request, entries)
         for entry, value, photos in zip(entries, loss, batch.photos, strict=True):
             entry |= {"loss": float(value), "photos": len(photos)}

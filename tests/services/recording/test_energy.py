@@ -1,0 +1,37 @@
+"""Electricity is what the meters say, and nothing where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from w2w_registry.services.recording import energy
+
+
+def package(folder: Path, number: str, name: str, micro: int, most: int = 10_000_000) -> None:
+    one = folder / f"intel-rapl:{number}"
+    one.mkdir(parents=True, exist_ok=True)
+    for file, text in (("name", name), ("energy_uj", micro), ("max_energy_range_uj", most)):
+        (one / file).write_text(f"{text}\n")
+
+
+def test_packages_are_added_up_and_their_parts_are_not(tmp_path: Path) -> None:
+    for number, name in (("0", "package-0"), ("1", "package-1"), ("0:0", "core"), ("2", "psys")):
+        package(tmp_path, number, name, 9_000_000)
+    meter = energy.Meter(lambda: energy.processors(tmp_path))
+    package(tmp_path, "0", "package-0", 9_500_000)
+    package(tmp_path, "1", "package-1", 1_000_000)  # it went round
+    assert meter.lap() == {"joules": 2.5, "by": ["rapl package-0", "rapl package-1"]}
+    assert meter.lap() == {"joules": 0.0, "by": ["rapl package-0", "rapl package-1"]}
+    package(tmp_path, "0", "package-0", 9_900_000)
+    told = meter.lap(4)
+    assert told is not None
+    assert told["joules"] == pytest.approx(0.1)
+
+
+def test_without_a_meter_nothing_is_said(tmp_path: Path) -> None:
+    assert energy.Meter(lambda: energy.processors(tmp_path / "none")).lap() is None
+    package(tmp_path, "0", "package-0", 5)
+    (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
+    assert energy.processors(tmp_path) == {}

@@ -1,0 +1,80 @@
+"""Electricity that the machine used meanwhile, where it has a meter that can be read; else nothing is said of it.
+
+The meters are those codecarbon reads: the processor's packages (RAPL, Linux's powercap) and NVIDIA cards (NVML, with
+the package nvidia-ml-py). They count for the whole machine, whatever else runs on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+POWERCAP: Final = Path("/sys/class/powercap")
+Reading = Mapping[str, tuple[float, float]]
+"""Meter -> joules so far, and the joules at which it starts again from nothing (infinity: never)."""
+
+
+@dataclass
+class Meter:
+    """``lap`` gives what was used since the last lap, or since the meter was made."""
+
+    read: Callable[[], Reading]
+    _last: Reading = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._last = self.read()
+
+    def lap(self, share: int = 1) -> dict[str, Any] | None:
+        """``joules`` (divided by ``share``) and ``by`` which meters; None where there is none."""
+        now, before = self.read(), self._last
+        self._last = now
+        both = sorted(set(now) & set(before))
+        if not both:
+            return None
+        used = 0.0
+        for name in both:
+            difference = now[name][0] - before[name][0]
+            used += difference if difference >= 0 else difference + now[name][1]
+        return {"joules": round(used / share, 3), "by": both}
+
+
+def meter() -> Meter:
+    """All meters of this machine that can be read."""
+    return Meter(lambda: {**processors(POWERCAP), **cards()})
+
+
+def processors(folder: Path) -> Reading:
+    """The processor packages' counters. Linux lets only root read them unless somebody has changed that."""
+    found = {}
+    for package in sorted(folder.glob("intel-rapl:*")):
+        if package.name.count(":") > 1:  # a part of a package, counted in it
+            continue
+        try:
+            name = (package / "name").read_text().strip()
+            if name != "psys":  # the whole board, packages included
+                joules, most = (
+                    int((package / file).read_text()) / 1e6 for file in ("energy_uj", "max_energy_range_uj")
+                )
+                found[f"rapl {name}"] = joules, most
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def cards() -> Reading:
+    """NVIDIA cards' counters, since the driver was loaded."""
+    try:
+        import pynvml
+    except ImportError:
+        return {}
+    found: dict[str, tuple[float, float]] = {}
+    try:
+        pynvml.nvmlInit()
+        for i in range(pynvml.nvmlDeviceGetCount()):
+            handle = pynvml.nvmlDeviceGetHandleByIndex(i)
+            found[f"nvml {i}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, float("inf")
+    except pynvml.NVMLError:  # no driver, or a card without a counter
+        return found
+    return found
