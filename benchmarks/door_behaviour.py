@@ -1,5 +1,5 @@
-"""How often the door refuses a stranger by what it draws, and misses somebody who refused: ``benchmarks.door_rates``'s
-second half.
+"""How often the door refuses or holds a stranger by what it draws, and lets somebody who refused pass:
+``benchmarks.door_rates``'s second half.
 
 Held against the fingerprints of a hundred who refused, as they stand in the catalog and as they are kept of somebody
 erased (signs of projections under a key): strangers, second trainings, and trainings of other kinds. The population
@@ -8,7 +8,7 @@ that says how near strangers come is registered people who are neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,23 +17,56 @@ from numpy.typing import NDArray
 from benchmarks.cases.verdict import NAMES, Data
 from w2w_registry.consent.references import bits_of, cosines
 from w2w_registry.space.intervals import share
-from w2w_registry.space.refusal import ALARM, CROWD, Comparison, Kept, expected, refusal_model
-from w2w_registry.space.verdict import Repeats, VerdictModel, learn
+from w2w_registry.space.refusal import ALARM, CROWD, HOLD, Comparison, Kept, expected, few_model, refusal_model
+from w2w_registry.space.verdict import LEAST_GALLERY, Repeats, VerdictModel, learn
 
 KEY = bytes(32)
 REFUSED = 100
+STRANGER = "stranger, per add"
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Rate:
-    """``hits`` of ``tries`` were refused; ``worst``: the largest share of one fold."""
+    """Of ``tries`` so many were ``refused``, and so many more ``held`` for a person to look at."""
 
     what: str
-    hits: int
+    refused: int
+    held: int
     tries: int
-    worst: float = 0.0
+
+    @property
+    def passed(self) -> int:
+        return self.tries - self.refused - self.held
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A registry to try: so many ``registered``, so many who were learned from, whether who ``refused`` was erased."""
+
+    registered: int
+    taught: int = 0
+    kept: bool = False
+    refused: int = REFUSED
+
+    @property
+    def said(self) -> str:
+        learned = f", {self.taught} people's repeats learned" if self.taught else ""
+        few = "" if self.refused == REFUSED else f", {self.refused} refused"
+        return f"{self.registered:,} registered{few}{learned}{', erased' if self.kept else ''}"
+
+
+REGISTRIES = (
+    Registry(1000),
+    Registry(1000, kept=True),
+    Registry(1000, taught=110),
+    Registry(300),
+    Registry(80),
+    Registry(40),
+    Registry(10),
+    Registry(10, refused=5),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +79,32 @@ class Fold:
     taught: Rows
 
 
-def folds(data: Data, count: int, taught: int, registered: int) -> Iterator[Fold]:
-    """People who were trained again or otherwise refuse; of the others ``taught`` teach, in turn."""
-    known = np.unique(np.concatenate([data.of[kind] for kind in data.of]))
+def judged_half(data: Data) -> Data:
+    """Half of the people and strangers, by a fixed draw: ``space.refusal``'s constants were chosen on the others."""
+    rng = np.random.default_rng(99)
+    known = np.unique(np.concatenate(list(data.of.values())))
+    rest = np.setdiff1d(np.arange(len(data.gallery)), known)
+    keep = np.sort(np.concatenate([np.array_split(rng.permutation(part), 2)[1] for part in (known, rest)]))
+    place = {int(row): n for n, row in enumerate(keep)}
+    mine = {kind: np.isin(of, keep) for kind, of in data.of.items()}
+    return Data(
+        data.gallery[keep],
+        {kind: prints[mine[kind]] for kind, prints in data.asked.items()},
+        {kind: np.array([place[int(row)] for row in of[mine[kind]]], np.int64) for kind, of in data.of.items()},
+        np.array_split(data.strangers[rng.permutation(len(data.strangers))], 2)[1],
+    )
+
+
+def folds(data: Data, registry: Registry, count: int) -> Iterator[Fold]:
+    """Of the people who were trained again or otherwise, some refuse; of the others some teach."""
+    known = np.unique(np.concatenate(list(data.of.values())))
     for seed in range(count):
         rng = np.random.default_rng(seed)
         order = rng.permutation(known)
-        refused, rest = order[:REFUSED], order[REFUSED:]
-        teachers = rest[:taught]
+        refused, rest = order[: registry.refused], order[registry.refused :]
+        teachers = rest[: registry.taught]
         pool = rng.permutation(np.setdiff1d(np.arange(len(data.gallery)), np.concatenate([refused, teachers])))
-        most = min(registered, int(0.75 * len(pool)))
+        most = max(0, min(registry.registered - len(teachers), int(0.75 * len(pool))))
         out = np.concatenate([data.gallery[pool[most:]], data.strangers])
         yield Fold(refused, np.concatenate([pool[:most], teachers]), out, teachers)
 
@@ -63,6 +112,8 @@ def folds(data: Data, count: int, taught: int, registered: int) -> Iterator[Fold
 def comparison_model(data: Data, fold: Fold) -> VerdictModel:
     """What the door would compare by: learned from the teachers' repeats, where there are any."""
     rows = data.gallery[fold.registered]
+    if len(rows) < LEAST_GALLERY:
+        return few_model(rows.shape[1])
     place = {int(who): row for row, who in enumerate(fold.registered)}
     given = []
     for kind, prints in data.asked.items() if len(fold.taught) else ():
@@ -73,12 +124,12 @@ def comparison_model(data: Data, fold: Fold) -> VerdictModel:
 
 
 def alarms(model: VerdictModel, queries: Array, fold: Fold, data: Data, *, kept: bool) -> Array:
-    """(q, REFUSED): the chance of a false alarm, by full fingerprints or by what is ``kept`` of the erased."""
+    """(q, r): the chance of a false alarm, by full fingerprints or by what is ``kept`` of the erased."""
     found = []
     crowd = data.gallery[fold.registered][:CROWD]
     refused = data.gallery[fold.refused]
     for part in np.array_split(queries, max(1, len(queries) // 1000)):
-        comparison = Comparison(model, part, crowd)
+        comparison = Comparison(model, part, crowd, among=len(refused))
         found.append(_with_kept(model, comparison, refused) if kept else comparison.with_known(refused))
     return np.concatenate(found)
 
@@ -99,44 +150,41 @@ def _signs(vectors: Array, view: int) -> NDArray[np.bool_]:
     return np.concatenate([bits_of(vectors, KEY, f"benchmark {view} {half}") for half in range(2)], axis=1)
 
 
-def rates(
-    data: Data, *, taught: int, registered: int, count: int, kept: bool = False, strangers: bool = True
-) -> list[Rate]:
-    """The rates of ``count`` folds: strangers per add, and each kind of training."""
-    total: dict[str, list[tuple[int, int]]] = {}
-    for fold in folds(data, count, taught, registered):
+def rates(data: Data, registry: Registry, count: int) -> list[Rate]:
+    """The rates of ``count`` folds: strangers per add (not again for the erased), and each kind of training."""
+    total: dict[str, list[Array]] = {}
+    # With few who refused there are few to be missed: more draws.
+    for fold in folds(data, registry, count * REFUSED // registry.refused):
         model = comparison_model(data, fold)
-        if strangers:
-            refused = alarms(model, fold.strangers, fold, data, kept=kept) <= ALARM
-            total.setdefault("stranger (per add)", []).append((int(refused.any(1).sum()), len(refused)))
+        if not registry.kept:
+            total.setdefault(STRANGER, []).append(alarms(model, fold.strangers, fold, data, kept=False).min(1))
         at = {int(who): column for column, who in enumerate(fold.refused)}
         for kind, prints in data.asked.items():
             mine = np.flatnonzero(np.isin(data.of[kind], fold.refused))
-            if not len(mine):
-                continue
-            found = alarms(model, prints[mine], fold, data, kept=kept) <= ALARM
-            own = found[np.arange(len(mine)), [at[int(data.of[kind][m])] for m in mine]]
-            total.setdefault(kind, []).append((int(own.sum()), len(own)))
-    return [
-        Rate(what, sum(h for h, _ in pairs), sum(n for _, n in pairs), max(h / n for h, n in pairs))
-        for what, pairs in total.items()
+            if len(mine):
+                found = alarms(model, prints[mine], fold, data, kept=registry.kept)
+                own = found[np.arange(len(mine)), [at[int(data.of[kind][m])] for m in mine]]
+                total.setdefault(NAMES.get(kind, kind), []).append(own)
+    found = {what: np.concatenate(parts) for what, parts in total.items()}
+    return [Rate(w, int((a <= ALARM).sum()), int(((a > ALARM) & (a <= HOLD)).sum()), len(a)) for w, a in found.items()]
+
+
+def table(data: Data, name: str, registries: Sequence[Registry], count: int) -> tuple[str, list[Rate]]:
+    """The rates as a table, and those of the first registry, in which nothing was learned."""
+    lines = [
+        f"| {name}: held against a hundred who refused | of | refused, 95% | held, 95% | let pass, 95% |",
+        "| --- | --- | --- | --- | --- |",
     ]
-
-
-def table(data: Data, name: str, *, registered: int, count: int) -> tuple[str, list[Rate]]:
-    """The rates as a table, with and without repeats to learn from, and by what is kept of the erased; and those
-    without any repeats, which are what a new registry has."""
-    lines = [f"| {name}: held against a hundred who refused | refused | of | share, 95% |", "| --- | --- | --- | --- |"]
-    plain: list[Rate] = []
-    for taught, kept, said in (
-        (0, False, "nothing learned"),
-        (0, True, "erased, nothing learned"),
-        (64, False, "64 people's repeats learned"),
-    ):
-        found = rates(data, taught=taught, registered=registered, count=count, kept=kept, strangers=not kept)
-        plain = found if not taught and not kept else plain
+    first: list[Rate] = []
+    for registry in registries:
+        found = rates(data, registry, count)
+        first = first or found
         for rate in found:
-            spread = share(np.arange(rate.tries) < rate.hits)
-            told = f"{spread.value:.4f} [{spread.low:.4f}, {spread.high:.4f}]"
-            lines.append(f"| {NAMES.get(rate.what, rate.what)}, {said} | {rate.hits} | {rate.tries} | {told} |")
-    return "\n".join(lines), plain
+            cells = [_told(n, rate.tries) for n in (rate.refused, rate.held, rate.passed)]
+            lines.append(f"| {rate.what}, {registry.said} | {rate.tries:,} | {' | '.join(cells)} |")
+    return "\n".join(lines), first
+
+
+def _told(hits: int, tries: int) -> str:
+    spread = share(np.arange(tries) < hits)
+    return f"{hits:,}: {spread.value:.4f} [{spread.low:.4f}, {spread.high:.4f}]"

@@ -89,14 +89,26 @@ def foreign() -> Iterator[Asked]:
             yield Asked(kind, prints, file[f"{kind}_of"].astype(np.int64), file[f"{kind}_place"].astype(np.int64))
 
 
-def data() -> tuple[Array, dict[str, Array], dict[str, Rows], Array]:
-    """What ``benchmarks --only verdict`` reads when it is given no files: gallery, queries and whom they draw by
-    kind, strangers. Foreign ones are those trained to the end."""
+def by_kind() -> tuple[Array, dict[str, Array], dict[str, Rows], Array]:
+    """Gallery, queries and whom they draw by way of training, strangers."""
     world = World()
-    kinds = [asked for asked in foreign() if asked.kind != "short"]
-    asked = {"queries": world.again, "foreign": np.concatenate([one.prints for one in kinds])}
-    of = {"queries": np.arange(len(world.again)), "foreign": np.concatenate([one.of for one in kinds])}
+    kinds = list(foreign())
+    asked = {"queries": world.again} | {one.kind: one.prints for one in kinds}
+    of = {"queries": np.arange(len(world.again))} | {one.kind: one.of for one in kinds}
     return world.gallery, asked, of, world.strangers
+
+
+def data() -> tuple[Array, dict[str, Array], dict[str, Rows], Array]:
+    """As ``by_kind``, all foreign ones that were trained to the end together: what ``benchmarks --only verdict`` reads
+    when it is given no files."""
+    gallery, asked, of, strangers = by_kind()
+    kinds = [kind for kind in asked if kind not in ("queries", "short")]
+    return (
+        gallery,
+        {"queries": asked["queries"], "foreign": np.concatenate([asked[kind] for kind in kinds])},
+        {"queries": of["queries"], "foreign": np.concatenate([of[kind] for kind in kinds])},
+        strangers,
+    )
 
 
 @dataclass(frozen=True, eq=False)
