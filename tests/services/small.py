@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.consent import gate, grants
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.likeness import UNKNOWN
-from w2w_registry.services.recording.versions import Activity, Input, NewVersion, record_operation, record_version
+from w2w_registry.services.recording.versions import (
+    Activity,
+    Held,
+    Input,
+    NewVersion,
+    record_operation,
+    record_version,
+)
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
 
@@ -82,8 +90,10 @@ class Small:
         content: bytes | None = None,
         labels: Mapping[str, float | str] | None = None,
         photo: str | None = None,
+        held: Held | None = None,
     ) -> int:
-        """Record a version as a service would, without asking the gate; returns its id."""
+        """Record a version as a service would, without asking the gate; returns its id. ``held``: what the door says of
+        it."""
         self._count += 1
         artifact = self.registry.artifacts.put(content or f"lora {self._count}".encode())
         inputs = [Input("source", InputKind.VERSION, version_id=p, ref=f"v{p}") for p in parents]
@@ -103,7 +113,8 @@ class Small:
                 labels=labels or {},
             )
             activity = Activity(made, now(), params or {}, inputs)
-            version = record_version(uow, new, activity, Door(self.registry, uow.session).admit(new))
+            admission = Door(self.registry, uow.session).admit(new)
+            version = record_version(uow, new, activity, admission if held is None else replace(admission, held=held))
             return version.id
 
     def derive(self, name: str, *parents: int, how: Use = Use.EDIT, purpose: str | None = None) -> int:

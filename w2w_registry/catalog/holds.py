@@ -85,6 +85,15 @@ def open_holds(session: Session, version_ids: Iterable[int] | None = None) -> li
     ]
 
 
+def concerning(session: Session, version_ids: Iterable[int]) -> list[Hold]:
+    """Holds of these versions, and holds of others because they resemble one of these or were found to be the same."""
+    found: dict[int, Hold] = {}
+    for chunk in chunked(sorted(set(version_ids))):
+        for column in (Hold.version_id, Hold.like_id, Hold.same_as):
+            found |= {hold.id: hold for hold in session.scalars(select(Hold).where(column.in_(chunk)))}
+    return [found[key] for key in sorted(found)]
+
+
 def decided(session: Session, version_ids: Iterable[int]) -> set[int]:
     """Which of the versions are held or were, so that somebody has looked at them or will."""
     found: set[int] = set()

@@ -134,13 +134,25 @@ def cut(insider: Insider, size: int, _: Path) -> None:
     insider.rewrite(lambda events: events[:left])
 
 
-def fork(insider: Insider, size: int, _: Path) -> None:
+def changed(insider: Insider, size: int, _: Path) -> None:
     """One event of long ago says something else."""
     place = insider.rng.randint(0, size - 1)
 
     def change(events: Rows) -> Rows:
         events[place]["actor"] += " (not me)"
         return events
+
+    insider.rewrite(change)
+
+
+def fork(insider: Insider, size: int, _: Path) -> None:
+    """From an event of long ago on another history is told, as long as the true one or longer."""
+    place, longer = insider.rng.randint(1, size - 1), insider.rng.randint(0, size)
+
+    def change(events: Rows) -> Rows:
+        note = {"actor": "curator", "action": "note.kept", "objects": {}, "changes": [], "policy": None}
+        told = [{**events[place], **note, "payload": {"number": i}} for i in range(len(events) - place + longer)]
+        return events[:place] + told
 
     insider.rewrite(change)
 
@@ -196,8 +208,8 @@ def clock(insider: Insider, size: int, _: Path) -> None:
     insider.rewrite(change)
 
 
-ATTACKS = (cut, fork, left_out, rollback, dropped, policy_before, policy_after, clock)
-ON_TILES = {cut, fork, left_out, rollback, policy_before}
+ATTACKS = (cut, changed, fork, left_out, rollback, dropped, policy_before, policy_after, clock)
+ON_TILES = {cut, changed, fork, left_out, rollback, policy_before}
 """What shows in hashes alone; the others need the log itself."""
 
 
@@ -331,6 +343,6 @@ def test_proof_that_one_checkpoint_extends_another(tmp_path: Path) -> None:
     assert verifier.check_proof(proof)
     assert verifier.check_proof({**proof, "path": proof["path"][1:]}, key)
     assert verifier.check_proof({**proof, "old": proof["new"], "new": proof["old"]}, key)
-    fork(insider, 3, tmp_path)
+    changed(insider, 3, tmp_path)
     with insider.registry() as registry, pytest.raises(IntegrityError):
         log.prove_extension(registry, old)

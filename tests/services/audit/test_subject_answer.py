@@ -19,6 +19,7 @@ from sqlalchemy import select
 from tests.marking.pictures import scene
 from tests.services.small import ANY, Small
 from w2w_registry.catalog.event_log import Event
+from w2w_registry.catalog.holds import Hold
 from w2w_registry.catalog.models import Release, Takedown
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.subjects import ConsentEvent, ConsentRecord, GuardReference
@@ -26,10 +27,11 @@ from w2w_registry.consent.records import Notice, Use
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.audit import log
 from w2w_registry.services.audit.subject import about_subject
-from w2w_registry.services.consent import amendments, gate, receipts, withdraw
+from w2w_registry.services.consent import amendments, gate, receipts, resolve, withdraw
 from w2w_registry.services.identities import describing, manage
 from w2w_registry.services.recording import pictures
 from w2w_registry.services.recording.pictures import Outgoing
+from w2w_registry.services.recording.versions import Held
 
 pytest.importorskip("c2pa")
 PEOPLE = ("subject-a", "subject-b", "subject-c", "subject-d")
@@ -41,7 +43,10 @@ class History:
 
     def __init__(self, small: Small, seed: int) -> None:
         self.small, self.rng = small, random.Random(seed)
-        self.draws: dict[int, set[str]] = {}
+        self.own: dict[int, set[str]] = {}
+        self.parents: dict[int, tuple[int, ...]] = {}
+        self.judged: dict[int, set[str]] = {}
+        self.likes: dict[int, int] = {}
         self.names: dict[int, str] = {}
         self.photos: dict[int, str] = {}
         self.pictures = 0
@@ -53,7 +58,8 @@ class History:
         doing: list[Callable[[], None]] = [
             self._one_more, self._derive, self._derive, self._mix, self._release, self._picture, self._picture,
             self._refused, self._label, self._tag, self._rename, self._member, self._receipt, self._dispute,
-            self._withdraw, self._erase, self._grant_again, self._remove,
+            self._withdraw, self._erase, self._grant_again, self._remove, self._hold, self._hold,
+            self._resolve, self._resolve,
         ]  # fmt: skip
         for _ in range(steps):
             try:
@@ -61,8 +67,16 @@ class History:
             except RegistryError:
                 continue  # turned away: that is in the log too, or nothing happened
 
+    @property
+    def draws(self) -> dict[int, set[str]]:
+        """Whom each version draws: whom it names, and whom what it was made of draws."""
+        found: dict[int, set[str]] = {}
+        for version in sorted(self.own):
+            found[version] = self.own[version].union(*(found[parent] for parent in self.parents.get(version, ())))
+        return found
+
     def _some(self) -> int:
-        return self.rng.choice(sorted(self.draws))
+        return self.rng.choice(sorted(self.own))
 
     def _name(self) -> str:
         return f"model-{len(self.names) + 1:03d}"
@@ -71,7 +85,7 @@ class History:
         photo = f"photo-{len(self.names)}" if self.rng.random() < 0.5 else None
         name = self._name()
         made = self.small.add(name, *people, photo=photo)
-        self.draws[made], self.names[made] = set(people), name
+        self.own[made], self.names[made] = set(people), name
         return made
 
     def _one_more(self) -> None:
@@ -80,12 +94,12 @@ class History:
     def _derive(self) -> None:
         parent, name = self._some(), self._name()
         made = self.small.derive(name, parent)
-        self.draws[made], self.names[made] = set(self.draws[parent]), name
+        self.own[made], self.parents[made], self.names[made] = set(), (parent,), name
 
     def _mix(self) -> None:
         parents, name = (self._some(), self._some()), self._name()
         made = self.small.derive(name, *parents, how=Use.MIX)
-        self.draws[made], self.names[made] = self.draws[parents[0]] | self.draws[parents[1]], name
+        self.own[made], self.parents[made], self.names[made] = set(), parents, name
 
     def _release(self) -> None:
         version = self._some()
@@ -134,6 +148,28 @@ class History:
     def _grant_again(self) -> None:
         self.small.grant(self.rng.choice(PEOPLE), ANY)
 
+    def _hold(self) -> None:
+        """Somebody adds a model that resembles another one and names somebody else."""
+        person, like, name = self.rng.choice(PEOPLE[:3]), self._some(), self._name()
+        held = Held(like, f"{self.names[like]}@1", "weights", "another subject", self.rng.random())
+        made = self.small.add(name, person, held=held)
+        self.own[made], self.names[made], self.likes[made] = {person}, name, like
+
+    def _resolve(self) -> None:
+        """Another person decides, or decides anew."""
+        version, other = self.rng.choice(sorted(self.likes) or [self._some()]), self._some()
+        if self.rng.random() < 0.5:
+            resolve.resolve(self.small.registry, f"{self.names[version]}@1", distinct=True, reason="other eyes")
+            found: set[str] = set()
+        else:
+            resolve.resolve(
+                self.small.registry, f"{self.names[version]}@1", same_as=f"{self.names[other]}@1", reason="one face"
+            )
+            found = self.draws[other]
+        self.own[version] -= self.judged.pop(version, set())
+        self.judged[version] = found - self.own[version]
+        self.own[version] |= found
+
     def _remove(self) -> None:
         manage.remove(self.small.registry, self.names[self._some()], perform=True)
 
@@ -141,6 +177,7 @@ class History:
 def walk(history: History) -> dict[str, set[int]]:
     """Subject -> the events that concern it, by everything that each event names or changed."""
     found: dict[str, set[int]] = {person: set() for person in PEOPLE}
+    draws = history.draws
     with history.small.registry.catalog.read() as session:
         events = list(session.scalars(select(Event).order_by(Event.seq)))
         of_identity: dict[int, set[int]] = {}
@@ -185,7 +222,7 @@ def walk(history: History) -> dict[str, set[int]]:
             elif table == "release":
                 versions.add(of_release[int(key)])
         for version in versions - {None}:
-            people |= history.draws[version]
+            people |= draws[version]
         for person in people & set(PEOPLE):
             found[person].add(event.seq)
     return found
@@ -193,7 +230,9 @@ def walk(history: History) -> dict[str, set[int]]:
 
 def check(history: History) -> int:
     """Hold every answer against the walk; how many answers there were."""
-    expected, answers = walk(history), 0
+    expected, answers, draws = walk(history), 0, history.draws
+    with history.small.registry.catalog.read() as session:
+        holds = [(h.version_id, h.like_id, h.same_as) for h in session.scalars(select(Hold))]
     for person in PEOPLE:
         try:
             rows = about_subject(history.small.registry, person)
@@ -206,12 +245,13 @@ def check(history: History) -> int:
             spaces = {e.seq for e in session.scalars(select(Event).where(Event.action.startswith("space.")))}
         missing, foreign = expected[person] - told, told - expected[person] - spaces
         assert (missing, foreign) == (set(), set()), person
-        mine = {v for v, people in history.draws.items() if person in people}
+        mine = {v for v, people in draws.items() if person in people}
         assert len([r for r in rows if r["what"] == "version"]) == len(mine)
         text = " ".join(str(value) for row in rows for value in row.values())
         for other in set(PEOPLE) - {person}:
             assert other not in text, (person, other)
-        for version in set(history.draws) - mine:
+        assert len([r for r in rows if r["what"] == "hold"]) == sum(1 for hold in holds if mine & set(hold))
+        for version in set(draws) - mine:
             assert f"{history.names[version]}@" not in text
         shown = sum(1 for r in rows if r["what"] == "picture")
         left = [r for r in rows if r["what"] == "operation" and r["state"] == "version.generate"]

@@ -14,6 +14,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import SettingError, UsageError
 from w2w_registry.records import now
+from w2w_registry.services.audit.phrases import ENGLISH
 from w2w_registry.services.recording.versions import Activity, record_operation
 from w2w_registry.services.reports import figures, roi
 from w2w_registry.services.reports import subject as subject_page
@@ -109,6 +110,18 @@ def test_every_language_says_everything_and_nothing_else() -> None:
         assert sentences <= set(texts), language
         for key in set(texts) & set(english):
             assert set(_fields(texts[key])) == set(_fields(english[key])), (language, key)
+
+
+@pytest.mark.parametrize("language", [one for one in LANGUAGES if one != "en"])
+def test_what_a_subject_is_told_is_said_in_their_language(small: Small, tmp_path: Path, language: str) -> None:
+    texts = messages(language)
+    said = {key.removeprefix("said_"): text for key, text in texts.items() if key.startswith("said_")}
+    assert set(said) == set(ENGLISH)
+    assert all(set(_fields(said[key])) == set(_fields(text)) for key, text in ENGLISH.items())
+    subject_page.write(small.registry, "s1", tmp_path / "you.html", language)
+    page = (tmp_path / "you.html").read_text("utf-8")
+    assert said["depicts"] in page
+    assert ENGLISH["depicts"] not in page
 
 
 def _fields(text: str) -> list[str]:

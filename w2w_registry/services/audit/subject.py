@@ -18,6 +18,7 @@ from w2w_registry.catalog import holdings
 from w2w_registry.catalog.consents import withdrawals_of
 from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.event_log import Event
+from w2w_registry.catalog.holds import concerning
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.membership import spaces_fitted_with
 from w2w_registry.catalog.pictures import pictures_of
@@ -27,15 +28,16 @@ from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.subjects import Withdrawal
 from w2w_registry.consent.records import ConsentRecord, Status
-from w2w_registry.records import counted, iso
+from w2w_registry.records import iso
+from w2w_registry.services.audit.phrases import Said, said
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.registry import Registry, present
 
 Row = dict[str, Any]
 PARTS: Final = (
-    "subject", "consent", "evidence", "recipient", "version", "photo", "file", "measure", "reference", "operation",
-    "picture", "release", "space", "refusal", "withdrawal", "event",
+    "subject", "consent", "evidence", "recipient", "version", "photo", "file", "measure", "reference", "hold",
+    "operation", "picture", "release", "space", "refusal", "withdrawal", "event",
 )  # fmt: skip
 _MADE: Final = ("version.", "release.push", "search.sheet", "groups.sheet", "coordinates.", "file.", "fingerprint.")
 
@@ -53,8 +55,9 @@ def about_subject(registry: Registry, subject: str) -> list[Row]:
         out = [_row("subject", row.kind, row.id, row.state.value, row.created, row.kind)]
         out += _agreed(known, present(session))
         out += _made(session, known)
+        out += _kept(session, known)
         out += _held(session, known)
-        out += [_row("space", "fit", s.ref, s.state.value, s.created, "fitted with") for s in known.spaces]
+        out += [_row("space", "fit", s.ref, s.state.value, s.created, said("fitted")) for s in known.spaces]
         out += [_event(event, known) for event in _touching(session, known)]
     return out
 
@@ -97,8 +100,10 @@ def _agreed(known: _Known, at: datetime) -> Iterator[Row]:
     for record in known.records:
         shown = describe(record, at)
         given = next((e.at for e in record.events if e.status is Status.GIVEN), None)
-        terms = f"for {', '.join(shown['scope']['purposes'])}; until {shown['scope']['expires_at'] or 'withdrawn'}"
-        told = terms if given is None else f"{terms}; given {iso(given)[:19].replace('T', ' ')} UTC"
+        purposes, until = ", ".join(shown["scope"]["purposes"]), shown["scope"]["expires_at"]
+        told = said("terms_open", purposes=purposes) if until is None else said("terms", purposes=purposes, until=until)
+        if given is not None:
+            told = told.and_("given", at=iso(given)[:19].replace("T", " "))
         last = record.events[-1].at if record.events else None
         yield _row("consent", "consent", record.record_id, shown["status"], given or last, told)
         if record.evidence_digest is not None:
@@ -106,37 +111,61 @@ def _agreed(known: _Known, at: datetime) -> Iterator[Row]:
         for recipient in record.notice.recipients or ():
             yield _row("recipient", "recipient", recipient, shown["status"], given or last, record.record_id)
     for one in known.withdrawals:
-        done = "finished" if one.finished else f"at {one.phase}"
-        yield _row("withdrawal", "withdraw", one.id, done, one.started, "with erasure" if one.erase else "")
+        done = said("finished") if one.finished else said("held_phase", phase=one.phase)
+        yield _row("withdrawal", "withdraw", one.id, done, one.started, said("with_erasure") if one.erase else "")
 
 
 def _made(session: Session, known: _Known) -> Iterator[Row]:
     kept = versions_by_id(session, known.derived)
     for key, version in sorted(kept.items()):
-        made = "made from a model of the subject" if known.derived[key] else "depicts the subject"
+        made = said("derived") if known.derived[key] else said("depicts")
         yield _row("version", "version", known.refs[key], version.state.value, version.created, made)
     for shown in pictures_of(session, sorted(known.derived)):
         picture = shown.picture
-        said = f"mark {picture.mark:08x}" if picture.mark is not None else "too small to carry a number"
-        told = f"event {picture.event_seq}"
-        yield _row("picture", picture.operation, picture.digest, said, picture.made, told)
+        mark = said("no_number") if picture.mark is None else said("mark", mark=f"{picture.mark:08x}")
+        told = said("event", seq=picture.event_seq)
+        yield _row("picture", picture.operation, picture.digest, mark, picture.made, told)
     for release in known.releases:
-        told = f"{known.refs[release.version_id or 0]} at {release.commit_id[:12]}"
+        told = said("at_commit", version=known.refs[release.version_id or 0], commit=release.commit_id[:12])
         yield _row("release", "publish", release.repo_id, release.state.value, release.created, told)
 
 
-def _held(session: Session, known: _Known) -> Iterator[Row]:
+def _kept(session: Session, known: _Known) -> Iterator[Row]:
     """What is kept beside the models: photos by digest, files they came in, measures, references."""
     for photo in holdings.photos(session, known.own):
         yield _row("photo", photo.role, photo.digest or "erased", "used", photo.at, known.refs[photo.version_id])
     for file in holdings.files(session, sorted(known.derived)):
-        told = f"{known.refs[file.version_id]}, {counted(file.size, 'byte')}"
+        told = said("file_of", version=known.refs[file.version_id], bytes=file.size)
         yield _row("file", file.format, file.sha256, "taken in", file.created, told)
     for version, what in holdings.measured(session, sorted(known.derived)):
-        yield _row("measure", what, known.refs[version], "kept", None, "by which the model is known again")
+        yield _row("measure", what, known.refs[version], "kept", None, said("known_again"))
     for reference in holdings.references(session, known.subject):
-        told = f"refuses new models from a similarity of {reference.threshold:.3f} on"
+        told = said("refuses", threshold=f"{reference.threshold:.3f}")
         yield _row("reference", "do not recreate", str(reference.id), "kept", reference.created, told)
+
+
+def _held(session: Session, known: _Known) -> Iterator[Row]:
+    """Models of the subject that were held, and models of others that were because they resemble the subject's: those
+    are not named."""
+    for hold in concerning(session, known.derived):
+        own, like = hold.version_id in known.refs, known.refs.get(hold.like_id or 0)
+        near = {"by": hold.by, "score": "–" if hold.score is None else f"{hold.score:.3f}"}
+        if hold.like_id is None:
+            told = said("looked_at")
+        elif like is not None:
+            told = said("own_like_own" if own else "another_like_own", like=like, **near)
+        else:
+            told = said("own_like_another" if own else "another_held", **near)
+        if hold.outcome is None:
+            told = told.and_("held_open")
+        elif hold.outcome == "same":
+            mine = hold.same_as in known.refs
+            told = told.and_("decided_same" if mine else "decided_same_other", resolver=hold.resolver)
+        else:
+            told = told.and_("decided_own" if own else "decided_distinct", resolver=hold.resolver)
+        which = known.refs[hold.version_id] if own else str(hold.id)
+        kind = "hold_own" if own else "hold_other"
+        yield _row("hold", kind, which, hold.outcome or "open", hold.created, told)
 
 
 def _touching(session: Session, known: _Known) -> list[Event]:
@@ -165,28 +194,42 @@ def _event(event: Event, known: _Known) -> Row:
     named = _numbers(event.objects.get("version", event.objects.get("versions", ())))
     changed = [int(key) for table, key, *_ in event.changes if table == "version" and str(key).isdecimal()]
     about = [known.refs[i] for i in dict.fromkeys([*named, *changed]) if i in known.refs]
-    told = ", ".join(about) if len(about) <= 3 else counted(len(about), "model")
-    details = f"{told} by {event.actor}" if told else str(event.actor)
+    details = _who(about, str(event.actor))
     subjects = event.objects.get("subject")
     others = subjects is not None and known.subject not in (subjects if isinstance(subjects, list) else [subjects])
     if others and not set(named) & set(known.refs):
         # What somebody else did with their own consent is theirs; that it changed this subject's model is not.
-        return _row("event", "change", str(event.seq), "version.change", event.at, told)
+        return _row("event", "change", str(event.seq), "version.change", event.at, _who(about))
     if event.action == "consent.refuse":
         return _row("refusal", str(event.payload.get("use")), str(event.seq), event.action, event.at, details)
     relied = event.payload.get("consent")
     if isinstance(relied, Mapping):
         mine = [r.record_id for r in known.records if r.record_id in relied.get("relied_on", {})]
-        allowed = f"allowed by {', '.join(mine)}" if mine else "allowed"
-        details += f"; {allowed} for {relied.get('purpose')}"
+        purpose = relied.get("purpose")
+        details = (
+            details.and_("allowed_by", records=", ".join(mine), purpose=purpose)
+            if mine
+            else details.and_("allowed", purpose=purpose)
+        )
     if not event.action.startswith(_MADE):
         kind = event.action.partition(".")[2] or event.action
         return _row("event", kind, str(event.seq), event.action, event.at, details)
     if isinstance(event.payload.get("pictures"), int):
-        details += f"; {counted(event.payload['pictures'], 'picture')}"
+        details = details.and_("pictures", count=event.payload["pictures"])
     if isinstance(event.payload.get("files"), list):
-        details += f"; files {', '.join(event.payload['files'])}"
+        details = details.and_("files", files=", ".join(event.payload["files"]))
     return _row("operation", _kind(event), str(event.seq), event.action, event.at, details)
+
+
+def _who(versions: list[str], actor: str | None = None) -> Said:
+    """The models an event concerns, and who did it."""
+    by = {} if actor is None else {"actor": actor}
+    if not versions:
+        return Said(*([("by_actor", by)] if by else []))
+    ending = "_by" if by else ""
+    if len(versions) > 3:
+        return said(f"models_many{ending}", count=len(versions), **by)
+    return said(f"model{ending}" if by else "models", versions=", ".join(versions), **by)
 
 
 def _numbers(value: Any) -> list[int]:

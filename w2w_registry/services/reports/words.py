@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from w2w_registry.records import iso
+from w2w_registry.services.audit.phrases import Said, spoken
 from w2w_registry.services.reports.figures import NOT_MEASURED
 
 _HERE: Final = Path(__file__).parent
@@ -39,6 +40,7 @@ def render(template: str, language: str, **values: Any) -> str:
     )
     room.globals["t"] = lambda key, **more: str(texts.get(key, key)).format(**more)
     room.filters["figure"] = lambda value: _figure(value, texts)
+    room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
     room.filters["cell"] = lambda value: _cell(value, texts)
     room.filters["duration"] = _duration
@@ -55,6 +57,14 @@ def _figure(value: Any, texts: dict[str, str]) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return texts.get(str(value), str(value))
+
+
+def _said(value: Any, texts: dict[str, str]) -> str:
+    """A text made of phrases in the words of the language, any other value as it is."""
+    if not isinstance(value, Said):
+        return _figure(value, texts)
+    phrases = {key.removeprefix("said_"): text for key, text in texts.items() if key.startswith("said_")}
+    return spoken(value.parts, phrases)
 
 
 def _moment(value: Any) -> str:
