@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,12 @@ class Shell:
 
     def __init__(self, home: Path, url: str) -> None:
         self.arguments = ["--home", str(home), "--database", url, "--actor", "curator"]
+
+    def by(self, actor: str) -> Shell:
+        """The same registry, used by somebody else."""
+        other = copy(self)
+        other.arguments = [*self.arguments[:-1], actor]
+        return other
 
     def run(self, *arguments: str, code: int = 0) -> str:
         result = CliRunner().invoke(cli, [*self.arguments, *arguments], standalone_mode=False)
@@ -63,7 +70,8 @@ def test_a_consent_from_request_to_erasure(small: Small, shell: Shell, tmp_path:
     assert not small.allowed(Use.GENERATE, edited)
     shell.json("consent", "renew", "s1", "--expires", "2100-01-01")
     shell.run("consent", "dispute", "s1")
-    shell.run("consent", "resolve", "s1", "--upheld")
+    shell.run("consent", "resolve", "s1", "--upheld", code=4)  # one person alone does not say so
+    shell.by("olga").run("consent", "resolve", "s1", "--upheld")
     receipts = shell.json("consent", "receipt", "s1")
     assert receipts[0]["@type"] == "dpv:ConsentReceipt"
     assert receipts[0]["conforms_to"] == ["https://w3id.org/dpv/schema/dpv-27560#receipt-record"]

@@ -30,11 +30,15 @@ def references(session: Session) -> list[GuardReference]:
     return list(session.scalars(select(GuardReference).order_by(GuardReference.id)))
 
 
+_OVER = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED, ConsentState.UNKNOWN)
+
+
 def perhaps_refusing(session: Session, at: datetime) -> set[str]:
-    """Subjects who withdrew or are protected, or some of whose records are over at ``at``: consent rules say which."""
+    """Subjects who withdrew or are protected, or some of whose records are over or contested (state ``unknown``) at
+    ``at``: consent rules say which."""
     ended = select(ConsentRecord.subject_id).where(
         or_(
-            ConsentRecord.state.in_([ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED]),
+            ConsentRecord.state.in_(_OVER),
             ConsentRecord.expires_at <= at,
         )
     )

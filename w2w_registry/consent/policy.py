@@ -338,6 +338,15 @@ def subject_state(records: Iterable[ConsentRecord], now: datetime) -> ConsentSta
     return next(state for state in _WORST_FIRST if state in found)
 
 
+def has_ended(records: Iterable[ConsentRecord], now: datetime) -> bool:
+    """Whether a subject's consent is over or contested: no record is live, and one was withdrawn, invalidated or
+    disputed, or has run out."""
+    known = tuple(records)
+    if any(record.status is Status.DISPUTED for record in known):
+        return subject_state(known, now) is not ConsentState.GRANTED
+    return subject_state(known, now) in (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED)
+
+
 def combined_state(states: Iterable[ConsentState]) -> ConsentState:
     """One word for everyone upstream: the gravest of theirs; ``not-needed`` when nobody is depicted."""
     found = set(states) - {ConsentState.NOT_NEEDED}

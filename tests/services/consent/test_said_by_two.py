@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from tests.services.world import BASE
 from w2w_registry.catalog.listing import list_versions
+from w2w_registry.catalog.models import GuardReference
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import Conflict, NotCompared, SecondPersonNeeded, SettingError, UsageError
+from w2w_registry.errors import (
+    Conflict,
+    LikenessRefused,
+    NotCompared,
+    SecondPersonNeeded,
+    SettingError,
+    UsageError,
+)
+from w2w_registry.records import now
 from w2w_registry.services.audit import log, queries
-from w2w_registry.services.consent import grants, protect, resolve, subjects, withdraw
+from w2w_registry.services.consent import amendments, grants, protect, resolve, subjects, withdraw
 from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.recording import policies
@@ -164,3 +176,63 @@ def test_what_came_from_outside_does_not_leave_uncompared(
     alone = replace(home, settings=replace(home.settings, policy={"space_people": 2, "second_person": False}))
     put(home, loras / "p0013", name="thirteen", subjects=["s-11"])
     export(alone, "thirteen", str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("how", ["grant", "renew", "narrower"])
+def test_a_consent_that_has_run_out_takes_two_to_bring_back(home: Registry, other: Registry, how: str) -> None:
+    soon = replace(EVERYTHING, expires_at=now() + timedelta(milliseconds=300))
+    grants.grant(home, "s-alice", soon)
+    while now() < soon.expires_at:  # type: ignore[operator]
+        time.sleep(0.05)
+    scope = Scope(purposes=("research",)) if how == "narrower" else EVERYTHING
+    again = (
+        (lambda who: amendments.renew(who, "s-alice", None))
+        if how == "renew"
+        else (lambda who: grants.grant(who, "s-alice", scope))
+    )
+    for _ in range(2):
+        with pytest.raises(SecondPersonNeeded):
+            again(home)
+    assert again(other)["status"] == "given"
+    assert grants.grant(home, "s-alice", EVERYTHING)["status"] == "given"  # they do agree by now
+
+
+def test_that_a_disputed_consent_stands_takes_two(home: Registry, other: Registry) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    amendments.dispute(home, "s-alice")
+    for _ in range(2):
+        with pytest.raises(SecondPersonNeeded):
+            amendments.resolve(home, "s-alice", upheld=True)
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(home, "s-alice", EVERYTHING)  # nor by another record
+    assert amendments.resolve(other, "s-alice", upheld=True)["status"] == "given"
+    amendments.dispute(home, "s-alice")
+    with pytest.raises(SecondPersonNeeded):
+        amendments.resolve(other, "s-alice", upheld=True)  # that was another dispute
+    assert amendments.resolve(other, "s-alice", upheld=False)["status"] == "invalidated"
+
+
+def test_whose_consent_is_disputed_does_not_come_in_under_another_name(
+    home: Registry, other: Registry, loras: Path
+) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    manage.remove(home, "alice", perform=True)
+    assert put(home, loras / "p0061", name="x").status == "added"
+    amendments.dispute(home, "s-alice")
+    item = put(home, loras / "p0003", name="brush", kind="style")
+    assert isinstance(item.error, LikenessRefused)
+
+
+def test_forgetting_somebody_takes_two_and_withdrawing_one(home: Registry, other: Registry, loras: Path) -> None:
+    grants.grant(home, "s-alice", EVERYTHING)
+    for _ in range(2):
+        with pytest.raises(SecondPersonNeeded):
+            withdraw.withdraw(home, "s-alice", erase=True, protect=False)
+    assert manage.show(home, "alice")["state"] == "active"  # nothing was done
+    withdraw.withdraw(home, "s-alice", erase=True)
+    assert isinstance(put(home, loras / "p0003", name="x").error, LikenessRefused)
+    with pytest.raises(SecondPersonNeeded):
+        withdraw.withdraw(home, "s-alice", erase=True, protect=False)
+    withdraw.withdraw(other, "s-alice", erase=True, protect=False)
+    with home.catalog.read() as session:
+        assert session.scalars(select(GuardReference)).all() == []  # what was kept is forgotten

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.records import ConsentRecord, Scope, Status
 from w2w_registry.errors import Conflict
-from w2w_registry.records import now
+from w2w_registry.records import digest_of, iso, now
 from w2w_registry.services.consent.rows import (
     insert_record,
     journal,
@@ -20,9 +20,17 @@ from w2w_registry.services.consent.rows import (
     record_named,
     records_of_subject,
 )
+from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.registry import Registry
+
+_Check = Callable[[Session, ConsentRecord, datetime], None]
+"""What has to hold before a record is changed."""
+
+
+def _unchecked(session: Session, record: ConsentRecord, at: datetime) -> None:
+    """Nothing has to."""
 
 
 def narrow(
@@ -55,11 +63,24 @@ def narrow(
 def renew(
     registry: Registry, subject: str, expires_at: datetime | None, *, record_id: str | None = None
 ) -> dict[str, Any]:
-    """Replace a live or expired record by one with a longer term; None = until withdrawn.
+    """Replace a live or expired record by one with a longer term; None = until withdrawn. Of an expired one two people
+    say so: whoever's consent has run out refuses.
 
     Raises:
-        NotFound, Conflict, UsageError: as ``lifecycle.renew``.
+        NotFound, Conflict, UsageError: as ``lifecycle.renew``. SecondPersonNeeded.
     """
+
+    def by_two(session: Session, old: ConsentRecord, at: datetime) -> None:
+        if old.status_at(at) is Status.EXPIRED:
+            said_by_two(
+                registry,
+                session,
+                digest_of(["renew", old.digest(), None if expires_at is None else iso(expires_at)]),
+                f"renew the consent of {subject}, which is over",
+                f"w2w-reg consent renew {subject} …",
+                hint="or record what they say now with `w2w-reg consent grant` and [[evidence]]",
+            )
+
     return _supersede(
         registry,
         subject,
@@ -67,6 +88,7 @@ def renew(
         "consent.renew",
         lambda old, new_id, at: lifecycle.renew(old, new_id, expires_at, at, registry.actor),
         {Status.GIVEN, Status.EXPIRED},
+        by_two,
     )
 
 
@@ -83,7 +105,22 @@ def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -
 
 
 def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | None = None) -> dict[str, Any]:
-    """End a dispute: the consent stands again, or is invalidated."""
+    """End a dispute: the consent stands again, which two people say, or is invalidated.
+
+    Raises:
+        NotFound, Conflict: nothing is disputed, or several records are. SecondPersonNeeded.
+    """
+
+    def by_two(session: Session, record: ConsentRecord, at: datetime) -> None:
+        if upheld and record.status is Status.DISPUTED:
+            said_by_two(
+                registry,
+                session,
+                digest_of(["resolve", record.digest()]),
+                f"say that the consent of {subject}, which is disputed, stands",
+                f"w2w-reg consent resolve {subject} --upheld",
+            )
+
     return _move(
         registry,
         subject,
@@ -91,6 +128,7 @@ def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | 
         "consent.resolve",
         {Status.DISPUTED},
         lambda record, at: lifecycle.resolve(record, upheld, at, registry.actor),
+        by_two,
     )
 
 
@@ -101,9 +139,11 @@ def _supersede(
     action: str,
     change: Callable[[ConsentRecord, str, datetime], ConsentRecord],
     among: set[Status],
+    check: _Check = _unchecked,
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
         old = _pick(uow.session, subject, record_id, among, uow.now())
+        check(uow.session, old, uow.now())
         record = change(old, new_id(), uow.now())
         insert_record(uow, record)
         journal(uow, action, record, supersedes=old.record_id)
@@ -117,9 +157,12 @@ def _move(
     action: str,
     among: set[Status],
     change: Callable[[ConsentRecord, datetime], ConsentRecord],
+    check: _Check = _unchecked,
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
-        record = change(_pick(uow.session, subject, record_id, among, uow.now()), uow.now())
+        old = _pick(uow.session, subject, record_id, among, uow.now())
+        check(uow.session, old, uow.now())
+        record = change(old, uow.now())
         move_record(uow, record)
         journal(uow, action, record)
     return describe(record, now())

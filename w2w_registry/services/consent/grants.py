@@ -16,6 +16,7 @@ from w2w_registry.catalog.models import Subject, SubjectState, Version
 from w2w_registry.catalog.resolve import subject_by_id, subject_like
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent import lifecycle
+from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent import gate, notices, signatures
@@ -33,7 +34,7 @@ from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 
 def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> dict[str, Any]:
@@ -136,12 +137,18 @@ def _write_down(
 
 
 def _agrees_again(registry: Registry, session: Session, subject: str, scope: Scope | None) -> None:
-    """Raise unless nothing says that this subject refused, or another person says too that they agree now."""
+    """Raise unless nothing says that this subject refused, or another person says too that they agree now.
+
+    A consent that has run out, or that somebody contests, refuses as well while no other record of theirs is live.
+    """
     row = session.get(Subject, subject)
     if row is None:
         return
-    records = load_records(session, [subject]).get(subject, ())
-    over = sorted(r.record_id for r in records if r.status in (Status.WITHDRAWN, Status.INVALIDATED))
+    records, at = load_records(session, [subject]).get(subject, ()), present(session)
+    ended = {Status.WITHDRAWN, Status.INVALIDATED}
+    if subject_state(records, at) is not ConsentState.GRANTED:
+        ended |= {Status.EXPIRED, Status.DISPUTED}
+    over = sorted(r.record_id for r in records if r.status_at(at) in ended)
     if row.state is SubjectState.ACTIVE and not over:
         return
     meant = None if scope is None else asdict(scope)
@@ -149,7 +156,7 @@ def _agrees_again(registry: Registry, session: Session, subject: str, scope: Sco
         registry,
         session,
         digest_of(["grant", subject, str(row.state), over, meant]),
-        f"record that {subject}, who refused before, agrees",
+        f"record that {subject}, who refused before or whose consent is over, agrees",
         f"w2w-reg consent grant {subject} …",
         hint="or name what proves it with [[evidence]]",
     )

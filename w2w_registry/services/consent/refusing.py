@@ -11,10 +11,9 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import refusals
 from w2w_registry.catalog.models import GuardReference
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.policy import subject_state
+from w2w_registry.consent.policy import has_ended
 from w2w_registry.consent.references import Reference, key_id, threshold, unseal_bits
 from w2w_registry.errors import SettingError
-from w2w_registry.records import ConsentState
 from w2w_registry.services.consent import behaviour
 from w2w_registry.services.consent.behaviour import Behaviour
 from w2w_registry.services.consent.door_key import key_path, read_key
@@ -25,7 +24,6 @@ from w2w_registry.space.sketch import KIND as SKETCH_KIND
 
 OLD = "simhash-512"
 """Kind of the references that were kept before the door had a key."""
-_ENDED = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED)
 
 
 class Refusing:
@@ -55,7 +53,7 @@ class Refusing:
         at, session = present(self._session), self._session
         perhaps = refusals.perhaps_refusing(session, at)
         records = load_records(session, perhaps, history=False)
-        stopped = {s for s in perhaps if s not in records or subject_state(records[s], at) in _ENDED}
+        stopped = {s for s in perhaps if s not in records or has_ended(records[s], at)}
         return refusals.depicting(session, stopped)
 
     @cached_property

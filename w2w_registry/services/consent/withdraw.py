@@ -44,9 +44,10 @@ from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
-from w2w_registry.records import ConsentState, VersionState, now
-from w2w_registry.services.consent.keeping import keep_versions
+from w2w_registry.records import ConsentState, VersionState, digest_of, now
+from w2w_registry.services.consent.keeping import keep_versions, unprotect
 from w2w_registry.services.consent.rows import load_records, move_record
+from w2w_registry.services.consent.second_person import said_by_two
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.recording.nearest import forget_open
 from w2w_registry.services.registry import Registry
@@ -77,10 +78,11 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
     Args:
         erase: coordinates, files, previews, caches and what is personal in the catalog go for good.
         protect: keep references of the likeness, by which the door refuses it from now on; False for a subject who asks
-            that nothing be kept.
+            that nothing be kept, which two people say: whoever is forgotten can be brought in again.
 
     Raises:
-        NotFound: no such subject. StorageError: a file could not be erased; run again to go on from there.
+        NotFound: no such subject. SecondPersonNeeded, with nothing done. StorageError: a file could not be erased; run
+            again to go on from there.
     """
     with registry.catalog.read() as session:
         subject = subject_by_id(session, subject).id
@@ -88,6 +90,15 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
         resume(registry, withdrawal_id)
     with registry.catalog.write(registry.actor) as uow:
         plan = _plan(uow.session, subject, erase=erase, protect=protect)
+        if not protect:
+            said_by_two(
+                registry,
+                uow.session,
+                digest_of(["forget", subject, list(plan.records)]),
+                f"forget what {subject} looks like",
+                f"w2w-reg consent withdraw {subject} --forget",
+                hint="without [[forget]] the withdrawal takes effect at once",
+            )
         done = _nothing_left(uow.session, plan)
         withdrawal_id = _block(registry, uow, plan) if done is None else done
     return {**resume(registry, withdrawal_id), "already": done is not None}
@@ -219,6 +230,8 @@ def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
     if any(v.state not in gone for v in plan.versions) or (plan.erase and not last.erase):
         return None
     kept = reference_count(session, plan.subject)
+    if kept and not plan.protect:
+        return None
     could_protect = any(not v.derived and v.state != VersionState.ERASED for v in plan.versions)
     return last.id if not plan.protect or kept or not could_protect else None
 
@@ -233,6 +246,8 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> 
     if plan.protect:
         own = [v.version_id for v in plan.versions if not v.derived]
         keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
+    else:
+        unprotect(uow, plan.subject)
     active = [v.version_id for v in plan.versions if v.state in SERVED]
     uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
     row = session.get_one(Subject, plan.subject)

@@ -1,0 +1,113 @@
+"""``python -m tests.services.consent.insider --work DIR [--steps 10000]``: the campaign, resumable, and its figure.
+
+Runs of ``EACH`` steps, each from a copy of one registry and with a seed of its own; every tenth run in a registry whose
+policy says that one person decides alone. What a run found is kept in ``DIR/run-NNN.json``; run again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from examples.miniworld.unpack import load_loras
+from tests.services.consent.insider import repertoire  # noqa: F401
+from tests.services.consent.insider.eyes import Eyes
+from tests.services.consent.insider.world import LATE, REFUSED, Scale, build, foreign_files, late, playing, remembered
+
+EACH = 250
+KINDS = ("rank4-qkvo", "rank1-own-start")
+
+
+def one_run(work: Path, eyes: Eyes, foreign: list[tuple[Path, str]], number: int, steps: int) -> dict[str, Any]:
+    """A run from a copy of the registry; half-way the rest of those who refuse do."""
+    began = time.process_time()
+    folder = work / ("alone" if number % 10 == 9 else "team")
+    place = folder / "play"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    shutil.copy(folder / "photo.png", place)
+    with playing(folder, place, eyes, foreign, seed=number) as insider:
+        insider.run(steps // 2)
+        late(insider)
+        insider.run(steps - steps // 2)
+    shutil.rmtree(place)
+    return {
+        "steps": steps,
+        "alone": number % 10 == 9,
+        "tried": dict(insider.tried),
+        "done": dict(insider.done),
+        "cost": {name: round(value, 3) for name, value in insider.cost.items()},
+        "judged": insider.judged,
+        "out": [{**asdict(one), "kind": one.kind} for one in insider.out],
+        "seconds": time.process_time() - began,
+    }
+
+
+def _sum(runs: list[dict[str, Any]], key: str) -> float:
+    return sum(float(run[key]) for run in runs)
+
+
+def report(runs: list[dict[str, Any]]) -> str:
+    total: dict[str, Counter[str]] = {key: Counter() for key in ("tried", "done", "cost")}
+    for run in runs:
+        for key, counter in total.items():
+            counter.update(run[key])
+    out = [(number, one) for number, run in enumerate(runs) for one in run["out"]]
+    lines = [
+        f"{_sum(runs, 'steps'):.0f} steps in {len(runs)} runs; {_sum(runs, 'judged'):.0f} models and sets of pictures "
+        f"that left were looked at; {_sum(runs, 'seconds'):.0f} CPU s",
+        "",
+        "| move | tried | went through | CPU s |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| {name} | {tried} | {total['done'][name]} | {total['cost'][name]:.0f} |"
+            for name, tried in total["tried"].most_common()
+        ),
+        "",
+        *(f"out: {kind}: {n}" for kind, n in Counter(one["kind"] for _, one in out).items()),
+        *(
+            f"run {number} step {one['step']}: p{one['row']:04d} by {one['way']}: {one['what'][:300]}"
+            for number, one in out
+        ),
+    ]
+    return "\n".join([*lines, f"{len(out)} out"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--each", type=int, default=EACH)
+    options = parser.parse_args()
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    loras, scale = load_loras(), Scale()
+    numbers = range(-(-options.steps // options.each))
+    runs = []
+    with remembered():
+        for name in ("team", "alone"):
+            if not (work / name / "done").exists():
+                shutil.rmtree(work / name, ignore_errors=True)
+                build(work / name, loras, scale, alone=name == "alone")
+                (work / name / "done").touch()
+        known = [*REFUSED, *LATE, *(row for row in range(scale.known) if row not in {**REFUSED, **LATE})]
+        eyes = Eyes.opened(loras, known, work / "seen.npz")
+        foreign = foreign_files(work / "foreign", KINDS)
+        for number in numbers:
+            kept = work / f"run-{number:03d}.json"
+            if not kept.exists():
+                kept.write_text(json.dumps(one_run(work, eyes, foreign, number, options.each)))
+                eyes.keep()
+                print(number, json.loads(kept.read_text())["seconds"], flush=True)
+            runs.append(json.loads(kept.read_text()))
+    print(report(runs))
+
+
+if __name__ == "__main__":
+    main()
