@@ -19,7 +19,7 @@ from w2w_registry.services.recording.versions import Activity, record_operation
 from w2w_registry.services.reports import figures, roi
 from w2w_registry.services.reports import subject as subject_page
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
-from w2w_registry.services.reports.words import LANGUAGES, messages
+from w2w_registry.services.reports.words import LANGUAGES, _figure, messages
 
 
 @pytest.fixture
@@ -135,6 +135,14 @@ def test_other_files_and_languages_are_refused(small: Small, tmp_path: Path) -> 
         roi.write(small.registry, Rates(), tmp_path / "roi.pdf", "en")
     with pytest.raises(UsageError):
         roi.write(small.registry, Rates(), tmp_path / "roi.html", "xx")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1.54e-05, "0.000015"), (0.0, "0.00"), (0.01, "0.01"), (-0.0049, "-0.0049"), (1234.5, "1,234.50")],
+)
+def test_figures_are_written_out(value: float, shown: str) -> None:
+    assert _figure(value, messages("en")) == shown
 
 
 def test_costs_as_focus_columns(small: Small, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
@@ -40,6 +41,8 @@ def render(template: str, language: str, **values: Any) -> str:
     )
     room.globals["t"] = lambda key, **more: str(texts.get(key, key)).format(**more)
     room.filters["figure"] = lambda value: _figure(value, texts)
+    room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
+    room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
     room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
     room.filters["cell"] = lambda value: _cell(value, texts)
@@ -53,7 +56,8 @@ def _figure(value: Any, texts: dict[str, str]) -> str:
     if isinstance(value, (list, tuple)):
         return " – ".join(_figure(v, texts) for v in value)
     if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}"
+        digits = 2 if abs(value) >= 0.01 or value == 0 else 1 - math.floor(math.log10(abs(value)))
+        return f"{value:,.{digits}f}"  # two figures that count, and never a power of ten
     if isinstance(value, int):
         return f"{value:,}"
     return texts.get(str(value), str(value))
