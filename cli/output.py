@@ -85,10 +85,12 @@ def _plain(value: Any) -> Any:
     from datetime import datetime
     from pathlib import Path
 
-    from w2w_registry.records import iso
+    from w2w_registry.records import Result, iso
 
     if isinstance(value, datetime):
         return iso(value)
+    if isinstance(value, Result):
+        return value.to_json()
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, (set, frozenset, tuple)):

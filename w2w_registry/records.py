@@ -9,13 +9,46 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from w2w_registry.errors import BadName, UsageError
+
+
+class Result(Mapping[str, Any]):
+    """What a service answers: a frozen dataclass (``eq=False``), its fields the keys of ``--json``.
+
+    Whoever knows which answer it is reads fields; tables and templates, which do not, read keys.
+    """
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``--json`` prints: fields by name, answers inside it likewise."""
+        return {one.name: _json(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+
+    def __getitem__(self, key: str) -> Any:
+        if key in self._keys():
+            return getattr(self, key)
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys())
+
+    def __len__(self) -> int:
+        return len(self._keys())
+
+    def _keys(self) -> tuple[str, ...]:
+        return tuple(self.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, Result):
+        return value.to_json()
+    if isinstance(value, (list, tuple)):
+        return [_json(item) for item in value]
+    return value
 
 
 class Kind(StrEnum):

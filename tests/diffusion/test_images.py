@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from w2w_registry.diffusion import images
-from w2w_registry.errors import BadImage
+from w2w_registry.errors import BadFile, BadImage
+from w2w_registry.services.identities.previews import shrunk
 
 
 def picture(width: int = 96, height: int = 64) -> Image.Image:
@@ -142,6 +144,25 @@ def test_what_is_no_picture_is_one_clear_error(tmp_path: Path, content: bytes) -
         images.load_photo(path, 32)
     assert caught.value.fields["path"] == str(path)
     assert caught.value.fields["reason"]
+
+
+def test_postscript_never_reaches_ghostscript(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An ending says nothing of the file, and Pillow by itself hands PostScript to whatever ``gs`` is there."""
+    mark, program = tmp_path / "it ran", tmp_path / "gs"
+    program.write_text(f"#!/bin/sh\ntouch '{mark}'\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(program))
+    picture().save(tmp_path / "a.eps", "EPS")
+    path = (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with suppress(OSError), Image.open(path) as plain:  # what Pillow does by itself
+        plain.load()
+    assert mark.exists()
+    mark.unlink()
+    for read in (lambda: images.load_photo(path, 32), lambda: images.load_mask(path, path, 32),
+                 lambda: images.open_picture(path), lambda: shrunk(path.read_bytes())):  # fmt: skip
+        with pytest.raises(BadFile):
+            read()
+    assert not mark.exists()
 
 
 def test_missing_file_folder_and_specks_are_refused(tmp_path: Path) -> None:

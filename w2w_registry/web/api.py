@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, BinaryIO, cast
@@ -15,6 +16,7 @@ from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import resolve as resolving
 from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.identities.answers import Tagged
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search.draws import By
 from w2w_registry.services.search.query import registered_ref
@@ -111,7 +113,7 @@ def plain(value: Any) -> Any:
     """Only what JSON has: moments as RFC 3339, tuples as lists, numpy's numbers as numbers."""
     from datetime import datetime
 
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(v) for v in value]
@@ -190,7 +192,7 @@ async def search_file(
 @router.post("/tags", openapi_extra=ONCE)
 def tags(desk: Make, change: Tags) -> JSONResponse:
     """Set and unset tags of an identity, as `tag set --json`."""
-    value: dict[str, Any] = {"identity": change.identity, "tags": {}}
+    value = Tagged(change.identity, {})
     if change.set or not change.unset:
         value = manage.set_tags(desk.registry, change.identity, change.set)
     if change.unset:

@@ -106,11 +106,15 @@ def test_unexplained_and_mismatched(small: Small) -> None:
     small.add("shoe", kind=Kind.PRODUCT, photo="shoe")
     found = {str(r["version"]): r["why"] for r in ask(small, "unexplained")}
     assert found == {"stranger@1": ["no input is recorded", "depicts a person, names no subject"]}
+    small.add("another")
+    assert len(ask(small, "unexplained")) == 2
+    assert len(ask(small, "unexplained", limit=1)) == 1
     assert ask(small, "mismatched") == []
     path = small.registry.artifacts.path(digest("lora 1"))
     assert path is not None
     path.unlink()
     assert [r["version"] for r in ask(small, "mismatched")] == ["a@1"]
+    assert ask(small, "mismatched", limit=0) == []
 
 
 def test_withdrawals_under_way(small: Small) -> None:

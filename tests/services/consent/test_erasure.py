@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import text
 
 from tests.catalog.test_session import problems
@@ -20,8 +22,10 @@ from tests.services.small import Small
 from tests.services.spaces.test_files import make_release
 from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.artifacts import TEMPORARY
-from w2w_registry.catalog.models import Base
+from w2w_registry.catalog.models import Base, Space
+from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, NotFound
@@ -31,6 +35,7 @@ from w2w_registry.services.hub.release import push, push_request
 from w2w_registry.services.hub.takedown import drain, takedown
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import set_alias, set_tags, unset_tags
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space, import_space, list_spaces
@@ -180,17 +185,38 @@ def test_importing_people_asks_whether_people_may_be_registered(registry: Regist
 
 
 def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path) -> None:
+    """Milvus Lite's own files are searched: what it deleted would otherwise stay in them until it compacts."""
     pytest.importorskip("milvus_lite")
     small = Small(sqlite_catalog, tmp_path)
     registry = replace(small.registry, settings=replace(small.registry.settings, index={"kind": "milvus"}))
     small.grant("s1")
-    small.add("a", "s1")
+    version = small.add(NAME, "s1")
     small.add("b")
-    assert [hit.identity for hit in search(registry, "b").results] == ["b", "a"]
-    assert len(list(kept_engines(registry.settings.index, registry.settings.index_dir))) == 1
+    with registry.catalog.read() as session:
+        (row,) = coordinates_rows(session, version)
+        point = metric_of(session.get_one(Space, row.space_id)).unit(unpack(row.data))
+    assert [hit.identity for hit in search(registry, "b").results] == ["b", NAME]
+    engines = list(kept_engines(registry.settings.index, registry.settings.index_dir))
+    assert len(engines) == 1
+    kept = _files(registry.settings.index_dir)
+    assert any(piece in kept for piece in _pieces(point))
     withdraw.withdraw(registry, "s1", erase=True)
     assert list(kept_engines(registry.settings.index, registry.settings.index_dir)) == []
+    left = _files(registry.settings.index_dir)
+    assert not any(piece in left for piece in _pieces(point))
+    assert NAME.encode() not in left
     assert [hit.identity for hit in search(registry, "b").results] == ["b"]
+    again = _files(registry.settings.index_dir)
+    assert not any(piece in again for piece in _pieces(point))
+
+
+def _files(folder: Path) -> bytes:
+    return b"\n".join(str(p).encode() + p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file())
+
+
+def _pieces(vector: NDArray[np.float32]) -> list[bytes]:
+    """Four numbers in a row, whichever of them a file begins a block with."""
+    return [vector[i : i + 4].astype("<f4").tobytes() for i in range(0, len(vector) - 3)]
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,7 @@ def withdrawals(registry: Registry, filters: Filters) -> Rows:
 
 def held(registry: Registry, filters: Filters) -> Rows:
     """Versions that wait for somebody to decide whom they depict, the gravest first."""
-    return resolve.held_versions(registry)
+    return [one.to_json() for one in resolve.held_versions(registry)]
 
 
 def versions(registry: Registry, filters: Filters) -> Rows:

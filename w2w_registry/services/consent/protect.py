@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
+from w2w_registry.records import Result
 from w2w_registry.services.consent.keeping import Keeper
 from w2w_registry.services.recording.equivalents import stored_likeness
 from w2w_registry.services.recording.likeness import Print, of_lora
@@ -26,7 +26,16 @@ from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
 
 
-def protect_subject(registry: Registry, subject: str, what: str, *, space: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Protected(Result):
+    """A subject whose likeness is refused now, from which cosine on."""
+
+    subject: str
+    space: str
+    threshold: float
+
+
+def protect_subject(registry: Registry, subject: str, what: str, *, space: str | None = None) -> Protected:
     """Keep a do-not-recreate reference of ``subject``, made from a registered version or a LoRA file or folder.
 
     A LoRA is only looked at, not registered. Adds the subject when it is not there.
@@ -57,4 +66,4 @@ def protect_subject(registry: Registry, subject: str, what: str, *, space: str |
         if found.state is SubjectState.ACTIVE and not depicting:
             found.state = SubjectState.PROTECTED
         uow.event("subject.protect", {"subject": subject, "space": row.id})
-    return {"subject": subject, "space": row.ref, "threshold": limit}
+    return Protected(subject=subject, space=row.ref, threshold=limit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -13,7 +15,7 @@ from w2w_registry.catalog.models import Identity, Version, VersionSubject
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, UsageError
-from w2w_registry.records import ConsentState, IdentityRef, Kind, VersionState
+from w2w_registry.records import ConsentState, IdentityRef, Kind, Result, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.second_person import require_other
 from w2w_registry.services.registry import Registry
@@ -24,9 +26,21 @@ LOOKED_AT = "looked at"
 _ENDED = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED)
 
 
+@dataclass(frozen=True, eq=False)
+class Resolved(Result):
+    """What was decided of a version, whom it depicts now, and whether it is in service."""
+
+    version: str
+    outcome: str
+    same_as: str | None
+    state: str
+    subjects: list[str]
+    added_by: str
+
+
 def resolve(
     registry: Registry, name: str, *, same_as: str | None = None, distinct: bool = False, reason: str
-) -> dict[str, Any]:
+) -> Resolved:
     """Decide whom a held version depicts, or decide anew.
 
     As the ``same`` as another it depicts whom that one does, whoever it was said to depict: their consent decides from
@@ -59,13 +73,14 @@ def resolve(
         )
         hold = _hold(uow, version, ref, distinct)
         _take_back(uow, version, hold)
-        told: dict[str, Any] = {"version": ref, "outcome": DISTINCT if distinct else SAME, "same_as": None}
+        same: str | None = None
         if same_as is not None:
             other = _other(uow.session, version, same_as)
             hold.same_as = other.id
             hold.before = _become(registry, uow, version, other)
-            told["same_as"] = str(refs_of(uow.session, [other.id])[other.id])
-        hold.outcome, hold.resolver, hold.reason, hold.resolved = told["outcome"], uow.actor, reason, uow.now()
+            same = str(refs_of(uow.session, [other.id])[other.id])
+        hold.outcome = DISTINCT if distinct else SAME
+        hold.resolver, hold.reason, hold.resolved = uow.actor, reason, uow.now()
         uow.session.flush()
         serve(registry, uow, version)
         uow.event(
@@ -76,7 +91,7 @@ def resolve(
             added_by=added_by,
         )
         subjects = subjects_of(uow.session, [version.id]).get(version.id, ())
-        return {**told, "state": str(version.state), "subjects": list(subjects), "added_by": added_by}
+        return Resolved(ref, hold.outcome, same, str(version.state), list(subjects), added_by)
 
 
 def _hold(uow: UnitOfWork, version: Version, ref: str, distinct: bool) -> Hold:
@@ -164,7 +179,21 @@ def serve(registry: Registry, uow: UnitOfWork, version: Version) -> None:
     uow.session.flush()
 
 
-def held_versions(registry: Registry) -> list[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class HeldRow(Result):
+    """A version nobody has decided about yet: whom it resembles, and why it is held."""
+
+    version: str
+    like: str | None
+    by: str
+    why: str
+    score: float | None
+    false_alarm: float | None
+    added_by: str
+    since: datetime
+
+
+def held_versions(registry: Registry) -> list[HeldRow]:
     """Versions nobody has decided about yet, with whom each resembles and why, the gravest first."""
     from w2w_registry.consent.second_look import gravest_first
 
@@ -173,15 +202,15 @@ def held_versions(registry: Registry) -> list[dict[str, Any]]:
         likes = refs_of(session, {one.hold.like_id for one in rows if one.hold.like_id is not None})
     rows.sort(key=lambda one: (*gravest_first([one.hold.by], one.hold.why), -(one.hold.score or 0.0), one.hold.id))
     return [
-        {
-            "version": f"{one.name}@{one.number}",
-            "like": None if one.hold.like_id is None else str(likes[one.hold.like_id]),
-            "by": one.hold.by,
-            "why": one.hold.why,
-            "score": one.hold.score,
-            "false_alarm": one.hold.false_alarm,
-            "added_by": one.agent,
-            "since": one.hold.created,
-        }
+        HeldRow(
+            version=f"{one.name}@{one.number}",
+            like=None if one.hold.like_id is None else str(likes[one.hold.like_id]),
+            by=one.hold.by,
+            why=one.hold.why,
+            score=one.hold.score,
+            false_alarm=one.hold.false_alarm,
+            added_by=one.agent,
+            since=one.hold.created,
+        )
         for one in rows
     ]

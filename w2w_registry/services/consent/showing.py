@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +11,7 @@ from w2w_registry.catalog.resolve import subject_by_id, version_for
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.policy import Decision, is_signed, subject_state
 from w2w_registry.consent.records import ConsentRecord, Use, to_json
-from w2w_registry.records import now
+from w2w_registry.records import Result, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.rows import (
     records_of_subject,
@@ -19,7 +20,17 @@ from w2w_registry.services.consent.scopes import parse_uses
 from w2w_registry.services.registry import Registry
 
 
-def show(registry: Registry, subject: str, *, moment: datetime | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class ConsentShown(Result):
+    """A subject's consent in one word, and every record."""
+
+    subject: str
+    state: str
+    consent: str
+    records: list[dict[str, Any]]
+
+
+def show(registry: Registry, subject: str, *, moment: datetime | None = None) -> ConsentShown:
     """A subject's consent: in one word, and every record; with ``moment`` as it was then.
 
     Raises:
@@ -31,12 +42,23 @@ def show(registry: Registry, subject: str, *, moment: datetime | None = None) ->
         records = [
             r for r in records_of_subject(session, row.id) if moment is None or any(e.at <= moment for e in r.events)
         ]
-    return {
-        "subject": row.id,
-        "state": row.state.value,
-        "consent": subject_state(records, at).value,
-        "records": [describe(record, at) for record in records],
-    }
+    return ConsentShown(
+        subject=row.id,
+        state=row.state.value,
+        consent=subject_state(records, at).value,
+        records=[describe(record, at) for record in records],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Checked(Result):
+    """What may be done with a version, at an instant."""
+
+    version: str
+    consent: str
+    purpose: str | None
+    at: datetime
+    decisions: list[DecisionShown]
 
 
 def check(
@@ -47,7 +69,7 @@ def check(
     purpose: str | None = None,
     territory: str | None = None,
     at: datetime | None = None,
-) -> dict[str, Any]:
+) -> Checked:
     """What may be done with a version, for a purpose, at an instant: one decision per use.
 
     Raises:
@@ -67,24 +89,35 @@ def check(
         )
         state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
         name = f"{version.identity.name}@{version.number}"
-    return {
-        "version": name,
-        "consent": state.value,
-        "purpose": decisions[0].purpose if decisions else purpose,
-        "at": moment,
-        "decisions": [decision_json(d) for d in decisions],
-    }
+    return Checked(
+        version=name,
+        consent=state.value,
+        purpose=decisions[0].purpose if decisions else purpose,
+        at=moment,
+        decisions=[decision_json(d) for d in decisions],
+    )
 
 
-def decision_json(decision: Decision) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class DecisionShown(Result):
+    """Whether a use is allowed, and why."""
+
+    use: str
+    allowed: bool
+    reasons: list[str]
+    warnings: list[str]
+    relied_on: dict[str, Any]
+
+
+def decision_json(decision: Decision) -> DecisionShown:
     """A decision as plain values."""
-    return {
-        "use": str(decision.use),
-        "allowed": decision.allowed,
-        "reasons": [str(r) for r in decision.reasons],
-        "warnings": [str(w) for w in decision.warnings],
-        "relied_on": dict(decision.relied_on),
-    }
+    return DecisionShown(
+        use=str(decision.use),
+        allowed=decision.allowed,
+        reasons=[str(r) for r in decision.reasons],
+        warnings=[str(w) for w in decision.warnings],
+        relied_on=dict(decision.relied_on),
+    )
 
 
 def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:

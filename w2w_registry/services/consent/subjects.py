@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from w2w_registry.catalog.consents import (
@@ -16,7 +18,7 @@ from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
-from w2w_registry.records import composed, now
+from w2w_registry.records import Result, composed, now
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry
@@ -24,7 +26,18 @@ from w2w_registry.services.registry import Registry
 NAME_WARNING = "{} looks like a name, and subject ids stay in the audit log forever, even after erasure"
 
 
-def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class SubjectAdded(Result):
+    """A subject as registered; ``created``: it was not there before."""
+
+    subject: str
+    kind: str
+    state: str
+    created: bool
+    warnings: list[str]
+
+
+def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") -> SubjectAdded:
     """Register a subject; one that is there is left as it is. ``warnings`` says when the id looks like a name.
 
     Raises:
@@ -35,10 +48,29 @@ def add_subject(registry: Registry, subject_id: str, *, kind: str = "person") ->
     with registry.catalog.write(registry.actor) as uow:
         created = ensure_subject(uow, subject_id, kind=kind)
         row = uow.session.get_one(Subject, subject_id)
-        return {"subject": row.id, "kind": row.kind, "state": row.state.value, "created": created, "warnings": warnings}
+        return SubjectAdded(
+            subject=row.id,
+            kind=row.kind,
+            state=row.state.value,
+            created=created,
+            warnings=warnings,
+        )
 
 
-def list_subjects(registry: Registry) -> list[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class SubjectRow(Result):
+    """A subject, its consent in one word, and how many versions name it."""
+
+    subject: str
+    kind: str
+    state: str
+    consent: str
+    records: int
+    versions: int
+    created: datetime
+
+
+def list_subjects(registry: Registry) -> list[SubjectRow]:
     """Every subject with its state, its consent in one word, and how many versions name it."""
     at = now()
     with registry.catalog.read() as session:
@@ -46,20 +78,36 @@ def list_subjects(registry: Registry) -> list[dict[str, Any]]:
         records = load_records(session, [row.id for row in rows], history=False)
         counts = version_counts(session)
     return [
-        {
-            "subject": row.id,
-            "kind": row.kind,
-            "state": row.state.value,
-            "consent": subject_state(records.get(row.id, ()), at).value,
-            "records": len(records.get(row.id, ())),
-            "versions": counts.get(row.id, 0),
-            "created": row.created,
-        }
+        SubjectRow(
+            subject=row.id,
+            kind=row.kind,
+            state=row.state.value,
+            consent=subject_state(records.get(row.id, ()), at).value,
+            records=len(records.get(row.id, ())),
+            versions=counts.get(row.id, 0),
+            created=row.created,
+        )
         for row in rows
     ]
 
 
-def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class SubjectShown(Result):
+    """All that is known of a subject. ``do_not_recreate``: references that are kept of the likeness."""
+
+    subject: str
+    kind: str
+    state: str
+    consent: str
+    created: datetime
+    erased: datetime | None
+    records: list[dict[str, Any]]
+    versions: list[dict[str, str]]
+    withdrawals: list[dict[str, Any]]
+    do_not_recreate: int
+
+
+def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
     """One subject: its records in full, the versions that name it, withdrawals, do-not-recreate references.
 
     Raises:
@@ -70,18 +118,18 @@ def show_subject(registry: Registry, subject_id: str) -> dict[str, Any]:
         row = subject_by_id(session, subject_id)
         subject_id = row.id
         records = load_records(session, [subject_id]).get(subject_id, ())
-        return {
-            "subject": row.id,
-            "kind": row.kind,
-            "state": row.state.value,
-            "consent": subject_state(records, at).value,
-            "created": row.created,
-            "erased": row.erased,
-            "records": [{**to_json(record), "digest": record.digest()} for record in records],
-            "versions": [{"version": ref, "state": state.value} for ref, state in versions_naming(session, subject_id)],
-            "withdrawals": [
+        return SubjectShown(
+            subject=row.id,
+            kind=row.kind,
+            state=row.state.value,
+            consent=subject_state(records, at).value,
+            created=row.created,
+            erased=row.erased,
+            records=[{**to_json(record), "digest": record.digest()} for record in records],
+            versions=[{"version": ref, "state": state.value} for ref, state in versions_naming(session, subject_id)],
+            withdrawals=[
                 {"id": w.id, "started": w.started, "finished": w.finished, "erase": w.erase}
                 for w in withdrawals_of(session, subject_id)
             ],
-            "do_not_recreate": reference_count(session, subject_id),
-        }
+            do_not_recreate=reference_count(session, subject_id),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from w2w_registry.catalog.resolve import alias_at, alias_history
 from w2w_registry.catalog.where import All, Compare, Expression, Field, Some, parse_where
 from w2w_registry.errors import UsageError
 from w2w_registry.records import VersionState, composed
+from w2w_registry.services.identities.answers import IdentityRow
 from w2w_registry.services.identities.manage import parse_moment, rows_of
 from w2w_registry.services.registry import Registry
 
@@ -48,7 +50,7 @@ def browse(
     sort: str = "name",
     limit: int | None = None,
     at: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[IdentityRow]:
     """The newest version of each identity that matches, as ``list_identities`` gives it.
 
     Args:
@@ -75,7 +77,7 @@ def browse(
         listed = [line for line in lines if line.version.id in ids][:limit]
         rows = rows_of(registry, session, listed)
         told = [_aliases_then(session, line.identity, moment) for line in listed]
-        return [{**row, "aliases": names} for row, names in zip(rows, told, strict=True)]
+        return [replace(row, aliases=names) for row, names in zip(rows, told, strict=True)]
 
 
 def _aliases_then(session: Session, identity: Any, moment: datetime) -> dict[str, int]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -15,7 +16,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import UsageError
-from w2w_registry.records import check_name
+from w2w_registry.records import Result, check_name
 from w2w_registry.services.identities.browsing import matching_names
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.registry import Registry
@@ -45,7 +46,7 @@ def chosen(session: Session, names: Sequence[str], where: str | None) -> list[Ve
     return list({version.id: version for version in found}.values())
 
 
-def label_many(registry: Registry, names: Sequence[str], labels: Labels, *, where: str | None = None) -> dict[str, Any]:
+def label_many(registry: Registry, names: Sequence[str], labels: Labels, *, where: str | None = None) -> Changed:
     """Set labels of many versions; what they already say is left alone."""
     return _each(registry, names, where, lambda uow, version: bool(set_labels(uow, version, labels)))
 
@@ -57,7 +58,7 @@ def tag_many(
     *,
     unset: Iterable[str] = (),
     where: str | None = None,
-) -> dict[str, Any]:
+) -> Changed:
     """Set and take away tags of many identities; what is as it should be already is left alone."""
     wanted = {check_name(key, "tag"): value for key, value in tags.items()}
     gone = [check_name(key, "tag") for key in unset]
@@ -82,16 +83,24 @@ def tag_many(
     return _each(registry, names, where, change)
 
 
+@dataclass(frozen=True, eq=False)
+class Changed(Result):
+    """Identities that a change of many changed, and those that were as it asks."""
+
+    changed: list[str]
+    unchanged: list[str]
+
+
 def _each(
     registry: Registry, names: Sequence[str], where: str | None, change: Callable[[UnitOfWork, Version], bool]
-) -> dict[str, Any]:
+) -> Changed:
     changed: list[str] = []
     unchanged: list[str] = []
     with registry.catalog.write(registry.actor) as uow:
         for version in chosen(uow.session, names, where):
             name = uow.session.get_one(Identity, version.identity_id).name
             (changed if change(uow, version) else unchanged).append(name)
-    return {"changed": changed, "unchanged": unchanged}
+    return Changed(changed=changed, unchanged=unchanged)
 
 
 # -- ratings, favourites, collections: tags that commands know -----------------------------------------
@@ -102,7 +111,7 @@ def rate(
     *,
     favourite: bool | None = None,
     where: str | None = None,
-) -> dict[str, Any]:
+) -> Changed:
     """Give a rating from 0 to 5 and mark or unmark a favourite, as the tags ``rating`` and ``favourite``, which
     compare as numbers.
 
@@ -121,13 +130,21 @@ def rate(
 
 def collect(
     registry: Registry, collection: str, names: Sequence[str], *, where: str | None = None, out: bool = False
-) -> dict[str, Any]:
+) -> Changed:
     """Put identities into a collection, or take them ``out``."""
     key = _COLLECTION + check_name(collection, "collection")
     return tag_many(registry, names, {} if out else {key: "1"}, unset=[key] if out else [], where=where)
 
 
-def collections(registry: Registry) -> list[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class CollectionRow(Result):
+    """A collection, and how many are in it."""
+
+    collection: str
+    identities: int
+
+
+def collections(registry: Registry) -> list[CollectionRow]:
     """Every collection and how many identities are in it, by name."""
     found: dict[str, list[str]] = {}
     with registry.catalog.read() as session:
@@ -137,7 +154,7 @@ def collections(registry: Registry) -> list[dict[str, Any]]:
             for key in tags.get(line.identity.id, {}):
                 if key.startswith(_COLLECTION):
                     found.setdefault(key.removeprefix(_COLLECTION), []).append(line.identity.name)
-    return [{"collection": name, "identities": len(members)} for name, members in sorted(found.items())]
+    return [CollectionRow(collection=name, identities=len(members)) for name, members in sorted(found.items())]
 
 
 def where_of(collection: str) -> str:

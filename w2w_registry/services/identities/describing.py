@@ -14,6 +14,7 @@ from w2w_registry.catalog.resolve import identity_named, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, NotFound
 from w2w_registry.records import check_name
+from w2w_registry.services.identities.answers import Tagged
 from w2w_registry.services.identities.manage import set_tags, unset_tags
 from w2w_registry.services.recording.labels import Label, Labels, match_names, read_labels_csv, set_labels
 from w2w_registry.services.registry import Registry
@@ -89,7 +90,7 @@ def import_labels(registry: Registry, path: str) -> Imported:
     return Imported(tuple(updated), tuple(unchanged), tuple(row for row in table if row not in found))
 
 
-def note(registry: Registry, name: str, text: str | None) -> dict[str, Any]:
+def note(registry: Registry, name: str, text: str | None) -> Tagged:
     """Keep a note on an identity (``None``: take it away)."""
     if text is None:
         return unset_tags(registry, name, [NOTE])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -21,12 +20,23 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, composed, iso
 from w2w_registry.services.consent import gate
+from w2w_registry.services.identities.answers import (
+    AliasAt,
+    AliasPeriod,
+    AliasSet,
+    IdentityRow,
+    IdentityShown,
+    MadeBy,
+    Removal,
+    Tagged,
+    VersionRow,
+)
 from w2w_registry.services.registry import Registry, present
 
 
 def list_identities(
     registry: Registry, *, where: str | None = None, sort: str = "name", limit: int | None = None
-) -> list[dict[str, Any]]:
+) -> list[IdentityRow]:
     """The newest version of each identity that matches ``where``, sorted.
 
     Raises:
@@ -38,7 +48,7 @@ def list_identities(
         return rows_of(registry, session, listed)
 
 
-def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[dict[str, Any]]:
+def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[IdentityRow]:
     """What a list shows of each line."""
     ids = [line.version.id for line in listed]
     consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
@@ -47,22 +57,22 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
     aliases = aliases_of(session, [line.identity.id for line in listed])
     held = held_by(session, [i for i, line in zip(ids, listed, strict=True) if line.version.state is VersionState.HELD])
     return [
-        {
-            "identity": line.identity.name,
-            "version": line.version.number,
-            "kind": str(line.identity.kind),
-            "state": str(line.version.state),
-            "space": None if line.space is None else line.space.ref,
-            "adapter": line.version.adapter or PLAIN_ADAPTER,
-            "base_model": line.version.base_model,
-            "residual": line.version.residual,
-            "consent": str(consent[line.version.id]),
-            "held": held.get(line.version.id),
-            "labels": labels.get(line.version.id, {}),
-            "tags": tags.get(line.identity.id, {}),
-            "aliases": aliases.get(line.identity.id, {}),
-            "created": line.version.created,
-        }
+        IdentityRow(
+            identity=line.identity.name,
+            version=line.version.number,
+            kind=str(line.identity.kind),
+            state=str(line.version.state),
+            space=None if line.space is None else line.space.ref,
+            adapter=line.version.adapter or PLAIN_ADAPTER,
+            base_model=line.version.base_model,
+            residual=line.version.residual,
+            consent=str(consent[line.version.id]),
+            held=held.get(line.version.id),
+            labels=labels.get(line.version.id, {}),
+            tags=tags.get(line.identity.id, {}),
+            aliases=aliases.get(line.identity.id, {}),
+            created=line.version.created,
+        )
         for line in listed
     ]
 
@@ -77,7 +87,7 @@ def held_by(session: Session, ids: Iterable[int]) -> dict[int, str]:
     }
 
 
-def show(registry: Registry, name: str) -> dict[str, Any]:
+def show(registry: Registry, name: str) -> IdentityShown:
     """One version of an identity and all that is known of it; every version in short."""
     with registry.catalog.read() as session:
         version = version_for(session, name, any_state="@" in name)
@@ -85,54 +95,54 @@ def show(registry: Registry, name: str) -> dict[str, Any]:
         consent = gate.consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
         operation = session.get_one(Operation, version.operation_id)
         rows = {row.space_id: row.digest for row in coordinates_rows(session, version.id)}
-        return {
-            "identity": identity.name,
-            "version": version.number,
-            "kind": str(identity.kind),
-            "state": str(version.state),
-            "consent": str(consent[version.id]),
-            "held": held_by(session, [version.id]).get(version.id),
-            "subjects": list(subjects_of(session, [version.id]).get(version.id, ())),
-            "space": None if version.space_id is None else session.get_one(Space, version.space_id).ref,
-            "adapter": version.adapter or PLAIN_ADAPTER,
-            "residual": version.residual,
-            "coordinates_digest": rows.get(version.space_id or 0),
-            "model_digest": version.model_digest,
-            "manifest_digest": version.manifest_digest,
-            "base_model": version.base_model,
-            "base_revision": version.base_revision,
-            "labels": labels_of(session, [version.id]).get(version.id, {}),
-            "tags": tags_of(session, [identity.id]).get(identity.id, {}),
-            "aliases": aliases_of(session, [identity.id]).get(identity.id, {}),
-            "operation": {
-                "id": operation.id,
-                "kind": operation.kind,
-                "agent": operation.agent,
-                "started_at": iso(operation.started_at),
-                "params": operation.params,
-                "seed": operation.seed,
-                "code_version": operation.code_version,
-                "models": operation.models,
-            },
-            "versions": _versions(session, identity),
-        }
+        return IdentityShown(
+            identity=identity.name,
+            version=version.number,
+            kind=str(identity.kind),
+            state=str(version.state),
+            consent=str(consent[version.id]),
+            held=held_by(session, [version.id]).get(version.id),
+            subjects=list(subjects_of(session, [version.id]).get(version.id, ())),
+            space=None if version.space_id is None else session.get_one(Space, version.space_id).ref,
+            adapter=version.adapter or PLAIN_ADAPTER,
+            residual=version.residual,
+            coordinates_digest=rows.get(version.space_id or 0),
+            model_digest=version.model_digest,
+            manifest_digest=version.manifest_digest,
+            base_model=version.base_model,
+            base_revision=version.base_revision,
+            labels=labels_of(session, [version.id]).get(version.id, {}),
+            tags=tags_of(session, [identity.id]).get(identity.id, {}),
+            aliases=aliases_of(session, [identity.id]).get(identity.id, {}),
+            operation=MadeBy(
+                id=operation.id,
+                kind=operation.kind,
+                agent=operation.agent,
+                started_at=iso(operation.started_at),
+                params=operation.params,
+                seed=operation.seed,
+                code_version=operation.code_version,
+                models=operation.models,
+            ),
+            versions=_versions(session, identity),
+        )
 
 
-def _versions(session: Session, identity: Identity) -> list[dict[str, Any]]:
+def _versions(session: Session, identity: Identity) -> list[VersionRow]:
     return [
-        {
-            "version": version.number,
-            "state": str(version.state),
-            "space": None if space is None else space.ref,
-            "residual": version.residual,
-            "operation": operation,
-            "created": version.created,
-        }
+        VersionRow(
+            version=version.number,
+            state=str(version.state),
+            space=None if space is None else space.ref,
+            residual=version.residual,
+            operation=operation,
+            created=version.created,
+        )
         for version, operation, space in told_versions(session, identity.id)
     ]
 
 
-def remove(registry: Registry, name: str, *, perform: bool) -> dict[str, Any]:
+def remove(registry: Registry, name: str, *, perform: bool) -> Removal:
     """Take an identity, or with ``@`` one version, out of service. Without ``perform`` only the plan is given.
 
     The rows stay (their history is audited); search, list and show no longer find them, and aliases that meant a
@@ -141,11 +151,9 @@ def remove(registry: Registry, name: str, *, perform: bool) -> dict[str, Any]:
     ref = IdentityRef.parse(name)
     with registry.catalog.read() as session:
         identity, versions = _to_remove(session, ref)
-        plan = {
-            "identity": identity.name,
-            "versions": [f"{identity.name}@{v.number}" for v in versions],
-            "performed": perform,
-        }
+        plan = Removal(
+            identity=identity.name, versions=[f"{identity.name}@{v.number}" for v in versions], performed=perform
+        )
     if not perform:
         return plan
     with registry.catalog.write(registry.actor) as uow:
@@ -173,7 +181,7 @@ def _to_remove(session: Session, ref: IdentityRef) -> tuple[Identity, list[Versi
     return identity, versions
 
 
-def set_alias(registry: Registry, alias: str, target: str) -> dict[str, Any]:
+def set_alias(registry: Registry, alias: str, target: str) -> AliasSet:
     """Let ``alias`` mean the version ``target`` names. Setting it to what it means already changes nothing."""
     check_alias(alias)
     with registry.catalog.write(registry.actor) as uow:
@@ -181,16 +189,16 @@ def set_alias(registry: Registry, alias: str, target: str) -> dict[str, Any]:
         identity = uow.session.get_one(Identity, version.identity_id)
         gate.require_released(registry, uow.session, f"give it the alias {alias}", version.id)
         _change_alias(uow, identity, alias, version)
-        return {"identity": identity.name, "alias": alias, "version": version.number}
+        return AliasSet(identity=identity.name, alias=alias, version=version.number)
 
 
-def unset_alias(registry: Registry, alias: str, name: str) -> dict[str, Any]:
+def unset_alias(registry: Registry, alias: str, name: str) -> AliasSet:
     """Take ``alias`` away from identity ``name``."""
     with registry.catalog.write(registry.actor) as uow:
         version = version_for(uow.session, IdentityRef(check_name(name), alias=check_alias(alias)))
         identity = uow.session.get_one(Identity, version.identity_id)
         _change_alias(uow, identity, alias, None)
-        return {"identity": identity.name, "alias": alias, "version": None}
+        return AliasSet(identity=identity.name, alias=alias, version=None)
 
 
 def _change_alias(uow: UnitOfWork, identity: Identity, alias: str, version: Version | None) -> None:
@@ -220,7 +228,7 @@ def parse_tags(items: Iterable[str]) -> dict[str, str]:
     return tags
 
 
-def set_tags(registry: Registry, name: str, items: Iterable[str]) -> dict[str, Any]:
+def set_tags(registry: Registry, name: str, items: Iterable[str]) -> Tagged:
     """Set tags of an identity; what a tag already says is left alone."""
     wanted = parse_tags(items)
     with registry.catalog.write(registry.actor) as uow:
@@ -234,10 +242,10 @@ def set_tags(registry: Registry, name: str, items: Iterable[str]) -> dict[str, A
                 uow.add(Tag(identity_id=identity.id, key=key, value=wanted[key]))
         if changed:
             uow.event("tag.set", {"identity": identity.id})
-        return {"identity": identity.name, "tags": tags_of(uow.session, [identity.id]).get(identity.id, {})}
+        return Tagged(identity=identity.name, tags=tags_of(uow.session, [identity.id]).get(identity.id, {}))
 
 
-def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> dict[str, Any]:
+def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> Tagged:
     """Take tags away.
 
     Raises:
@@ -251,10 +259,10 @@ def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> dict[str, 
                 raise NotFound(what="tag", name=key)
             uow.delete(present[key])
         uow.event("tag.unset", {"identity": identity.id})
-        return {"identity": identity.name, "tags": tags_of(uow.session, [identity.id]).get(identity.id, {})}
+        return Tagged(identity=identity.name, tags=tags_of(uow.session, [identity.id]).get(identity.id, {}))
 
 
-def history(registry: Registry, name: str, *, at: str | None = None) -> list[dict[str, Any]]:
+def history(registry: Registry, name: str, *, at: str | None = None) -> list[AliasAt] | list[AliasPeriod]:
     """What each alias of an identity meant and from when to when; with ``at`` only what held at that moment.
 
     Raises:
@@ -269,12 +277,23 @@ def history(registry: Registry, name: str, *, at: str | None = None) -> list[dic
             names = sorted({p.alias for p in periods})
             then = {alias: alias_at(session, identity, alias, moment) for alias in names}
             return [
-                {"identity": identity.name, "alias": alias, "version": v.number, "at": iso(moment)}
+                AliasAt(
+                    identity=identity.name,
+                    alias=alias,
+                    version=v.number,
+                    at=iso(moment),
+                )
                 for alias, v in then.items()
                 if v is not None
             ]
         return [
-            {"identity": identity.name, "alias": p.alias, "version": p.number, "since": p.start, "until": p.end}
+            AliasPeriod(
+                identity=identity.name,
+                alias=p.alias,
+                version=p.number,
+                since=p.start,
+                until=p.end,
+            )
             for p in periods
         ]
 

@@ -21,6 +21,7 @@ from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.catalog.where import Expression, parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import VersionState, iso
+from w2w_registry.services.identities.answers import IdentityRow
 from w2w_registry.services.identities.manage import rows_of
 from w2w_registry.services.recording.preview_pictures import leaving_preview, left_before
 from w2w_registry.services.registry import Registry
@@ -41,7 +42,7 @@ class Card:
 class Page:
     """``rows`` as ``list_identities`` gives them with their ``cards``; cursors of the pages around, None at an end."""
 
-    rows: list[dict[str, Any]]
+    rows: list[IdentityRow]
     cards: list[Card]
     next: str | None
     previous: str | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from w2w_registry.catalog.models import Identity
 from w2w_registry.catalog.resolve import version_for
@@ -12,6 +12,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes
 from w2w_registry.pictures import picture
+from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
@@ -56,7 +57,7 @@ def shrunk(data: bytes) -> bytes:
     return out.getvalue()
 
 
-def set_preview(registry: Registry, ref: str, picture: Path) -> dict[str, Any]:
+def set_preview(registry: Registry, ref: str, picture: Path) -> PreviewSet:
     """Let a picture be the preview of a version; what was its preview before is kept by nobody (``gc`` sweeps it).
 
     Raises:
@@ -69,7 +70,16 @@ def set_preview(registry: Registry, ref: str, picture: Path) -> dict[str, Any]:
     return keep_preview(registry, ref, small)
 
 
-def keep_preview(registry: Registry, ref: str, png: bytes) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class PreviewSet(Result):
+    """The preview a version has now."""
+
+    version: str
+    preview: str
+    changed: bool
+
+
+def keep_preview(registry: Registry, ref: str, png: bytes) -> PreviewSet:
     """Make ``png``, as :func:`shrunk` gives it, a version's preview."""
     with registry.catalog.read() as session:
         version_id = version_for(session, ref).id
@@ -83,4 +93,4 @@ def keep_preview(registry: Registry, ref: str, png: bytes) -> dict[str, Any]:
             version.preview_digest = digest
             uow.event("preview.set", {"version": version.id}, preview=digest)
         name = uow.session.get_one(Identity, version.identity_id).name
-        return {"version": f"{name}@{version.number}", "preview": digest, "changed": changed}
+        return PreviewSet(version=f"{name}@{version.number}", preview=digest, changed=changed)

@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.consent import showing
 from w2w_registry.services.identities import describing, manage, paging
+from w2w_registry.services.identities.answers import IdentityShown
 from w2w_registry.services.provenance import lineage
 from w2w_registry.services.search import query as searching
 from w2w_registry.web import asking
@@ -36,7 +37,7 @@ def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
     shown = manage.show(desk.registry, name)
     ref = f"{shown['identity']}@{shown['version']}"
     card = paging.cards_of(desk.registry, [ref]).get(ref, {})
-    near, refused, threshold = nearest(desk, ref, shown["identity"])
+    near, refused, threshold = nearest(desk, ref, shown.identity)
     # What a session asked for is its own, and a refusal is on record each time.
     page = desk.page if sheet or refused is not None else desk.kept_page
     return page(
@@ -54,7 +55,7 @@ def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
         if shown["state"] in ("active", "blocked", "held")
         else [],
         drawing=lineage.drawing(desk.registry, ref, depth=DEPTH),
-        history=manage.history(desk.registry, shown["identity"]),
+        history=manage.history(desk.registry, shown.identity),
         commands=_commands(ref, shown),
         sheet=_sheet(desk, sheet),
         can_draw=asking.opener_of(desk) is not None,
@@ -87,9 +88,9 @@ def with_pictures(desk: Desk, hits: list[dict[str, Any]]) -> list[dict[str, Any]
     return [{**hit, **cards.get(f"{hit['identity']}@{hit['version']}", nothing)} for hit in hits]
 
 
-def _commands(ref: str, shown: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def _commands(ref: str, shown: IdentityShown) -> list[tuple[str, list[str]]]:
     """What can be done with a version, as it is typed: by what it is for."""
-    one, name = shlex.quote(ref), shlex.quote(shown["identity"])
+    one, name = shlex.quote(ref), shlex.quote(shown.identity)
     found = [
         ("Look", [f"w2w-reg show {one}", f"w2w-reg search {one}", f"w2w-reg lineage {one} --down",
                   f"w2w-reg history {name}"]),
