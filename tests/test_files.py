@@ -86,6 +86,7 @@ OWN_FILES = {
     "w2w_registry/services/hub/signatures.py": "downloaded within bounds",
     "w2w_registry/services/hub/spaces.py": "downloaded within bounds",
     "w2w_registry/services/recording/backups.py": "the home, and a tar file looked at by check_file first",
+    "w2w_registry/services/recording/energy.py": "the machine's meters",
     "w2w_registry/services/recording/gallery.py": "bytes of the catalog",
     "w2w_registry/services/recording/outputs.py": "a regular file of the size of what would be written",
     "w2w_registry/services/recording/pictures.py": "its own secret",
