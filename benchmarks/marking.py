@@ -110,7 +110,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| PSNR, least (mean), dB | " + " | ".join(f"{r['psnr_least']:.2f} ({r['psnr_mean']:.1f})" for r in rows) + " |"
     )
     lines.append(
-        "| embed / detect, ms of CPU | " + " | ".join(f"{r['embed_ms']:.0f} / {r['detect_ms']:.1f}" for r in rows) + " |"
+        "| embed / detect, ms of CPU | "
+        + " | ".join(f"{r['embed_ms']:.0f} / {r['detect_ms']:.1f}" for r in rows)
+        + " |"
     )
     return "\n".join(lines)
 
