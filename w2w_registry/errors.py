@@ -103,7 +103,8 @@ class NotInitialised(NotFound):
 
 # -- exit 4: policy says no ---------------------------------------------------------------------
 class ConsentDenied(RegistryError):
-    """Policy refuses. Fields: operation, purpose, reasons (tuple of str), subjects (tuple of ids)."""
+    """Policy refuses. Fields: operation, purpose, reasons (tuple of str), subjects (tuple of ids), ways_out (commands
+    that record what is lacking)."""
 
     code, exit_code = "consent-denied", 4
 

@@ -73,7 +73,8 @@ _FIND = {
 def _denied(f: _Fields) -> str:
     who = f" (subjects: {', '.join(map(str, f['subjects']))})" if f["subjects"] else ""
     purpose = f" for {f['purpose']}" if f["purpose"] else ""
-    return f"not allowed to {f['operation']}{purpose}: {'; '.join(map(str, f['reasons']))}{who}"
+    ways = "; with their consent: " + " and ".join(f"`{way}`" for way in f["ways_out"][:3]) if f["ways_out"] else ""
+    return f"not allowed to {f['operation']}{purpose}: {'; '.join(map(str, f['reasons']))}{who}{ways}"
 
 
 def _held(f: _Fields) -> str:

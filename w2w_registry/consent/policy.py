@@ -166,6 +166,28 @@ class Decision:
         return tuple(sorted({r.subject for r in self.reasons if r.subject is not None}))
 
 
+_GRANTABLE = frozenset(
+    {
+        *(ReasonCode.NO_SUBJECT, ReasonCode.NO_RECORD, ReasonCode.REQUESTED, ReasonCode.EXPIRED, ReasonCode.PURPOSE),
+        *(ReasonCode.USE, ReasonCode.DERIVATIVES, ReasonCode.PUBLICATION),
+    }
+)
+"""Reasons that a consent would take away; nothing that somebody types takes away the others."""
+
+
+def ways_out(decision: Decision) -> tuple[str, ...]:
+    """The commands that record what a refused use lacks, all of it at once; none where somebody refused."""
+    if any(reason.code not in _GRANTABLE for reason in decision.reasons):
+        return ()
+    nameless = {(reason.through or "NAME").partition("@")[0] for reason in decision.reasons if reason.subject is None}
+    terms = f"--purpose {decision.purpose}"
+    terms += " --derivatives" if decision.use in DERIVING else ""
+    terms += " --publication" if decision.use is Use.PUBLISH else ""
+    assign = [f"w2w-reg subject assign SUBJECT {' '.join(sorted(nameless))} --evidence FORM"] if nameless else []
+    subjects = [*decision.subjects, *(["SUBJECT"] if nameless else [])]
+    return (*assign, *(f"w2w-reg consent grant {subject} {terms}" for subject in subjects))
+
+
 def decide(
     use: Use,
     upstream: Sequence[Upstream],

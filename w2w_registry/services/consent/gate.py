@@ -40,6 +40,7 @@ from w2w_registry.consent.policy import (
     combined_state,
     decide,
     subject_state,
+    ways_out,
 )
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
@@ -115,6 +116,7 @@ def _refuse(registry: Registry, decision: Decision, versions: Sequence[int], ses
         "purpose": decision.purpose,
         "reasons": tuple(str(r) for r in decision.reasons),
         "subjects": decision.subjects,
+        "ways_out": ways_out(decision),
     }
     if any(reason.code is ReasonCode.HELD for reason in decision.reasons):
         with _session(registry, session) as where:

@@ -18,7 +18,7 @@ from w2w_registry.catalog.models import Job, Release, ReleaseState, Space, Versi
 from w2w_registry.catalog.policies import in_force
 from w2w_registry.catalog.publications import record_release, release_at, releases_in
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.consent.policy import Decision
+from w2w_registry.consent.policy import Decision, ways_out
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError, UsageError
 from w2w_registry.hub import bundle
@@ -292,6 +292,7 @@ def denied(decision: Decision) -> ConsentDenied:
         purpose=decision.purpose,
         reasons=tuple(str(r) for r in decision.reasons),
         subjects=decision.subjects,
+        ways_out=ways_out(decision),
     )
 
 

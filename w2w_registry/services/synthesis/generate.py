@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoEdit, UsageError, storing
+from w2w_registry.lora import Change, read_adapter
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording import pictures as outgoing
@@ -158,7 +160,9 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
     )
     model = request.engine.open(space)
     shots = [Shot(d.theta, d.seed, d.edited) for d in plan]
-    pictures = draw(model, space.layout, shots, recipe, batch=request.batch, progress=progress)
+    with ExitStack() as stack:
+        words = [] if request.from_coordinates else _speak(stack, model, text_changes(registry, origin))
+        pictures = draw(model, space.layout, shots, recipe, batch=request.batch, progress=progress)
     folder = Path(request.out)
     leaving = _leaving(plan, pictures, origin, row, model, recipe, request)
     ready = outgoing.prepare(registry, leaving)
@@ -174,8 +178,31 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
         "folder": str(folder),
         "files": files["pictures"],
         "sheet": files["sheet"],
-        "warnings": [str(w) for w in decision.warnings],
+        "warnings": [*(str(w) for w in decision.warnings), *words],
     }
+
+
+def text_changes(registry: Registry, origin: Source) -> list[Change]:
+    """What a version's LoRA changes of the text encoders, which its θ does not say."""
+    if origin.artifact_digest is None:
+        return []
+    with registry.artifacts.local(origin.artifact_digest) as path:
+        return [change for change in read_adapter(path).changes if change.part.startswith("text_encoder")]
+
+
+def _speak(stack: ExitStack, model: DiffusionModel, changes: Sequence[Change]) -> list[str]:
+    """Change the text encoders until the stack is left; what cannot be applied is told."""
+    from w2w_registry.diffusion.merged import merged
+
+    if not changes:
+        return []
+    try:
+        if not all(change.exact for change in changes):
+            raise ValueError("its changes depend on the encoder's own weights")
+        stack.enter_context(merged(model.pipe, changes))
+    except ValueError as error:
+        return [f"drawn without what the LoRA changes of the text encoder ({len(changes)} layers): {error}"]
+    return []
 
 
 def _plan(
