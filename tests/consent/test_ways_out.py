@@ -8,7 +8,7 @@ import pytest
 
 from w2w_registry.consent.policy import Decision, Reason, ReasonCode, ways_out
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import ConsentDenied
+from w2w_registry.errors import ConsentDenied, spelt
 from w2w_registry.messages import message
 
 
@@ -41,7 +41,8 @@ NO_RECORD = Reason(ReasonCode.NO_RECORD, "s-1")
     ],
 )
 def test_the_commands_that_would_help(decision: Decision, commands: tuple[str, ...]) -> None:
-    assert ways_out(decision) == commands
-    told = message(ConsentDenied(operation="export", purpose="", reasons=("x",), subjects=(), ways_out=commands))
+    found = ways_out(decision)
+    assert tuple(spelt(way, "--{}".format) for way in found) == commands
+    told = message(ConsentDenied(operation="export", purpose="", reasons=("x",), subjects=(), ways_out=found))
     assert all(f"`{command}`" in told for command in commands)
     assert ("with their consent" in told) is bool(commands)

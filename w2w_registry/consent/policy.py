@@ -180,10 +180,10 @@ def ways_out(decision: Decision) -> tuple[str, ...]:
     if any(reason.code not in _GRANTABLE for reason in decision.reasons):
         return ()
     nameless = {(reason.through or "NAME").partition("@")[0] for reason in decision.reasons if reason.subject is None}
-    terms = f"--purpose {decision.purpose}"
-    terms += " --derivatives" if decision.use in DERIVING else ""
-    terms += " --publication" if decision.use is Use.PUBLISH else ""
-    assign = [f"w2w-reg subject assign SUBJECT {' '.join(sorted(nameless))} --evidence FORM"] if nameless else []
+    terms = f"[[purpose]] {decision.purpose}"
+    terms += " [[derivatives]]" if decision.use in DERIVING else ""
+    terms += " [[publication]]" if decision.use is Use.PUBLISH else ""
+    assign = [f"w2w-reg subject assign SUBJECT {' '.join(sorted(nameless))} [[evidence]] FORM"] if nameless else []
     subjects = [*decision.subjects, *(["SUBJECT"] if nameless else [])]
     return (*assign, *(f"w2w-reg consent grant {subject} {terms}" for subject in subjects))
 
