@@ -39,8 +39,8 @@ def test_a_text_encoders_share_is_drawn_with(
     state = {f"unet.{m}.lora_{x}.weight": array for (m, x), array in lora.tensors.items()}
     state |= {f"unet.{m}.alpha": np.asarray(a, np.float32) for m, a in lora.alphas.items()}
     state |= {
-        f"text_encoder.{name}.lora_A.weight": rng.normal(size=(2, width)).astype(np.float32),
-        f"text_encoder.{name}.lora_B.weight": rng.normal(size=(width, 2)).astype(np.float32),
+        f"text_encoder.{name}.lora_A.weight": 3 * rng.normal(size=(2, width)).astype(np.float32),
+        f"text_encoder.{name}.lora_B.weight": 3 * rng.normal(size=(width, 2)).astype(np.float32),
     }
     file = st_file(tmp_path / "spoken.safetensors", state)
     (item,) = ingest.add(registry, ingest.AddRequest([str(file)], base_model=lora.base_model)).items
@@ -48,10 +48,16 @@ def test_a_text_encoders_share_is_drawn_with(
     silent, _ = pixels(registry, "p00", tmp_path / "a")
     spoken, told = pixels(registry, "spoken", tmp_path / "b")
     again, _ = pixels(registry, "spoken", tmp_path / "c", from_coordinates=True)
+    # Its coordinates say nothing of the encoder, which is as it was: what differs is the mark of each picture.
+    marks = apart(again, silent)
+    assert marks < 1
     if kind == "fits":
         assert not told
-        assert np.abs(spoken.astype(int) - silent).max() > 2
+        assert apart(spoken, silent) > 2 * marks + 0.2
     else:
         assert "drawn without what the LoRA changes of the text encoder (1 layers)" in told[0]
-    # Its coordinates say nothing of the encoder, and the encoder is as it was.
-    assert np.abs(again.astype(int) - silent).max() <= 2
+        assert apart(spoken, silent) <= 2 * marks + 0.2
+
+
+def apart(one: np.ndarray, two: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - two).mean())
