@@ -36,13 +36,16 @@ def fit(
     """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
 
     Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
-    components are reliable across trainings.
+    components are reliable across trainings, and, where identities of these names are registered and
+    the base model is on this machine, what trainings of one person draw (as `calibrate` does).
     """
+    from w2w_registry.services.search.behaviour import calibrate_at_hand
     from w2w_registry.services.spaces import manage
 
+    registry = frame.registry()
     with progress("reading") as tick:
         value = manage.fit_space(
-            frame.registry(),
+            registry,
             name,
             paths,
             base_model=base_model,
@@ -55,4 +58,10 @@ def fit(
         )
     for text in value.pop("warnings"):
         warn(text)
+    if repeats:
+        with progress("repeats") as tick:
+            learned = calibrate_at_hand(registry, base_model, repeats, progress=tick)
+        value["behaviour"] = learned.get("repeats")
+        if "missing" in learned:
+            warn(learned["missing"])
     emit(frame, value, lambda: pairs(value.items()))

@@ -33,6 +33,7 @@ from w2w_registry.catalog.models import (
     SpaceMember,
     Subject,
     Takedown,
+    Version,
     VersionSubject,
     Withdrawal,
     audited_models,
@@ -83,13 +84,20 @@ def fill(catalog: Catalog) -> None:
                 Alias(identity=version.identity, name="production", version=version),
                 AliasChange(identity=version.identity, alias="production", version=version, at=T0),
                 SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),
-                WeightsSketch(version=version, kind="k", norm=1.0, key_a=0.1, key_b=0.2, key_c=0.3, data=b"\0" * 8),
-                Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
-                Hold(version=version, like_id=parent.id, by="weights", why="kind", score=0.5, created=T0),
-                VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),
+                *likeness(version, parent.id),
             ]
         )
         uow.event("everything")
+
+
+def likeness(version: Version, like: int) -> list[Base]:
+    """What is kept of what a version is and draws, and of whom it resembles."""
+    return [
+        WeightsSketch(version=version, kind="k", norm=1.0, key_a=0.1, key_b=0.2, key_c=0.3, data=b"\0" * 8),
+        Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
+        Hold(version=version, like_id=like, by="weights", why="kind", score=0.5, created=T0),
+        VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),
+    ]
 
 
 def other_value(column: Any, value: Any) -> Any:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from w2w_registry.space.people import pairs_of_one
+from w2w_registry.space.people import learn_unspoilt, pairs_of_one
+from w2w_registry.space.verdict import learn
 
 
 def crowd(seed: int, once: int, twice: int, noise: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
@@ -37,3 +38,14 @@ def test_who_is_known_to_be_one_is_not_told() -> None:
 def test_among_people_who_are_all_there_once_hardly_anybody_is_paired() -> None:
     rows, _ = crowd(1, 300, 0)
     assert len(pairs_of_one(rows, np.arange(300))) <= 3
+
+
+def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:
+    rows, who = crowd(2, 200, 60)
+    numbers = np.arange(len(rows))
+    known, blind, mended = (
+        model.strangers.false_alarm(0.97, 260)
+        for model in (learn(rows, people=who), learn(rows, people=numbers), learn_unspoilt(rows, people=numbers))
+    )
+    assert blind > 5 * known
+    assert mended <= 2 * known

@@ -8,13 +8,14 @@ training (``space.verdict``), no longer count as strangers, and everybody is sea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from w2w_registry.space.verdict import FEW_REPEATS, Repeats, VerdictModel, learn, strangers
+from w2w_registry.space.verdict import FEW_REPEATS, LEAST_GALLERY, Repeats, VerdictModel, learn, strangers
 
 WIDE: Final = 4.0
 """Gaps so many times wider than strangers' make a pair sure: among 776 people of the mini world who were there once,
@@ -23,6 +24,9 @@ LEVEL: Final = 0.02
 CAUTIOUS: Final = 0.005
 """Chance of a false alarm, each way, up to which a pair is one person, once repeats taught the noise, and before."""
 BLOCK: Final = 256
+MOST: Final = 2048
+"""So many people are all compared with one another when a gallery is opened; of more, the few who are there twice are
+few among the strangers that are searched for."""
 
 Array = NDArray[np.float64]
 
@@ -69,6 +73,20 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
         if i < j and (j, i) in seen
     ]
     return sorted(found, key=lambda pair: (pair.alarm, -pair.score))
+
+
+def learn_unspoilt(
+    matrix: ArrayLike, repeats: Sequence[Repeats] = (), *, people: ArrayLike, most: int = MOST
+) -> VerdictModel:
+    """As ``verdict.learn``, where some of the people (n,) may be there twice under two numbers: whoever surely is, is
+    no stranger to themselves. Among more than ``most`` nobody is looked for."""
+    rows, who = np.asarray(matrix, np.float64), np.unique(np.asarray(people), return_inverse=True)[1].reshape(-1)
+    plain = learn(rows, people=who)
+    if len(rows) <= most:
+        who = _merged(who, _sure(plain, rows, who))
+        if len(np.unique(who)) < LEAST_GALLERY:
+            return plain
+    return learn(rows, repeats, people=who)
 
 
 def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, UniqueConstraint, create_engine, func, select, text
 
+from tests.catalog.test_tampering import likeness
 from tests.services.audit.test_log import busy, change_one_cell, other_value, raw, tamper_columns
 from tests.services.small import Small
 from w2w_registry.catalog.base import Base, audited_models, table_name
 from w2w_registry.catalog.engine import parse_url
-from w2w_registry.catalog.models import Direction, Version
+from w2w_registry.catalog.models import Direction, Picture, PictureVersion, Version
+from w2w_registry.catalog.policies import make_policy
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.records import now
 from w2w_registry.services.audit import log
@@ -50,11 +52,15 @@ def full(catalog: Catalog, catalog_url: str, tmp_path: Path) -> Small:
         )
         version = uow.session.get_one(Version, 1)
         uow.add(source_file(version, "e" * 64, File("f" * 64, "peft", "fp32", "a.safetensors", 12), uow.now()))
+        picture = uow.add(Picture(mark=7, digest="a" * 64, operation="generate", seed=1, event_seq=1, made=uow.now()))
+        uow.add_all([*likeness(version, version.id), make_policy({"purpose": "art"}, uow.now())])
+        uow.session.flush()
+        uow.add(PictureVersion(picture_id=picture.id, version_id=version.id))
         uow.event("filled")
     log.checkpoint(small.registry)
     with catalog.read() as session:
-        for model in audited_models():
-            assert session.scalar(select(func.count()).select_from(model)), f"{table_name(model)} is empty"
+        empty = [table_name(m) for m in audited_models() if not session.scalar(select(func.count()).select_from(m))]
+    assert not empty
     assert log.verify(small.registry).ok
     return small
 

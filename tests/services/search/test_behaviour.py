@@ -19,7 +19,7 @@ from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.recording import fingerprints
 from w2w_registry.services.recording.fingerprints import Prober, open_prober, take
 from w2w_registry.services.registry import Registry, init_registry, open_registry
-from w2w_registry.services.search.behaviour import calibrate
+from w2w_registry.services.search.behaviour import calibrate, calibrate_at_hand
 from w2w_registry.services.search.draws import search_by
 from w2w_registry.services.search.groups import groups
 from w2w_registry.services.spaces.manage import fit_space
@@ -183,3 +183,13 @@ def test_every_fingerprint_has_its_event(filled: Registry) -> None:
     with filled.catalog.read() as session:
         events = session.scalars(select(Event).where(Event.action == "fingerprint.take")).all()
         assert sum(event.payload["count"] for event in events) == PEOPLE
+
+
+def test_a_space_fitted_with_repeats_says_what_it_could_not_learn(tmp_path: Path, world: Path) -> None:
+    home = tmp_path / "registry"
+    init_registry(load_settings(str(home), actor="tester"))
+    with open_registry(load_settings(str(home), actor="tester")) as registry:
+        for base, missing in (("somebody/elsewhere", "not on this machine"), (str(DATA / "pipeline"), "fewer than 20")):
+            told = calibrate_at_hand(registry, base, str(world / "repeats"))
+            assert missing in told["missing"]
+            assert "w2w-reg calibrate" in told["missing"]

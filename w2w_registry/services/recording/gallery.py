@@ -17,7 +17,8 @@ from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.records import VersionState
 from w2w_registry.services.recording.fingerprints import Prober
-from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, Verdicts, learn
+from w2w_registry.space.people import learn_unspoilt
+from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, Verdicts
 
 Float32 = NDArray[np.float32]
 
@@ -63,7 +64,7 @@ def open_gallery(session: Session, asked: Asked, states: Iterable[VersionState] 
     answers = stored.answers(session, asked.base, asked.question, states)
     people = people_of(session, answers)
     kept = stored.newest_calibration(session, asked.base, asked.question)
-    model = learn(answers.matrix, people=people) if kept is None else read_model(kept)
+    model = learn_unspoilt(answers.matrix, people=people) if kept is None else read_model(kept)
     return Gallery(asked, answers, people, model)
 
 

@@ -13,12 +13,14 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.fingerprints import Answers, VerdictCalibration
 from w2w_registry.catalog.identities import named
-from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.errors import MissingExtra, NotFound, UsageError
 from w2w_registry.lora import find_loras
-from w2w_registry.services.recording.fingerprints import Prober
+from w2w_registry.services.recording.fingerprints import Prober, open_prober
 from w2w_registry.services.recording.gallery import best_question, people_of, written
+from w2w_registry.services.recording.pipelines import at_hand
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.space.verdict import LEAST_GALLERY, Repeats, learn
+from w2w_registry.space.people import learn_unspoilt
+from w2w_registry.space.verdict import LEAST_GALLERY, Repeats
 
 Float32 = NDArray[np.float32]
 RETRAINED: Final = "retrained"
@@ -60,7 +62,7 @@ def calibrate(
         prints = prober.of_adapters([read_adapter(c.path) for c in known], progress)
         name = RETRAINED if number == 0 else Path(folder).name
         given.append(Repeats(name, prints, np.array([row_of[c.name] for c in known])))
-    model = learn(answers.matrix, given, people=people)
+    model = learn_unspoilt(answers.matrix, given, people=people)
     if not model.learned:
         raise UsageError(reason=f"{len(np.asarray(given[0].rows))} repeats teach nothing yet", hint="16 are the fewest")
     counts = {t.name: t.count for t in model.trainings}
@@ -84,6 +86,26 @@ def calibrate(
         "repeats": counts,
         "unknown": sorted(unknown),
     }
+
+
+def calibrate_at_hand(
+    registry: Registry, base_model: str, folder: str, *, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """As ``calibrate``, where the base model and the registered's fingerprints are at hand; else ``missing`` says what
+    was, and how to make up for it: nobody's fingerprints are an error when it is a space that was asked for."""
+    pipeline = at_hand(registry, base_model)
+    why = f"{base_model} is not on this machine (name its folder under [pipelines] in registry.toml)"
+    if pipeline is not None:
+        try:
+            return calibrate(registry, open_prober(pipeline), [folder], progress=progress)
+        except UsageError as error:
+            why = str(error.reason)
+        except NotFound:
+            why = "nobody of these names is registered"
+        except MissingExtra as error:
+            why = f"{error.package} is not installed"
+    later = f"once the identities are added, run `w2w-reg calibrate --repeats {folder}`"
+    return {"missing": f"what repeats draw was not learned: {why}; {later}"}
 
 
 def _names(session: Session, answers: Answers) -> list[str]:
