@@ -29,7 +29,7 @@ _PICTURE: Final = re.compile(rb'<img class="face" src="([^"]+)"')
 @dataclass(frozen=True)
 class Plan:
     """``places``: kind of place -> (share of the visits, addresses). ``until``: a file; when it is there, or after
-    ``seconds``, everybody goes home."""
+    ``seconds``, everybody goes home. ``tour``: instead of that every address is seen once."""
 
     host: str
     port: int
@@ -39,6 +39,7 @@ class Plan:
     places: dict[str, tuple[float, Sequence[str]]]
     until: str | None = None
     seed: int = 1
+    tour: bool = False
 
 
 @dataclass
@@ -109,6 +110,11 @@ async def crowd(plan: Plan) -> Seen:
         chance, browser = random.Random((plan.seed << 16) + number), Browser(plan, f"person{number}")
         kinds = list(plan.places)
         shares = [plan.places[kind][0] for kind in kinds]
+        if plan.tour:
+            for kind, path in [(k, a) for k, (_, some) in plan.places.items() for a in some][number :: plan.people]:
+                for picture in browser.unseen(await asked(browser, kind, path)):
+                    await asked(browser, "picture", picture)
+            return browser.close()
         await asyncio.sleep(chance.random() * max(plan.think, 0.2))
         while not over():
             (kind,) = chance.choices(kinds, shares)

@@ -18,6 +18,9 @@ from .output import note, say
 @click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="What lets people in; a new one by default.")
 @click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="A name it is reached by (repeatable).")
 @click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id, for drawing.")
+@click.option(
+    "--workers", type=click.IntRange(1, 64), help="Processes that show pages; one a core by default, four at most."
+)
 @takes_frame
 def serve(
     frame: Frame,
@@ -28,6 +31,7 @@ def serve(
     token: str | None,
     allow_host: tuple[str, ...],
     pipeline: str | None,
+    workers: int | None,
 ) -> None:
     """Serve the gallery and the API of this registry, and print the address that lets you in."""
     from w2w_registry.errors import MissingExtra
@@ -37,7 +41,7 @@ def serve(
     except ModuleNotFoundError as error:
         raise MissingExtra(package=error.name or "fastapi", extra="web", feature="the gallery") from None
 
-    asked = Serving(host=host, port=port, read_only=read_only, token=token, hosts=allow_host, pipeline=pipeline)
+    asked = Serving(host, port, read_only, token, allow_host, pipeline, workers)
     prepared = prepare(frame.registry(), asked)
     say(prepared.url)
     sys.stdout.flush()

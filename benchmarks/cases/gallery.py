@@ -210,7 +210,7 @@ def median_cpu(answers: list[Spent]) -> float:
 # -- fifty people ------------------------------------------------------------------------------------
 def places(count: int) -> dict[str, tuple[float, list[str]]]:
     """Where people go, and how often: three in ten visits are searches."""
-    some = random.Random(2).sample(range(FIRST, FIRST + count), 400)
+    some = random.Random(2).sample(range(FIRST, FIRST + count), 60)
     names = [f"p{number:07}" for number in some]
     last = max(2, count // PAGE)
     return {
@@ -236,8 +236,9 @@ def crowds(folder: Path, count: int, *, small: bool) -> Iterator[Row]:
     settings = '[web]\nuser_header = "X-Forwarded-User"\nproxies = ["127.0.0.1"]\ndefault_role = "viewer"\n'
     (folder / "registry.toml").write_text(settings)
     with served(folder) as (port, pid):
-        plan = Plan("127.0.0.1", port, USERS, 0.0, 8.0 if small else 20.0, places(count))
-        asked(folder, plan)  # everybody has been here before: indexes are open, pictures marked
+        plan = Plan("127.0.0.1", port, USERS, 0.0, 0.0, places(count), tour=True)
+        asked(folder, plan)  # every place was seen before: its pictures are marked and on record
+        plan = replace(plan, tour=False)
         before = memory(pid)
         adding = Beside([*COMMAND, "--home", str(folder), "--actor", "bench", "add", str(loras), "--yes"])
         closed = replace(plan, seconds=10.0 if small else 30.0, seed=2)

@@ -233,6 +233,9 @@ def same_whichever_way(homes: list[Path], count: int, seed: int, capsys: pytest.
             assert by_web[0] == by_command[0], f"{told}: {by_web[0]} by the web, {by_command[0]} by command"
         if by_web[1] is not None:
             assert by_web[1] == by_command[1], told
+        assert registries[0].catalog.last_change() == registries[1].catalog.last_change(), (
+            f"{told}: {[[e['action'] for e in log.events_list(one, limit=4)] for one in registries]}"
+        )
     states = [scrub(json.loads(json.dumps(manage.list_identities(one), default=str))) for one in registries]
     assert states[0] == states[1]
     chains = [log.events_list(one) for one in registries]

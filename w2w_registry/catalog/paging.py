@@ -14,6 +14,7 @@ from sqlalchemy import and_, func, or_, select, type_coerce
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Identity, Tag, Version
+from w2w_registry.catalog.label_pages import page_by_label
 from w2w_registry.catalog.listing import Listed, restrict, sort_columns
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.spaces import Space
@@ -47,6 +48,8 @@ def page_versions(
     Raises:
         UsageError: an unknown sort. UnknownField: ``where`` asks for what there is not.
     """
+    if sort.removeprefix("-").startswith("label."):
+        return _by_label(session, where, sort, limit, after, before, states)
     columns, down = _columns(sort)
     keys = [column.label(f"key_{i}") for i, column in enumerate([*columns, Identity.name])]
     query: Any = select(Version, Identity, *keys).join(Version.identity)
@@ -59,7 +62,25 @@ def page_versions(
         query = query.where(_short_of(columns, down, before))
     back = before is not None and after is None
     query = query.order_by(*_order(columns, down, back)).limit(limit)
-    rows = session.execute(query).all()
+    return _keyed(session, session.execute(query).all(), back=back)
+
+
+def _by_label(
+    session: Session,
+    where: Expression | None,
+    sort: str,
+    limit: int,
+    after: Key | None,
+    before: Key | None,
+    states: Collection[VersionState],
+) -> list[Keyed]:
+    sort_columns(sort)  # says so when there is no such sort
+    label, down = sort.removeprefix("-").partition(".")[2], sort.startswith("-")
+    rows = page_by_label(session, where, label=label, down=down, limit=limit, after=after, before=before, states=states)
+    return _keyed(session, rows, back=before is not None and after is None)
+
+
+def _keyed(session: Session, rows: Sequence[Any], *, back: bool) -> list[Keyed]:
     spaces = _spaces(session, {row[0].space_id for row in rows})
     found = [Keyed(Listed(row[0], row[1], spaces.get(row[0].space_id)), tuple(row[2:])) for row in rows]
     return found[::-1] if back else found

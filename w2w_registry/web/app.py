@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import ASGIApp
 
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.registry import Registry
@@ -19,7 +20,7 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
-from w2w_registry.web.guard import API, Guard, Limits
+from w2w_registry.web.guard import API, Buckets, Guard, Limits
 from w2w_registry.web.idempotency import Answers
 from w2w_registry.web.kept import Changes, KeptAnswers
 from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
@@ -38,6 +39,8 @@ def create_app(
     engine: WarmEngine | None = None,
     lag: float = 0.0,
     changes: Changes | None = None,
+    buckets: Buckets | None = None,
+    elsewhere: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> FastAPI:
     """The gallery of ``registry`` as an ASGI application.
 
@@ -45,7 +48,9 @@ def create_app(
         hosts: every value the ``Host`` header may have, port included.
         engine: how pictures are drawn; None = with the space's own base model.
         lag: how many seconds old a page may be beside somebody who changes the registry by other ways.
-        changes: counts what is changed through this gallery; None = by this process alone.
+        changes, buckets: count what is changed through this gallery, and each caller's requests; None = those of this
+            process alone.
+        elsewhere: hands on to another process what is not done in this one.
     """
     app = FastAPI(
         title="w2w-registry",
@@ -64,8 +69,10 @@ def create_app(
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])
     for kind in (RegistryError, Problem, HTTPException, RequestValidationError):
         app.add_exception_handler(kind, _refused)
+    if elsewhere is not None:
+        app.add_middleware(elsewhere)
     app.add_middleware(KeptAnswers, last_change=_asker(registry), changes=changes or Changes(), lag=lag)
-    app.add_middleware(Guard, access=access, hosts=hosts, limits=limits)
+    app.add_middleware(Guard, access=access, hosts=hosts, limits=limits, buckets=buckets)
     return app
 
 

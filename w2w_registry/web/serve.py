@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from w2w_registry.errors import Conflict, RegistryError, SettingError
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
+from w2w_registry.web import workers
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
 from w2w_registry.web.guard import Limits
@@ -30,7 +33,8 @@ CONNECTIONS: Final = 512
 @dataclass(frozen=True)
 class Serving:
     """What ``w2w-reg serve`` was asked. ``hosts``: further names it is reached by, with or without a port.
-    ``pipeline``: the base model's folder or Hub id, for pictures."""
+    ``pipeline``: the base model's folder or Hub id, for pictures. ``workers``: processes that show pages; None = one a
+    core, four at most."""
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -38,16 +42,22 @@ class Serving:
     token: str | None = None
     hosts: Sequence[str] = ()
     pipeline: str | None = None
+    workers: int | None = 1
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A gallery about to run: its socket is bound, ``url`` is the address that lets people in."""
+    """A gallery about to run: its socket is bound, ``url`` is the address that lets people in; ``make`` makes the
+    application, in whichever process."""
 
-    app: FastAPI
+    registry: Registry
+    make: Callable[..., FastAPI]
+    limits: Limits
     listener: socket.socket
     url: str
     teller: Teller
+    workers: int
+    model: bool
 
 
 def prepare(registry: Registry, asked: Serving) -> Prepared:
@@ -75,17 +85,59 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
         people=people,
     )
     hosts = allowed_hosts(asked.host, port, [*asked.hosts, *options.get("hosts", ())])
-    app = create_app(registry, access, hosts, limits=_limits(options), engine=WarmEngine(asked.pipeline), lag=LAG)
+    limits = _limits(options)
+    make = partial(create_app, registry, access, hosts, limits=limits, engine=WarmEngine(asked.pipeline), lag=LAG)
     shown = "127.0.0.1" if asked.host in ("0.0.0.0", "::") else asked.host
     shown = f"[{shown}]" if ":" in shown else shown
     url = f"http://{shown}:{port}/" if access.named else f"http://{shown}:{port}/?token={token}"
-    return Prepared(app, listener, url, teller)
+    count = workers.usual() if asked.workers is None else asked.workers
+    if count > 1 and not workers.possible():
+        listener.close()
+        raise SettingError(setting="[[workers]]", value=count, reason="this system runs the gallery in one process")
+    return Prepared(registry, make, limits, listener, url, teller, count, asked.pipeline is not None)
 
 
 def run(prepared: Prepared) -> None:
-    """Serve until interrupted. No access log (addresses may hold a token), and no header trusted from anybody."""
+    """Serve until interrupted."""
+    if prepared.workers == 1:
+        _whole(prepared, prepared.make(), prepared.listener)
+    else:
+        _several(prepared)
+
+
+def _several(prepared: Prepared) -> None:
+    """Serve by ``workers`` processes that show and one that makes."""
+    changes, buckets = workers.SharedChanges(), workers.SharedBuckets(prepared.limits)
+    secret = workers.new_secret()
+    prepared.registry.catalog.close()  # no connection is carried into another process
+    with prepared.registry.temporary_folder() as folder, socket.socket(socket.AF_UNIX) as inner:
+        path = workers.bound(inner, folder)
+
+        def work(number: int) -> None:
+            if number == 0:
+                app = prepared.make(changes=changes)
+                _whole(prepared, app, inner, front=workers.FromWorkers(app, secret=secret))
+                return
+            elsewhere = partial(workers.Elsewhere, path=path, secret=secret, model=prepared.model)
+            _serve(prepared.make(changes=changes, buckets=buckets, elsewhere=elsewhere), prepared.listener)
+
+        workers.Family(1 + prepared.workers, work).run()
+
+
+def _whole(prepared: Prepared, app: FastAPI, listener: socket.socket, front: ASGIApp | None = None) -> None:
+    """Serve ``app`` with what only one process of a gallery does: telling webhooks, opening the base model."""
+    prepared.teller.start()
+    threading.Thread(target=_warm, args=(app.state.site,), name="w2w-warm", daemon=True).start()
+    try:
+        _serve(front or app, listener)
+    finally:
+        prepared.teller.stop()
+
+
+def _serve(app: ASGIApp, listener: socket.socket) -> None:
+    """No access log (addresses may hold a token), and no header trusted from anybody."""
     config = uvicorn.Config(
-        prepared.app,
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -96,12 +148,7 @@ def run(prepared: Prepared) -> None:
         h11_max_incomplete_event_size=32 * 1024,
         ws="none",
     )
-    prepared.teller.start()
-    threading.Thread(target=_warm, args=(prepared.app.state.site,), name="w2w-warm", daemon=True).start()
-    try:
-        uvicorn.Server(config).run(sockets=[prepared.listener])
-    finally:
-        prepared.teller.stop()
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 def _warm(site: Site) -> None:

@@ -14,7 +14,19 @@ from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.registry import Registry
 
 NAMES = ["b", "a/2", "a/10", "B", "ä", "z-9", "c.d", "日本", "a+b", "e", "f", "g", "h"]
-SORTS = ["name", "kind", "created", "residual", "version", "label.age", "label.word", "tag.team", "space", "operation"]
+SORTS = [
+    "name",
+    "kind",
+    "created",
+    "residual",
+    "version",
+    "label.age",
+    "label.word",
+    "label.mixed",
+    "tag.team",
+    "space",
+    "operation",
+]
 
 
 @pytest.fixture
@@ -27,6 +39,8 @@ def listed(catalog: Catalog, tmp_path: Path) -> Registry:
             labels["age"] = float(i % 4)
         if i % 4:
             labels["word"] = "wxy"[i % 3]
+        if i % 5:
+            labels["mixed"] = float(i % 2) if i % 3 else "wx"[i % 2]
         small.add(name, kind=list(Kind)[i % 3], labels=labels)
         if i % 2:
             manage.set_tags(small.registry, name, [f"team={'ab'[i % 4 == 1]}"])
@@ -90,7 +104,7 @@ def test_no_picture_is_said_as_such(listed: Registry) -> None:
     with pytest.raises(NotFound):
         paging.picture(listed, "e")
     assert paging.cards_of(listed, ["e@1", "nobody@1"]) == {
-        "e@1": {"picture": None, "labels": {"word": "w"}, "state": "active"}
+        "e@1": {"picture": None, "labels": {"mixed": "x", "word": "w"}, "state": "active"}
     }
 
 

@@ -103,9 +103,9 @@ def receipts(desk: Steward, subject: str) -> Response:
 
 
 @router.get("/compliance/withdrawals/{subject:path}")
-def plan(desk: Steward, subject: str, erase: bool = False, protect: bool = False) -> HTMLResponse:
+def plan(desk: Steward, subject: str, erase: bool = False, forget: bool = False) -> HTMLResponse:
     """What a withdrawal would do; nothing is changed."""
-    planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=protect).to_json()
+    planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=not forget).to_json()
     return desk.page("withdrawal.html", plan=planned, receipt=None)
 
 
@@ -115,11 +115,11 @@ def perform(
     subject: str,
     confirm: Annotated[str, Form(max_length=300)],
     erase: Annotated[bool, Form()] = False,
-    protect: Annotated[bool, Form()] = False,
+    forget: Annotated[bool, Form()] = False,
 ) -> HTMLResponse:
     """Withdraw; the subject's id is typed again to say that it is meant."""
     if confirm.strip() != subject:
-        planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=protect).to_json()
+        planned = withdraw.plan_withdrawal(desk.registry, subject, erase=erase, protect=not forget).to_json()
         return desk.page("withdrawal.html", status=400, plan=planned, receipt=None, slip=True)
-    receipt = withdraw.withdraw(desk.registry, subject, erase=erase, protect=protect)
+    receipt = withdraw.withdraw(desk.registry, subject, erase=erase, protect=not forget)
     return desk.page("withdrawal.html", plan=None, receipt=receipt)

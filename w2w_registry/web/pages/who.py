@@ -10,6 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
+from w2w_registry.services.identities import paging
 from w2w_registry.services.search.query import false_alarm, registered_ref
 from w2w_registry.services.spaces import manage as spaces
 from w2w_registry.web import asking
@@ -65,7 +66,9 @@ async def answer(
 def _page(
     desk: Desk, name: str, space: str | None, *, answer: asking.Answer | None = None, problem: Any = None
 ) -> HTMLResponse:
-    known = spaces.list_spaces(desk.registry)
+    known = desk.site.remembered.get(
+        "spaces", paging.change_number(desk.registry), lambda: spaces.list_spaces(desk.registry)
+    )
     hits: list[dict[str, Any]] = []
     odds: float | None = None
     size = 0
