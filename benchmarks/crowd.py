@@ -114,7 +114,8 @@ async def crowd(plan: Plan) -> Seen:
             for kind, path in [(k, a) for k, (_, some) in plan.places.items() for a in some][number :: plan.people]:
                 for picture in browser.unseen(await asked(browser, kind, path)):
                     await asked(browser, "picture", picture)
-            return browser.close()
+            browser.close()
+            return
         await asyncio.sleep(chance.random() * max(plan.think, 0.2))
         while not over():
             (kind,) = chance.choices(kinds, shares)

@@ -53,7 +53,7 @@ def page_by_label(
 def _part(part: int, label: str, descending: bool, back: bool, key: Key | None) -> Any:
     """The query for one part of the list, from ``key`` on."""
     of = aliased(Label)
-    name_after = None if key is None else Identity.name < key[-1] if back else Identity.name > key[-1]
+    name_after: Any = None if key is None else Identity.name < key[-1] if back else Identity.name > key[-1]
     by_name = Identity.name.desc() if back else Identity.name.asc()
     if part == NOTHING:
         query: Any = select(Version, Identity, null().label("key_0"), null().label("key_1"), Identity.name)
