@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.cases.recording import opened, rate
+from benchmarks.cases.recording import PEOPLE, opened, rate
 from benchmarks.frame import Row
 from w2w_registry.services.registry import Registry
 
@@ -28,7 +28,7 @@ def rows(small: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder:
         url, home = f"sqlite:///{folder}/catalog.db", Path(folder) / "home"
         registry = opened(url, home)
-        few = after(registry, url, home, 80, FEW)
+        few = after(registry, url, home, PEOPLE, FEW)
         rates = []
         before = FEW
         while before < many:

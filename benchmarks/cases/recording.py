@@ -23,6 +23,8 @@ from w2w_registry.services.synthesis import new_versions
 from w2w_registry.services.synthesis.edit import sample
 from w2w_registry.settings import Settings
 
+PEOPLE, AXES = 240, 200
+
 
 def rows(small: bool) -> Iterator[Row]:
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder:
@@ -38,11 +40,12 @@ def rows(small: bool) -> Iterator[Row]:
 
 
 def opened(url: str, home: Path) -> Registry:
-    """A registry with a space fitted on eighty small LoRAs, and these."""
+    """A registry with a space fitted on small LoRAs of people who differ in many ways, and these: among as many as are
+    drawn later few look alike, as in a space of real size."""
     schema.upgrade(url)
     settings = Settings(home, url, "bench", str(home / "artifacts"))
     registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
-    loras = make_world().write(home / "loras", range(80))
+    loras = make_world(PEOPLE, axes=AXES).write(home / "loras", range(PEOPLE))
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     add(registry, AddRequest([str(loras)]))
     return registry
@@ -66,5 +69,5 @@ def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row
 def rate(registry: Registry, count: int, name: str) -> float:
     """Versions recorded a second of this process's CPU (PostgreSQL's own is not in it)."""
     start = time.process_time()
-    sample(registry, count, name=name, seed=int(np.sum([ord(c) for c in name])))
+    sample(registry, count, name=name, seed=int(np.sum([ord(c) for c in name])), shape="independent")
     return count / (time.process_time() - start)

@@ -6,17 +6,20 @@ import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, select
 
 from tests.catalog.build import add_space, add_version
 from tests.catalog.test_session import problems, raw
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events, schema
 from w2w_registry.catalog.engine import make_engine, parse_url
-from w2w_registry.catalog.models import Base
+from w2w_registry.catalog.models import Base, WeightsSketch
 from w2w_registry.catalog.session import HEAD, Catalog
 from w2w_registry.errors import Conflict, NotInitialised
+from w2w_registry.services.recording.versions import sketches_values
+from w2w_registry.space.sketch import SIZE, Sketch, cells
 
 
 def test_the_code_knows_the_newest_migration() -> None:
@@ -68,6 +71,26 @@ def test_what_the_older_schema_cannot_hold_is_not_lost(catalog: Catalog, catalog
         uow.event("test")
     with pytest.raises(Conflict, match="1 version"):
         schema.downgrade(catalog_url, "0001")
+    assert schema.check(catalog_url) == []
+
+
+def test_a_sketch_is_looked_up_by_what_the_migration_filled_in(catalog: Catalog, catalog_url: str) -> None:
+    drawn = [Sketch(np.random.default_rng(i).normal(size=SIZE).astype(np.float32), 4.0) for i in range(3)]
+    with catalog.write("tester") as uow:
+        space = add_space(uow)
+        for i, values in enumerate(sketches_values(drawn)):
+            version = add_version(uow, f"p{i}", space)
+            uow.add(WeightsSketch(version=version, **values))
+        uow.event("test")
+    schema.downgrade(catalog_url, "0009")
+    raw(catalog_url, "UPDATE weights_sketch SET norm = norm + 1 WHERE version_id = 3")
+    schema.upgrade(catalog_url)
+    with catalog.read() as session:
+        assert (
+            list(session.scalars(select(WeightsSketch.cell).order_by(WeightsSketch.version_id)))[:2] == cells(drawn)[:2]
+        )
+    assert problems(catalog)  # what was changed by hand is still found
+    raw(catalog_url, "UPDATE weights_sketch SET norm = norm - 1 WHERE version_id = 3")
     assert schema.check(catalog_url) == []
 
 

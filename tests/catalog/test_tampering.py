@@ -93,7 +93,7 @@ def fill(catalog: Catalog) -> None:
 def likeness(version: Version, like: int) -> list[Base]:
     """What is kept of what a version is and draws, and of whom it resembles."""
     return [
-        WeightsSketch(version=version, kind="k", norm=1.0, key_a=0.1, key_b=0.2, key_c=0.3, data=b"\0" * 8),
+        WeightsSketch(version=version, kind="k", norm=1.0, cell=1 << 41, data=b"\0" * 8),
         Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
         Hold(version=version, like_id=like, by="weights", why="kind", score=0.5, created=T0),
         VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),

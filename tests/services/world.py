@@ -49,11 +49,11 @@ class World:
         return folder
 
 
-def make_world(count: int = 80, seed: int = 0) -> World:
+def make_world(count: int = 80, seed: int = 0, axes: int = AXES) -> World:
     rng = np.random.default_rng(seed)
     layout = tiny_layout()
     # LoRAs of one space start from one A and leave it by little: identities differ in B above all.
     moves = np.concatenate([np.full(t.size, 0.05 if t.factor == "A" else 1.0) for t in layout.tensors])
     return World(
-        layout, rng.normal(size=layout.dim), rng.normal(size=(AXES, layout.dim)) * moves, rng.normal(size=(count, AXES))
+        layout, rng.normal(size=layout.dim), rng.normal(size=(axes, layout.dim)) * moves, rng.normal(size=(count, axes))
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.space.spaces import MODULES, make_layout
 from tests.space.test_canonical_gauge import refactored, regauged, trained
-from w2w_registry.space.sketch import KEYS, NEAR, SIZE, distance, sketch, sketches
+from w2w_registry.space.sketch import NEAR, SIZE, Sketch, cells, distance, near_cells, sketch, sketches
 
 WIDTH = 24
 
@@ -21,13 +21,14 @@ def test_one_model_has_one_sketch(seed: int, rank: int, spare: int) -> None:
     alphas = dict.fromkeys(MODULES, layout.alpha)
     mine = sketch(tensors, alphas)
     assert mine.values.shape == (SIZE,)
-    assert len(mine.keys()) == KEYS
+    (near,) = near_cells([mine])
+    assert cells([mine])[0] in near
     again = sketch(regauged(tensors, seed), dict(reversed(alphas.items())))
     padded = sketch(refactored(tensors, spare), dict.fromkeys(MODULES, layout.alpha * (rank + spare) / rank))
     for other in (again, padded):
         assert distance(mine, other) < 1e-4
         assert abs(other.norm / mine.norm - 1) < 1e-4
-        np.testing.assert_allclose(other.keys(), mine.keys(), atol=1e-4)
+        assert cells([other])[0] in near
     dense = [alphas[m] / rank * tensors[(m, "B")].astype(float) @ tensors[(m, "A")].astype(float) for m in alphas]
     np.testing.assert_allclose(mine.norm, np.sqrt(sum(np.sum(w**2) for w in dense)), rtol=1e-5)
 
@@ -53,7 +54,7 @@ def test_nothing_is_the_same_as_nothing() -> None:
     layout = make_layout(rank=1, width=WIDTH)
     empty = {k: np.zeros_like(v) for k, v in layout.unflatten(np.ones(layout.dim, np.float32)).items()}
     nothing = sketch(empty, dict.fromkeys(MODULES, 1.0))
-    assert (nothing.norm, nothing.keys(), distance(nothing, nothing)) == (0.0, (0.0,) * KEYS, 0.0)
+    assert (nothing.norm, distance(nothing, nothing)) == (0.0, 0.0)
 
 
 def test_many_are_sketched_as_each_alone() -> None:
@@ -65,3 +66,15 @@ def test_many_are_sketched_as_each_alone() -> None:
         alone = sketch(layout.unflatten(theta), alphas)
         assert np.allclose(found.values, alone.values, rtol=1e-6, atol=1e-6)
         assert np.isclose(found.norm, alone.norm)
+
+
+def test_a_cell_fits_a_column_and_few_share_one() -> None:
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=SIZE)
+    drawn = [Sketch((common + rng.normal(size=SIZE)).astype(np.float32), 4 * 2**0.5) for _ in range(2000)]
+    numbers = cells(drawn)
+    assert all(0 <= number < 2**63 for number in numbers)
+    assert len(set(numbers)) > 1990
+    assert all(len(near) <= 64 for near in near_cells(drawn[:200]))
+    flat = Sketch(np.ones(SIZE, np.float32), 1.0)  # any number of ties
+    assert 0 < len(near_cells([flat])[0]) <= 64

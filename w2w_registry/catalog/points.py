@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import Subquery, func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
@@ -45,15 +45,20 @@ def placed_versions(session: Session, space_id: int, *, lacking: int | None = No
     return [Placed(version, unpack(data)) for version, data in session.execute(query) if version.id not in have]
 
 
+def newest_ids(session: Session, space_id: int) -> list[int]:
+    """Ids of the newest active version of every identity in a space, ascending."""
+    newest = _newest(space_id)
+    query = (
+        select(Version.id)
+        .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
+        .order_by(Version.id)
+    )
+    return list(session.scalars(query))
+
+
 def newest_points(session: Session, space_id: int) -> dict[int, NDArray[np.float32]]:
     """Version id -> point, of the newest active version of every identity in a space, by id."""
-    newest = (
-        select(Version.identity_id, func.max(Version.number).label("number"))
-        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
-        .where(Version.state == VersionState.ACTIVE)
-        .group_by(Version.identity_id)
-        .subquery()
-    )
+    newest = _newest(space_id)
     rows = session.execute(
         select(Version.id, Coordinates.data)
         .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
@@ -61,6 +66,17 @@ def newest_points(session: Session, space_id: int) -> dict[int, NDArray[np.float
         .order_by(Version.id)
     )
     return {version: unpack(data) for version, data in rows}
+
+
+def _newest(space_id: int) -> Subquery:
+    """Identity and number of the newest active version of every identity in a space."""
+    return (
+        select(Version.identity_id, func.max(Version.number).label("number"))
+        .join(Coordinates, (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id))
+        .where(Version.state == VersionState.ACTIVE)
+        .group_by(Version.identity_id)
+        .subquery()
+    )
 
 
 def repeats(session: Session, space_id: int, limit: int) -> list[tuple[int, int]]:

@@ -63,10 +63,13 @@ def coordinates_of(session: Session, space_id: int, version_ids: Iterable[int]) 
     return found
 
 
-def count(session: Session, space_id: int, states: Collection[VersionState] = SERVED) -> int:
-    """How many versions in these states have coordinates in the space."""
-    query = select(func.count()).select_from(Coordinates).join(Coordinates.version)
-    return session.scalar(query.where(Coordinates.space_id == space_id, Version.state.in_(states))) or 0
+def count(
+    session: Session, space_id: int, states: Collection[VersionState] = SERVED, *, most: int | None = None
+) -> int:
+    """How many versions in these states have coordinates in the space; counted up to ``most``."""
+    there = select(Coordinates.version_id).join(Coordinates.version)
+    rows = there.where(Coordinates.space_id == space_id, Version.state.in_(states)).limit(most).subquery()
+    return session.scalar(select(func.count()).select_from(rows)) or 0
 
 
 def ids(session: Session, space_id: int, states: Collection[VersionState] = SERVED) -> NDArray[np.int64]:

@@ -47,8 +47,8 @@ class ExactIndex(SegmentedIndex):
     ) -> Found:
         found: Found = []
         for part, approximate in _products(segment.rows, queries, rows):
-            for query, column in zip(part, approximate.T, strict=True):
-                near = contenders(column, limit, self._dim)
+            for query, scores in zip(part, approximate, strict=True):
+                near = contenders(scores, limit, self._dim)
                 found.append(decide(segment.rows, query, near if rows is None else rows[near], limit))
         return found
 
@@ -58,25 +58,25 @@ class ExactIndex(SegmentedIndex):
         found: Found = []
         least = threshold - 2 * rounding(self._dim)
         for part, approximate in _products(segment.rows, queries, rows):
-            for query, column in zip(part, approximate.T, strict=True):
-                near = np.flatnonzero(column >= least)
+            for query, scores in zip(part, approximate, strict=True):
+                near = np.flatnonzero(scores >= least)
                 found.append(reaching(segment.rows, query, near if rows is None else rows[near], threshold))
         return found
 
 
 def _products(rows: Rows, queries: Vectors, chosen: NDArray[np.int64] | None) -> Iterable[tuple[Vectors, Vectors]]:
     """For as many queries at a time as memory allows: the queries, and their float32 products with every row that was
-    chosen (None = all), (m, q)."""
+    chosen (None = all), (q, m)."""
     step = max(1, SCAN_BYTES // (4 * len(rows)))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
         if chosen is not None and len(chosen) * GATHER_SHARE <= len(rows):
-            yield part, products(rows, chosen, part)
+            yield part, products(rows, chosen, part).T
             continue
-        approximate = np.empty((len(rows), len(part)), np.float32)
+        approximate = np.empty((len(part), len(rows)), np.float32)
         for first, block in rows.blocks():
-            np.matmul(block, part.T, out=approximate[first : first + len(block)])
-        yield part, approximate if chosen is None else approximate[chosen]
+            approximate[:, first : first + len(block)] = part @ block.T
+        yield part, approximate if chosen is None else approximate[:, chosen]
 
 
 def products(rows: Rows, chosen: NDArray[np.int64], queries: Vectors) -> Vectors:

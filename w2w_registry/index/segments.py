@@ -227,9 +227,8 @@ def search_rows(ids: Ids, vectors: Vectors, queries: Vectors, limit: int, rows: 
     step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
-        approximate = subset @ part.T
-        for query, column in zip(part, approximate.T, strict=True):
-            near = contenders(column, limit, len(query))
+        for query, scores in zip(part, part @ subset.T, strict=True):
+            near = contenders(scores, limit, len(query))
             out.append(best(names[near], score(subset[near], query), limit))
     return out
 
@@ -242,9 +241,9 @@ def rows_above(ids: Ids, vectors: Vectors, queries: Vectors, threshold: np.float
     step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
-        near = subset @ part.T >= threshold - 2 * rounding(vectors.shape[1])
-        for query, column in zip(part, near.T, strict=True):
-            at = np.flatnonzero(column)
+        near = part @ subset.T >= threshold - 2 * rounding(vectors.shape[1])
+        for query, row in zip(part, near, strict=True):
+            at = np.flatnonzero(row)
             scores = score(subset[at], query)
             out.append((names[at][scores >= threshold], scores[scores >= threshold]))
     return out

@@ -19,14 +19,15 @@ from w2w_registry.catalog import schema
 from w2w_registry.catalog.models import Coordinates, Event, SourceFile, Version, WeightsSketch
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.lora import write_lora
+from w2w_registry.records import VersionState
 from w2w_registry.services.consent import withdraw
 from w2w_registry.services.identities import incoming
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
-from w2w_registry.services.recording.novelty import Sketchbook
+from w2w_registry.services.recording.equivalents import near_any
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.settings import Settings
-from w2w_registry.space.sketch import Sketch
+from w2w_registry.space.sketch import PROBES, SIZE, Sketch
 
 
 def fresh(folder: Path, loras: Path) -> Registry:
@@ -132,16 +133,23 @@ def test_no_disk_is_waited_for_inside_the_transaction(
     assert not any(writing)
 
 
-def test_a_sketchbook_finds_what_the_database_would(tmp_path: Path, loras: Path) -> None:
+def test_near_sketches_are_found_and_others_are_not(tmp_path: Path, loras: Path) -> None:
     registry = fresh(tmp_path / "home", loras)
     add(registry, AddRequest([str(loras)]))
-    book = Sketchbook()
+    rng = np.random.default_rng(0)
+    states = tuple(VersionState)
     with registry.catalog.read() as session:
-        book.top_up(session)
         stored = [Sketch(np.frombuffer(row.data, "<f4"), row.norm) for row in session.scalars(select(WeightsSketch))]
         ids = [row.version_id for row in session.scalars(select(WeightsSketch))]
-    shifted = [Sketch(s.values * np.float32(1.03), s.norm * 1.03) for s in stored]
-    assert all(i in found for i, found in zip(ids, book.candidates(stored), strict=True))
-    assert all(i in found for i, found in zip(ids, book.candidates(shifted), strict=True))
-    strangers = [Sketch(s.values * np.float32(3), s.norm * 3) for s in stored]
-    assert not any(len(found) for found in book.candidates(strangers))
+        for distance in (0.0, 0.003, 0.03):
+            moves = rng.normal(size=(len(stored), SIZE))
+            moves *= distance * np.sqrt(PROBES) / np.linalg.norm(moves, axis=1, keepdims=True)
+            moved = [
+                Sketch((s.values + s.norm * m).astype(np.float32), s.norm) for s, m in zip(stored, moves, strict=True)
+            ]
+            found = near_any(session, moved, states)
+            assert [[row.version_id for row in rows] for rows in found] == [[i] for i in ids]
+        scaled = near_any(session, [Sketch(s.values * np.float32(1.03), s.norm * 1.03) for s in stored], states)
+        assert [[row.version_id for row in rows] for rows in scaled] == [[i] for i in ids]
+        assert not any(near_any(session, [Sketch(s.values * np.float32(3), s.norm * 3) for s in stored], states))
+        assert not any(near_any(session, stored, [VersionState.ERASED]))

@@ -36,6 +36,7 @@ from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
+from w2w_registry.services.recording.nearest import Searched
 from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
@@ -74,15 +75,17 @@ class Door:
         news: Sequence[NewVersion],
         activities: Sequence[Activity | None],
         near: Sequence[Sequence[Near]] | None = None,
+        searched: Searched | None = None,
     ) -> list[Admission]:
-        """As :meth:`admit`, for many: a few matrix products and one look for erased models, however many there are."""
+        """As :meth:`admit`, for many: a few matrix products and one look for erased models, however many there are.
+        ``searched``: as ``second.near`` takes it."""
         points = [{} if n.space_id is None or n.coordinates is None else {n.space_id: n.coordinates} for n in news]
         likenesses = [new.likeness for new in news]
         met = self.meets_all(likenesses, points)
         gone = refusals.erased_with_digests(self._session, [new.model_digest for new in news])
         for new, encounter in zip(news, met, strict=True):
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
-        found = self.second.near(likenesses, points) if near is None else near
+        found = self.second.near(likenesses, points, searched) if near is None else near
         said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
         held = self.second.held_all(said, found, met)
         return [Admission(new.model_digest, held=one) for new, one in zip(news, held, strict=True)]

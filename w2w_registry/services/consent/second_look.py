@@ -23,7 +23,6 @@ from w2w_registry.catalog import depictions, vectors
 from w2w_registry.catalog.fingerprints import Asked, questions
 from w2w_registry.catalog.holds import found_distinct
 from w2w_registry.catalog.identities import named
-from w2w_registry.catalog.likeness import StoredSketch, near_any, sketches_of
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
@@ -34,22 +33,18 @@ from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import Factors, same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
 from w2w_registry.services.recording import policies
-from w2w_registry.services.recording.equivalents import restored, stored_likeness
+from w2w_registry.services.recording.equivalents import near_any, restored, stored_likeness
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
-from w2w_registry.services.recording.nearest import Nearest, open_nearest
-from w2w_registry.services.recording.novelty import Sketchbook
+from w2w_registry.services.recording.nearest import NEIGHBOURS, Nearest, Searched, open_nearest
 from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.recording.versions import Activity, Held, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import false_alarm_among
-from w2w_registry.space.sketch import KIND as SKETCH_KIND
-from w2w_registry.space.sketch import NEAR, Sketch, distance
+from w2w_registry.space.sketch import distance
 from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
-_NEIGHBOURS: Final = 4
-_MANY: Final = 32  # sketches from which on reading the keys of all is cheaper than a look for each
 _OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
 REFUSED: Final = "somebody who refused"
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
@@ -68,19 +63,37 @@ class Near:
     false_alarm: float
 
 
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    """A space's registered: the index of those in service; ids (m,) and unit vectors (m, k) of those
+    who are ``out`` of it: blocked or removed, they look as they did."""
+
+    nearest: Nearest | None
+    out: NDArray[np.int64]
+    units: NDArray[np.float32]
+
+
 class SecondLook:
     """The registered as they are at one instant of one session: opened when first asked, and not again."""
 
     def __init__(self, registry: Registry, session: Session) -> None:
         self._registry, self._session = registry, session
         self._galleries: dict[tuple[str, str], Gallery | None] = {}
-        self._nearest: dict[int, tuple[Nearest | None, NDArray[np.int64], NDArray[np.float32]]] = {}
+        self._opened: dict[int, _Placed] = {}
         self._calibrated: list[Space] | None = None
-        self._book = Sketchbook()
 
-    def near(self, likenesses: Sequence[Likeness], points: Sequence[Points]) -> list[list[Near]]:
+    def near(
+        self, likenesses: Sequence[Likeness], points: Sequence[Points], searched: Searched | None = None
+    ) -> list[list[Near]]:
         """Who comes near enough to each newcomer to be told of, the surest comparison first; near enough to be the
-        same, where a stranger would in at most one of a hundred searches."""
+        same, where a stranger would in at most one of a hundred searches.
+
+        Args:
+            searched: what was found of every newcomer's point in one space. It counts as long as nothing has been
+                recorded since.
+        """
+        if searched is not None and searched.seq != vectors.last_seq(self._session):
+            searched = None
         found = self._same_models(likenesses)
         drawn, compared = self._drawn(likenesses)
         for i, near in enumerate(drawn):
@@ -90,7 +103,9 @@ class SecondLook:
             placed = [(i, self._point(space, likenesses[i], points[i])) for i in rows]
             there = [(i, point) for i, point in placed if point is not None]
             if there:
-                for i, near in zip((i for i, _ in there), self._in(space, [p for _, p in there]), strict=True):
+                known = searched if searched is not None and searched.space_id == space.id else None
+                found_there = self._in(space, [point for _, point in there], known)
+                for i, near in zip((i for i, _ in there), found_there, strict=True):
                     # What it draws says more than its weights: who was compared by that and is not even likely, is not.
                     _extend(found[i], [one for one in near if one.version_id not in compared[i]])
         return found
@@ -210,24 +225,13 @@ class SecondLook:
     def _same_models(self, likenesses: Sequence[Likeness]) -> list[list[Near]]:
         found: list[list[Near]] = [[] for _ in likenesses]
         asked = [(i, one.sketch) for i, one in enumerate(likenesses) if one.sketch is not None and one.sketch.norm > 0]
-        rows = self._candidates([sketch for _, sketch in asked])
-        for (i, sketch), candidates in zip(asked, rows, strict=True):
-            for row in candidates:
-                gap = distance(sketch, restored(row))
-                factors = likenesses[i].factors if gap <= NEAR else None
+        rows = near_any(self._session, [sketch for _, sketch in asked], _ANY_STATE)
+        for (i, sketch), near in zip(asked, rows, strict=True):
+            for row in near:
+                gap, factors = distance(sketch, restored(row)), likenesses[i].factors
                 if factors is not None and self._same(factors, row.version_id):
                     found[i].append(Near(row.version_id, By.MODEL, 1.0 - gap, 0.0))
         return found
-
-    def _candidates(self, sketches: Sequence[Sketch]) -> list[list[StoredSketch]]:
-        """For each sketch the stored ones that may be near it: looked up one by one, or for many among all at once."""
-        if len(sketches) < _MANY:
-            boxes = [(sketch.norm, sketch.keys()) for sketch in sketches]
-            return near_any(self._session, SKETCH_KIND, boxes, _ANY_STATE, room=NEAR)
-        self._book.top_up(self._session)
-        ids = [found.tolist() for found in self._book.candidates(sketches)]
-        stored = sketches_of(self._session, SKETCH_KIND, sorted({i for found in ids for i in found}))
-        return [[stored[i] for i in sorted(found) if i in stored] for found in ids]
 
     def _drawn(self, likenesses: Sequence[Likeness]) -> tuple[list[list[Near]], list[set[int]]]:
         """Who draws the same, and whom each was compared with by what it draws."""
@@ -245,7 +249,7 @@ class SecondLook:
             versions = gallery.answers.versions
             scores, verdicts = gallery.verdicts(np.stack(values))
             for i, row, verdict in zip(rows, scores, verdicts, strict=True):
-                best = [j for j in np.argsort(-row)[:_NEIGHBOURS] if verdict.false_alarm[j] <= LIKELY]
+                best = [j for j in np.argsort(-row)[:NEIGHBOURS] if verdict.false_alarm[j] <= LIKELY]
                 _extend(
                     near[i],
                     [Near(int(versions[j]), By.BEHAVIOUR, float(row[j]), float(verdict.false_alarm[j])) for j in best],
@@ -257,7 +261,7 @@ class SecondLook:
         if (base, question) not in self._galleries:
             asked = next((a for a in questions(self._session) if (a.base, a.question) == (base, question)), None)
             few = asked is None or asked.versions < LEAST_GALLERY
-            self._galleries[base, question] = None if few or asked is None else _opened(self._session, asked)
+            self._galleries[base, question] = None if few or asked is None else _gallery_of(self._session, asked)
         return self._galleries[base, question]
 
     def _same(self, factors: Factors, version_id: int) -> bool:
@@ -285,39 +289,40 @@ class SecondLook:
             return None
         return fitted.project(gauged.theta)
 
-    def _in(self, space: Space, points: Sequence[NDArray[np.float32]]) -> list[list[Near]]:
-        """Who reaches the space's threshold, with the chance that a stranger would."""
-        nearest, out, units = self._open(space)
+    def _in(self, space: Space, points: Sequence[NDArray[np.float32]], known: Searched | None) -> list[list[Near]]:
+        """Who reaches the space's threshold and is likely to be the same in a gallery of this size."""
+        there = self._open(space)
         threshold, rate = (float(space.calibration[key]) for key in ("threshold", "false_match_rate"))
-        people = vectors.count(self._session, space.id) + len(out)
         asked = np.stack(points)
         ids, scores = np.zeros((len(points), 0), np.int64), np.zeros((len(points), 0), np.float32)
-        if nearest is not None:
-            ids, scores = nearest.search(asked, _NEIGHBOURS)
-        if len(out):
-            more = metric_of(space).unit(asked) @ units.T
-            ids = np.concatenate([ids, np.broadcast_to(out, more.shape)], axis=1)
+        served = 0
+        if known is not None and len(known.ids) == len(points):
+            ids, scores, served = known.ids, known.scores, known.size
+        elif there.nearest is not None:
+            ids, scores = there.nearest.search(asked, NEIGHBOURS)
+            served = there.nearest.size
+        if len(there.out):
+            more = metric_of(space).unit(asked) @ there.units.T
+            ids = np.concatenate([ids, np.broadcast_to(there.out, more.shape)], axis=1)
             scores = np.concatenate([scores, more], axis=1)
-        alarms = false_alarm_among(scores, threshold, rate, people)
+        alarms = false_alarm_among(scores, threshold, rate, served + len(there.out))
         return [
             [
                 Near(int(i), By.WEIGHTS, float(score), float(alarm))
                 for i, score, alarm in zip(*row, strict=True)
-                if i >= 0 and score >= threshold
+                if i >= 0 and score >= threshold and alarm <= LIKELY
             ]
             for row in zip(ids, scores, alarms, strict=True)
         ]
 
-    def _open(self, space: Space) -> tuple[Nearest | None, NDArray[np.int64], NDArray[np.float32]]:
-        """The index of those in service, and ids and unit vectors of those who are out of it: blocked or removed, they
-        look as they did."""
-        if space.id not in self._nearest:
-            any_there = vectors.count(self._session, space.id) > 0
+    def _open(self, space: Space) -> _Placed:
+        if space.id not in self._opened:
+            any_there = vectors.count(self._session, space.id, most=1)
             nearest = open_nearest(self._registry, self._session, space) if any_there else None
             out = vectors.matrix(self._session, space.id, states=_OUT)
             units = metric_of(space).unit(out.matrix) if len(out.ids) else np.zeros((0, space.components), np.float32)
-            self._nearest[space.id] = nearest, out.ids, units
-        return self._nearest[space.id]
+            self._opened[space.id] = _Placed(nearest, out.ids, units)
+        return self._opened[space.id]
 
 
 def _extend(found: list[Near], more: Sequence[Near]) -> None:
@@ -326,7 +331,7 @@ def _extend(found: list[Near], more: Sequence[Near]) -> None:
     found += [one for one in more if one.version_id not in known]
 
 
-def _opened(session: Session, asked: Asked) -> Gallery | None:
+def _gallery_of(session: Session, asked: Asked) -> Gallery | None:
     try:
         return open_gallery(session, asked, _ANY_STATE)
     except UsageError:  # too few people

@@ -19,7 +19,7 @@ from w2w_registry.records import check_name
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.items import AddRequest, Item
 from w2w_registry.services.recording.likeness import Likeness, of_lora, sketches_of
-from w2w_registry.services.recording.novelty import Arrival, Sketchbook, plainly_new
+from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import Placed, place_all
 from w2w_registry.services.recording.versions import File
 from w2w_registry.services.registry import Registry
@@ -101,7 +101,7 @@ def _likenesses(fitting: Sequence[tuple[LoraFile, Placed]], space: WeightSpace) 
     ]
 
 
-def plain(registry: Registry, row: Space, incoming: Sequence[Incoming], book: Sketchbook) -> list[int]:
+def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> list[int]:
     """Those of many that can be recorded together: plainly new, refused by nobody, under names nobody has."""
     if len(incoming) < TOGETHER:
         return []
@@ -111,13 +111,13 @@ def plain(registry: Registry, row: Space, incoming: Sequence[Incoming], book: Sk
             [{row.id: one.coordinates} for one in incoming],
             [one.digests.exact for one in incoming],
         )
-        return [i for i in strangers(session, incoming, book) if not refused[i]]
+        return [i for i in strangers(session, incoming) if not refused[i]]
 
 
-def strangers(session: Session, incoming: Sequence[Incoming], book: Sketchbook) -> list[int]:
+def strangers(session: Session, incoming: Sequence[Incoming]) -> list[int]:
     """Those that no version is, and no other of them, under names that no identity and no other of them has."""
     arrivals = [Arrival(one.lora.sha256, tuple(one.digests), one.likeness.sketch) for one in incoming]
-    new = plainly_new(session, arrivals, book)
+    new = plainly_new(session, arrivals)
     times = Counter(one.name for one in incoming)
     taken = identities_named(session, times)
     return [i for i, one in enumerate(incoming) if new[i] and times[one.name] == 1 and one.name not in taken]

@@ -47,7 +47,6 @@ from w2w_registry.services.recording.equivalents import known_whole
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
-from w2w_registry.services.recording.novelty import Sketchbook
 from w2w_registry.services.recording.placement import UNKNOWN_BASE
 from w2w_registry.services.recording.versions import (
     Activity,
@@ -86,11 +85,10 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     taken: dict[str, tuple[str, str]] = {}
     foreseen: list[_Foreseen] = []
     items: list[Item] = []
-    book = Sketchbook()
     for start in range(0, len(candidates), CHUNK):
         part = candidates[start : start + CHUNK]
         incoming, failed = read(part, request, asked.row, asked.space, taken)
-        chunk = _Chunk(registry, request, asked, foreseen, book)
+        chunk = _Chunk(registry, request, asked, foreseen)
         failed = _elsewhere(registry, request, part, failed, asked.labels)
         done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
         items += [done[str(candidate.path)] for candidate in part]
@@ -129,13 +127,11 @@ class _Chunk:
         request: AddRequest,
         asked: Meant,
         foreseen: list[_Foreseen],
-        book: Sketchbook,
     ) -> None:
         self.registry, self.request, self.kind = registry, request, asked.kind
         self.row, self.space, self.by_name = asked.row, asked.space, asked.labels
         self.foreseen = foreseen  # what a dry run would have added by now
         self.started = now()
-        self.book = book
 
     def settle(self, incoming: Sequence[Incoming]) -> list[Item]:
         """Record the new ones; say of the others that they are there."""
@@ -151,7 +147,7 @@ class _Chunk:
         incoming = self._asked(incoming)
         likenesses = [one.likeness for one in incoming]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
-        stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming, self.book)}
+        stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming)}
         with self.registry.catalog.write(self.registry.actor) as uow:
             gate.require(
                 self.registry,
@@ -177,7 +173,7 @@ class _Chunk:
         """Record those that are ``stored``, in a few statements; nothing when one of them cannot be, after all."""
         if not stored:
             return {}
-        still = [i for i in strangers(uow.session, incoming, self.book) if i in stored]
+        still = [i for i in strangers(uow.session, incoming) if i in stored]
         news = [self._new_version(incoming[i], stored[i]) for i in still]
         activities = [self._activity(incoming[i]) for i in still]
         try:

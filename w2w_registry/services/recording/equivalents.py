@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.likeness import StoredSketch, near_sketches
+from w2w_registry.catalog.likeness import StoredSketch, sketches_in
 from w2w_registry.catalog.lookup import came_in, known_version, versions_of_model
 from w2w_registry.catalog.models import Coordinates, Version
 from w2w_registry.catalog.vectors import unpack
@@ -25,7 +25,7 @@ from w2w_registry.records import VersionState
 from w2w_registry.services.recording.likeness import Likeness, of_adapter, of_theta
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance
+from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance, near_cells
 
 PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 
@@ -108,9 +108,7 @@ def equivalents(
         return []
     mine = likeness.sketch
     found: list[tuple[Version, str]] = []
-    for row in near_sketches(session, KIND, mine.norm, mine.keys(), states, room=NEAR):
-        if distance(mine, restored(row)) > NEAR:
-            continue
+    for row in near_any(session, [mine], states)[0]:
         version = session.get_one(Version, row.version_id)
         theirs = stored_likeness(registry, session, version).factors
         if theirs is None:
@@ -120,6 +118,19 @@ def equivalents(
             found.append((version, f"re-saved ({answer.how}, {theirs.dtype} and {likeness.factors.dtype})"))
             if limit is not None and len(found) == limit:
                 break
+    return found
+
+
+def near_any(session: Session, sketches: Sequence[Sketch], states: Sequence[VersionState]) -> list[list[StoredSketch]]:
+    """For each sketch those of versions in these states that are ``NEAR`` it, the oldest first: a few look-ups each,
+    however many versions there are."""
+    cells = near_cells(sketches)
+    stored = sketches_in(session, KIND, (cell for of in cells for cell in of), states)
+    found = []
+    for sketch, of in zip(sketches, cells, strict=True):
+        rows = [row for cell in of if cell in stored for row in stored[cell]]
+        near = [row for row in rows if distance(sketch, restored(row)) <= NEAR]
+        found.append(sorted(near, key=lambda row: row.version_id))
     return found
 
 

@@ -18,7 +18,7 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index import store
-from w2w_registry.index.factory import engine_for
+from w2w_registry.index.factory import FAISS_ROWS, engine_for
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.records import VersionState, digest_of
 from w2w_registry.services.recording.spaces import find_space, metric_of
@@ -39,7 +39,7 @@ class Nearest:
     @property
     def size(self) -> int:
         """How many versions in service have coordinates in the space."""
-        return self._cache.size
+        return self._cache.index.size
 
     @property
     def exhaustive(self) -> bool:
@@ -73,6 +73,36 @@ class Nearest:
         if self._cache.ahead and allowed is None:
             allowed = vectors.ids(self._cache.session, self._cache.space.id)
         return self._cache.ask(lambda index: index.above(units, threshold, allowed=allowed))
+
+
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What the index of a space answered of several points, as the catalog was after event ``seq``: the best version
+    ids (q, m) and scores (q, m), and how many versions there were."""
+
+    space_id: int
+    seq: int
+    ids: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    size: int
+
+    def part(self, rows: slice) -> Searched:
+        """The answers of some of the points."""
+        return replace(self, ids=self.ids[rows], scores=self.scores[rows])
+
+
+NEIGHBOURS = 4  # that a newcomer is compared with in a space
+
+
+def search_all(registry: Registry, session: Session, space: Space, coordinates: NDArray[np.float32]) -> Searched:
+    """The ``NEIGHBOURS`` nearest of every point (q, k), asked at once."""
+    seq = vectors.last_seq(session)
+    if not len(coordinates) or not vectors.count(session, space.id, most=1):
+        nobody = (len(coordinates), 0)
+        return Searched(space.id, seq, np.zeros(nobody, np.int64), np.zeros(nobody, np.float32), 0)
+    nearest = open_nearest(registry, session, space)
+    ids, scores = nearest.search(coordinates, NEIGHBOURS)
+    return Searched(space.id, seq, ids, scores, nearest.size)
 
 
 def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
@@ -113,7 +143,6 @@ class _Opened:
     """An index as one state of the catalog has it, and how many rows that is; only read, by one search at a time."""
 
     stamp: Stamp
-    size: int
     index: VectorIndex
     asking: threading.Lock = field(default_factory=threading.Lock)
 
@@ -171,8 +200,8 @@ class _Cache:
         self._key = (str(settings.index_dir), repr(settings.index), space.digest, digest)
         self.ahead = False
         opened = _SHELF.get(self._key, seq, head)
-        self.size = opened.size if opened is not None else vectors.count(session, space.id)
-        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=self.size)
+        size = vectors.count(session, space.id, most=FAISS_ROWS) if opened is None else opened.index.size
+        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
         self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
         self._asking = threading.Lock() if opened is None else opened.asking
         self.index = opened.index if opened is not None else self._kept() or self.rebuild()
@@ -192,7 +221,7 @@ class _Cache:
     def _shelve(self) -> None:
         """Keep what was opened for the next search. What a server holds others may change under it."""
         if not self.ahead and self._engine.kind != "milvus":
-            _SHELF.put(self._key, _Opened(self._stamp, self.size, self.index, self._asking))
+            _SHELF.put(self._key, _Opened(self._stamp, self.index, self._asking))
 
     def optimize(self) -> Optimized:
         """See ``optimize``."""

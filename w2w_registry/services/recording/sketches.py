@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from w2w_registry.catalog.likeness import WeightsSketch, without_sketch
 from w2w_registry.services.recording.equivalents import stored_likeness
-from w2w_registry.services.recording.versions import sketch_values
+from w2w_registry.services.recording.versions import sketches_values
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.sketch import KIND
 
@@ -27,7 +27,8 @@ def complete(registry: Registry, progress: Progress = no_progress) -> int:
         found = {version_id: sketch for version_id, sketch in drawn.items() if sketch is not None}
         if found:
             with registry.catalog.write(registry.actor) as uow:
-                uow.add_all([WeightsSketch(version_id=i, **sketch_values(sketch)) for i, sketch in found.items()])
+                rows = zip(found, sketches_values(list(found.values())), strict=True)
+                uow.add_all([WeightsSketch(version_id=i, **values) for i, values in rows])
                 uow.event("sketch.add", {"version": sorted(found)})
         added += len(found)
         progress(added, added)

@@ -37,7 +37,7 @@ from w2w_registry.records import Kind, OperationKind, VersionState, check_name
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.space.sketch import KIND, Sketch
+from w2w_registry.space.sketch import KIND, Sketch, cells
 from w2w_registry.version import __version__
 
 RESEMBLES = "resembles"
@@ -209,16 +209,26 @@ def record_versions(uow: UnitOfWork, recordings: Sequence[Recording]) -> list[Re
         ensure_subject(uow, subject)
     known: dict[str, tuple[Identity | NewRow, int]] = {}
     known.update(identities_named(uow.session, {one.new.name for one in recordings}))
-    staged = [_stage(uow, one, known) for one in recordings]
+    drawn = [one.new.likeness.sketch for one in recordings]
+    belonging = iter(sketches_values([sketch for sketch in drawn if sketch is not None]))
+    staged = [
+        _stage(uow, one, known, None if sketch is None else next(belonging))
+        for one, sketch in zip(recordings, drawn, strict=True)
+    ]
     uow.settle()
     return [
         Recorded(v.key[0], _id(v.values["identity_id"]), v.values["number"], v.values["operation_id"]) for v in staged
     ]
 
 
-def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | NewRow, int]]) -> NewRow:
+def _stage(
+    uow: UnitOfWork,
+    one: Recording,
+    known: dict[str, tuple[Identity | NewRow, int]],
+    sketch: Mapping[str, Any] | None,
+) -> NewRow:
     """Stage one version's rows and events; returns the version's row. ``known``: identities by name, with the number of
-    their newest version."""
+    their newest version. ``sketch``: columns of its weights sketch."""
     new, created, held = one.new, uow.now(), one.admission.held
     packed = None if new.space_id is None or new.coordinates is None else pack(new.coordinates)
     identity, newest = known.get(new.name, (None, 0))
@@ -251,7 +261,7 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
             "adapter": new.adapter,
         },
     )
-    rows += [version, *_belongings(version, new, packed, created)]
+    rows += [version, *_belongings(version, new, packed, sketch, created)]
     if held is not None:
         rows.append(NewRow(Hold, {"version_id": version, **hold_values(held, created)}))
     uow.stage(*rows)
@@ -275,14 +285,18 @@ def _stage(uow: UnitOfWork, one: Recording, known: dict[str, tuple[Identity | Ne
 
 
 def _belongings(
-    version: NewRow, new: NewVersion, packed: tuple[bytes, str] | None, created: datetime
+    version: NewRow,
+    new: NewVersion,
+    packed: tuple[bytes, str] | None,
+    sketch: Mapping[str, Any] | None,
+    created: datetime,
 ) -> Iterator[NewRow]:
     """The rows that belong to a version."""
     if packed is not None and new.coordinates is not None:
         placed = {"space_id": new.space_id, "k": len(new.coordinates), "digest": packed[1], "data": packed[0]}
         yield NewRow(Coordinates, {"version_id": version, **placed})
-    if new.likeness.sketch is not None:
-        yield NewRow(WeightsSketch, {"version_id": version, **sketch_values(new.likeness.sketch)})
+    if sketch is not None:
+        yield NewRow(WeightsSketch, {"version_id": version, **sketch})
     for one in new.likeness.prints:
         asked = {"base": one.base, "question": one.question}
         yield NewRow(Fingerprint, {"version_id": version, **asked, "data": pack(one.values)[0]})
@@ -310,11 +324,12 @@ def told_of(held: Held) -> dict[str, Any]:
     return {"like": held.like_id, "by": held.by, "why": held.why, "score": held.score}
 
 
-def sketch_values(sketch: Sketch) -> dict[str, Any]:
-    """Columns of a weights sketch."""
-    keys = sketch.keys()
-    named = {"key_a": keys[0], "key_b": keys[1], "key_c": keys[2]}
-    return {"kind": KIND, "norm": sketch.norm, **named, "data": pack(sketch.values)[0]}
+def sketches_values(sketches: Sequence[Sketch]) -> list[dict[str, Any]]:
+    """Columns of weights sketches."""
+    return [
+        {"kind": KIND, "norm": sketch.norm, "cell": cell, "data": pack(sketch.values)[0]}
+        for sketch, cell in zip(sketches, cells(sketches), strict=True)
+    ]
 
 
 def source_values(model_digest: str, file: File, created: datetime) -> dict[str, Any]:

@@ -11,10 +11,13 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Direction, InputKind, Space
+from w2w_registry.catalog.points import newest_ids
 from w2w_registry.catalog.resolve import direction_named, version_for
+from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.recording.nearest import search_all
 from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
 from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.recording.versions import Activity, Input
@@ -28,6 +31,7 @@ from w2w_registry.space.basis import WeightSpace
 Amounts = Mapping[str, float | bool]
 """Per direction: units to move by (standard deviations of the attribute), or True / False for "yes" / "no"."""
 MOST_UNITS: Final = 1000
+_POPULATION: Final = 10_000  # identities that a distribution is learned from
 MARGIN: Final = 0.25
 """How far beyond the average "yes" (or "no") an on/off edit aims, as a share of the way from one to the other."""
 
@@ -229,22 +233,29 @@ def sample(
         permission = Permission(Use.SAMPLE, spaces=[space_row.id], purpose=purpose)
         decision = permission.require(registry, session)
         _, weights = open_space_of(registry, session, space_row.id)
-        people = stored.labelled(session, space_row)
+        people = newest_ids(session, space_row.id)
+        learned = population(session, space_row, people)
+        known = stored.labelled(session, space_row).coordinates if min_distance else learned[:0]
         names = free_names(session, name, count)
-    found = draw_samples(weights, people.coordinates, count, seed=seed, min_distance=min_distance, shape=shape)
-    drafts = []
-    for i, point in enumerate(found.points):
-        params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
-        params["population"] = len(people.version_ids)
-        activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
-        drafts.append(Draft(names[i], Kind.parse(kind), point.astype(np.float32), activity))
-    made = record(registry, space_row, weights, drafts, permission)
-    ids = [people.version_ids[j] if j >= 0 else None for j in found.nearest]
+    found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
+    points = found.points.astype(np.float32)
     with registry.catalog.read() as session:
-        refs = refs_of(session, [i for i in ids if i is not None])
-    nearest = [None if i is None else str(refs[i]) for i in ids]
-    for row, near, far in zip(made, nearest, found.distance, strict=True):
-        row |= {"nearest": near, "distance": float(far)}
+        searched = search_all(registry, session, space_row, points)
+    drafts = []
+    for i, point in enumerate(points):
+        params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
+        params["population"] = len(people)
+        if len(learned) < len(people):
+            params["learned_from"] = len(learned)
+        activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
+        drafts.append(Draft(names[i], Kind.parse(kind), point, activity))
+    made = record(registry, space_row, weights, drafts, permission, searched=searched)
+    best = searched.ids[:, 0].tolist() if searched.size else []
+    with registry.catalog.read() as session:
+        refs = refs_of(session, best)
+    for i, row in enumerate(made):
+        far = {"nearest": str(refs[best[i]]), "distance": 1.0 - float(searched.scores[i, 0])} if best else {}
+        row |= {"nearest": None, "distance": 2.0} | far
     return {
         "space": space_row.ref,
         "seed": seed,
@@ -254,8 +265,18 @@ def sample(
     }
 
 
+def population(session: Session, space: Space, people: Sequence[int], most: int = _POPULATION) -> Vector:
+    """Points (n, k) that a distribution is learned from: of ``people`` (version ids), or of ``most`` of them, evenly
+    spaced."""
+    if len(people) > most:
+        people = [people[i] for i in np.linspace(0, len(people) - 1, most).astype(int)]
+    found = coordinates_of(session, space.id, people)
+    return np.stack([found[i] for i in people]) if people else np.zeros((0, space.components), np.float32)
+
+
 def draw_samples(
     space: WeightSpace,
+    learned: Vector,
     known: Vector,
     count: int,
     *,
@@ -263,11 +284,12 @@ def draw_samples(
     min_distance: float,
     shape: sampling.Shape,
 ) -> sampling.Sampled:
-    """Points from the distribution of ``known`` (n, k); from the space's own spread when there are too few."""
-    if len(known) >= 20:
-        population = sampling.fit_population(known, shape)
+    """Points from the distribution of ``learned`` (n, k), from the space's own spread when those are too few; told how
+    far each is from ``known`` (m, k)."""
+    if len(learned) >= 20:
+        drawn = sampling.fit_population(learned, shape)
     else:
         centre = np.zeros(space.k) if space.coordinate_mean is None else space.coordinate_mean.astype(np.float64)
-        population = sampling.Population("independent", centre, space.component_std.astype(np.float64))
+        drawn = sampling.Population("independent", centre, space.component_std.astype(np.float64))
     metric = None if space.metric is None or space.metric.weights is None else np.asarray(space.metric.weights)
-    return sampling.sample(population, count, known, seed=seed, min_distance=min_distance, metric_weights=metric)
+    return sampling.sample(drawn, count, known, seed=seed, min_distance=min_distance, metric_weights=metric)

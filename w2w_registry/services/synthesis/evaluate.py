@@ -207,7 +207,7 @@ class _Bench:
         people = self._people()
         with self.registry.catalog.read() as session:
             known = stored.labelled(session, self.row).coordinates
-        found = draw_samples(self.space, known, len(people), seed=0, min_distance=0.0, shape="unmixed")
+        found = draw_samples(self.space, known, known, len(people), seed=0, min_distance=0.0, shape="unmixed")
         made = [self.space.reconstruct(p.astype(np.float32)) for p in found.points]
         trained = [self.space.reconstruct(p.coordinates) for p in people]
         own = [consistency(self.scorer.embed(pictures)) for pictures in self._draw(made)]

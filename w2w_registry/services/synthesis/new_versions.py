@@ -19,7 +19,7 @@ from w2w_registry.records import IdentityRef, Kind, OperationKind, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
-from w2w_registry.services.recording.nearest import open_nearest
+from w2w_registry.services.recording.nearest import Searched, search_all
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
 from w2w_registry.services.recording.sources import (
     Vector,
@@ -35,7 +35,9 @@ from w2w_registry.services.recording.versions import (
 )
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.metrics import false_alarm_among
 from w2w_registry.space.sketch import Sketch
+from w2w_registry.space.verdict import LIKELY
 
 _MAY_RESEMBLE = (OperationKind.SAMPLE, OperationKind.MIX, OperationKind.EDIT)
 _NEAREST = 3
@@ -91,16 +93,23 @@ def record(
     drafts: Sequence[Draft],
     permission: Permission,
     pipeline: str | None = None,
+    searched: Searched | None = None,
 ) -> list[dict[str, Any]]:
     """Record every draft, or none: one transaction, one version with its operation and events per draft.
 
     The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``pipeline``: the base model the
-    caller runs, to see what each draws (default: where it is known to lie).
+    caller runs, to see what each draws (default: where it is known to lie). ``searched``: what the index answered of
+    the drafts' points, where the caller has asked it.
 
     Raises:
         ConsentDenied, BadName, Conflict.
     """
-    drafts = with_resembled(registry, space_row, drafts)
+    if searched is None and space_row.calibration.get("false_match_rate"):
+        with registry.catalog.read() as session:
+            points = np.stack([draft.coordinates for draft in drafts]) if drafts else np.zeros((0, space.k), np.float32)
+            searched = search_all(registry, session, space_row, points)
+    if searched is not None:
+        drafts = with_resembled(registry, space_row, drafts, searched)
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]
@@ -112,7 +121,8 @@ def record(
         evidence = gate.evidence(permission.require(registry, uow.session))
         for start in range(0, len(drafts), _TOGETHER):
             part = range(start, min(start + _TOGETHER, len(drafts)))
-            admissions = door.admit_all([prepared[i] for i in part], [drafts[i].activity for i in part])
+            known = None if searched is None else searched.part(slice(start, part.stop))
+            admissions = door.admit_all([prepared[i] for i in part], [drafts[i].activity for i in part], searched=known)
             recordings = [
                 Recording(prepared[i], drafts[i].activity, word, (f"version.{drafts[i].activity.kind}", evidence))
                 for i, word in zip(part, admissions, strict=True)
@@ -122,19 +132,17 @@ def record(
     return made
 
 
-def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft]) -> list[Draft]:
-    """Samples, mixes and edits that come out as near a registered identity as another training of it would have it
-    upstream: what may be done with them is asked of that person too."""
-    threshold = space_row.calibration.get("threshold")
-    if threshold is None or not any(draft.activity.kind in _MAY_RESEMBLE for draft in drafts):
+def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft], searched: Searched) -> list[Draft]:
+    """Samples, mixes and edits that come out as near a registered identity as another training of it would, and likely
+    are it in a gallery of this size, have it upstream: what may be done with them is asked of that person too."""
+    threshold, rate = space_row.calibration.get("threshold"), space_row.calibration.get("false_match_rate")
+    if not threshold or not rate or not any(draft.activity.kind in _MAY_RESEMBLE for draft in drafts):
         return list(drafts)
+    ids, scores = searched.ids[:, :_NEAREST], searched.scores[:, :_NEAREST]
+    alarms = false_alarm_among(scores, float(threshold), float(rate), searched.size)
+    close = (ids >= 0) & (scores >= threshold) & (alarms <= LIKELY)
+    near = [row[chosen].tolist() for row, chosen in zip(ids, close, strict=True)]
     with registry.catalog.read() as session:
-        points = np.stack([draft.coordinates for draft in drafts])
-        ids, scores = open_nearest(registry, session, space_row).search(points, _NEAREST)
-        near = [
-            [int(i) for i, score in zip(row, values, strict=True) if i >= 0 and score >= threshold]
-            for row, values in zip(ids, scores, strict=True)
-        ]
         refs = refs_of(session, {i for row in near for i in row})
     return [
         _resembling(draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
