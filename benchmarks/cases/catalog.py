@@ -1,15 +1,26 @@
-"""Whole commands at a thousand identities and at many: list, show, audit query, and a cold search, CPU and memory."""
+"""Whole commands at a thousand identities and at many: list, show, audit query and a cold search; recording on the way.
+
+    BENCH_IDENTITIES=1000000 BENCH_HOME=FOLDER python -m benchmarks --only catalog
+
+With ``BENCH_HOME`` the registry is kept there and a run that was broken off goes on from it, one ``sample`` of ten
+thousand at a time; what each took stands in ``FOLDER/rates.json``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.cases.recording import PEOPLE, opened, rate
+from sqlalchemy import func, select
+
+from benchmarks.cases.recording import PEOPLE, opened, peak, rate, registry_at
 from benchmarks.frame import Row
+from w2w_registry.catalog.models import Version
 from w2w_registry.services.registry import Registry
 
 FEW = 1_000
@@ -21,37 +32,61 @@ COMMANDS: dict[str, Sequence[str]] = {
     "audit query versions --where": ["audit", "query", "versions", "--where", "kind = 'person'", "--limit", "20"],
     "search NAME, cold": ["search", "p0005"],
 }
+Taken = dict[str, tuple[float, float]]
 
 
 def rows(small: bool) -> Iterator[Row]:
     many = 5_000 if small else int(os.environ.get("BENCH_IDENTITIES", "1000000"))
+    kept = None if small else os.environ.get("BENCH_HOME")
+    if kept:
+        Path(kept).mkdir(parents=True, exist_ok=True)
+        yield from measured(Path(kept), many)
+        return
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder:
-        url, home = f"sqlite:///{folder}/catalog.db", Path(folder) / "home"
+        yield from measured(Path(folder), many)
+
+
+def measured(folder: Path, many: int) -> Iterator[Row]:
+    url, home = f"sqlite:///{folder}/catalog.db", folder / "home"
+    few, grown = grow(folder, url, home, many)
+    size = {"unit": "versions a CPU second", "database": "SQLite"}
+    for before, step in pairwise(grown):
+        if step["total"] // 100_000 > before["total"] // 100_000 or step is grown[-1]:
+            quality = {"peak MB": step["peak"]}
+            said = {**size, "identities": step["total"]}
+            told = f"after {grown[0]['total']:,}"
+            yield Row("recording", step["rate"], grown[0]["rate"], told, quality, said, more_is_better=True)
+    for name, (seconds, memory) in commands(registry_at(url, home), url, home).items():
+        quality = {"CPU, times itself": f"{seconds / few[name][0]:.3g}", "peak MB": memory}
+        yield Row(
+            name, seconds, few[name][0], f"itself at {FEW:,}", quality, {"identities": many, "database": "SQLite"}
+        )
+
+
+def grow(folder: Path, url: str, home: Path, many: int) -> tuple[Taken, list[dict[str, float]]]:
+    """Record up to ``many`` identities; what the commands took of the first thousand, and each step on the way."""
+    noted, first = folder / "rates.json", folder / "few.json"
+    if not first.exists():
         registry = opened(url, home)
-        few = after(registry, url, home, PEOPLE, FEW)
-        rates = []
-        before = FEW
-        while before < many:
-            more = min(AT_ONCE, many - before)
-            rates.append(rate(registry, more, f"s{before}-"))
-            before += more
-        size = {"unit": "versions a CPU second", "database": "SQLite", "identities": many}
-        if len(rates) > 1:
-            told = f"the first {AT_ONCE:,} of them"
-            yield Row("recording the last of many", rates[-1], rates[0], told, {}, size, more_is_better=True)
-        lots = commands(registry, url, home)
-        for name, (seconds, memory) in lots.items():
-            quality = {"CPU, times itself": f"{seconds / few[name][0]:.3g}", "peak MB": memory}
-            size = {"identities": many, "peer's": FEW, "database": "SQLite"}
-            yield Row(name, seconds, few[name][0], f"itself at {FEW:,}", quality, size)
+        rate(registry, FEW - PEOPLE, "first-")
+        first.write_text(json.dumps(commands(registry, url, home)))
+        noted.write_text("[]")
+    steps: list[dict[str, float]] = json.loads(noted.read_text())
+    registry = registry_at(url, home)
+    with registry.catalog.read() as session:
+        before = session.scalar(select(func.count()).select_from(Version)) or 0
+    while before < many:
+        more = min(AT_ONCE, many - before)
+        per_second = rate(registry, more, f"s{before}-")
+        before += more
+        steps.append({"total": before, "rate": per_second, "peak": peak()})
+        noted.write_text(json.dumps(steps))
+        print(f"{before:,}: {per_second:,.0f} a second, {peak():,.0f} MB", file=sys.stderr, flush=True)
+    registry.catalog.close()
+    return {name: (seconds, memory) for name, (seconds, memory) in json.loads(first.read_text()).items()}, steps
 
 
-def after(registry: Registry, url: str, home: Path, have: int, wanted: int) -> dict[str, tuple[float, float]]:
-    rate(registry, wanted - have, "first-")
-    return commands(registry, url, home)
-
-
-def commands(registry: Registry, url: str, home: Path) -> dict[str, tuple[float, float]]:
+def commands(registry: Registry, url: str, home: Path) -> Taken:
     """CPU seconds and peak memory in MB of each command as a process of its own, the less of two."""
     registry.catalog.close()
     found = {}

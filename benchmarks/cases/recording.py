@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -43,12 +44,22 @@ def opened(url: str, home: Path) -> Registry:
     """A registry with a space fitted on small LoRAs of people who differ in many ways, and these: among as many as are
     drawn later few look alike, as in a space of real size."""
     schema.upgrade(url)
-    settings = Settings(home, url, "bench", str(home / "artifacts"))
-    registry = Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+    registry = registry_at(url, home)
     loras = make_world(PEOPLE, axes=AXES).write(home / "loras", range(PEOPLE))
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     add(registry, AddRequest([str(loras)]))
     return registry
+
+
+def registry_at(url: str, home: Path) -> Registry:
+    """The registry there."""
+    settings = Settings(home, url, "bench", str(home / "artifacts"))
+    return Registry(settings, Catalog(url, event_hash=event_hash), ArtifactStore(settings.artifacts_url))
+
+
+def peak() -> float:
+    """Most memory that this process ever took, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 
 def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row]:
@@ -60,7 +71,7 @@ def measure(database: str, url: str, home: Path, *, small: bool) -> Iterator[Row
     for count in (2_000, 2_000) if small else (20_000, 20_000, 60_000):
         per_second = rate(registry, count, f"fast{total}")
         total += count
-        quality = {"CPU ms each": 1e3 / per_second}
+        quality = {"CPU ms each": 1e3 / per_second, "peak MB": peak()}
         size = {"unit": "versions a CPU second", "database": database, "at once": count, "then in all": total}
         yield Row("recording", per_second, one_by_one, "one by one", quality, size, more_is_better=True)
     registry.catalog.close()
