@@ -140,7 +140,7 @@ def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """An index as one state of the catalog has it, and how many rows that is; only read, by one search at a time."""
+    """An index as one state of the catalog has it; only read, by one search at a time."""
 
     stamp: Stamp
     index: VectorIndex
