@@ -108,8 +108,8 @@ def cells(sketches: Sequence[Sketch]) -> list[int]:
 def near_cells(sketches: Sequence[Sketch]) -> list[list[int]]:
     """For each sketch the cells in which those lie that are ``NEAR`` it.
 
-    One at that very distance is missed five times in a hundred, one at .05 twice in a thousand and one at .03 not in two
-    thousand; rounding to 8-bit floats moves a sketch by .037, to bf16 by .003.
+    One at that very distance is missed five times in a hundred, one at .05 twice in a thousand and one at .03 not in
+    two thousand; rounding to 8-bit floats moves a sketch by .037, to bf16 by .003.
     """
     places = _spread(sketches)
     sizes = np.abs(places)

@@ -30,7 +30,7 @@ from w2w_registry.services.identities.unplaced import add_copies, add_unplaced
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
 from w2w_registry.services.recording.likeness import of_adapter
-from w2w_registry.services.recording.novelty import Arrival, Sketchbook, plainly_new
+from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
@@ -238,11 +238,11 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
 def _known(registry: Registry, session: Session, seen: Sequence[Seen]) -> dict[int, tuple[IdentityRef, str | None]]:
     """Those that the registry holds: their place → what they are there, and how they are known."""
     found: dict[int, tuple[int, str | None]] = {}
-    book, firsts = Sketchbook(), list({one.model: i for i, one in reversed(list(enumerate(seen)))}.values())
+    firsts = list({one.model: i for i, one in reversed(list(enumerate(seen)))}.values())
     for start in range(0, len(firsts), ingest.CHUNK):
         part = firsts[start : start + ingest.CHUNK]
         arrivals = [Arrival(seen[i].sha256, seen[i].digests, seen[i].sketch) for i in part]
-        for i, new in zip(part, plainly_new(session, arrivals, book), strict=True):
+        for i, new in zip(part, plainly_new(session, arrivals), strict=True):
             if new:
                 continue
             try:

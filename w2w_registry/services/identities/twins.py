@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Adapter, read_adapter, same_adapter
-from w2w_registry.space.sketch import KEYS, NEAR, Sketch, distance
+from w2w_registry.space.sketch import NEAR, Sketch, cells, distance, near_cells
 
 
 class Twins:
@@ -17,8 +15,7 @@ class Twins:
 
     def __init__(self) -> None:
         self._by_key: dict[str, int] = {}
-        self._firsts: list[tuple[Path, Sketch, int]] = []
-        self._numbers = np.zeros((64, 1 + KEYS))
+        self._seen: dict[int, list[tuple[Path, Sketch, int]]] = {}  # by cell
         self._next = 0
 
     def number(self, adapter: Adapter, digests: Sequence[str], sketch: Sketch | None) -> int:
@@ -37,11 +34,8 @@ class Twins:
         return found
 
     def _like(self, adapter: Adapter, sketch: Sketch) -> int | None:
-        numbers, mine = self._numbers[: len(self._firsts)], np.array((sketch.norm, *sketch.keys()))
-        near = np.abs(numbers[:, 0] - mine[0]) <= NEAR * np.maximum(numbers[:, 0], mine[0])
-        near &= (np.abs(numbers[:, 1:] - mine[1:]) <= NEAR).all(axis=1)
-        for i in np.flatnonzero(near):
-            path, theirs, number = self._firsts[i]
+        (near,) = near_cells([sketch])
+        for path, theirs, number in (one for cell in near for one in self._seen.get(cell, ())):
             if distance(sketch, theirs) > NEAR:
                 continue
             try:
@@ -52,8 +46,4 @@ class Twins:
         return None
 
     def _keep(self, path: Path, sketch: Sketch, number: int) -> None:
-        place = len(self._firsts)
-        if place == len(self._numbers):
-            self._numbers = np.concatenate([self._numbers, np.zeros_like(self._numbers)])
-        self._numbers[place] = (sketch.norm, *sketch.keys())
-        self._firsts.append((path, sketch, number))
+        self._seen.setdefault(cells([sketch])[0], []).append((path, sketch, number))
