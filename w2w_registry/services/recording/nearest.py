@@ -92,6 +92,7 @@ class Searched:
 
 
 NEIGHBOURS = 4  # that a newcomer is compared with in a space
+MANY = 256  # points of which each is looked for less hard
 
 
 def search_all(registry: Registry, session: Session, space: Space, coordinates: NDArray[np.float32]) -> Searched:
@@ -101,7 +102,7 @@ def search_all(registry: Registry, session: Session, space: Space, coordinates: 
         nobody = (len(coordinates), 0)
         return Searched(space.id, seq, np.zeros(nobody, np.int64), np.zeros(nobody, np.float32), 0)
     nearest = open_nearest(registry, session, space)
-    ids, scores = nearest.search(coordinates, NEIGHBOURS)
+    ids, scores = nearest.search(coordinates, NEIGHBOURS, fast=len(coordinates) >= MANY)
     return Searched(space.id, seq, ids, scores, nearest.size)
 
 
