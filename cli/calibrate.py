@@ -31,11 +31,7 @@ def calibrate(frame: Frame, repeats: tuple[str, ...], pipeline: str | None, prom
     from w2w_registry.services.search import behaviour as service
 
     registry = frame.registry()
-    prober = fingerprints.open_prober(
-        pipeline or fingerprints.base_model_of(registry),
-        prompt=prompt or fingerprints.PROMPT,
-        device=device,  # type: ignore[arg-type]
-    )
+    prober = fingerprints.opener(registry, pipeline, device, prompt=prompt or fingerprints.PROMPT)()
     with progress("repeats") as tick:
         value = service.calibrate(registry, prober, repeats, progress=tick)
 

@@ -32,11 +32,7 @@ def fingerprint(
     if names and which:
         raise click.UsageError("name versions, or give --missing or --all; not both")
     registry = frame.registry()
-    prober = service.open_prober(
-        pipeline or service.base_model_of(registry),
-        prompt=prompt or service.PROMPT,
-        device=device,  # type: ignore[arg-type]
-    )
+    prober = service.opener(registry, pipeline, device, prompt=prompt or service.PROMPT)()
     with progress("fingerprints") as tick:
         taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick)
     held = look_again(registry, taken.base, taken.question, taken.versions) if taken.taken else []

@@ -36,7 +36,7 @@ Build = Callable[..., FastAPI]
 class NoModel(WarmEngine):
     """No base model is at hand, and none is looked for on the network."""
 
-    def open(self, space: WeightSpace) -> Any:
+    def open(self, registry: Registry, space: WeightSpace) -> Any:
         raise NotFound(what="base model", name=space.base_model)
 
 

@@ -232,9 +232,14 @@ def fast_bf16(device: torch.device) -> bool:
 
 
 def load_model(
-    source: str | Path, *, revision: str | None = None, device: Device = "auto", dtype: Precision = "auto"
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    device: Device = "auto",
+    dtype: Precision = "auto",
+    local: bool = False,
 ) -> DiffusionModel:
-    """Open a pipeline folder, or a Hub id (from the local cache when it is there).
+    """Open a pipeline folder, or a Hub id (from the local cache when it is there; ``local``: only from there).
 
     Raises:
         NotFound: no such folder, and no such model on the Hub either.
@@ -251,10 +256,11 @@ def load_model(
         with quiet(), memory_guard(where, "use [[dtype]] bfloat16, or a smaller base model"):
             from diffusers import DiffusionPipeline
 
-            index = DiffusionPipeline.load_config(name, revision=revision)
+            index = DiffusionPipeline.load_config(name, revision=revision, local_files_only=local)
             if "unet" not in index:
                 raise UsageError(reason=f"{name} is a {index.get('_class_name')}: it has no UNet")
             more: dict[str, Any] = {"safety_checker": None} if "safety_checker" in index else {}
+            more["local_files_only"] = local
             if "requires_safety_checker" in index:
                 more["requires_safety_checker"] = False
             pipe = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=kind, **more).to(where)

@@ -27,6 +27,7 @@ from w2w_registry.services.identities.unplaced import Point, add_unplaced
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.fingerprints import Prober, keep, open_prober
 from w2w_registry.services.recording.likeness import of_adapter
+from w2w_registry.services.recording.pipelines import to_open
 from w2w_registry.services.recording.sources import TRANSLATION, space_input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.basis import WeightSpace
@@ -61,7 +62,8 @@ def add(
     prober: Prober | None = None
     points: dict[Path, Point] = {}
     if fresh and not request.dry_run:
-        prober = open_prober(pipeline or space.base_model, device=device)
+        name, local = to_open(registry, space.base_model, pipeline)
+        prober = open_prober(name, device=device, local=local)
         prober.model.bank(space.layout)  # says so now when the base model is another
         with registry.catalog.read() as session:
             ridge, taught = _learned(session, prober, row, space)

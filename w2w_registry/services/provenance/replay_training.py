@@ -162,7 +162,7 @@ class Rerun:
         self.permission.require(registry)
         with registry.catalog.read() as session:
             _, space = open_space_of(registry, session, self.space.id)
-        model = self._model(space)
+        model = self._model(registry, space)
         with threads(int(self.operation.models.get("threads", 0))):
             again = _train if self.operation.kind == "train" else _invert
             return again(self, registry, space, model, progress)
@@ -173,12 +173,12 @@ class Rerun:
         paths = [self.found.paths[item.digest or ""] for item in _of_role(self.operation, "photo")]
         return [load_photo(path, model.image_size) for path in paths]
 
-    def _model(self, space: WeightSpace) -> DiffusionModel:
+    def _model(self, registry: Registry, space: WeightSpace) -> DiffusionModel:
         recorded = self.operation.models
         own = self.given.pipeline or (None if recorded.get("model") == space.base_model else recorded.get("model"))
         now = self.surroundings
         engine = Engine(own, cast(Any, now.get("device", "auto")), cast(Any, now.get("dtype", "auto")))
-        model = engine.open(space)
+        model = engine.open(registry, space)
         if now.get("dtype") != recorded.get("dtype"):
             return model  # weights of another precision have other digests
         for part, digest in _parts(self.operation).items():

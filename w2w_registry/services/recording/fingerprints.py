@@ -19,7 +19,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import MissingExtra, NotFound, RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.records import VersionState
-from w2w_registry.services.recording.pipelines import remember
+from w2w_registry.services.recording.pipelines import remember, to_open
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
@@ -81,7 +81,12 @@ class Taken:
 
 
 def open_prober(
-    pipeline: str, *, prompt: str = PROMPT, device: Literal["auto", "cpu", "cuda"] = "auto", revision: str | None = None
+    pipeline: str,
+    *,
+    prompt: str = PROMPT,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    revision: str | None = None,
+    local: bool = False,
 ) -> Prober:
     """Open a base model to take fingerprints with: in float32, so that every machine sees the same weights.
 
@@ -96,7 +101,7 @@ def open_prober(
     from w2w_registry.diffusion.pipeline import load_model
 
     try:
-        model = load_model(pipeline, revision=revision, device=device, dtype="float32")
+        model = load_model(pipeline, revision=revision, device=device, dtype="float32", local=local)
     except NotFound as error:
         raise NotFound(
             what="base model (say where it is with [[pipeline]])", name=pipeline, reason=error.reason
@@ -111,9 +116,16 @@ def prober_of(model: DiffusionModel, prompt: str = PROMPT) -> Prober:
     return Prober(model, model.unet_digest, prompt, f"{PROBES} {prompt}")
 
 
-def opener(registry: Registry, pipeline: str | None, device: Any = "auto") -> Callable[[], Prober]:
+def opener(
+    registry: Registry, pipeline: str | None, device: Any = "auto", *, prompt: str = PROMPT
+) -> Callable[[], Prober]:
     """Opens the base model when it is called."""
-    return lambda: open_prober(pipeline or base_model_of(registry), device=device)
+
+    def opened() -> Prober:
+        name, local = to_open(registry, "" if pipeline else base_model_of(registry), pipeline)
+        return open_prober(name, prompt=prompt, device=device, local=local)
+
+    return opened
 
 
 def base_model_of(registry: Registry) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import BadFile
+from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import read_text
 from w2w_registry.services.recording.placement import UNKNOWN_BASE, same_model_id
 from w2w_registry.services.registry import Registry
@@ -24,14 +24,38 @@ def at_hand(registry: Registry, base_model: str | None) -> str | None:
     """The folder a base model can be opened from, None when it is not on this machine (or nothing names it)."""
     if base_model is None or base_model == UNKNOWN_BASE:
         return None
+    return _told(registry, base_model) or _cached(base_model)
+
+
+def to_open(registry: Registry, base_model: str, said: str | None = None) -> tuple[str, bool]:
+    """What to open a base model by (its folder, or its id where the Hub's cache has it), and whether everything lies on
+    this machine, so that no network is asked. ``said``: what the user named instead, a folder or a Hub id.
+
+    Raises:
+        NotFound: it is not on this machine; says how to tell where it is.
+    """
+    if said is not None:
+        return said, False
+    folder = _told(registry, base_model)
+    if folder is not None:
+        return folder, True
+    if base_model != UNKNOWN_BASE and _cached(base_model) is not None:
+        return base_model, True
+    if base_model == UNKNOWN_BASE:
+        reason = "nothing says which it is; name its folder with [[pipeline]]"
+    else:
+        reason = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it lies, or [[pipeline]] FOLDER"
+    raise NotFound(what="base model on this machine", name=base_model, reason=reason)
+
+
+def _told(registry: Registry, base_model: str) -> str | None:
+    """The folder that somebody said a base model is in, or that it is itself."""
     for table in (registry.settings.pipelines, _used(registry)):
         for known, folder in table.items():
             if same_model_id(known, base_model) and _is_pipeline(Path(folder)):
                 return folder
     own = Path(base_model).expanduser()
-    if _is_pipeline(own):
-        return str(own)
-    return _cached(base_model)
+    return str(own) if _is_pipeline(own) else None
 
 
 def remember(registry: Registry, base_models: Collection[str | None], folder: str) -> None:

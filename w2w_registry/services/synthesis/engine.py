@@ -17,7 +17,8 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadImage, MissingExtra, NotFound, UsageError
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
-from w2w_registry.services.recording.fingerprints import Prober, base_model_of, open_prober, prober_of
+from w2w_registry.services.recording.fingerprints import Prober, opener, prober_of
+from w2w_registry.services.recording.pipelines import to_open
 from w2w_registry.services.recording.sources import Source, source, theta_of
 from w2w_registry.services.recording.spaces import load_space, open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -42,8 +43,8 @@ class Engine:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
-    def open(self, space: WeightSpace) -> DiffusionModel:
-        """The base model of ``space``.
+    def open(self, registry: Registry, space: WeightSpace) -> DiffusionModel:
+        """The base model of ``space``: where the registry's settings say it is, when no ``pipeline`` is said.
 
         Raises:
             MissingExtra, NotFound, DeviceError, UsageError.
@@ -51,17 +52,9 @@ class Engine:
         require_diffusion()
         from w2w_registry.diffusion.pipeline import load_model
 
-        revision = None if self.pipeline else space.base_revision
-        try:
-            model = load_model(
-                self.pipeline or space.base_model, revision=revision, device=self.device, dtype=self.dtype
-            )
-        except NotFound as error:
-            if self.pipeline is None:
-                raise NotFound(
-                    what="base model (say where it is with [[pipeline]])", name=space.base_model, reason=error.reason
-                ) from None
-            raise
+        name, local = to_open(registry, space.base_model, self.pipeline)
+        revision = space.base_revision if name == space.base_model else None
+        model = load_model(name, revision=revision, device=self.device, dtype=self.dtype, local=local)
         model.bank(space.layout)
         return model
 
@@ -77,10 +70,10 @@ class WarmEngine(Engine):
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False, compare=False)
     _kept: dict[tuple[str, str], DiffusionModel] = field(default_factory=dict, repr=False, compare=False)
 
-    def open(self, space: WeightSpace) -> DiffusionModel:
+    def open(self, registry: Registry, space: WeightSpace) -> DiffusionModel:
         """As ``Engine.open``."""
         key = (self.pipeline or space.base_model, space.layout.digest)
-        model = self._kept.pop(key, None) or super().open(space)
+        model = self._kept.pop(key, None) or super().open(registry, space)
         self._kept[key] = model
         while len(self._kept) > self.most:
             del self._kept[next(iter(self._kept))]
@@ -96,10 +89,10 @@ class WarmEngine(Engine):
         with registry.catalog.read() as session:
             row = default_space(session)
         if row is not None:
-            model = self.open(load_space(registry.artifacts, row))
+            model = self.open(registry, load_space(registry.artifacts, row))
             if str(model.dtype) == "torch.float32":
                 return prober_of(model)
-        return open_prober(self.pipeline or base_model_of(registry), device=self.device)
+        return opener(registry, self.pipeline, self.device)()
 
 
 def require_diffusion() -> None:
@@ -158,7 +151,7 @@ def fit_guess(
     if not photos and drawn < 1:
         raise UsageError(reason="say what to learn from: [[photos]] FOLDER, or [[drawn]] 4")
     row, space = open_space(registry, space_ref)
-    model = engine.open(space)
+    model = engine.open(registry, space)
     folders = {} if photos is None else photo_folders(Path(photos))
     people, skipped = _allowed(
         registry, row, sorted(folders) if folders else None, Use.GENERATE if drawn else Use.INVERT

@@ -120,7 +120,7 @@ class _Bench:
         self, registry: Registry, request: EvaluateRequest, row: Space, space: WeightSpace, progress: Progress
     ) -> None:
         self.registry, self.request, self.row, self.space, self.progress = registry, request, row, space, progress
-        self.model: DiffusionModel = request.engine.open(space)
+        self.model: DiffusionModel = request.engine.open(registry, space)
         self.scorer = open_scorer(request.scorer, request.engine)
 
     def inversion(self) -> list[Figure]:

@@ -158,7 +158,7 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
         path=f"{origin.ref}, edited",
         pipeline=request.engine.pipeline,
     )
-    model = request.engine.open(space)
+    model = request.engine.open(registry, space)
     shots = [Shot(d.theta, d.seed, d.edited) for d in plan]
     with ExitStack() as stack:
         words = [] if request.from_coordinates else _speak(stack, model, text_changes(registry, origin))

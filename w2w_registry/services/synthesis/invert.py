@@ -128,7 +128,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     permission.require(registry)
     if request.mask is not None and sum(len(s.photos) for s in sittings) != 1:
         raise UsageError(reason="[[mask]] is for one photo")
-    model = request.engine.open(space)
+    model = request.engine.open(registry, space)
     found = load_guess(registry, row, model.unet_digest) if request.use_guess else None
     for sitting in sittings:
         for photo in sitting.photos:

@@ -48,7 +48,7 @@ def as_queries(
 
     row, basis = open_space(registry, space)
     gate.require(registry, Use.SEARCH, kind=Kind.PERSON, spaces=[row.id])
-    model = engine.open(basis)
+    model = engine.open(registry, basis)
     request = InvertRequest(photos=photos, engine=engine)
     looked = [load_photo(Path(photo).expanduser(), model.image_size) for photo in photos]
     guess = load_guess(registry, row, model.unet_digest)

@@ -51,7 +51,7 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> dict[str, Any]:
         permission.require(registry, session)
         row, space = open_space_of(registry, session, origin.space_id)
         theta = theta_of(registry, origin, space, row.ref, from_coordinates=False)
-    model = request.engine.open(space)
+    model = request.engine.open(registry, space)
     (pixels,) = draw(model, space.layout, [Shot(theta, request.seed)], recipe)
     digest = registry.artifacts.put(_small(pixels))
     with registry.catalog.write(registry.actor) as uow:

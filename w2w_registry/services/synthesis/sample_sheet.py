@@ -59,7 +59,7 @@ def write_sheet(
         permission.require(registry, session)
         row, space = open_space_of(registry, session, origins[0].space_id)
         thetas = [theta_of(registry, origin, space, row.ref, from_coordinates=False) for origin in origins]
-    model = (engine or Engine()).open(space)
+    model = (engine or Engine()).open(registry, space)
     recipe = Recipe(PROMPT, None, steps, None, None, None)
     drawn = draw(model, space.layout, [Shot(theta, seed, None) for theta in thetas], recipe, progress=progress)
     rows = [list(drawn[i : i + ACROSS]) for i in range(0, len(drawn), ACROSS)]

@@ -159,7 +159,7 @@ class _Run:
         from w2w_registry.diffusion.train import TrainConfig
 
         space = None if place is None else place[1]
-        model = _model(request.engine, space)
+        model = _model(registry, request.engine, space)
         layout = space.layout if space is not None else own_layout(model, request.rank, request.alpha)
         theta0 = start_of(layout, space, request.init_seed)
         config = TrainConfig(
@@ -271,9 +271,9 @@ def who_is_where(request: TrainRequest) -> dict[str, list[Path]]:
     return people
 
 
-def _model(engine: Engine, space: WeightSpace | None) -> DiffusionModel:
+def _model(registry: Registry, engine: Engine, space: WeightSpace | None) -> DiffusionModel:
     if space is not None:
-        return engine.open(space)
+        return engine.open(registry, space)
     if engine.pipeline is None:
         raise UsageError(reason="without a space, say which base model to train on: [[pipeline]] FOLDER or Hub id")
     from w2w_registry.diffusion.pipeline import load_model
