@@ -110,6 +110,8 @@ def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
     asks = sys.stdin.isatty() and not frame.json
     planned = intake.plan(frame.registry() if there else None, found, fit=yes or request.dry_run or asks or not there)
     if request.dry_run:
+        if there:
+            planned = intake.asked(frame.registry(), request, planned)
         emit(frame, planned.to_json(), lambda: _show_plan(planned))
         return 0
     if (planned.init or planned.fits) and not yes:
@@ -190,9 +192,13 @@ def _show_plan(planned: Plan) -> None:
     for group in planned.groups:
         say(_group_line(group))
     _failures(list(planned.survey.failed), "cannot be used")
+    _failures(list(planned.refused), "would not be let in")
+    _warnings(planned.items)
     _skipped(planned.survey.skipped)
+    held = f" ({planned.held} of them held)" if planned.held else ""
+    refused = f"{len(planned.refused)} would not be let in, " if planned.refused else ""
     note(
-        f"{planned.added} would be added, {planned.existing} already there or twice, "
+        f"{planned.added} would be added{held}, {planned.existing} already there or twice, {refused}"
         f"{len(planned.survey.failed)} failed, {len(planned.survey.skipped)} skipped"
     )
 

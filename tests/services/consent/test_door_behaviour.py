@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from sqlalchemy import select
 
@@ -20,13 +21,16 @@ from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.protect import protect_subject
+from w2w_registry.services.identities import intake, translated
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
-from w2w_registry.services.identities.manage import remove
+from w2w_registry.services.identities.manage import list_identities, remove
 from w2w_registry.services.recording import newcomers
 from w2w_registry.services.recording.fingerprints import take
 from w2w_registry.services.recording.pipelines import at_hand
-from w2w_registry.services.registry import Registry, init_registry, open_registry
+from w2w_registry.services.recording.spaces import open_space
+from w2w_registry.services.registry import Registry, init_registry, no_progress, open_registry
 from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.spaces.release_points import add_points
 from w2w_registry.services.synthesis.export import export
 from w2w_registry.settings import load_settings
 
@@ -206,6 +210,54 @@ def test_a_registry_of_a_few_lets_nobody_back(few: Registry, world: Path, tmp_pa
         assert found.held
         with pytest.raises(ConsentDenied):
             export(few, "brush", str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("way", ["into a space", "wherever it fits", "translated"])
+def test_a_plan_says_what_the_door_will(home: Registry, world: Path, way: str) -> None:
+    withdraw.withdraw(home, "s005")
+    files = [world / "again" / "p005", world / "again" / "p007", world / "strangers" / "s1003"]
+    options = {"kind": "style", "prefix": "x/", "dry_run": True}
+    request = AddRequest([str(path) for path in files], **options)  # type: ignore[arg-type]
+    before = len(list_identities(home))
+    if way == "into a space":
+        foreseen = add(home, replace(request, space="faces")).items
+    elif way == "translated":
+        foreseen = translated.add(home, request, "/nowhere").items
+    else:
+        foreseen = intake.asked(home, request, intake.plan(home, intake.survey(request), fit=False)).items
+    done = add(home, replace(request, dry_run=False)).items
+    assert [(one.status, one.held) for one in foreseen] == [(one.status, one.held) for one in done]
+    assert [(one.status, one.held) for one in done] == [("failed", False), ("added", True), ("added", False)]
+    assert isinstance(foreseen[0].error, LikenessRefused)
+    assert "held: it resembles p007@1" in foreseen[1].warnings[0]
+    assert len(list_identities(home)) == before + 2
+
+
+def test_points_of_a_release_pass_the_door_with_their_fingerprints(home: Registry) -> None:
+    withdraw.withdraw(home, "s005", erase=True)
+    loras, (_, space) = load_loras(), open_space(home, "faces")
+    points = space.project(space.in_gauge(np.stack([loras.theta[5], loras.theta[1001], loras.theta[1003]])))
+    done = add_points(home, "faces@1", "them", space, points, {}, no_progress)
+    assert (done.added, done.refused, done.unseen) == (2, 1, None)
+    names = [str(one["identity"]) for one in list_identities(home)]
+    assert {name for name in names if name.startswith("them/")} == {"them/1", "them/2"}
+    with home.catalog.read() as session:
+        assert len(session.scalars(select(Fingerprint)).all()) == PEOPLE - 1 + 2
+    again = add_points(home, "faces@1", "them", space, points, {}, no_progress)
+    assert (again.added, again.refused) == (0, 1)
+
+
+def test_points_that_nobody_can_draw_are_said_to_be_compared_by_weights(
+    home: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw.withdraw(home, "s005")
+    _, space = open_space(home, "faces")
+    monkeypatch.setattr(newcomers, "at_hand", lambda *_: None)
+    done = add_points(
+        home, "faces@1", "them", space, space.project(space.in_gauge(load_loras().theta[1001:1002])), {}, no_progress
+    )
+    assert (done.added, done.refused) == (1, 0)
+    assert "is not on this machine" in str(done.unseen)
 
 
 def test_without_the_base_model_the_weights_decide_and_it_is_said(

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from examples.miniworld.unpack import BASE_MODEL, DATA, load_loras
+from tests.hub.local_hub import LocalHub
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
@@ -19,7 +20,11 @@ from w2w_registry.diffusion import translate as walking
 from w2w_registry.diffusion.bank import LoraBank
 from w2w_registry.diffusion.pipeline import load_model
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.lora import lora_files, read_lora
+from w2w_registry.hub.client import HubClient
+from w2w_registry.lora import lora_files, read_lora, same_model
+from w2w_registry.services.hub.pull import pull
+from w2w_registry.services.hub.pulling import PullRequest
+from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.identities import ingest, translated
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.provenance.replay import replay
@@ -165,3 +170,23 @@ def test_the_regression_is_judged_on_people_left_out() -> None:
     assert np.allclose(guess.white.numpy()[:, :4], white[:3, :4], atol=0.3)
     with pytest.raises(Exception, match="at least"):
         walking.fit_ridge(prints[:5], noise[:5])
+
+
+def test_what_is_published_of_it_is_the_lora_its_coordinates_say(
+    registry: Registry, added: Version, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    with LocalHub() as hub:
+        client = HubClient(hub.endpoint, token=hub.user("acme").token, sleep=lambda seconds: None)
+        push(registry, client, PushRequest("dora", "acme/dora"))
+        export(registry, "dora", str(tmp_path / "mine"))
+        (tmp_path / "theirs").mkdir()
+        for name, content in hub.files("acme/dora").items():
+            if name.startswith("adapter") and content is not None:
+                (tmp_path / "theirs" / name).write_bytes(content)
+        assert same_model(read_lora(tmp_path / "mine"), read_lora(tmp_path / "theirs")).same
+        assert "DoRA" not in (hub.files("acme/dora")["README.md"] or b"").decode()
+        report = pull(registry, client, PullRequest("hf://acme/dora", name="fetched"))
+    assert (report.status, report.residual is not None) == ("added", True)

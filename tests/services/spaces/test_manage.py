@@ -38,6 +38,19 @@ def test_the_same_fit_is_the_same_space(registry: Registry, loras: Path) -> None
     assert (again["digest"], again["space"]) == (first["digest"], "tiny@1")
 
 
+def test_the_same_fit_under_another_name_is_said(registry: Registry, loras: Path, tmp_path: Path) -> None:
+    first = fit_space(registry, "faces", [str(loras)], base_model=BASE)
+    again = fit_space(registry, "people", [str(loras)], base_model=BASE)
+    assert again["space"] == first["space"] == "faces@1"
+    assert "no space people was made: this one is there already, as faces@1" in again["warnings"]
+    assert not any(
+        "there already" in text for text in fit_space(registry, "faces", [str(loras)], base_model=BASE)["warnings"]
+    )
+    export_space(registry, "faces", str(tmp_path / "space"))
+    assert "as faces@1" in import_space(registry, "people", str(tmp_path / "space"))["notes"][-1]
+    assert len(list_spaces(registry)) == 1
+
+
 def test_what_was_fitted_on_is_recorded(registry: Registry, loras: Path) -> None:
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     with registry.catalog.read() as session:

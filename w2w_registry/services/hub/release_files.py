@@ -29,11 +29,12 @@ from w2w_registry.consent.records import ConsentRecord
 from w2w_registry.errors import MissingExtra, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
-from w2w_registry.lora import LoraFile, lora_files, not_plain, read_adapter, read_lora
+from w2w_registry.lora import LoraFile, lora_files, model_digest, not_plain, read_adapter, read_lora
 from w2w_registry.records import ConsentState, iso
 from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.manifests import manifest_of
 from w2w_registry.services.recording.preview_pictures import kept_preview, leaving_preview
+from w2w_registry.services.recording.sources import own_lora
 from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.layout import Layout, TensorKey
@@ -114,6 +115,10 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
     if version.space is None and version.artifact_digest is None:
         raise no_space(f"{name}@{version.number}")
     inputs = inputs_of(session, version.operation_id)
+    place = _place(session, version)
+    kept = version.artifact_digest if place is None else own_lora(version)
+    # Of a translated adapter what its coordinates say is published: the file it came as is no LoRA of the space.
+    translated = kept is None and version.artifact_digest is not None
     prompt = version.operation.params.get("instance_prompt") or version.operation.params.get("prompt")
     return VersionFacts(
         version_id=version.id,
@@ -121,16 +126,16 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         number=version.number,
         kind=str(version.identity.kind),
         state=str(version.state),
-        adapter=version.adapter or PLAIN_ADAPTER,
-        place=_place(session, version),
-        model_digest=version.model_digest,
+        adapter=PLAIN_ADAPTER if translated else version.adapter or PLAIN_ADAPTER,
+        place=place,
+        model_digest=_point_digest(registry, session, place) if translated and place else version.model_digest,
         residual=version.residual,
         base_model=version.base_model,
         base_revision=version.base_revision,
         operation=version.operation.kind,
         instance_prompt=prompt if isinstance(prompt, str) else None,
         made_from=tuple(i.ref for i in inputs if i.ref and i.kind in (InputKind.VERSION, InputKind.HUB)),
-        artifact_digest=version.artifact_digest,
+        artifact_digest=kept,
         preview_digest=version.preview_digest,
         manifest=_manifest(registry, session, version),
     )
@@ -145,6 +150,12 @@ def _place(session: Session, version: Version) -> Place | None:
         raise UsageError(reason=f"{version.identity.name}@{version.number} has no coordinates any more")
     layout = Layout.from_json(space.layout)
     return Place(space.id, space.ref, space.digest, _space_repo(session, space.id), layout, point.data)
+
+
+def _point_digest(registry: Registry, session: Session, place: Place) -> str:
+    """The digest of the LoRA that coordinates amount to in their space."""
+    space = load_space(registry.artifacts, session.get_one(Space, place.space_id))
+    return model_digest(space.reconstruct(unpack(place.coordinates)), space.layout)
 
 
 def find_facts(registry: Registry, session: Session, name: str) -> VersionFacts:

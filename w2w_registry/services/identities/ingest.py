@@ -34,7 +34,7 @@ from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
-from w2w_registry.services.consent.second_look import Near, SecondLook
+from w2w_registry.services.consent.second_look import Near
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.incoming import Incoming, file_of, plain, read, strangers
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
@@ -137,15 +137,14 @@ class _Chunk:
         """Record the new ones; say of the others that they are there."""
         if not incoming:
             return []
-        likenesses = [one.likeness for one in incoming]
         points = [{self.row.id: one.coordinates} for one in incoming]
-        if self.request.dry_run:
-            with self.registry.catalog.read() as session:
-                second = SecondLook(self.registry, session)
-                near = second.near(likenesses, points)
-                return [self._foresee(session, second, one, near[i]) for i, one in enumerate(incoming)]
         incoming = self._asked(incoming)
         likenesses = [one.likeness for one in incoming]
+        if self.request.dry_run:
+            with self.registry.catalog.read() as session:
+                door = Door(self.registry, session)
+                near = door.second.near(likenesses, points)
+                return [self._foresee(session, door, one, near[i]) for i, one in enumerate(incoming)]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
         stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming)}
         with self.registry.catalog.write(self.registry.actor) as uow:
@@ -220,7 +219,7 @@ class _Chunk:
         """The version that already holds this model, and how it is known when the bytes differ."""
         return known_whole(self.registry, session, one.lora, tuple(one.digests), one.likeness)
 
-    def _foresee(self, session: Session, second: SecondLook, one: Incoming, near: Sequence[Near]) -> Item:
+    def _foresee(self, session: Session, door: Door, one: Incoming, near: Sequence[Near]) -> Item:
         known = self._known(session, one)
         if known is not None:
             return self._existing(session, one, *known)
@@ -228,11 +227,16 @@ class _Chunk:
         if twin is not None:
             how = "re-saved, in this command"
             return Item(one.path, "existing", twin.name, None, one.residual, one.placed.gauge, how)
-        one, told = self._named(session, one)
+        try:
+            door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
+            one, told = self._named(session, one)
+        except RegistryError as error:
+            return Item(one.path, "failed", one.name, error=error)
         self.foreseen.append(_Foreseen(one.path, one.name, one.digests, one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
-        held = second.told(one.name, self.kind, self.request.subjects, None, near)
-        return self._added(one, 1 + newest, (*told, *second.remarks(one.name, near, held)), held is not None)
+        held = door.second.told(one.name, self.kind, self.request.subjects, None, near)
+        told = (*told, *door.second.remarks(one.name, near, held), *said_uncompared(door, one.likeness, one.unasked))
+        return self._added(one, 1 + newest, told, held is not None)
 
     def _named(self, session: Session, one: Incoming) -> tuple[Incoming, tuple[str, ...]]:
         """The newcomer under the name it gets, and what is to be told of that."""

@@ -22,6 +22,7 @@ from w2w_registry.errors import BadFile, RegistryError
 from w2w_registry.lora import Candidate, Skipped, digests_of, discover, lora_of, not_plain, read_adapter
 from w2w_registry.records import IdentityRef, check_name
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.foreseeing import at_the_door
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
 from w2w_registry.services.identities.outcome import lists
@@ -100,6 +101,15 @@ class Plan:
     @property
     def existing(self) -> int:
         return sum(item.status == "existing" for item in self.items)
+
+    @property
+    def refused(self) -> tuple[Item, ...]:
+        """What would not be let in (``asked``)."""
+        return tuple(item for item in self.items if item.error is not None)
+
+    @property
+    def held(self) -> int:
+        return sum(item.held for item in self.items)
 
     @property
     def fits(self) -> tuple[Group, ...]:
@@ -233,6 +243,16 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         groups += [group(some, space=ref) for some in bases.values()]
     items = tuple(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
     return Plan(found, tuple(groups), registry is None, items)
+
+
+def asked(registry: Registry, request: AddRequest, planned: Plan) -> Plan:
+    """The plan with what the door says of each newcomer (``foreseeing``): what ``perform`` will meet there.
+
+    Raises:
+        ConsentDenied: the subjects' consent does not allow registering them.
+    """
+    candidates = [one.candidate for one in planned.survey.seen]
+    return replace(planned, items=at_the_door(registry, request, planned.items, candidates))
 
 
 def _known(registry: Registry, session: Session, seen: Sequence[Seen]) -> dict[int, tuple[IdentityRef, str | None]]:

@@ -35,7 +35,7 @@ def seen_again(
     Raises:
         SecondPersonNeeded: one person alone says whom the version depicts.
     """
-    _depict(registry, uow, request, one, version)
+    depict(registry, uow, request, one.path, version)
     if not came_in(uow.session, version.id, one.lora.sha256):
         uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
         uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
@@ -50,22 +50,25 @@ def seen_again(
     return changed
 
 
-def _depict(registry: Registry, uow: UnitOfWork, request: AddRequest, one: Incoming, version: Version) -> None:
+def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, version: Version) -> None:
+    """Name the request's subjects of a version that is there already.
+
+    Raises:
+        SecondPersonNeeded: one person alone says whom the version depicts.
+    """
     named = subjects_of(uow.session, [version.id]).get(version.id, ())
     missing = [subject for subject in request.subjects if subject not in named]
     if not missing:
         return
     if request.evidence is None:
-        _named_by_two(registry, uow.session, one, version, missing)
+        _named_by_two(registry, uow.session, path, version, missing)
     for subject in missing:
         ensure_subject(uow, subject)
         uow.add(VersionSubject(version_id=version.id, subject_id=subject))
     uow.event("version.depict", {"version": version.id, "subject": missing}, evidence=request.evidence)
 
 
-def _named_by_two(
-    registry: Registry, session: Session, one: Incoming, version: Version, subjects: Sequence[str]
-) -> None:
+def _named_by_two(registry: Registry, session: Session, path: str, version: Version, subjects: Sequence[str]) -> None:
     """Whom a version depicts that is there already is not for one person alone to say."""
     ref, who = refs_of(session, [version.id])[version.id], ", ".join(subjects)
     said_by_two(
@@ -73,6 +76,6 @@ def _named_by_two(
         session,
         digest_of(["depict", version.id, sorted(subjects)]),
         f"say that {ref} depicts {who}",
-        f"w2w-reg add {one.path} --subject {subjects[0]}",
+        f"w2w-reg add {path} --subject {subjects[0]}",
         hint="or name what proves it with [[evidence]]",
     )

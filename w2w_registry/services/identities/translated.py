@@ -21,6 +21,7 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Candidate, read_adapter
+from w2w_registry.services.identities.foreseeing import at_the_door
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item
 from w2w_registry.services.identities.meant import meant
 from w2w_registry.services.identities.unplaced import Point, add_unplaced
@@ -74,7 +75,8 @@ def add(
             done |= failed
             progress(min(start + AT_ONCE, len(fresh)), len(fresh))
     if request.dry_run:
-        done |= {str(c.path): Item(str(c.path), "added", request.prefix + c.name) for c in fresh}
+        new = [Item(str(c.path), "added", request.prefix + c.name) for c in fresh]
+        done |= {item.path: item for item in at_the_door(registry, request, new, fresh)}
     else:
         todo = [c for c in candidates if str(c.path) not in done]
         done |= {item.path: _told(item) for item in add_unplaced(registry, request, todo, asked.labels, points)}

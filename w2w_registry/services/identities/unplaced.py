@@ -23,6 +23,7 @@ from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
+from w2w_registry.services.identities.seen_again import depict
 from w2w_registry.services.recording.equivalents import known_adapter, known_model
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, set_labels
@@ -55,7 +56,7 @@ def add_unplaced(
 ) -> list[Item]:
     """Record adapters in no weight space, or at ``points`` by path that were found for them; one transaction for all.
     What fails is said and the others go on."""
-    asked = _asked(registry, request, candidates)
+    asked = drawn_by(registry, request, candidates)
     with registry.catalog.write(registry.actor) as uow:
         kind = request.meant_kind
         gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, session=uow.session)
@@ -109,6 +110,7 @@ class _Recorder:
 
     def _existing(self, one: _Newcomer, version: Version, how: str | None) -> Item:
         uow = self._uow
+        depict(self._registry, uow, self._request, str(one.candidate.path), version)
         _note_file(uow, version, one.digests[0], one.file)
         changed = set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
         owner = uow.session.get_one(Identity, version.identity_id)
@@ -191,7 +193,7 @@ def named_base(named: str | None, recorded: str | None) -> dict[str, str]:
     return {} if named is None or named == recorded else {"named_base_model": named}
 
 
-def _asked(registry: Registry, request: AddRequest, candidates: Sequence[Candidate]) -> dict[Path, Asked]:
+def drawn_by(registry: Registry, request: AddRequest, candidates: Sequence[Candidate]) -> dict[Path, Asked]:
     """What adapters draw, by path, where their base model is at hand and they are not there already."""
     new: dict[Path, Newcomer] = {}
     for candidate in candidates if installed() else ():

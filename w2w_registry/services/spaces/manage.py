@@ -83,6 +83,7 @@ def fit_space(
         row = register_space(registry, name, found.space, activity, fit_set.members, found.residual)
     warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
     warnings += [] if few is None else [few]
+    warnings += is_another(name, row)
     if found.space.gauge == "raw":
         warnings.append("the LoRAs were trained from different starts: coordinates in this space mean little")
     if found.space.calibration is None:
@@ -101,7 +102,7 @@ def register_space(
 ) -> str:
     """Store the arrays and add the row, its operation and its members, with one event; returns ``name@number``.
 
-    A space whose digest is in the catalog already is not added again.
+    A space whose digest is in the catalog already is not added again: it is the one returned (``is_another``).
     """
     artifact = store_space(registry.artifacts, space)
     with registry.catalog.write(registry.actor) as uow:
@@ -139,6 +140,13 @@ def register_space(
         _add_members(uow, row, members)
         uow.event("space.add", {"space": row.id, "operation": row.operation_id}, digest=space.digest)
         return row.ref
+
+
+def is_another(name: str, ref: str) -> tuple[str, ...]:
+    """What to say when a space that was to be called ``name`` is there under another name, ``ref``."""
+    if ref.partition("@")[0] == name:
+        return ()
+    return (f"no space {name} was made: this one is there already, as {ref}",)
 
 
 def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None:
@@ -234,7 +242,8 @@ def import_space(
         origin: where a folder that was fetched comes from.
 
     Returns:
-        What :func:`show_space` gives, plus ``notes``, and ``identities_added`` when asked for.
+        What :func:`show_space` gives, plus ``notes``, and when asked for ``identities_added`` and
+        ``identities_refused``.
 
     Raises:
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
@@ -256,12 +265,17 @@ def import_space(
         inputs=[origin or Input("space", InputKind.SPACE, digest=space.digest, ref=Path(path).name)],
     )
     ref = register_space(registry, name, space, activity)
-    added = None
+    points = None
     if with_identities and release is not None and release.coordinates is not None:
-        added = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
+        points = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
     shown = show_space(registry, ref)
-    notes = list(release.notes) if release else []
-    return {**shown, "notes": notes, **({} if added is None else {"identities_added": added})}
+    notes = [*(release.notes if release else ()), *is_another(name, ref)]
+    if points is not None and points.refused:
+        notes.append(f"{points.refused} of its identities draw somebody who refused, and were left out")
+    if points is not None and points.unseen is not None:
+        notes.append(f"its identities were compared with people who refused by their weights alone: {points.unseen}")
+    counted = {} if points is None else {"identities_added": points.added, "identities_refused": points.refused}
+    return {**shown, "notes": notes, **counted}
 
 
 def _read_space(path: str, components: int | None, base_model: str | None) -> tuple[WeightSpace, Release | None]:

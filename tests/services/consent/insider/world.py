@@ -174,7 +174,7 @@ def _patches(insider: Insider, loras: Loras) -> Iterator[Any]:
 
     def inverted(model: Any, space: Any, photos: Sequence[Any], *rest: Any, **options: Any) -> list[Inverted]:
         assert insider.planted is not None
-        point = np.asarray(space.project(insider.planted[0]), np.float32)
+        point = np.asarray(space.project(space.in_gauge(insider.planted[0][None])[0]), np.float32)
         return [Inverted(point, 0.1, 1.0, 0.5, 1.0, 1, True, (), 0.0)]
 
     class Shifted(datetime):
