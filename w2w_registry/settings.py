@@ -88,6 +88,11 @@ class Settings:
         return self.home / "pictures"
 
     @property
+    def answers_dir(self) -> Path:
+        """What the gallery answered to changes that may be sent twice, for a day."""
+        return self.home / "answers"
+
+    @property
     def training_dir(self) -> Path:
         """How far unfinished training got."""
         return self.home / "training"

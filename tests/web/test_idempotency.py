@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 
 import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import JSONResponse, Response
 
+from tests.web.conftest import ORIGIN, TOKEN, Build
+from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
+from w2w_registry.services.consent import grants, withdraw
+from w2w_registry.services.recording.answered import AnswerFolder
 from w2w_registry.services.registry import Registry
 from w2w_registry.web.idempotency import KEPT_FOR, Answers
 from w2w_registry.web.problems import Problem
@@ -52,9 +58,38 @@ def test_a_key_is_short_and_printable(program: TestClient, key: str) -> None:
     assert program.post("/api/v1/tags", json=TAG, headers={"idempotency-key": key}).status_code == 400
 
 
-def test_under_way_failed_and_forgotten() -> None:
+def test_answers_outlive_the_server(program: TestClient, build: Build, registry: Registry) -> None:
+    key = {"idempotency-key": "a"}
+    first = program.post("/api/v1/tags", json=TAG, headers=key)
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    anew = TestClient(build(), base_url=ORIGIN, headers=bearer)
+    again = anew.post("/api/v1/tags", json=TAG, headers=key)
+    assert (again.status_code, again.content) == (200, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert events(registry) == 1
+
+
+def test_what_was_cut_short_is_not_made_again(program: TestClient, build: Build, registry: Registry) -> None:
+    folder = AnswerFolder(registry, KEPT_FOR)
+    text = b"/api/v1/tags?\n" + json.dumps(TAG, separators=(",", ":")).encode()
+    assert folder.claim("curator", "k", hashlib.sha256(text).hexdigest()) is None  # and the server stopped
+    answer = program.post("/api/v1/tags", json=TAG, headers={"idempotency-key": "k"})
+    assert answer.status_code == 409
+    assert "stopped" in answer.json()["detail"]
+    assert events(registry) == 0
+
+
+def test_an_erasure_takes_the_answers_along(program: TestClient, registry: Registry) -> None:
+    grants.grant(registry, "s-1", Scope(purposes=("any",)))
+    program.post("/api/v1/tags", json=TAG, headers={"idempotency-key": "a"})
+    assert list(registry.settings.answers_dir.iterdir())
+    withdraw.withdraw(registry, "s-1", erase=True)
+    assert not registry.settings.answers_dir.exists()
+
+
+def test_under_way_failed_and_forgotten(registry: Registry) -> None:
     at = [0.0]
-    answers = Answers(lambda: at[0])
+    answers = Answers(AnswerFolder(registry, KEPT_FOR, lambda: at[0]))
     made: list[int] = []
 
     async def make() -> Response:

@@ -15,13 +15,14 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from w2w_registry.errors import RegistryError
+from w2w_registry.services.recording.answered import AnswerFolder
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
 from w2w_registry.web.guard import API, Buckets, Guard, Limits
-from w2w_registry.web.idempotency import Answers
+from w2w_registry.web.idempotency import KEPT_FOR, Answers
 from w2w_registry.web.kept import Changes, KeptAnswers
 from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
 from w2w_registry.web.site import Site, desk_of
@@ -64,7 +65,7 @@ def create_app(
     )
     app.state.site = Site(registry, access, engine=engine or WarmEngine())
     app.state.limits = limits = limits or Limits()
-    app.state.answers = Answers()
+    app.state.answers = Answers(AnswerFolder(registry, KEPT_FOR))
     # Side by side in one list, so that a walk over ``app.routes`` meets every one.
     app.router.routes.extend([*api.router.routes, *pages.ROUTES])
     for kind in (RegistryError, Problem, HTTPException, RequestValidationError):

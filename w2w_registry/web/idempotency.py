@@ -1,90 +1,86 @@
 """``Idempotency-Key``: a change that is sent twice is made once (IETF draft-ietf-httpapi-idempotency-key-header).
 
-The first answer under a key is kept for a day and given again, word for word, while this server runs; a refusal is an
-answer too, a failure of the server is none, so that it can be tried again.
+The first answer under a key is kept in the registry's home folder for a day and given again, word for word, also after
+the server was started anew; a refusal is an answer too, a failure of the server is none, so that it can be tried again.
+Of a change that a server was stopped in the midst of nobody can say whether it was made: it is not made again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Final
 
+from anyio import to_thread
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from w2w_registry.services.recording.answered import Answered, AnswerFolder
 from w2w_registry.web.problems import Problem, api_refusal, problem_from
 
 HEADER: Final = "idempotency-key"
 KEPT_FOR: Final = 24 * 3600.0
-KEPT: Final = 10_000
 MAX_KEY: Final = 200
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-@dataclass
-class _Kept:
-    """``asked``: digest of the request; ``answer`` None while it is being made."""
-
-    asked: str
-    at: float
-    answer: tuple[int, bytes, str] | None = None
-
-
 class Answers:
-    """Answers by caller and key, the oldest forgotten first."""
+    """Answers by caller and key."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._kept: OrderedDict[tuple[str, str], _Kept] = OrderedDict()
+    def __init__(self, folder: AnswerFolder) -> None:
+        self._folder = folder
+        self._under_way: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     async def once(self, caller: str, key: str, asked: str, make: Callable[[], Awaitable[Response]]) -> Response:
         """``make()``, or what it answered before under this key.
 
         Raises:
-            Problem: the key was used for another request, or its first one is still under way.
+            Problem: the key was used for another request, or its first one is still under way or was cut short.
+            StorageError: answers cannot be kept.
         """
-        before = self._begin(caller, key, asked)
+        before = await to_thread.run_sync(self._begin, caller, key, asked)
         if before is not None:
-            status, body, kind = before
-            return Response(body, status, {"idempotency-replayed": "true"}, media_type=kind)
+            body = (before.body or "").encode("latin-1")
+            return Response(body, before.status, {"idempotency-replayed": "true"}, media_type=before.kind)
+        kept: Answered | None = None
         try:
             answer = await make()
-        except BaseException as error:
-            self._end(caller, key, None)
-            raise error
-        body = bytes(answer.body)
-        kept = None if answer.status_code >= 500 else (answer.status_code, body, answer.media_type or "")
-        self._end(caller, key, kept)
-        return answer
+            if answer.status_code < 500:
+                body, kind = bytes(answer.body), answer.media_type or ""
+                kept = Answered(asked, self._folder.now(), answer.status_code, kind, body.decode("latin-1"))
+            return answer
+        finally:
+            await to_thread.run_sync(self._end, caller, key, kept)
 
-    def _begin(self, caller: str, key: str, asked: str) -> tuple[int, bytes, str] | None:
+    def _begin(self, caller: str, key: str, asked: str) -> Answered | None:
         with self._lock:
-            at = self._clock()
-            while self._kept and (len(self._kept) > KEPT or next(iter(self._kept.values())).at + KEPT_FOR < at):
-                self._kept.popitem(last=False)
-            found = self._kept.get((caller, key))
+            found = self._folder.claim(caller, key, asked)
             if found is None:
-                self._kept[caller, key] = _Kept(asked, at)
+                self._under_way.add((caller, key))
                 return None
             if found.asked != asked:
                 raise Problem(422, "idempotency", "that Idempotency-Key was used for another request")
-            if found.answer is None:
+            if found.body is not None:
+                return found
+            if (caller, key) in self._under_way:
                 raise Problem(409, "idempotency", "the first request with that Idempotency-Key is still under way")
-            return found.answer
+            raise Problem(
+                409,
+                "idempotency",
+                "the server stopped during the first request with that Idempotency-Key; see whether the change was "
+                "made, and use another key if not",
+            )
 
-    def _end(self, caller: str, key: str, answer: tuple[int, bytes, str] | None) -> None:
+    def _end(self, caller: str, key: str, kept: Answered | None) -> None:
         with self._lock:
-            if answer is None:
-                self._kept.pop((caller, key), None)
-            elif (caller, key) in self._kept:
-                self._kept[caller, key].answer = answer
+            self._under_way.discard((caller, key))
+            if kept is None:
+                self._folder.drop(caller, key)
+            else:
+                self._folder.keep(caller, key, kept)
 
 
 class OnceRoute(APIRoute):

@@ -305,8 +305,9 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
         engine.drop()
     forget_open()
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
-    # Nor can it be told whom these learned from or show; they are made again when they are asked for.
-    for folder in (registry.settings.guesses_dir, registry.settings.training_dir, registry.settings.pictures_dir):
+    # Nor can it be told whom these learned from, show or name; they are made again when they are asked for.
+    settings = registry.settings
+    for folder in (settings.guesses_dir, settings.training_dir, settings.pictures_dir, settings.answers_dir):
         _remove(folder)
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(
