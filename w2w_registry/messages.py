@@ -59,6 +59,8 @@ def _not_found(f: _Fields) -> str:
     text = f"no {f['what']} named {_short(f['name'])!r}"
     if f["near"]:
         return f"{text}; did you mean {', '.join(f['near'])}?"
+    if f["what"] == "base model on this machine":
+        return f"{text}; {f['reason']}"
     return text + _FIND.get(str(f["what"]), "")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import w2w_registry
 from w2w_registry.errors import NotFound
+from w2w_registry.messages import message
 from w2w_registry.services.recording.pipelines import to_open
 from w2w_registry.services.registry import init_registry, open_registry
 from w2w_registry.settings import load_settings
@@ -39,7 +40,8 @@ def test_where_it_is_said_to_be_comes_first(tmp_path: Path, monkeypatch: pytest.
         assert to_open(registry, "acme/cached") == ("acme/cached", True)
         with pytest.raises(NotFound) as nowhere:
             to_open(registry, "acme/nowhere")
-        assert "config set pipelines.acme/nowhere FOLDER" in str(nowhere.value.fields["reason"])
+        told = message(nowhere.value)
+        assert "`w2w-reg config set pipelines.acme/nowhere FOLDER` says where it lies, or --pipeline FOLDER" in told
 
 
 def test_nothing_else_opens_a_base_model() -> None:
