@@ -65,8 +65,8 @@ def few_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faiss_index, "SCAN_ROWS", 1000)
     monkeypatch.setattr(faiss_index, "FEW_ROWS", 0)
     monkeypatch.setattr(faiss_index, "FEW_SHARE", 10**9)
-    monkeypatch.setattr(faiss_index, "THOROUGH", replace(faiss_index.THOROUGH, proposed=200, first=64))
-    monkeypatch.setattr(faiss_index, "FAST", replace(faiss_index.FAST, proposed=90, first=40))
+    monkeypatch.setattr(faiss_index, "THOROUGH", replace(faiss_index.THOROUGH, first=64, left=20))
+    monkeypatch.setattr(faiss_index, "FAST", replace(faiss_index.FAST, share=0.3, first=40))
 
 
 @pytest.fixture
@@ -229,6 +229,23 @@ def test_everyone_above_a_threshold_and_nobody_else(
         ):
             np.testing.assert_array_equal(found[0], true[0])
             np.testing.assert_array_equal(found[1], true[1])
+
+
+@pytest.mark.parametrize("threshold", [-1.0, 0.1, 0.36, 0.8])
+def test_the_best_few_above_a_threshold_are_proven_to_be_those(
+    index: FaissIndex, oracle: ExactIndex, queries: Vectors, threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    products = FaissSegment.products
+    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(len(at)), products(s, q, at))[1])
+    allowed = np.flatnonzero(np.random.default_rng(13).random(ROWS) < 0.5)
+    for filters in ({}, {"allowed": allowed}, {"forbidden": allowed}):
+        for limit in (1, 10):
+            found = index.above(queries, threshold, limit=limit, **filters)
+            for one, true in zip(found, oracle.above(queries, threshold, **filters), strict=True):
+                np.testing.assert_array_equal(one[0], true[0][:limit])
+                np.testing.assert_array_equal(one[1], true[1][:limit])
+    assert sum(read) < 6 * len(queries) * ROWS / 8
 
 
 def test_most_rows_are_proven_away_unread(index: FaissIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:

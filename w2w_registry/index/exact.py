@@ -53,7 +53,12 @@ class ExactIndex(SegmentedIndex):
         return found
 
     def _segment_above(
-        self, segment: Segment, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64] | None
+        self,
+        segment: Segment,
+        queries: Vectors,
+        threshold: np.float32,
+        rows: NDArray[np.int64] | None,
+        limit: int | None,
     ) -> Found:
         found: Found = []
         least = threshold - 2 * rounding(self._dim)

@@ -1,7 +1,7 @@
 """Search of large bases with FAISS: short codes find candidates, the stored vectors decide.
 
 Every row has a coarse code of an eighth of a byte a component (``codes``). A query is rotated as the rows were, the
-fast scan proposes ``proposed`` rows by their codes, and so many of these as may be among the nearest are scored from
+fast scan proposes rows by their codes, and so many of these as may be among the nearest are scored from
 their stored vectors: so scores are exact, and only a neighbour whose code looked much worse than it is can be missed.
 How many may be is seen by those scored first (``_expected``): nothing is trained, no spectrum is assumed. Measured at
 10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
@@ -35,13 +35,13 @@ from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment
-from w2w_registry.index.vectors import MAX_NORM, contenders, kth_largest
+from w2w_registry.index.vectors import MAX_NORM, contenders, kth_largest, rounding
 
 KIND = "faiss"
 SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
 MIN_DIM = 32  # narrower rows are hardly longer than their codes
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
-MARGIN, SPARE = 1.15, 50  # candidates asked for under a filter, beyond what its share suggests
+MARGIN, SPARE = 1.1, 50  # candidates asked for under a filter, beyond what its share suggests
 FIRST_PROOF, MOST_PROOF = 64, 16_384
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
 GPU_CANDIDATES = 200
@@ -51,16 +51,23 @@ GPU_MAX_CANDIDATES = 2048  # what GPU indexes can return
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard a search looks: rows ``proposed`` by their codes, rows scored ``first`` to see how far scores lie from
-    estimates, and ``sure``: rows that would need more such deviations to be among the nearest are left unread."""
+    """How hard a search looks among n eligible rows: ``share``·n^0.6 are proposed by their codes, those scored
+    ``first`` show how far scores lie from estimates, and rows that would need more than √(2 ln(n / ``left``)) such
+    deviations to be among the nearest are not read: the more there are, the less likely each may be."""
 
-    proposed: int
+    share: float
     first: int
-    sure: float
+    left: float
+
+    def proposed(self, eligible: int) -> int:
+        return int(self.share * eligible**0.6)
+
+    def sure(self, eligible: int) -> float:
+        return math.sqrt(2 * math.log(max(eligible / self.left, math.e**2)))
 
 
-THOROUGH = Effort(proposed=1024, first=256, sure=3.3)
-FAST = Effort(proposed=448, first=200, sure=2.5)
+THOROUGH = Effort(share=1.02, first=256, left=220)
+FAST = Effort(share=0.5, first=224, left=2000)
 
 
 class FaissSegment(Segment):
@@ -154,7 +161,7 @@ class FaissIndex(ExactIndex):
         effort = FAST if fast else THOROUGH
         count = len(segment.rows)
         eligible = count if rows is None else len(rows)
-        wanted = max(effort.proposed, 4 * limit)
+        wanted = max(effort.proposed(eligible), 4 * limit)
         few = max(FEW_ROWS, count // FEW_SHARE, 2 * wanted)
         if exact or eligible <= few or not _scanned(segment, COARSE):
             return super()._search_segment(segment, queries, limit, rows, exact=exact, fast=fast)
@@ -169,7 +176,7 @@ class FaissIndex(ExactIndex):
             found = _of_the_card(segment, queries, ask, mask, limit)
         else:
             found = [
-                self._answer(segment, query, (one, places), mask, limit, effort)
+                self._answer(segment, query, (one, places), mask, limit, (effort.first, effort.sure(eligible)))
                 for query, one, places in zip(queries, *segment.propose(queries, ask), strict=True)
             ]
         for i, query in enumerate(queries):
@@ -184,7 +191,7 @@ class FaissIndex(ExactIndex):
         proposed: tuple[Vectors, NDArray[np.int64]],
         mask: NDArray[np.bool_] | None,
         limit: int,
-        effort: Effort,
+        effort: tuple[int, float],
     ) -> Batch | None:
         """The best ``limit`` of the eligible candidates, after asking for more where a filter leaves too few or where
         rows not proposed may be among them; None when reading every eligible row is no dearer."""
@@ -206,25 +213,34 @@ class FaissIndex(ExactIndex):
 
     # -- everyone above a threshold --------------------------------------------------------------
     def _segment_above(
-        self, segment: Segment, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64] | None
+        self,
+        segment: Segment,
+        queries: Vectors,
+        threshold: np.float32,
+        rows: NDArray[np.int64] | None,
+        limit: int | None,
     ) -> Found:
         few = max(FEW_ROWS, len(segment.rows) // FEW_SHARE)
         if (rows is not None and len(rows) <= few) or not _scanned(segment, FINE):
-            return super()._segment_above(segment, queries, threshold, rows)
+            return super()._segment_above(segment, queries, threshold, rows, limit)
         assert isinstance(segment, FaissSegment)
         mask = None
         if rows is not None:
             mask = np.zeros(len(segment.rows), bool)
             mask[rows] = True
         rotated = segment.rotate(queries)
-        estimates, places, slack = segment.fine.top(rotated, FIRST_PROOF, checked=True)
+        first = FIRST_PROOF if limit is None else max(FIRST_PROOF, 2 * limit)
+        estimates, places, slack = segment.fine.top(rotated, first, checked=True)
         found: Found = []
         for i, query in enumerate(queries):
-            chosen = _not_excluded(segment, rotated[i : i + 1], threshold, estimates[i], places[i], slack[i])
+            least = _raised(segment, query, threshold, places[i], mask, limit)
+            chosen = _not_excluded(segment, rotated[i : i + 1], least, estimates[i], places[i], slack[i])
             if chosen is None:
-                found += super()._segment_above(segment, query[None], threshold, rows)
+                found += super()._segment_above(segment, query[None], threshold, rows, limit)
                 continue
-            found.append(reaching(segment.rows, query, chosen if mask is None else chosen[mask[chosen]], threshold))
+            chosen = chosen if mask is None else chosen[mask[chosen]]
+            near = segment.products(query, chosen) >= least - 2 * rounding(self._dim)
+            found.append(reaching(segment.rows, query, chosen[near], threshold))
         return found
 
     # -- the card --------------------------------------------------------------------------------
@@ -247,12 +263,12 @@ def _settled(
     estimates: Vectors,
     places: NDArray[np.int64],
     limit: int,
-    effort: Effort,
+    effort: tuple[int, float],
 ) -> Batch | None:
     """The best ``limit`` of the candidates, given by falling estimate; None when rows behind them may be better."""
-    first = min(len(places), max(effort.first, 4 * limit))
+    first = min(len(places), max(effort[0], 4 * limit))
     scores = segment.products(query, places[:first])
-    expected = _expected(estimates[limit:first], scores[limit:], effort.sure)
+    expected = _expected(estimates[limit:first], scores[limit:], effort[1])
     floor = kth_largest(scores, limit)
     enough = int(np.searchsorted(-estimates, -expected(floor), side="right"))
     if enough > first:
@@ -289,6 +305,25 @@ def _decided(
     """The best of rows whose products are known, by score; what is returned is verified, and only that: a damaged row
     that looks worse than it is would be missed."""
     return decide(segment.rows, query, places[contenders(products, limit, len(query), kth)], limit)
+
+
+def _raised(
+    segment: FaissSegment,
+    query: Vectors,
+    threshold: np.float32,
+    places: NDArray[np.int64],
+    mask: NDArray[np.bool_] | None,
+    limit: int | None,
+) -> np.float32:
+    """The threshold, or what the limit-th best of those rows scores, if that is more: who scores less is not asked
+    for, so that few rows need be looked at, however low the threshold."""
+    if limit is None:
+        return threshold
+    usable = places if mask is None else places[mask[places]]
+    if len(usable) < max(1, limit):
+        return threshold
+    _, scores = _decided(segment, query, usable, segment.products(query, usable), max(1, limit))  # verified rows
+    return max(threshold, scores[-1])
 
 
 def _not_excluded(

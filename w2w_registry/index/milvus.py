@@ -195,6 +195,7 @@ class MilvusIndex:
         queries: ArrayLike,
         threshold: float,
         *,
+        limit: int | None = None,
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
     ) -> list[Batch]:
@@ -210,7 +211,11 @@ class MilvusIndex:
         none: Batch = np.empty(0, np.int64), np.empty(0, np.float32)
         joined = [[none, *part] for part in parts]
         return [
-            best(np.concatenate([ids for ids, _ in part]), np.concatenate([scores for _, scores in part]), self.size)
+            best(
+                np.concatenate([ids for ids, _ in part]),
+                np.concatenate([scores for _, scores in part]),
+                self.size if limit is None else limit,
+            )
             for part in joined
         ]
 

@@ -98,11 +98,13 @@ class VectorIndex(Protocol):
         queries: ArrayLike,
         threshold: float,
         *,
+        limit: int | None = None,
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
     ) -> list[Batch]:
-        """Every row that scores ``threshold`` or more, for each query: ids int64 (m,) and scores float32 (m,), in the
-        order of ``search``. No kind ever misses one: "nobody else reaches the threshold" is proven.
+        """Every row that scores ``threshold`` or more, for each query, or the best ``limit`` of them: ids int64 (m,)
+        and scores float32 (m,), in the order of ``search``. No kind ever misses one: "nobody else reaches the
+        threshold", or comes before the last of ``limit``, is proven.
 
         Raises:
             IntegrityError: as ``search``.

@@ -44,11 +44,13 @@ class Rows:
         return int(self.vectors.shape[1])
 
     def find(self, ids: Ids) -> NDArray[np.int64]:
-        """Row numbers of those of ``ids`` that are here, in the order given."""
-        if len(self.ids) == 0:
+        """Row numbers of those of ``ids``, which are distinct and ascending, that are here."""
+        if len(self.ids) == 0 or len(ids) == 0:
             return np.empty(0, np.int64)
         first = self.ids[0]
         if self.ids[-1] - first == len(self.ids) - 1:  # without gaps, as ids of a catalog mostly are
+            if ids[0] >= first and ids[-1] <= self.ids[-1]:
+                return np.asarray(ids - first)
             here: NDArray[np.int64] = ids[(ids >= first) & (ids <= self.ids[-1])] - first
             return here
         at = np.searchsorted(self.ids, ids)

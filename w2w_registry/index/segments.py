@@ -37,7 +37,8 @@ class Segment:
         """Row numbers that may be returned, ascending; None = all of them."""
         if allow is not None:
             rows = self.rows.find(allow)
-            rows = rows[~self.dead[rows]]
+            if self.dead.any():
+                rows = rows[~self.dead[rows]]
             return rows if forbid is None else np.asarray(rows[~member(self.rows.ids[rows], forbid)])
         dropped = self.dead
         if forbid is not None and len(forbid):
@@ -129,16 +130,21 @@ class SegmentedIndex(ABC):
         queries: ArrayLike,
         threshold: float,
         *,
+        limit: int | None = None,
         allowed: ArrayLike | None = None,
         forbidden: ArrayLike | None = None,
     ) -> Found:
         asked = as_vectors(queries, self._dim, what="query")
         parts, tail_rows = self._eligible(allowed, forbidden)
         least = np.float32(threshold)
-        answers = [self._segment_above(segment, asked, least, rows) for segment, rows in parts]
+        answers = [self._segment_above(segment, asked, least, rows, limit) for segment, rows in parts]
         answers.append(rows_above(self.tail.ids, self.tail.vectors, asked, least, tail_rows))
         return [
-            best(np.concatenate([a for a, _ in several]), np.concatenate([b for _, b in several]), self.size)
+            best(
+                np.concatenate([a for a, _ in several]),
+                np.concatenate([b for _, b in several]),
+                self.size if limit is None else limit,
+            )
             for several in zip(*answers, strict=True)
         ]
 
@@ -190,9 +196,14 @@ class SegmentedIndex(ABC):
 
     @abstractmethod
     def _segment_above(
-        self, segment: Any, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64] | None
+        self,
+        segment: Any,
+        queries: Vectors,
+        threshold: np.float32,
+        rows: NDArray[np.int64] | None,
+        limit: int | None,
     ) -> Found:
-        """For each query every one of those rows that scores ``threshold`` or more."""
+        """For each query every one of those rows that scores ``threshold`` or more, or at least the best ``limit``."""
 
 
 def merged(segments: Sequence[Segment], tail: Tail, dim: int, rows: int = 4096) -> Iterator[Batch]:
