@@ -34,7 +34,7 @@ TABLES: dict[str, frozenset[str] | None] = {
     ),
     "hub": frozenset({"endpoint", "signing_key", "keys", "require_signature", "trusted"}),
     "organisation": frozenset({"name", "controller", "contact"}),
-    "index": frozenset({"kind", "uri", "database"}),
+    "index": frozenset({"kind", "url", "uri", "database"}),
     "web": None,
     "pipelines": None,
 }

@@ -61,6 +61,9 @@ def follow(sequence: list[Any], engine: Engine) -> None:
                 enough = scores >= np.float32(threshold)
                 np.testing.assert_array_equal(found[0], ids[enough])
                 np.testing.assert_array_equal(found[1], scores[enough])
+            few = index.above(queries, threshold, limit=2, allowed=allowed, forbidden=forbidden)
+            for found, ids, scores in zip(few, *every, strict=True):
+                assert found[0].tolist() == ids[scores >= np.float32(threshold)][:2].tolist()
         else:
             assert engine.keep(index, Stamp("space", "metric", seq, "", 0))
             found = engine.open()

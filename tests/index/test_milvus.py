@@ -11,7 +11,8 @@ from tests.index.conftest import need
 from tests.index.oracle import Oracle, assert_same, unit
 from w2w_registry.errors import Busy, SettingError, StorageError
 from w2w_registry.index import milvus as module
-from w2w_registry.index.milvus import MilvusIndex, collection_name
+from w2w_registry.index.factory import engine_for
+from w2w_registry.index.milvus import MilvusEngine, MilvusIndex, collection_name
 from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Stamp
 
@@ -97,6 +98,39 @@ def test_where_milvus_is_comes_from_the_settings() -> None:
     assert found == MilvusTarget("http://milvus:19530", "secret", "team")
     with pytest.raises(SettingError):
         MilvusTarget.from_options({"uri": 19530}, default, {})
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("milvus+lite:///data/vectors.db", MilvusTarget("/data/vectors.db")),
+        ("milvus://vectors", MilvusTarget("http://vectors:19530", "secret")),
+        ("milvus://10.0.0.7:29530/team", MilvusTarget("http://10.0.0.7:29530", "secret", "team")),
+        ("milvus+https://vectors:443", MilvusTarget("https://vectors:443", "secret")),
+    ],
+)
+def test_a_url_says_where_milvus_is(url: str, target: MilvusTarget, tmp_path: Path) -> None:
+    assert MilvusTarget.from_options({"url": url}, Path("unused"), {"W2W_MILVUS_TOKEN": "secret"}) == target
+    engine = engine_for({"url": url}, tmp_path, "s", "m", size=10)
+    assert isinstance(engine, MilvusEngine)
+    with pytest.raises(SettingError, match="has no URL"):
+        engine_for({"url": url, "kind": "faiss"}, tmp_path, "s", "m", size=10)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["milvus+lite://data/vectors.db", "milvus+lite:///data/vectors", "http://vectors", "milvus://", "milvus://h:x"],
+)
+def test_other_urls_are_refused(url: str) -> None:
+    with pytest.raises(SettingError):
+        MilvusTarget.from_url(url)
+
+
+def test_a_password_in_a_url_is_refused_unshown() -> None:
+    with pytest.raises(SettingError) as caught:
+        MilvusTarget.from_url("milvus://user:hunter2@vectors")
+    assert "hunter2" not in str(caught.value)
+    assert "W2W_MILVUS_TOKEN" in str(caught.value)
 
 
 def test_a_collection_name_holds_what_milvus_allows() -> None:

@@ -36,6 +36,20 @@ def choose_kind(kind: str, size: int) -> str:
     return "faiss" if size >= FAISS_ROWS and find_spec("faiss") is not None else "exact"
 
 
+def asked_kind(options: Mapping[str, Any]) -> str:
+    """The kind that the ``[index]`` table asks for: a ``url`` is Milvus's.
+
+    Raises:
+        SettingError: a url beside another kind.
+    """
+    kind = str(options.get("kind", "auto"))
+    if not options.get("url"):
+        return kind
+    if kind not in ("auto", "milvus"):
+        raise SettingError(setting="index.url", value=options["url"], reason=f"index.kind is {kind}, which has no URL")
+    return "milvus"
+
+
 def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int) -> Engine:
     """The engine that keeps the index of one space under one metric.
 
@@ -47,7 +61,7 @@ def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric
     Raises:
         SettingError: no such kind, or a setting that is not text.
     """
-    kind = choose_kind(str(options.get("kind", "auto")), size)
+    kind = choose_kind(asked_kind(options), size)
     folder = folder_for(root, space_digest, metric_digest, kind)
     if kind == "milvus":
         return MilvusEngine(MilvusTarget.from_options(options, root / MILVUS_FILE), collection_name(folder))
@@ -65,5 +79,8 @@ def kept_engines(options: Mapping[str, Any], root: Path) -> Iterator[Engine]:
     for folder in sorted(root.glob("*")):
         if folder.is_dir() and folder.name != MILVUS_FILE:
             yield FolderEngine(folder, folder.name.rpartition("-")[2])
-    if options.get("kind") == "milvus" or (root / MILVUS_FILE).exists():
-        yield from MilvusEngine.all(MilvusTarget.from_options(options, root / MILVUS_FILE))
+    targets = [MilvusTarget.from_options(options, root / MILVUS_FILE)] if asked_kind(options) == "milvus" else []
+    if (root / MILVUS_FILE).exists() and all(target.uri != str(root / MILVUS_FILE) for target in targets):
+        targets.append(MilvusTarget(str(root / MILVUS_FILE)))
+    for target in targets:
+        yield from MilvusEngine.all(target)

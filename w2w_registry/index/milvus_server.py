@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from w2w_registry.errors import Busy, MissingExtra, SettingError, StorageError
 
@@ -21,8 +22,8 @@ STAMP_LENGTH = 1024
 
 @dataclass(frozen=True)
 class MilvusTarget:
-    """Where Milvus is: ``http://host:19530`` or the path of a local file ending in ``.db``; token and database of a
-    server. Nothing secret is shown in a repr."""
+    """Where Milvus is: ``http://host:19530`` or the path of a local file ending in ``.db`` (Milvus Lite makes a folder
+    of it); token and database of a server. Nothing secret is shown in a repr."""
 
     uri: str = field(repr=False)
     token: str = field(default="", repr=False)
@@ -30,17 +31,43 @@ class MilvusTarget:
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], default: Path, env: Mapping[str, str] = os.environ) -> Self:
-        """From the ``[index]`` table of registry.toml (``uri``, ``database``) and ``W2W_MILVUS_TOKEN``; the local file
-        ``default`` when no uri is given.
+        """From the ``[index]`` table of registry.toml (``url``, or ``uri`` and ``database``) and ``W2W_MILVUS_TOKEN``;
+        the local file ``default`` when neither is given.
 
         Raises:
-            SettingError: a value that is not text.
+            SettingError: a value that is not text, or a url of another kind.
         """
-        found = {name: options.get(name, "") for name in ("uri", "database")}
+        found = {name: options.get(name, "") for name in ("url", "uri", "database")}
         for name, value in found.items():
             if not isinstance(value, str):
                 raise SettingError(setting=f"index.{name}", value=value, reason="expected text")
-        return cls(found["uri"] or str(default), env.get("W2W_MILVUS_TOKEN", ""), found["database"])
+        token = env.get("W2W_MILVUS_TOKEN", "")
+        if found["url"]:
+            return cls.from_url(found["url"], token)
+        return cls(found["uri"] or str(default), token, found["database"])
+
+    @classmethod
+    def from_url(cls, url: str, token: str = "") -> Self:
+        """From ``milvus+lite:///path/index.db``, ``milvus://host[:port][/database]`` or ``milvus+https://…``.
+
+        Raises:
+            SettingError: anything else, or a url that says a password (``W2W_MILVUS_TOKEN`` is where that goes).
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or 19530
+        except ValueError:
+            raise SettingError(setting="index.url", value="…", reason="not a URL") from None
+        if parts.username is not None or parts.password is not None:
+            raise SettingError(setting="index.url", value="…", reason="give user:password in W2W_MILVUS_TOKEN instead")
+        if parts.scheme == "milvus+lite" and not parts.netloc and parts.path.endswith(".db"):
+            return cls(parts.path)
+        if parts.scheme in ("milvus", "milvus+https") and parts.hostname:
+            scheme = "http" if parts.scheme == "milvus" else "https"
+            return cls(f"{scheme}://{parts.hostname}:{port}", token, parts.path.strip("/"))
+        raise SettingError(
+            setting="index.url", value=url, reason="expected milvus+lite:///path/index.db or milvus://host:19530"
+        )
 
     @property
     def is_local(self) -> bool:

@@ -184,11 +184,14 @@ def test_importing_people_asks_whether_people_may_be_registered(registry: Regist
     assert import_space(registry, "faces", str(tmp_path / "release"), base_model=BASE, with_identities=True)
 
 
-def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["kind", "url"])
+def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path, by: str) -> None:
     """Milvus Lite's own files are searched: what it deleted would otherwise stay in them until it compacts."""
     pytest.importorskip("milvus_lite")
     small = Small(sqlite_catalog, tmp_path)
-    registry = replace(small.registry, settings=replace(small.registry.settings, index={"kind": "milvus"}))
+    options = {"kind": "milvus"} if by == "kind" else {"url": f"milvus+lite://{tmp_path}/elsewhere/vectors.db"}
+    registry = replace(small.registry, settings=replace(small.registry.settings, index=options))
+    folder = registry.settings.index_dir if by == "kind" else tmp_path / "elsewhere"
     small.grant("s1")
     version = small.add(NAME, "s1")
     small.add("b")
@@ -198,15 +201,15 @@ def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path) -> No
     assert [hit.identity for hit in search(registry, "b").results] == ["b", NAME]
     engines = list(kept_engines(registry.settings.index, registry.settings.index_dir))
     assert len(engines) == 1
-    kept = _files(registry.settings.index_dir)
+    kept = _files(folder)
     assert any(piece in kept for piece in _pieces(point))
     withdraw.withdraw(registry, "s1", erase=True)
     assert list(kept_engines(registry.settings.index, registry.settings.index_dir)) == []
-    left = _files(registry.settings.index_dir)
+    left = _files(folder)
     assert not any(piece in left for piece in _pieces(point))
     assert NAME.encode() not in left
     assert [hit.identity for hit in search(registry, "b").results] == ["b"]
-    again = _files(registry.settings.index_dir)
+    again = _files(folder)
     assert not any(piece in again for piece in _pieces(point))
 
 
