@@ -1,4 +1,7 @@
-"""One query at a time against FAISS Flat: nearest, under filters, proven above a threshold; building and adding."""
+"""One query at a time against FAISS Flat: nearest, under filters, proven above a threshold; building and adding.
+
+``BENCH_ROWS`` asks for another size, ``BENCH_QUERIES`` for other than 500 queries.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from w2w_registry.index.protocol import Ids, Stamp, VectorIndex, Vectors
 DIM = 1000
 QUERIES = 40
 TURN = 25
-ASKED = 500
+ASKED = int(os.environ.get("BENCH_QUERIES", "500"))
 THRESHOLDS = {DEFAULT_DECAY: (0.36,), PAPER_DECAY: (0.7, 0.36)}  # of verdicts: strangers often pass the last
 SHARES = (0.5, 0.05, 0.005)
 STAMP = Stamp("space", "metric", 0, "", 0)

@@ -66,7 +66,7 @@ class Effort:
         return math.sqrt(2 * math.log(max(eligible / self.left, math.e**2)))
 
 
-THOROUGH = Effort(share=1.02, first=256, left=220)
+THOROUGH = Effort(share=1.02, first=256, left=170)
 FAST = Effort(share=0.5, first=224, left=2000)
 
 
