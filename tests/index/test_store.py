@@ -380,3 +380,46 @@ def test_a_save_of_an_index_whose_segments_are_gone_writes_all_of_it(tmp_path: P
 
 def test_nothing_kept_is_nothing_to_optimize(tmp_path: Path) -> None:
     assert store.optimize(tmp_path / "never there") is None
+
+
+OPTIMIZER = """
+import sys, numpy as np
+from dataclasses import replace
+from pathlib import Path
+from w2w_registry.index import store
+folder = Path(sys.argv[1])
+for seq in range(2, 42):
+    index, stamp = store.load(folder)
+    index.add(np.arange(4 * seq, 4 * seq + 4), np.full((4, 16), seq / 200, np.float32))
+    index.remove([4 * seq - 4])
+    assert store.save(folder, index, replace(stamp, seq=seq))
+    if seq % 3 == 0:
+        assert store.optimize(folder) is not None
+"""
+
+
+def test_readers_go_on_beside_a_writer_that_optimizes(tmp_path: Path) -> None:
+    """What a reader opens is the state of one change, however often it is asked, also after it was written as one."""
+    index = ExactIndex(16)
+    index.add(np.arange(4, 8), np.full((4, 16), 1 / 200, np.float32))
+    assert store.save(tmp_path, index, replace(STAMP, seq=1))
+    writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(OPTIMIZER), str(tmp_path)])
+    opened: dict[int, tuple[ExactIndex, list[int]]] = {}
+    try:
+        while writer.poll() is None:
+            found = store.load(tmp_path)
+            assert found is not None
+            reader, stamp = found
+            assert isinstance(reader, ExactIndex)
+            there = [i for i in range(4, 4 * stamp.seq + 4) if i % 4 or i == 4 * stamp.seq]
+            opened[stamp.seq] = (reader, there)
+            for one, rows in opened.values():
+                ids, _ = one.search(np.full((1, 16), 0.25, np.float32), len(rows) + 5)
+                assert sorted(ids[0].tolist()) == rows
+    finally:
+        code = writer.wait()
+    assert code == 0
+    assert len(opened) > 2
+    last = store.load(tmp_path)
+    assert last is not None
+    assert last[0].size == 3 * 40 + 3 + 1
