@@ -50,6 +50,12 @@ def asked_kind(options: Mapping[str, Any]) -> str:
     return "milvus"
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises SettingError when the ``[index]`` table cannot mean anything; nothing is opened."""
+    if choose_kind(asked_kind(options), 0) == "milvus":
+        MilvusTarget.from_options(options, Path(MILVUS_FILE), {})
+
+
 def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int) -> Engine:
     """The engine that keeps the index of one space under one metric.
 

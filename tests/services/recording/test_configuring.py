@@ -52,6 +52,8 @@ def test_what_makes_no_sense_changes_nothing(home: Path) -> None:
         ("nothing.at", "x", UsageError),
         ("hub.nothing", "x", UsageError),
         ("pipelines.a/b", str(home / "none"), SettingError),
+        ("index.kind", "fiass", SettingError),
+        ("index.url", "http://vectors", SettingError),
     ):
         with pytest.raises(error):
             configuring.put(load_settings(home), key, value)

@@ -13,6 +13,7 @@ from typing import Any, Final
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
+from w2w_registry.index.factory import check_options
 from w2w_registry.settings import POLICY_FILE, TABLES, Settings, read_settings_file
 
 _ELSEWHERE: Final = {"policy": "`w2w-reg policy set` changes it, on record"}
@@ -86,6 +87,8 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     if after == before and text is None:
         raise NotFound(what="setting", name=key)
     _try(after, path)
+    if table == "index":
+        check_options(tomllib.loads(after).get("index", {}))
     with storing(path):
         settings.home.mkdir(parents=True, exist_ok=True)
         write_atomic(path, after.encode())
