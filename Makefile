@@ -63,6 +63,7 @@ minimums: $(VENV)/.dev
 	.build/minimums/bin/python -m pip --disable-pip-version-check -q install --no-deps .
 	.build/minimums/bin/python -m pip check
 	.build/minimums/bin/python -m examples.demo .build/minimums/demo
+	.build/minimums/bin/python -m pip --disable-pip-version-check inspect --local | $(BIN)/python tests/test_minimums.py --record
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak
