@@ -22,16 +22,16 @@ def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issu
     from w2w_registry.services.provenance import verify as service
 
     if signing.is_folder(what):
-        value = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
-        emit(frame, value, lambda: say(f"OK: {what} is as it was signed"))
+        signed = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
+        emit(frame, signed, lambda: say(f"OK: {what} is as it was signed"))
         return 0
     value = service.verify_version(frame.registry(), what)
 
     def human() -> None:
-        say(f"{'OK' if value['ok'] else 'FAILED'}: {value['version']} ({value['state']})")
-        for problem in value["problems"]:
+        say(f"{'OK' if value.ok else 'FAILED'}: {value.version} ({value.state})")
+        for problem in value.problems:
             say(f"  {problem}")
-        note(f"manifest {value['manifest']}")
+        note(f"manifest {value.manifest}")
 
     emit(frame, value, human)
-    return 0 if value["ok"] else 6
+    return 0 if value.ok else 6

@@ -39,12 +39,12 @@ def witness(
 
     if out is not None:
         check_free(out, force=force)
-    value = service.witness(source, state.expanduser(), name=name, log_key=log.read_key(key))
-    value["written"] = service.deliver(source, value["note"], out)
+    seen = service.witness(source, state.expanduser(), name=name, log_key=log.read_key(key))
+    written = service.deliver(source, seen.note, out)
 
     def human() -> None:
-        say_text(value["note"])
-        since = "seen for the first time" if value["before"] is None else f"extends the {value['before']} seen before"
-        note(f"{value['size']} events, {since}; cosigned as {value['witness_key']}")
+        say_text(seen.note)
+        since = "seen for the first time" if seen.before is None else f"extends the {seen.before} seen before"
+        note(f"{seen.size} events, {since}; cosigned as {seen.witness_key}")
 
-    emit(frame, value, human)
+    emit(frame, {**seen, "written": written}, human)

@@ -90,7 +90,9 @@ def _webhook(given: Any, home: Path) -> Webhook:
 def signed(hook: Webhook, event: Mapping[str, Any], at: float) -> tuple[dict[str, str], bytes]:
     """Headers and body that tell ``hook`` of an event at a time (seconds)."""
     body = json.dumps(
-        {"type": event["action"], "timestamp": event["at"], "data": event}, ensure_ascii=False, separators=(",", ":")
+        {"type": event["action"], "timestamp": event["at"], "data": dict(event)},
+        ensure_ascii=False,
+        separators=(",", ":"),
     ).encode()
     name, moment = f"evt_{event['seq']}", str(int(at))
     headers = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, StorageError, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import digest_of, iso
+from w2w_registry.records import Result, digest_of, iso
 from w2w_registry.services.audit import keys
 from w2w_registry.services.registry import Registry
 
@@ -74,7 +74,19 @@ class Verdict:
         }
 
 
-def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class CheckpointMade(Result):
+    """The newest checkpoint of the log; ``created``: it was signed just now."""
+
+    size: int
+    root: str
+    head: str
+    note: str
+    public_key: str
+    created: bool
+
+
+def checkpoint(registry: Registry, *, out: Path | None = None) -> CheckpointMade:
     """Verify the chain, then sign how long it is and its Merkle root. Without new events the last one is returned.
 
     Args:
@@ -106,14 +118,14 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> dict[str, Any]
         note, created = _sign(registry, origin, run), True
     if out is not None:
         write_atomic(out, note.encode())
-    return {
-        "size": run.size,
-        "root": run.root.hex(),
-        "head": run.head,
-        "note": note,
-        "public_key": public.hex(),
-        "created": created,
-    }
+    return CheckpointMade(
+        size=run.size,
+        root=run.root.hex(),
+        head=run.head,
+        note=note,
+        public_key=public.hex(),
+        created=created,
+    )
 
 
 def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequence[str] = ()) -> Verdict:
@@ -186,7 +198,17 @@ def prove_extension(registry: Registry, kept: str) -> dict[str, Any]:
     return exporting.extension(hashes, old.size, kept, newest.note)
 
 
-def export(registry: Registry, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class LogExported(Result):
+    """A log that was written to a file."""
+
+    path: str
+    events: int
+    checkpoints: int
+    public_key: str | None
+
+
+def export(registry: Registry, out: Path) -> LogExported:
     """Write the whole log to ``out`` as JSON lines, for ``examples/verify_audit.py``.
 
     Raises:
@@ -206,30 +228,42 @@ def export(registry: Registry, out: Path) -> dict[str, Any]:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
-    return {
-        "path": str(out),
-        "events": count - 1 - len(notes),
-        "checkpoints": len(notes),
-        "public_key": None if public is None else public.hex(),
-    }
+    return LogExported(
+        path=str(out),
+        events=count - 1 - len(notes),
+        checkpoints=len(notes),
+        public_key=None if public is None else public.hex(),
+    )
 
 
-def events_list(registry: Registry, **filters: Any) -> list[dict[str, Any]]:
+def events_list(registry: Registry, **filters: Any) -> list[EventRow]:
     """Events as ``catalog.events.events`` filters them: sequence, time, actor, action, objects, payload."""
     with registry.catalog.read() as session:
         return [event_json(event) for event in log.events(session, **filters)]
 
 
-def event_json(event: Event) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class EventRow(Result):
+    """One event of the log."""
+
+    seq: int
+    at: str
+    actor: str
+    action: str
+    objects: Mapping[str, Any]
+    payload: Mapping[str, Any]
+
+
+def event_json(event: Event) -> EventRow:
     """An event for people: without row digests and hashes."""
-    return {
-        "seq": event.seq,
-        "at": iso(event.at),
-        "actor": event.actor,
-        "action": event.action,
-        "objects": event.objects,
-        "payload": event.payload,
-    }
+    return EventRow(
+        seq=event.seq,
+        at=iso(event.at),
+        actor=event.actor,
+        action=event.action,
+        objects=event.objects,
+        payload=event.payload,
+    )
 
 
 def read_key(text: str | None) -> bytes | None:

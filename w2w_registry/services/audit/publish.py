@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
@@ -19,13 +19,29 @@ from w2w_registry.audit.merkle import Frontier
 from w2w_registry.catalog import events as log
 from w2w_registry.errors import BadFile, IntegrityError, storing
 from w2w_registry.files import read_text
+from w2w_registry.records import Result
 from w2w_registry.services.audit.log import checkpoint, read_notes
 from w2w_registry.services.registry import Registry
 
 _NOTE_LIMIT = 1 << 20
 
 
-def publish(registry: Registry, out: Path, *, cosigned: Sequence[Path] = ()) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Published(Result):
+    """A log as published: how many of its files were written, and how many were there."""
+
+    path: str
+    origin: str
+    size: int
+    root: str
+    note: str
+    public_key: str
+    cosigned_by: list[str]
+    written: int
+    unchanged: int
+
+
+def publish(registry: Registry, out: Path, *, cosigned: Sequence[Path] = ()) -> Published:
     """Sign a checkpoint if anything happened since the last, and write the log up to it into the folder ``out``.
 
     Args:
@@ -52,17 +68,17 @@ def publish(registry: Registry, out: Path, *, cosigned: Sequence[Path] = ()) -> 
     for folder in _outgrown(out):
         shutil.rmtree(folder, ignore_errors=True)
     write_atomic(out / tiles.CHECKPOINT, note.encode())
-    return {
-        "path": str(out),
-        "origin": newest.origin,
-        "size": newest.size,
-        "root": newest.root.hex(),
-        "note": note,
-        "public_key": made["public_key"],
-        "cosigned_by": [line.name for line in signing.split(note)[1] if line.name != newest.origin],
-        "written": written,
-        "unchanged": kept,
-    }
+    return Published(
+        path=str(out),
+        origin=newest.origin,
+        size=newest.size,
+        root=newest.root.hex(),
+        note=note,
+        public_key=made["public_key"],
+        cosigned_by=[line.name for line in signing.split(note)[1] if line.name != newest.origin],
+        written=written,
+        unchanged=kept,
+    )
 
 
 def _there(out: Path) -> str | None:

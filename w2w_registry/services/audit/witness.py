@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -24,7 +23,7 @@ from w2w_registry.audit import tiles
 from w2w_registry.audit.merkle import consistency_path, verify_consistency
 from w2w_registry.errors import BadFile, BadName, LogForked, StorageError, UsageError, storing
 from w2w_registry.files import read_bytes, read_text
-from w2w_registry.records import now
+from w2w_registry.records import Result, now
 from w2w_registry.services.audit import keys
 
 KEY = "witness"
@@ -52,6 +51,20 @@ class Memory:
         return read_text(path, limit=_LIMIT) if path.exists() else None
 
 
+@dataclass(frozen=True, eq=False)
+class Witnessed(Result):
+    """A log that was seen to extend what was seen of it before, and the note that says so."""
+
+    log: str
+    size: int
+    root: str
+    before: int | None
+    witness: str
+    witness_key: str
+    at: str
+    note: str
+
+
 def witness(
     source: str,
     state: Path,
@@ -59,7 +72,7 @@ def witness(
     name: str | None = None,
     log_key: bytes | None = None,
     clock: Callable[[], datetime] = now,
-) -> dict[str, Any]:
+) -> Witnessed:
     """Look at a published log, and cosign its checkpoint if it extends the last one seen.
 
     Args:
@@ -93,16 +106,16 @@ def witness(
         _remember(memory, public, signed)  # before anybody has the line: never sign two histories
     second = signing.cosigned(signed, me)
     assert second is not None
-    return {
-        "log": new.origin,
-        "size": new.size,
-        "root": new.root.hex(),
-        "before": None if old_note is None else signing.verify(old_note, public).size,
-        "witness": me.name,
-        "witness_key": me.vkey,
-        "at": datetime.fromtimestamp(second, UTC).isoformat(),
-        "note": signed,
-    }
+    return Witnessed(
+        log=new.origin,
+        size=new.size,
+        root=new.root.hex(),
+        before=None if old_note is None else signing.verify(old_note, public).size,
+        witness=me.name,
+        witness_key=me.vkey,
+        at=datetime.fromtimestamp(second, UTC).isoformat(),
+        note=signed,
+    )
 
 
 def deliver(source: str, signed: str, out: Path | None) -> str | None:

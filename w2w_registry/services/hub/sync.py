@@ -25,6 +25,7 @@ from w2w_registry.errors import HubError, RegistryError
 from w2w_registry.hub.api import Account, Hub, Listed
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
+from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
@@ -99,9 +100,7 @@ def sync(
     return SyncReport(plan, tuple(settled))
 
 
-def list_releases(
-    registry: Registry, where: str | None = None, *, moment: datetime | None = None
-) -> list[dict[str, Any]]:
+def list_releases(registry: Registry, where: str | None = None, *, moment: datetime | None = None) -> list[ReleaseRow]:
     """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere. ``moment``: only
     those published by then; their states are today's.
 
@@ -117,20 +116,38 @@ def list_releases(
         return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
 
 
-def _row(row: Release, consent: Any, waiting: Takedown | None) -> dict[str, Any]:
-    return {
-        "version": takedown.release_ref(row),
-        "repo": row.repo_id,
-        "commit": row.commit_id,
-        "tag": row.revision,
-        "access": str(_access(row)),
-        "format": row.format,
-        "state": str(row.state),
-        "consent": None if consent is None else str(consent),
-        "endpoint": row.endpoint,
-        "created": row.created,
-        "checked": row.checked_at,
-        "takedown": None
+@dataclass(frozen=True, eq=False)
+class ReleaseRow(Result):
+    """A release, whether it may stay, and the takedown that waits for it."""
+
+    version: str
+    repo: str
+    commit: str
+    tag: str | None
+    access: str
+    format: str
+    state: str
+    consent: str | None
+    endpoint: str
+    created: datetime
+    checked: datetime | None
+    takedown: dict[str, Any] | None
+
+
+def _row(row: Release, consent: Any, waiting: Takedown | None) -> ReleaseRow:
+    return ReleaseRow(
+        version=takedown.release_ref(row),
+        repo=row.repo_id,
+        commit=row.commit_id,
+        tag=row.revision,
+        access=str(_access(row)),
+        format=row.format,
+        state=str(row.state),
+        consent=None if consent is None else str(consent),
+        endpoint=row.endpoint,
+        created=row.created,
+        checked=row.checked_at,
+        takedown=None
         if waiting is None
         else {
             "wanted": waiting.wanted,
@@ -139,7 +156,7 @@ def _row(row: Release, consent: Any, waiting: Takedown | None) -> dict[str, Any]
             "last_error": waiting.last_error,
             "next_at": waiting.next_at,
         },
-    }
+    )
 
 
 def _access(row: Release) -> Access:

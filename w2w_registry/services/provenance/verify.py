@@ -8,6 +8,7 @@ are tested against a stand-in of its signer; nothing here was ever run against t
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -23,12 +24,24 @@ from w2w_registry.errors import (
     StorageError,
 )
 from w2w_registry.provenance import manifest as manifests
+from w2w_registry.records import Result
 from w2w_registry.services.recording.manifests import manifest_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 
+@dataclass(frozen=True, eq=False)
+class Verified(Result):
+    """Whether a version is what was recorded of it."""
+
+    version: str
+    state: str
+    ok: bool
+    problems: list[str]
+    manifest: str | None
+
+
 # -- what is stored ----------------------------------------------------------------------------------
-def verify_version(registry: Registry, reference: str) -> dict[str, Any]:
+def verify_version(registry: Registry, reference: str) -> Verified:
     """Check a version's files, coordinates, space and manifest against what was recorded.
 
     Returns:
@@ -42,7 +55,13 @@ def verify_version(registry: Registry, reference: str) -> dict[str, Any]:
         name = f"{version.identity.name}@{version.number}"
         problems = list(_problems(registry, session, version))
         digest = manifests.digest(manifest_of(session, version))
-    return {"version": name, "state": version.state.value, "ok": not problems, "problems": problems, "manifest": digest}
+    return Verified(
+        version=name,
+        state=version.state.value,
+        ok=not problems,
+        problems=problems,
+        manifest=digest,
+    )
 
 
 def mismatched(registry: Registry, progress: Progress = no_progress) -> list[dict[str, Any]]:

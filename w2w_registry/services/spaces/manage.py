@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import all_spaces, next_space_number, space_with_digest
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoPoints
-from w2w_registry.records import Kind, check_name, now
+from w2w_registry.records import Kind, Result, check_name, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.outputs import check_outputs
 from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, read_space, write_space
@@ -159,30 +160,50 @@ def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None
     )
 
 
-def list_spaces(registry: Registry) -> list[dict[str, Any]]:
+def list_spaces(registry: Registry) -> list[SpaceRow]:
     """Every space, with how many identities are served from it."""
     with registry.catalog.read() as session:
         counts = vectors.identities_by_space(session)
         return [_summary(row, counts.get(row.id, 0)) for row in all_spaces(session)]
 
 
-def _summary(row: Space, identities: int) -> dict[str, Any]:
-    return {
-        "space": row.ref,
-        "digest": row.digest,
-        "base_model": row.base_model,
-        "base_revision": row.base_revision,
-        "dim": row.dim,
-        "components": row.components,
-        "rank": row.rank,
-        "alpha": row.alpha,
-        "fit_size": row.fit_size,
-        "gauge": row.software.get("gauge", "raw"),
-        "identities": identities,
-        "metric": row.metric.get("name", "cosine"),
-        "state": str(row.state),
-        "created": row.created,
-    }
+@dataclass(frozen=True, eq=False)
+class SpaceRow(Result):
+    """A weight space and how many identities are placed in it."""
+
+    space: str
+    digest: str
+    base_model: str
+    base_revision: str | None
+    dim: int
+    components: int
+    rank: int
+    alpha: float
+    fit_size: int | None
+    gauge: str
+    identities: int
+    metric: str
+    state: str
+    created: datetime
+
+
+def _summary(row: Space, identities: int) -> SpaceRow:
+    return SpaceRow(
+        space=row.ref,
+        digest=row.digest,
+        base_model=row.base_model,
+        base_revision=row.base_revision,
+        dim=row.dim,
+        components=row.components,
+        rank=row.rank,
+        alpha=row.alpha,
+        fit_size=row.fit_size,
+        gauge=row.software.get("gauge", "raw"),
+        identities=identities,
+        metric=row.metric.get("name", "cosine"),
+        state=str(row.state),
+        created=row.created,
+    )
 
 
 def show_space(registry: Registry, ref: str) -> dict[str, Any]:
@@ -209,7 +230,16 @@ def show_space(registry: Registry, ref: str) -> dict[str, Any]:
         }
 
 
-def export_space(registry: Registry, ref: str, out: str, *, force: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class SpaceExported(Result):
+    """A space that was written into a folder."""
+
+    space: str
+    digest: str
+    folder: str
+
+
+def export_space(registry: Registry, ref: str, out: str, *, force: bool = False) -> SpaceExported:
     """Write a space as safetensors + json into folder ``out``.
 
     Raises:
@@ -220,7 +250,7 @@ def export_space(registry: Registry, ref: str, out: str, *, force: bool = False)
     gate.require(registry, Use.EXPORT, spaces=[row.id])
     hold_space(registry, space, row.ref)
     write_space(out, space)
-    return {"space": row.ref, "digest": space.digest, "folder": str(Path(out))}
+    return SpaceExported(space=row.ref, digest=space.digest, folder=str(Path(out)))
 
 
 def import_space(

@@ -15,7 +15,7 @@ from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.resolve import default_space, version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadImage, MissingExtra, NotFound, UsageError
-from w2w_registry.records import digest_of
+from w2w_registry.records import Result, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.fingerprints import Prober, opener, prober_of
 from w2w_registry.services.recording.pipelines import to_open
@@ -123,6 +123,19 @@ def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[Gues
     return GuessModel.from_tensors(tensors), _digest(tensors)
 
 
+@dataclass(frozen=True, eq=False)
+class GuessFitted(Result):
+    """An initializer that was fitted, and the share of the variance it predicts."""
+
+    space: str
+    identities: int
+    pictures: int
+    skipped: int
+    components: int
+    explained: float
+    digest: str
+
+
 def fit_guess(
     registry: Registry,
     space_ref: str | None,
@@ -134,7 +147,7 @@ def fit_guess(
     components: int | None = None,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> GuessFitted:
     """Learn to guess coordinates from photos of registered identities, from pictures drawn of them, or both.
 
     Args:
@@ -172,15 +185,15 @@ def fit_guess(
     fitted = fit(np.concatenate(rows), np.concatenate(white).astype(np.float32), np.concatenate(who), seed=seed)
     digest = _keep_guess(guess_path(registry, row, model.unet_digest), fitted)
     certain = 1.0 - np.minimum(fitted.variance, 1.0)
-    return {
-        "space": row.ref,
-        "identities": len(people),
-        "pictures": sum(len(r) for r in rows),
-        "skipped": skipped,
-        "components": k,
-        "explained": float((certain * scale**2).sum() / (scale**2).sum()),
-        "digest": digest,
-    }
+    return GuessFitted(
+        space=row.ref,
+        identities=len(people),
+        pictures=sum(len(r) for r in rows),
+        skipped=skipped,
+        components=k,
+        explained=float((certain * scale**2).sum() / (scale**2).sum()),
+        digest=digest,
+    )
 
 
 def _keep_guess(path: Path, fitted: GuessModel) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import Conflict
+from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 from w2w_registry.services.registry import Registry
@@ -32,7 +33,16 @@ class PreviewRequest:
     engine: Engine = field(default_factory=Engine)
 
 
-def draw_preview(registry: Registry, request: PreviewRequest) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class PreviewDrawn(Result):
+    """The preview that was drawn of a version."""
+
+    version: str
+    preview: str
+    warnings: list[str]
+
+
+def draw_preview(registry: Registry, request: PreviewRequest) -> PreviewDrawn:
     """Draw a version and keep the picture as its preview: shown in lists, marked whenever it leaves.
 
     Raises:
@@ -61,7 +71,7 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> dict[str, Any]:
         version.preview_digest = digest
         facts = {"digest": digest, "seed": request.seed, "steps": request.steps, "models": model.versions()}
         uow.event("preview.draw", {"version": version.id}, **facts, **gate.evidence(decision))
-    return {"version": origin.ref, "preview": digest, "warnings": [str(w) for w in decision.warnings]}
+    return PreviewDrawn(version=origin.ref, preview=digest, warnings=[str(w) for w in decision.warnings])
 
 
 def _check(request: PreviewRequest, digest: str | None) -> None:

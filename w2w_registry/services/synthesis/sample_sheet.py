@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
+from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording import pictures as outgoing
 from w2w_registry.services.recording.outputs import check_outputs, write_outputs
@@ -31,6 +33,14 @@ def check_sheet(registry: Registry, path: Path, *, force: bool = False) -> None:
     check_outputs(registry, path, force=force)
 
 
+@dataclass(frozen=True, eq=False)
+class SheetDrawn(Result):
+    """A contact sheet that was written."""
+
+    sheet: str
+    pictures: int
+
+
 def write_sheet(
     registry: Registry,
     refs: Sequence[str],
@@ -42,7 +52,7 @@ def write_sheet(
     engine: Engine | None = None,
     force: bool = False,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> SheetDrawn:
     """Draw identities of one space, once each with the same seed, into one PNG.
 
     Raises:
@@ -72,4 +82,4 @@ def write_sheet(
         facts = {"pictures": 1, "seeds": [seed], **gate.evidence(decision), **outgoing.record(uow, [ready])}
         uow.event("version.generate", {"version": ids}, **facts)
     write_outputs(registry, {path: ready.data}, force=force)
-    return {"sheet": str(path), "pictures": len(drawn)}
+    return SheetDrawn(sheet=str(path), pictures=len(drawn))
