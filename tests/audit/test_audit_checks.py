@@ -26,7 +26,6 @@ from w2w_registry.audit.checks import (
     LoggedEvent,
     RowClaim,
     check_rows,
-    last_claims,
     leaf_of,
 )
 from w2w_registry.audit.merkle import root
@@ -163,15 +162,8 @@ def test_forged_checkpoints_are_found() -> None:
 
 
 def test_rows_against_claims() -> None:
-    claims = last_claims(
-        [
-            RowClaim("version", 1, "a", 1),
-            RowClaim("version", 2, "b", 2),
-            RowClaim("version", 1, "a2", 3),
-            RowClaim("version", 3, "c", 4),
-            RowClaim("version", 3, None, 5),
-        ]
-    )
+    last = [RowClaim("version", 2, "b", 2), RowClaim("version", 1, "a2", 3), RowClaim("version", 3, None, 5)]
+    claims = {(claim.table, claim.key): claim for claim in last}
     assert list(check_rows(claims, [("version", 1, "a2"), ("version", 2, "b")])) == []
     found = {
         (f.code, f.seq) for f in check_rows(claims, [("version", 1, "a"), ("version", 3, "c"), ("version", 4, "d")])

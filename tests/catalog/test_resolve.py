@@ -200,8 +200,6 @@ def test_lookups_of_many_at_once(catalog: Catalog) -> None:
         assert lookup.aliases_of(session, people) == {people[1]: {"production": 1}}
         assert lookup.subjects_of(session, ids) == {ids[2]: ("s1", "s2")}
         assert lookup.versions_of_subject(session, "s1") == [ids[2]]
-        assert lookup.files_by_sha256(session, [digest("same"), digest("no")]) == {digest("same"): ids[:4]}
-        assert lookup.files_by_sha256(session, [digest("same")], any_state=True)[digest("same")] == ids
         model = versions[0].model_digest
         assert lookup.versions_by_model(session, [model]) == {model: [ids[0], twin.id]}
         assert lookup.versions_by_model(session, [model], space_id=other.id) == {model: [twin.id]}

@@ -143,11 +143,6 @@ class RowClaim:
     seq: int
 
 
-def last_claims(claims: Iterable[RowClaim]) -> dict[tuple[str, Hashable], RowClaim]:
-    """The last claim per row, from claims in event order."""
-    return {(claim.table, claim.key): claim for claim in claims}
-
-
 def check_rows(
     claims: Mapping[tuple[str, Hashable], RowClaim], rows: Iterable[tuple[str, Hashable, str]]
 ) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Tag, Version
@@ -61,18 +61,6 @@ def list_versions(
     ids = {version.space_id for version, _ in rows} - {None}
     spaces = {space.id: space for space in session.scalars(select(Space).where(Space.id.in_(ids)))}
     return [Listed(version, identity, spaces.get(version.space_id)) for version, identity in rows]
-
-
-def count_versions(
-    session: Session,
-    where: Expression | None = None,
-    *,
-    every_version: bool = False,
-    states: Collection[VersionState] = PRESENT,
-) -> int:
-    """How many ``list_versions`` would list without a limit."""
-    query = select(func.count()).select_from(Version).join(Version.identity)
-    return session.scalar(restrict(session, query, where, states, every_version)) or 0
 
 
 def matching_ids(

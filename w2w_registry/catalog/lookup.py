@@ -111,11 +111,6 @@ def versions_of_subject(session: Session, subject: str) -> list[int]:
     return list(session.scalars(query.order_by(VersionSubject.version_id)))
 
 
-def files_by_sha256(session: Session, digests: Iterable[str], *, any_state: bool = False) -> dict[str, list[int]]:
-    """SHA-256 of a file -> ids of the versions it came in as, oldest first."""
-    return _by_digest(session, SourceFile.sha256, digests, any_state)
-
-
 def version_at(
     session: Session, name: str, model_digest: str, space_id: int, coordinates_digest: str
 ) -> Version | None:
