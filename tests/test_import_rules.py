@@ -1,4 +1,5 @@
-"""Who may import whom (contracts of import-linter in pyproject.toml), and what may load when."""
+"""Who may import whom (contracts of import-linter in pyproject.toml), what may load when, how long things may be, and
+who opens files and names commands."""
 
 from __future__ import annotations
 
@@ -148,3 +149,175 @@ def test_the_floors_name_no_flags(path: Path) -> None:
         assert not re.search(r"(?<![\w-])--[a-z]", text), (
             f"{path}:{node.lineno} {text!r}: below the surfaces write [[name]], which messages.py spells --name"
         )
+
+
+# -- how long files and functions may be: what is longer has a second reason to change --------------------
+LINES_OF_A_FILE = 400
+LINES_OF_A_FUNCTION = 60  # signature and docstring included
+# What may be longer, and why: at most three of each.
+LONG_FILES = {
+    "w2w_registry/audit/verifier.py": "whoever trusts nothing else of the registry reads and runs this file alone",
+}
+LONG_FUNCTIONS = {
+    "w2w_registry/space/fit.py fit": "half of it says what the arguments are and which mathematics they choose",
+}
+
+
+def _named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _editable() -> list[Path]:
+    """Migrations that have run somewhere are never edited again."""
+    return [path for path in sources() if not _named(path).startswith("migrations/versions/")]
+
+
+def test_no_file_is_longer_than_it_may_be() -> None:
+    found = {_named(path) for path in _editable() if path.read_text("utf-8").count("\n") > LINES_OF_A_FILE}
+    assert found == set(LONG_FILES)
+    assert len(LONG_FILES) <= 3
+
+
+def test_no_function_is_longer_than_it_may_be() -> None:
+    found = {
+        f"{_named(path)} {node.name}"
+        for path in _editable()
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.end_lineno is not None
+        and node.end_lineno - node.lineno >= LINES_OF_A_FUNCTION
+    }
+    assert found == set(LONG_FUNCTIONS)
+    assert len(LONG_FUNCTIONS) <= 3
+
+
+# -- who opens files ------------------------------------------------------------------------------------
+# The opener itself, and who opens what the registry wrote, downloaded within bounds, or ships: file -> what it is.
+OWN_FILES = {
+    "cli/completion.py": "the shell's start-up file, which the command writes",
+    "cli/loudness.py": "the log, which is written",
+    "cli/output.py": "/dev/null",
+    "cli/reference.py": "this repository's README",
+    "w2w_registry/artifacts.py": "artifacts",
+    "w2w_registry/audit/verifier.py": "stands alone; reads what its user names, a pipe too",
+    "w2w_registry/diffusion/adapters.py": "looked at by check_file first",
+    "w2w_registry/diffusion/state.py": "states of training, under the home",
+    "w2w_registry/files.py": "the opener",
+    "w2w_registry/hub/api.py": "what is about to be published",
+    "w2w_registry/hub/client.py": "what is being downloaded",
+    "w2w_registry/index/codes.py": "the index",
+    "w2w_registry/index/disk.py": "the index",
+    "w2w_registry/index/faiss_scan.py": "the index",
+    "w2w_registry/index/rows.py": "the index",
+    "w2w_registry/interface/results.py": "a contact sheet that was just drawn",
+    "w2w_registry/lora/write.py": "what is written",
+    "w2w_registry/pictures.py": "pictures, from bytes that were read",
+    "w2w_registry/services/audit/keys.py": "a key that is made",
+    "w2w_registry/services/audit/log.py": "an export that is written",
+    "w2w_registry/services/audit/publish.py": "tiles it published",
+    "w2w_registry/services/audit/told.py": "its own notes",
+    "w2w_registry/services/consent/door_key.py": "a key that is made",
+    "w2w_registry/services/hub/attesting.py": "downloaded within bounds",
+    "w2w_registry/services/hub/pull.py": "downloaded within bounds",
+    "w2w_registry/services/hub/signatures.py": "downloaded within bounds",
+    "w2w_registry/services/hub/spaces.py": "downloaded within bounds",
+    "w2w_registry/services/recording/backups.py": "the home, and a tar file looked at by check_file first",
+    "w2w_registry/services/recording/energy.py": "the machine's meters",
+    "w2w_registry/services/recording/gallery.py": "bytes of the catalog",
+    "w2w_registry/services/recording/outputs.py": "a regular file of the size of what would be written",
+    "w2w_registry/services/recording/pictures.py": "its own secret",
+    "w2w_registry/services/recording/pipelines.py": "the cache of huggingface_hub",
+    "w2w_registry/services/recording/preview_pictures.py": "pictures it drew",
+    "w2w_registry/services/recording/space_files.py": "spaces it wrote",
+    "w2w_registry/services/reports/words.py": "words it ships",
+    "w2w_registry/services/signing.py": "a key that is made",
+    "w2w_registry/services/spaces/spool.py": "its temporary files",
+    "w2w_registry/services/spaces/torch_files.py": "a stream of the opener's",
+    "w2w_registry/services/synthesis/engine.py": "what it learned, under the home",
+    "w2w_registry/web/pages/drawing.py": "pictures it just drew",
+    "w2w_registry/web/site.py": "files it ships",
+    "w2w_registry/web/uploads.py": "uploads it writes",
+}
+
+
+def _opens(path: Path) -> bool:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        match node.func:
+            case ast.Name(id="open" | "load_file" | "safe_open"):
+                return True
+            case ast.Attribute(attr="read_bytes" | "read_text" | "memmap" | "fromfile"):
+                return True
+            case ast.Attribute(value=ast.Name(id="np" | "os" | "Image" | "tarfile" | "path"), attr="open" | "load"):
+                return True
+    return False
+
+
+def test_nothing_else_opens_files() -> None:
+    """A file that somebody names is opened by ``files`` (and a picture by ``pictures``), whoever asks for it."""
+    found = {
+        str(path.relative_to(ROOT))
+        for top in ("w2w_registry", "cli")
+        for path in (ROOT / top).rglob("*.py")
+        if _opens(path)
+    }
+    assert found - set(OWN_FILES) == set()
+    assert set(OWN_FILES) - found == set(), "these open nothing any more"
+
+
+# -- prose below the surfaces ---------------------------------------------------------------------------
+# Files below the surfaces that name a whole command, and how often; a hint belongs in messages.py. May only shrink.
+COMMANDS_NAMED = {
+    "consent/withdrawal.py": 4,
+    "hub/card.py": 4,
+    "services/audit/log.py": 1,
+    "services/audit/witness.py": 2,
+    "services/consent/amendments.py": 3,
+    "services/consent/grants.py": 1,
+    "services/consent/resolve.py": 4,
+    "services/consent/restore.py": 1,
+    "services/consent/second_look.py": 2,
+    "services/consent/vocabulary.py": 1,
+    "services/consent/withdraw.py": 1,
+    "services/hub/pull.py": 1,
+    "services/hub/signatures.py": 1,
+    "services/identities/assigning.py": 1,
+    "services/identities/seen_again.py": 1,
+    "services/recording/configuring.py": 1,
+    "services/recording/policies.py": 1,
+    "services/recording/spaces.py": 1,
+    "services/registry.py": 1,
+    "services/reports/doctor.py": 9,
+    "services/search/behaviour.py": 1,
+    "services/search/draws.py": 4,
+    "services/search/groups.py": 1,
+    "services/spaces/members.py": 1,
+    "services/spaces/update.py": 1,
+    "services/synthesis/directions.py": 1,
+    "services/synthesis/evaluate.py": 1,
+}
+
+
+def _commands_named(path: Path) -> int:
+    tree = ast.parse(path.read_text("utf-8"))
+    skipped = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    skipped |= {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    texts = (
+        "".join(str(part.value) for part in node.values if isinstance(part, ast.Constant))
+        if isinstance(node, ast.JoinedStr)
+        else node.value
+        for node in ast.walk(tree)
+        if id(node) not in skipped and isinstance(node, (ast.Constant, ast.JoinedStr))
+    )
+    return sum(isinstance(text, str) and "w2w-reg " in text for text in texts)
+
+
+def test_no_more_commands_are_named_below_the_surfaces() -> None:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE)
+        if where.parts[0] not in SURFACES and str(where) != "audit/verifier.py" and (n := _commands_named(path)):
+            found[str(where)] = n
+    more = {name: n for name, n in found.items() if n > COMMANDS_NAMED.get(name, 0)}
+    assert more == {}, "say it in messages.py, from the error's fields"
