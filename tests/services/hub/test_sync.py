@@ -190,7 +190,7 @@ def test_releases_and_their_filter(published: World) -> None:
         ("acme/mug@1", "public", "coordinates", "not-needed"),
         ("acme/alice@1", "gated", "peft+diffusers", "granted"),
     ]
-    assert json.dumps(rows, default=str)
+    assert json.dumps([row.to_json() for row in rows], default=str)
     assert [r["version"] for r in list_releases(published.registry, "kind = product")] == ["acme/mug@1"]
     with pytest.raises(WhereError):
         list_releases(published.registry, "kind ==== product")
