@@ -66,7 +66,7 @@ class Consent:
 
         return Row(plain(showing.check(self._registry, name, purpose=purpose, territory=territory)))
 
-    def withdraw(self, subject: str, *, erase: bool = False, protect: bool = False, dry_run: bool = False) -> Row:
+    def withdraw(self, subject: str, *, erase: bool = False, protect: bool = True, dry_run: bool = False) -> Row:
         """Withdraw everything a subject ever granted, and act on it; ``dry_run`` only gives the plan."""
         from w2w_registry.services.consent import withdraw
 
