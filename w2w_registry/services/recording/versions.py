@@ -279,8 +279,7 @@ def _stage(
     if held is not None:
         uow.stage_event("version.hold", {"version": version}, **told_of(held))
     if one.also is not None:
-        action, payload = one.also
-        uow.stage_event(action, {"version": version, "operation": operation}, **payload)
+        uow.stage_event(one.also[0], {"version": version, "operation": operation}, **one.also[1])
     return version
 
 
