@@ -221,6 +221,7 @@ OWN_FILES = {
     "w2w_registry/services/hub/pull.py": "downloaded within bounds",
     "w2w_registry/services/hub/signatures.py": "downloaded within bounds",
     "w2w_registry/services/hub/spaces.py": "downloaded within bounds",
+    "w2w_registry/services/recording/answered.py": "answers it keeps, under the home",
     "w2w_registry/services/recording/backups.py": "the home, and a tar file looked at by check_file first",
     "w2w_registry/services/recording/energy.py": "the machine's meters",
     "w2w_registry/services/recording/gallery.py": "bytes of the catalog",
