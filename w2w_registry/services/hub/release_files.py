@@ -130,7 +130,7 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         place=place,
         model_digest=_point_digest(registry, session, place) if translated and place else version.model_digest,
         residual=version.residual,
-        base_model=version.base_model,
+        base_model=version.base_model or (version.space.base_model if translated and version.space else None),
         base_revision=version.base_revision,
         operation=version.operation.kind,
         instance_prompt=prompt if isinstance(prompt, str) else None,
