@@ -42,7 +42,7 @@ SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
 MIN_DIM = 32  # narrower rows are hardly longer than their codes
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
 MARGIN, SPARE = 1.1, 50  # candidates asked for under a filter, beyond what its share suggests
-FIRST_PROOF, MOST_PROOF = 64, 16_384
+FIRST_PROOF, MOST_PROOF = 256, 16_384
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
 GPU_CANDIDATES = 200
 GPU_AFTER = 32  # queries in one process before the vectors are copied to the card
@@ -341,9 +341,10 @@ def _not_excluded(
     """
     loose, most = segment.loose()
     while estimates[-1] + slack + MAX_NORM * most >= threshold and len(places) < len(segment.rows):
-        wanted = len(places) * 16
-        if wanted > min(MOST_PROOF, len(segment.rows) // 4):
+        most_rows = min(MOST_PROOF, len(segment.rows) // 4)
+        if len(places) >= most_rows:
             return None
+        wanted = min(16 * len(places), most_rows)
         (estimates,), (places,), _ = segment.fine.top(rotated, wanted, checked=True)
     alive = estimates + slack + np.float32(MAX_NORM) * segment.errors[places] >= threshold
     return np.union1d(places[alive], loose)
