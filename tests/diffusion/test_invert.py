@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from tests.diffusion import tiny
+from w2w_registry.diffusion.families import Conditioning
 from w2w_registry.diffusion.initializer import GuessModel, features, fit_guess
 from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert, latent_masks, noise_for
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
 from w2w_registry.space.layout import Layout, layout_of

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from w2w_registry import lora
 from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.diffusion.families import Conditioning
 from w2w_registry.diffusion.merged import PARTS, TEXT, UNET, as_named_in, merged
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, quiet
+from w2w_registry.diffusion.pipeline import DiffusionModel, quiet
 from w2w_registry.errors import BadLora
 from w2w_registry.files import check_file, read_text
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from w2w_registry.diffusion.adapters import Adapter, alike, applied, read_adapter
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+from w2w_registry.diffusion.families import Conditioning
+from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.space.layout import Layout
 
 __all__ = ["BATCH", "NOISE", "PROBES", "WIDTH", "Adapter", "fingerprints", "of_thetas", "read_adapter"]
@@ -84,11 +85,7 @@ class Probe:
         shape = model.latent_shape
         start = np.random.Generator(np.random.Philox(seed)).standard_normal((1, *shape)).astype(np.float32)
         self.x = torch.from_numpy(start).to(model.device)
-        alpha = float(scheduler.alphas_cumprod[int(self.t)])
-        signal, sigma = max(alpha, 0.0) ** 0.5, (1 - alpha) ** 0.5
-        # How far the predicted picture moves when the prediction moves by one.
-        kind = scheduler.config.prediction_type
-        self.scale = {"v_prediction": -sigma, "epsilon": -sigma / max(signal, 1e-3), "sample": 1.0}[kind]
+        self.scale = _reach(scheduler, self.t)
         self.matrix = torch.from_numpy(_projection(int(np.prod(shape)))).to(model.device)
         self.words = model.encode_text(prompt)
         self.own = self._ask(self.words, self.words.text[None])
@@ -108,6 +105,17 @@ class Probe:
             x = self.x.to(kind).expand(len(texts), *self.x.shape[1:])
             answer: Tensor = self.model.unet(x, self.t, texts.to(kind)).sample
         return answer.float()
+
+
+def _reach(scheduler: Any, t: Tensor) -> float:
+    """How far the predicted picture moves when the prediction moves by one."""
+    kind = scheduler.config.prediction_type
+    if kind == "flow":  # x = z − σ v
+        return -float(scheduler.sigma(t))
+    alpha = float(scheduler.alphas_cumprod[int(t)])
+    signal, sigma = max(alpha, 0.0) ** 0.5, (1 - alpha) ** 0.5
+    reach = {"v_prediction": -sigma, "epsilon": -sigma / max(signal, 1e-3), "sample": 1.0}
+    return float(reach[str(kind)])
 
 
 @lru_cache(maxsize=2)

@@ -112,6 +112,7 @@ def _draw_batch(
         "num_inference_steps": recipe.steps,
         "generator": [torch.Generator().manual_seed(s.seed) for s in drawn],
         "output_type": "np",
+        **model.family.drawing,
     }
     if recipe.negative is not None:
         call["negative_prompt"] = [recipe.negative] * len(drawn)

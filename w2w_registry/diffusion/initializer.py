@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
+from w2w_registry.diffusion.families import Conditioning
 from w2w_registry.diffusion.invert import Guess
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, memory_guard
+from w2w_registry.diffusion.pipeline import DiffusionModel, memory_guard
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
 

@@ -29,7 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, memory_guard
+from w2w_registry.diffusion.families import Conditioning
+from w2w_registry.diffusion.pipeline import DiffusionModel, memory_guard
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
 from w2w_registry.space.layout import Layout

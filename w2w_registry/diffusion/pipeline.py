@@ -1,18 +1,18 @@
-"""A diffusers UNet pipeline as the registry uses it: text and photos in, latents and pictures out.
+"""A diffusers pipeline as the registry uses it: text and photos in, latents and pictures out.
 
-Stable Diffusion 1.x, 2.x and XL differ in how a prompt becomes what the UNet is conditioned on; everything else here is
-common.  Nothing is trained or merged: LoRAs are applied from outside (``bank.LoraBank``).
+What differs between kinds of base model is its family's (``families``). Nothing is trained or merged: LoRAs are applied
+from outside (``bank.LoraBank``).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -20,22 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from w2w_registry.diffusion.bank import LoraBank
+from w2w_registry.diffusion.families import FAMILIES, Conditioning, Family, family_of, known
 from w2w_registry.errors import DeviceError, MissingExtra, NotFound, SpaceMismatch, UsageError
 from w2w_registry.space.layout import Layout
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-SMALL: Final = 1024
-"""Latent positions up to which attention is small enough to be written out."""
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the UNet is told about one prompt: ``text`` (L, E), and SDXL's pooled embedding and sizes in ``added``."""
-
-    text: Tensor
-    added: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,25 +41,29 @@ class DiffusionModel:
     dtype: torch.dtype
     memo: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
+    @cached_property
+    def family(self) -> Family:
+        """What kind of base model it is."""
+        return family_of(self.pipe)
+
     @property
     def unet(self) -> nn.Module:
-        return cast(nn.Module, self.pipe.unet)
+        """The part that LoRAs change, called as a UNet is, whether it is one or not."""
+        return self.family.denoiser
 
     @property
     def scheduler(self) -> Any:
-        return self.pipe.scheduler
+        """How noise is added in training."""
+        return self.family.noise
 
     @property
     def image_size(self) -> int:
         """Side of the square pictures the model was made for, in pixels."""
-        size = self.pipe.unet.config.sample_size
-        side = size if isinstance(size, int) else min(size)
-        return int(side) * int(self.pipe.vae_scale_factor)
+        return self.family.image_size
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.image_size // int(self.pipe.vae_scale_factor)
-        return int(self.pipe.unet.config.in_channels), side, side
+        return self.family.latent_shape
 
     def bank(self, layout: Layout) -> LoraBank:
         """The LoRA modules of ``layout`` in this UNet.
@@ -88,18 +83,8 @@ class DiffusionModel:
 
     @torch.no_grad()
     def encode_text(self, prompt: str) -> Conditioning:
-        """One prompt as the UNet reads it, without guidance."""
-        if hasattr(self.pipe, "text_encoder_2"):
-            text, _, pooled, _ = self.pipe.encode_prompt(
-                prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-            )
-            side = self.image_size
-            sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=text.dtype, device=self.device)
-            return Conditioning(text[0], {"text_embeds": pooled[0], "time_ids": sizes[0]})
-        text, _ = self.pipe.encode_prompt(
-            prompt, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        return Conditioning(text[0])
+        """One prompt as the denoiser reads it, without guidance."""
+        return self.family.encode_text(prompt, self.device)
 
     @torch.no_grad()
     def encode_images(self, pixels: NDArray[np.uint8], batch: int = 16) -> Tensor:
@@ -158,7 +143,7 @@ class DiffusionModel:
         """The same digest of every part that is a network: ``unet``, ``vae``, ``text_encoder``…"""
         networks = {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
         return {
-            name: self.unet_digest if part is self.unet else _weights_digest(part)
+            name: self.unet_digest if part is self.family.network else _weights_digest(part)
             for name, part in sorted(networks.items())
         }
 
@@ -244,7 +229,7 @@ def load_model(
     Raises:
         NotFound: no such folder, and no such model on the Hub either.
         MissingExtra, DeviceError: diffusers, a GPU or memory is missing.
-        UsageError: a pipeline without a UNet (DiT and flow models have other LoRA layouts).
+        UsageError: a pipeline of no family that is known here.
     """
     where = pick_device(device)
     kind = pick_dtype(where, dtype)
@@ -257,12 +242,17 @@ def load_model(
             from diffusers import DiffusionPipeline
 
             index = DiffusionPipeline.load_config(name, revision=revision, local_files_only=local)
-            if "unet" not in index:
-                raise UsageError(reason=f"{name} is a {index.get('_class_name')}: it has no UNet")
+            if not known(index):
+                others = ", ".join(FAMILIES)
+                raise UsageError(
+                    reason=f"{name} is a {index.get('_class_name')}: it has no UNet", hint=f"or be one of: {others}"
+                )
             more: dict[str, Any] = {"safety_checker": None} if "safety_checker" in index else {}
             more["local_files_only"] = local
             if "requires_safety_checker" in index:
                 more["requires_safety_checker"] = False
+            if index.get("_class_name") == "StableDiffusion3Pipeline":  # its largest text encoder may be left out
+                more |= {part: None for part in ("text_encoder_3", "tokenizer_3") if not any(index.get(part) or ())}
             pipe = DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=kind, **more).to(where)
     except ImportError as error:
         missing = error.name or "diffusers"
@@ -274,16 +264,8 @@ def load_model(
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             part.eval().requires_grad_(False)
-    # Convolutions are faster when the channels of a pixel lie side by side, on the CPU and on tensor cores.
-    pipe.unet.to(memory_format=torch.channels_last)
     model = DiffusionModel(pipe, name, revision or _snapshot(pipe), where, kind)
-    _, height, width = model.latent_shape
-    if where.type == "cpu" and height * width <= SMALL:
-        from diffusers.models.attention_processor import AttnProcessor
-
-        # Torch's fused attention has no bfloat16 backward worth the name on the CPU: plain products train twice as
-        # fast. They cost memory with the square of the latents, so this is for small pictures only.
-        pipe.unet.set_attn_processor(AttnProcessor())
+    model.family.settle(where)
     return model
 
 
@@ -316,7 +298,7 @@ def quiet() -> Iterator[None]:
 
 def _snapshot(pipe: Any) -> str | None:
     """The commit a Hub pipeline was loaded at, read off its place in the cache."""
-    parts = Path(str(getattr(pipe.unet.config, "_name_or_path", ""))).parts
+    parts = Path(str(getattr(family_of(pipe).network.config, "_name_or_path", ""))).parts
     return parts[parts.index("snapshots") + 1] if "snapshots" in parts[:-1] else None
 
 

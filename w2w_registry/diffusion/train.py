@@ -152,7 +152,12 @@ def rate(config: TrainConfig, step: int) -> float:
 
 
 def denoising_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-    """(noisy latents, what the model should predict), each (N, C, h, w), for an epsilon, v or sample scheduler."""
+    """(noisy latents, what the model should predict), each (N, C, h, w), for an epsilon, v or sample scheduler, or one
+    that says it itself (``families.flow.Flow``)."""
+    own = getattr(scheduler, "denoising_target", None)
+    if own is not None:
+        said: tuple[Tensor, Tensor] = own(latents, noise, timesteps)
+        return said
     alphas = scheduler.alphas_cumprod.to(device=latents.device, dtype=latents.dtype)[timesteps]
     a = alphas.sqrt()[:, None, None, None]
     s = (1.0 - alphas).sqrt()[:, None, None, None]

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from w2w_registry.diffusion.adapters import Adapter, alike, applied
+from w2w_registry.diffusion.families import Conditioning
 from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, Teacher, invert, noise_for
-from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
 

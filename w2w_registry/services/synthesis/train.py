@@ -36,7 +36,8 @@ from w2w_registry.space.layout import Layout
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
-    from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+    from w2w_registry.diffusion.families import Conditioning
+    from w2w_registry.diffusion.pipeline import DiffusionModel
     from w2w_registry.diffusion.train import TrainConfig
     from w2w_registry.space.basis import WeightSpace
 

@@ -14,7 +14,8 @@ from w2w_registry.errors import UsageError
 from w2w_registry.space.layout import Layout, layout_of
 
 if TYPE_CHECKING:
-    from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel
+    from w2w_registry.diffusion.families import Conditioning
+    from w2w_registry.diffusion.pipeline import DiffusionModel
     from w2w_registry.diffusion.train import TrainConfig, TrainState
     from w2w_registry.space.basis import WeightSpace
 
