@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from tests.diffusion import tiny, tiny_flow
+from w2w_registry.diffusion.adapters import read_adapter
 from w2w_registry.diffusion.families import flux
-from w2w_registry.diffusion.fingerprint import of_thetas
+from w2w_registry.diffusion.fingerprint import fingerprints, of_thetas
 from w2w_registry.diffusion.generate import Recipe, Shot, draw
+from w2w_registry.diffusion.initializer import features
 from w2w_registry.diffusion.pipeline import DiffusionModel, load_model
 from w2w_registry.diffusion.train import TrainConfig, initial_theta, train
+from w2w_registry.errors import UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.synthesis.training import own_layout
 
@@ -99,7 +102,7 @@ def test_a_lora_trained_here_changes_a_stock_pipeline_alike(opened: Any, kind: s
 
 
 @pytest.mark.parametrize("kind", tiny_flow.KINDS)
-def test_fingerprints_tell_models_apart(opened: Any, kind: str) -> None:
+def test_fingerprints_tell_models_apart(opened: Any, kind: str, tmp_path: Path) -> None:
     model = opened(kind)
     layout = own_layout(model, 1, 4.0)
     thetas = np.stack([tiny.theta(layout, 1), tiny.theta(layout, 2), tiny.theta(layout, 1), np.zeros(layout.dim)])
@@ -107,3 +110,12 @@ def test_fingerprints_tell_models_apart(opened: Any, kind: str) -> None:
     assert np.allclose(found[0], found[2], atol=1e-5)
     assert np.abs(found[3]).max() < 1e-5
     assert np.linalg.norm(found[0] - found[1]) > 0.1 * np.linalg.norm(found[0])
+    write_lora(tmp_path / "lora", layout.unflatten(thetas[0].astype(np.float32)), layout.alpha, fmt="diffusers")
+    (read,) = fingerprints(model, [read_adapter(tmp_path / "lora")], PROMPT)
+    assert np.allclose(read, found[0], atol=1e-4)
+
+
+def test_the_first_guess_is_for_unets(opened: Any) -> None:
+    model = opened("sd3")
+    with pytest.raises(UsageError, match="middle of a UNet"):
+        features(model, torch.zeros(1, *model.latent_shape), model.encode_text(PROMPT))

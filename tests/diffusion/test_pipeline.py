@@ -81,7 +81,7 @@ def test_digest_knows_the_weights(tiny_folder: Callable[[str], Path], tiny_model
 def test_models_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         p.load_model(tmp_path, device="cpu")
-    (tmp_path / "model_index.json").write_text('{"_class_name": "FluxPipeline", "transformer": ["diffusers", "X"]}')
+    (tmp_path / "model_index.json").write_text('{"_class_name": "PixArtPipeline", "transformer": ["diffusers", "X"]}')
     with pytest.raises(UsageError) as caught:
         p.load_model(tmp_path, device="cpu")
     assert "no UNet" in caught.value.fields["reason"]

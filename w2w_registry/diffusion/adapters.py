@@ -35,6 +35,8 @@ _CONFIG_LIMIT = 16 << 20
 Float32 = NDArray[np.float32]
 
 _NAME: Final = "probed"
+TRANSFORMER: Final = "transformer"
+_LOADED: Final = ("unet", TRANSFORMER, "text_encoder", "text_encoder_2")
 _PEFT: Final = "base_model.model."
 
 
@@ -79,13 +81,15 @@ def read_adapter(path: str | Path) -> Adapter:
 
 def _factored(found: lora.Adapter) -> Adapter | None:
     """``found`` as factors, None when it is more than that."""
-    if found.more or found.unread or any(c.part not in PARTS for c in found.changes):
+    # A base model has a UNet or a transformer: which of them a LoRA changes is held against the base model later.
+    denoiser = TRANSFORMER if any(c.part == TRANSFORMER for c in found.changes) else UNET
+    if found.more or found.unread or any(c.part not in (denoiser, TEXT) for c in found.changes):
         return None
-    parts = {part: [c for c in found.changes if c.part == part] for part in PARTS}
-    unet, text = (_factors(parts[part]) for part in PARTS)
+    parts = {part: [c for c in found.changes if c.part == part] for part in (denoiser, TEXT)}
+    unet, text = (_factors(parts[part]) for part in (denoiser, TEXT))
     if unet is None or (parts[TEXT] and text is None):
         return None
-    dora = {c.module: c.tensors["magnitude"] for c in parts[UNET] if c.kind == "DoRA"}
+    dora = {c.module: c.tensors["magnitude"] for c in parts[denoiser] if c.kind == "DoRA"}
     layout, theta = unet
     if not dora:
         return Adapter(layout, theta, text=text)
@@ -226,7 +230,7 @@ def _loaded(pipe: Any, source: Path | dict[str, Tensor]) -> Iterator[None]:
         _unload(pipe)
         raise BadLora(path="adapter", reason=f"diffusers cannot load it here: {str(error).splitlines()[0]}") from None
     try:
-        for part in ("unet", "text_encoder", "text_encoder_2"):
+        for part in _LOADED:
             if getattr(pipe, part, None) is not None:
                 getattr(pipe, part).to(pipe.device)
         yield
@@ -237,7 +241,7 @@ def _loaded(pipe: Any, source: Path | dict[str, Tensor]) -> Iterator[None]:
 def _unload(pipe: Any) -> None:
     if pipe.get_list_adapters():
         pipe.unload_lora_weights()
-    for part in ("unet", "text_encoder", "text_encoder_2"):
+    for part in _LOADED:
         if hasattr(getattr(pipe, part, None), "peft_config"):
             getattr(pipe, part).delete_adapters(_NAME)
 

@@ -43,7 +43,9 @@ def features(model: DiffusionModel, latents: Tensor, conditioning: Conditioning,
     total = int(model.scheduler.config.num_train_timesteps)
     noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(0)).to(model.device)
     seen: list[Tensor] = []
-    middle: nn.Module = model.pipe.unet.mid_block
+    middle: nn.Module | None = getattr(model.family.network, "mid_block", None)
+    if middle is None:
+        raise UsageError(reason="a first guess looks through the middle of a UNet, and this base model has none")
     handle = middle.register_forward_hook(lambda _m, _i, out: seen.append(out.float()))
     rows = []
     try:

@@ -257,8 +257,8 @@ def load_model(
     except ImportError as error:
         missing = error.name or "diffusers"
         raise MissingExtra(package=missing, extra="diffusion", feature="running a base model") from None
-    except OSError as error:
-        # Transformers and diffusers answer every missing or unreachable model with OSError and a paragraph.
+    except (OSError, ValueError) as error:
+        # Transformers and diffusers answer every missing, damaged or unreachable model with one of these, at length.
         raise NotFound(what="base model", name=name, reason=str(error).splitlines()[0]) from None
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
