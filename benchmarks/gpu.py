@@ -32,6 +32,7 @@ from w2w_registry.space.layout import Layout, layout_of
 
 _NOISE = 0.05
 _RANK = 2_000
+_EQUAL = 0.9999
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,17 @@ def fit_rows(card: Card, size: Size) -> Iterator[Row]:
     shown = {"LoRAs": size.loras, "parameters": layout.dim, "components": size.components}
     held = on_device(thetas, str(card.device)) if card.device.type != "cpu" else torch.from_numpy(thetas)
     ours, seconds, peak = card.timed(lambda: fit(held, layout, **options))
-    peer, peers_seconds, peers_peak = card.timed(lambda: lowrank(held, ours.space, size.components))
     energy = captured(held, ours.space, torch.from_numpy(np.array(ours.space.components)))
-    theirs = captured(held, ours.space, peer)
-    reached = {"captured against the peer's": energy / theirs, "missed at most": ours.report.missed}
+    for passes in (2, 4, 8, 16):  # as many as the peer needs for what ours captures
+        peer, peers_seconds, peers_peak = card.timed(lambda n=passes: lowrank(held, ours.space, size.components, n))
+        theirs = captured(held, ours.space, peer)
+        if theirs >= _EQUAL * energy:
+            break
+    reached = {
+        "captured against the peer's": energy / theirs,
+        "missed at most": ours.report.missed,
+        "its niter": passes,
+    }
     quality = {**reached, "residual": ours.report.residual, "GiB": peak, "peer's GiB": peers_peak}
     yield Row("fit, held", seconds, peers_seconds, "torch.pca_lowrank", quality, shown)
     alone = card.timed(lambda: products(held, size.components))[1]
@@ -117,11 +125,11 @@ def made(card: Card, n: int, dim: int) -> np.ndarray:
     return out
 
 
-def lowrank(held: Tensor, space: Any, components: int) -> Tensor:
+def lowrank(held: Tensor, space: Any, components: int, passes: int) -> Tensor:
     """The peer's components (D, k), standardised in place and put back."""
     mean, std = (torch.from_numpy(np.array(a)).to(held.device) for a in (space.mean, space.std))
     held.sub_(mean).div_(std)
-    found: Tensor = torch.pca_lowrank(held, components, center=False, niter=2)[2]
+    found: Tensor = torch.pca_lowrank(held, components, center=False, niter=passes)[2]
     held.mul_(std).add_(mean)
     return found
 
@@ -148,7 +156,8 @@ def train_rows(card: Card, size: Size) -> Iterator[Row]:
 
     model, layout, words, latents = studio(card, size)
     bf16, theta = card.device.type == "cuda", initial_theta(layout, 0)
-    plans = [(size.identities, samples, None) for samples in (4, 1)] + [(size.many, 4, size.identities)]
+    plans: list[tuple[int, int, int | None]] = [(size.identities, samples, None) for samples in (4, 1)]
+    plans += [(size.identities, 4, max(2, size.identities // 4)), (size.many, 4, size.identities)]
     for identities, samples, at_once in plans:
         config = TrainConfig(steps=size.steps, samples=samples, bf16=bf16)
         photos = latents[None].expand(identities, *latents.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from w2w_registry.errors import DeviceError, MissingExtra
 from w2w_registry.space.rows import forget
 
-_STAGED = 1 << 24  # numbers that are copied at once
+_STAGED = 1 << 25  # numbers that are copied at once
 _SHARE = 0.6  # of the card's free memory that θ may take
 
 
@@ -61,6 +62,10 @@ class Staged:
         step = max(1, _STAGED // max(1, self._thetas.shape[1]))
         pinned = self._device.type == "cuda"
         for first in range(0, len(self._thetas), step):
-            block = torch.from_numpy(np.array(self._thetas[first : first + step], np.float32))
+            part = self._thetas[first : first + step]
+            block = torch.empty(part.shape, dtype=torch.float32, pin_memory=pinned)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*not writable")  # it is only read
+                block.copy_(torch.from_numpy(part))  # by every thread that torch has
             forget(self._thetas)
-            yield (block.pin_memory() if pinned else block).to(self._device, non_blocking=pinned)
+            yield block.to(self._device, non_blocking=pinned)
