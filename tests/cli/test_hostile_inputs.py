@@ -34,6 +34,7 @@ COMMANDS = {
     "subject assign evidence": "subject assign s-1 p0001 --evidence IT",
     "consent grant evidence": "consent grant s-1 --purpose any --evidence IT",
     "consent grant signed": "consent grant s-1 --signed IT",
+    "consent sign key": "consent sign s-1 --purpose any --key IT --out OUT",
     "consent protect what": "subject protect s-1 IT",
     "policy set file": "policy set --file IT",
     "report roi rates": "report roi --rates IT",

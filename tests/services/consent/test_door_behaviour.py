@@ -15,7 +15,7 @@ from sqlalchemy import select
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Fingerprint, GuardReference
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused
+from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, SecondPersonNeeded
 from w2w_registry.lora import lora_files
 from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
 from w2w_registry.services.consent.door import Door
@@ -271,7 +271,10 @@ def test_without_the_base_model_the_weights_decide_and_it_is_said(
 
 
 def test_forgotten_leaves_no_reference(home: Registry) -> None:
-    withdraw.withdraw(home, "s005", erase=True, protect=False)
+    with pytest.raises(SecondPersonNeeded):
+        withdraw.withdraw(home, "s005", erase=True, protect=False)
+    other = replace(home, settings=replace(home.settings, actor="second"))
+    withdraw.withdraw(other, "s005", erase=True, protect=False)
     withdraw.withdraw(home, "s006", erase=True)
     with home.catalog.read() as session:
         rows = session.scalars(select(GuardReference)).all()

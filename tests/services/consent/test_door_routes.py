@@ -29,6 +29,7 @@ INNER = {
     "recording/versions.py": "takes the door's admission for an argument",
     "recording/spaces.py": "stores a space's arrays, for those who hold it first",
     "hub/release_files.py": "makes the files of a release, for `release`, which asks the gate before and after",
+    "synthesis/training.py": "draws the class to preserve, by the base model alone",
     "hub/resolving.py": "a release's point as a file to search with, in a folder of its own",
 }
 """Modules that emit and do not ask themselves, and why they need not."""

@@ -32,6 +32,7 @@ EXEMPT: Final[dict[str, str]] = {
          "audit query", "audit report", "sign", "report roi", "report subject"),
         _SIGNS,
     ),
+    "consent sign": "a subject's own signature; what it grants counts once `consent grant --signed` takes it",
     "serve": "pages and API over the same services; tests/web walks its routes",
     "db upgrade": "the schema, no rows",
     "index optimize": "a cache, rebuilt from the catalog",
