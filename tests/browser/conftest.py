@@ -43,8 +43,9 @@ def gallery(filled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     edit.mix(registry, ["acme/alice", "acme/bob"], (1, 1), name="acme/both")
     manage.set_alias(registry, "production", "acme/alice@1")
     prepared = prepare(registry, Serving(port=0, token=TOKEN))
-    prepared.app.state.site.engine.__dict__["open"] = NoModel().open
-    server = uvicorn.Server(uvicorn.Config(prepared.app, log_level="error", access_log=False))
+    app = prepared.make()
+    app.state.site.engine.__dict__["open"] = NoModel().open
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [prepared.listener]}, daemon=True)
     thread.start()
     while not server.started:

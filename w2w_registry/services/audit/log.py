@@ -142,7 +142,7 @@ def verify(registry: Registry, *, public_key: bytes | None = None, kept: Sequenc
         run = ChainCheck([*(str(row.note) for row in rows), *kept], public)
         findings = list(run.run(_claiming(_events(session), claims)))
         findings += _check_head(session, run)
-        findings += _check_known(_events(session), rows)
+        findings += _check_known(_events(session), rows, run.size)
         if public is not None:
             findings += _check_columns(rows, public)
         present = 0
@@ -331,16 +331,21 @@ def _check_head(session: Session, run: ChainCheck) -> list[Finding]:
     return [Finding(code, min(head[0], run.size) + 1, "chain head", f"{head[0]} {head[1]}", f"{run.size} {run.head}")]
 
 
-def _check_known(events: Iterable[LoggedEvent], rows: Sequence[log.StoredCheckpoint]) -> list[Finding]:
-    """Every checkpoint that an event speaks of is there, and says what it said."""
+def _check_known(events: Iterable[LoggedEvent], rows: Sequence[log.StoredCheckpoint], size: int) -> list[Finding]:
+    """Every checkpoint that an event speaks of is there, and says what it said; and an event speaks of the last one."""
     digests = {digest_of(str(row.note)) for row in rows}
-    return [
+    found = [
         Finding(FindingCode.CHECKPOINT_MISSING, e.seq, f"checkpoint of event {e.seq}", e.body["payload"].get("note"))
         for e in events
         if e.body["action"] == CHECKPOINT
         and isinstance(e.body["payload"], dict)
         and e.body["payload"].get("note") not in digests
     ]
+    # A checkpoint and its event are recorded at once, so no log ends at what its last checkpoint has signed.
+    if rows and rows[-1].size == size:
+        what = f"event of checkpoint row {rows[-1].id}"
+        found.append(Finding(FindingCode.TAIL_CUT, size + 1, what, f"{size + 1} events or more", f"{size} events"))
+    return found
 
 
 def _check_columns(rows: Sequence[log.StoredCheckpoint], public: bytes) -> list[Finding]:
