@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from tests.services.small import Small
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.credential import make_credential
 from w2w_registry.consent.records import Scope, Use
-from w2w_registry.errors import BadFile, ConsentDenied, IntegrityError, UsageError
+from w2w_registry.errors import BadFile, ConsentDenied, IntegrityError, SecondPersonNeeded, UsageError
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants, withdraw
 
@@ -46,6 +47,24 @@ def test_one_key_a_subject(small: Small, tmp_path: Path) -> None:
     with pytest.raises(IntegrityError):
         grants.grant(small.registry, "s1", None, signed=signed(tmp_path, key=OTHER))
     grants.grant(small.registry, "s2", None, signed=signed(tmp_path, "s2", key=OTHER))
+
+
+def test_what_proved_consent_before_a_withdrawal_is_no_new_consent(small: Small, tmp_path: Path) -> None:
+    form = tmp_path / "form.txt"
+    form.write_text("signed by hand")
+    team = replace(small.registry, settings=replace(small.registry.settings, policy={}))
+    file = signed(tmp_path)
+    grants.grant(team, "s1", None, signed=file)
+    grants.grant(team, "s2", SCOPE, evidence=form)
+    for subject in ("s1", "s2"):
+        withdraw.withdraw(team, subject)
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(team, "s1", None, signed=file)
+    with pytest.raises(SecondPersonNeeded):
+        grants.grant(team, "s2", SCOPE, evidence=form)
+    wider = replace(SCOPE, publication=True)
+    assert grants.grant(team, "s1", None, signed=signed(tmp_path, scope=wider))["scope"]["publication"]
+    assert log.verify(team).ok
 
 
 def test_a_policy_can_demand_them(sqlite_catalog: Catalog, tmp_path: Path) -> None:

@@ -71,8 +71,8 @@ def grant(
     """Write down a consent: an answer to request ``record_id``, or a new record.
 
     Models of the subject that a withdrawal had blocked, and that nobody else upstream holds back, are served again;
-    the subject's do-not-recreate references are forgotten. That somebody who withdrew agrees again takes evidence, or
-    two people who say so.
+    the subject's do-not-recreate references are forgotten. That somebody who withdrew agrees again takes evidence that
+    no record of theirs has given before, or two people who say so.
 
     Args:
         scope: None = what was requested.
@@ -106,7 +106,7 @@ def grant(
         subject = subject_like(uow.session, subject) or subject
         if signature is not None:
             signatures.check_key(uow.session, subject, signature)
-        elif digest is None:
+        if not _new_proof(uow.session, subject, signature, digest):
             _agrees_again(registry, uow.session, subject, scope)
         record = _write_down(uow, subject, record_id, given, notice, evidence_stored=keep_evidence)
         restored = _in_service_again(registry, uow, subject)
@@ -134,6 +134,13 @@ def _write_down(
     ensure_subject(uow, subject)
     insert_record(uow, record, evidence_stored=evidence_stored)
     return record
+
+
+def _new_proof(session: Session, subject: str, *given: str | None) -> bool:
+    """Whether a signature or evidence is given that no record of theirs has: what proved that somebody agreed before
+    they refused does not prove that they agree again."""
+    records = load_records(session, [subject], history=False).get(subject, ())
+    return bool({*given} - {None} - {proof for r in records for proof in (r.signature, r.evidence_digest)})
 
 
 def _agrees_again(registry: Registry, session: Session, subject: str, scope: Scope | None) -> None:
