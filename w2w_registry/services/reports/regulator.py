@@ -210,16 +210,14 @@ def _order(item: tuple[tuple[str | None, ...], int]) -> tuple[str, ...]:
 
 
 def _names(session: Session, events: Sequence[Event]) -> Callable[[Event], str]:
-    """What an event is about, in words: ids with the names they stand for."""
+    """What an event is about: the names that ids stand for, a few of many models, whom it concerns."""
     ids = {int(i) for event in events for i in _listed(event.objects.get("version"))}
     refs = {key: str(ref) for key, ref in refs_of(session, ids).items()}
 
     def about(event: Event) -> str:
-        versions = [f"{refs[int(i)]} (version {i})" if int(i) in refs else f"version {i}"
-                    for i in _listed(event.objects.get("version"))]  # fmt: skip
-        people = [f"subject {s}" for s in _listed(event.objects.get("subject"))]
-        named = versions[:NAMED] + ([f"and {len(versions) - NAMED} more"] if len(versions) > NAMED else [])
-        return ", ".join(named + people)
+        versions = [refs.get(int(i), f"#{i}") for i in _listed(event.objects.get("version"))]
+        named = versions[:NAMED] + ([f"+{len(versions) - NAMED}"] if len(versions) > NAMED else [])
+        return ", ".join([*named, *map(str, _listed(event.objects.get("subject")))])
 
     return about
 
