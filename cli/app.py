@@ -186,7 +186,8 @@ def _stop(number: int, frame: object) -> None:
 def usage_message(error: click.ClickException) -> str:
     """What click found wrong, in one line, with the help to read."""
     if isinstance(error, click.NoSuchOption):
-        error.possibilities = [one for one in error.possibilities or () if alike(error.option_name, one)]
+        near = [one for one in error.possibilities or () if alike(error.option_name, one)]
+        error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
     text = " ".join(error.format_message().split())
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
