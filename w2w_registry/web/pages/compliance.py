@@ -30,15 +30,10 @@ def desk(desk: Audit, days: int = 90) -> HTMLResponse:
 def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLResponse:
     days = min(max(days, 1), 36_500)
     filters = queries.Filters(days=days)
-    answers = [(name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters)) for name in QUESTIONS]
-    return desk.page(
-        "compliance.html",
-        answers=answers,
-        days=days,
-        choices=DAYS,
-        subjects=subjects.list_subjects(desk.registry),
-        verdict=verdict,
-    )
+    with desk.one_moment():
+        answers = [(name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters)) for name in QUESTIONS]
+        people = subjects.list_subjects(desk.registry)
+    return desk.page("compliance.html", answers=answers, days=days, choices=DAYS, subjects=people, verdict=verdict)
 
 
 @router.post("/compliance/verify")
@@ -88,8 +83,9 @@ def events(
 @router.get("/compliance/subjects/{subject:path}")
 def subject(desk: Audit, subject: str) -> HTMLResponse:
     """One subject: records, versions, withdrawals, and everything that happened."""
-    shown = subjects.show_subject(desk.registry, subject)
-    report = queries.ask(desk.registry, "subject", queries.Filters(subject=subject))
+    with desk.one_moment():
+        shown = subjects.show_subject(desk.registry, subject)
+        report = queries.ask(desk.registry, "subject", queries.Filters(subject=subject))
     return desk.page("subject.html", shown=shown, report=report)
 
 
