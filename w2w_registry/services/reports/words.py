@@ -45,6 +45,7 @@ def render(template: str, language: str, **values: Any) -> str:
     room.filters["figure"] = lambda value: _figure(value, texts)
     room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
     room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
+    room.filters["tried"] = lambda value: texts.get(f"try_{value}", _figure(value, texts))
     room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
     room.filters["cell"] = lambda value, column=None: _column(column, value, texts)
