@@ -256,3 +256,12 @@ def test_a_command_of_a_group_typed_without_it(filled: Run) -> None:
 def test_options_nobody_meant(filled: Run) -> None:
     assert "Did you mean '--publication'?" in refused(filled, "consent", "grant", "s-1", "--publish")
     assert "Did you mean" not in refused(filled, "subject", "assign", "p0001", "--subject", "s-1")
+
+
+def test_questions_and_what_they_are_about(filled: Run) -> None:
+    assert filled("subject", "add", "s-1")[0] == 0
+    assert value(filled, "audit", "query", "subject", "s-1") == value(
+        filled, "audit", "query", "subject", "--subject", "s-1"
+    )
+    assert "one word too many" in refused(filled, "audit", "query", "held", "s-1")
+    assert "does not use --subject" in refused(filled, "audit", "query", "held", "--subject", "s-1")

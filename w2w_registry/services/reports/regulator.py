@@ -96,7 +96,7 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> dict[str, A
         "takedowns": takedowns,
         "marking": told.marking(),
         "incidents": told.incidents,
-        "sections": {name: queries.ask(registry, name, filters) for name in _SECTIONS},
+        "sections": {name: queries.ask(registry, name, filters.only(name)) for name in _SECTIONS},
     }
 
 

@@ -31,7 +31,9 @@ def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLR
     days = min(max(days, 1), 36_500)
     filters = queries.Filters(days=days)
     with desk.one_moment():
-        answers = [(name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters)) for name in QUESTIONS]
+        answers = [
+            (name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters.only(name))) for name in QUESTIONS
+        ]
         people = subjects.list_subjects(desk.registry)
     return desk.page("compliance.html", answers=answers, days=days, choices=DAYS, subjects=people, verdict=verdict)
 
