@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -12,6 +13,7 @@ from w2w_registry.catalog.assets import Identity, Version, VersionSubject
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.subjects import (
     ConsentEvent,
+    ConsentEventType,
     ConsentRecord,
     GuardReference,
     Subject,
@@ -38,6 +40,48 @@ def records_of(session: Session, subjects: Iterable[str], *, events: bool = True
             happened = select(ConsentEvent).where(ConsentEvent.subject_id.in_(chunk))
             found.events.extend(session.scalars(happened.order_by(ConsentEvent.id)))
     return found
+
+
+class No(NamedTuple):
+    """When a subject said no, or less than before, and in what words to tell it."""
+
+    at: datetime
+    what: str
+
+
+_NO = {
+    ConsentEventType.WITHDRAW: "withdrew",
+    ConsentEventType.INVALIDATE: "was found never to have agreed",
+    ConsentEventType.NARROW: "narrowed what they had granted",
+}
+
+
+def last_no(session: Session, subject: str) -> No | None:
+    """The last time that a subject took back or narrowed a consent, or asked for protection; None: they never did.
+
+    It outlives an erasure and the forgetting of their likeness: it is a pseudonym and a time.
+    """
+    withdrawn = session.scalar(select(func.max(Withdrawal.started)).where(Withdrawal.subject_id == subject))
+    found = [No(withdrawn, "withdrew")] if withdrawn is not None else []
+    happened = select(ConsentEvent.type, func.max(ConsentEvent.at)).where(
+        ConsentEvent.subject_id == subject, ConsentEvent.type.in_(tuple(_NO))
+    )
+    found += [No(at, _NO[kind]) for kind, at in session.execute(happened.group_by(ConsentEvent.type)).tuples()]
+    protected = (
+        select(func.max(GuardReference.created))
+        .join(Subject, Subject.id == GuardReference.subject_id)
+        .where(GuardReference.subject_id == subject, Subject.state == SubjectState.PROTECTED)
+    )
+    if (at := session.scalar(protected)) is not None:
+        found.append(No(at, "asked to be protected"))
+    return max(found, default=None)
+
+
+def evidence_given(session: Session, digest: str) -> list[datetime]:
+    """When consents, of whomever, were granted on evidence with this SHA-256."""
+    granted = ConsentEvent.type == ConsentEventType.GRANT
+    query = select(ConsentEvent.at).join(ConsentRecord, ConsentRecord.id == ConsentEvent.record_id)
+    return list(session.scalars(query.where(ConsentRecord.evidence_digest == digest, granted)))
 
 
 def any_record(session: Session, ids: Sequence[str]) -> ConsentRecord | None:

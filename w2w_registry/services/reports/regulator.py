@@ -23,6 +23,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
+from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, ONE
 from w2w_registry.services.registry import Registry, current_schema, present
 from w2w_registry.services.reports.words import LANGUAGES, render
 from w2w_registry.version import __version__
@@ -127,6 +128,7 @@ def tables(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("decisions", ("use", "decision", "policy", "count"), told["decisions"]),
         ("refusals", ("seq", "at", "actor", "use", "about", "reasons"), told["refusals"]),
         ("consents", ("action", "policy", "count"), told["consents"]),
+        ("lone", ("seq", "at", "actor", "action", "about", "on", "evidence"), told["lone"]),
         ("unconsented", queries.QUESTIONS["unconsented"].columns, told["sections"]["unconsented"]),
         ("withdrawals_done", ("subject", "started", "erase", "step", "at", "seconds"), told["withdrawals_done"]),
         ("withdrawals", queries.QUESTIONS["withdrawals"].columns, told["sections"]["withdrawals"]),
@@ -152,6 +154,7 @@ class _Told:
         self._consents: Counter[tuple[str, str | None]] = Counter()
         self._marked: dict[str, Counter[str]] = defaultdict(Counter)
         self._refused: list[Event] = []
+        self._lone: list[Event] = []
         self.incidents: list[dict[str, Any]] = []
 
     def add(self, event: Event) -> None:
@@ -164,6 +167,8 @@ class _Told:
             self._refused.append(event)
         elif event.action.startswith("consent."):
             self._consents[event.action, event.policy] += 1
+        if event.payload.get(DECIDED) in (ONE, EVIDENCE):
+            self._lone.append(event)
         marking = event.payload.get("marking")
         if isinstance(marking, Mapping):
             sums = self._marked[event.action]
@@ -177,7 +182,7 @@ class _Told:
 
     def decisions(self) -> dict[str, list[dict[str, Any]]]:
         """Tables of what was decided, with the policy it was decided under."""
-        named = _names(self._session, self._refused)
+        named = _names(self._session, [*self._refused, *self._lone])
         return {
             "decisions": [
                 {"use": use, "decision": decision, "policy": policy, "count": count}
@@ -197,6 +202,18 @@ class _Told:
                     "reasons": [str(r.get("code")) for r in event.payload.get("reasons", ())],
                 }
                 for event in self._refused
+            ],
+            "lone": [
+                {
+                    "seq": event.seq,
+                    "at": event.at,
+                    "actor": event.actor,
+                    "action": event.action,
+                    "about": named(event),
+                    "on": f"on_{event.payload[DECIDED]}",
+                    "evidence": event.payload.get("evidence"),
+                }
+                for event in self._lone
             ],
         }
 
