@@ -85,9 +85,8 @@ def grant(
 
     Raises:
         UnknownPurpose, UnknownTerritory: a misspelt one. BadName, UsageError, NotFound (no such request), Conflict (it
-        is no open request). BadFile: the evidence cannot be read, or the signed consent does not say when it was
-        signed, or was before they withdrew. SecondPersonNeeded: they withdrew, and one person alone says that they
-        agree again.
+        is no open request). BadFile: the evidence cannot be read, or the file was signed before they withdrew, or
+        nobody knows when. SecondPersonNeeded: they withdrew, and one person alone says that they agree again.
     """
     signature, scope = signatures.read_terms(registry, subject, scope, signed)
     strange = unknown_words(registry, scope or Scope())
@@ -109,11 +108,7 @@ def grant(
         if signature is not None:
             signatures.check_key(uow.session, subject, signature)
             signatures.check_time(uow.session, subject, signature, uow.now(), str(signed))
-        decided = _agrees_again(
-            registry, uow.session, subject, scope, new_proof(uow.session, subject, signature, digest)
-        )
-        if EVIDENCE in decided.values():
-            decided["evidence"] = str(digest)
+        decided = _agrees_again(registry, uow.session, subject, scope, signature, digest)
         record = _write_down(uow, subject, record_id, given, notice, evidence_stored=keep_evidence)
         restored = _in_service_again(registry, uow, subject)
         journal(uow, "consent.grant", record, restored=len(restored), **decided)
@@ -143,17 +138,19 @@ def _write_down(
 
 
 def _agrees_again(
-    registry: Registry, session: Session, subject: str, scope: Scope | None, proof: str | None
+    registry: Registry,
+    session: Session,
+    subject: str,
+    scope: Scope | None,
+    signature: str | None,
+    evidence: str | None,
 ) -> dict[str, str]:
     """By whom it is decided that a subject who refused agrees again, as the event has it; nothing when they had not.
 
     A consent that has run out, or that somebody contests, refuses as well while no other record of theirs is live.
 
-    Args:
-        proof: what proves it (``new_proof``).
-
     Raises:
-        SecondPersonNeeded: nothing does, and nobody else says so too.
+        SecondPersonNeeded: neither a signed consent nor evidence proves it, and nobody else says so too.
     """
     row = session.get(Subject, subject)
     if row is None:
@@ -165,8 +162,9 @@ def _agrees_again(
     over = sorted(r.record_id for r in records if r.status_at(at) in ended)
     if row.state is SubjectState.ACTIVE and not over:
         return {}
+    proof = new_proof(session, subject, signature, evidence)
     if proof is not None:
-        return {DECIDED: proof}
+        return {DECIDED: proof} | ({"evidence": str(evidence)} if proof == EVIDENCE else {})
     meant = None if scope is None else asdict(scope)
     decided = said_by_two(
         registry,
