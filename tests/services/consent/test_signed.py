@@ -156,7 +156,7 @@ def test_evidence_seen_before_a_refusal_proves_nothing_after_it_whatever_it_was_
         grants.grant(team, "s1", SCOPE, evidence=form)
     grants.grant(team, "s1", SCOPE, evidence=new)
     (row,) = regulator.report(team, Period())["lone"]
-    assert (row["actor"], row["on"], row["about"]) == ("curator", "on_evidence", "subject s1")
+    assert (row["actor"], row["on"], row["about"]) == ("curator", "on_evidence", "s1")
     assert len(row["evidence"]) == 64
 
 
