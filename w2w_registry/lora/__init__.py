@@ -15,7 +15,7 @@
   ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
 
-from w2w_registry.lora.adapter import Adapter, read_adapter
+from w2w_registry.lora.adapter import Adapter, is_embedding, read_adapter
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
@@ -43,6 +43,7 @@ __all__ = [
     "discover",
     "find_loras",
     "further_names",
+    "is_embedding",
     "lora_files",
     "lora_of",
     "model_digest",

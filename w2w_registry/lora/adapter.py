@@ -81,6 +81,11 @@ class Adapter:
         """Whether the file says every ΔW; if not, it depends on the base model's weights, or holds more."""
         return not self.more and not self.unread and all(c.exact for c in self.changes)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing: every ΔW it says is zero."""
+        return self.exact and not any(all(t.any() for t in change.tensors.values()) for change in self.changes)
+
     @cached_property
     def parts(self) -> dict[str, int]:
         """How many layers of each part of the pipeline it changes."""
@@ -239,6 +244,22 @@ def _other_model(names: Iterable[str]) -> str | None:
     return None
 
 
+def _whole_model(names: Iterable[str]) -> str | None:
+    """What model these weights are of, where their names say it."""
+    names = set(names)
+    return next((what for what, mark in _MODELS if any(name.startswith(mark) for name in names)), None)
+
+
+_MODELS = (
+    ("a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_")),
+    ("a whole checkpoint", ("first_stage_model.", "cond_stage_model.", "conditioner.")),
+    ("a VAE", ("decoder.conv_in.", "encoder.conv_in.", "first_stage_model.")),
+    ("a UNet or transformer by itself", ("model.diffusion_model.", "down_blocks.", "transformer_blocks.", "double_")),
+    ("a text encoder", ("text_model.", "shared.weight", "encoder.block.")),
+)
+"""The first that fits is meant: a ControlNet has a UNet's blocks too."""
+
+
 def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Counter[str], list[str]]:
     if not header.entries:
         raise BadLora(path=str(path), reason="the file holds no tensors")
@@ -254,7 +275,10 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
             raise BadLora(path=str(path), reason="a textual-inversion embedding, not an adapter")
         if len(keys) < len(header.entries) and not any(n.endswith((".weight", ".bias")) for n in header.entries):
             raise BadLora(path=str(path), reason=f"{brief(name)} is not a LoRA tensor")
-        raise BadLora(path=str(path), reason=f"not a LoRA: its tensors are model weights ({brief(name)})")
+        if any(key.role == "alpha" for key in keys.values()):
+            raise BadLora(path=str(path), reason="holds alphas and no factors: nothing is left of the adapter it was")
+        what = _whole_model(header.entries)
+        raise BadLora(path=str(path), reason=f"not a LoRA: {what or 'its tensors are model weights'} ({brief(name)})")
     adapters = sorted({key.adapter for key in keys.values() if key.adapter is not None})
     if len(adapters) > 1:
         raise BadLora(
@@ -271,7 +295,8 @@ def _no_other_peft(path: Path, file: Path) -> None:
         return
     found = config.settings_of(path, table)
     _no_language_model(path, {}, {"": found})
-    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, which changes no weights")
+    what = "which changes no weights" if found.kind in config.PROMPTS else "which this release does not read"
+    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, {what}")
 
 
 def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:
@@ -286,7 +311,9 @@ def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:
 
 def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[str, config.Settings]) -> None:
     parts = Counter(key.part for key in keys.values())
-    if (parts and parts.most_common(1)[0][0] == "language model") or any(s.language for s in settings.values()):
+    # One that reads pictures changes a language model's layers and those of the part that looks.
+    language = parts["language model"] > 0 and not any(parts[part] for part in DENOISERS)
+    if language or any(s.language for s in settings.values()):
         raise BadLora(
             path=str(path),
             reason="an adapter of a language model",

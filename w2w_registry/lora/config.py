@@ -33,6 +33,8 @@ _MORE = {
 }
 # These initialisations change the base weights too, so the adapter alone does not say what the model is.
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT")
+"""PEFT's methods that put something before the input and change no weights."""
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
 

@@ -223,6 +223,9 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
         raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():
         raise bad("a web page, not a model (a download that asked for a login?)", None)
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:8]):
+        words = brief(start.decode("utf-8", "replace").strip())
+        raise bad(f"a text, not a model (a download that was refused?): it begins with {words}", None)
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
