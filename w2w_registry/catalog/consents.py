@@ -89,9 +89,10 @@ def any_record(session: Session, ids: Sequence[str]) -> ConsentRecord | None:
     return session.scalars(select(ConsentRecord).where(ConsentRecord.id.in_(ids)).limit(1)).first()
 
 
-def subjects_in_order(session: Session) -> list[Subject]:
-    """Every subject, by id."""
-    return list(session.scalars(select(Subject).order_by(Subject.id)))
+def subjects_in_order(session: Session, after: str | None = None, limit: int | None = None) -> list[Subject]:
+    """Subjects by id: all of them, or at most ``limit`` of those after one."""
+    query = select(Subject).order_by(Subject.id).limit(limit)
+    return list(session.scalars(query if after is None else query.where(Subject.id > after)))
 
 
 def refusing(session: Session, subjects: Iterable[str]) -> set[str]:
@@ -105,10 +106,15 @@ def refusing(session: Session, subjects: Iterable[str]) -> set[str]:
     }
 
 
-def version_counts(session: Session) -> dict[str, int]:
-    """Subject -> how many versions name it."""
+def version_counts(session: Session, subjects: Iterable[str] | None = None) -> dict[str, int]:
+    """Subject -> how many versions name it; of all subjects, or of these."""
     query = select(VersionSubject.subject_id, func.count()).group_by(VersionSubject.subject_id)
-    return dict(session.execute(query).tuples().all())
+    if subjects is None:
+        return dict(session.execute(query).tuples().all())
+    found: dict[str, int] = {}
+    for chunk in chunked(subjects):
+        found.update(session.execute(query.where(VersionSubject.subject_id.in_(chunk))).tuples().all())
+    return found
 
 
 def versions_naming(session: Session, subject: str) -> list[tuple[str, VersionState]]:
