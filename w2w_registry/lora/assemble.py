@@ -15,9 +15,10 @@ from w2w_registry.errors import BadLora
 from w2w_registry.lora import config
 from w2w_registry.lora.change import BrokenChange, Change, check_shapes, rank_of
 from w2w_registry.lora.formats import Key
+from w2w_registry.lora.header import brief
 from w2w_registry.lora.roles import OWN_WEIGHTS, kind_of
 from w2w_registry.lora.targets import Target, as_flux2
-from w2w_registry.lora.tensorfile import TensorData, brief
+from w2w_registry.lora.tensorfile import TensorData
 
 _LINEAR = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 # Of one tensor each, added to a vector of the layer.

@@ -16,8 +16,8 @@ from typing import Any
 from w2w_registry.errors import BadLora
 from w2w_registry.files import read_bytes
 from w2w_registry.lora.formats import diffusers, peft
+from w2w_registry.lora.header import Header, brief
 from w2w_registry.lora.patterns import PatternTable, UnsafePattern, table_of
-from w2w_registry.lora.tensorfile import Header, brief
 
 CONFIG_LIMIT = 10_000_000
 OWN_CONFIG = "w2w_adapter_config"
