@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.lora.loras import MODULES, make_tensors, st_file
 from w2w_registry.errors import BadLora
-from w2w_registry.lora import header, plans, read, read_adapter, read_lora, write_lora
+from w2w_registry.lora import header, plans, read, read_adapter, read_lora, write, write_lora
 from w2w_registry.lora.adapter import Adapter
 from w2w_registry.lora.header import BrokenHeader, tables_of
 from w2w_registry.lora.read import LoraFile
@@ -215,3 +215,31 @@ def test_a_header_says_the_same_read_in_one_or_apart(case: tuple[bytes, int], ot
         again = b'{"__metadata__":' + json.dumps(other).encode() + b"," + apart[0][1:].encode()
         assert told(tables_of, again, size) == told(header._read_table, again.decode(), size)
     assert told(tables_of, text, size) == alone
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_file_is_written_as_the_first_of_its_kind_was(dtype: Any, rank: int) -> None:
+    def made(seed: int, alpha: Any) -> bytes:
+        (data,) = write.lora_files(
+            "x.safetensors", make_tensors(seed, rank), alpha, fmt="diffusers", dtype=dtype, base_model="own/base"
+        ).values()
+        return data
+
+    for alpha in (27.0, None, {module: 2.0 + i % 2 for i, module in enumerate(MODULES)}):
+        write._start_of.cache_clear()
+        made(0, alpha)
+        again = made(1, alpha)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(write, "_written_alike", lambda *_: None)
+            assert made(1, alpha) == again
+
+
+def test_what_cannot_be_written_is_named_after_a_good_one() -> None:
+    good = make_tensors(0)
+    write.lora_files("x.safetensors", good, 1.0, fmt="diffusers", dtype="fp16")
+    for value, reason in ((1e30, "too large for fp16"), (np.nan, "NaN or Inf")):
+        bad = {key: array.copy() for key, array in good.items()}
+        bad[(MODULES[2], "B")][3, 0] = value
+        with pytest.raises(BadLora, match=f"{MODULES[2]}.*{reason}"):
+            write.lora_files("x.safetensors", bad, 1.0, fmt="diffusers", dtype="fp16")

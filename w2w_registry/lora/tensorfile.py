@@ -219,16 +219,28 @@ def _decode(tag: str, data: bytes) -> NDArray[np.float32]:
         return np.frombuffer(data, "<f2" if tag == "F16" else "<f8").astype(np.float32)
 
 
-def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
-    values = np.ascontiguousarray(array, np.float32)
+def encoded(values: NDArray[Any], dtype: DType) -> bytes:
+    """The bytes of values in a file.
+
+    Raises:
+        OverflowError: some do not fit the dtype.
+    """
+    values = np.ascontiguousarray(values, np.float32)
     if dtype == "fp32":
         return values.astype("<f4", copy=False).tobytes()
     rounded = round_to(values, dtype)
     if not np.isfinite(rounded).all():
-        raise OverflowError(f"{name} has values too large for {dtype}")
+        raise OverflowError(dtype)
     if dtype == "fp16":
         return rounded.astype("<f2").tobytes()
     return _to_bf16(values).astype("<u2", copy=False).tobytes()
+
+
+def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
+    try:
+        return encoded(array, dtype)
+    except OverflowError:
+        raise OverflowError(f"{name} has values too large for {dtype}") from None
 
 
 @cache
