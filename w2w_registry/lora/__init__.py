@@ -15,11 +15,12 @@
   ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
 
-from w2w_registry.lora.adapter import Adapter, is_embedding, read_adapter
+from w2w_registry.lora.adapter import Adapter, read_adapter
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.names import Format
+from w2w_registry.lora.others import is_embedding
 from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
