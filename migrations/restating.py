@@ -21,7 +21,7 @@ from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.types import Json, UtcDateTime, stored_form
 from w2w_registry.records import digest_of, iso, now
 
-ACTOR = "w2w-reg init --upgrade"
+ACTOR = "w2w-reg db upgrade"
 _CHANGES = 5000  # rows stated by one event
 Columns = Mapping[str, TypeEngine[Any]]
 
@@ -48,17 +48,21 @@ def restated(
     Args:
         key: its primary key. revision: the migration's, for the event.
     """
-    claimed = _claims(connection, table)
+    claimed = claims(connection, table)
     sound = {row for row, digest in _digests(connection, table, key, before) if claimed.get(row) == digest}
     yield
-    changes = [
-        [table, row, "update", digest] for row, digest in _digests(connection, table, key, after) if row in sound
-    ]
+    stated = {row: digest for row, digest in _digests(connection, table, key, after) if row in sound}
+    state(connection, table, stated, revision)
+
+
+def state(connection: sa.Connection, table: str, digests: Mapping[str, str], revision: str) -> None:
+    """Append events that say which digests these rows (primary key -> digest) have from now on."""
+    changes = [[table, row, "update", digest] for row, digest in digests.items()]
     for start in range(0, len(changes), _CHANGES):
         _append(connection, changes[start : start + _CHANGES], {"table": table, "revision": revision})
 
 
-def _claims(connection: sa.Connection, table: str) -> dict[str, str | None]:
+def claims(connection: sa.Connection, table: str) -> dict[str, str | None]:
     """Primary key -> digest, as the last event about each row has it."""
     named = sa.text("SELECT changes FROM event WHERE changes LIKE :table ORDER BY seq")
     found: dict[str, str | None] = {}
@@ -73,8 +77,16 @@ def _digests(connection: sa.Connection, table: str, key: Sequence[str], columns:
     forms: dict[str, Callable[[Any], Any]] = {name: stored_form(kind) for name, kind in columns.items()}
     query = sa.select(*(sa.column(name, NullType()) for name in columns)).select_from(sa.table(table))
     for row in connection.execute(query.order_by(*(sa.column(name) for name in key))).mappings().all():
-        digest = digest_of([table, {n: None if row[n] is None else form(row[n]) for n, form in forms.items()}])
-        yield "/".join(str(row[name]) for name in key), digest
+        yield "/".join(str(row[name]) for name in key), _digest(table, row, forms)
+
+
+def digest_as(table: str, row: Mapping[str, Any], columns: Columns) -> str:
+    """The digest of a row as the driver returns it, were these its table's columns."""
+    return _digest(table, row, {name: stored_form(kind) for name, kind in columns.items()})
+
+
+def _digest(table: str, row: Mapping[str, Any], forms: Mapping[str, Callable[[Any], Any]]) -> str:
+    return digest_of([table, {n: None if row[n] is None else form(row[n]) for n, form in forms.items()}])
 
 
 def _append(connection: sa.Connection, changes: list[list[Any]], payload: dict[str, Any]) -> None:

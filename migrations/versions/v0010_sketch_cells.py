@@ -34,8 +34,8 @@ def upgrade() -> None:
     with restated(op.get_bind(), "weights_sketch", ["version_id"], BEFORE, AFTER, "0010"):
         op.drop_index("ix_weights_sketch_key_a", "weights_sketch")
         op.add_column("weights_sketch", sa.Column("cell", BIGINT, nullable=True))
-        mixers = _mixers()
-        _fill(["cell"], lambda values, norm: [_cell(values, norm, mixers)])
+        signs = mixers()
+        _fill(["cell"], lambda values, norm: [cell(values, norm, signs)])
         with op.batch_alter_table("weights_sketch") as batch:
             batch.alter_column("cell", existing_type=BIGINT, nullable=False)
             for key in KEYS:
@@ -48,7 +48,7 @@ def downgrade() -> None:
         op.drop_index("ix_weights_sketch_cell", "weights_sketch")
         for key in KEYS:
             op.add_column("weights_sketch", sa.Column(key, sa.Double(), nullable=True))
-        _fill(KEYS, _keys)
+        _fill(KEYS, keys)
         with op.batch_alter_table("weights_sketch") as batch:
             for key in KEYS:
                 batch.alter_column(key, existing_type=sa.Double(), nullable=False)
@@ -72,13 +72,13 @@ def _fill(columns: Sequence[str], of: Any) -> None:
         connection.execute(change, made)
 
 
-def _keys(values: NDArray[np.float64], norm: float) -> list[float]:
+def keys(values: NDArray[np.float64], norm: float) -> list[float]:
     parts = [part[0] for part in np.array_split(np.arange(SIZE), len(KEYS))]
     sums = np.add.reduceat(values, parts)
     return [0.0] * len(KEYS) if norm <= 0 else (sums / (norm * np.sqrt(SIZE / len(KEYS)))).tolist()
 
 
-def _cell(values: NDArray[np.float64], norm: float, mixers: NDArray[np.float64]) -> int:
+def cell(values: NDArray[np.float64], norm: float, mixers: NDArray[np.float64]) -> int:
     mixed = (values @ mixers * np.sqrt(SIZE / PROBES) / max(norm, 1e-300)).reshape(PARTS, PART)
     number = 0
     for part in mixed:
@@ -87,7 +87,7 @@ def _cell(values: NDArray[np.float64], norm: float, mixers: NDArray[np.float64])
     return number
 
 
-def _mixers() -> NDArray[np.float64]:
+def mixers() -> NDArray[np.float64]:
     stream = hashlib.shake_256(b"w2w sketch rademacher-256x16 cells").digest(2 * SIZE // 8)
     signs = np.unpackbits(np.frombuffer(stream, np.uint8)).reshape(2, SIZE, 1) * 2.0 - 1.0
     matrix = np.ones((1, 1))

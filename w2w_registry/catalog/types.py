@@ -158,7 +158,7 @@ def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
         return iso
     if isinstance(kind, Json):
         return normal_json
-    if isinstance(kind, Number):
+    if isinstance(kind, (Number, Double)):
         return lambda value: repr(_finite(value))
     if isinstance(kind, LargeBinary):
         return lambda value: hashlib.sha256(value).hexdigest()
@@ -168,7 +168,9 @@ def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
         return int
     if isinstance(kind, Enum):
         return lambda value: str(getattr(value, "value", value))
-    return lambda value: storable(str(value))
+    if isinstance(kind, (Words, String)):
+        return lambda value: storable(str(value))
+    raise TypeError(f"a column of type {kind!r} has no form for digests")
 
 
 def stored_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
@@ -179,7 +181,7 @@ def stored_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
     """
     if isinstance(kind, UtcDateTime):
         return lambda value: value if isinstance(value, str) else _kept(value, datetime, iso)
-    if isinstance(kind, Number):
+    if isinstance(kind, (Number, Double)):
         return lambda value: repr(float(value)) if type(value) in (int, float) else _unreadable(value)
     if isinstance(kind, LargeBinary):
         return lambda value: _kept(value, bytes, lambda data: hashlib.sha256(data).hexdigest())
@@ -187,7 +189,9 @@ def stored_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
         return lambda value: bool(value) if value in (0, 1) else _unreadable(value)
     if isinstance(kind, (Integer, BigInteger)):
         return lambda value: _kept(value, int, int)
-    return lambda value: _kept(value, str, str)
+    if isinstance(kind, (Json, Words, String)):
+        return lambda value: _kept(value, str, str)
+    raise TypeError(f"a column of type {kind!r} has no form for digests")
 
 
 def _kept(value: Any, kind: type, form: Callable[[Any], Any]) -> Any:
