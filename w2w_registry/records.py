@@ -268,6 +268,6 @@ def now() -> datetime:
 
 def iso(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-01-31T12:00:00.000000Z``; a naive moment is taken as UTC."""
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    if moment.tzinfo is not UTC:
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.index.oracle import unit
 from w2w_registry.errors import IntegrityError
-from w2w_registry.index.vectors import as_batch, as_vectors, rounding, score
+from w2w_registry.index.vectors import as_batch, as_vectors, contenders, kth_largest, rounding, score
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 300))
@@ -62,3 +62,10 @@ def test_what_is_not_a_row_of_norm_at_most_one_is_refused(bad: np.ndarray) -> No
 def test_ids_and_rows_have_to_pair_up() -> None:
     with pytest.raises(IntegrityError):
         as_batch([1, 2, 3], np.zeros((2, 4), np.float32), 4)
+
+
+@given(st.integers(1, 4), st.integers(1, 3000), st.integers(0, 2**32 - 1))
+def test_contenders_hold_whoever_is_among_the_best(limit: int, rows: int, seed: int) -> None:
+    values = np.random.default_rng(seed).choice(np.linspace(-1, 1, 50), rows).astype(np.float32)
+    chosen = contenders(values, limit, 8)
+    assert set(np.flatnonzero(values >= kth_largest(values, limit))) <= set(chosen.tolist())

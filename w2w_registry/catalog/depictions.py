@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import CTE, ColumnElement, and_, exists, func, literal, select
@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Identity, Version, VersionSubject
 from w2w_registry.catalog.lineage import descendant_ids, descendants
 from w2w_registry.catalog.lookup import versions_of_subject
-from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation, OperationInput
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.records import IdentityRef, Kind, OperationKind, VersionState
@@ -95,10 +94,8 @@ def depictions(session: Session, subject: str) -> list[Depiction]:
     ]
 
 
-@once
-def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> list[Likeness]:
+def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> Iterator[Likeness]:
     """Everybody depicted by these versions or their ancestors; of ``kinds`` somebody is, named or not."""
-    found: list[Likeness] = []
     for chunk in chunked(version_ids):
         up = _ancestors(chunk)
         named = (
@@ -115,14 +112,10 @@ def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[K
             .where(_nobody_named(kinds))
         )
         for query in (named, unnamed):
-            found += [
-                Likeness(root, subject, bool(derived), str(IdentityRef(name, number)))
-                for root, subject, derived, name, number in session.execute(query)
-            ]
-    return found
+            for root, subject, derived, name, number in session.execute(query):
+                yield Likeness(root, subject, bool(derived), str(IdentityRef(name, number)))
 
 
-@once
 def own_likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> dict[int, set[str | None]]:
     """Version id -> whom it depicts by its own account (None: somebody unnamed), for every one that exists."""
     found: dict[int, set[str | None]] = {}

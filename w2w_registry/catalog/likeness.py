@@ -14,10 +14,13 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base
+from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.types import BigInt, Number, Words
 from w2w_registry.records import VersionState
+
+_CELLS = 20_000  # looked into by one statement
 
 
 class WeightsSketch(Base):
@@ -59,8 +62,9 @@ def sketches_in(
         .order_by(WeightsSketch.version_id)
     )
     found: dict[int, list[StoredSketch]] = {}
-    for chunk in chunked(cells):
-        for cell, version_id, norm, data in session.execute(query.where(WeightsSketch.cell.in_(chunk))):
+    for chunk in chunked(cells, _CELLS):
+        rows = session.connection().execute(query.where(WeightsSketch.cell.in_(listed(session, chunk))))
+        for cell, version_id, norm, data in rows:
             found.setdefault(cell, []).append(StoredSketch(version_id, norm, data))
     return found
 

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Subquery, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
+from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.vectors import SERVED, unpack
 from w2w_registry.records import OperationKind, VersionState
@@ -51,6 +52,39 @@ def newest_ids(session: Session, space_id: int) -> list[int]:
     query = (
         select(Version.id)
         .join(newest, (newest.c.identity_id == Version.identity_id) & (newest.c.number == Version.number))
+        .order_by(Version.id)
+    )
+    return list(session.scalars(query))
+
+
+def spread_ids(session: Session, space_id: int, most: int, before: int | None = None) -> list[int]:
+    """Ids of at most ``most`` newest active versions of identities in a space, ascending: those that come first at or
+    after evenly spaced ids. As many look-ups as are asked for, however many there are.
+
+    Args:
+        before: only versions of a lower id are seen.
+    """
+    placed = select(Coordinates.version_id).where(Coordinates.space_id == space_id)
+    if before is not None:
+        placed = placed.where(Coordinates.version_id < before)
+    first = session.scalar(placed.order_by(Coordinates.version_id).limit(1))
+    last = session.scalar(placed.order_by(Coordinates.version_id.desc()).limit(1))
+    if first is None or last is None:
+        return []
+    probes = listed(session, np.linspace(first, last, most).astype(int).tolist()).subquery()
+    at = placed.where(Coordinates.version_id >= probes.c.n).order_by(Coordinates.version_id).limit(1)
+    found = select(at.correlate(probes).scalar_subquery().label("id")).select_from(probes).distinct().subquery()
+    newer = aliased(Version)
+    later = placed.where(
+        newer.identity_id == Version.identity_id,
+        newer.number > Version.number,
+        newer.state == VersionState.ACTIVE,
+        Coordinates.version_id == newer.id,
+    )
+    query = (
+        select(Version.id)
+        .join(found, found.c.id == Version.id)
+        .where(Version.state == VersionState.ACTIVE, ~later.correlate(Version).exists())
         .order_by(Version.id)
     )
     return list(session.scalars(query))

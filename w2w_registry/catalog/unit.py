@@ -29,7 +29,7 @@ from w2w_registry.catalog.rows import (
     primary_key,
     table_of,
 )
-from w2w_registry.catalog.staging import NewRow, model_of, write
+from w2w_registry.catalog.staging import NewRow, insert_rows, model_of, write
 from w2w_registry.catalog.types import normal_json, normalised, storable
 from w2w_registry.errors import IntegrityError
 from w2w_registry.records import iso
@@ -169,7 +169,7 @@ class UnitOfWork:
             objects = {kind: _id_of(value) for kind, value in one.objects.items()}
             entries.append(self._entry(one.action, objects, one.changes + changes, one.payload))
         if entries:
-            connection.execute(insert(table_of(Event)), entries)
+            insert_rows(connection, Event, entries)
         for row in left:
             model, key, digest = written[id(row)]
             if model.audited:

@@ -12,6 +12,7 @@ from w2w_registry.index.protocol import Batch, Ids, Vectors
 
 MAX_NORM = 1.0 + 1e-3
 _SCORE_ROWS = 4096
+_BLOCK = 16
 _UNIT = 2.0**-24  # rounding unit of float32
 _TINY = 2.0**-126  # smallest normal float32: what a product loses when it underflows
 
@@ -94,10 +95,19 @@ def kth_largest(values: Vectors, k: int) -> np.float32:
     return np.float32(np.partition(values, len(values) - k)[len(values) - k])
 
 
+def _reached(values: Vectors, k: int) -> np.float32:
+    """A value that at least k of ``values`` reach, the k-th largest or hardly less: of many values only the largest of
+    every ``_BLOCK`` are put in order, which takes a fifth of the time."""
+    blocks = len(values) // _BLOCK
+    if blocks < 16 * k:
+        return kth_largest(values, k)
+    return kth_largest(values[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0), k)
+
+
 def contenders(approximate: Vectors, limit: int, dim: int, kth: np.float32 | None = None) -> NDArray[np.int64]:
     """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``; ``kth`` is
     the limit-th largest of them where that is known already."""
-    floor = (kth_largest(approximate, limit) if kth is None else kth) - 2 * rounding(dim)
+    floor = (_reached(approximate, limit) if kth is None else kth) - 2 * rounding(dim)
     return np.flatnonzero(approximate >= floor)
 
 

@@ -20,6 +20,7 @@ from w2w_registry.records import OperationKind
 from w2w_registry.services import signing
 from w2w_registry.services.consent import protect, subjects
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.provenance import replay, verify
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces import manage
@@ -84,6 +85,24 @@ def test_arithmetic_replays_to_the_same_numbers(registry: Registry, name: str) -
     result = replay.replay(registry, name)
     assert result["outcome"] in ("identical", "equal-within-tolerance"), result
     assert result["distance"] < 1e-5
+
+
+def test_samples_of_many_people_replay_from_those_they_were_learned_from(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edit, "_POPULATION", 40)
+    edit.sample(registry, 4, name="among-many", seed=3)
+    with registry.catalog.read() as session:
+        params = session.scalars(select(Operation.params).order_by(Operation.started_at.desc()).limit(1)).one()
+    assert 20 < params["spread"] <= 40
+    assert "population" not in params
+    edit.sample(registry, 5, name="later", seed=4)
+    result = replay.replay(registry, "among-many-002")
+    assert result["outcome"] in ("identical", "equal-within-tolerance"), result
+    remove(registry, first_import(registry).partition("@")[0], perform=True)
+    gone = replay.replay(registry, "drawn-001")
+    assert (gone["outcome"], gone["possible"]) == ("impossible", True)
+    assert "not all of them are left" in gone["reasons"][0]
 
 
 def test_an_import_replays_from_the_stored_file(registry: Registry) -> None:

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.identities import first_between
 from w2w_registry.catalog.lineage import inputs_of
 from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, Space, Version
-from w2w_registry.catalog.points import newest_ids
+from w2w_registry.catalog.points import newest_points
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.space_rows import knows_direction
-from w2w_registry.catalog.vectors import coordinates_of, pack, unpack
+from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import IntegrityError, NotFound
 from w2w_registry.provenance.graph import OperationNode
 from w2w_registry.provenance.replay import CLOSED_FORM, Comparison, Outcome, ReplayPlan, compare, plan
@@ -213,19 +213,21 @@ def _mixed_again(registry: Registry, session: Session, subject: _Subject) -> Vec
 
 def _sampled_again(registry: Registry, session: Session, subject: _Subject) -> Vector:
     from w2w_registry.services.recording.sources import open_space_of
-    from w2w_registry.services.synthesis.edit import draw_samples, population
+    from w2w_registry.services.synthesis.edit import draw_samples, learned_again
 
     row, space = open_space_of(registry, session, subject.space.id)
     parameters = subject.operation.parameters
     first = _first_of_batch(session, subject)
-    older = [version for version in newest_ids(session, row.id) if version < first]
-    if len(older) != parameters["population"]:
-        raise Impossible(f"it was drawn among {parameters['population']} identities, {len(older)} of them are left")
-    known = coordinates_of(session, row.id, older) if parameters["min_distance"] else {}
+    learned = learned_again(session, row, first, parameters)
+    if learned is None:
+        among = parameters.get("population", parameters.get("spread"))
+        raise Impossible(f"it was drawn among {among} identities, and not all of them are left")
+    known = newest_points(session, row.id).items() if parameters["min_distance"] else ()
+    older = [point for version, point in known if version < first]
     found = draw_samples(
         space,
-        population(session, row, older, parameters.get("learned_from", len(older))),
-        np.stack([known[i] for i in older]) if known else np.zeros((0, space.k), np.float32),
+        learned,
+        np.stack(older) if older else learned[:0],
         parameters["count"],
         seed=subject.operation.seed or 0,
         min_distance=parameters["min_distance"],

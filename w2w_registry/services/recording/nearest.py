@@ -251,10 +251,19 @@ class _Cache:
             index, topped = store.sync_index(index, stamp, _rows(changes, self._metric), self._stamp.seq)
             if store.worth_saving(index, stamp.size):
                 with suppress(StorageError):  # a cache that cannot be written costs time, not truth
-                    self._engine.keep(index, replace(topped, head=self._stamp.head))
+                    if self._engine.keep(index, replace(topped, head=self._stamp.head)):
+                        index = self._reopened(index)
         except IntegrityError:
             return None
         return index
+
+    def _reopened(self, index: VectorIndex) -> VectorIndex:
+        """The index as it was just kept: what was added lies in a segment with codes, and is no longer read in full at
+        every question. What a server holds is the same before and after."""
+        if self._engine.kind == "milvus":
+            return index
+        found = self._engine.open()
+        return index if found is None or found[1].seq != self._stamp.seq else found[0]
 
     def rebuild(self) -> VectorIndex:
         """Make the index again from the catalog, in place of whatever is kept."""

@@ -9,9 +9,10 @@ from typing import Any, Final
 import numpy as np
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog import vectors
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Direction, InputKind, Space
-from w2w_registry.catalog.points import newest_ids
+from w2w_registry.catalog.points import newest_ids, spread_ids
 from w2w_registry.catalog.resolve import direction_named, version_for
 from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.records import Use
@@ -233,8 +234,7 @@ def sample(
         permission = Permission(Use.SAMPLE, spaces=[space_row.id], purpose=purpose)
         decision = permission.require(registry, session)
         _, weights = open_space_of(registry, session, space_row.id)
-        people = newest_ids(session, space_row.id)
-        learned = population(session, space_row, people)
+        drawn_from, learned = learned_from(session, space_row)
         known = stored.labelled(session, space_row).coordinates if min_distance else learned[:0]
         names = free_names(session, name, count)
     found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
@@ -244,9 +244,7 @@ def sample(
     drafts = []
     for i, point in enumerate(points):
         params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
-        params["population"] = len(people)
-        if len(learned) < len(people):
-            params["learned_from"] = len(learned)
+        params |= drawn_from
         activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
         drafts.append(Draft(names[i], Kind.parse(kind), point, activity))
     made = record(registry, space_row, weights, drafts, permission, searched=searched)
@@ -263,6 +261,35 @@ def sample(
         "samples": made,
         "warnings": [str(w) for w in decision.warnings],
     }
+
+
+def learned_from(session: Session, space: Space) -> tuple[dict[str, int], Vector]:
+    """What is recorded of whom a distribution is learned from, and their points (n, k).
+
+    ``population``: how many identities there are; ``learned_from``: of how many of them, evenly spaced, it was learned.
+    Where more than ``_POPULATION`` versions are there counting the identities would take longer than all else;
+    ``spread`` of them are taken, evenly over the versions' ids, and that is all that is told.
+    """
+    if vectors.count(session, space.id, most=_POPULATION + 1) > _POPULATION:
+        people = spread_ids(session, space.id, _POPULATION)
+        if len(people) * 2 > _POPULATION:  # else few identities have many versions
+            return {"spread": len(people)}, population(session, space, people)
+    people = newest_ids(session, space.id)
+    learned = population(session, space, people)
+    told = {"population": len(people)}
+    return told | ({"learned_from": len(learned)} if len(learned) < len(people) else {}), learned
+
+
+def learned_again(session: Session, space: Space, before: int, params: Mapping[str, Any]) -> Vector | None:
+    """The points that ``learned_from`` told ``params`` of, as versions of a lower id than ``before`` were there; None
+    when not as many of them are left."""
+    if "spread" in params:
+        people = spread_ids(session, space.id, _POPULATION, before)
+        return population(session, space, people) if len(people) == params["spread"] else None
+    people = [version for version in newest_ids(session, space.id) if version < before]
+    if len(people) != params["population"]:
+        return None
+    return population(session, space, people, params.get("learned_from", len(people)))
 
 
 def population(session: Session, space: Space, people: Sequence[int], most: int = _POPULATION) -> Vector:
