@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import signal
 import sys
 import threading
@@ -184,9 +185,19 @@ def _stop(number: int, frame: object) -> None:
 
 def usage_message(error: click.ClickException) -> str:
     """What click found wrong, in one line, with the help to read."""
+    if isinstance(error, click.NoSuchOption):
+        near = [one for one in error.possibilities or () if alike(error.option_name, one)]
+        error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
     text = " ".join(error.format_message().split())
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return text
     read = f"see `{context.command_path} --help`"
     return f"{text} ({read})" if text.endswith("?") else f"{text.rstrip('.')}; {read}"
+
+
+def alike(typed: str, option: str) -> bool:
+    """Whether somebody who typed one option may have meant the other: click's own likeness counts the dashes, and so
+    offers ``--quiet`` to whoever types ``--subject``."""
+    typed, option = typed.lstrip("-"), option.lstrip("-")
+    return typed[:4] == option[:4] or difflib.SequenceMatcher(None, typed, option).ratio() > 0.7

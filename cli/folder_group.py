@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -100,12 +100,18 @@ class FolderGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] in self._helps or args[0] in self._former or args[0].startswith("-"):
             return super().resolve_command(ctx, args)
-        near = difflib.get_close_matches(args[0], self._helps, n=2)
         habit = HABITS.get(args[0])
-        if habit in self._helps:
-            near = [str(habit), *(name for name in near if name != habit)][:2]
+        first = [habit] if habit in self._helps else [*self._inside(ctx, args[0])]
+        near = first or difflib.get_close_matches(args[0], self._helps, n=2)
         hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
         raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+
+    def _inside(self, ctx: click.Context, word: str) -> Iterator[str]:
+        """``GROUP WORD`` for each group that has a command of this name."""
+        for name in self._helps:
+            command = self.get_command(ctx, name)
+            if isinstance(command, click.Group) and word in command.list_commands(ctx):
+                yield f"{name} {word}"
 
 
 def helps_from_commands(names: str) -> dict[str, str]:

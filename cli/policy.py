@@ -9,6 +9,11 @@ import click
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table, warn
 
+ONE_PERSON = (
+    "one person decides alone here, and can bring back anybody who refused (`consent withdraw --forget`, "
+    "`consent grant`, `resolve`); the log and `audit report` say so each time"
+)
+
 
 @click.group()
 def policy() -> None:
@@ -25,6 +30,8 @@ def show(frame: Frame) -> None:
 
     def human() -> None:
         pairs([("digest", value["digest"]), ("since", value["since"]), *value["rules"].items()])
+        if value["one_person"]:
+            warn(ONE_PERSON)
         if value["file_differs"]:
             warn("registry.toml says something else, which changes nothing until `w2w-reg policy set` adopts it")
 
@@ -57,6 +64,8 @@ def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool)
             say("nothing was changed: --dry-run")
         else:
             say(f"in force: {value['digest']}")
+        if value["one_person"]:
+            warn(ONE_PERSON)
 
     emit(frame, value, human)
 

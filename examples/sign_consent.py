@@ -49,6 +49,7 @@ def signed(subject, consent, key, until=None):
         "@context": ["https://www.w3.org/ns/credentials/v2"],
         "type": ["VerifiableCredential", "ConsentCredential"],
         "issuer": f"did:jwk:{text(packed(jwk))}",
+        "iat": int(now.timestamp()),
         "validFrom": now.isoformat(),
         "credentialSubject": {"id": subject, "consent": consent},
     }

@@ -27,6 +27,7 @@ import sys
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -46,34 +47,24 @@ def event_hash(prev: Any, body: Any) -> str:
     return sha256(canonical({"body": body, "prev": prev}).encode()).hex()
 
 
-class Tree:
-    """RFC 9162 tree hash of a growing list."""
+def parent(left: bytes, right: bytes) -> bytes:
+    return sha256(b"\x01" + left + right)
 
-    def __init__(self) -> None:
-        self.size = 0
-        self.peaks: list[bytes] = []
 
-    def append(self, leaf: bytes) -> None:
-        node, size = sha256(b"\x00" + leaf), self.size
-        while size & 1:
-            node, size = sha256(b"\x01" + self.peaks.pop() + node), size >> 1
-        self.peaks.append(node)
-        self.size += 1
-
-    def root(self) -> bytes:
-        if not self.peaks:
-            return sha256(b"")
-        node = self.peaks[-1]
-        for peak in reversed(self.peaks[:-1]):
-            node = sha256(b"\x01" + peak + node)
-        return node
+def grow(peaks: list[bytes], size: int, leaf: bytes) -> bytes:
+    """RFC 9162 root of a list once ``leaf`` has followed its ``size`` first ones, for which ``peaks`` stand."""
+    node = sha256(b"\x00" + leaf)
+    while size & 1:
+        node, size = parent(peaks.pop(), node), size >> 1
+    peaks.append(node)
+    return reduce(lambda node, peak: parent(peak, node), reversed(peaks))
 
 
 def open_note(note: str, public: bytes) -> tuple[int, bytes, str]:
     """Size, root and time of a signed note (c2sp.org/signed-note), or a ValueError saying what is wrong with it."""
     body, signatures = split_note(note)
     lines = body.splitlines()
-    if not lines or not any(name == lines[0] for name, _ in signatures):
+    if not any(name == lines[0] for name, _ in signatures):
         raise ValueError("not a signed checkpoint")
     identifier = sha256(lines[0].encode() + b"\n\x01" + public)[:4]
     mine = [blob for name, blob in signatures if name == lines[0] and blob[:4] == identifier]
@@ -88,15 +79,10 @@ def open_note(note: str, public: bytes) -> tuple[int, bytes, str]:
 def split_note(note: str) -> tuple[str, list[tuple[str, bytes]]]:
     """The text that is signed, and (name, what follows it) of every signature line."""
     body, _, tail = note.partition("\n\n")
-    signatures = []
-    for line in tail.splitlines():
-        words = line.split(" ")
-        if len(words) != 3 or words[0] != "—":
-            raise ValueError("not a signed checkpoint")
-        signatures.append((words[1], base64.b64decode(words[2])))
-    if len(body.splitlines()) < 3:
+    lines = [line.split(" ") for line in tail.splitlines()]
+    if len(body.splitlines()) < 3 or any(len(words) != 3 or words[0] != "—" for words in lines):
         raise ValueError("not a signed checkpoint")
-    return body + "\n", signatures
+    return body + "\n", [(name, base64.b64decode(blob)) for _, name, blob in lines]
 
 
 def holds(public: bytes, signature: bytes, message: bytes) -> bool:
@@ -124,28 +110,37 @@ def cosigned(note: str, vkey: str) -> int | None:
     return None
 
 
+def climb(position: int, last: int, node: bytes, path: Sequence[bytes]) -> tuple[bytes, bytes] | None:
+    """Roots that an RFC 9162 path leads to from a node: of the leaves up to it and of all (None: a wrong length)."""
+    left = whole = node
+    for sibling in path:
+        if last == 0:
+            return None
+        if position & 1 or position == last:
+            left, whole = parent(sibling, left), parent(sibling, whole)
+            while not position & 1 and position:
+                position, last = position >> 1, last >> 1
+        else:
+            whole = parent(whole, sibling)
+        position, last = position >> 1, last >> 1
+    return (left, whole) if last == 0 else None
+
+
+def path_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
+    """Root that an inclusion path leads to (§2.1.3.2), None when the path has the wrong length."""
+    roots = climb(index, size - 1, sha256(b"\x00" + leaf), path)
+    return roots and roots[1]
+
+
 def extends(old_size: int, old_root: bytes, size: int, root: bytes, path: Sequence[bytes]) -> bool:
-    """Whether a path shows that the tree of ``size`` leaves begins with that of ``old_size`` (RFC 9162, §2.1.4.2)."""
+    """Whether a path shows that the tree of ``size`` leaves begins with that of ``old_size`` (§2.1.4.2)."""
     if old_size == size:
         return not path and old_root == root
     if not 0 < old_size < size or not path:
         return False
-    nodes = [old_root, *path] if old_size & (old_size - 1) == 0 else list(path)
-    first, last = old_size - 1, size - 1
-    while first & 1:
-        first, last = first >> 1, last >> 1
-    old = new = nodes[0]
-    for sibling in nodes[1:]:
-        if last == 0:
-            return False
-        if first & 1 or first == last:
-            old, new = sha256(b"\x01" + sibling + old), sha256(b"\x01" + sibling + new)
-            while not first & 1 and first:
-                first, last = first >> 1, last >> 1
-        else:
-            new = sha256(b"\x01" + new + sibling)
-        first, last = first >> 1, last >> 1
-    return last == 0 and (old, new) == (old_root, root)
+    first, *others = [old_root, *path] if old_size & (old_size - 1) == 0 else path
+    level = (old_size & -old_size).bit_length() - 1  # of the node that the path starts from
+    return climb((old_size - 1) >> level, (size - 1) >> level, first, others) == (old_root, root)
 
 
 class Published:
@@ -164,26 +159,19 @@ class Published:
 
     def node(self, start: int, end: int) -> bytes:
         """The root over the leaves from ``start`` to ``end``."""
-        count = end - start
-        if count & (count - 1):
-            middle = start + (1 << (count.bit_length() - 1))
-            return sha256(b"\x01" + self.node(start, middle) + self.node(middle, end))
-        level, above = divmod(count.bit_length() - 1, 8)
-        first = start >> (8 * level)
-        hashes = [self.hash(level, first + i) for i in range(1 << above)]
-        while len(hashes) > 1:
-            hashes = [sha256(b"\x01" + hashes[i] + hashes[i + 1]) for i in range(0, len(hashes), 2)]
-        return hashes[0]
+        level = ((end - start).bit_length() - 1) // 8
+        if end - start == 1 << 8 * level:
+            return self.hash(level, start >> 8 * level)
+        middle = start + (1 << ((end - start - 1).bit_length() - 1))
+        return parent(self.node(start, middle), self.node(middle, end))
 
     def hash(self, level: int, index: int) -> bytes:
         tile, place = divmod(index, 256)
         if (level, tile) not in self.tiles:
             width = min(256, (self.size >> (8 * level)) - tile * 256)
-            groups = [f"{tile % 1000:03d}"]
-            number = tile
-            while number := number // 1000:
-                groups.insert(0, f"x{number % 1000:03d}")
-            data = self.read(f"tile/{level}/{'/'.join(groups)}" + ("" if width == 256 else f".p/{width}"))
+            *thousands, units = (group.zfill(3) for group in f"{tile:,}".split(","))
+            name = "".join(f"x{group}/" for group in thousands) + units
+            data = self.read(f"tile/{level}/{name}" + ("" if width == 256 else f".p/{width}"))
             if len(data) != 32 * width:
                 raise ValueError(f"tile {level}/{tile} is not whole")
             self.tiles[level, tile] = data
@@ -191,18 +179,15 @@ class Published:
 
     def consistency(self, old_size: int) -> list[bytes]:
         """The path that shows that this tree begins with one of ``old_size`` leaves (§2.1.4.1)."""
-        path, start, end, wanted, whole = [], 0, self.size, old_size, True
-        while wanted != end - start:
-            half = 1 << ((end - start - 1).bit_length() - 1)
-            if wanted <= half:
-                path.append(self.node(start + half, end))
-                end = start + half
-            else:
-                path.append(self.node(start, start + half))
-                start, wanted, whole = start + half, wanted - half, False
-        if not whole:
-            path.append(self.node(start, end))
-        return path[::-1]
+        return self._path(old_size, 0, self.size, True)
+
+    def _path(self, wanted: int, start: int, end: int, known: bool) -> list[bytes]:
+        if wanted == end - start:
+            return [] if known else [self.node(start, end)]
+        half = 1 << ((end - start - 1).bit_length() - 1)
+        if wanted <= half:
+            return [*self._path(wanted, start, start + half, known), self.node(start + half, end)]
+        return [*self._path(wanted - half, start + half, end, False), self.node(start, start + half)]
 
 
 def check_published(source: str, key: str, kept: Sequence[str] = (), witnesses: Sequence[str] = ()) -> list[Finding]:
@@ -236,22 +221,6 @@ def check_witnesses(note: str, witnesses: Sequence[str]) -> list[Finding]:
     return [(0, f"{key.split('+')[0]} has not cosigned it") for key in witnesses if cosigned(note, key) is None]
 
 
-def path_root(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes | None:
-    """Root that an RFC 9162 inclusion path leads to (§2.1.3.2), None when the path has the wrong length."""
-    position, last, node = index, size - 1, sha256(b"\x00" + leaf)
-    for sibling in path:
-        if last == 0:
-            return None
-        if position & 1 or position == last:
-            node = sha256(b"\x01" + sibling + node)
-            while not position & 1 and position:
-                position, last = position >> 1, last >> 1
-        else:
-            node = sha256(b"\x01" + node + sibling)
-        position, last = position >> 1, last >> 1
-    return node if last == 0 else None
-
-
 class Story:
     """What events say of one another: the policy in force, the checkpoints signed, the time."""
 
@@ -283,12 +252,11 @@ class Story:
         elif action == "policy.ignored":
             self.notices.append((seq, f"{body.get('actor')} tried a policy that is not in force"))
 
-    def dropped(self, notes: Iterable[str]) -> Iterator[Finding]:
+    def dropped(self, notes: Iterable[str]) -> list[Finding]:
         """The checkpoints that the log speaks of and that are not there."""
         present = {sha256(canonical(note).encode()).hex() for note in notes}
-        for digest, seq in self.checkpoints.items():
-            if digest not in present:
-                yield seq, f"the checkpoint of event {seq} is gone"
+        gone = [seq for digest, seq in self.checkpoints.items() if digest not in present]
+        return [(seq, f"the checkpoint of event {seq} is gone") for seq in gone]
 
 
 def check_log(
@@ -300,7 +268,7 @@ def check_log(
         return 0, 0, [(0, "not an exported audit log of version 1")]
     public = bytes.fromhex(key or header["public_key"] or "")
     findings: list[Finding] = []
-    notes, roots, tree, story = list(kept), [sha256(b"")], Tree(), Story()
+    notes, roots, peaks, story = list(kept), [sha256(b"")], list[bytes](), Story()
     prev, expected = GENESIS, 1
     for line in stream:
         try:
@@ -319,18 +287,17 @@ def check_log(
         if event_hash(entry.get("prev"), body) != entry["hash"]:
             findings.append((seq, f"event {seq} was edited"))
         story.add(body)
-        tree.append(leaf)
-        roots.append(tree.root())
+        roots.append(grow(peaks, len(roots) - 1, leaf))
         prev, expected = entry["hash"], seq + 1
-    held = 0
+    events, held = len(roots) - 1, 0
     for note in notes:
         try:
             size, root, time = open_note(note, public)
         except ValueError as error:
             findings.append((0, f"checkpoint: {error}"))
             continue
-        if size > tree.size:
-            findings.append((tree.size + 1, f"the log was cut: a checkpoint speaks of {size} events"))
+        if size > events:
+            findings.append((events + 1, f"the log was cut: a checkpoint speaks of {size} events"))
         elif size and roots[size] != root:
             findings.append((size, f"history before event {size} is not what was signed"))
         elif any(at and at < time for at in story.times[size : size + 1]):
@@ -340,7 +307,7 @@ def check_log(
     findings += [*story.findings, *story.dropped(notes)]
     if notices is not None:
         notices += story.notices
-    return tree.size, held, sorted(findings)
+    return events, held, sorted(findings)
 
 
 def check_proof(proof: dict[str, Any], key: str | None = None) -> list[Finding]:
@@ -356,10 +323,8 @@ def check_proof(proof: dict[str, Any], key: str | None = None) -> list[Finding]:
     if path_root(bytes.fromhex(event["hash"]), proof["index"], proof["size"], path) != root:
         findings.append((proof["index"] + 1, "the path does not lead to the root"))
     if proof["checkpoint"] is None or key is None:
-        why = (
-            "give --key to check the signature" if key is None else "the root is not signed: no checkpoint of that size"
-        )
-        return [*findings, (0, why)]
+        unsigned = "the root is not signed: no checkpoint of that size"
+        return [*findings, (0, unsigned if key else "give --key to check the signature")]
     try:
         if open_note(proof["checkpoint"], bytes.fromhex(key))[:2] != (proof["size"], root):
             findings.append((0, "the checkpoint is of another tree"))

@@ -11,9 +11,12 @@ from ..output import emit, table
 
 @click.command()
 @click.argument("question", required=False, metavar="[QUESTION]")
+@click.argument("about", required=False, metavar="[ABOUT]")
 @click.option("--subject", type=options.Word(), metavar="ID", help="Which subject (subject, spaces).")
 @click.option("--photo", metavar="SHA256|FILE", help="Which photo (photo).")
-@options.days
+@click.option(
+    "--days", metavar="N", type=click.IntRange(0, 36_500), help="How many days ahead (expiring; default: 30)."
+)
 @click.option("--since", metavar="DATE", help="From this day on (actions).")
 @click.option("--until", metavar="DATE", help="Up to this day (actions).")
 @click.option("--by", "actor", metavar="WHO", help="Only by this actor (actions).")
@@ -24,9 +27,10 @@ from ..output import emit, table
 def query(
     frame: Frame,
     question: str | None,
+    about: str | None,
     subject: str | None,
     photo: str | None,
-    days: int,
+    days: int | None,
     since: str | None,
     until: str | None,
     actor: str | None,
@@ -37,22 +41,31 @@ def query(
     """Answer a common question from the catalog and its log.
 
     \b
-    subject      everything about a subject (--subject ID): the subject access report
-    photo        everything derived from a photo or file (--photo SHA256|FILE)
-    unconsented  published without valid consent
-    expiring     consents that expire within --days
-    actions      who did what (--since, --until, --by, --action)
-    spaces       which weight spaces were fitted with whom
-    mismatched   versions whose files no longer match what was recorded
-    unexplained  versions of unknown origin
-    withdrawals  withdrawals and takedowns in progress
-    held         versions that wait for somebody to decide whom they depict, the gravest first
-    versions     versions that match --where EXPR
+    subject ID         everything about a subject: the subject access report
+    photo SHA256|FILE  everything derived from a photo or file
+    unconsented        published without valid consent
+    expiring           consents that expire within --days
+    actions            who did what (--since, --until, --by, --action)
+    spaces [ID]        which weight spaces were fitted with whom
+    mismatched         versions whose files no longer match what was recorded
+    unexplained        versions of unknown origin
+    withdrawals        withdrawals and takedowns in progress
+    held               versions that wait for somebody to decide whom they depict, the gravest first
+    versions           versions that match --where EXPR
     """
     from w2w_registry.services.audit import queries as service
     from w2w_registry.services.consent.scopes import parse_day
 
     asked = question or ("versions" if where else "actions")
+    match (asked, about):
+        case (_, None):
+            pass
+        case ("subject" | "spaces", _) if subject is None:
+            subject = options.Word().convert(about, None, None)
+        case ("photo", _) if photo is None:
+            photo = about
+        case _:
+            raise click.UsageError(f"{about!r} is one word too many for the question {asked!r}")
     filters = service.Filters(
         subject=subject,
         photo=photo,

@@ -7,12 +7,14 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from w2w_registry.consent.credential import open_credential
+from w2w_registry.records import now
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -66,6 +68,8 @@ def test_a_passkey_signs_a_consent(chromium: Any, site: str) -> None:
     assert (one.subject, one.scope.purposes, one.scope.derivatives) == ("s-17", ("research", "film"), True)
     assert str(one.scope.expires_at).startswith("2031-01-01")
     assert one.origin == site
+    assert one.signed_at is not None
+    assert abs(now() - one.signed_at) < timedelta(minutes=5)
     assert open_credential(again).key == one.key, "the same passkey is asked again"
     swapped = json.loads(first) | {"payload": json.loads(again)["payload"]}
     with pytest.raises(ValueError, match="something else"):

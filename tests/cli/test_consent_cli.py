@@ -192,6 +192,17 @@ def test_folders_are_signed_and_verified(shell: Shell, tmp_path: Path) -> None:
     shell.run("verify", str(folder), code=5)
 
 
+def test_a_policy_of_one_person_says_what_it_means(shell: Shell) -> None:
+    def told(*command: str) -> str:
+        return CliRunner().invoke(cli, [*shell.arguments, *command]).stderr
+
+    assert told("policy", "set", "second_person=true") == told("policy", "show") == ""
+    assert shell.json("policy", "show")["one_person"] is False
+    for command in (("policy", "set", "second_person=false"), ("policy", "show")):
+        assert "can bring back anybody who refused" in told(*command)
+    assert shell.json("policy", "show")["one_person"] is True
+
+
 def test_a_subject_signs_and_policy_takes_nothing_else(shell: Shell, tmp_path: Path) -> None:
     key, first, second = tmp_path / "me.pem", tmp_path / "one.jws", tmp_path / "two.json"
     made = shell.json("consent", "sign", "s-9", "--purpose", "research", "--key", str(key), "--out", str(first))

@@ -9,12 +9,11 @@ import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.walk import OUTPUTS, paths_of_commands
 from tests.services.world import BASE
-from w2w_registry.cli.app import cli
 
 # Commands that read a file somebody names, IT the file. What trains, inverts or draws opens the base model first: its
 # photos and masks are tried below.
@@ -52,7 +51,6 @@ TRIED_ELSEWHERE = {
     "calibrate repeats", "initializer fit photos", "evaluate photos", "replay photos",  # folders: regular files in them
     "sign folder",  # a folder
 }  # fmt: skip
-OUTPUTS = {"out", "sheet", "new_key", "state"}
 
 
 @pytest.fixture(params=["pipe", "device", "sparse", "socket"])
@@ -109,21 +107,7 @@ def test_one_line_says_what_it_is(which: str, strange: Path, filled: Run, loras:
 
 def _files_asked() -> set[str]:
     """Every argument and option that names a file or folder to read, as ``command option``."""
-    found = set()
-
-    def walk(command: click.Command, name: str, context: click.Context) -> None:
-        if isinstance(command, click.Group):
-            for part in command.list_commands(context):
-                inner = command.get_command(context, part)
-                assert inner is not None
-                walk(inner, f"{name} {part}".strip(), context)
-            return
-        for one in command.params:
-            hidden = isinstance(one, click.Option) and one.hidden
-            if isinstance(one.type, click.Path) and not hidden and one.name not in OUTPUTS:
-                found.add(f"{name} {one.name}")
-
-    walk(cli, "", click.Context(cli))
+    found = {f"{name} {one.name}" for name, _, one in paths_of_commands() if one.name not in OUTPUTS}
     return found - {"backup file"}  # written
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.walk import OUTPUTS, paths_of_commands
 
 
 def value(run: Run, *args: str | Path) -> Any:
@@ -133,8 +134,26 @@ def outputs(tmp_path: Path) -> list[tuple[Path, tuple[str | Path, ...]]]:
         (out / "proof.json", ("audit", "prove", "2", "--out", out / "proof.json")),
         (out / "space" / "space.json", ("space", "export", "tiny", out / "space")),
         (out / "lora" / "adapter_config.json", ("export", "p0007", out / "lora")),
+        (out / "roi.html", ("report", "roi", "--out", out / "roi.html")),
+        (out / "roi.csv", ("report", "roi", "--out", out / "roi.csv")),
+        (out / "subject.html", ("report", "subject", "s-1", "--out", out / "subject.html")),
         (out / "receipt.md", ("consent", "withdraw", "s-1", "--receipt", out / "receipt.md")),
     ]
+
+
+UNFORCED = {
+    "train out": "trained again, a folder goes on where it stopped",
+    "generate out": "a folder of pictures, each named by what drew it",
+    "audit publish out": "the published log grows in its folder",
+    "consent sign out": "never replaces a file",
+    "sign new_key": "never replaces a key",
+}
+
+
+def test_every_command_that_writes_a_file_asks_before_it_replaces_one() -> None:
+    asked = {f"{name} {one.name}": {o.name for o in command.params} for name, command, one in paths_of_commands()}
+    written = {name: params for name, params in asked.items() if name.split()[-1] in OUTPUTS}
+    assert {name for name, params in written.items() if "force" not in params} == set(UNFORCED)
 
 
 def test_nothing_is_overwritten_unasked(filled: Run, loras: Path, tmp_path: Path) -> None:
@@ -227,3 +246,22 @@ def test_an_option_given_twice(filled: Run, line: tuple[str, ...]) -> None:
 def test_a_flag_given_twice_and_a_repeatable_option(filled: Run) -> None:
     assert value(filled, "list", "--json", "--limit", "1")
     assert filled("add", "nowhere", "--subject", "a", "--subject", "b")[0] == 5
+
+
+def test_a_command_of_a_group_typed_without_it(filled: Run) -> None:
+    assert "Did you mean 'consent withdraw'?" in refused(filled, "withdraw", "s-1")
+    assert "Did you mean 'consent grant'?" in refused(filled, "grant", "s-1")
+
+
+def test_options_nobody_meant(filled: Run) -> None:
+    assert "Did you mean '--publication'?" in refused(filled, "consent", "grant", "s-1", "--publish")
+    assert "Did you mean" not in refused(filled, "subject", "assign", "p0001", "--subject", "s-1")
+
+
+def test_questions_and_what_they_are_about(filled: Run) -> None:
+    assert filled("subject", "add", "s-1")[0] == 0
+    assert value(filled, "audit", "query", "subject", "s-1") == value(
+        filled, "audit", "query", "subject", "--subject", "s-1"
+    )
+    assert "one word too many" in refused(filled, "audit", "query", "held", "s-1")
+    assert "does not use --subject" in refused(filled, "audit", "query", "held", "--subject", "s-1")

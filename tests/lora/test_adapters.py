@@ -446,6 +446,7 @@ def test_what_changes_no_weights_or_draws_no_pictures_is_refused_by_name(tmp_pat
     for settings_, reason in (
         ({"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM"}, "an adapter of a language model"),
         ({"peft_type": "PROMPT_TUNING"}, "a PEFT adapter of the kind PROMPT_TUNING, which changes no weights"),
+        ({"peft_type": "LN_TUNING"}, "a PEFT adapter of the kind LN_TUNING, which this release does not read"),
     ):
         (tmp_path / "adapter_config.json").write_text(json.dumps(settings_))
         with pytest.raises(BadLora) as caught:
@@ -454,6 +455,34 @@ def test_what_changes_no_weights_or_draws_no_pictures_is_refused_by_name(tmp_pat
     for stem in ("model.layers.0.block_sparse_moe.experts.0.w1", "backbone.layers.0.mixer.in_proj"):
         with pytest.raises(BadLora, match="language model"):
             read_adapter(st_file(tmp_path / "x" / "x.safetensors", pair(f"base_model.model.{stem}")))
+
+
+def test_an_adapter_of_a_model_that_reads_pictures_is_a_language_models(tmp_path: Path) -> None:
+    from w2w_registry.errors import BadLora
+
+    looks = {k: v for i in range(3) for k, v in pair(f"base_model.model.visual.blocks.{i}.attn.qkv").items()}
+    speaks = pair("base_model.model.model.language_model.layers.0.self_attn.q_proj")
+    with pytest.raises(BadLora, match="language model"):
+        read_adapter(st_file(tmp_path / "x.safetensors", looks | speaks))
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 2), (2, 2, 4, 4)])
+def test_the_alpha_of_a_rotation_is_its_limit_and_may_be_none(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    name = LAYERS["linear"][0]
+    digests = set()
+    for i, limit in enumerate((0.0, 1e-3)):
+        state = {f"{name}.oft_blocks": rand(*shape), f"{name}.alpha": np.array(limit, np.float32)}
+        adapter = read_adapter(st_file(tmp_path / f"{i}.safetensors", state))
+        assert (adapter.kind, adapter.exact) == ("OFT" if len(shape) == 3 else "BOFT", False)
+        digests.add(adapter.digest)
+    assert len(digests) == 2
+
+
+def test_what_changes_nothing_is_known_to(tmp_path: Path) -> None:
+    name = LAYERS["linear"][0]
+    for up, idle in ((np.zeros((16, 2), np.float32), True), (rand(16, 2), False)):
+        state = {f"{name}.lora_down.weight": rand(2, 12), f"{name}.lora_up.weight": up}
+        assert read_adapter(st_file(tmp_path / "x.safetensors", state)).idle is idle
 
 
 def test_a_weight_decomposed_lokr_is_kept_as_what_it_is(tmp_path: Path) -> None:

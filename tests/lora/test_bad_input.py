@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tests.lora.loras import MODULES, make_tensors, raw_file, st_file
 from w2w_registry.errors import BadLora
-from w2w_registry.lora import read_lora, write_lora
+from w2w_registry.lora import read_adapter, read_lora, write_lora
 
 M = MODULES[0]
 A, B = f"unet.{M}.lora_A.weight", f"unet.{M}.lora_B.weight"
@@ -252,8 +252,35 @@ def test_two_spellings_of_one_factor(tmp_path: Path) -> None:
 def test_alpha_tensors(tmp_path: Path) -> None:
     assert "positive" in refused(changed(tmp_path / "x.safetensors", **{f"unet.{M}.alpha": np.zeros(1, np.float32)}))
     assert "positive" in refused(changed(tmp_path / "x.safetensors", **{f"unet.{M}.alpha": np.ones(2, np.float32)}))
+
+
+def test_alphas_of_layers_that_a_tool_took_out(tmp_path: Path) -> None:
     stray = {"unet.conv_in.alpha": np.ones((), np.float32)}
-    assert "no factors" in refused(changed(tmp_path / "x.safetensors", **stray))
+    read = read_adapter(changed(tmp_path / "x.safetensors", **stray))
+    assert read.remarks[0] == "it gives an alpha and no factors for 1 layer, which it leaves unchanged"
+    assert {c.module for c in read.changes} == set(MODULES)
+    assert "alphas and no factors" in refused(st_file(tmp_path / "y.safetensors", stray))
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("control_model.input_blocks.0.0.weight", "a ControlNet"),
+        ("decoder.conv_in.weight", "a VAE"),
+        ("first_stage_model.decoder.conv_in.weight", "a whole checkpoint"),
+        ("model.diffusion_model.conv_in.weight", "a UNet or transformer by itself"),
+        ("some.layer.weight", "its tensors are model weights"),
+    ],
+)
+def test_other_models_by_their_names(tmp_path: Path, name: str, what: str) -> None:
+    assert f"not a LoRA: {what} (" in refused(st_file(tmp_path / "x.safetensors", {name: np.ones(2, np.float32)}))
+
+
+@pytest.mark.parametrize("text", ['{"error": "unauthorized"}', "Access denied\n", "Not Found, sorry"])
+def test_a_text_where_a_model_should_be(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_text(text)
+    assert f"a text, not a model (a download that was refused?): it begins with {text.strip()}" in refused(path)
 
 
 @pytest.mark.parametrize(

@@ -140,3 +140,11 @@ def test_a_folder_of_pickles_alone_is_passed_over_unless_it_was_named(tmp_path: 
     found, skipped = discover([tmp_path])
     assert ([c.name for c in found], [s.path.name for s in skipped]) == (["x"], [name])
     assert [c.path for c in discover([tmp_path / "old"])[0]] == [tmp_path / "old"]
+
+
+def test_the_parts_of_one_pipeline_in_folders_of_their_own_are_told_apart(tmp_path: Path) -> None:
+    for part in ("unet", "text_encoder", "text_encoder_2"):
+        (tmp_path / "ann" / part).mkdir(parents=True)
+        (tmp_path / "ann" / part / "adapter_model.safetensors").write_bytes(b"")
+    names = [one.name for one in find_loras([tmp_path])]
+    assert names == ["ann-text_encoder", "ann-text_encoder_2", "ann"]

@@ -152,7 +152,7 @@ def test_the_api_says_what_json_says(program: TestClient, registry: Registry, al
         },
         f"/api/v1/identities/{alice}": manage.show(registry, alice),
         "/api/v1/spaces": list_spaces(registry),
-        "/api/v1/subjects": subjects.list_subjects(registry),
+        "/api/v1/subjects": {"subjects": subjects.list_subjects(registry), "next": None},
         "/api/v1/subjects/s-1": subjects.show_subject(registry, "s-1"),
     }
     for path, value in said.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import func, select
@@ -12,6 +13,7 @@ from w2w_registry.catalog.assets import Identity, Version, VersionSubject
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.subjects import (
     ConsentEvent,
+    ConsentEventType,
     ConsentRecord,
     GuardReference,
     Subject,
@@ -40,14 +42,57 @@ def records_of(session: Session, subjects: Iterable[str], *, events: bool = True
     return found
 
 
+class No(NamedTuple):
+    """When a subject said no, or less than before, and in what words to tell it."""
+
+    at: datetime
+    what: str
+
+
+_NO = {
+    ConsentEventType.WITHDRAW: "withdrew",
+    ConsentEventType.INVALIDATE: "was found never to have agreed",
+    ConsentEventType.NARROW: "narrowed what they had granted",
+}
+
+
+def last_no(session: Session, subject: str) -> No | None:
+    """The last time that a subject took back or narrowed a consent, or asked for protection; None: they never did.
+
+    It outlives an erasure and the forgetting of their likeness: it is a pseudonym and a time.
+    """
+    withdrawn = session.scalar(select(func.max(Withdrawal.started)).where(Withdrawal.subject_id == subject))
+    found = [No(withdrawn, "withdrew")] if withdrawn is not None else []
+    happened = select(ConsentEvent.type, func.max(ConsentEvent.at)).where(
+        ConsentEvent.subject_id == subject, ConsentEvent.type.in_(tuple(_NO))
+    )
+    found += [No(at, _NO[kind]) for kind, at in session.execute(happened.group_by(ConsentEvent.type)).tuples()]
+    protected = (
+        select(func.max(GuardReference.created))
+        .join(Subject, Subject.id == GuardReference.subject_id)
+        .where(GuardReference.subject_id == subject, Subject.state == SubjectState.PROTECTED)
+    )
+    if (at := session.scalar(protected)) is not None:
+        found.append(No(at, "asked to be protected"))
+    return max(found, default=None)
+
+
+def evidence_given(session: Session, digest: str) -> list[datetime]:
+    """When consents, of whomever, were granted on evidence with this SHA-256."""
+    granted = ConsentEvent.type == ConsentEventType.GRANT
+    query = select(ConsentEvent.at).join(ConsentRecord, ConsentRecord.id == ConsentEvent.record_id)
+    return list(session.scalars(query.where(ConsentRecord.evidence_digest == digest, granted)))
+
+
 def any_record(session: Session, ids: Sequence[str]) -> ConsentRecord | None:
     """One of the records with these ids that is here."""
     return session.scalars(select(ConsentRecord).where(ConsentRecord.id.in_(ids)).limit(1)).first()
 
 
-def subjects_in_order(session: Session) -> list[Subject]:
-    """Every subject, by id."""
-    return list(session.scalars(select(Subject).order_by(Subject.id)))
+def subjects_in_order(session: Session, after: str | None = None, limit: int | None = None) -> list[Subject]:
+    """Subjects by id: all of them, or at most ``limit`` of those after one."""
+    query = select(Subject).order_by(Subject.id).limit(limit)
+    return list(session.scalars(query if after is None else query.where(Subject.id > after)))
 
 
 def refusing(session: Session, subjects: Iterable[str]) -> set[str]:
@@ -61,10 +106,15 @@ def refusing(session: Session, subjects: Iterable[str]) -> set[str]:
     }
 
 
-def version_counts(session: Session) -> dict[str, int]:
-    """Subject -> how many versions name it."""
+def version_counts(session: Session, subjects: Iterable[str] | None = None) -> dict[str, int]:
+    """Subject -> how many versions name it; of all subjects, or of these."""
     query = select(VersionSubject.subject_id, func.count()).group_by(VersionSubject.subject_id)
-    return dict(session.execute(query).tuples().all())
+    if subjects is None:
+        return dict(session.execute(query).tuples().all())
+    found: dict[str, int] = {}
+    for chunk in chunked(subjects):
+        found.update(session.execute(query.where(VersionSubject.subject_id.in_(chunk))).tuples().all())
+    return found
 
 
 def versions_naming(session: Session, subject: str) -> list[tuple[str, VersionState]]:

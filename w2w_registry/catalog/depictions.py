@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import CTE, ColumnElement, and_, exists, func, literal, select
@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Identity, Version, VersionSubject
 from w2w_registry.catalog.lineage import descendant_ids, descendants
 from w2w_registry.catalog.lookup import versions_of_subject
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation, OperationInput
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.records import IdentityRef, Kind, OperationKind, VersionState
@@ -94,8 +95,10 @@ def depictions(session: Session, subject: str) -> list[Depiction]:
     ]
 
 
-def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> Iterator[Likeness]:
+@once
+def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> list[Likeness]:
     """Everybody depicted by these versions or their ancestors; of ``kinds`` somebody is, named or not."""
+    found: list[Likeness] = []
     for chunk in chunked(version_ids):
         up = _ancestors(chunk)
         named = (
@@ -112,10 +115,14 @@ def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[K
             .where(_nobody_named(kinds))
         )
         for query in (named, unnamed):
-            for root, subject, derived, name, number in session.execute(query):
-                yield Likeness(root, subject, bool(derived), str(IdentityRef(name, number)))
+            found += [
+                Likeness(root, subject, bool(derived), str(IdentityRef(name, number)))
+                for root, subject, derived, name, number in session.execute(query)
+            ]
+    return found
 
 
+@once
 def own_likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> dict[int, set[str | None]]:
     """Version id -> whom it depicts by its own account (None: somebody unnamed), for every one that exists."""
     found: dict[int, set[str | None]] = {}

@@ -13,6 +13,7 @@ from sqlalchemy.types import NullType
 
 from w2w_registry.catalog.base import audited_models, table_name
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.rows import key_text, present_digests
 from w2w_registry.catalog.types import UtcDateTime, stored_form
 from w2w_registry.records import canonical_json
@@ -100,6 +101,7 @@ def actors(session: Session, limit: int) -> set[str]:
     return set(session.scalars(query))
 
 
+@once
 def last_moment(session: Session) -> datetime | None:
     """When the newest event was; None in an empty log."""
     return session.scalar(select(Event.at).order_by(Event.seq.desc()).limit(1))

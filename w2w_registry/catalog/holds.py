@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from w2w_registry.catalog.assets import Identity, Version
 from w2w_registry.catalog.base import Base, Salted, autoincrement
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.types import BigInt, Json, Number, UtcDateTime, Words
@@ -61,6 +62,7 @@ def hold_of(session: Session, version_id: int) -> Hold | None:
     return session.scalar(select(Hold).where(Hold.version_id == version_id).order_by(Hold.id.desc()).limit(1))
 
 
+@once
 def anything_open(session: Session) -> bool:
     """Whether anything is held at all."""
     return session.scalar(select(Hold.id).where(Hold.resolved.is_(None)).limit(1)) is not None

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, Identity, Tag, Version
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
@@ -61,6 +62,7 @@ def told_versions(session: Session, identity_id: int) -> list[Told]:
     return [Told(*row) for row in rows]
 
 
+@once
 def named(session: Session, version_ids: Iterable[int]) -> dict[int, Named]:
     """Version id -> which identity and number it is."""
     return {
@@ -74,6 +76,7 @@ def named(session: Session, version_ids: Iterable[int]) -> dict[int, Named]:
     }
 
 
+@once
 def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, int], Version]:
     """(name, number) -> version, for every version of these identities."""
     return {

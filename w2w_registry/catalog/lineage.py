@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Identity, Version
 from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
 from w2w_registry.records import Kind, VersionState
@@ -35,6 +36,7 @@ class Reach:
     cut: frozenset[int]
 
 
+@once
 def ancestors(session: Session, starts: Iterable[int], *, depth: int | None = None) -> Reach:
     """Everything these versions were made from, at most ``depth`` steps up (None: all the way)."""
     return _walk(session, list(starts), depth, up=True)
@@ -129,6 +131,7 @@ def taken_repos(session: Session) -> set[str]:
     return {ref.partition("@")[0] for ref in refs if ref is not None}
 
 
+@once
 def operations_of(session: Session, version_ids: Iterable[int]) -> dict[str, tuple[Row[Any], list[Row[Any]]]]:
     """The operations that made these versions, with their inputs in order, by operation id: rows of both tables."""
     found: dict[str, tuple[Row[Any], list[Row[Any]]]] = {}

@@ -9,6 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, Coordinates, Identity, Label, SourceFile, Tag, Version, VersionSubject
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.records import IdentityRef, VersionState
@@ -19,6 +20,7 @@ def versions_by_id(session: Session, ids: Iterable[int]) -> dict[int, Version]:
     return {v.id: v for chunk in chunked(ids) for v in session.scalars(select(Version).where(Version.id.in_(chunk)))}
 
 
+@once
 def refs_of(session: Session, ids: Iterable[int]) -> dict[int, IdentityRef]:
     """``name@number`` of each version id."""
     return {
@@ -36,6 +38,7 @@ def version_ids_of(session: Session, identity_id: int) -> list[int]:
     return list(session.scalars(query))
 
 
+@once
 def states_of(session: Session, ids: Iterable[int]) -> list[tuple[IdentityRef, VersionState]]:
     """``name@number`` and state of each version id, by id."""
     rows = (
@@ -51,6 +54,7 @@ def states_of(session: Session, ids: Iterable[int]) -> list[tuple[IdentityRef, V
     return [(IdentityRef(name, number), state) for name, number, state in rows]
 
 
+@once
 def labels_of(session: Session, ids: Iterable[int]) -> dict[int, dict[str, float | str]]:
     """Labels of each version id that has some."""
     found: dict[int, dict[str, float | str]] = {}
@@ -84,6 +88,7 @@ def aliases_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[
     return found
 
 
+@once
 def subjects_of(session: Session, ids: Iterable[int]) -> dict[int, tuple[str, ...]]:
     """Subjects each version depicts by its own account (not those of its ancestors)."""
     found: dict[int, tuple[str, ...]] = {}

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.base import Base, autoincrement
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.types import BigInt, Hex, UtcDateTime, Words
 from w2w_registry.records import canonical_json, digest_of
 
@@ -46,6 +47,7 @@ def policy_digest(rules: Mapping[str, Any]) -> str:
     return digest_of(dict(rules))
 
 
+@once
 def in_force(session: Session) -> InForce | None:
     """The newest policy; None in a catalog that was never given one."""
     row = session.scalar(select(Policy).order_by(Policy.id.desc()).limit(1))

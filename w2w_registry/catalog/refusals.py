@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Coordinates, Version, VersionSubject
 from w2w_registry.catalog.fingerprints import Fingerprint
 from w2w_registry.catalog.likeness import WeightsSketch
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.subjects import ConsentRecord, GuardReference, Subject, SubjectState
 from w2w_registry.records import ConsentState, VersionState
@@ -25,6 +26,7 @@ class Point(NamedTuple):
     data: bytes
 
 
+@once
 def references(session: Session) -> list[GuardReference]:
     """Every reference kept."""
     return list(session.scalars(select(GuardReference).order_by(GuardReference.id)))
@@ -33,6 +35,7 @@ def references(session: Session) -> list[GuardReference]:
 _OVER = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED, ConsentState.UNKNOWN)
 
 
+@once
 def perhaps_refusing(session: Session, at: datetime) -> set[str]:
     """Subjects who withdrew or are protected, or some of whose records are over or contested (state ``unknown``) at
     ``at``: consent rules say which."""

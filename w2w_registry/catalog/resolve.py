@@ -13,6 +13,7 @@ from sqlalchemy import LargeBinary, Select, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, AliasChange, Identity, Version
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import Subject
 from w2w_registry.errors import NotFound
@@ -24,6 +25,7 @@ PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 _ALL_NAMES = 5000  # up to this many names, suggestions compare them all; beyond, alphabetical neighbours
 
 
+@once
 def identity_named(session: Session, name: str) -> Identity:
     """The identity of exactly this name, removed or not.
 
@@ -36,6 +38,7 @@ def identity_named(session: Session, name: str) -> Identity:
     return found
 
 
+@once
 def version_for(session: Session, ref: IdentityRef | str, *, any_state: bool = False) -> Version:
     """The version a reference means: its number, its alias, or the newest active one (else the newest held or
     blocked one).

@@ -26,6 +26,7 @@ from w2w_registry.catalog.engine import (
     safe_url,
     schema_version,
 )
+from w2w_registry.catalog.moment import forget, remember
 from w2w_registry.catalog.notes import Note, Notes
 from w2w_registry.catalog.pulse import Pulse
 from w2w_registry.catalog.unit import EventHash, UnitOfWork
@@ -115,17 +116,20 @@ class Catalog:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """Every ``read`` of this thread in the block is of one snapshot, opened once: for what is shown together and
-        changes nothing.
+        changes nothing. What was asked in it once is not asked again.
 
         Raises:
             NotInitialised, SchemaOutOfDate, DatabaseError, Busy.
         """
         with self.read() as session:
             outer, self._shared.session = self._shared.session, session
+            remember(session)
             try:
                 yield
             finally:
                 self._shared.session = outer
+                if outer is None:
+                    forget(session)
 
     @contextmanager
     def write(self, actor: str) -> Iterator[UnitOfWork]:

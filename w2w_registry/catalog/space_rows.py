@@ -5,9 +5,11 @@ from __future__ import annotations
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.spaces import Direction, Space
 
 
+@once
 def all_spaces(session: Session) -> list[Space]:
     """Every space, by name and number."""
     return list(session.scalars(select(Space).order_by(Space.name, Space.number)))

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
+from w2w_registry.catalog.moment import once
 from w2w_registry.records import VersionState
 
 SERVED = (VersionState.ACTIVE, VersionState.HELD)
@@ -83,6 +84,7 @@ def ids(session: Session, space_id: int, states: Collection[VersionState] = SERV
     return np.fromiter(session.scalars(query.execution_options(yield_per=_BATCH)), np.int64)
 
 
+@once
 def event_hash_at(session: Session, seq: int) -> str | None:
     """Hash of that event as this snapshot has it; None when there is no such event."""
     return session.scalar(select(Event.hash).where(Event.seq == seq))
@@ -127,6 +129,7 @@ def matrix(session: Session, space_id: int, *, states: Collection[VersionState] 
     return parts or _vectors([], [])
 
 
+@once
 def last_seq(session: Session) -> int:
     """Number of the last event: what an index made of this snapshot is stamped with."""
     return session.scalar(select(ChainHead.seq)) or 0

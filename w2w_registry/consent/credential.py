@@ -2,12 +2,14 @@
 
     header   {"alg": "EdDSA" or "ES256", "typ": "vc+jwt", "jwk": the subject's public key}
     payload  {"@context": [".../credentials/v2"], "type": ["VerifiableCredential", "ConsentCredential"], "issuer": …,
-              "validFrom": …, "validUntil": …, "credentialSubject": {"id": the pseudonym, "consent": {what is granted}}}
+              "iat": …, "validFrom": …, "validUntil": …,
+              "credentialSubject": {"id": the pseudonym, "consent": {what is granted}}}
 
 Ed25519 keys (RFC 8037) and P-256 keys, as wallets have, sign it in JWS' compact form. A passkey signs nothing but its
 own answers to a challenge: there the JWS is in its flattened JSON form (RFC 7515, 7.2.2), the challenge is the SHA-256
 of what is signed, and the unprotected header carries the rest of the answer (``consent.passkey``). What is granted is
-read from the payload alone, so nobody between the subject and the registry can widen it.
+read from the payload alone, so nobody between the subject and the registry can widen it. ``iat`` (RFC 7519, 4.1.6:
+seconds since 1970) says when it was signed: what was signed before a withdrawal says nothing of what came after it.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
 
 from w2w_registry.consent import passkey
 from w2w_registry.consent.records import ConsentRecord, Scope, Use
 from w2w_registry.consent.signing import from_base64url, signature_holds, to_base64url
-from w2w_registry.records import canonical_json, iso
+from w2w_registry.records import canonical_json, iso, now
 
 CONTEXT: Final = "https://www.w3.org/ns/credentials/v2"
 TYPES: Final = ("VerifiableCredential", "ConsentCredential")
@@ -33,12 +35,13 @@ _LIMIT: Final = 1 << 16
 @dataclass(frozen=True)
 class Credential:
     """What was signed. ``key``: RFC 7638 thumbprint of the key that signed it. ``origin``: the site where a passkey was
-    asked to, None for another key."""
+    asked to, None for another key. ``signed_at``: None in files from before they said so."""
 
     subject: str
     scope: Scope
     key: str
     origin: str | None = None
+    signed_at: datetime | None = None
 
     def covers(self, record: ConsentRecord) -> bool:
         """Whether a record claims no more than this grants."""
@@ -79,13 +82,16 @@ def open_credential(text: str) -> Credential:
         raise ValueError(f"its type is not {', '.join(TYPES)}")
     try:
         subject = payload["credentialSubject"]
-        return Credential(str(subject["id"]), _scope(payload, subject["consent"]), thumbprint(jwk), origin)
+        scope = _scope(payload, subject["consent"])
+        return Credential(str(subject["id"]), scope, thumbprint(jwk), origin, _moment_of(payload.get("iat")))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"its terms cannot be read: {error}") from None
 
 
-def make_credential(subject: str, scope: Scope, private: bytes, *, issuer: str | None = None) -> str:
-    """Sign a consent with an Ed25519 private key (32 bytes)."""
+def make_credential(
+    subject: str, scope: Scope, private: bytes, *, at: datetime | None = None, issuer: str | None = None
+) -> str:
+    """Sign a consent with an Ed25519 private key (32 bytes). ``at``: when (now)."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     key = Ed25519PrivateKey.from_private_bytes(private)
@@ -103,6 +109,7 @@ def make_credential(subject: str, scope: Scope, private: bytes, *, issuer: str |
         "@context": [CONTEXT],
         "type": list(TYPES),
         "issuer": issuer or f"did:jwk:{to_base64url(canonical_json(jwk).encode())}",
+        "iat": int((at or now()).timestamp()),
         "credentialSubject": {"id": subject, "consent": consent},
     }
     for name, moment in (("validFrom", scope.valid_from), ("validUntil", scope.expires_at)):
@@ -142,6 +149,22 @@ def _parts(text: str) -> _Jws:
     if not all(isinstance(part, str) for part in (jws.protected, jws.payload, jws.signature)):
         raise ValueError("not a JWS in its flattened form with a passkey's answer in its header")
     return jws
+
+
+def _moment_of(seconds: Any) -> datetime | None:
+    """A NumericDate (RFC 7519, 2), None when there is none.
+
+    Raises:
+        ValueError: it is no moment.
+    """
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ValueError("iat is no number of seconds")
+    try:
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        raise ValueError("iat is no moment") from None
 
 
 def _scope(payload: Mapping[str, Any], consent: Mapping[str, Any]) -> Scope:

@@ -20,6 +20,7 @@ from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.names import Format
+from w2w_registry.lora.others import is_embedding
 from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
@@ -43,6 +44,7 @@ __all__ = [
     "discover",
     "find_loras",
     "further_names",
+    "is_embedding",
     "lora_files",
     "lora_of",
     "model_digest",

@@ -7,10 +7,11 @@ to each layer, with ΔW as exact factors or not.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +26,15 @@ from w2w_registry.lora import config
 from w2w_registry.lora.assemble import changes_of
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
+from w2w_registry.lora.header import DTYPE_NAMES, Header, brief
 from w2w_registry.lora.metadata import Told, told_by
 from w2w_registry.lora.names import DENOISERS
+from w2w_registry.lora.others import is_embedding, other_model, whole_model
+from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
 from w2w_registry.lora.roles import OWN_WEIGHTS
 from w2w_registry.lora.tensorfile import (
-    DTYPE_NAMES,
     DType,
-    Header,
-    brief,
+    TensorData,
     is_pickle_name,
     read_header,
     read_tensors,
@@ -81,6 +83,11 @@ class Adapter:
         """Whether the file says every ΔW; if not, it depends on the base model's weights, or holds more."""
         return not self.more and not self.unread and all(c.exact for c in self.changes)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing: every ΔW it says is zero."""
+        return self.exact and not any(all(t.any() for t in change.tensors.values()) for change in self.changes)
+
     @cached_property
     def parts(self) -> dict[str, int]:
         """How many layers of each part of the pipeline it changes."""
@@ -127,6 +134,38 @@ class Adapter:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A file as read, its numbers not yet sorted by layer. ``changes``: those of the first file of its plan."""
+
+    path: Path
+    file: Path
+    config_file: Path | None
+    spelling: Spelling
+    plan: Plan
+    data: TensorData
+    changes: tuple[Change, ...] | None
+
+    @cached_property
+    def told(self) -> Told:
+        return told_by(self.data.header.metadata)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.file,) if self.config_file is None else (self.file, self.config_file)
+
+    @property
+    def base(self) -> tuple[str | None, str | None]:
+        """The base model and its revision, as the file claims."""
+        named = next((s for s in self.plan.settings.values() if s.base_model), None)
+        return (self.told.base_model, None) if named is None else (named.base_model, named.revision)
+
+    @property
+    def alpha_source(self) -> str:
+        found = "config" if self.config_file is not None else "header"
+        return found if self.plan.alpha_source == "settings" else self.plan.alpha_source
+
+
 def read_adapter(path: str | Path, *, alone: bool | None = None) -> Adapter:
     """Read an adapter from a file or a folder, whichever format it is in.
 
@@ -140,46 +179,73 @@ def read_adapter(path: str | Path, *, alone: bool | None = None) -> Adapter:
         BadLora: with one reason (missing, unreadable, truncated, no adapter, a pickle, NaN or Inf, shapes that do not
             fit, a factor missing, an adapter of a language model, settings that contradict the tensors…).
     """
+    return adapter_of(read(path, alone=alone))
+
+
+def read(path: str | Path, *, alone: bool | None = None) -> Reading:
+    """As :func:`read_adapter`, before the numbers are sorted by layer."""
     where = Path(path)
     folder = stat.S_ISDIR(stat_path(where).st_mode)
     file = _file_in(where) if folder else where
-    keys: dict[str, Key] = {}
-    forms: Counter[str] = Counter()
-    unread: list[str] = []
+    spelling = Spelling({}, "", (), "")
 
     def check(header: Header) -> None:
-        found, counts, unknown = _keys(where, file, header)
-        keys.update(found)
-        forms.update(counts)
-        unread.extend(unknown)
+        nonlocal spelling
+        spelling = _spelling(where, file, header)
 
     data = read_tensors(file, check)
-    form = forms.most_common(1)[0][0]
-    _one_format_a_part(where, keys)
-    config_file, tables = _settings(where, file, form, data.header, folder if alone is None else alone)
-    settings = {part: config.settings_of(where, table) for part, table in tables.items()}
-    _no_language_model(where, keys, settings)
-    changes, remarks, source = changes_of(where, keys, data, settings)
-    told = told_by(data.header.metadata)
-    named = [s for s in settings.values() if s.base_model]
-    dtypes = {DTYPE_NAMES[data.header.entries[key].dtype] for key, one in keys.items() if one.role != "alpha"}
+    config_file, table = _config(file, spelling, data.header, folder if alone is None else alone)
+    plan, changes = _planned(where, spelling, data, config_file, table)
+    return Reading(where, file, config_file, spelling, plan, data, changes)
+
+
+def adapter_of(reading: Reading) -> Adapter:
+    """The adapter that was read."""
+    base, revision = reading.base
+    plan, metadata = reading.plan, reading.data.header.metadata
+    own = reading.config_file is not None or config.OWN_CONFIG in metadata
     return Adapter(
-        changes=changes,
-        format=form,
-        dtype=dtypes.pop() if len(dtypes) == 1 else "mixed",
-        base_model=named[0].base_model if named else told.base_model,
-        base_revision=named[0].revision if named else None,
-        told=told,
-        metadata=MappingProxyType(dict(data.header.metadata)),
-        path=where,
-        sha256=data.sha256,
-        files=(file,) if config_file is None else (file, config_file),
-        config=tables.get("") if config_file is not None or config.OWN_CONFIG in data.header.metadata else None,
-        alpha_source=source if source != "settings" else "config" if config_file is not None else "header",
-        unread=tuple(unread),
-        more=tuple(dict.fromkeys(words for s in settings.values() for words in s.more)),
-        remarks=tuple(remarks),
+        changes=plan.changes(reading.data.values) if reading.changes is None else reading.changes,
+        format=reading.spelling.form,
+        dtype=reading.spelling.dtype,
+        base_model=base,
+        base_revision=revision,
+        told=reading.told,
+        metadata=MappingProxyType(dict(metadata)),
+        path=reading.path,
+        sha256=reading.data.sha256,
+        files=reading.files,
+        config=plan.tables.get("") if own else None,
+        alpha_source=reading.alpha_source,
+        unread=reading.spelling.unread,
+        more=tuple(dict.fromkeys(words for one in plan.settings.values() for words in one.more)),
+        remarks=plan.remarks,
     )
+
+
+def _planned(
+    where: Path, spelling: Spelling, data: TensorData, config_file: Path | None, table: dict[str, Any] | None
+) -> tuple[Plan, tuple[Change, ...] | None]:
+    """What header, settings and alphas say, remembered from an earlier file where they are the same; else the changes,
+    too.
+
+    ``table``: of the ``config_file`` beside; None looks into the header.
+    """
+    metadata = data.header.metadata
+    said = (None if table is None else json.dumps(table), metadata.get(diffusers.METADATA_KEY))
+    key = spelling.key(data, (*said, metadata.get(config.OWN_CONFIG)))
+    known = spelling.plans.get(key)
+    if known is not None:
+        return known, None
+    in_header = table is None and not _flat(spelling, data.header)
+    tables = config.in_header(where, data.header) if in_header else {} if table is None else {"": table}
+    settings = {part: config.settings_of(where, one) for part, one in tables.items()}
+    _no_language_model(where, spelling.keys, settings)
+    changes, remarks, source = changes_of(where, spelling.keys, data, settings)
+    pattern, places = pattern_of(changes, data.values)
+    plan = Plan(tables, settings, pattern, places, tuple(remarks), source)
+    spelling.remember(key, plan)
+    return plan, changes
 
 
 def looks_like_adapter(header: Header) -> bool:
@@ -221,28 +287,23 @@ _BESIDE = ("bias", "norm", "replaced")
 
 
 # -- keys ---------------------------------------------------------------------------------------
-_EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
-
-
-def is_embedding(name: str) -> bool:
-    """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
-    return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))
-
-
-def _other_model(names: Iterable[str]) -> str | None:
-    """What a file is whose tensors end like an adapter's and are another thing's."""
-    names = list(names)
-    if "lora_controlnet" in names:
-        return "a Control-LoRA, the makings of a ControlNet"
-    if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
-        return "an IP-Adapter, which takes pictures as prompts"
-    return None
+def _spelling(path: Path, file: Path, header: Header) -> Spelling:
+    """What the tensors' names say; of the second file on with these tensors it is remembered."""
+    known = SPELLINGS.get(header.shape)
+    if known is not None:
+        return known
+    keys, forms, unread = _keys(path, file, header)
+    _one_format_a_part(path, keys)
+    dtypes = {DTYPE_NAMES[header.entries[key].dtype] for key, one in keys.items() if one.role != "alpha"}
+    dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
+    found = Spelling(keys, forms.most_common(1)[0][0], tuple(unread), dtype)
+    return SPELLINGS.setdefault(header.shape, found)
 
 
 def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Counter[str], list[str]]:
     if not header.entries:
         raise BadLora(path=str(path), reason="the file holds no tensors")
-    other = _other_model(header.entries)
+    other = other_model(header.entries)
     if other is not None:
         raise BadLora(path=str(path), reason=f"{other}: not an adapter of a model")
     keys, forms, unknown = read_keys(header.entries)
@@ -254,7 +315,10 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
             raise BadLora(path=str(path), reason="a textual-inversion embedding, not an adapter")
         if len(keys) < len(header.entries) and not any(n.endswith((".weight", ".bias")) for n in header.entries):
             raise BadLora(path=str(path), reason=f"{brief(name)} is not a LoRA tensor")
-        raise BadLora(path=str(path), reason=f"not a LoRA: its tensors are model weights ({brief(name)})")
+        if any(key.role == "alpha" for key in keys.values()):
+            raise BadLora(path=str(path), reason="holds alphas and no factors: nothing is left of the adapter it was")
+        what = whole_model(header.entries)
+        raise BadLora(path=str(path), reason=f"not a LoRA: {what or 'its tensors are model weights'} ({brief(name)})")
     adapters = sorted({key.adapter for key in keys.values() if key.adapter is not None})
     if len(adapters) > 1:
         raise BadLora(
@@ -271,7 +335,8 @@ def _no_other_peft(path: Path, file: Path) -> None:
         return
     found = config.settings_of(path, table)
     _no_language_model(path, {}, {"": found})
-    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, which changes no weights")
+    what = "which changes no weights" if found.kind in config.PROMPTS else "which this release does not read"
+    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, {what}")
 
 
 def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:
@@ -286,7 +351,9 @@ def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:
 
 def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[str, config.Settings]) -> None:
     parts = Counter(key.part for key in keys.values())
-    if (parts and parts.most_common(1)[0][0] == "language model") or any(s.language for s in settings.values()):
+    # One that reads pictures changes a language model's layers and those of the part that looks.
+    language = parts["language model"] > 0 and not any(parts[part] for part in DENOISERS)
+    if language or any(s.language for s in settings.values()):
         raise BadLora(
             path=str(path),
             reason="an adapter of a language model",
@@ -294,18 +361,17 @@ def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[st
         )
 
 
-def _settings(
-    where: Path, file: Path, form: str, header: Header, alone: bool
-) -> tuple[Path | None, dict[str, dict[str, Any]]]:
-    found: tuple[Path | None, dict[str, Any] | None] = (None, None)
-    # A kohya file's own alphas are its settings; one without is a dump that may have a config beside.
-    flat = form == "cloneofsimo" or (form == "kohya" and any(name.endswith(".alpha") for name in header.entries))
-    if not flat and file.with_name(peft.CONFIG).exists():  # asked first: ``_alone`` may have to list a large folder
-        found = config.beside(file, alone=alone or _alone(file), mandatory=form == "peft")
-    path, table = found
-    if table is not None:
-        return path, {"": table}
-    return path, {} if flat else config.in_header(where, header)
+def _flat(spelling: Spelling, header: Header) -> bool:
+    """A kohya file's own alphas are its settings; one without is a dump that may have a config beside."""
+    alphas = spelling.form == "kohya" and any(name.endswith(".alpha") for name in header.entries)
+    return spelling.form == "cloneofsimo" or alphas
+
+
+def _config(file: Path, spelling: Spelling, header: Header, alone: bool) -> tuple[Path | None, dict[str, Any] | None]:
+    """The config beside a file, and its table where that says anything of alpha and rank."""
+    if _flat(spelling, header) or not file.with_name(peft.CONFIG).exists():
+        return None, None  # asked first: ``_alone`` may have to list a large folder
+    return config.beside(file, alone=alone or _alone(file), mandatory=spelling.form == "peft")
 
 
 def _alone(file: Path) -> bool:

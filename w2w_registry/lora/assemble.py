@@ -15,9 +15,10 @@ from w2w_registry.errors import BadLora
 from w2w_registry.lora import config
 from w2w_registry.lora.change import BrokenChange, Change, check_shapes, rank_of
 from w2w_registry.lora.formats import Key
+from w2w_registry.lora.header import brief
 from w2w_registry.lora.roles import OWN_WEIGHTS, kind_of
 from w2w_registry.lora.targets import Target, as_flux2
-from w2w_registry.lora.tensorfile import TensorData, brief
+from w2w_registry.lora.tensorfile import TensorData
 
 _LINEAR = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
 # Of one tensor each, added to a vector of the layer.
@@ -39,8 +40,12 @@ def changes_of(
     changes: list[Change] = []
     without: list[str] = []
     with_alpha: Counter[float] = Counter()
+    stray = 0
     for place, tensors in groups.items():
         part, targets = place
+        if tensors.keys() <= {"alpha", "scalar"}:  # left by a tool that took the layer out
+            stray += 1
+            continue
         if "double_blocks" in names[place] or "single_blocks" in names[place]:
             targets = as_flux2(targets, *_sizes(tensors))
         try:
@@ -53,6 +58,10 @@ def changes_of(
             without.append(made[0].module)
         changes += made
     remarks = []
+    if stray:
+        remarks.append(
+            f"it gives an alpha and no factors for {stray} layer{'s'[: stray > 1]}, which it leaves unchanged"
+        )
     if with_alpha and without:
         usual = with_alpha.most_common(1)[0][0]
         remarks.append(
@@ -85,11 +94,9 @@ def _layer(
     settings: config.Settings | None,
 ) -> tuple[list[Change], float | None]:
     """The changes of one layer as the file names it, and the alpha its tensors give."""
-    own = _alpha(tensors)
     roles = frozenset(tensors) - {"alpha", "scalar"}
     kind = kind_of(roles, tensors)
-    if not roles:
-        raise BrokenChange("has an alpha but no factors")
+    own = _alpha(tensors) if kind in _SCALED else None
     if kind == "other" and settings is not None and settings.kind != "LORA":
         kind = settings.kind
     if settings is not None and settings.dora and kind == "LoRA":
@@ -112,11 +119,13 @@ def _layer(
             body = _shaped(targets, body)
         check_shapes(kind, body)
         rank = rank_of(kind, body)
-        if kind in ("LoRA", "DoRA", "LoHa", "LoKr", "embedding LoRA"):
+        if kind in _SCALED:
             alpha, scale = _scale(kind, name, body, rank, own, settings)
         if "scalar" in tensors and tensors["scalar"].size == 1:
             factor = float(tensors["scalar"].reshape(-1)[0])
             alpha, scale = None if alpha is None else alpha * factor, scale * factor
+        elif kind not in _KNOWN and "alpha" in tensors and tensors["alpha"].any():
+            body["alpha"] = tensors["alpha"]  # of an OFT the limit of its rotations, where 0 is none
         extra = set(body) - _KNOWN.get(kind, set(body))
         final = "other" if extra else kind
         for target in targets if kind == "LoRA" else targets[:1]:
@@ -133,6 +142,7 @@ def _layer(
     return made, own
 
 
+_SCALED = ("LoRA", "DoRA", "LoHa", "LoKr", "embedding LoRA")
 _PEFT_KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr"}
 _KNOWN: dict[str, set[str]] = {
     "LoRA": {"A", "B", "mid"},

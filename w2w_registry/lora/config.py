@@ -16,8 +16,8 @@ from typing import Any
 from w2w_registry.errors import BadLora
 from w2w_registry.files import read_bytes
 from w2w_registry.lora.formats import diffusers, peft
+from w2w_registry.lora.header import Header, brief
 from w2w_registry.lora.patterns import PatternTable, UnsafePattern, table_of
-from w2w_registry.lora.tensorfile import Header, brief
 
 CONFIG_LIMIT = 10_000_000
 OWN_CONFIG = "w2w_adapter_config"
@@ -33,6 +33,8 @@ _MORE = {
 }
 # These initialisations change the base weights too, so the adapter alone does not say what the model is.
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT")
+"""PEFT's methods that put something before the input and change no weights."""
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
 

@@ -53,7 +53,7 @@ def model_digest(theta: NDArray[Any], layout: Layout) -> str:
     if values.shape != (layout.dim,):
         raise ValueError(f"θ has shape {values.shape}, layout needs ({layout.dim},)")
     digest = hashlib.sha256(f"w2w model fp32 {layout.digest}\n".encode())
-    digest.update((values + np.float32(0)).astype("<f4").tobytes())
+    digest.update(np.ascontiguousarray(values + np.float32(0), "<f4").data)
     return digest.hexdigest()
 
 

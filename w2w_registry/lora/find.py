@@ -33,7 +33,7 @@ _GENERIC = {
         "adapter",
         "default",
     ),
-    *("unet", "transformer", "text_encoder", "text_encoder_2", "final", "last", "best", "checkpoint", "output"),
+    *("unet", "transformer", "final", "last", "best", "checkpoint", "output"),
     *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
 }
 _UNFINISHED = re.compile(r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)", re.IGNORECASE)
@@ -47,7 +47,8 @@ _OTHER = {
 }
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 _SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
-_STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+", re.IGNORECASE)
+# What is told from its like by the folder above: a state of one training, a second part of one pipeline.
+_STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+|text_encoder(?:_[23])?", re.IGNORECASE)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_CACHE = re.compile(r"models--(?P<owner>[^-].*?)--(?P<name>.+)")
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")

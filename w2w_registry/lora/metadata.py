@@ -38,7 +38,7 @@ def told_by(metadata: Mapping[str, str]) -> Told:
 
     name = text("ss_sd_model_name")
     checkpoint = name is not None and name.lower().endswith(_CHECKPOINT)
-    architecture = text("modelspec.architecture", "ss_base_model_version")
+    architecture = re.sub(r"/\w[\w-]*$", "", text("modelspec.architecture", "ss_base_model_version") or "") or None
     facts = {
         "title": text("modelspec.title", "ss_output_name"),
         "author": text("modelspec.author"),

@@ -67,7 +67,7 @@ _TRANSFORMER_ROOTS = (
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
 # What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
-_HOLDERS = ("base_model.model.", "pipe.", "pipeline.", "model.", "network.", "net.")
+_HOLDERS = ("base_model.model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
 _LANGUAGE = re.compile(
     r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
     r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
-from w2w_registry.lora.adapter import Adapter, is_embedding, read_adapter
+from w2w_registry.lora.adapter import Adapter, Reading, adapter_of, read
 from w2w_registry.lora.change import Change, row_index
+from w2w_registry.lora.header import brief
 from w2w_registry.lora.names import DENOISERS
-from w2w_registry.lora.tensorfile import brief
+from w2w_registry.lora.others import is_embedding
+from w2w_registry.lora.plans import Place, Plan, place_of
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
 LARGEST = 1e9  # ten thousand times what any trained factor holds; sums of squares stay far inside fp32
@@ -104,7 +107,64 @@ def read_lora(path: str | Path) -> LoraFile:
     Raises:
         BadLora: what ``read_adapter`` refuses, and adapters that are no plain LoRA of a UNet or transformer.
     """
-    return lora_of(read_adapter(path))
+    reading = read(path)
+    known = _PLAIN.get(reading.plan)
+    if known is None:
+        lora = lora_of(adapter_of(reading))
+        plain = _plain_of(lora, reading.data.values)
+        if plain is not None and reading.plan.places is not None:
+            _PLAIN[reading.plan] = plain
+        return lora
+    if float(np.abs(reading.data.values).max()) > LARGEST:
+        return lora_of(adapter_of(reading))  # which says whether that is too much
+    return known.lora(reading)
+
+
+@dataclass(frozen=True, eq=False)
+class _Plain:
+    """A plain LoRA without its numbers, of which all files of one plan have the rest in common."""
+
+    pattern: LoraFile
+    places: Mapping[TensorKey, Place]
+    beside: tuple[Mapping[TensorKey, Place], ...]
+
+    def lora(self, reading: Reading) -> LoraFile:
+        values = reading.data.values
+        base, revision = reading.base
+        return replace(
+            self.pattern,
+            tensors=_filled(self.places, values),
+            base_model=base,
+            base_revision=revision,
+            metadata=MappingProxyType(dict(reading.data.header.metadata)),
+            path=reading.path,
+            sha256=reading.data.sha256,
+            files=reading.files,
+            alpha_source=cast(AlphaSource, reading.alpha_source),
+            beside=tuple(
+                replace(one, tensors=_filled(places, values))
+                for one, places in zip(self.pattern.beside, self.beside, strict=True)
+            ),
+        )
+
+
+_PLAIN: WeakKeyDictionary[Plan, _Plain] = WeakKeyDictionary()
+
+
+def _filled(places: Mapping[TensorKey, Place], values: NDArray[np.float32]) -> Mapping[TensorKey, NDArray[np.float32]]:
+    return MappingProxyType({key: place.of(values) for key, place in places.items()})
+
+
+def _plain_of(lora: LoraFile, values: NDArray[np.float32]) -> _Plain | None:
+    """What other files of its plan have in common with a LoRA; None where its numbers are not as the file has them."""
+    found = []
+    for tensors in (lora.tensors, *(one.tensors for one in lora.beside)):
+        places = {key: place for key, array in tensors.items() if (place := place_of(array, values)) is not None}
+        if len(places) < len(tensors):
+            return None
+        found.append(places)
+    bare = tuple(replace(one, tensors={}) for one in lora.beside)
+    return _Plain(replace(lora, tensors={}, metadata={}, beside=bare), found[0], tuple(found[1:]))
 
 
 def lora_of(adapter: Adapter) -> LoraFile:

@@ -1,4 +1,4 @@
-"""The safetensors container, read and written without torch: strict header checks, bf16 through integers.
+"""The safetensors container, read and written without torch: strict checks, bf16 through integers.
 
 Source: the safetensors format (8-byte little-endian header length, JSON header, then the data; offsets are
 relative to the data, without holes or overlaps). Nothing is allocated on the word of a header: every claim is
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -22,48 +21,32 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
 from w2w_registry.files import opened, why
+from w2w_registry.lora.header import INTEGERS, BrokenHeader, Header, Shape, brief, tables_of
 
 DType = Literal["fp32", "fp16", "bf16"]
 
 MAX_HEADER = 100_000_000  # the limit the safetensors library itself sets
 MAX_DATA = 16 * 2**30  # no adapter is larger; a sparse file may be of any length
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-_INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
-_ITEM_SIZE = {**_FLOATS, **{tag: np.dtype(kind).itemsize for tag, kind in _INTEGERS.items()}}
 _TAGS: dict[DType, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
-DTYPE_NAMES = {
-    **{"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"},
-    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
-}
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 @dataclass(frozen=True)
-class TensorEntry:
-    """One tensor of a header: dtype tag, shape and its bytes ``[start, end)`` in the data part."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-@dataclass(frozen=True)
-class Header:
-    """A checked safetensors header. ``data_size`` is the length of the data part in bytes."""
-
-    entries: Mapping[str, TensorEntry]
-    metadata: Mapping[str, str]
-    data_size: int
-
-
-@dataclass(frozen=True)
 class TensorData:
-    """A whole file: its header, float32 arrays by tensor name and the SHA-256 (hex) of its bytes."""
+    """A whole file: its header, every value as float32 in the order of the data (read-only), and the SHA-256 (hex) of
+    its bytes."""
 
     header: Header
-    arrays: Mapping[str, NDArray[np.float32]]
+    values: NDArray[np.float32]
     sha256: str
+
+    @cached_property
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The tensors by name, as views."""
+        entries = self.header.entries
+        return {
+            name: self.values[place].reshape(entries[name].shape) for name, place in self.header.shape.places.items()
+        }
 
 
 def is_pickle_name(path: Path) -> bool:
@@ -77,12 +60,6 @@ def stat_path(path: Path) -> os.stat_result:
         return os.stat(path)
     except (OSError, ValueError) as error:
         raise BadLora(path=str(path), reason=why(error)) from None
-
-
-def brief(text: str, limit: int = 120) -> str:
-    """A stranger's text as one short printable phrase."""
-    short = text if len(text) <= limit else text[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in short)
 
 
 def read_header(path: Path) -> Header:
@@ -116,11 +93,12 @@ def read_tensors(path: Path, check: Callable[[Header], None]) -> TensorData:
         if len(data) != header.data_size:
             raise BadLora(path=str(path), reason="truncated while it was read")
     digest.update(data)
-    # All values at once where that says it; which tensor holds what is no number is then looked for one by one.
-    plain = all(entry.dtype == "F32" for entry in header.entries.values())
-    finite = plain and bool(data) and bool(np.isfinite(np.frombuffer(data, "<f4")).all())
-    arrays = {name: _decode(path, name, entry, data, finite=finite) for name, entry in header.entries.items()}
-    return TensorData(header, arrays, digest.hexdigest())
+    values = _decoded(header.shape, data)
+    if not np.isfinite(values).all():
+        for name, place in header.shape.places.items():
+            if not np.isfinite(values[place]).all():
+                raise BadLora(path=str(path), reason=f"{brief(name)} contains NaN or Inf")
+    return TensorData(header, values, digest.hexdigest())
 
 
 def encode(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str], dtypes: Mapping[str, DType]) -> bytes:
@@ -186,18 +164,10 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
     digest.update(prefix)
     digest.update(text)
     try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=_no_duplicates)
-    except (ValueError, RecursionError):
-        raise bad("not a safetensors file: the header is not valid JSON") from None
-    if not isinstance(table, dict):
-        raise bad("not a safetensors file: the header is not a table")
-    metadata = table.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise bad("the header's metadata is not a table of texts")
-    data_size = size - 8 - length
-    entries = {name: _entry(bad, name, raw, data_size) for name, raw in table.items()}
-    _check_offsets(bad, entries, data_size)
-    return Header(entries, metadata, data_size)
+        shape, metadata = tables_of(text, size - 8 - length)
+    except BrokenHeader as error:
+        raise bad(str(error)) from None
+    return Header(shape, metadata)
 
 
 def _is_pickle(start: bytes, size: int) -> bool:
@@ -223,79 +193,54 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
         raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():
         raise bad("a web page, not a model (a download that asked for a login?)", None)
+    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:8]):
+        words = brief(start.decode("utf-8", "replace").strip())
+        raise bad(f"a text, not a model (a download that was refused?): it begins with {words}", None)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return table
-
-
-def _entry(bad: Callable[[str], BadLora], name: str, raw: Any, data_size: int) -> TensorEntry:
-    if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
-        raise bad(f"broken header entry for {brief(name)}")
-    shape, offsets, dtype = raw["shape"], raw["data_offsets"], raw["dtype"]
-    if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
-        raise bad(f"broken shape or offsets for {brief(name)}")
-    if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
-        raise bad(f"{brief(name)} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16 or fp64")
-    start, end = offsets
-    if not start <= end <= data_size:
-        raise bad(f"truncated: {brief(name)} claims bytes {start}-{end}, the file has {data_size}")
-    if math.prod(shape) * _ITEM_SIZE[dtype] != end - start:
-        raise bad(f"{brief(name)} has shape {tuple(shape)} but {end - start} bytes of {DTYPE_NAMES[dtype]}")
-    return TensorEntry(dtype, tuple(shape), start, end)
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**48 for n in value)
-
-
-def _check_offsets(bad: Callable[[str], BadLora], entries: Mapping[str, TensorEntry], data_size: int) -> None:
-    place = 0
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
-        if entry.start < place:
-            raise bad(f"overlapping tensors: {brief(name)} starts inside the one before it")
-        if entry.start > place:
-            raise bad(f"{entry.start - place} bytes before {brief(name)} belong to no tensor")
-        place = entry.end
-    if place != data_size:
-        raise bad(f"{data_size - place} bytes at the end belong to no tensor")
-
-
-def _decode(path: Path, name: str, entry: TensorEntry, data: bytes, *, finite: bool) -> NDArray[np.float32]:
-    count = math.prod(entry.shape)
-    values: NDArray[np.float32]
-    if entry.dtype == "F32":
-        values = np.frombuffer(data, "<f4", count, entry.start)
-    elif entry.dtype == "BF16":
-        values = _from_bf16(np.frombuffer(data, "<u2", count, entry.start))
-    elif entry.dtype in _INTEGERS:
-        values = np.frombuffer(data, _INTEGERS[entry.dtype], count, entry.start).astype(np.float32)
-    elif entry.dtype.startswith("F8"):
-        values = _fp8(entry.dtype)[np.frombuffer(data, "u1", count, entry.start)]
-    else:
-        kind = "<f2" if entry.dtype == "F16" else "<f8"
-        with np.errstate(over="ignore"):
-            values = np.frombuffer(data, kind, count, entry.start).astype(np.float32)
-    if not finite and not np.isfinite(values).all():
-        raise BadLora(path=str(path), reason=f"{brief(name)} contains NaN or Inf")
-    values = values.reshape(entry.shape)
+def _decoded(shape: Shape, data: bytes) -> NDArray[np.float32]:
+    """All values as float32, in the order of the data; read-only."""
+    parts = [_decode(tag, data[start:end] if len(shape.runs) > 1 else data) for tag, start, end in shape.runs]
+    values = parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.float32), *parts])
     values.flags.writeable = False
     return values
 
 
-def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
-    values = np.ascontiguousarray(array, np.float32)
+def _decode(tag: str, data: bytes) -> NDArray[np.float32]:
+    if tag == "F32":
+        return np.frombuffer(data, "<f4")
+    if tag == "BF16":
+        return _from_bf16(np.frombuffer(data, "<u2"))
+    if tag in INTEGERS:
+        return np.frombuffer(data, INTEGERS[tag]).astype(np.float32)
+    if tag.startswith("F8"):
+        return np.asarray(_fp8(tag)[np.frombuffer(data, "u1")])
+    with np.errstate(over="ignore"):
+        return np.frombuffer(data, "<f2" if tag == "F16" else "<f8").astype(np.float32)
+
+
+def encoded(values: NDArray[Any], dtype: DType) -> bytes:
+    """The bytes of values in a file.
+
+    Raises:
+        OverflowError: some do not fit the dtype.
+    """
+    values = np.ascontiguousarray(values, np.float32)
     if dtype == "fp32":
         return values.astype("<f4", copy=False).tobytes()
     rounded = round_to(values, dtype)
     if not np.isfinite(rounded).all():
-        raise OverflowError(f"{name} has values too large for {dtype}")
+        raise OverflowError(dtype)
     if dtype == "fp16":
         return rounded.astype("<f2").tobytes()
     return _to_bf16(values).astype("<u2", copy=False).tobytes()
+
+
+def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
+    try:
+        return encoded(array, dtype)
+    except OverflowError:
+        raise OverflowError(f"{name} has values too large for {dtype}") from None
 
 
 @cache

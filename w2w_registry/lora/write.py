@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from w2w_registry.errors import BadLora, StorageError, UsageError
 from w2w_registry.lora.formats import diffusers, kohya, peft
 from w2w_registry.lora.names import DENOISERS, Format, UnknownKey, denoiser_of
 from w2w_registry.lora.read import Beside, LoraFile
-from w2w_registry.lora.tensorfile import DType, encode
+from w2w_registry.lora.tensorfile import DType, encode, encoded
 from w2w_registry.space.layout import TensorKey, module_order
 
 _FILES: dict[Format, str] = {"peft": peft.FILE, "diffusers": diffusers.FILE, "kohya": kohya.FILE}
@@ -89,6 +90,9 @@ def lora_files(
     if isinstance(lora, LoraFile):
         base_model, revision = base_model or lora.base_model, revision or lora.base_revision
         beside = lora.beside if beside is None else beside
+    again = _written_alike(lora, tensors, alpha, fmt, dtype, base_model, revision, metadata, beside)
+    if again is not None:
+        return {target if is_file else target / _FILES[fmt]: again}
     modules = _modules(target, tensors)
     ranks = {m: int(tensors[(m, "A")].shape[0]) for m in modules}
     main = _Part(denoiser_of(modules), _in_order(modules, tensors), _alphas(lora, alpha, ranks))
@@ -109,6 +113,59 @@ def lora_files(
         arrays = _kohya_tensors(target, main, others)
         header = kohya.header(settings[main.name], base_model)
     return {file: _encoded(target, arrays, {"format": "pt", **header, **(metadata or {})}, dtype)}
+
+
+def _written_alike(
+    lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
+    tensors: Mapping[TensorKey, NDArray[Any]],
+    alpha: float | Mapping[str, float] | None,
+    fmt: Format,
+    dtype: DType,
+    base_model: str | None,
+    revision: str | None,
+    metadata: Mapping[str, str] | None,
+    beside: Sequence[Beside] | None,
+) -> bytes | None:
+    """The file of a LoRA in diffusers' form, by what was worked out for another of these shapes and settings; None
+    where there is more to it, or something wrong with it."""
+    if fmt != "diffusers" or beside or not tensors:
+        return None
+    if alpha is None:
+        alpha = lora.alphas if isinstance(lora, LoraFile) else None
+    alphas = tuple(alpha.items()) if isinstance(alpha, Mapping) else alpha
+    shapes = tuple((key, array.shape) for key, array in tensors.items())
+    try:
+        start, order = _start_of(shapes, alphas, dtype, base_model, revision, tuple((metadata or {}).items()))
+        values = np.concatenate([tensors[key].reshape(-1) for key in order]).astype(np.float32, copy=False)
+        return start + encoded(values, dtype) if np.isfinite(values).all() else None
+    except (BadLora, OverflowError):
+        return None
+
+
+@lru_cache(maxsize=16)
+def _start_of(
+    shapes: tuple[tuple[TensorKey, tuple[int, ...]], ...],
+    alphas: tuple[tuple[str, float], ...] | float | None,
+    dtype: DType,
+    base_model: str | None,
+    revision: str | None,
+    metadata: tuple[tuple[str, str], ...],
+) -> tuple[bytes, tuple[TensorKey, ...]]:
+    """What a file in diffusers' form says before its numbers, and the tensors whose numbers follow, in order: neither
+    depends on the numbers."""
+    zeros = {key: np.zeros(shape, np.float32) for key, shape in shapes}
+    modules = _modules(Path(), zeros)
+    ranks = {module: int(zeros[(module, "A")].shape[0]) for module in modules}
+    if isinstance(alphas, tuple):
+        given = dict(alphas)
+        by_module = {module: float(given[module]) for module in modules}
+    else:
+        by_module = {module: float(ranks[module] if alphas is None else alphas) for module in modules}
+    part = _Part(denoiser_of(modules), _in_order(modules, zeros), by_module)
+    header = diffusers.header({part.name: _settings(part, base_model, revision)})
+    names = diffusers.tensors(part.tensors, part.name)
+    data = _encoded(Path(), names, {"format": "pt", **header, **dict(metadata)}, dtype)
+    return data[: 8 + int.from_bytes(data[:8], "little")], tuple(part.tensors)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Source of the mathematics: weights2weights, §3.1–3.2: z = (θ − μ)/σ, c =
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -23,6 +23,10 @@ Float32 = NDArray[np.float32]
 
 # V is touched in row blocks of about this many numbers, so that a memory-mapped one is never loaded whole.
 _BLOCK = 1 << 22
+# From so many numbers in V on, products are of float32 pieces of _BLOCK numbers, summed in float64; always of a
+# multiple of _ROWS rows, so that the same product is made of a row whether it comes alone or among others.
+_LARGE = 1 << 22
+_ROWS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,9 +136,9 @@ class WeightSpace:
         return hashlib.sha256(canonical_json({**self.facts(), "arrays": arrays}).encode()).hexdigest()
 
     def project(self, theta: ArrayLike) -> Float32:
-        """Coordinates (k,) of θ (D,), or (n, k) of (n, D). Sums in float64, so one row or many give one answer."""
-        z, single = self._standardised(theta)
-        coordinates = self._projected(z)
+        """Coordinates (k,) of θ (D,), or (n, k) of (n, D). One row or many give one answer."""
+        values, single = self._checked(theta)
+        coordinates = self._summed(values)[0].astype(np.float32)
         return coordinates[0] if single else coordinates
 
     def reconstruct(self, coordinates: ArrayLike) -> Float32:
@@ -152,21 +156,20 @@ class WeightSpace:
 
         V is orthonormal, so ‖z − Vc‖² = ‖z‖² − ‖c‖². ``coordinates`` saves projecting again.
         """
-        z, single = self._standardised(theta)
+        values, single = self._checked(theta)
         c = np.atleast_2d(np.asarray(self.project(theta) if coordinates is None else coordinates, np.float64))
-        share = self._left(np.einsum("nd,nd->n", z, z), c)
+        mean, inverse = self.mean.astype(np.float64), self._inverse()
+        whole = np.zeros(len(values))
+        for rows in self._row_blocks():
+            z = (values[:, rows] - mean[rows]) * inverse[rows]
+            whole += np.einsum("nd,nd->n", z, z)
+        share = self._left(whole, c)
         return float(share[0]) if single else share
 
-    def placed(self, thetas: ArrayLike) -> tuple[Float32, NDArray[np.float64]]:
-        """Coordinates (n, k) of θ (n, D) and residuals (n,), as ``project`` and ``residual`` give them, in one pass."""
-        values = np.asarray(thetas, np.float32)
-        mean, inverse = self.mean.astype(np.float64), self._inverse()
-        total, whole = np.zeros((len(values), self.k)), np.zeros(len(values))
-        for rows in self._row_blocks():  # a block stays in the cache; the whole of z, in float64, would not
-            z = values[:, rows] - mean[rows]
-            z *= inverse[rows]
-            whole += np.einsum("nd,nd->n", z, z)
-            total += z @ np.asarray(self.components[rows], np.float64)
+    def placed(self, thetas: Sequence[NDArray[Any]]) -> tuple[Float32, NDArray[np.float64]]:
+        """Coordinates (n, k) of n rows θ (D,) and residuals (n,), as ``project`` and ``residual`` give them, in one
+        pass."""
+        total, whole = self._summed(thetas)
         coordinates = total.astype(np.float32)
         return coordinates, self._left(whole, coordinates.astype(np.float64))
 
@@ -181,24 +184,36 @@ class WeightSpace:
         }
         return replace(self, components=self.components[:, :k], metric=None, calibration=None, **cut)
 
-    def _standardised(self, theta: ArrayLike) -> tuple[NDArray[np.float64], bool]:
+    def _checked(self, theta: ArrayLike) -> tuple[NDArray[Any], bool]:
+        """θ as rows, and whether it was one."""
         values = np.asarray(theta)
         if values.shape[-1:] != (self.dim,) or values.ndim not in (1, 2):
             raise ValueError(f"θ has shape {values.shape}, the space needs ({self.dim},) or (n, {self.dim})")
-        z = np.atleast_2d(values) - self.mean.astype(np.float64)
-        z *= self._inverse()
-        return z, values.ndim == 1
+        return np.atleast_2d(values), values.ndim == 1
 
     def _inverse(self) -> NDArray[np.float64]:
         """1/σ (D,). A release may hold a std of exactly zero: that entry of θ is always μ, so it carries nothing."""
         std = self.std.astype(np.float64)
         return np.divide(1.0, std, out=np.zeros_like(std), where=std != 0)
 
-    def _projected(self, z: NDArray[np.float64]) -> Float32:
-        total = np.zeros((len(z), self.k))
+    def _summed(self, values: NDArray[Any] | Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Vᵀz (n, k) and ‖z‖² (n,) of θ (n, D), a piece of θ at a time: that stays in the cache, and the whole of z
+        would not."""
+        count = len(values)
+        large = self.dim * self.k >= _LARGE
+        dtype: Any = np.float32 if large else np.float64
+        padded = -(-count // _ROWS) * _ROWS if large else count
+        mean, inverse = self.mean.astype(np.float64), self._inverse()
+        total, whole = np.zeros((count, self.k)), np.zeros(count)
         for rows in self._row_blocks():
-            total += z[:, rows] @ np.asarray(self.components[rows], np.float64)
-        return total.astype(np.float32)
+            some = values[:, rows] if isinstance(values, np.ndarray) else np.stack([one[rows] for one in values])
+            z = some - mean[rows]
+            z *= inverse[rows]
+            whole += np.einsum("nd,nd->n", z, z)
+            block = np.zeros((padded, z.shape[1]), dtype)
+            block[:count] = z
+            total += (block @ np.asarray(self.components[rows], dtype))[:count]
+        return total, whole
 
     @staticmethod
     def _left(whole: NDArray[np.float64], coordinates: NDArray[np.float64]) -> NDArray[np.float64]:

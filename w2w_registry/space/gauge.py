@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from w2w_registry.errors import ForeignStart, SpaceMismatch
 from w2w_registry.space.factors import SINGULAR, best_factors, canonical_pair, complement, flat
 from w2w_registry.space.layout import Layout, LayoutTensor, TensorKey, differences
-from w2w_registry.space.start import FOREIGN_START, above_chance, agreement_of, canonical_rows, start_tensors
+from w2w_registry.space.start import FOREIGN_START, above_chance, agreement_of, one_column, start_tensors
 
 Array = NDArray[np.float64]
 How = Literal["as-is", "rescaled", "canonical", "gauge"]
@@ -62,7 +62,7 @@ def obstacles(shapes: Mapping[TensorKey, tuple[int, ...]], layout: Layout) -> tu
 
     Another rank or alpha is no obstacle. Empty when there is none.
     """
-    if all(shapes.get(tensor.key) == tensor.shape for tensor in layout.tensors) and len(shapes) == len(layout.tensors):
+    if dict(shapes) == layout.shapes:
         return ()
     as_if = []
     for tensor in layout.tensors:
@@ -144,35 +144,57 @@ def to_gauge_all(
     Those of rank 1 in a canonical space are written together, a module at a time.
     """
     found: list[Gauged | SpaceMismatch | ForeignStart | None] = [None] * len(loras)
-    plain: list[tuple[int, NDArray[np.float32]]] = []
-    for i, (tensors, alphas) in enumerate(loras):
-        if start is not None and layout.rank == 1 and not obstacles({k: a.shape for k, a in tensors.items()}, layout):
-            own, _ = _own(tensors, alphas, layout)
-            if own is not None:
-                plain.append((i, layout.flatten(own)))
-                continue
+    together = start is not None and layout.rank == 1
+    plain = [i for i, (tensors, _) in enumerate(loras) if together and _shapes(tensors) == layout.shapes]
+    for i in set(range(len(loras))).difference(plain):
         try:
-            found[i] = to_gauge(tensors, alphas, layout, mean, std, start)
+            found[i] = to_gauge(*loras[i], layout, mean, std, start)
         except (SpaceMismatch, ForeignStart) as error:
             found[i] = error
     if plain and start is not None:
-        written = _one_rows(np.stack([own for _, own in plain]), layout, start)
-        for (i, _), gauged in zip(plain, written, strict=True):
+        own = np.empty((len(plain), layout.dim), np.float32)
+        for row, i in zip(own, plain, strict=True):
+            _fill(row, *loras[i], layout)
+        for i, gauged in zip(plain, _one_rows(own, layout, start), strict=True):
             found[i] = gauged
     return [gauged for gauged in found if gauged is not None]
 
 
+def _fill(
+    row: NDArray[np.float32], tensors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float], layout: Layout
+) -> None:
+    """θ (D,) as ``layout.flatten`` of :func:`_own`, written where it is wanted."""
+    if any(alpha != layout.alpha for alpha in alphas.values()):
+        own, _ = _own(tensors, alphas, layout)
+        tensors = own or tensors
+    np.concatenate([tensors[key].reshape(-1) for key in layout.shapes], out=row, casting="same_kind")
+
+
+def _shapes(tensors: Mapping[TensorKey, NDArray[Any]]) -> dict[TensorKey, tuple[int, ...]]:
+    return {key: array.shape for key, array in tensors.items()}
+
+
+_AT_ONCE = 32
+"""LoRAs written together: few enough that a module of them stays in the processor's cache."""
+
+
 def _one_rows(own: NDArray[np.float32], layout: Layout, start: NDArray[np.float32]) -> list[Gauged | ForeignStart]:
     """Rank 1, θ (n, D), without the decompositions: a module's row is its A."""
-    theta = canonical_rows(own, layout, start)
-    places = {tensor.key: part for tensor, part in layout.slices()}
+    theta = np.empty_like(own)
     agreements, cosines = (np.full((len(own), len(layout.modules)), np.nan) for _ in range(2))
-    for j, (module, reference) in enumerate(start_tensors(start, layout).items()):
-        rows = own[:, places[(module, "A")]].astype(np.float64)
-        size = np.einsum("ni,ni->n", rows, rows)
-        live = own[:, places[(module, "B")]].any(axis=1) & (size > 0)
-        cosine = np.abs(rows[live] @ reference[0]) / np.sqrt(size[live] * (reference[0] @ reference[0]))
-        cosines[live, j], agreements[live, j] = cosine, above_chance(cosine**2, 1, rows.shape[1])
+    references = start_tensors(start, layout)
+    for first in range(0, len(own), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        for j, (module, reference) in enumerate(references.items()):
+            at_a, at_b = layout.places[(module, "A")], layout.places[(module, "B")]
+            rows, columns = own[part, at_a].astype(np.float64), own[part, at_b].astype(np.float64)
+            new_a, new_b = one_column(rows[:, None], columns[:, :, None], reference)
+            theta[part, at_a], theta[part, at_b] = new_a[:, 0], new_b[:, :, 0]
+            size = np.einsum("ni,ni->n", rows, rows)
+            live = columns.any(axis=1) & (size > 0)
+            cosine = np.abs(rows @ reference[0])[live] / np.sqrt(size[live] * (reference[0] @ reference[0]))
+            cosines[part, j][live] = cosine
+            agreements[part, j][live] = above_chance(cosine**2, 1, rows.shape[1])
     found: list[Gauged | ForeignStart] = []
     no_loss = dict.fromkeys(layout.modules, 0.0)
     for i, agreed in enumerate(agreements):

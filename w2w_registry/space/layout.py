@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,15 @@ class Layout:
     def by_key(self) -> dict[TensorKey, LayoutTensor]:
         return {t.key: t for t in self.tensors}
 
+    @cached_property
+    def shapes(self) -> dict[TensorKey, tuple[int, ...]]:
+        return {t.key: t.shape for t in self.tensors}
+
+    @cached_property
+    def places(self) -> dict[TensorKey, slice]:
+        """Every tensor's place in θ."""
+        return {tensor.key: place for tensor, place in self.slices()}
+
     def slices(self) -> Iterator[tuple[LayoutTensor, slice]]:
         """Every tensor with its place in θ."""
         start = 0
@@ -118,6 +127,7 @@ class Layout:
 _BLOCK_ORDER = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
 
 
+@lru_cache(maxsize=4096)  # thousands of files share the same few hundred modules
 def module_order(module: str) -> tuple[int, tuple[tuple[int, Any], ...]]:
     """Sort key: down → mid → up, then numeric parts by value, attn1 before attn2, q before k, v, out."""
     parts = module.split(".")

@@ -44,7 +44,7 @@ def canonical_rows(thetas: ArrayLike, layout: Layout, start: NDArray[np.float32]
         (a, at_a), (_, at_b) = places[(module, "A")], places[(module, "B")]
         A = raw[:, at_a].astype(np.float64).reshape(len(raw), a.rank, -1)
         B = raw[:, at_b].astype(np.float64).reshape(len(raw), -1, a.rank)
-        new_a, new_b = _one_column(A, B, reference) if a.rank == 1 else _columns(A, B, reference)
+        new_a, new_b = one_column(A, B, reference) if a.rank == 1 else _columns(A, B, reference)
         out[:, at_a], out[:, at_b] = new_a.reshape(len(raw), -1), new_b.reshape(len(raw), -1)
     return out
 
@@ -104,7 +104,7 @@ def start_tensors(start: NDArray[Any], layout: Layout) -> dict[str, Array]:
     return found
 
 
-def _one_column(A: Array, B: Array, reference: Array) -> tuple[Array, Array]:
+def one_column(A: Array, B: Array, reference: Array) -> tuple[Array, Array]:
     """Rank 1, all members at once: A (n, 1, in), B (n, out, 1); a module that does nothing reads where A₀ does."""
     size = float(np.sum(reference**2))
     scale = np.einsum("nri,ri->n", A, reference)[:, None, None] / size

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, Any, BinaryIO, cast
+from typing import Annotated, Any, BinaryIO, cast, get_type_hints
 
 from fastapi import APIRouter, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
@@ -16,7 +16,7 @@ from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.consent import resolve as resolving
 from w2w_registry.services.consent import subjects as people
 from w2w_registry.services.identities import manage, paging
-from w2w_registry.services.identities.answers import Tagged
+from w2w_registry.services.identities.answers import IdentityRow, Tagged
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search.draws import By
 from w2w_registry.services.search.query import registered_ref
@@ -57,6 +57,40 @@ ONCE: dict[str, Any] = {
     ]
 }
 router = APIRouter(prefix="/api/v1", route_class=OnceRoute, responses=REFUSALS)
+
+
+def says(service: Callable[..., Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """For the document: what is answered is what the service says that it returns."""
+    return {
+        status: {"model": get_type_hints(service)["return"], "description": TITLES.get(status, "What was asked for")}
+    }
+
+
+class Identities(BaseModel):
+    """One page; `next` and `previous` are cursors, null at an end."""
+
+    identities: list[IdentityRow]
+    next: str | None
+    previous: str | None
+
+
+class Subjects(BaseModel):
+    """One page; `next` is the next page's `after`, null at the end."""
+
+    subjects: list[people.SubjectRow]
+    next: str | None
+
+
+class Events(BaseModel):
+    """Events, oldest first; `next` is the next page's `after`, null at the end."""
+
+    events: list[audit_log.EventRow]
+    next: int | None
+
+
+def answers_with(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For the document: an answer that only the API gives."""
+    return {200: {"model": model, "description": "What was asked for"}}
 
 
 class Tags(BaseModel):
@@ -124,7 +158,7 @@ def plain(value: Any) -> Any:
     return value
 
 
-@router.get("/identities")
+@router.get("/identities", responses=answers_with(Identities))
 def identities(
     desk: Look,
     where: str | None = None,
@@ -136,13 +170,13 @@ def identities(
     return keepable(answer(paging.page(desk.registry, where=where, sort=sort, limit=limit, cursor=cursor).to_json()))
 
 
-@router.get("/identities/{name:path}")
+@router.get("/identities/{name:path}", responses=says(manage.show))
 def identity(desk: Look, name: str) -> JSONResponse:
     """One version with everything known of it, as `show --json`."""
     return keepable(answer(manage.show(desk.registry, name)))
 
 
-@router.get("/history/{name:path}")
+@router.get("/history/{name:path}", responses=says(manage.history))
 def history(desk: Look, name: str, at: str | None = None) -> JSONResponse:
     """What each alias of an identity meant, and when, as `history --json`."""
     return keepable(answer(manage.history(desk.registry, name, at=at)))
@@ -156,7 +190,7 @@ def lineage(
     return keepable(answer(tracing.trace(desk.registry, name, down=down, depth=depth, form="json")))
 
 
-@router.post("/search")
+@router.post("/search", responses=says(asking.registered_version))
 def search(desk: Look, asked: Search) -> JSONResponse:
     """The identities nearest to a registered version, as `search --json`. Files are sent to `/search/file`."""
     wanted = asking.Asking(asked.limit, asked.space, asked.where, asked.by)
@@ -166,6 +200,7 @@ def search(desk: Look, asked: Search) -> JSONResponse:
 
 @router.post(
     "/search/file",
+    responses=says(asking.registered_version),
     openapi_extra={"requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _BYTES}}}},
 )
 async def search_file(
@@ -189,7 +224,7 @@ async def search_file(
         return answer(found.found.to_json())
 
 
-@router.post("/tags", openapi_extra=ONCE)
+@router.post("/tags", openapi_extra=ONCE, responses=says(manage.set_tags))
 def tags(desk: Make, change: Tags) -> JSONResponse:
     """Set and unset tags of an identity, as `tag set --json`."""
     value = Tagged(change.identity, {})
@@ -200,7 +235,7 @@ def tags(desk: Make, change: Tags) -> JSONResponse:
     return answer(value)
 
 
-@router.post("/aliases", openapi_extra=ONCE)
+@router.post("/aliases", openapi_extra=ONCE, responses=says(manage.set_alias))
 def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     """Let an alias mean a version, or nothing any more, as `alias set --json`."""
     if change.target is not None:
@@ -208,7 +243,7 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     return answer(manage.unset_alias(desk.registry, change.alias, change.identity or ""))
 
 
-@router.post("/edits", openapi_extra=ONCE)
+@router.post("/edits", openapi_extra=ONCE, status_code=201, responses=says(editing.edit, 201))
 def edits(desk: Make, asked: Edit) -> JSONResponse:
     """Record a version moved along directions, as `edit --json`."""
     made = editing.edit(
@@ -217,7 +252,7 @@ def edits(desk: Make, asked: Edit) -> JSONResponse:
     return answer(made, 201)
 
 
-@router.post("/mixes", openapi_extra=ONCE)
+@router.post("/mixes", openapi_extra=ONCE, status_code=201, responses=says(editing.mix, 201))
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
     weights = editing.mixing_weights(len(asked.identities), asked.weights)
@@ -225,25 +260,29 @@ def mixes(desk: Make, asked: Mix) -> JSONResponse:
     return answer(made, 201)
 
 
-@router.get("/spaces")
+@router.get("/spaces", responses=says(weight_spaces.list_spaces))
 def spaces(desk: Look) -> JSONResponse:
     """Every weight space, as `space list --json`."""
     return keepable(answer(weight_spaces.list_spaces(desk.registry)))
 
 
-@router.get("/spaces/{name:path}")
+@router.get("/spaces/{name:path}", responses=says(weight_spaces.show_space))
 def space(desk: Look, name: str) -> JSONResponse:
     """One weight space, as `space show --json`."""
     return keepable(answer(weight_spaces.show_space(desk.registry, name)))
 
 
-@router.get("/subjects")
-def subjects(desk: Audit) -> JSONResponse:
-    """Every subject with its consent in one word, as `subject list --json`."""
-    return answer(people.list_subjects(desk.registry))
+@router.get("/subjects", responses=answers_with(Subjects))
+def subjects(
+    desk: Audit, after: Annotated[str, Query(max_length=300)] = "", limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> JSONResponse:
+    """One page of subjects by id, rows as `subject list --json` has them; `next` is the next `after`."""
+    found = people.list_subjects(desk.registry, after=after or None, limit=limit + 1)
+    more = found[limit - 1].subject if len(found) > limit else None
+    return answer({"subjects": found[:limit], "next": more})
 
 
-@router.get("/subjects/{subject:path}")
+@router.get("/subjects/{subject:path}", responses=says(people.show_subject))
 def subject(desk: Audit, subject: str) -> JSONResponse:
     """One subject, as `subject show --json`."""
     return answer(people.show_subject(desk.registry, subject))
@@ -258,13 +297,13 @@ class Decision(BaseModel):
     distinct: bool = False
 
 
-@router.get("/held")
+@router.get("/held", responses=says(resolving.held_versions))
 def held(desk: Audit) -> JSONResponse:
     """Versions that wait for a second person, the gravest first, as `audit query held --json`."""
     return answer(resolving.held_versions(desk.registry))
 
 
-@router.post("/held", openapi_extra=ONCE)
+@router.post("/held", openapi_extra=ONCE, responses=says(resolving.resolve))
 def decide(desk: Steward, asked: Decision) -> JSONResponse:
     """Decide about a held version, as `resolve --json`; whoever added it cannot."""
     ref = registered(desk, asked.version)
@@ -273,7 +312,7 @@ def decide(desk: Steward, asked: Decision) -> JSONResponse:
     )
 
 
-@router.get("/events")
+@router.get("/events", responses=answers_with(Events))
 def events(
     desk: Audit,
     after: Annotated[int, Query(ge=0)] = 0,
@@ -286,7 +325,33 @@ def events(
     return answer({"events": found, "next": found[-1]["seq"] if len(found) == limit else None})
 
 
-@router.post("/verify")
-def verify(desk: Audit) -> JSONResponse:
+class Finding(BaseModel):
+    """Something in the log or a row that does not hold; `seq` is the event it is about."""
+
+    code: str
+    seq: int | None
+    what: str
+    expected: str | None
+    found: str | None
+
+
+class Verified(BaseModel):
+    """What verification found; `first_bad` is the first event that does not hold."""
+
+    ok: bool
+    events: int
+    checkpoints: int
+    kept_checkpoints: int
+    rows: int
+    first_bad: int | None
+    findings: list[Finding]
+
+
+class Verify(BaseModel):
+    """Nothing needs to be said: `{}`."""
+
+
+@router.post("/verify", responses=answers_with(Verified))
+def verify(desk: Audit, _asked: Verify) -> JSONResponse:
     """Check the log and every audited row, as `audit verify --json`."""
     return answer(audit_log.verify(desk.registry).to_json())

@@ -61,6 +61,7 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        separate_input_output_schemas=False,  # a key that is only there sometimes is then said to be so
         lifespan=_few_threads,
     )
     app.state.site = Site(registry, access, engine=engine or WarmEngine())

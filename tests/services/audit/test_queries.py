@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -130,3 +130,21 @@ def test_free_questions(small: Small) -> None:
         ask(small, "versions", where="subject =")
     with pytest.raises(UsageError):
         ask(small, "riddle")
+
+
+@pytest.mark.parametrize("question", sorted(queries.QUESTIONS))
+def test_a_question_refuses_the_filters_it_does_not_use(small: Small, question: str) -> None:
+    given = {
+        "subject": "s1",
+        "photo": "0" * 64,
+        "days": 9,
+        "since": now(),
+        "until": now(),
+        "actor": "a",
+        "where": "x > 1",
+    }
+    assert {*given, "action"} | {"limit"} == {one.name for one in fields(Filters)}
+    for name in given.keys() - queries.QUESTIONS[question].takes:
+        with pytest.raises(UsageError, match=f"does not use .*{'by' if name == 'actor' else name}"):
+            ask(small, question, **{name: given[name]})
+    assert Filters(**given).only(question).given() <= queries.QUESTIONS[question].takes  # type: ignore[arg-type]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.services.identities.about import about
+from w2w_registry.records import Rank, rank_of
+from w2w_registry.services.identities.about import about, beside_told
 from w2w_registry.services.identities.previews import preview_file
 
 BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -66,6 +67,32 @@ def test_broken_ones_say_nothing(tmp_path: Path, name: str, content: str) -> Non
     (tmp_path / name).write_text(content)
     (tmp_path / "x.safetensors").write_bytes(b"")
     assert about(tmp_path / "x.safetensors", None) == {}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_cannot_be_read_beside_a_file_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    (tmp_path / name).write_text('{"model": ')
+    (tmp_path / "x.preview.png").write_bytes(b"ftypmp42")
+    told = beside_told(tmp_path / "x.safetensors")
+    assert [words.split(" beside it ")[0] for words in told] == [name, "x.preview.png"]
+    (tmp_path / name).write_text("{}")
+    (tmp_path / "x.preview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert beside_told(tmp_path / "x.safetensors") == ()
+
+
+@pytest.mark.parametrize("name", ["x.civitai.info", "x.metadata.json"])
+def test_a_real_person_is_said_first(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    model: dict[str, Any] = {"model": {"poi": True}}
+    (tmp_path / name).write_text(json.dumps(model if "info" in name else {"civitai": model}))
+    (told,) = beside_told(tmp_path / "x.safetensors")
+    assert "a real person" in told
+    assert rank_of(told) is Rank.LIKENESS
+    deep = '{"civitai": ' * 900 + '{"poi": true}' + "}" * 900
+    (tmp_path / name).write_text(deep)
+    assert about(tmp_path / "x.safetensors", None) == {}
+    assert len(beside_told(tmp_path / "x.safetensors")) <= 1
 
 
 def test_the_hubs_card(tmp_path: Path) -> None:

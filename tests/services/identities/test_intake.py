@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -291,3 +292,19 @@ def test_a_text_encoders_share_tells_two_apart_in_no_space_too(empty: Registry, 
     half = {k: v.astype(np.float16) for k, v in {**pair, **text(2)}.items()}
     planned, done = run(empty, st_file(tmp_path / "half.safetensors", half))
     assert (planned.existing, done.items[0].status, done.items[0].identity) == (1, "existing", "b")
+
+
+def test_of_the_same_bytes_those_with_their_settings_are_registered(empty: Registry, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    stem = "base_model.model.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    state = {f"{stem}.lora_A.weight": rand(2, 12), f"{stem}.lora_B.weight": rand(16, 2)}
+    st_file(folder / "a copy.safetensors", state)
+    st_file(folder / "zoe" / "adapter_model.safetensors", state)
+    (folder / "zoe" / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 16}))
+    _, done = run(empty, folder)
+    new, old = sorted(done.items, key=lambda item: item.status)
+    assert (new.identity, new.status, old.status) == ("zoe", "added", "existing")
+    assert old.warnings[0].startswith("the same tensors are there already; its settings (alpha) make its change 0.125 ")
+    _, again = run(empty, folder)  # in another run, too
+    (copy,) = (item for item in again.items if "copy" in item.path)
+    assert "0.125 times" in copy.warnings[0]

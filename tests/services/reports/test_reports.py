@@ -82,7 +82,16 @@ def test_rates_times_times() -> None:
     assert figures.sample_size() == 393
 
 
-@pytest.mark.parametrize("text", ["not toml [", "[rates]\nbaseline = -1\n", '[rates]\nhour = {train = "much"}\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not toml [",
+        "[rates]\nbaseline = -1\n",
+        '[rates]\nhour = {train = "much"}\n',
+        "[rates]\nbase_line = 1\n",
+        "[rates]\nhour = {trian = 1}\n",
+    ],
+)
 def test_unusable_rates_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "rates.toml").write_text(text)
     with pytest.raises(SettingError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -37,17 +37,20 @@ from w2w_registry.services.provenance import verify
 from w2w_registry.services.registry import Registry, present
 
 Rows = list[dict[str, Any]]
+DAYS = 30
+"""How far ahead ``expiring`` looks unless told otherwise."""
+_FLAGS = {"actor": "by"}
 _HEX = frozenset("0123456789abcdef")
 _UP = (ReleaseState.PUBLISHED, ReleaseState.GATED, ReleaseState.TAKEDOWN_QUEUED)
 
 
 @dataclass(frozen=True)
 class Filters:
-    """What narrows a question down; each uses what it can. ``days``: for ``expiring``."""
+    """What narrows a question down: ``Question.takes`` says which it uses. ``days``: None is ``DAYS``."""
 
     subject: str | None = None
     photo: str | None = None
-    days: int = 30
+    days: int | None = None
     since: datetime | None = None
     until: datetime | None = None
     actor: str | None = None
@@ -55,16 +58,29 @@ class Filters:
     where: str | None = None
     limit: int | None = None
 
+    def given(self) -> frozenset[str]:
+        """The names of those that are set."""
+        return frozenset(one.name for one in fields(self) if getattr(self, one.name) is not None)
+
+    def only(self, question: str) -> Filters:
+        """These without what the question does not use, for whoever asks several at once."""
+        takes = QUESTIONS[question].takes | {"limit"}
+        return replace(self, **dict.fromkeys(self.given() - takes))
+
 
 def ask(registry: Registry, question: str, filters: Filters) -> Rows:
     """Answer one of ``QUESTIONS``, with at most ``filters.limit`` rows.
 
     Raises:
-        UsageError: no such question, or it needs a filter that is missing. NotFound: no such subject.
-        WhereError: ``filters.where`` does not parse.
+        UsageError: no such question, it needs a filter that is missing, or does not use one given.
+        NotFound: no such subject. WhereError: ``filters.where`` does not parse.
     """
     if question not in QUESTIONS:
         raise UsageError(reason=f"no question {question!r}", hint=f"one of: {', '.join(sorted(QUESTIONS))}")
+    unused = filters.given() - QUESTIONS[question].takes - {"limit"}
+    if unused:
+        names = " and ".join(f"[[{_FLAGS.get(name, name)}]]" for name in sorted(unused))
+        raise UsageError(reason=f"the question {question!r} does not use {names}")
     return QUESTIONS[question].answer(registry, filters)[: filters.limit]
 
 
@@ -126,7 +142,7 @@ def unconsented(registry: Registry, filters: Filters) -> Rows:
 def expiring(registry: Registry, filters: Filters) -> Rows:
     """Consents that run out within ``days``, soonest first, with how many versions and releases hang on them."""
     at = now()
-    until = at + timedelta(days=filters.days)
+    until = at + timedelta(days=DAYS if filters.days is None else filters.days)
     out: Rows = []
     with registry.catalog.read() as session:
         subjects = [row.id for row in subjects_in_order(session)]
@@ -259,23 +275,43 @@ def versions(registry: Registry, filters: Filters) -> Rows:
 
 @dataclass(frozen=True)
 class Question:
-    """A ready question: its answer, a heading for reports, and the columns of its table."""
+    """A ready question: its answer, a heading for reports, the columns of its table, and the filters it uses besides
+    ``limit``."""
 
     answer: Callable[[Registry, Filters], Rows]
     heading: str
     columns: tuple[str, ...]
+    takes: frozenset[str] = frozenset()
 
 
 QUESTIONS: Mapping[str, Question] = {
-    "subject": Question(about_subject, "Everything about a subject", ("what", "kind", "id", "state", "at", "details")),
-    "photo": Question(from_photo, "Everything derived from a photo", ("version", "state", "steps", "made_by")),
+    "subject": Question(
+        about_subject,
+        "Everything about a subject",
+        ("what", "kind", "id", "state", "at", "details"),
+        frozenset({"subject"}),
+    ),
+    "photo": Question(
+        from_photo, "Everything derived from a photo", ("version", "state", "steps", "made_by"), frozenset({"photo"})
+    ),
     "unconsented": Question(unconsented, "Published without valid consent", ("repo", "version", "state", "reasons")),
     "expiring": Question(
-        expiring, "Consent expiring", ("subject", "record", "expires", "days", "versions", "releases")
+        expiring,
+        "Consent expiring",
+        ("subject", "record", "expires", "days", "versions", "releases"),
+        frozenset({"days"}),
     ),
-    "actions": Question(actions, "Who did what", ("seq", "at", "actor", "action", "objects")),
+    "actions": Question(
+        actions,
+        "Who did what",
+        ("seq", "at", "actor", "action", "objects"),
+        frozenset({"since", "until", "actor", "action"}),
+    ),
     "spaces": Question(
-        spaces, "Weight spaces and the people they were fitted with", ("space", "subject", "members", "consent")
+        spaces,
+        "Weight spaces and the people they were fitted with",
+        ("space", "subject", "members", "consent"),
+        frozenset({"subject"}),
     ),
     "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
     "unexplained": Question(unexplained, "Versions of unknown origin", ("version", "made_by", "why")),
@@ -283,7 +319,9 @@ QUESTIONS: Mapping[str, Question] = {
     "held": Question(
         held, "Held until somebody decides", ("version", "like", "by", "why", "score", "added_by", "since")
     ),
-    "versions": Question(versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent")),
+    "versions": Question(
+        versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent"), frozenset({"where"})
+    ),
 }
 
 

@@ -20,17 +20,18 @@ from w2w_registry.services.consent.rows import (
     record_named,
     records_of_subject,
 )
-from w2w_registry.services.consent.second_person import said_by_two
+from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.registry import Registry
 
-_Check = Callable[[Session, ConsentRecord, datetime], None]
-"""What has to hold before a record is changed."""
+_Check = Callable[[Session, ConsentRecord, datetime], dict[str, str]]
+"""What has to hold before a record is changed; what the event says of it."""
 
 
-def _unchecked(session: Session, record: ConsentRecord, at: datetime) -> None:
+def _unchecked(session: Session, record: ConsentRecord, at: datetime) -> dict[str, str]:
     """Nothing has to."""
+    return {}
 
 
 def narrow(
@@ -70,16 +71,18 @@ def renew(
         NotFound, Conflict, UsageError: as ``lifecycle.renew``. SecondPersonNeeded.
     """
 
-    def by_two(session: Session, old: ConsentRecord, at: datetime) -> None:
-        if old.status_at(at) is Status.EXPIRED:
-            said_by_two(
-                registry,
-                session,
-                digest_of(["renew", old.digest(), None if expires_at is None else iso(expires_at)]),
-                f"renew the consent of {subject}, which is over",
-                f"w2w-reg consent renew {subject} …",
-                hint="or record what they say now with `w2w-reg consent grant` and [[evidence]]",
-            )
+    def by_two(session: Session, old: ConsentRecord, at: datetime) -> dict[str, str]:
+        if old.status_at(at) is not Status.EXPIRED:
+            return {}
+        decided = said_by_two(
+            registry,
+            session,
+            digest_of(["renew", old.digest(), None if expires_at is None else iso(expires_at)]),
+            f"renew the consent of {subject}, which is over",
+            f"w2w-reg consent renew {subject} …",
+            hint="or record what they say now with `w2w-reg consent grant` and [[evidence]]",
+        )
+        return {DECIDED: decided}
 
     return _supersede(
         registry,
@@ -111,15 +114,17 @@ def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | 
         NotFound, Conflict: nothing is disputed, or several records are. SecondPersonNeeded.
     """
 
-    def by_two(session: Session, record: ConsentRecord, at: datetime) -> None:
-        if upheld and record.status is Status.DISPUTED:
-            said_by_two(
-                registry,
-                session,
-                digest_of(["resolve", record.digest()]),
-                f"say that the consent of {subject}, which is disputed, stands",
-                f"w2w-reg consent resolve {subject} --upheld",
-            )
+    def by_two(session: Session, record: ConsentRecord, at: datetime) -> dict[str, str]:
+        if not upheld or record.status is not Status.DISPUTED:
+            return {}
+        decided = said_by_two(
+            registry,
+            session,
+            digest_of(["resolve", record.digest()]),
+            f"say that the consent of {subject}, which is disputed, stands",
+            f"w2w-reg consent resolve {subject} --upheld",
+        )
+        return {DECIDED: decided}
 
     return _move(
         registry,
@@ -143,10 +148,10 @@ def _supersede(
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
         old = _pick(uow.session, subject, record_id, among, uow.now())
-        check(uow.session, old, uow.now())
+        told = check(uow.session, old, uow.now())
         record = change(old, new_id(), uow.now())
         insert_record(uow, record)
-        journal(uow, action, record, supersedes=old.record_id)
+        journal(uow, action, record, supersedes=old.record_id, **told)
     return describe(record, now())
 
 
@@ -161,10 +166,10 @@ def _move(
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
         old = _pick(uow.session, subject, record_id, among, uow.now())
-        check(uow.session, old, uow.now())
+        told = check(uow.session, old, uow.now())
         record = change(old, uow.now())
         move_record(uow, record)
-        journal(uow, action, record)
+        journal(uow, action, record, **told)
     return describe(record, now())
 
 

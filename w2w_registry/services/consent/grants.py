@@ -22,6 +22,7 @@ from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent import gate, notices, signatures
 from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.consent.keeping import unprotect
+from w2w_registry.services.consent.proof import new_proof
 from w2w_registry.services.consent.rows import (
     grant_request,
     insert_record,
@@ -30,7 +31,7 @@ from w2w_registry.services.consent.rows import (
     new_id,
     record_named,
 )
-from w2w_registry.services.consent.second_person import said_by_two
+from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -83,9 +84,9 @@ def grant(
         The record, with ``restored`` (versions back in service) and ``warnings``.
 
     Raises:
-        UnknownPurpose, UnknownTerritory: a misspelt one. BadName, BadFile (evidence), UsageError, NotFound (no such
-        request), Conflict (it is no open request), SecondPersonNeeded (they withdrew, and one person alone says that
-        they agree again).
+        UnknownPurpose, UnknownTerritory: a misspelt one. BadName, UsageError, NotFound (no such request), Conflict (it
+        is no open request). BadFile: the evidence cannot be read, or the file was signed before they withdrew, or
+        nobody knows when. SecondPersonNeeded: they withdrew, and one person alone says that they agree again.
     """
     signature, scope = signatures.read_terms(registry, subject, scope, signed)
     strange = unknown_words(registry, scope or Scope())
@@ -106,11 +107,11 @@ def grant(
         subject = subject_like(uow.session, subject) or subject
         if signature is not None:
             signatures.check_key(uow.session, subject, signature)
-        if not _new_proof(uow.session, subject, signature, digest):
-            _agrees_again(registry, uow.session, subject, scope)
+            signatures.check_time(uow.session, subject, signature, uow.now(), str(signed))
+        decided = _agrees_again(registry, uow.session, subject, scope, signature, digest)
         record = _write_down(uow, subject, record_id, given, notice, evidence_stored=keep_evidence)
         restored = _in_service_again(registry, uow, subject)
-        journal(uow, "consent.grant", record, restored=len(restored))
+        journal(uow, "consent.grant", record, restored=len(restored), **decided)
     told = [*warnings_about(strange), *notices.missing(record.notice)]
     return {**describe(record, now()), "restored": restored, "warnings": told}
 
@@ -136,30 +137,36 @@ def _write_down(
     return record
 
 
-def _new_proof(session: Session, subject: str, *given: str | None) -> bool:
-    """Whether a signature or evidence is given that no record of theirs has: what proved that somebody agreed before
-    they refused does not prove that they agree again."""
-    records = load_records(session, [subject], history=False).get(subject, ())
-    return bool({*given} - {None} - {proof for r in records for proof in (r.signature, r.evidence_digest)})
-
-
-def _agrees_again(registry: Registry, session: Session, subject: str, scope: Scope | None) -> None:
-    """Raise unless nothing says that this subject refused, or another person says too that they agree now.
+def _agrees_again(
+    registry: Registry,
+    session: Session,
+    subject: str,
+    scope: Scope | None,
+    signature: str | None,
+    evidence: str | None,
+) -> dict[str, str]:
+    """By whom it is decided that a subject who refused agrees again, as the event has it; nothing when they had not.
 
     A consent that has run out, or that somebody contests, refuses as well while no other record of theirs is live.
+
+    Raises:
+        SecondPersonNeeded: neither a signed consent nor evidence proves it, and nobody else says so too.
     """
     row = session.get(Subject, subject)
     if row is None:
-        return
+        return {}
     records, at = load_records(session, [subject]).get(subject, ()), present(session)
     ended = {Status.WITHDRAWN, Status.INVALIDATED}
     if subject_state(records, at) is not ConsentState.GRANTED:
         ended |= {Status.EXPIRED, Status.DISPUTED}
     over = sorted(r.record_id for r in records if r.status_at(at) in ended)
     if row.state is SubjectState.ACTIVE and not over:
-        return
+        return {}
+    proof = new_proof(session, subject, signature, evidence)
+    if proof is not None:
+        return {DECIDED: proof} | ({"evidence": str(evidence)} if proof == EVIDENCE else {})
     meant = None if scope is None else asdict(scope)
-    said_by_two(
+    decided = said_by_two(
         registry,
         session,
         digest_of(["grant", subject, str(row.state), over, meant]),
@@ -167,6 +174,7 @@ def _agrees_again(registry: Registry, session: Session, subject: str, scope: Sco
         f"w2w-reg consent grant {subject} …",
         hint="or name what proves it with [[evidence]]",
     )
+    return {DECIDED: decided}
 
 
 def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list[str]:

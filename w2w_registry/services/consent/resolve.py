@@ -17,7 +17,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, UsageError
 from w2w_registry.records import ConsentState, IdentityRef, Kind, Result, VersionState
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.second_person import require_other
+from w2w_registry.services.consent.second_person import DECIDED, require_other
 from w2w_registry.services.registry import Registry
 
 SAME, DISTINCT = "same", "distinct"
@@ -64,7 +64,7 @@ def resolve(
             if same_as is None
             else f"w2w-reg resolve {ref} --same-as {same_as} --reason TEXT"
         )
-        require_other(
+        decided = require_other(
             registry,
             uow.session,
             [added_by],
@@ -89,6 +89,7 @@ def resolve(
             outcome=hold.outcome,
             same_as=hold.same_as,
             added_by=added_by,
+            **{DECIDED: decided},
         )
         subjects = subjects_of(uow.session, [version.id]).get(version.id, ())
         return Resolved(ref, hold.outcome, same, str(version.state), list(subjects), added_by)

@@ -1,13 +1,16 @@
-"""Consents that subjects signed: which file holds one, whose key it is, and whether the policy demands one."""
+"""Consents that subjects signed: which file holds one, whose key it is, when it was signed, and whether the policy
+demands one."""
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
+from w2w_registry.catalog.consents import last_no
 from w2w_registry.consent.credential import Credential, make_credential, open_credential
 from w2w_registry.consent.records import Scope, plain
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
@@ -18,6 +21,8 @@ from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.registry import Registry
 
 _LIMIT = 1 << 16
+_FAST: Final = timedelta(minutes=5)
+"""How far a subject's clock may be ahead of ours."""
 
 
 def read_terms(
@@ -138,6 +143,31 @@ def check_key(session: Session, subject: str, signature: str) -> None:
             raise IntegrityError(
                 what="signed consent of", name=subject, expected=f"the key {old.key[:16]}", found=f"{new.key[:16]}"
             )
+
+
+def check_time(session: Session, subject: str, signature: str, present: datetime, where: str) -> None:
+    """A new signed consent says when it was signed: after the last time that the subject took back or narrowed what
+    they had granted, whether or not anything else is still known of it.
+
+    Raises:
+        BadFile: it does not say when, it was signed before that, or in the future.
+    """
+    at, again = open_credential(signature).signed_at, f"{subject} signs anew: w2w-reg consent sign {subject} …"
+    if at is None:
+        raise BadFile(path=where, reason="it does not say when it was signed (iat)", hint=again)
+    if at > present + _FAST:
+        raise BadFile(
+            path=where,
+            reason=f"it was signed in the future ({_day(at)}; here it is {_day(present)})",
+            hint=f"set the clocks right, then {again}",
+        )
+    no = last_no(session, subject)
+    if no is not None and at <= no.at:
+        raise BadFile(path=where, reason=f"signed {_day(at)}, before {subject} {no.what} ({_day(no.at)})", hint=again)
+
+
+def _day(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _check_demanded(registry: Registry, subject: str, signature: str | None) -> None:

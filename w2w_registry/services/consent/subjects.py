@@ -70,13 +70,15 @@ class SubjectRow(Result):
     created: datetime
 
 
-def list_subjects(registry: Registry) -> list[SubjectRow]:
-    """Every subject with its state, its consent in one word, and how many versions name it."""
+def list_subjects(registry: Registry, *, after: str | None = None, limit: int | None = None) -> list[SubjectRow]:
+    """Subjects by id with their state, their consent in one word, and how many versions name them: all, or at most
+    ``limit`` of those whose ids come after ``after``."""
     at = now()
     with registry.catalog.read() as session:
-        rows = subjects_in_order(session)
-        records = load_records(session, [row.id for row in rows], history=False)
-        counts = version_counts(session)
+        rows = subjects_in_order(session, after, limit)
+        ids = [row.id for row in rows]
+        records = load_records(session, ids, history=False)
+        counts = version_counts(session, None if limit is None else ids)
     return [
         SubjectRow(
             subject=row.id,

@@ -11,7 +11,7 @@ import json
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent.keeping import keep_versions, unprotect
 from w2w_registry.services.consent.rows import load_records, move_record
-from w2w_registry.services.consent.second_person import said_by_two
+from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.recording.nearest import forget_open
 from w2w_registry.services.registry import Registry
@@ -90,8 +90,10 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
         resume(registry, withdrawal_id)
     with registry.catalog.write(registry.actor) as uow:
         plan = _plan(uow.session, subject, erase=erase, protect=protect)
+        told: dict[str, Any] = {}
         if not protect:
-            said_by_two(
+            told = {"forget": True}
+            told[DECIDED] = said_by_two(
                 registry,
                 uow.session,
                 digest_of(["forget", subject, list(plan.records)]),
@@ -100,7 +102,7 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
                 hint="without [[forget]] the withdrawal takes effect at once",
             )
         done = _nothing_left(uow.session, plan)
-        withdrawal_id = _block(registry, uow, plan) if done is None else done
+        withdrawal_id = _block(registry, uow, plan, told) if done is None else done
     return {**resume(registry, withdrawal_id), "already": done is not None}
 
 
@@ -237,7 +239,8 @@ def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
 
 
 # -- performing --------------------------------------------------------------------------------------
-def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> str:
+def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal, told: Mapping[str, Any]) -> str:
+    """The first step. ``told``: what its event says besides. Returns the withdrawal's id."""
     session = uow.session
     records = load_records(session, [plan.subject]).get(plan.subject, ())
     for record in records:
@@ -270,6 +273,7 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal) -> 
         blocked=len(active),
         releases=len(plan.releases),
         erase=plan.erase,
+        **told,
     )
     steps = UP_TO["delete" if plan.erase else "hide"]
     queue(uow, [r.release_id for r in plan.releases], steps, withdrawal_id=withdrawal_id)

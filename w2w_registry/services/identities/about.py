@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import BadFile
-from w2w_registry.files import read_text
+from w2w_registry.files import PICTURE_LIMIT, read_bytes, read_text
 from w2w_registry.lora.metadata import Told
+from w2w_registry.records import Rank
+from w2w_registry.records import Told as Said
+from w2w_registry.services.identities.previews import preview_file
 from w2w_registry.services.recording.labels import Label
 
 _LIMIT = 4 * 2**20
@@ -29,8 +32,7 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
         for name in ("title", "license", "tags"):
             _put(found, name, told.facts.get(name))
         _put(found, "notes", told.facts.get("description"))
-    stem = path.with_suffix("") if path.is_file() else path / path.name
-    beside = {ending: _table(stem.with_name(stem.name + ending)) for ending in _BESIDE}
+    beside = {ending: _table(file) or {} for ending, file in _files_beside(path)}
     _from_card(found, path)
     for name in (".metadata.json", ".cm-info.json", ".civitai.info"):
         _from_manager(found, beside[name])
@@ -42,12 +44,49 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
     return found
 
 
-def _from_manager(found: dict[str, Label], table: dict[str, Any]) -> None:
+def _files_beside(path: Path) -> list[tuple[str, Path]]:
+    stem = path.with_suffix("") if path.is_file() else path / path.name
+    return [(ending, stem.with_name(stem.name + ending)) for ending in _BESIDE]
+
+
+def beside_told(path: Path) -> tuple[str, ...]:
+    """What to tell of the files beside an adapter: those that cannot be used, and one that says it shows somebody who
+    lives."""
+    found: list[str] = []
+    for _, file in _files_beside(path):
+        table = _table(file)
+        if table is None:
+            found.append(f"{file.name} beside it cannot be read as a table (JSON): what it says is not known")
+        elif _shows_somebody(table):
+            found.append(Said(f"{file.name} beside it says that it shows a real person", Rank.LIKENESS))
+    picture = preview_file(path)
+    if picture is not None and not _is_picture(picture):
+        found.append(f"{picture.name} beside it is no picture: it has no preview")
+    return tuple(found)
+
+
+def _shows_somebody(table: dict[str, Any], within: int = 2) -> bool:
+    """Whether a download site's description has its mark for a person of interest."""
+    inner = [table.get(name) for name in ("civitai", "model")]
+    if table.get("poi") is True:
+        return True
+    return within > 0 and any(isinstance(one, dict) and _shows_somebody(one, within - 1) for one in inner)
+
+
+def _is_picture(file: Path) -> bool:
+    try:
+        start = read_bytes(file, limit=PICTURE_LIMIT)[:12]
+    except BadFile:
+        return False
+    return start.startswith((b"\x89PNG", b"\xff\xd8\xff")) or start[8:] == b"WEBP"
+
+
+def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int = 2) -> None:
     """What a download site's description says (``x.civitai.info``), as it is or as the managers of such files keep it:
     theirs are the same names in another case, and the site's description inside."""
     inner = table.get("civitai")
-    if isinstance(inner, dict):
-        _from_manager(found, inner)
+    if isinstance(inner, dict) and within:
+        _from_manager(found, inner, within=within - 1)
     fields = {re.sub(r"_", "", str(key)).lower(): value for key, value in table.items()}
     words = fields.get("trainedwords")
     if isinstance(words, list):
@@ -110,9 +149,10 @@ def _plain(text: Any) -> str | None:
     return re.sub(r"<[^<>]{0,200}>", "", text).strip() if isinstance(text, str) else None
 
 
-def _table(path: Path) -> dict[str, Any]:
+def _table(path: Path) -> dict[str, Any] | None:
+    """A file's table, empty where there is no such file; None where it holds none."""
     try:
         value = json.loads(read_text(path, limit=_LIMIT)) if path.is_file() else {}
     except (BadFile, ValueError, RecursionError):
-        return {}  # a convenience: a broken one does not keep the adapter out
-    return value if isinstance(value, dict) else {}
+        return None  # a convenience: a broken one does not keep the adapter out
+    return value if isinstance(value, dict) else None

@@ -18,7 +18,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.consent.resolve import serve
-from w2w_registry.services.consent.second_person import require_other
+from w2w_registry.services.consent.second_person import DECIDED, require_other
 from w2w_registry.services.identities.bulk import chosen
 from w2w_registry.services.registry import Registry
 
@@ -53,10 +53,12 @@ def assign(
         refs, named = refs_of(session, ids), subjects_of(session, ids)
         new = [version for version in versions if row.id not in named.get(version.id, ())]
         gate.require(registry, Use.REGISTER, subjects=[row.id], session=session)
+        decided: dict[int, str] = {}
         for version in new:
             ref, adder = refs[version.id], agents_of(session, [version.id])[version.id]
             command = f"w2w-reg subject assign {row.id} {ref} --evidence FILE"
-            require_other(registry, session, [adder], f"say whom {ref} depicts, which {adder} added", command)
+            what = f"say whom {ref} depicts, which {adder} added"
+            decided[version.id] = require_other(registry, session, [adder], what, command)
         done = {
             "subject": row.id,
             "assigned": [str(refs[version.id]) for version in new],
@@ -69,6 +71,7 @@ def assign(
                 uow.add(VersionSubject(version_id=version.id, subject_id=row.id))
                 session.flush()
                 serve(registry, uow, version)
-                uow.event("version.depict", {"version": version.id, "subject": row.id}, evidence=digest)
+                told = {"evidence": digest, DECIDED: decided[version.id]}
+                uow.event("version.depict", {"version": version.id, "subject": row.id}, **told)
             done["blocked"] = [str(refs[version.id]) for version in new if str(version.state) == "blocked"]
         return done

@@ -74,7 +74,7 @@ def read(
             fitting.append((candidate, name, lora, placed))
     if not fitting:
         return [], failed
-    coordinates, residuals = space.placed(np.stack([placed.theta for *_, placed in fitting]))
+    coordinates, residuals = space.placed([placed.theta for *_, placed in fitting])
     likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], space)
     incoming = []
     for i, (candidate, name, lora, placed) in enumerate(fitting):

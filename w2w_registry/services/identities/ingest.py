@@ -190,7 +190,8 @@ class _Chunk:
 
     def _asked(self, incoming: Sequence[Incoming]) -> list[Incoming]:
         """Those that are new with what they draw, where their base model is at hand."""
-        if not any(can_ask(self.registry, one.placed.base_model, self.request.pipeline) for one in incoming):
+        bases = {one.placed.base_model for one in incoming}
+        if not any(can_ask(self.registry, base, self.request.pipeline) for base in bases):
             return list(incoming)
         with self.registry.catalog.read() as session:
             new = [i for i, one in enumerate(incoming) if self._known(session, one) is None]

@@ -25,7 +25,7 @@ from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.foreseeing import at_the_door
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
-from w2w_registry.services.identities.outcome import lists
+from w2w_registry.services.identities.outcome import lists, with_beside
 from w2w_registry.services.identities.twins import Twins
 from w2w_registry.services.identities.unplaced import add_copies, add_unplaced
 from w2w_registry.services.recording.equivalents import known_adapter
@@ -43,7 +43,7 @@ ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
 Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
-    *("a textual-inversion embedding", "not a LoRA: its tensors are model weights", "an adapter of a language model"),
+    *("a textual-inversion embedding", "not a LoRA: ", "an adapter of a language model"),
     *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter"),
 )
 
@@ -164,8 +164,8 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
             else:
                 failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
         progress(done, len(candidates))
-    # Of two copies of one model the more precise is registered.
-    seen.sort(key=lambda one: one.dtype not in ("fp32", "fp64"))
+    # Of two copies of one model the one that says its alpha is registered, then the more precise.
+    seen.sort(key=lambda one: (not one.scaled, one.dtype not in ("fp32", "fp64")))
     return Survey(tuple(seen), tuple(failed), tuple(skipped), request.prefix)
 
 
@@ -195,6 +195,7 @@ def _look(candidate: Candidate, request: AddRequest, twins: Twins) -> Seen:
         tuple(sorted({c.rank for c in adapter.changes if c.kind in ("LoRA", "DoRA")})),
         sketch,
         twins.number(adapter, digests, sketch),
+        adapter.alpha_source != "default",
     )
 
 
@@ -241,7 +242,7 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
             one = found.seen[i]
             bases["" if ref else one.base_model or one.base_hint or ""].append(i)
         groups += [group(some, space=ref) for some in bases.values()]
-    items = tuple(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
+    items = with_beside(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
     return Plan(found, tuple(groups), registry is None, items)
 
 
@@ -370,7 +371,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     items += add_copies(registry, request, again, labels)
     progress(total, total)
     order = {str(one.candidate.path): i for i, one in enumerate(planned.survey.seen)}
-    items = say_lookalikes(registry, items)
+    items = [*with_beside(say_lookalikes(registry, items))]
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
     return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)
@@ -392,4 +393,4 @@ def into(registry: Registry, request: AddRequest, add: Add, progress: Progress =
     labels, left = _matched(request, rows, candidates)
     report = add(registry, replace(request, name=None, candidates=candidates, table=labels), progress)
     assert report.space is not None
-    return Intake(report.items, tuple(skipped), spaces=(report.space,), unmatched=left)
+    return Intake(with_beside(report.items), tuple(skipped), spaces=(report.space,), unmatched=left)

@@ -97,7 +97,7 @@ class Item:
 @dataclass(frozen=True)
 class Seen:
     """One readable adapter: what a plan needs of it, without its tensors. ``model``: the same number for two that are
-    the same model."""
+    the same model. ``scaled``: the file, or what lies beside it, says its alpha."""
 
     candidate: Candidate
     kind: str
@@ -112,6 +112,7 @@ class Seen:
     ranks: tuple[int, ...]
     sketch: Sketch | None
     model: int
+    scaled: bool = True
 
 
 @dataclass(frozen=True)

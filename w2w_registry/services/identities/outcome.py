@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import spelt
 from w2w_registry.lora import Skipped
 from w2w_registry.messages import message
+from w2w_registry.services.identities.about import beside_told
 from w2w_registry.services.identities.items import Item
 
 
@@ -59,3 +62,9 @@ def cause(reason: str) -> str:
     """A reason without what is of one file alone (names of layers, numbers, examples), to group failures by."""
     text = re.sub(r"\s*\([^()]*\)", "", reason)
     return re.sub(r"\S*[\d_./]\S*\w", "…", text)
+
+
+def with_beside(items: Iterable[Item]) -> tuple[Item, ...]:
+    """The items with what is to be said of the files beside those that are added."""
+    told = [(item, beside_told(Path(item.path)) if item.status == "added" else ()) for item in items]
+    return tuple(replace(item, warnings=(*item.warnings, *words)) if words else item for item, words in told)

@@ -11,7 +11,7 @@ from w2w_registry.catalog.models import Coordinates, Space, Version, VersionSubj
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.records import digest_of
-from w2w_registry.services.consent.second_person import said_by_two
+from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.identities.incoming import Incoming, file_of
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording.labels import set_labels
@@ -60,18 +60,20 @@ def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, 
     missing = [subject for subject in request.subjects if subject not in named]
     if not missing:
         return
+    decided = EVIDENCE
     if request.evidence is None:
-        _named_by_two(registry, uow.session, path, version, missing)
+        decided = _named_by_two(registry, uow.session, path, version, missing)
     for subject in missing:
         ensure_subject(uow, subject)
         uow.add(VersionSubject(version_id=version.id, subject_id=subject))
-    uow.event("version.depict", {"version": version.id, "subject": missing}, evidence=request.evidence)
+    told = {"evidence": request.evidence, DECIDED: decided}
+    uow.event("version.depict", {"version": version.id, "subject": missing}, **told)
 
 
-def _named_by_two(registry: Registry, session: Session, path: str, version: Version, subjects: Sequence[str]) -> None:
-    """Whom a version depicts that is there already is not for one person alone to say."""
+def _named_by_two(registry: Registry, session: Session, path: str, version: Version, subjects: Sequence[str]) -> str:
+    """Whom a version depicts that is there already is not for one person alone to say; returns by how many it is."""
     ref, who = refs_of(session, [version.id])[version.id], ", ".join(subjects)
-    said_by_two(
+    return said_by_two(
         registry,
         session,
         digest_of(["depict", version.id, sorted(subjects)]),

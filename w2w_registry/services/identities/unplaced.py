@@ -15,8 +15,8 @@ from w2w_registry.catalog.models import Identity, InputKind, Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError
-from w2w_registry.lora import Adapter, Candidate, digests_of, read_adapter
-from w2w_registry.records import OperationKind, now
+from w2w_registry.lora import Adapter, Candidate, digests_of, is_embedding, read_adapter
+from w2w_registry.records import OperationKind, Rank, Told, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.identities.about import about
@@ -24,7 +24,7 @@ from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.seen_again import depict
-from w2w_registry.services.recording.equivalents import known_adapter, known_model
+from w2w_registry.services.recording.equivalents import known_adapter, known_model, stored_likeness
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.recording.likeness import UNKNOWN, Likeness, of_adapter
@@ -32,6 +32,10 @@ from w2w_registry.services.recording.newcomers import Asked, Newcomer, ask, can_
 from w2w_registry.services.recording.placement import base_conflict
 from w2w_registry.services.recording.versions import Activity, File, Input, NewVersion, record_version, source_file
 from w2w_registry.services.registry import Registry
+from w2w_registry.space.sketch import Sketch
+
+_STRENGTH = 0.01
+"""A change this much stronger is another's setting, and no rounding."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,10 @@ class _Recorder:
         _note_file(uow, version, one.digests[0], one.file)
         changed = set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
         owner = uow.session.get_one(Identity, version.identity_id)
+        told = self._request.of_kind(owner.kind)
+        if how is None and version.model_digest not in one.digests:  # the same bytes may have other settings
+            theirs = stored_likeness(self._registry, uow.session, version).sketch
+            told = (*told, *other_strength(one.likeness.sketch, theirs))
         return Item(
             str(one.candidate.path),
             "existing",
@@ -121,7 +129,7 @@ class _Recorder:
             version.number,
             same_model=how,
             updated=tuple(changed),
-            warnings=self._request.of_kind(owner.kind),
+            warnings=told,
         )
 
     def _added(self, one: _Newcomer) -> Item:
@@ -239,11 +247,19 @@ def add_copies(
             how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
             changed = set_labels(uow, known, given)
-            told = request.of_kind(owner.kind)
+            told = (*request.of_kind(owner.kind), *other_strength(copy.sketch, first.sketch))
             items.append(
                 Item(path, "existing", owner.name, known.number, same_model=how, updated=tuple(changed), warnings=told)
             )
     return items
+
+
+def other_strength(mine: Sketch | None, theirs: Sketch | None) -> tuple[Told, ...]:
+    """What to tell of a file whose tensors are there already, under settings that make another strength of them."""
+    if mine is None or theirs is None or not theirs.norm > 0 or abs(mine.norm / theirs.norm - 1) <= _STRENGTH:
+        return ()
+    times = f"its settings (alpha) make its change {mine.norm / theirs.norm:.3g} times as strong as"
+    return (Told(f"the same tensors are there already; {times} what is registered, which stays", Rank.CONTRADICTION),)
 
 
 def _note_file(uow: UnitOfWork, version: Version, digest: str, file: File) -> None:
@@ -253,12 +269,22 @@ def _note_file(uow: UnitOfWork, version: Version, digest: str, file: File) -> No
         uow.event("file.add", {"version": version.id}, file=file.sha256)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s'[: number > 1]}"
+
+
 def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     """What a person should be told of an adapter, gravest first."""
     found = list(adapter.remarks)
     conflict = base_conflict(adapter.base_model, request.base_model)
     if conflict is not None:
         found.insert(0, conflict)
-    if adapter.unread:
-        found.append(f"{len(adapter.unread)} of its tensors are of a kind this release does not know; kept as they are")
+    if adapter.idle:
+        found.append("it changes nothing: all its factors' products are zero (a training that never began?)")
+    embeddings = sum(map(is_embedding, adapter.unread))
+    if embeddings:
+        found.append(f"it brings {_count(embeddings, 'textual-inversion embedding')}, kept in its file")
+    if len(adapter.unread) > embeddings:
+        unread = _count(len(adapter.unread) - embeddings, "tensor")
+        found.append(f"it has {unread} of a kind this release does not know, kept in its file")
     return found

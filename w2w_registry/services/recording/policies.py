@@ -59,6 +59,7 @@ def show(registry: Registry) -> dict[str, Any]:
         "digest": None if found is None else found.digest,
         "since": None if found is None else iso(found.since),
         "rules": dict(rules),
+        "one_person": not second_person(rules),
         "file_differs": bool(here) and found is not None and policies.policy_digest(here) != found.digest,
     }
 
@@ -107,7 +108,8 @@ def adopt(
     Rules.from_settings(wanted)
     second_person(wanted)
     changes = differences(before, wanted)
-    result = {"digest": policies.policy_digest(wanted), "changes": changes, "dry_run": dry_run}
+    result: dict[str, Any] = {"digest": policies.policy_digest(wanted), "changes": changes, "dry_run": dry_run}
+    result["one_person"] = not second_person(wanted)
     if found is not None and found.digest == result["digest"]:
         return {**result, "changed": False}
     if not dry_run:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadFile, BadLora, IntegrityError, storing
-from w2w_registry.lora.tensorfile import Header, read_header
+from w2w_registry.lora.header import Header
+from w2w_registry.lora.tensorfile import read_header
 from w2w_registry.records import canonical_json
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.layout import Layout

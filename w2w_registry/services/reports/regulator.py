@@ -23,6 +23,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
+from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, ONE
 from w2w_registry.services.registry import Registry, current_schema, present
 from w2w_registry.services.reports.words import LANGUAGES, render
 from w2w_registry.version import __version__
@@ -96,7 +97,7 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> dict[str, A
         "takedowns": takedowns,
         "marking": told.marking(),
         "incidents": told.incidents,
-        "sections": {name: queries.ask(registry, name, filters) for name in _SECTIONS},
+        "sections": {name: queries.ask(registry, name, filters.only(name)) for name in _SECTIONS},
     }
 
 
@@ -127,6 +128,7 @@ def tables(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("decisions", ("use", "decision", "policy", "count"), told["decisions"]),
         ("refusals", ("seq", "at", "actor", "use", "about", "reasons"), told["refusals"]),
         ("consents", ("action", "policy", "count"), told["consents"]),
+        ("lone", ("seq", "at", "actor", "action", "about", "on", "evidence"), told["lone"]),
         ("unconsented", queries.QUESTIONS["unconsented"].columns, told["sections"]["unconsented"]),
         ("withdrawals_done", ("subject", "started", "erase", "step", "at", "seconds"), told["withdrawals_done"]),
         ("withdrawals", queries.QUESTIONS["withdrawals"].columns, told["sections"]["withdrawals"]),
@@ -152,6 +154,7 @@ class _Told:
         self._consents: Counter[tuple[str, str | None]] = Counter()
         self._marked: dict[str, Counter[str]] = defaultdict(Counter)
         self._refused: list[Event] = []
+        self._lone: list[Event] = []
         self.incidents: list[dict[str, Any]] = []
 
     def add(self, event: Event) -> None:
@@ -164,6 +167,8 @@ class _Told:
             self._refused.append(event)
         elif event.action.startswith("consent."):
             self._consents[event.action, event.policy] += 1
+        if event.payload.get(DECIDED) in (ONE, EVIDENCE):
+            self._lone.append(event)
         marking = event.payload.get("marking")
         if isinstance(marking, Mapping):
             sums = self._marked[event.action]
@@ -177,7 +182,7 @@ class _Told:
 
     def decisions(self) -> dict[str, list[dict[str, Any]]]:
         """Tables of what was decided, with the policy it was decided under."""
-        named = _names(self._session, self._refused)
+        named = _names(self._session, [*self._refused, *self._lone])
         return {
             "decisions": [
                 {"use": use, "decision": decision, "policy": policy, "count": count}
@@ -198,6 +203,18 @@ class _Told:
                 }
                 for event in self._refused
             ],
+            "lone": [
+                {
+                    "seq": event.seq,
+                    "at": event.at,
+                    "actor": event.actor,
+                    "action": event.action,
+                    "about": named(event),
+                    "on": f"on_{event.payload[DECIDED]}",
+                    "evidence": event.payload.get("evidence"),
+                }
+                for event in self._lone
+            ],
         }
 
     def marking(self) -> list[dict[str, Any]]:
@@ -210,16 +227,14 @@ def _order(item: tuple[tuple[str | None, ...], int]) -> tuple[str, ...]:
 
 
 def _names(session: Session, events: Sequence[Event]) -> Callable[[Event], str]:
-    """What an event is about, in words: ids with the names they stand for."""
+    """What an event is about: the names that ids stand for, a few of many models, whom it concerns."""
     ids = {int(i) for event in events for i in _listed(event.objects.get("version"))}
     refs = {key: str(ref) for key, ref in refs_of(session, ids).items()}
 
     def about(event: Event) -> str:
-        versions = [f"{refs[int(i)]} (version {i})" if int(i) in refs else f"version {i}"
-                    for i in _listed(event.objects.get("version"))]  # fmt: skip
-        people = [f"subject {s}" for s in _listed(event.objects.get("subject"))]
-        named = versions[:NAMED] + ([f"and {len(versions) - NAMED} more"] if len(versions) > NAMED else [])
-        return ", ".join(named + people)
+        versions = [refs.get(int(i), f"#{i}") for i in _listed(event.objects.get("version"))]
+        named = versions[:NAMED] + ([f"+{len(versions) - NAMED}"] if len(versions) > NAMED else [])
+        return ", ".join([*named, *map(str, _listed(event.objects.get("subject")))])
 
     return about
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import usage
 from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import iso
+from w2w_registry.records import OperationKind, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.reports import figures
@@ -37,7 +38,7 @@ def read_rates(path: Path | None) -> Rates:
     """``[rates]`` of a TOML file; no file, no rates.
 
     Raises:
-        SettingError: not readable, or a rate that is no number.
+        SettingError: not readable, a rate that is not a number, or one that nothing asks for.
     """
     if path is None:
         return Rates()
@@ -55,12 +56,23 @@ def read_rates(path: Path | None) -> Rates:
     watts = table.get("watts", {})
     if isinstance(watts, (int, float)):
         watts = {"default": watts}
+    _check_known(path, table, [*numbers, "currency", "hour", "watts"])
+    for name, prices_of in (("hour", hour), ("watts", watts)):
+        _check_known(path, prices_of, [*map(str, OperationKind), "fit", "default"], f"{name}.")
     given = (*hour.items(), *watts.items(), *((k, v) for k, v in numbers.items() if v is not None))
     for key, value in given:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise SettingError(setting=f"{path}: {key}", value=value, reason="a rate is a number, zero or more")
     prices, powers = ({k: float(v) for k, v in one.items()} for one in (hour, watts))
     return Rates(str(table.get("currency", "")), prices, watts=powers, **numbers)
+
+
+def _check_known(path: Path, table: Mapping[str, Any], known: Sequence[str], under: str = "") -> None:
+    for name in table:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            reason = f"nothing asks for it; {f'did you mean {near[0]}?' if near else 'known: ' + ', '.join(known)}"
+            raise SettingError(setting=f"{path}: {under}{name}", value=table[name], reason=reason)
 
 
 def roi(registry: Registry, rates: Rates) -> dict[str, Any]:

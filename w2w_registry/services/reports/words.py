@@ -17,6 +17,8 @@ from w2w_registry.services.reports.figures import NOT_MEASURED
 _HERE: Final = Path(__file__).parent
 LANGUAGES: Final = tuple(sorted(path.stem for path in (_HERE / "messages").glob("*.json")))
 FALLBACK: Final = "en"
+WORDED: Final = frozenset({"what", "state", "use", "decision", "reasons", "step", "consent", "made_by"})
+"""Columns whose texts are of a fixed vocabulary, and are said in the report's language."""
 
 
 @lru_cache(maxsize=8)
@@ -43,9 +45,10 @@ def render(template: str, language: str, **values: Any) -> str:
     room.filters["figure"] = lambda value: _figure(value, texts)
     room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
     room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
+    room.filters["tried"] = lambda value: texts.get(f"try_{value}", _figure(value, texts))
     room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
-    room.filters["cell"] = lambda value: _cell(value, texts)
+    room.filters["cell"] = lambda value, column=None: _column(column, value, texts)
     room.filters["duration"] = _duration
     return room.get_template(template).render(language=language, **values)
 
@@ -61,6 +64,17 @@ def _figure(value: Any, texts: dict[str, str]) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return texts.get(str(value), str(value))
+
+
+def _column(column: str | None, value: Any, texts: dict[str, str]) -> str:
+    """A table's cell: an action with its code, the words of what has a fixed vocabulary in the language, names as they
+    are (somebody's model may be called ``held``)."""
+    if column == "action":
+        words = texts.get(f"act_{value}")
+        return texts["act_code"].format(words=words, code=value) if words else str(value)
+    if column == "seq":
+        return str(value)
+    return _cell(value, texts, worded=column in WORDED)
 
 
 def _said(value: Any, texts: dict[str, str]) -> str:
@@ -89,7 +103,7 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds:.1f} s"
 
 
-def _cell(value: Any, texts: dict[str, str]) -> str:
+def _cell(value: Any, texts: dict[str, str], *, worded: bool) -> str:
     """Any value in a table: lists with semicolons, tables as k=v, instants in UTC, digests short."""
     if value is None or value == [] or value == {}:
         return "–"
@@ -98,9 +112,9 @@ def _cell(value: Any, texts: dict[str, str]) -> str:
     if isinstance(value, datetime):
         return _moment(value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{k}={_cell(v, texts)}" for k, v in value.items())
+        return ", ".join(f"{k}={_cell(v, texts, worded=worded)}" for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return "; ".join(_cell(v, texts) for v in value)
+        return "; ".join(_cell(v, texts, worded=worded) for v in value)
     if isinstance(value, str) and len(value) == 64 and not set(value) - set("0123456789abcdef"):
         return value[:12]
-    return _figure(value, texts)
+    return str(value) if isinstance(value, str) and not worded else _figure(value, texts)

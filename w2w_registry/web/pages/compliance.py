@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import Form
+from fastapi import Form, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
 from w2w_registry.services.audit import log, queries
@@ -17,26 +17,35 @@ from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
 
 router = page_router()
 EVENTS: Final = 100
+SUBJECTS: Final = 100
 QUESTIONS: Final = ("held", "unconsented", "expiring", "withdrawals", "unexplained")
 DAYS: Final = (30, 90, 365)
 
 
 @router.get("/compliance")
-def desk(desk: Audit, days: int = 90) -> HTMLResponse:
-    """What needs somebody's attention, and everybody who consented."""
-    return _desk(desk, days)
+def desk(desk: Audit, days: int = 90, after: Annotated[str, Query(max_length=300)] = "") -> HTMLResponse:
+    """What needs somebody's attention, and everybody who consented, a hundred at a time: those after ``after``."""
+    return _desk(desk, days, after)
 
 
-def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLResponse:
+def _desk(desk: Desk, days: int, after: str = "", verdict: dict[str, Any] | None = None) -> HTMLResponse:
     days = min(max(days, 1), 36_500)
     filters = queries.Filters(days=days)
-    answers = [(name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters)) for name in QUESTIONS]
+    with desk.one_moment():
+        answers = [
+            (name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters.only(name))) for name in QUESTIONS
+        ]
+        people = subjects.list_subjects(desk.registry, after=after or None, limit=SUBJECTS + 1)
+    more = len(people) > SUBJECTS
+    people = people[:SUBJECTS]
     return desk.page(
         "compliance.html",
         answers=answers,
         days=days,
         choices=DAYS,
-        subjects=subjects.list_subjects(desk.registry),
+        subjects=people,
+        after=after,
+        more=url("/compliance", days=days, after=people[-1].subject) if more else None,
         verdict=verdict,
     )
 
@@ -44,7 +53,7 @@ def _desk(desk: Desk, days: int, verdict: dict[str, Any] | None = None) -> HTMLR
 @router.post("/compliance/verify")
 def verify(desk: Audit, days: Annotated[int, Form()] = 90) -> HTMLResponse:
     """Check the whole log and every audited row against it."""
-    return _desk(desk, days, log.verify(desk.registry).to_json())
+    return _desk(desk, days, verdict=log.verify(desk.registry).to_json())
 
 
 @router.post("/compliance/held")
@@ -88,8 +97,9 @@ def events(
 @router.get("/compliance/subjects/{subject:path}")
 def subject(desk: Audit, subject: str) -> HTMLResponse:
     """One subject: records, versions, withdrawals, and everything that happened."""
-    shown = subjects.show_subject(desk.registry, subject)
-    report = queries.ask(desk.registry, "subject", queries.Filters(subject=subject))
+    with desk.one_moment():
+        shown = subjects.show_subject(desk.registry, subject)
+        report = queries.ask(desk.registry, "subject", queries.Filters(subject=subject))
     return desk.page("subject.html", shown=shown, report=report)
 
 

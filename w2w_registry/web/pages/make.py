@@ -33,7 +33,8 @@ def make(desk: Make, start: Annotated[str, Query(alias="from", max_length=300)] 
     if not start.strip():
         known = spaces.list_spaces(desk.registry)
         return desk.page("make.html", ref=None, spaces=[row["space"] for row in known], problem=None)
-    return _sliders(desk, start.strip(), {}, 1)
+    with desk.one_moment():
+        return _sliders(desk, start.strip(), {}, 1)
 
 
 @router.post("/make")
@@ -101,8 +102,9 @@ async def ask(desk: Make, request: Request) -> JSONResponse:
     form = {key: str(value) for key, value in (await request.form()).items()}
 
     def run() -> dict[str, Any]:
-        ref, amounts = registered(desk, form.get("from", "")), amounts_of(form)
-        found = preview.prospect(desk.registry, ref, amounts)
+        with desk.one_moment():
+            ref, amounts = registered(desk, form.get("from", "")), amounts_of(form)
+            found = preview.prospect(desk.registry, ref, amounts)
         job = drawing(desk, ref, amounts, (seed_of(form),), "after")
         return {"job": job.id, "state": job.state, "prospect": found.to_json()}
 

@@ -11,7 +11,7 @@ from w2w_registry.services.search import atlas
 from w2w_registry.services.spaces import manage
 from w2w_registry.services.synthesis import directions
 from w2w_registry.web import charts
-from w2w_registry.web.site import Look, page_router
+from w2w_registry.web.site import Desk, Look, page_router
 
 router = page_router()
 SIDE: Final = 600
@@ -28,6 +28,11 @@ def spaces(desk: Look) -> HTMLResponse:
 @router.get("/spaces/{name:path}")
 def space(desk: Look, name: str) -> HTMLResponse:
     """One space."""
+    with desk.one_moment():
+        return _space(desk, name)
+
+
+def _space(desk: Desk, name: str) -> HTMLResponse:
     shown = manage.show_space(desk.registry, name)
     ref = shown["space"]
     seq = paging.change_number(desk.registry)

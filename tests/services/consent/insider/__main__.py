@@ -2,6 +2,9 @@
 
 Runs of ``EACH`` steps, each from a copy of one registry and with a seed of its own; every tenth run in a registry whose
 policy says that one person decides alone. What a run found is kept in ``DIR/run-NNN.json``; run again to go on.
+
+Who got out is listed; apart, with the event, whom that one person let out by a decision that such a policy leaves to
+them. Exits 1 when anybody else got out.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -53,12 +57,29 @@ def _sum(runs: list[dict[str, Any]], key: str) -> float:
     return sum(float(run[key]) for run in runs)
 
 
+def _escapes(runs: list[dict[str, Any]], *, allowed: bool) -> list[tuple[int, dict[str, Any]]]:
+    """(run, who got out), of those that the policy explains or of the others; runs from before it was asked explain
+    none."""
+    return [
+        (number, one)
+        for number, run in enumerate(runs)
+        for one in run["out"]
+        if (one.get("allowed") is not None) is allowed
+    ]
+
+
+def _line(number: int, one: dict[str, Any]) -> str:
+    return f"run {number} step {one['step']}: p{one['row']:04d} by {one['way']}: {one['what'][:300]}"
+
+
 def report(runs: list[dict[str, Any]]) -> str:
+    """The moves, whom a policy of one person let out, and who got out besides; how many those are is the last line."""
     total: dict[str, Counter[str]] = {key: Counter() for key in ("tried", "done", "cost")}
     for run in runs:
         for key, counter in total.items():
             counter.update(run[key])
-    out = [(number, one) for number, run in enumerate(runs) for one in run["out"]]
+    out, allowed = _escapes(runs, allowed=False), _escapes(runs, allowed=True)
+    alone = sum(bool(run["alone"]) for run in runs)
     lines = [
         f"{_sum(runs, 'steps'):.0f} steps in {len(runs)} runs; {_sum(runs, 'judged'):.0f} models and sets of pictures "
         f"that left were looked at; {_sum(runs, 'seconds'):.0f} CPU s",
@@ -70,9 +91,16 @@ def report(runs: list[dict[str, Any]]) -> str:
             for name, tried in total["tried"].most_common()
         ),
         "",
+        f"{len(allowed)} let out by one person, as the policy of {alone} of {len(runs)} runs allows",
+        *(
+            f"{_line(number, one)}\n  allowed by event {one['allowed']['seq']}, {one['allowed']['what']}, "
+            f"by {one['allowed']['actor']} alone"
+            for number, one in allowed
+        ),
+        "",
         *(f"out: {kind}: {n}" for kind, n in Counter(one["kind"] for _, one in out).items()),
         *(
-            f"run {number} step {one['step']}: p{one['row']:04d} by {one['way']}: {one['what'][:300]}"
+            f"{_line(number, one)}{' (a registry of one person)' if runs[number]['alone'] else ''}"
             for number, one in out
         ),
     ]
@@ -107,6 +135,7 @@ def main() -> None:
                 print(number, json.loads(kept.read_text())["seconds"], flush=True)
             runs.append(json.loads(kept.read_text()))
     print(report(runs))
+    sys.exit(1 if _escapes(runs, allowed=False) else 0)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ from sqlalchemy import select
 
 from tests.hub.local_hub import LocalHub
 from tests.hub.local_hub.store import User
+from tests.services.consent.insider.allowed import Allowed, allowed_by
 from tests.services.consent.insider.eyes import Eyes
 from w2w_registry.catalog.models import Identity
+from w2w_registry.catalog.usage import head
 from w2w_registry.diffusion.adapters import Adapter, read_adapter
 from w2w_registry.errors import RegistryError
 from w2w_registry.hub.client import HubClient
@@ -58,12 +60,17 @@ def move(*commands: str, weight: float = 1.0) -> Callable[[Callable[[Insider], N
 
 @dataclass(frozen=True)
 class Escape:
-    """Somebody who refused, drawn by what left: at which step, whom, by which way, and what that was made of."""
+    """Somebody who refused, drawn by what left: at which step, whom, by which way, and what that was made of.
+
+    ``seq``: the log's last event then. ``allowed``: the event before it by which one person, whom the policy lets
+    decide alone, let them out; None: nothing did."""
 
     step: int
     row: int
     way: str
     what: str
+    seq: int = 0
+    allowed: Allowed | None = None
 
     @property
     def kind(self) -> str:
@@ -144,20 +151,28 @@ class Insider:
         seen = self.eyes.shows([adapter for adapter, *_ in self.waiting], [who for *_, who in self.waiting])
         for row, (_, escape, _) in zip(seen, self.waiting, strict=True):
             if row is not None:
-                self.out.append(replace(escape, row=row))
+                self._out(replace(escape, row=row))
         self.waiting.clear()
 
     def _wait(self, adapter: Adapter, way: str, what: str) -> None:
         """Models are drawn many at a time, and held against those who refused when they left."""
         self.judged += 1
-        self.waiting.append((adapter, Escape(self.step, -1, way, what), frozenset(self.refusing)))
+        self.waiting.append((adapter, Escape(self.step, -1, way, what, self._seq()), frozenset(self.refusing)))
         if len(self.waiting) >= TOGETHER:
             self.look()
 
     def _note(self, row: int | None, way: str, what: str) -> None:
         self.judged += 1
         if row is not None:
-            self.out.append(Escape(self.step, row, way, what))
+            self._out(Escape(self.step, row, way, what, self._seq()))
+
+    def _out(self, one: Escape) -> None:
+        allowed = allowed_by(self.registry, self.eyes, one.row, f"s{one.row}", one.seq)
+        self.out.append(replace(one, allowed=allowed))
+
+    def _seq(self) -> int:
+        with self.registry.catalog.read() as session:
+            return head(session)[0]
 
     # -- help -----------------------------------------------------------------------------------
     def fresh(self, stem: str) -> str:

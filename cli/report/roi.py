@@ -1,4 +1,4 @@
-"""``w2w-reg report``."""
+"""``w2w-reg report roi``."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ from pathlib import Path
 
 import click
 
-from . import options
-from .frame import Frame, takes_frame
-from .output import emit, pairs, say, table
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, say, table
 
 
-@click.group()
-def report() -> None:
-    """Write reports for people outside: those who decide, and those who are depicted."""
-
-
-@report.command()
+@click.command()
 @click.option("--rates", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with a [rates] table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a page (.html) or costs (.csv).")
 @options.language
+@options.force
 @takes_frame
-def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> None:
+def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force: bool) -> None:
     """What identities cost and gave, from the log. What was not measured says so; totals are held against the log."""
+    from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.reports import roi as service
 
     known = service.read_rates(rates)
     registry = frame.registry()
+    if out is not None:
+        check_outputs(registry, out, force=force)
     told = service.roi(registry, known) if out is None else service.write(registry, known, out, language)
 
     def human() -> None:
@@ -46,16 +45,3 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str) -> No
             say(f"wrote {out}")
 
     emit(frame, told, human)
-
-
-@report.command()
-@click.argument("subject", type=options.Word(), metavar="SUBJECT")
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="Page to write (.html).")
-@options.language
-@takes_frame
-def subject(frame: Frame, subject: str, out: Path, language: str) -> None:
-    """Everything about SUBJECT, as a page to give to them."""
-    from w2w_registry.services.reports import subject as service
-
-    told = service.write(frame.registry(), subject, out, language)
-    emit(frame, told, lambda: pairs([("wrote", told["path"]), *told["rows"].items()]))

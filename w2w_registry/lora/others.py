@@ -1,0 +1,38 @@
+"""What a file is whose tensors are no adapter's, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
+    return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))
+
+
+def other_model(names: Iterable[str]) -> str | None:
+    """What a file is whose tensors end like an adapter's and are another thing's."""
+    names = list(names)
+    if "lora_controlnet" in names:
+        return "a Control-LoRA, the makings of a ControlNet"
+    if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
+        return "an IP-Adapter, which takes pictures as prompts"
+    return None
+
+
+def whole_model(names: Iterable[str]) -> str | None:
+    """What model these weights are of, where their names say it."""
+    names = set(names)
+    return next((what for what, mark in _MODELS if any(name.startswith(mark) for name in names)), None)
+
+
+_MODELS = (
+    ("a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_")),
+    ("a whole checkpoint", ("first_stage_model.", "cond_stage_model.", "conditioner.")),
+    ("a VAE", ("decoder.conv_in.", "encoder.conv_in.", "first_stage_model.")),
+    ("a UNet or transformer by itself", ("model.diffusion_model.", "down_blocks.", "transformer_blocks.", "double_")),
+    ("a text encoder", ("text_model.", "shared.weight", "encoder.block.")),
+)
+"""The first that fits is meant: a ControlNet has a UNet's blocks too."""
