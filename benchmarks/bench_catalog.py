@@ -220,10 +220,10 @@ def add(catalog: Catalog, count: int, k: int = 64) -> None:
                 identity=identity, number=1, model_digest=uuid.uuid4().hex * 2, space=space, operation=operation,
                 base_model="base", created=NOW, residual=0.1,
             )  # fmt: skip
+            uow.add(version)
             uow.add_all(
                 [
-                    version,
-                    Coordinates(space=space, version=version, k=k, digest=digest, data=data),
+                    Coordinates(space_id=space.id, version=version, k=k, digest=digest, data=data),
                     SourceFile(
                         version=version, sha256=uuid.uuid4().hex * 2, model_digest=version.model_digest, format="peft",
                         dtype="f32", name="x", size=1, created=NOW,
@@ -231,7 +231,7 @@ def add(catalog: Catalog, count: int, k: int = 64) -> None:
                     OperationInput(
                         operation=operation, position=0, role="lora", kind=InputKind.FILE, digest=uuid.uuid4().hex * 2
                     ),
-                    *(Label(version=version, name=f"label{n}", number=float(n)) for n in range(5)),
+                    *(Label(version_id=version.id, name=f"label{n}", number=float(n)) for n in range(5)),
                 ]
             )  # fmt: skip
             uow.session.flush()

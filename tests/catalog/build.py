@@ -56,7 +56,6 @@ def new_space(name: str = "faces", number: int = 1, k: int = 4, **more: Any) -> 
         "alpha": 27.0,
         "components": k,
         "artifact_digest": digest((name, number, "artifact")),
-        "operation": new_operation("fit"),
         "created": T0,
     }
     return Space(**{**fields, **more})
@@ -105,11 +104,16 @@ def new_version(
                 ref=f"{identity.name}.safetensors",
             )
         ]
-    return [version, *inputs, Coordinates(space=space, version=version, k=space.components, digest=sha, data=data)]
+    return [
+        version,
+        *inputs,
+        Coordinates(space_id=space.id, version=version, k=space.components, digest=sha, data=data),
+    ]
 
 
 def add_space(uow: UnitOfWork, name: str = "faces", number: int = 1, **more: Any) -> Space:
-    space = uow.add(new_space(name, number, **more))
+    fitted = uow.add(new_operation("fit"))
+    space = uow.add(new_space(name, number, operation_id=fitted.id, **more))
     uow.event("space.fit", objects={"space": space.id})
     return space
 
@@ -131,10 +135,11 @@ def add_version(
     identity = identity or new_identity(name, kind)
     version, *rest = new_version(identity, space, number, parents=parents, **more)
     uow.add_all([version, *rest])
+    uow.session.flush()
     for key, value in (labels or {}).items():
         text, real = (value, None) if isinstance(value, str) else (None, value)
-        uow.add_all([Label(version=version, name=key, number=real, text=text)])
-    uow.add_all(Tag(identity=identity, key=key, value=value) for key, value in (tags or {}).items())
+        uow.add_all([Label(version_id=version.id, name=key, number=real, text=text)])
+    uow.add_all(Tag(identity_id=identity.id, key=key, value=value) for key, value in (tags or {}).items())
     uow.session.flush()
     uow.event("version.add", objects={"version": version.id, "identity": identity.id})
     assert isinstance(version, Version)

@@ -41,7 +41,7 @@ def act(uow: UnitOfWork, action: str, pick: int, counter: list[int]) -> None:
         space = session.scalars(select(Space)).one()
         uow.add_all(new_version(new_identity(f"p{counter[0]}"), space))
     elif action == "label" and versions:
-        uow.add_all([Label(version=versions[pick % len(versions)], name=f"l{counter[0]}", text="x")])
+        uow.add_all([Label(version_id=versions[pick % len(versions)].id, name=f"l{counter[0]}", text="x")])
     elif action == "edit label" and labels:
         labels[pick % len(labels)].text = f"t{counter[0] % 2}"
     elif action == "delete label" and labels:

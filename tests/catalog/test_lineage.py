@@ -42,7 +42,7 @@ def grown(
                 chosen = [] if i < 8 else [rng.choice(made) for _ in range(rng.choice([1, 2, 2, 3]))]
                 version = add_version(uow, f"p{i}", space, parents=chosen)
                 subjects[version.id] = {f"s{i % 4}"} if i < 8 else set()
-                uow.add_all(VersionSubject(version=version, subject_id=s) for s in subjects[version.id])
+                uow.add_all(VersionSubject(version_id=version.id, subject_id=s) for s in subjects[version.id])
                 uow.event("subjects")
                 parents[version.id] = [parent.id for parent in chosen]
                 made.append(version)

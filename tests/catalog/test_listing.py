@@ -85,10 +85,12 @@ def build(uow: UnitOfWork) -> dict[int, Facts]:
         found[version.id] = facts
         for key, value in facts.labels.items():
             text, number = (value, None) if isinstance(value, str) else (None, value)
-            uow.add(Label(version=version, name=key, text=text, number=number))
-        uow.add_all(Tag(identity=version.identity, key=key, value=value) for key, value in facts.tags.items())
-        uow.add_all(Alias(identity=version.identity, name=alias, version=version) for alias in facts.aliases)
-        uow.add_all(VersionSubject(version=version, subject_id=subject) for subject in facts.subjects)
+            uow.add(Label(version_id=version.id, name=key, text=text, number=number))
+        uow.add_all(Tag(identity_id=version.identity_id, key=key, value=value) for key, value in facts.tags.items())
+        uow.add_all(
+            Alias(identity_id=version.identity_id, name=alias, version_id=version.id) for alias in facts.aliases
+        )
+        uow.add_all(VersionSubject(version_id=version.id, subject_id=subject) for subject in facts.subjects)
         uow.event("details")
     return found
 

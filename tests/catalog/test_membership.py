@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from tests.catalog.build import T0, digest, new_identity, new_space, new_version
+from tests.catalog.build import T0, digest, new_identity, new_operation, new_space, new_version
 from tests.catalog.test_session import problems, raw
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.engine import make_engine, parse_url
@@ -18,7 +18,7 @@ def subject(uow: UnitOfWork, name: str) -> None:
 
 
 def fitted(uow: UnitOfWork, models: list[str]) -> Space:
-    space = uow.add(new_space())
+    space = uow.add(new_space(operation_id=uow.add(new_operation("fit")).id))
     uow.add_all(
         SpaceMember(space_id=space.id, position=i, model_digest=digest(m), name=m) for i, m in enumerate(models)
     )

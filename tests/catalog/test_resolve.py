@@ -33,7 +33,7 @@ def alice(uow: UnitOfWork) -> Identity:
     states = [VersionState.ACTIVE, VersionState.BLOCKED, VersionState.REMOVED]
     for number, state in enumerate(states, 2):
         add_version(uow, "acme/alice", space, number=number, identity=identity, state=state)
-    uow.add(Alias(identity=identity, name="production", version=first))
+    uow.add(Alias(identity_id=identity.id, name="production", version_id=first.id))
     uow.event("alias.set")
     return identity
 
@@ -120,9 +120,10 @@ def test_no_space_yet(sqlite_catalog: Catalog) -> None:
 def test_directions_and_subjects(catalog: Catalog) -> None:
     with catalog.write("tester") as uow:
         space, other = add_space(uow), add_space(uow, "other")
+        fitted = uow.add(new_operation("direction"))
         direction = Direction(
-            space=space, name="beard", attribute="beard", vector=b"", method="logistic", digest=digest("d"), created=T0,
-            operation=new_operation("direction"),
+            space_id=space.id, name="beard", attribute="beard", vector=b"", method="logistic",
+            digest=digest("d"), created=T0, operation_id=fitted.id,
         )  # fmt: skip
         uow.add(direction)
         uow.add(Subject(id="s1", kind="person", created=T0))
@@ -150,7 +151,7 @@ def test_what_an_alias_meant_on_a_date(catalog: Catalog) -> None:
             (T0 + 3 * day, "production", one),
             (T0, "staging", two),
         ):
-            uow.add(AliasChange(identity=identity, alias=alias, version=version, at=at))
+            uow.add(AliasChange(identity_id=identity.id, alias=alias, version_id=version and version.id, at=at))
         uow.event("alias.history")
     with catalog.read() as session:
         meant = [
@@ -185,10 +186,10 @@ def test_lookups_of_many_at_once(catalog: Catalog) -> None:
                         name="x", size=1, created=T0,
                     )
                 )  # fmt: skip
-        uow.add(Tag(identity=versions[1].identity, key="team", value="ads"))
-        uow.add(Label(version=versions[1], name="job", text="cook"))
-        uow.add(Alias(identity=versions[1].identity, name="production", version=versions[1]))
-        uow.add_all(VersionSubject(version=versions[2], subject_id=s) for s in ("s2", "s1"))
+        uow.add(Tag(identity_id=versions[1].identity_id, key="team", value="ads"))
+        uow.add(Label(version_id=versions[1].id, name="job", text="cook"))
+        uow.add(Alias(identity_id=versions[1].identity_id, name="production", version_id=versions[1].id))
+        uow.add_all(VersionSubject(version_id=versions[2].id, subject_id=s) for s in ("s2", "s1"))
         uow.event("details")
         ids = [version.id for version in versions]
         people = [version.identity_id for version in versions]

@@ -82,7 +82,7 @@ def test_a_sketch_is_looked_up_by_what_the_migration_filled_in(catalog: Catalog,
         space = add_space(uow)
         for i, values in enumerate(sketches_values(drawn)):
             version = add_version(uow, f"p{i}", space)
-            uow.add(WeightsSketch(version=version, **values))
+            uow.add(WeightsSketch(version_id=version.id, **values))
         uow.event("test")
     schema.downgrade(catalog_url, "0009")
     raw(catalog_url, "UPDATE weights_sketch SET norm = norm + 1 WHERE version_id = 3")
@@ -110,7 +110,7 @@ def test_sketches_once_altered_without_a_word_are_stated_later(
     with catalog.write("tester") as uow:
         space = add_space(uow)
         for i, values in enumerate(sketches_values(drawn)):
-            uow.add(WeightsSketch(version=add_version(uow, f"p{i}", space), **values))
+            uow.add(WeightsSketch(version_id=add_version(uow, f"p{i}", space).id, **values))
         uow.event("test")
     schema.downgrade(catalog_url, "0009")
     with monkeypatch.context() as patch:

@@ -136,7 +136,7 @@ def test_a_savepoint_undoes_bulk_changes_of_loaded_rows(catalog: Catalog) -> Non
 
     with catalog.write("tester") as uow:
         version = add_version(uow, "a", add_space(uow))
-        label = uow.add(Label(version=version, name="job", text="cook"))
+        label = uow.add(Label(version_id=version.id, name="job", text="cook"))
         with pytest.raises(RuntimeError):
             fails(uow)
         assert label.text == "cook"
@@ -245,7 +245,7 @@ def test_a_version_knows_the_event_that_last_changed_it(catalog: Catalog) -> Non
             [{"space_id": other.id, "version_id": b.id, "k": 1, "digest": "0" * 64, "data": b"\0\0\0\0"}],
         )
         uow.event("reproject")
-        uow.add(Alias(identity=a.identity, name="production", version=a))
+        uow.add(Alias(identity_id=a.identity_id, name="production", version_id=a.id))
         uow.event("alias")
         assert (a.changed_seq, b.changed_seq) == (5, 6)
     assert problems(catalog) == []

@@ -119,7 +119,7 @@ def test_coordinates_come_with_their_version(catalog: Catalog) -> None:
         other = build.add_space(uow, "others")
     data, digest = pack(np.zeros(4, np.float32))
     with catalog.write("ann") as uow, pytest.raises(AssertionError, match="coordinates are staged"):
-        _place(uow, Coordinates(space=other, version=version, k=4, digest=digest, data=data))
+        _place(uow, Coordinates(space_id=other.id, version=version, k=4, digest=digest, data=data))
 
 
 def _place(uow: UnitOfWork, row: Coordinates) -> None:

@@ -65,9 +65,10 @@ def fill(catalog: Catalog) -> None:
             version=version, sha256=digest("s"), model_digest=digest("m"), format="peft", dtype="f32", name="x",
             size=5, created=T0,
         )  # fmt: skip
+        fitted = uow.add(new_operation("direction", seed=1))
         direction = Direction(
-            space=space, name="beard", attribute="beard", vector=b"\0" * 16, method="logistic", digest=digest("d"),
-            operation=new_operation("direction", seed=1), created=T0, quality={"auroc": 0.96},
+            space_id=space.id, name="beard", attribute="beard", vector=b"\0" * 16, method="logistic",
+            digest=digest("d"), operation_id=fitted.id, created=T0, quality={"auroc": 0.96},
         )  # fmt: skip
         guard = GuardReference(
             subject_id="s1", space_id=space.id, kind="hash", salt=b"1", reference=b"2", threshold=0.5, created=T0
@@ -77,13 +78,15 @@ def fill(catalog: Catalog) -> None:
         uow.session.flush()
         uow.add_all(
             [
-                ConsentEvent(record=record, subject_id="s1", type=ConsentEventType.GRANT, at=T0, entity="controller"),
-                Takedown(id="t1", release=release, withdrawal=withdrawal, wanted=["hide"], created=T0),
-                VersionSubject(version=version, subject_id="s1"),
+                ConsentEvent(
+                    record_id=record.id, subject_id="s1", type=ConsentEventType.GRANT, at=T0, entity="controller"
+                ),
+                Takedown(id="t1", release=release, withdrawal_id=withdrawal.id, wanted=["hide"], created=T0),
+                VersionSubject(version_id=version.id, subject_id="s1"),
                 PictureVersion(picture_id=picture.id, version_id=version.id),
-                Alias(identity=version.identity, name="production", version=version),
-                AliasChange(identity=version.identity, alias="production", version=version, at=T0),
-                SpaceMember(space=space, position=0, model_digest=digest("m"), name="n"),
+                Alias(identity_id=version.identity_id, name="production", version_id=version.id),
+                AliasChange(identity_id=version.identity_id, alias="production", version_id=version.id, at=T0),
+                SpaceMember(space_id=space.id, position=0, model_digest=digest("m"), name="n"),
                 *likeness(version, parent.id),
             ]
         )
@@ -93,9 +96,9 @@ def fill(catalog: Catalog) -> None:
 def likeness(version: Version, like: int) -> list[Base]:
     """What is kept of what a version is and draws, and of whom it resembles."""
     return [
-        WeightsSketch(version=version, kind="k", norm=1.0, cell=1 << 41, data=b"\0" * 8),
-        Fingerprint(version=version, base=digest("b"), question="q", data=b"\0" * 8),
-        Hold(version=version, like_id=like, by="weights", why="kind", score=0.5, created=T0),
+        WeightsSketch(version_id=version.id, kind="k", norm=1.0, cell=1 << 41, data=b"\0" * 8),
+        Fingerprint(version_id=version.id, base=digest("b"), question="q", data=b"\0" * 8),
+        Hold(version_id=version.id, like_id=like, by="weights", why="kind", score=0.5, created=T0),
         VerdictCalibration(base=digest("b"), question="q", repeats=16, people=9, created=T0, data=b"\0"),
     ]
 

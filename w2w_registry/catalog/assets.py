@@ -10,7 +10,6 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from w2w_registry.catalog.base import LATE, Base, Salted, autoincrement
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.spaces import Space
-from w2w_registry.catalog.subjects import Subject
 from w2w_registry.catalog.types import BigInt, Hex, Number, UtcDateTime, Words, choice
 from w2w_registry.records import Kind, VersionState
 
@@ -30,6 +29,8 @@ class Identity(Salted, Base):
 
 PLAIN_ADAPTER = "LoRA"
 """What a version is whose ``adapter`` says nothing."""
+SERVED = (VersionState.ACTIVE, VersionState.HELD)
+"""States of versions that a search finds."""
 
 
 class Version(Base):
@@ -87,9 +88,6 @@ class VersionSubject(Base):
     version_id: Mapped[int] = mapped_column(ForeignKey("version.id"), primary_key=True)
     subject_id: Mapped[str] = mapped_column(ForeignKey("subject.id"), primary_key=True)
 
-    version: Mapped[Version] = relationship()
-    subject: Mapped[Subject] = relationship()
-
 
 class Coordinates(Base):
     """Coordinates of a version in a space: ``data`` is float32 little-endian (k), ``digest`` its SHA-256."""
@@ -103,7 +101,6 @@ class Coordinates(Base):
     digest: Mapped[str] = mapped_column(Hex)
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
-    space: Mapped[Space] = relationship()
     version: Mapped[Version] = relationship()
 
 
@@ -148,8 +145,6 @@ class Label(Salted, Base):
     number: Mapped[float | None] = mapped_column(Number)
     text: Mapped[str | None] = mapped_column(Words)
 
-    version: Mapped[Version] = relationship()
-
 
 class Tag(Salted, Base):
     """A user's own key and value on an identity."""
@@ -165,8 +160,6 @@ class Tag(Salted, Base):
     identity_id: Mapped[int] = mapped_column(ForeignKey("identity.id"))
     key: Mapped[str] = mapped_column(Words)
     value: Mapped[str] = mapped_column(Words)
-
-    identity: Mapped[Identity] = relationship()
 
 
 class Alias(Base):
@@ -184,7 +177,6 @@ class Alias(Base):
     name: Mapped[str] = mapped_column(Words)
     version_id: Mapped[int] = mapped_column(ForeignKey("version.id"))
 
-    identity: Mapped[Identity] = relationship()
     version: Mapped[Version] = relationship()
 
 
@@ -199,6 +191,3 @@ class AliasChange(Base):
     alias: Mapped[str] = mapped_column(Words)
     version_id: Mapped[int | None] = mapped_column(ForeignKey("version.id"))
     at: Mapped[datetime] = mapped_column(UtcDateTime)
-
-    identity: Mapped[Identity] = relationship()
-    version: Mapped[Version | None] = relationship()

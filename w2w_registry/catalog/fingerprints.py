@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, UniqueConstraint, func, select
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from w2w_registry.catalog.assets import Version
+from w2w_registry.catalog.assets import SERVED, Version
 from w2w_registry.catalog.base import Base, autoincrement
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.types import BigInt, Hex, UtcDateTime, Words
-from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.records import VersionState
+
+if TYPE_CHECKING:  # small commands read no fingerprint, and numpy is a tenth of what they cost
+    import numpy as np
+    from numpy.typing import NDArray
 
 DOOR = "door "
 """Put before the question of what the door compares by."""
@@ -41,8 +43,6 @@ class Fingerprint(Base):
     base: Mapped[str] = mapped_column(Hex)
     question: Mapped[str] = mapped_column(Words)
     data: Mapped[bytes] = mapped_column(LargeBinary)
-
-    version: Mapped[Version] = relationship()
 
 
 class VerdictCalibration(Base):
@@ -105,6 +105,8 @@ def questions_of(session: Session, base: str) -> set[str]:
 
 def answers(session: Session, base: str, question: str, states: Iterable[VersionState] = SERVED) -> Answers:
     """All fingerprints of one base and question, by version id."""
+    import numpy as np
+
     query = (
         select(Fingerprint.version_id, Version.identity_id, Fingerprint.data)
         .join(Version, Version.id == Fingerprint.version_id)
@@ -119,6 +121,8 @@ def answers(session: Session, base: str, question: str, states: Iterable[Version
 
 def answer_of(session: Session, version_id: int, base: str, question: str) -> NDArray[np.float32] | None:
     """One version's fingerprint (D,), whatever its state; None when it has none of this base and question."""
+    import numpy as np
+
     query = select(Fingerprint.data).where(
         Fingerprint.version_id == version_id, Fingerprint.base == base, Fingerprint.question == question
     )

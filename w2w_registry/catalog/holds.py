@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ForeignKey, Index, exists, select
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.assets import Identity, Version
 from w2w_registry.catalog.base import Base, Salted, autoincrement
@@ -43,8 +43,6 @@ class Hold(Salted, Base):
     same_as: Mapped[int | None] = mapped_column(ForeignKey("version.id"))
     reason: Mapped[str | None] = mapped_column(Words)
     before: Mapped[dict[str, Any] | None] = mapped_column(Json)
-
-    version: Mapped[Version] = relationship(foreign_keys=[version_id])
 
 
 class Held(NamedTuple):

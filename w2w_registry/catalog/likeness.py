@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import ForeignKey, Index, LargeBinary, select
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base
@@ -37,8 +37,6 @@ class WeightsSketch(Base):
     norm: Mapped[float] = mapped_column(Number)
     cell: Mapped[int] = mapped_column(BigInt)
     data: Mapped[bytes] = mapped_column(LargeBinary)
-
-    version: Mapped[Version] = relationship()
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,23 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import exists, select
 from sqlalchemy.orm import Session, aliased
 
-from w2w_registry.catalog.assets import Coordinates, Identity, Label, Tag, Version
+from w2w_registry.catalog.assets import SERVED, Coordinates, Identity, Label, Tag, Version
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.resolve import PRESENT, subject_like
 from w2w_registry.catalog.spaces import Space
-from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.catalog.where import FIELDS, All, Expression, Not, Some
 from w2w_registry.catalog.where_sql import condition, labels_of_bare_words, mentions
 from w2w_registry.errors import UnknownField, UsageError
 from w2w_registry.records import VersionState
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SORTS = ("name", "kind", "version", "state", "residual", "created", "base_model", "space", "operation")
 _SUGGESTED = 200  # at most so many labels are named, or compared with a misspelt one
@@ -73,6 +74,8 @@ def matching_ids(
         here = (Coordinates.version_id == Version.id) & (Coordinates.space_id == space_id)
         query = query.join(Coordinates, here)
     found = session.scalars(restrict(session, query, where, states, True).order_by(Version.id))
+    import numpy as np
+
     return np.fromiter(found, dtype=np.int64)
 
 

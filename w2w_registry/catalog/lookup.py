@@ -239,3 +239,8 @@ def came_in(session: Session, version_id: int, sha256: str) -> bool:
 def label_rows(session: Session, version_id: int) -> dict[str, Label]:
     """A version's labels as rows, by name."""
     return {row.name: row for row in session.scalars(select(Label).where(Label.version_id == version_id))}
+
+
+def coordinates_rows(session: Session, version_id: int) -> list[Coordinates]:
+    """A version's coordinates in every space it has some in."""
+    return list(session.scalars(select(Coordinates).where(Coordinates.version_id == version_id)))

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from sqlalchemy import Subquery, func, select
 from sqlalchemy.orm import Session, aliased
 
-from w2w_registry.catalog.assets import Coordinates, Identity, Label, Version
+from w2w_registry.catalog.assets import SERVED, Coordinates, Identity, Label, Version
 from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.operations import Operation
-from w2w_registry.catalog.vectors import SERVED, unpack
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.records import OperationKind, VersionState
 
 
@@ -21,11 +21,6 @@ class Placed(NamedTuple):
 
     version: Version
     point: NDArray[np.float32]
-
-
-def coordinates_rows(session: Session, version_id: int) -> list[Coordinates]:
-    """A version's coordinates in every space it has some in."""
-    return list(session.scalars(select(Coordinates).where(Coordinates.version_id == version_id)))
 
 
 def placed_ids(session: Session, space_id: int) -> set[int]:

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base, autoincrement
 from w2w_registry.catalog.spaces import Space
-from w2w_registry.catalog.subjects import Withdrawal
 from w2w_registry.catalog.types import BigInt, Json, UtcDateTime, Words, choice
 
 
@@ -90,4 +89,3 @@ class Takedown(Base):
     finished: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     release: Mapped[Release] = relationship()
-    withdrawal: Mapped[Withdrawal | None] = relationship()

@@ -78,8 +78,6 @@ class SpaceMember(Salted, Base):
     model_digest: Mapped[str] = mapped_column(Hex)
     name: Mapped[str] = mapped_column(Words)
 
-    space: Mapped[Space] = relationship()
-
 
 class Direction(Base):
     """A unit vector of one space, float32 little-endian (k), for an attribute."""
@@ -100,5 +98,4 @@ class Direction(Base):
     digest: Mapped[str] = mapped_column(Hex, index=True)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
 
-    space: Mapped[Space] = relationship()
     operation: Mapped[Operation] = relationship()

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Boolean, ForeignKey, Index, LargeBinary, String
-from sqlalchemy.orm import Mapped, mapped_column, relationship
+from sqlalchemy.orm import Mapped, mapped_column
 
 from w2w_registry.catalog.base import Base, Salted, autoincrement
 from w2w_registry.catalog.types import BigInt, Hex, Json, Number, UtcDateTime, Words, choice
@@ -95,8 +95,6 @@ class ConsentRecord(Salted, Base):
     granted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    subject: Mapped[Subject] = relationship()
-
 
 class ConsentEvent(Salted, Base):
     """Something that happened to a record, or about a subject (access, dispute) without one.
@@ -123,9 +121,6 @@ class ConsentEvent(Salted, Base):
     method: Mapped[str | None] = mapped_column(Words)
     details: Mapped[dict[str, Any]] = mapped_column(Json, default=dict)
 
-    record: Mapped[ConsentRecord | None] = relationship()
-    subject: Mapped[Subject] = relationship()
-
 
 class Withdrawal(Base):
     """One withdrawal being carried out: ``plan`` is fixed at the start, ``phase`` says how far it got.
@@ -144,8 +139,6 @@ class Withdrawal(Base):
     started: Mapped[datetime] = mapped_column(UtcDateTime)
     finished: Mapped[datetime | None] = mapped_column(UtcDateTime)
     receipt: Mapped[dict[str, Any] | None] = mapped_column(Json)
-
-    subject: Mapped[Subject] = relationship()
 
 
 class GuardReference(Base):
@@ -167,5 +160,3 @@ class GuardReference(Base):
     reference: Mapped[bytes] = mapped_column(LargeBinary)
     threshold: Mapped[float] = mapped_column(Number)
     created: Mapped[datetime] = mapped_column(UtcDateTime)
-
-    subject: Mapped[Subject] = relationship()

@@ -11,13 +11,11 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.assets import Coordinates, Version
+from w2w_registry.catalog.assets import SERVED, Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.moment import once
 from w2w_registry.records import VersionState
 
-SERVED = (VersionState.ACTIVE, VersionState.HELD)
-"""States of versions that a search finds."""
 _BATCH = 4096
 
 

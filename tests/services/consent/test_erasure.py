@@ -22,8 +22,8 @@ from tests.services.small import Small
 from tests.services.spaces.test_files import make_release
 from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.artifacts import TEMPORARY
+from w2w_registry.catalog.lookup import coordinates_rows
 from w2w_registry.catalog.models import Base, Space
-from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.pseudonyms import looks_like_a_name

@@ -45,7 +45,6 @@ from w2w_registry.consent.policy import (
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
 from w2w_registry.records import ConsentState, Kind, VersionState
-from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.recording import policies
@@ -252,6 +251,8 @@ def _remember(registry: Registry, decision: Decision, versions: Sequence[int], s
 
 def _met(registry: Registry, session: Session, versions: Collection[int]) -> dict[int, Reason]:
     """Versions that are somebody who refused, whatever they are said to be: version id -> reason."""
+    from w2w_registry.services.consent.door import Door  # it compares arrays; most small commands compare nothing
+
     met = Door(registry, session).encounters(versions)
     refs = refs_of(session, met)
     return {
@@ -348,10 +349,11 @@ def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream
 def _compared(registry: Registry, session: Session, decision: Decision, versions: Sequence[int]) -> Decision:
     """The decision, refused when a model of outside origin, or one made of such, leaves uncompared.
 
-    It has to be held, by what it draws, against those who refused, or another person has to have looked at it: weights
-    alone miss most second trainings. Of which kind it is said to be changes nothing. While nobody has refused there is
-    nobody to compare with. In a registry of one person it is said and not refused.
+    What it draws has to be compared with those who refused, or a second person has to have looked at it: weights alone
+    miss most second trainings. Nothing is asked while nobody has refused; a registry of one person is only told.
     """
+    from w2w_registry.services.consent.door import Door
+
     door = Door(registry, session)
     if not door.anybody or not door.uncompared(versions):
         return decision

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import sweep, write_atomic
 from w2w_registry.catalog import erasure
 from w2w_registry.catalog.artifact_refs import evidence_of, held
+from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
 from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.events import events_touching
@@ -36,7 +37,6 @@ from w2w_registry.catalog.pictures import pictures_of
 from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.consent import lifecycle, withdrawal
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import Left, withdrawal_markdown, withdrawal_receipt

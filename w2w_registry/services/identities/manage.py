@@ -11,9 +11,8 @@ from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.holds import open_holds
 from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
 from w2w_registry.catalog.listing import Listed, list_versions
-from w2w_registry.catalog.lookup import aliases_of, labels_of, refs_of, subjects_of, tags_of
+from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of, refs_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
-from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where

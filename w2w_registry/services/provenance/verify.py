@@ -14,8 +14,8 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import versions_with_names
+from w2w_registry.catalog.lookup import coordinates_rows
 from w2w_registry.catalog.models import Space, Version
-from w2w_registry.catalog.points import coordinates_rows
 from w2w_registry.catalog.resolve import PRESENT, version_for
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import (

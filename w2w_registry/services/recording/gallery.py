@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import fingerprints as stored
+from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.fingerprints import Answers, Asked, VerdictCalibration
 from w2w_registry.catalog.lookup import subjects_of
-from w2w_registry.catalog.vectors import SERVED
 from w2w_registry.records import VersionState
 from w2w_registry.services.recording.fingerprints import Prober
 from w2w_registry.space.people import learn_unspoilt

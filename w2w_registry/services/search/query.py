@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.identities import named, names_with
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space, Version
 from w2w_registry.catalog.resolve import space_for, version_for
-from w2w_registry.catalog.vectors import SERVED, coordinates_of
+from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
