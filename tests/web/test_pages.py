@@ -67,3 +67,20 @@ def test_a_bad_alias_is_refused_as_on_the_command_line(browser: TestClient, alia
     answer = browser.post("/aliases", data=form, headers={"origin": ORIGIN})
     assert answer.status_code == 400
     assert "<script>" not in answer.text.replace("<script type", "")
+
+
+def test_what_a_space_was_fitted_on_is_paged_by_key(browser: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from w2w_registry.web.pages import spaces
+
+    monkeypatch.setattr(spaces, "MEMBERS", 20)
+    seen, place = [], "/spaces/faces@1"
+    while place:
+        text = browser.get(place).text
+        seen += re.findall(r'<a class="tag" href="/identities/(p\d+)@1">', text)
+        following = re.search(r'<a rel="next" href="([^"#]+)#members">', text)
+        place = following[1] if following else ""
+    assert sorted(seen) == [f"p{i:04d}" for i in range(COUNT)]
+
+
+def test_events_name_what_they_are_about(browser: TestClient) -> None:
+    assert 'version <a href="/identities/p0000@1">p0000@1</a>' in browser.get("/compliance/events").text

@@ -120,7 +120,7 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path) -> None:
         text = send(client, ("Me at sea.PNG", photo))
         assert text.startswith("200")
         assert "Me at sea.PNG" in text
-        assert "a photo is taken for the point of the space that draws it best" in text
+        assert "a photo stands for the point that draws it best" in text
         assert manage.list_identities(registry) == before
         assert list(settings.temporary_dir.glob("*")) == []
         assert not client.app.state.site.jobs._jobs  # type: ignore[attr-defined]

@@ -76,6 +76,15 @@ def named(session: Session, version_ids: Iterable[int]) -> dict[int, Named]:
     }
 
 
+def identity_names(session: Session, ids: Iterable[int]) -> dict[int, str]:
+    """Identity id -> name."""
+    return {
+        identity: name
+        for chunk in chunked(ids)
+        for identity, name in session.execute(select(Identity.id, Identity.name).where(Identity.id.in_(chunk)))
+    }
+
+
 @once
 def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, int], Version]:
     """(name, number) -> version, for every version of these identities."""

@@ -51,6 +51,14 @@ def fitted_models(session: Session, space_id: int) -> list[FittedModel]:
     ]
 
 
+def members_after(session: Session, space_id: int, after: int, limit: int) -> list[tuple[int, str, str]]:
+    """(position, model digest, name) of at most ``limit`` members of a space behind position ``after``, in fit order;
+    −1 begins."""
+    query = select(SpaceMember.position, SpaceMember.model_digest, SpaceMember.name)
+    query = query.where(SpaceMember.space_id == space_id, SpaceMember.position > after)
+    return list(session.execute(query.order_by(SpaceMember.position).limit(limit)).tuples())
+
+
 def fitted_subjects(session: Session, space_ids: Iterable[int]) -> set[str]:
     """Subjects whose models any of these spaces was fitted on."""
     return {s for space_id in sorted(set(space_ids)) for m in fitted_models(session, space_id) for s in m.subjects}

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from fastapi import Form, Query
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
-from w2w_registry.services.audit import log, queries
+from w2w_registry.services.audit import log, naming, queries
 from w2w_registry.services.consent import receipts as issuing
 from w2w_registry.services.consent import resolve, subjects, withdraw
 from w2w_registry.services.identities import manage
@@ -18,6 +18,7 @@ from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
 router = page_router()
 EVENTS: Final = 100
 SUBJECTS: Final = 100
+NAMED: Final = 4
 QUESTIONS: Final = ("held", "unconsented", "expiring", "withdrawals", "unexplained")
 DAYS: Final = (30, 90, 365)
 
@@ -76,22 +77,35 @@ def events(
     desk: Audit, actor: str = "", action: str = "", since: str = "", until: str = "", below: int | None = None
 ) -> HTMLResponse:
     """Who did what, newest first, a hundred at a time."""
-    found = log.events_list(
-        desk.registry,
-        actor=actor.strip() or None,
-        action=action.strip() or None,
-        since=manage.parse_moment(since) if since else None,
-        before=manage.parse_moment(until) if until else None,
-        until=None if below is None else below - 1,
-        limit=EVENTS + 1,
-        newest_first=True,
-    )
+    with desk.one_moment():
+        found = log.events_list(
+            desk.registry,
+            actor=actor.strip() or None,
+            action=action.strip() or None,
+            since=manage.parse_moment(since) if since else None,
+            before=manage.parse_moment(until) if until else None,
+            until=None if below is None else below - 1,
+            limit=EVENTS + 1,
+            newest_first=True,
+        )
+        names = naming.names_in(desk.registry, found[:EVENTS])
     asked = {"actor": actor or None, "action": action or None, "since": since or None, "until": until or None}
     more = len(found) > EVENTS
     found = found[:EVENTS]
     older = url("/compliance/events", below=found[-1]["seq"], **asked) if more else None
     newest = None if below is None else url("/compliance/events", **asked)
-    return desk.page("events.html", events=found, older=older, newest=newest, asked=asked)
+    about = [_about(one, names) for one in found]
+    return desk.page("events.html", events=found, about=about, older=older, newest=newest, asked=asked)
+
+
+def _about(event: log.EventRow, names: naming.Names) -> list[tuple[str, list[tuple[str, bool]], int]]:
+    """What an event is about, by kind: the first few by name (and whether that is a page here), and how many more."""
+    found = []
+    for kind, ids in event.objects.items():
+        these = naming.numbers(ids)
+        shown = [(names.get((kind, i)), i) for i in these[:NAMED]]
+        found.append((kind, [(name or str(i), name is not None) for name, i in shown], len(these) - len(shown)))
+    return found
 
 
 @router.get("/compliance/subjects/{subject:path}")

@@ -8,13 +8,14 @@ from fastapi.responses import HTMLResponse
 
 from w2w_registry.services.identities import paging
 from w2w_registry.services.search import atlas
-from w2w_registry.services.spaces import manage
+from w2w_registry.services.spaces import manage, membership
 from w2w_registry.services.synthesis import directions
 from w2w_registry.web import charts
-from w2w_registry.web.site import Desk, Look, page_router
+from w2w_registry.web.site import Desk, Look, page_router, url
 
 router = page_router()
 SIDE: Final = 600
+MEMBERS: Final = 60
 REACH: Final = 3.2
 """Standard deviations from the middle of the map to its edge; what lies further out is drawn at the edge."""
 
@@ -26,13 +27,13 @@ def spaces(desk: Look) -> HTMLResponse:
 
 
 @router.get("/spaces/{name:path}")
-def space(desk: Look, name: str) -> HTMLResponse:
-    """One space."""
+def space(desk: Look, name: str, after: int = -1) -> HTMLResponse:
+    """One space, and of what it was fitted on the members behind position ``after``."""
     with desk.one_moment():
-        return _space(desk, name)
+        return _space(desk, name, after)
 
 
-def _space(desk: Desk, name: str) -> HTMLResponse:
+def _space(desk: Desk, name: str, after: int) -> HTMLResponse:
     shown = manage.show_space(desk.registry, name)
     ref = shown["space"]
     seq = paging.change_number(desk.registry)
@@ -40,8 +41,13 @@ def _space(desk: Desk, name: str) -> HTMLResponse:
     others = [
         row for row in manage.list_spaces(desk.registry) if row["space"].partition("@")[0] == ref.partition("@")[0]
     ]
+    fitted = membership.members(desk.registry, ref, after=after, limit=MEMBERS + 1)
+    more = url("/spaces", ref, after=fitted[MEMBERS - 1].position) if len(fitted) > MEMBERS else None
     return desk.page(
         "space.html",
+        members=fitted[:MEMBERS],
+        more=more,
+        after=after,
         shown=shown,
         drawn=drawn,
         points=[_place(point) for point in drawn.points],

@@ -126,7 +126,13 @@ if (maker) {
     if (!answer.ok) { said.textContent = "not drawn"; warn(found.detail || "refused"); return; }
     const prospect = found.prospect;
     typicality.textContent = prospect.typicality.toPrecision(3);
-    nearest.textContent = prospect.nearest ? `${prospect.nearest} (${prospect.score.toFixed(3)})` : "–";
+    nearest.textContent = prospect.nearest ? ` (${prospect.score.toFixed(3)})` : "–";
+    if (prospect.nearest) {
+      const link = document.createElement("a");
+      link.href = `/identities/${prospect.nearest.split("/").map(encodeURIComponent).join("/").replaceAll("%40", "@")}`;
+      link.textContent = prospect.nearest;
+      nearest.prepend(link);
+    }
     warn(prospect.warnings.join("; "));
     const place = `${maker.dataset.live}/${found.job}`;
     const show = () => { after.src = place; after.classList.remove("busy"); said.textContent = "after"; };
