@@ -28,11 +28,11 @@ COMMANDS = {
     "space": "Fit, update, import, list, show and export weight spaces.",
     "add": "Add adapters: plan, fit spaces, register everything.",
     "search": "Find the identities nearest to identities or adapter files.",
-    "fingerprint": "Take the fingerprints of versions: what each makes the base model draw.",
+    "fingerprint": "Fingerprint versions by what each makes the base model draw.",
     "calibrate": "Learn from second trainings which fingerprints are the same person's.",
     "duplicates": "Show which versions are the same model.",
     "resolve": "Decide whom a held version depicts.",
-    "groups": "Show which identities are one person under several names.",
+    "groups": "Find identities that are one person under several names.",
     "serve": "Show the registry in a browser, and serve its API.",
     "list": "List identities, filtered and sorted.",
     "show": "Show one identity with its versions.",
@@ -50,8 +50,8 @@ COMMANDS = {
     "edit": "Move an identity along attribute directions.",
     "mix": "Mix identities.",
     "sample": "Make new identities from a space.",
-    "whose": "Say whose picture this is: which version, made when, and what was agreed to.",
-    "detect": "Say whether pictures carry the mark of pictures made by a model.",
+    "whose": "Find out whose picture this is: which version, made when, and what was agreed to.",
+    "detect": "Check pictures for the mark that generated pictures carry.",
     "generate": "Generate pictures of an identity.",
     "preview": "Set and draw previews, the pictures of versions.",
     "export": "Write an identity as a LoRA or as coordinates.",
@@ -59,27 +59,27 @@ COMMANDS = {
     "push": "Publish an identity on the Hugging Face Hub.",
     "push-space": "Publish a weight space on the Hub.",
     "pull": "Register the identity that a Hub repo publishes.",
-    "sync": "Bring catalog and Hub into agreement.",
+    "sync": "Reconcile the catalog with the Hub.",
     "releases": "List what is published.",
     "takedown": "Take releases off the Hub, and check that they are gone.",
     "subject": "Register, list, show and protect subjects.",
     "consent": "Ask for, record, check and withdraw consent.",
     "policy": "Show and change what this registry allows.",
-    "report": "Write reports for those who decide and those who are depicted.",
+    "report": "Write reports for decision-makers and for the people depicted.",
     "audit": "Sign, verify, prove, export and query the audit log.",
     "lineage": "Show what a version was made from, or what was made from it.",
     "replay": "Recompute a version from its recorded inputs.",
     "manifest": "Print the manifest of a version: everything that determines it.",
     "sign": "Sign an exported folder.",
     "verify": "Verify a signed folder, or a registered version.",
-    "index": "Look after the search indexes.",
+    "index": "Maintain the search indexes.",
     "gc": "Delete stored files that nothing refers to.",
     "config": "Show and change settings: base models, database, Hub.",
-    "doctor": "Say whether everything this registry needs is in order.",
+    "doctor": "Check that everything this registry needs is in order.",
     "stats": "Count what is in the registry.",
-    "diff": "Say how two versions differ.",
+    "diff": "Show how two versions differ.",
     "rate": "Rate identities, and mark favourites.",
-    "collection": "Keep identities together under a name.",
+    "collection": "Group identities under a name.",
     "backup": "Write the registry into one file: catalog, files, keys, settings.",
     "restore": "Make a registry from a backup.",
     "copy-to": "Copy the catalog into another database, and compare.",
@@ -99,16 +99,16 @@ COMMANDS = {
 @click.option("--database", metavar="URL", help="Catalog database [env: W2W_DATABASE_URL].")
 @click.option("--actor", metavar="WHO", help="Name recorded in the audit log [env: W2W_ACTOR].")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON (also after the command's name).")
-@click.option("-q", "--quiet", is_flag=True, help="No remarks and no progress: answers, warnings, errors.")
-@click.option("-v", "--verbose", is_flag=True, help="Say more: what is done, and how long it took.")
-@click.option("--log-file", type=click.Path(dir_okay=False), metavar="FILE", help="Append all that is said to a file.")
+@click.option("-q", "--quiet", is_flag=True, help="Print answers, warnings and errors only.")
+@click.option("-v", "--verbose", is_flag=True, help="Also say what is being done, and how long it took.")
+@click.option("--log-file", type=click.Path(dir_okay=False), metavar="FILE", help="Also append every message to FILE.")
 @click.option(
     "--install-completion",
     is_flag=True,
     is_eager=True,
     expose_value=False,
     callback=completion.install,
-    help="Let the shell complete commands, identities, spaces, directions, aliases.",
+    help="Set up completion of commands, identities, spaces, directions and aliases in your shell.",
 )
 @click.version_option(__version__, prog_name="w2w-reg")
 @click.pass_context

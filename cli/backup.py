@@ -18,8 +18,9 @@ from .output import emit, progress, say, warn
 def backup(frame: Frame, file: Path, force: bool) -> None:
     """Write the registry into one file: catalog, stored files, settings and keys.
 
-    The catalog in it is of one moment, also while others write; a PostgreSQL catalog becomes a SQLite file. The backup
-    holds the private keys: keep it where only you can read it. Whoever is erased later is still in it: delete old ones.
+    The catalog in it is that of one moment, even while others write; a PostgreSQL catalog becomes a SQLite file. The
+    backup holds the private keys: keep it where only you can read it. People erased later are still in it: delete old
+    backups.
     """
     from w2w_registry.services.recording import backups
 

@@ -11,7 +11,7 @@ from .output import emit, table, told_changes
 
 @click.group()
 def collection() -> None:
-    """Keep identities together under a name; one may be in many.
+    """Group identities under a name; an identity can be in several groups.
 
     \b
     w2w-reg collection add summer alice bob

@@ -45,7 +45,7 @@ def set_(frame: Frame, key: str, value: str) -> None:
 @click.argument("key", metavar="TABLE.NAME")
 @takes_frame
 def unset(frame: Frame, key: str) -> None:
-    """Take one key out of registry.toml."""
+    """Remove one key from registry.toml."""
     from w2w_registry.services.recording import configuring
 
     done = configuring.put(frame.settings(), key, None)

@@ -14,7 +14,7 @@ from .output import emit, say
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...", type=click.Path(path_type=Path))
 @takes_frame
 def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
-    """Say whether PICTURE carries the mark of pictures made by a model, in its pixels or in signed metadata.
+    """Check whether PICTURE carries the mark of generated pictures, in its pixels or in signed metadata.
 
     Needs no registry. Exit 1 when one of them carries none.
     """

@@ -15,7 +15,7 @@ from .output import emit, say, table
 @click.argument("second", metavar="NAME[@V]")
 @takes_frame
 def diff(frame: Frame, first: str, second: str) -> None:
-    """Say how two versions differ: their weights, coordinates, labels, tags and how they were made.
+    """Show how two versions differ: their weights, coordinates, labels, tags and how they were made.
 
     \b
     w2w-reg diff alice@1 alice@2

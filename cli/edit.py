@@ -19,7 +19,7 @@ from .output import emit, say, warn_all
 def edit(frame: Frame, name: str, amounts: tuple[str, ...], keep: str, new: str, purpose: str | None) -> None:
     """Move an identity along directions and register the result as NEW.
 
-    Amounts are in standard deviations of the attribute; `on` and `off` go as far as it takes.
+    Amounts are in standard deviations of the attribute; `on` and `off` go as far as needed.
     """
     from w2w_registry.services.synthesis import edit as service
 

@@ -12,7 +12,7 @@ from .output import emit, note, progress, say, warn, warn_all
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--missing", "which", flag_value="missing", help="All that have none yet (the default without names).")
-@click.option("--all", "which", flag_value="all", help="All, also those that have one.")
+@click.option("--all", "which", flag_value="all", help="All, including those that have one.")
 @options.pipeline
 @options.prompt
 @options.device
@@ -20,11 +20,10 @@ from .output import emit, note, progress, say, warn, warn_all
 def fingerprint(
     frame: Frame, names: tuple[str, ...], which: str | None, pipeline: str | None, prompt: str | None, device: str
 ) -> None:
-    """Take the fingerprints of registered versions: what each makes the base model draw, in 512 numbers.
+    """Fingerprint registered versions: what each makes the base model draw, in 512 numbers.
 
     They find the same person whatever rank, modules or tool an adapter has (`search --by behaviour`). A version that
-    turns out to draw somebody it does not say it is is held (`resolve`). A run that was interrupted goes on where it
-    stopped.
+    turns out to draw somebody other than it says is held (`resolve`). An interrupted run resumes where it stopped.
     """
     from w2w_registry.services.consent.late_look import look_again
     from w2w_registry.services.recording import fingerprints as service

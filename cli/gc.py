@@ -11,7 +11,9 @@ from .output import emit, note, progress, say
 
 @click.command()
 @click.option(
-    "--yes", is_flag=True, help="No other registry keeps files in this store, though it is not in the home folder."
+    "--yes",
+    is_flag=True,
+    help="Confirm that no other registry keeps files in this store, which lies outside the home folder.",
 )
 @options.dry_run
 @takes_frame

@@ -28,7 +28,7 @@ from .output import emit, progress, say, warn_all
     "--local",
     type=click.FloatRange(0, 1),
     metavar="SHARE",
-    help="Keep the unedited picture wherever the edit changes less than this share of its most; try 0.5.",
+    help="Keep the unedited picture wherever the edit changes less than this share of its maximum; try 0.5.",
 )
 @click.option("--strengths", metavar="FROM:TO:N", help="Draw a strip over multiples of the edit, as in -1:2:7.")
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")

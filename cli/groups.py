@@ -10,13 +10,15 @@ from .output import emit, note, say
 
 
 @click.command()
-@click.option("--by", type=click.Choice(["weights", "behaviour"]), help="What to compare (default: the best there is).")
+@click.option(
+    "--by", type=click.Choice(["weights", "behaviour"]), help="What to compare (default: the best available)."
+)
 @options.space
 @click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews, a row for each group.")
 @options.force
 @takes_frame
 def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, force: bool) -> None:
-    """Who is who: identities that are one person under several names, the surest first."""
+    """Find identities that are one person under several names, the most certain first."""
     from w2w_registry.services.identities.search_sheet import write_groups_sheet
     from w2w_registry.services.search import groups as service
 

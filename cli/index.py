@@ -10,7 +10,7 @@ from .output import emit, note, table
 
 @click.group()
 def index() -> None:
-    """Look after the search indexes."""
+    """Maintain the search indexes."""
 
 
 @index.command()

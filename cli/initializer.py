@@ -30,7 +30,7 @@ def initializer() -> None:
 def fit(frame: Frame, **given: Any) -> None:
     """Fit the initializer on photos of registered identities, on pictures generated of them, or on both.
 
-    Only what the pictures have in common is kept, none of the pictures.
+    Only statistics over the pictures are kept, none of the pictures.
     """
     from w2w_registry.services.synthesis import engine as service
 

@@ -28,7 +28,11 @@ from .output import emit, progress, table, warn_all
 @click.option("--no-initializer", is_flag=True, help="Start at the average.")
 @click.option("--no-guess", is_flag=True, hidden=True)
 @click.option(
-    "--batch", type=click.IntRange(1), default=8, show_default=True, help="Photos side by side; fewer need less memory."
+    "--batch",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="Photos inverted at once; fewer need less memory.",
 )
 @options.seed
 @options.described

@@ -13,7 +13,7 @@ from .output import emit, print_json, reader_may_leave, say_text
 @click.option("--up/--down", "up", default=True, help="What it was made from (default), or what was made from it.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Follow at most N steps.")
 @click.option("--dot", "form", flag_value="dot", help="Graphviz, for `dot -Tsvg`.")
-@click.option("--svg", "form", flag_value="svg", help="A picture, as SVG.")
+@click.option("--svg", "form", flag_value="svg", help="An SVG drawing.")
 @click.option("--prov", "form", flag_value="prov", help="W3C PROV-JSON.")
 @takes_frame
 def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | None) -> None:

@@ -14,7 +14,7 @@ from .output import emit, note, say_text
 @click.argument("name", metavar="NAME[@V]")
 @takes_frame
 def manifest(frame: Frame, name: str) -> None:
-    """Print a version's manifest: every fact that fixes what it is, in one canonical form with one digest."""
+    """Print a version's manifest: every fact that determines it, in one canonical form with one digest."""
     from w2w_registry.services.provenance import lineage as service
 
     value = service.show_manifest(frame.registry(), name)

@@ -13,7 +13,7 @@ from .output import emit, say
 @click.argument("text", required=False)
 @takes_frame
 def note(frame: Frame, name: str, text: str | None) -> None:
-    """Keep a note on an identity; without a text, take it away."""
+    """Keep a note on an identity; without TEXT, remove it."""
     from w2w_registry.services.identities import describing
 
     value = describing.note(frame.registry(), name, text)

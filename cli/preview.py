@@ -21,7 +21,7 @@ def preview() -> None:
 @click.option("--prompt", default="photo of sks person", show_default=True, help="What to draw.")
 @click.option("--seed", default=1, show_default=True, type=options.Integer(0), help="Random seed.")
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
-@click.option("--replace", is_flag=True, help="Also of those that have a picture.")
+@click.option("--replace", is_flag=True, help="Also for versions that have a picture.")
 @options.purpose
 @options.pipeline
 @options.device
@@ -39,7 +39,7 @@ def draw(
 ) -> None:
     """Draw pictures for versions that came without one, as edits, mixes and samples do. The gallery shows them.
 
-    It asks the consent that `generate` asks; the picture is marked whenever it leaves.
+    It needs the same consent as `generate`; the picture is marked whenever it leaves the registry.
     """
     from w2w_registry.services.synthesis import previewing as service
     from w2w_registry.services.synthesis.engine import WarmEngine
@@ -64,7 +64,7 @@ def draw(
 @click.argument("picture", type=click.Path(dir_okay=False, path_type=Path))
 @takes_frame
 def set_(frame: Frame, name: str, picture: Path) -> None:
-    """Let a picture be a version's preview; a small copy without metadata is kept."""
+    """Use a picture as a version's preview; a small copy without metadata is kept."""
     from w2w_registry.services.identities import previews
 
     value = previews.set_preview(frame.registry(), name, picture)

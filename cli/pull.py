@@ -14,7 +14,9 @@ from .output import emit, progress, say, warn
 @click.command()
 @click.argument("repo", metavar="OWNER/REPO[@REV]")
 @click.option("--name", help="Identity name (default: as published, or the repo's name).")
-@click.option("--space", metavar="NAME[@V]", help="Weight space for a LoRA that is no release (default: the newest).")
+@click.option(
+    "--space", metavar="NAME[@V]", help="Weight space for a LoRA that is not a release (default: the newest)."
+)
 @click.option(
     "--kind", type=click.Choice([*map(str, Kind)]), help="What it depicts (default: as published, or person)."
 )
@@ -38,8 +40,8 @@ def pull(
 ) -> None:
     """Register the identity that a Hub repo publishes: a release of a registry like this one, or anyone's LoRA.
 
-    A release is taken bit for bit after its digests, weights and coordinates were held against one
-    another. A stranger's LoRA is placed like an added file. Pickles are never fetched.
+    A release is taken bit for bit once its digests, weights and coordinates have been checked against one another. A
+    stranger's LoRA is placed like an added file. Pickles are never fetched.
     """
     from w2w_registry.services.hub import pull as service
     from w2w_registry.services.hub.release import connect

@@ -12,7 +12,7 @@ from .output import emit, told_changes
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME…]", type=options.Word())
 @click.option("--stars", metavar="0-5", type=click.FloatRange(0, 5), help="How good it is.")
-@click.option("--favourite/--no-favourite", default=None, help="Mark it, or take the mark away.")
+@click.option("--favourite/--no-favourite", default=None, help="Mark it as a favourite, or remove the mark.")
 @options.where
 @takes_frame
 def rate(frame: Frame, names: tuple[str, ...], stars: float | None, favourite: bool | None, where: str | None) -> None:

@@ -38,7 +38,7 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: An
     """Recompute a version from its recorded inputs: identical, equal within tolerance, or different, and why.
 
     Trainings and inversions run again: the registry knows their photos by digest only, --photos says where to look
-    for them. What such a photo shows has to be allowed by consent today as it was then.
+    for them. Consent has to allow the use of these photos today, as it did then.
 
     Exit 6 when it comes out different, 3 when an input is gone.
     """

@@ -26,7 +26,11 @@ from .output import emit, note, progress, say, table, warn_all
     help="Random seed; the same seed gives the same identities.",
 )
 @click.option(
-    "--min-distance", default=0.0, show_default=True, type=float, help="Least distance (1 − score) from every identity."
+    "--min-distance",
+    default=0.0,
+    show_default=True,
+    type=float,
+    help="Minimum distance (1 − score) from every identity.",
 )
 @click.option(
     "--distribution",

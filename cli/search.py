@@ -34,7 +34,7 @@ CERTAINTY = {
 @click.option(
     "--by",
     type=click.Choice(["weights", "behaviour", "both"]),
-    help="Compare LoRAs as they are, or what they draw (default: the best that can be had).",
+    help="Compare LoRAs as they are, or what they draw (default: the best available).",
 )
 @options.pipeline
 @options.device

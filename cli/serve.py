@@ -15,11 +15,11 @@ from .output import note, say
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for a free one.")
 @click.option("--open", "open_", is_flag=True, help="Open the gallery in a browser.")
 @click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
-@click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="What lets people in; a new one by default.")
+@click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="Access token (default: a new one).")
 @click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="A name it is reached by (repeatable).")
 @click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id, for drawing.")
 @click.option(
-    "--workers", type=click.IntRange(1, 64), help="Processes that show pages; one a core by default, four at most."
+    "--workers", type=click.IntRange(1, 64), help="Processes that serve pages (default: one per core, at most four)."
 )
 @takes_frame
 def serve(
@@ -33,7 +33,7 @@ def serve(
     pipeline: str | None,
     workers: int | None,
 ) -> None:
-    """Serve the gallery and the API of this registry, and print the address that lets you in."""
+    """Serve the gallery and the API of this registry, and print the address to open."""
     from w2w_registry.errors import MissingExtra
 
     try:

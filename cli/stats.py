@@ -15,7 +15,7 @@ _SHOWN = 6
 @click.command()
 @takes_frame
 def stats(frame: Frame) -> None:
-    """Count what is in the registry: identities by kind, base model, format and space, and the room they take."""
+    """Count what is in the registry: identities by kind, base model, format and space, and the disk space they use."""
     from w2w_registry.services.reports import stats as service
 
     value = service.stats(frame.registry())

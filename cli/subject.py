@@ -96,14 +96,14 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
     "--evidence",
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
-    help="What shows it: a signed form, a contract; its digest is kept.",
+    help="Proof, such as a signed form or a contract; its digest is kept.",
 )
 @options.dry_run
 @takes_frame
 def assign(
     frame: Frame, subject_id: str, names: tuple[str, ...], where: str | None, evidence: Path, dry_run: bool
 ) -> None:
-    """Say that versions depict a registered subject. Another person says it than the one who added them.
+    """Record that versions depict a registered subject. It takes somebody other than the person who added them.
 
     \b
     w2w-reg subject assign s-17 acme/alice --evidence form.pdf

@@ -13,12 +13,12 @@ from .output import emit, note, progress, say, warn
 
 @click.command()
 @click.option("--owner", metavar="O", help="Whose repos to look through (default: yours and your organisations').")
-@click.option("--push", is_flag=True, help="Where content differs, make the Hub like the catalog.")
-@click.option("--pull", is_flag=True, help="Where content differs, make the catalog like the Hub.")
+@click.option("--push", is_flag=True, help="Where content differs, make the Hub match the catalog.")
+@click.option("--pull", is_flag=True, help="Where content differs, make the catalog match the Hub.")
 @options.dry_run
 @takes_frame
 def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool) -> int:
-    """Bring catalog and Hub into agreement. Exit code 1 means that something (still) differs.
+    """Reconcile the catalog with the Hub. Exit code 1 means that something (still) differs.
 
     Unfinished pushes and takedowns are completed, repos that are too open are closed, releases without consent
     are taken down, and repos deleted or renamed there are noted. Content moves only with --push or --pull.

@@ -14,7 +14,8 @@ from .output import emit, pairs, say
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...", type=click.Path(path_type=Path))
 @takes_frame
 def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
-    """Say whose PICTURE this is: identity, version, operation, lineage, and the consent of everybody upstream today.
+    """Find out whose PICTURE this is: identity, version, operation, lineage, and the consent of everybody upstream
+    today.
 
     A picture is known by its file, by its signed metadata, or by the number in its pixels, which survives when all
     metadata is lost. Exit 3 when one of them is not known here.

@@ -6,7 +6,7 @@ Looks for the presence mark in the pixels, which survives compression, scaling t
 of all metadata. What is printed beside each picture bounds the probability that a picture without the mark looks like
 this one; below 1e-9 the mark is there. (Signed metadata, where it is left, is read by c2patool or any C2PA reader.)
 
-Exit status: 0 when every picture is marked, 1 when one is not, 2 for what is no picture.
+Exit status: 0 when every picture is marked, 1 when one is not, 2 for a file that is not a picture.
 """
 
 import hashlib

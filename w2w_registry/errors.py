@@ -53,7 +53,8 @@ class WhereError(UsageError):
 
 
 class UnknownField(WhereError):
-    """A word in ``--where`` that is no field and no label. Fields: name, position, near, fields, labels (tuples)."""
+    """A word in ``--where`` that is neither a field nor a label. Fields: name, position, near, fields, labels
+    (tuples)."""
 
     code = "unknown-field"
 
@@ -71,7 +72,7 @@ class UnknownPurpose(UsageError):
 
 
 class UnknownTerritory(UsageError):
-    """A territory that is no country code. Fields: name."""
+    """A territory that is not a country code. Fields: name."""
 
     code = "unknown-territory"
 

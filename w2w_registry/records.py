@@ -67,7 +67,7 @@ class Kind(StrEnum):
         try:
             return cls(text)
         except ValueError:
-            raise UsageError(reason=f"no kind {text!r}", hint=f"one of {', '.join(cls)}") from None
+            raise UsageError(reason=f"unknown kind {text!r}", hint=f"one of {', '.join(cls)}") from None
 
 
 class OperationKind(StrEnum):

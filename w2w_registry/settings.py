@@ -137,7 +137,7 @@ def _pipelines(home: Path, table: Mapping[str, Any]) -> dict[str, str]:
     """``[pipelines]``: base model id -> folder, absolute; a relative one is meant from the home folder.
 
     Raises:
-        SettingError: a folder that is no text.
+        SettingError: a folder that is not text.
     """
     found: dict[str, str] = {}
     for base_model, folder in table.items():

@@ -25,8 +25,8 @@ from ..output import emit, note, pairs
 def publish(frame: Frame, out: Path, cosigned: tuple[Path, ...]) -> None:
     """Write the log's checkpoint and tiles into FOLDER, for any static web host to serve.
 
-    The folder holds hashes only. Whoever kept an older checkpoint finds with it that the log was cut, forked or rolled
-    back (`verify-audit --published`); witnesses cosign it (`w2w-reg audit witness`).
+    The folder holds hashes only. Anybody who kept an older checkpoint can tell whether the log was cut, forked or
+    rolled back (`verify-audit --published`); witnesses cosign it (`w2w-reg audit witness`).
     """
     from w2w_registry.services.audit import publish as service
     from w2w_registry.services.recording.outputs import check_outputs

@@ -50,7 +50,7 @@ def query(
     mismatched         versions whose files no longer match what was recorded
     unexplained        versions of unknown origin
     withdrawals        withdrawals and takedowns in progress
-    held               versions that wait for somebody to decide whom they depict, the gravest first
+    held               versions that wait for somebody to decide whom they depict, the most serious first
     versions           versions that match --where EXPR
     """
     from w2w_registry.services.audit import queries as service

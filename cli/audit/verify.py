@@ -19,7 +19,7 @@ from ..output import emit, say, table
     "kept",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A note kept elsewhere.",
+    help="A signed checkpoint kept elsewhere.",
 )
 @takes_frame
 def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:

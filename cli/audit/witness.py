@@ -30,7 +30,7 @@ def witness(
 ) -> None:
     """Cosign a published log's checkpoint, if the log still begins with all that you have seen of it.
 
-    Needs no registry. Of a FOLDER, the line is added to its checkpoint; of a URL, give the note that --out writes to
+    Needs no registry. For a FOLDER, the line is added to its checkpoint; for a URL, send the note that --out writes to
     whoever runs the log, for `w2w-reg audit publish --cosigned`. Exit 6 when the log was cut, forked or rolled back.
     """
     from w2w_registry.services.audit import log

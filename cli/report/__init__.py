@@ -9,4 +9,4 @@ from ..folder_group import FolderGroup, helps_from_commands
 
 @click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("roi subject"))
 def report() -> None:
-    """Write reports for people outside: those who decide, and those who are depicted."""
+    """Write reports for decision-makers and for the people depicted."""

@@ -18,7 +18,8 @@ from ..output import emit, pairs, say, table
 @options.force
 @takes_frame
 def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force: bool) -> None:
-    """What identities cost and gave, from the log. What was not measured says so; totals are held against the log."""
+    """What identities cost and brought in, computed from the log. What was not measured is marked as such; totals are
+    checked against the log."""
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.reports import roi as service
 

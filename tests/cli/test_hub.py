@@ -90,7 +90,7 @@ def test_a_space_there_and_looked_up(world: World, capsys: pytest.CaptureFixture
         (("push", "acme/alice", "alice"), 2, "use owner/repo"),
         (("push", "acme/secret", REPO), 4, "not allowed to publish"),
         (("push", "acme/alice", "other/repo"), 9, "may not do this"),
-        (("push", "acme/alice", REPO, "--coordinates-only", "--format", "peft"), 2, "nothing to say"),
+        (("push", "acme/alice", REPO, "--coordinates-only", "--format", "peft"), 2, "has no effect"),
         (("pull", "acme/none"), 3, "no Hub repo named"),
         (("takedown", "acme/alice"), 3, "no release on the Hub"),
         (("takedown",), 2, "either NAME or --subject"),

@@ -113,7 +113,7 @@ def split(note: str) -> tuple[str, list[Line]]:
     for text in tail.removesuffix("\n").split("\n"):
         words = text.removeprefix(_DASH).split(" ")
         if not text.startswith(_DASH) or len(words) != 2:
-            raise _bad(note, "a line that is no signature")
+            raise _bad(note, "a line that is not a signature")
         try:
             blob = base64.b64decode(words[1], validate=True)
             base64.b64decode(fields[2], validate=True)

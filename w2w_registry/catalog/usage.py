@@ -91,7 +91,7 @@ def published(session: Session) -> int:
 
 
 def expiring_within(session: Session, at: datetime, days: int) -> int:
-    """Consent records that run out within so many days."""
+    """Consent records that expire within ``days``."""
     ends = ConsentRecord.expires_at.between(at, at + timedelta(days=days))
     query = select(func.count()).select_from(ConsentRecord).where(ConsentRecord.state == ConsentState.GRANTED, ends)
     return session.scalar(query) or 0

@@ -129,7 +129,7 @@ def _hook(a: Tensor, b: Tensor, scale: float, group: Tensor | None, gain: Tensor
         batch = x.shape[0]
         if group is not None:
             if batch % len(group):
-                raise ValueError(f"a batch of {batch} is no multiple of the {len(group)} samples in the group")
+                raise ValueError(f"a batch of {batch} is not a multiple of the {len(group)} samples in the group")
             chosen = group.to(x.device).repeat(batch // len(group))
             left, right = left[chosen], right[chosen]
             factor = None if factor is None else factor[chosen]

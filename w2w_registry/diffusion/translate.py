@@ -66,7 +66,9 @@ class Ridge:
 
 def too_few(registered: int) -> UsageError:
     """What to say where there are too few registered to learn a translation from."""
-    return UsageError(reason=f"a translation is learned from at least {LEAST} registered, there are {registered}")
+    return UsageError(
+        reason=f"a translation is learned from at least {LEAST} registered versions; there are {registered}"
+    )
 
 
 def fit_ridge(fingerprints: Float32, white: Float32) -> Ridge:

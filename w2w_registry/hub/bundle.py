@@ -127,13 +127,13 @@ def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) 
         coordinates = body["coordinates"]
         if "file" in coordinates:
             if read is None:
-                raise BadFile(path=where, reason="its coordinates are in a file that is not at hand")
+                raise BadFile(path=where, reason="its coordinates are in a file that is not available here")
             raw = decode_coordinates(read(_text(coordinates["file"])))
         else:
             raw = base64.b64decode(coordinates["data"], validate=True)
         _same("coordinates", where, str(coordinates["sha256"]), hashlib.sha256(raw).hexdigest())
         if coordinates["dtype"] != "float32" or len(raw) != 4 * int(coordinates["components"]) or not raw:
-            raise BadFile(path=where, reason="the coordinates are not as many float32 as they say")
+            raise BadFile(path=where, reason="the coordinates are not the number of float32 values stated")
         layout = body["layout"]
         document = Document(
             name=_text(body["identity"]["name"]),
@@ -173,7 +173,7 @@ def decode_coordinates(data: bytes) -> bytes:
     """The coordinates out of such a file. Raises ValueError or KeyError when it is none."""
     length = int.from_bytes(data[:8], "little")
     if header_problem(data, len(data)) is not None:
-        raise ValueError("the coordinates' file is no safetensors file")
+        raise ValueError("the coordinates' file is not a safetensors file")
     entry = json.loads(data[8 : 8 + length])["coordinates"]
     raw = data[8 + length :]
     if entry["dtype"] != "F32" or entry["data_offsets"] != [0, len(raw)] or entry["shape"] != [len(raw) // 4]:

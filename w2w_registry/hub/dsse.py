@@ -67,7 +67,7 @@ def check(data: bytes, key: Path, where: str) -> bool:
     try:
         public = serialization.load_pem_public_key(read_bytes(key, limit=_KEY_LIMIT))
     except ValueError:
-        raise BadFile(path=str(key), reason="no usable public key") from None
+        raise BadFile(path=str(key), reason="not a usable public key") from None
     if not isinstance(public, ec.EllipticCurvePublicKey):
         return False
     mine = [signature for named, signature in signatures if named == key_id(public)]
@@ -96,9 +96,9 @@ def _sign(payload: bytes, key: Path) -> dict[str, Any]:
     try:
         private = serialization.load_pem_private_key(read_bytes(key, limit=_KEY_LIMIT), password=None)
     except (ValueError, TypeError):
-        raise BadFile(path=str(key), reason="no usable private key") from None
+        raise BadFile(path=str(key), reason="not a usable private key") from None
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise BadFile(path=str(key), reason="no usable private key (an elliptic curve key is expected)")
+        raise BadFile(path=str(key), reason="not a usable private key (an elliptic curve key is expected)")
     signature = private.sign(_pae(payload), ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
     return {"keyid": key_id(private.public_key()), "sig": base64.b64encode(signature).decode()}
 

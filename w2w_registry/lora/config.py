@@ -108,7 +108,7 @@ def settings_of(path: Path, table: Mapping[str, Any]) -> Settings:
     """The settings in a table.
 
     Raises:
-        BadLora: an alpha that is no positive number, a pattern outside the safe subset.
+        BadLora: an alpha that is not a positive number, a pattern outside the safe subset.
     """
 
     def bad(reason: str) -> BadLora:

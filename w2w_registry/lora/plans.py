@@ -42,7 +42,7 @@ class Place:
 
 
 def place_of(array: Values, values: Values) -> Place | None:
-    """Where ``array`` lies among ``values``; None where it is no plain stretch of them."""
+    """Where ``array`` lies among ``values``; None where it is not one contiguous stretch of them."""
     at = array.__array_interface__["data"][0] - values.__array_interface__["data"][0]
     start, rest = divmod(at, values.itemsize)
     plain = array.size > 0 and array.dtype == values.dtype and array.flags.c_contiguous and rest == 0

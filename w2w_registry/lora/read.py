@@ -89,11 +89,13 @@ class LoraFile:
         """Canonical layout of this LoRA, in ``module_order``.
 
         Raises:
-            BadLora: when modules differ in alpha, which one layout cannot say.
+            BadLora: when modules differ in alpha, which one layout cannot represent.
         """
         alpha = self.alpha
         if alpha is None:
-            raise BadLora(path=str(self.path), reason="its modules have different alphas, which one layout cannot say")
+            raise BadLora(
+                path=str(self.path), reason="its modules have different alphas, which one layout cannot represent"
+            )
         return layout_of(self.shapes, alpha)
 
     def theta(self) -> NDArray[np.float32]:
@@ -228,7 +230,7 @@ def _said(change: Change) -> bool:
 
 
 def not_plain(adapter: Adapter) -> str | None:
-    """Why an adapter is no plain LoRA of a denoiser, in a phrase; None when it is one."""
+    """Why an adapter is not a plain LoRA of a denoiser, in a phrase; None when it is one."""
     kinds = {c.kind for c in adapter.denoiser}
     special = [c for c in adapter.denoiser if c.kind != "LoRA" or "mid" in c.tensors]
     if adapter.format == "cloneofsimo":

@@ -91,7 +91,7 @@ def sign_folder(folder: Path, signer: Path | Sigstore) -> dict[str, str]:
             try:
                 config.use_elliptic_key_signer(private_key=signer)
             except (ValueError, TypeError) as error:
-                raise BadFile(path=str(signer), reason=f"no usable private key ({_first_line(error)})") from None
+                raise BadFile(path=str(signer), reason=f"not a usable private key ({_first_line(error)})") from None
         else:
             _check_credentials(signer)
             config.use_sigstore_signer(identity_token=signer.identity_token, use_ambient_credentials=signer.ambient)
@@ -105,7 +105,7 @@ def _check_credentials(signer: Sigstore) -> None:
         return
     if not signer.ambient:
         raise SigningError(
-            reason="nobody here to ask who signs",
+            reason="not at a terminal, so nobody can be asked who signs",
             hint="give [[key]], [[ambient]] in a CI job that may ask for an identity, or SIGSTORE_ID_TOKEN",
         )
     from sigstore.oidc import detect_credential
@@ -146,7 +146,7 @@ def verify_folder(
             try:
                 config.use_elliptic_key_verifier(public_key=public_key)
             except (ValueError, TypeError) as error:
-                raise BadFile(path=str(public_key), reason=f"no usable public key ({_first_line(error)})") from None
+                raise BadFile(path=str(public_key), reason=f"not a usable public key ({_first_line(error)})") from None
         else:
             config.use_sigstore_verifier(identity=identity, oidc_issuer=issuer)
         try:

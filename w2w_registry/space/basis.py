@@ -152,7 +152,7 @@ class WeightSpace:
         return theta[0] if c.ndim == 1 else theta
 
     def residual(self, theta: ArrayLike, coordinates: ArrayLike | None = None) -> Any:
-        """‖z − V c‖ / ‖z‖ of θ (D,) as a float, or (n,) float64 of (n, D): the share the space cannot say.
+        """‖z − V c‖ / ‖z‖ of θ (D,) as a float, or (n,) float64 of (n, D): the share the space cannot represent.
 
         V is orthonormal, so ‖z − Vc‖² = ‖z‖² − ‖c‖². ``coordinates`` saves projecting again.
         """

@@ -19,7 +19,7 @@ _ROWS = 128
 
 @dataclass(frozen=True, eq=False)
 class Mapping:
-    """c' = M c + m, with what the new space cannot say of the old points.
+    """c' = M c + m, with what the new space cannot represent of the old points.
 
     ``matrix`` (k', k), ``offset`` (k',); ``square`` (k, k), ``cross`` (k,) and ``constant`` give ‖z'‖² of a point,
     z' = (θ − μ')/σ': cᵀ S c + 2 cᵀ x + r.

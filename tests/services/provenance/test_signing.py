@@ -75,7 +75,7 @@ def test_the_credentials_of_a_job_are_used_when_there_are_any(
 
 
 def test_a_person_is_asked_only_where_one_sits(stand: type[Stand], folder: Path) -> None:
-    with pytest.raises(SigningError, match="nobody here"):
+    with pytest.raises(SigningError, match="nobody can be asked who signs"):
         signing.sign_folder(folder, Sigstore())
     assert stand.made == []
     signing.sign_folder(folder, Sigstore(interactive=True))
@@ -116,7 +116,7 @@ def test_the_command_takes_a_token_and_never_waits(
     with pytest.raises(SystemExit) as stopped:
         main(["sign", str(folder)])
     assert stopped.value.code == 9
-    assert capsys.readouterr().err.startswith("error: sigstore: nobody here to ask who signs")
+    assert capsys.readouterr().err.startswith("error: sigstore: not at a terminal, so nobody can be asked who signs")
     monkeypatch.setenv("SIGSTORE_ID_TOKEN", "from.the.environment")
     with pytest.raises(SystemExit) as stopped:
         main(["sign", str(folder)])
@@ -150,10 +150,10 @@ def test_a_sigstore_signature_is_checked_against_who_and_by_whose_word(
 def test_what_is_no_key_is_said(folder: Path, tmp_path: Path, content: bytes) -> None:
     key = tmp_path / "key.pem"
     key.write_bytes(content)
-    with pytest.raises(BadFile, match="no usable private key"):
+    with pytest.raises(BadFile, match="not a usable private key"):
         signing.sign_folder(folder, key)
     signing.sign_folder(folder, Path(signing.new_key_pair(tmp_path / "keys")["private_key"]))
-    with pytest.raises(BadFile, match="no usable public key"):
+    with pytest.raises(BadFile, match="not a usable public key"):
         signing.verify_folder(folder, public_key=key)
 
 

@@ -20,7 +20,7 @@ def public_key(folder: Path, name: str) -> bytes | None:
     """The public key; None when nothing was signed yet.
 
     Raises:
-        SettingError: the file is no key.
+        SettingError: the file is not a key.
     """
     path = folder / f"{name}.pub"
     try:
@@ -38,7 +38,7 @@ def private_key(folder: Path, name: str) -> bytes:
     anything when there is no public key beside it, and is made anew.
 
     Raises:
-        SettingError: the file is no key. StorageError: it cannot be written.
+        SettingError: the file is not a key. StorageError: it cannot be written.
     """
     path, public = folder / f"{name}.key", folder / f"{name}.pub"
     try:

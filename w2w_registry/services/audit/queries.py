@@ -76,7 +76,7 @@ def ask(registry: Registry, question: str, filters: Filters) -> Rows:
         NotFound: no such subject. WhereError: ``filters.where`` does not parse.
     """
     if question not in QUESTIONS:
-        raise UsageError(reason=f"no question {question!r}", hint=f"one of: {', '.join(sorted(QUESTIONS))}")
+        raise UsageError(reason=f"unknown question {question!r}", hint=f"one of: {', '.join(sorted(QUESTIONS))}")
     unused = filters.given() - QUESTIONS[question].takes - {"limit"}
     if unused:
         names = " and ".join(f"[[{_FLAGS.get(name, name)}]]" for name in sorted(unused))
@@ -248,7 +248,7 @@ def withdrawals(registry: Registry, filters: Filters) -> Rows:
 
 
 def held(registry: Registry, filters: Filters) -> Rows:
-    """Versions that wait for somebody to decide whom they depict, the gravest first."""
+    """Versions that wait for somebody to decide whom they depict, the most serious first."""
     return [one.to_json() for one in resolve.held_versions(registry)]
 
 

@@ -98,7 +98,9 @@ def witness(
         _compare(source, fetch, memory, note, new, None if old_note is None else signing.verify(old_note, public))
         at = clock()
         if datetime.fromisoformat(new.at).timestamp() > at.timestamp() + AHEAD:
-            raise LogForked(log=new.origin, reason=f"its checkpoint is of {new.at}, which is still to come", kept=None)
+            raise LogForked(
+                log=new.origin, reason=f"its checkpoint is of {new.at}, which lies in the future", kept=None
+            )
         if old_note is not None and signing.split(old_note)[0] == body and signing.cosigned(old_note, me) is not None:
             signed = signing.joined(note, [old_note])
         else:
@@ -238,4 +240,4 @@ def _text(source: str, data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError:
-        raise BadFile(path=source, reason="its checkpoint is not a text") from None
+        raise BadFile(path=source, reason="its checkpoint is not text") from None

@@ -23,7 +23,7 @@ def attest(
         policy: digest of the policy under which it is published.
 
     Raises:
-        SettingError: the signing key is not there. BadFile: it is no usable key.
+        SettingError: the signing key is not there. BadFile: it is not a usable key.
     """
     said = attestations.Attested(
         name=facts.name,

@@ -101,7 +101,7 @@ def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
     def read(path: str) -> bytes:
         file = state.file(path)
         if file is None:
-            raise BadFile(path=f"hf://{state.repo_id}/{path}", reason="named by its document, but not there")
+            raise BadFile(path=f"hf://{state.repo_id}/{path}", reason="named in its document, but missing")
         return hub.read(state.repo_id, state.commit, file)
 
     return read
@@ -231,7 +231,9 @@ def _kind_of(request: PullRequest, document: Document, where: str) -> Kind:
     try:
         return Kind(document.kind)
     except ValueError:
-        raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"no kind {shorten(document.kind, 40)!r}") from None
+        raise BadFile(
+            path=f"{where}/{bundle.DOCUMENT}", reason=f"unknown kind {shorten(document.kind, 40)!r}"
+        ) from None
 
 
 def space_of(session: Session, document: Document) -> Space:

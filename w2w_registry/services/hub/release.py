@@ -121,7 +121,7 @@ def push_request(
         UsageError: forms of a LoRA asked of a release without one.
     """
     if coordinates_only and formats:
-        raise UsageError(reason="[[coordinates-only]] publishes no LoRA, so [[format]] has nothing to say")
+        raise UsageError(reason="[[coordinates-only]] publishes no LoRA, so [[format]] has no effect")
     options = Options(
         formats=tuple(dict.fromkeys(formats)) or DEFAULT_FORMATS,
         coordinates_only=coordinates_only,
@@ -137,7 +137,7 @@ def parse_access(text: str) -> Access:
     try:
         return Access(text)
     except ValueError:
-        raise UsageError(reason=f"no access {text!r}", hint=f"one of {', '.join(Access)}") from None
+        raise UsageError(reason=f"unknown access {text!r}", hint=f"one of {', '.join(Access)}") from None
 
 
 def push(registry: Registry, hub: Hub, request: PushRequest, progress: Progress = no_progress) -> PushReport:

@@ -247,7 +247,7 @@ def _join(folder: Path, shards: Sequence[str], where: str) -> None:
         raise BadFile(path=where, reason=f"a sharded weight space that does not fit together ({error})") from None
     write_space(folder, space)
     if space.digest != facts["digest"]:
-        raise BadFile(path=where, reason="a sharded weight space that is not the one it says it is")
+        raise BadFile(path=where, reason="a sharded weight space whose digest does not match its contents")
 
 
 # -- the row -----------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def beside_told(path: Path) -> tuple[str, ...]:
             found.append(Said(f"{file.name} beside it says that it shows a real person", Rank.LIKENESS))
     picture = preview_file(path)
     if picture is not None and not _is_picture(picture):
-        found.append(f"{picture.name} beside it is no picture: it has no preview")
+        found.append(f"{picture.name} beside it is not a picture: it has no preview")
     return tuple(found)
 
 

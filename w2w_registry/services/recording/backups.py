@@ -170,7 +170,9 @@ def _check(file: Path) -> tuple[int, int]:
             for member in tar:
                 stream = tar.extractfile(member) if member.isreg() else None
                 if stream is None or not _safe(member.name):
-                    raise BadFile(path=str(file), reason=f"holds {member.name[:80]!r}, which no backup does")
+                    raise BadFile(
+                        path=str(file), reason=f"holds {member.name[:80]!r}, which does not belong in a backup"
+                    )
                 if member.name == LIST:
                     listed = _read_list(file, stream)
                 else:

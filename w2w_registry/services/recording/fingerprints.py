@@ -51,7 +51,7 @@ class Prober:
         """The fingerprint (D,) of any adapter that diffusers loads.
 
         Raises:
-            BadLora: it does not fit the base model, or is no adapter.
+            BadLora: it does not fit the base model, or is not an adapter.
         """
         from w2w_registry.diffusion.fingerprint import read_adapter
 

@@ -127,7 +127,7 @@ def _clock(registry: Registry) -> Iterator[Finding]:
     with registry.catalog.read() as session:
         last = last_moment(session)
     if last is not None and last > now():
-        said = f"the last event is of {last:%Y-%m-%d %H:%M}, which is still to come"
+        said = f"the last event is of {last:%Y-%m-%d %H:%M}, which lies in the future"
         yield Finding("clock", "bad", said, "set this machine's clock")
 
 

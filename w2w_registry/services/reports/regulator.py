@@ -110,7 +110,7 @@ def write(registry: Registry, out: Path, period: Period, *, days: int = 30, lang
     if out.suffix not in (".html", ".md"):
         raise UsageError(reason=f"a report is .html or .md, not {out.suffix or out.name!r}")
     if language not in LANGUAGES:
-        raise UsageError(reason=f"no language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
+        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
     if period.since is not None and period.until is not None and period.until <= period.since:
         raise UsageError(reason="the period ends before it begins")
     told = report(registry, period, days=days)

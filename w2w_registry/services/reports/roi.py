@@ -142,7 +142,7 @@ def write(registry: Registry, rates: Rates, out: Path, language: str) -> dict[st
     if out.suffix not in (".html", ".csv"):
         raise UsageError(reason=f"this report is .html or .csv, not {out.suffix or out.name!r}")
     if language not in LANGUAGES:
-        raise UsageError(reason=f"no language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
+        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
     told = roi(registry, rates)
     if out.suffix == ".csv":
         text = focus_csv(told)

@@ -24,7 +24,7 @@ def write(registry: Registry, subject: str, out: Path, language: str) -> dict[st
         hint = "a browser prints it as PDF"
         raise UsageError(reason=f"this report is .html, not {out.suffix or out.name!r}", hint=hint)
     if language not in LANGUAGES:
-        raise UsageError(reason=f"no language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
+        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
     rows = sorted(about_subject(registry, subject), key=lambda row: PARTS.index(row["what"]))
     parts = [(part, list(found)) for part, found in groupby(rows, key=lambda row: row["what"])]
     organisation = registry.settings.organisation

@@ -87,7 +87,7 @@ def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
     """A warning when the fit set shows few people, None when it shows enough.
 
     Raises:
-        UsageError: fewer than ``[policy] space_people``. SettingError: that is no number.
+        UsageError: fewer than ``[policy] space_people``. SettingError: that is not a number.
     """
     with registry.catalog.read() as session:
         least = policies.in_force(registry, session).get("space_people", LEAST)

@@ -187,7 +187,7 @@ def _release_layout(root: Path, config: Mapping[str, Any], alpha: float | None) 
     if not tensors or {t.factor for t in tensors} != {"A", "B"} or len({t.key for t in tensors}) != len(tensors):
         file.refuse("it does not list the factors of a LoRA")
     if not isinstance(scale, (int, float)) or not 0 < scale < 1e9:
-        raise UsageError(reason="the release does not say its alpha", hint="put its adapter_config.json beside it")
+        raise UsageError(reason="the release does not state its alpha", hint="put its adapter_config.json beside it")
     return Layout(tuple(tensors), float(scale))
 
 

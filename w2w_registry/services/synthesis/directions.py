@@ -270,7 +270,7 @@ def _store(
             if old.digest == digest:
                 return to_json(old, space)
             if not replace_existing:
-                raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; [[replace]] makes it anew")
+                raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; [[replace]] fits it again")
             _remove(uow, old)
         row = Direction(
             space_id=space.id,

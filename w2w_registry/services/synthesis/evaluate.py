@@ -77,7 +77,7 @@ def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = 
         UsageError, NotFound, ConsentDenied, BadImage, DeviceError, MissingExtra.
     """
     if request.suite not in SUITES:
-        raise UsageError(reason=f"no suite {request.suite!r}", hint="one of: " + ", ".join(SUITES))
+        raise UsageError(reason=f"unknown suite {request.suite!r}", hint="one of: " + ", ".join(SUITES))
     if len(request.seeds) < 2 or request.limit < 2:
         raise UsageError(reason="measuring needs at least two seeds and two identities")
     row, space = open_space(registry, request.space)

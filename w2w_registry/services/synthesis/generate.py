@@ -215,7 +215,7 @@ def _plan(
         move = plan_move(
             session, row, space.component_std, origin.coordinates, request.edit, request.keep, scale=strength
         )
-        # The move is linear, so it can be laid upon the LoRA itself: what the space cannot say of it stays.
+        # The move is linear, so it can be laid upon the LoRA itself: what the space cannot represent of it stays.
         change = space.reconstruct(move.delta) - space.reconstruct(np.zeros_like(move.delta))
         amounts = {name: value * strength for name, value in move.resolved.items()}
         plan += [Drawn(seed, strength, theta, theta + change, amounts) for seed in request.seeds]

@@ -40,7 +40,7 @@ def as_queries(
         folder: where the points are put, to be taken away by the caller; None = a place of their own, gone at exit.
 
     Raises:
-        BadImage: a file that is no usable photo. ConsentDenied: policy does not let strangers be searched for.
+        BadImage: a file that is not a usable photo. ConsentDenied: policy does not let strangers be searched for.
         MissingExtra, NotFound, DeviceError: no torch, no base model (say where it is with ``--pipeline``).
     """
     require_diffusion()
