@@ -30,10 +30,10 @@ from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.references import Encounter
 from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look, seen_as
 from w2w_registry.errors import RegistryError, UsageError
-from w2w_registry.lora import Factors, same_model
+from w2w_registry.lora import same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
 from w2w_registry.services.recording import policies
-from w2w_registry.services.recording.equivalents import near_any, restored, stored_likeness
+from w2w_registry.services.recording.equivalents import near_any, restored, stored_likenesses
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import NEIGHBOURS, Nearest, Searched, open_nearest
@@ -48,6 +48,7 @@ from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 _OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
 REFUSED: Final = "somebody who refused"
 _ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
+_COMPARED: Final = 128  # models whose ΔW memory holds at once
 Points = Mapping[int, NDArray[np.float32]]
 Said = tuple[str, Kind, Sequence[str], Activity | None]
 """What something says of itself: its name, kind and subjects, and what made it (None: an import)."""
@@ -226,10 +227,17 @@ class SecondLook:
         found: list[list[Near]] = [[] for _ in likenesses]
         asked = [(i, one.sketch) for i, one in enumerate(likenesses) if one.sketch is not None and one.sketch.norm > 0]
         rows = near_any(self._session, [sketch for _, sketch in asked], _ANY_STATE)
-        for (i, sketch), near in zip(asked, rows, strict=True):
-            for row in near:
-                gap, factors = distance(sketch, restored(row)), likenesses[i].factors
-                if factors is not None and self._same(factors, row.version_id):
+        pairs = [(i, row) for (i, _), near in zip(asked, rows, strict=True) for row in near]
+        for start in range(0, len(pairs), _COMPARED):
+            part = pairs[start : start + _COMPARED]
+            versions = versions_by_id(self._session, [row.version_id for _, row in part])
+            stored = stored_likenesses(self._registry, self._session, list(versions.values()))
+            for i, row in part:
+                mine, theirs = likenesses[i], stored[row.version_id].factors
+                if mine.sketch is None or mine.factors is None or theirs is None:
+                    continue
+                if same_model(mine.factors, theirs).same:
+                    gap = distance(mine.sketch, restored(row))
                     found[i].append(Near(row.version_id, By.MODEL, 1.0 - gap, 0.0))
         return found
 
@@ -263,11 +271,6 @@ class SecondLook:
             few = asked is None or asked.versions < LEAST_GALLERY
             self._galleries[base, question] = None if few or asked is None else _gallery_of(self._session, asked)
         return self._galleries[base, question]
-
-    def _same(self, factors: Factors, version_id: int) -> bool:
-        version = versions_by_id(self._session, [version_id])[version_id]
-        theirs = stored_likeness(self._registry, self._session, version).factors
-        return theirs is not None and same_model(factors, theirs).same
 
     def _spaces(self) -> list[Space]:
         if self._calibrated is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.likeness import StoredSketch, sketches_in
 from w2w_registry.catalog.lookup import came_in, known_version, versions_of_model
-from w2w_registry.catalog.models import Coordinates, Version
-from w2w_registry.catalog.vectors import unpack
+from w2w_registry.catalog.models import Space, Version
+from w2w_registry.catalog.vectors import coordinates_of, unpack
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import (
     Adapter,
@@ -137,18 +138,26 @@ def near_any(session: Session, sketches: Sequence[Sketch], states: Sequence[Vers
 def stored_likeness(registry: Registry, session: Session, version: Version) -> Likeness:
     """The likeness of a version from its stored LoRA, or from its point where that is all there is; unknown when
     neither can be read (which is for ``verify`` to say)."""
-    try:
+    return stored_likenesses(registry, session, [version])[version.id]
+
+
+def stored_likenesses(registry: Registry, session: Session, versions: Sequence[Version]) -> dict[int, Likeness]:
+    """As ``stored_likeness``, of several by id: a query a space, and each space opened once."""
+    found = dict.fromkeys((version.id for version in versions), Likeness(None, None))
+    by_space: dict[int, list[Version]] = {}
+    for version in versions:
         if version.artifact_digest is not None:
-            with registry.artifacts.local(version.artifact_digest) as path:
-                return of_adapter(read_adapter(path))
-        if version.space is not None:
-            row = session.get(Coordinates, (version.space_id, version.id))
-            if row is not None:
-                space = load_space(registry.artifacts, version.space)
-                return of_theta(space.reconstruct(unpack(row.data)), space.layout)
-    except RegistryError:
-        pass
-    return Likeness(None, None)
+            with suppress(RegistryError), registry.artifacts.local(version.artifact_digest) as path:
+                found[version.id] = of_adapter(read_adapter(path))
+        elif version.space_id is not None:
+            by_space.setdefault(version.space_id, []).append(version)
+    for space_id, placed in by_space.items():
+        points = coordinates_of(session, space_id, [version.id for version in placed])
+        with suppress(RegistryError):
+            space = load_space(registry.artifacts, session.get_one(Space, space_id))
+            for version_id, point in points.items():
+                found[version_id] = of_theta(space.reconstruct(point), space.layout)
+    return found
 
 
 def restored(row: StoredSketch) -> Sketch:
