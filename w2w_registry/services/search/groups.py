@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
+from w2w_registry.catalog.models import Space
 from w2w_registry.errors import UsageError
 from w2w_registry.services.recording.gallery import best_question, open_gallery
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
+from w2w_registry.space.weight_pairs import LEAST, MOST, pairs_by_weights
 
 BLOCK: Final = 256
 
@@ -72,19 +74,25 @@ def groups(
             kept = vectors.matrix(session, row.id)
             known = named(session, kept.ids.tolist())
             identities = [known[v].identity_id for v in kept.ids.tolist()]
-            threshold = row.calibration.get("threshold")
-            if threshold is None:
-                raise UsageError(reason=f"{row.ref} was never calibrated: nothing says which score means the same")
-            links = _by_weights(metric_of(row).unit(kept.matrix), identities, float(threshold))
+            if LEAST <= len(kept.ids) <= MOST:
+                twice = pairs_by_weights(kept.matrix, identities)
+                links = [Link(pair.i, pair.j, pair.score) for pair in twice.pairs]
+            else:
+                links = _above_threshold(row, metric_of(row).unit(kept.matrix), identities)
             way = "weights"
     names = {one.identity_id: one.name for one in known.values()}
     joined = _joined(links, identities)
     return Groups(tuple(tuple(sorted(names[i] for i in group)) for group in joined), way, len(set(identities)))
 
 
-def _by_weights(units: NDArray[np.float32], identities: Sequence[int], threshold: float) -> list[Link]:
+def _above_threshold(row: Space, units: NDArray[np.float32], identities: Sequence[int]) -> list[Link]:
+    """Links of all pairs that the space's calibration calls the same: where there are too few to learn from, or too
+    many to compare all several times (``space.weight_pairs``)."""
+    threshold = row.calibration.get("threshold")
+    if threshold is None:
+        raise UsageError(reason=f"{row.ref} was never calibrated: nothing says which score means the same")
     who = np.asarray(identities)
-    found = near_pairs(units, threshold)
+    found = near_pairs(units, float(threshold))
     apart = who[found.one] != who[found.other]
     rows = zip(found.one[apart].tolist(), found.other[apart].tolist(), found.score[apart].tolist(), strict=True)
     return [Link(one, other, score) for one, other, score in rows]

@@ -1,0 +1,60 @@
+"""Who is there twice, found from coordinates alone: pairs teach how trainings differ, and no pair judges itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from w2w_registry.space.weight_pairs import pairs_by_weights
+
+
+def registry(twice: int, once: int, seed: int, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates (2 twice + once, 60) and who each is: trainings differ most where people differ least."""
+    rng = np.random.default_rng(seed)
+    people = rng.normal(size=(twice + once, 60)) * np.linspace(2.0, 0.5, 60)
+    who = np.concatenate([np.arange(twice), np.arange(twice + once)])
+    mixed = np.linalg.qr(rng.normal(size=(60, 60)))[0]
+    trained = rng.normal(size=(len(who), 60)) * np.where(np.arange(60) % 2, 1.2, 0.1) * noise
+    return people[who] @ mixed + trained @ mixed, who
+
+
+def judged(found: object, who: np.ndarray) -> tuple[int, int]:
+    pairs = [(pair.i, pair.j) for pair in found.pairs]  # type: ignore[attr-defined]
+    right = sum(who[i] == who[j] for i, j in pairs)
+    return right, len(pairs) - right
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_those_who_are_there_twice_are_found(seed: int) -> None:
+    rows, who = registry(40, 100, seed)
+    found = pairs_by_weights(rows, np.arange(len(who)))
+    right, wrong = judged(found, who)
+    assert right >= 36
+    assert wrong <= 4
+    assert found.strangers <= 0.1 * len(found.pairs)
+    scores = [pair.score for pair in found.pairs]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_strangers_are_not_paired_by_learning_from_one_another() -> None:
+    wrong = 0
+    for seed in range(5):
+        rows, who = registry(0, 150, seed)
+        wrong += judged(pairs_by_weights(rows, np.arange(len(who))), who)[1]
+    assert wrong <= 3  # of 750 people
+
+
+def test_versions_of_one_identity_are_no_pair_of_two() -> None:
+    rows, who = registry(40, 100, 0)
+    assert judged(pairs_by_weights(rows, who), who) == (0, 0)
+
+
+def test_the_same_answer_every_time_and_in_any_scale() -> None:
+    rows, who = registry(40, 60, 1)
+    once = {(pair.i, pair.j) for pair in pairs_by_weights(rows, np.arange(len(who))).pairs}
+    again = {(pair.i, pair.j) for pair in pairs_by_weights(1000 * rows.astype(np.float32), np.arange(len(who))).pairs}
+    assert once == again
+
+
+def test_points_that_are_all_one_are_nobody_twice() -> None:
+    assert pairs_by_weights(np.zeros((50, 9)), np.arange(50)).pairs == ()
