@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.services.world import BASE, World
+from w2w_registry.errors import Busy
 from w2w_registry.lora import find_loras, write_lora
 from w2w_registry.services.registry import Registry, no_progress
 from w2w_registry.services.spaces import calibrated, fitset, manage, spool
@@ -130,6 +131,20 @@ def test_torch_finds_the_same_space(registry: Registry, loras: Path, monkeypatch
             np.testing.assert_allclose(np.abs(np.sum(theirs.components * ours.components, axis=0)), 1, atol=1e-4)
             assert theirs.fit_set_digest == ours.fit_set_digest
             assert theirs.software["torch"]
+
+
+def test_a_fit_of_the_same_files_waits_for_its_turn(registry: Registry, loras: Path) -> None:
+    folder = registry.settings.temporary_dir
+    with spooled(folder, [str(loras)], BASE) as held:
+        _noted(held, loras)
+        with pytest.raises(Busy) as caught:
+            manage.fit_space(registry, "tiny", [str(loras)], base_model=BASE)
+        assert str(loras) in str(caught.value)
+        with spooled(folder, [str(loras / "p0001")], BASE) as other:
+            assert other.folder != held.folder
+        assert held.folder.is_dir()
+    assert manage.fit_space(registry, "tiny", [str(loras)], base_model=BASE)["digest"]
+    assert list(folder.iterdir()) == []
 
 
 def test_other_files_are_not_taken_for_those_read(tmp_path: Path, loras: Path) -> None:

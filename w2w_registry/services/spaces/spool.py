@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from w2w_registry.artifacts import TEMPORARY
-from w2w_registry.errors import BadLora, RegistryError, storing
+from w2w_registry.errors import BadLora, Busy, RegistryError, storing
 from w2w_registry.lora import Candidate, model_digest, read_lora
 from w2w_registry.records import canonical_json
 from w2w_registry.services.recording.placement import same_model_id
@@ -152,20 +153,31 @@ def spooled(under: Path, paths: Sequence[str], base_model: str) -> Iterator[Spoo
     fit is interrupted.
 
     Raises:
-        StorageError: it cannot be made.
+        StorageError: it cannot be made. Busy: another process is fitting these very paths.
     """
     named = canonical_json([sorted(os.path.abspath(path) for path in paths), base_model])
-    folder = under / f"{TEMPORARY}fit-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
+    key = hashlib.sha256(named.encode()).hexdigest()[:16]
+    folder, lock = under / f"{TEMPORARY}fit-{key}", FileLock(under / f"fit-{key}.lock", mode=0o600)
     with storing(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.utime(folder)
-        spool = Spool(folder)
+        under.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise Busy(what="fit of", name=", ".join(paths)) from None
     try:
-        yield spool
-    except Exception:
+        with storing(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            os.utime(folder)
+            spool = Spool(folder)
+        try:
+            yield spool
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _read(path: Path, base_model: str) -> _Read:
