@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from w2w_registry.errors import BadName
-from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, counted, digest_of, iso
+from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, counted, digest_of, iso, ordered_id
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -88,3 +90,16 @@ def test_moments_in_one_form() -> None:
 
 def test_counting() -> None:
     assert [counted(n, "event") for n in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
+
+
+def test_identifiers_of_later_moments_come_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = [1_769_000_000_000_000_000 + i * 1_000_000 for i in range(50)]
+    given = iter(moments)
+    monkeypatch.setattr(time, "time_ns", lambda: next(given))
+    made = [ordered_id() for _ in moments]
+    assert made == sorted(made)
+    for moment, text in zip(moments, made, strict=True):
+        one = uuid.UUID(text)
+        assert (one.version, one.variant, one.int >> 80) == (7, uuid.RFC_4122, moment // 1_000_000)
+    monkeypatch.undo()
+    assert len({ordered_id() for _ in range(10_000)}) == 10_000

@@ -5,7 +5,6 @@ Every service that makes identity models ends here, so that none can make a vers
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,7 +32,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.staging import NewRow
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import BadName, Conflict
-from w2w_registry.records import Kind, OperationKind, VersionState, check_name
+from w2w_registry.records import Kind, OperationKind, VersionState, check_name, ordered_id
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -164,7 +163,7 @@ def record_operation(uow: UnitOfWork, activity: Activity) -> Operation:
 
 def _operation_rows(uow: UnitOfWork, activity: Activity) -> list[NewRow]:
     """The operation, and its inputs after it."""
-    operation = str(uuid.uuid4())
+    operation = ordered_id()
     values = {
         "id": operation,
         "kind": str(activity.kind),
