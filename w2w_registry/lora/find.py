@@ -10,6 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
@@ -148,6 +149,7 @@ def _telling_parts(path: Path) -> tuple[list[str], str | None]:
     return telling or [p for p in parts if _legal(p)][:1], commit if telling else None
 
 
+@lru_cache(maxsize=4096)  # the folders above are the same for all
 def _legal(raw: str) -> str:
     """What a name may have of ``raw``; a pictogram by its name in Unicode, so that two of them stay two."""
     raw = unicodedata.normalize("NFC", raw)

@@ -87,13 +87,25 @@ def add(registry: Registry, request: AddRequest, progress: Progress = no_progres
     items: list[Item] = []
     for start in range(0, len(candidates), CHUNK):
         part = candidates[start : start + CHUNK]
-        incoming, failed = read(part, request, asked.row, asked.space, taken)
-        chunk = _Chunk(registry, request, asked, foreseen)
-        failed = _elsewhere(registry, request, part, failed, asked.labels)
-        done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
-        items += [done[str(candidate.path)] for candidate in part]
+        items += _add_chunk(registry, request, asked, part, taken, foreseen)
         progress(min(start + CHUNK, len(candidates)), len(candidates))
     return AddReport(asked.row.ref, tuple(items))
+
+
+def _add_chunk(
+    registry: Registry,
+    request: AddRequest,
+    asked: Meant,
+    part: Sequence[Candidate],
+    taken: dict[str, tuple[str, str]],
+    foreseen: list[_Foreseen],
+) -> list[Item]:
+    """Read and record some of the candidates; their numbers are let go before the next are read."""
+    incoming, failed = read(part, request, asked.row, asked.space, taken)
+    chunk = _Chunk(registry, request, asked, foreseen)
+    failed = _elsewhere(registry, request, part, failed, asked.labels)
+    done = {item.path: item for item in (*failed, *chunk.settle(incoming))}
+    return [done[str(candidate.path)] for candidate in part]
 
 
 def _elsewhere(
