@@ -16,9 +16,16 @@ from .output import emit, note, progress, say, warn, warn_all
 @options.pipeline
 @options.prompt
 @options.device
+@options.ray
 @takes_frame
 def fingerprint(
-    frame: Frame, names: tuple[str, ...], which: str | None, pipeline: str | None, prompt: str | None, device: str
+    frame: Frame,
+    names: tuple[str, ...],
+    which: str | None,
+    pipeline: str | None,
+    prompt: str | None,
+    device: str,
+    ray: str | None,
 ) -> None:
     """Fingerprint registered versions: what each makes the base model draw, in 512 numbers.
 
@@ -33,7 +40,7 @@ def fingerprint(
     registry = frame.registry()
     prober = service.opener(registry, pipeline, device, prompt=prompt or service.PROMPT)()
     with progress("fingerprints") as tick:
-        taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick)
+        taken = service.take(registry, prober, names, again=which == "all" or bool(names), progress=tick, ray=ray)
     held = look_again(registry, taken.base, taken.question, taken.versions) if taken.taken else []
 
     def human() -> None:

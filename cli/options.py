@@ -85,6 +85,8 @@ seen_with = click.option(
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
 dtype = click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
 
+ray = click.option("--ray", metavar="ADDRESS", help="Work on the Ray cluster there (auto, ray://host:10001).")
+
 described = together(kind, subjects, labels, purpose)
 """What every command that makes something new of somebody asks about it."""
 engine = together(pipeline, device, dtype)

@@ -32,6 +32,7 @@ from .output import emit, note, progress, table, warn_all
 )
 @click.option("--at-once", type=click.IntRange(1), help="Identities in the model at once (default: the batch).")
 @click.option("--checkpointing", is_flag=True, help="A third more time, a fraction of the memory.")
+@options.ray
 @options.seed
 @click.option(
     "--init-seed",

@@ -24,6 +24,9 @@ class RegistryError(Exception):
         super().__init__(fields)
         self.fields: dict[str, Any] = fields
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.fields)  # pickled as its fields, which are given by name
+
     def __getattr__(self, name: str) -> Any:
         try:
             return self.__dict__["fields"][name]
@@ -32,6 +35,10 @@ class RegistryError(Exception):
 
     def __str__(self) -> str:
         return spelt(f"{self.code}: " + ", ".join(f"{k}={v!r}" for k, v in self.fields.items()), lambda name: name)
+
+
+def _again(kind: type[RegistryError], fields: dict[str, Any]) -> RegistryError:
+    return kind(**fields)
 
 
 def spelt(text: str, option: Callable[[str], str]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,6 +22,7 @@ from w2w_registry.messages import message
 from w2w_registry.records import VersionState
 from w2w_registry.services.recording.pipelines import remember, to_open
 from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.services.recording.workers import BaseModel, mapped
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 if TYPE_CHECKING:
@@ -157,11 +159,13 @@ def take(
     *,
     again: bool = False,
     progress: Progress = no_progress,
+    ray: str | None = None,
 ) -> Taken:
     """Take the fingerprints of ``names`` (all versions in service or blocked when none are named) and keep them.
 
     What is there already is left alone, unless ``again``; an interrupted run goes on where it stopped. Where the base
-    model was opened from is remembered, for those who come next.
+    model was opened from is remembered, for those who come next. ``ray``: the cluster they are taken on, batch by batch
+    (``workers.mapped``).
 
     Raises:
         NotFound: a name nobody has.
@@ -173,18 +177,26 @@ def take(
     skipped: list[tuple[str, str]] = []
     taken, seen = 0, list[int]()
     named: set[str | None] = set()
-    for start in range(0, len(todo), AT_ONCE):
-        part = todo[start : start + AT_ONCE]
+    waiting: deque[_Part] = deque()
 
-        def tick(done: int, _total: int, start: int = start) -> None:
-            progress(start + done, len(todo))
+    def adapters() -> Iterator[list[Adapter]]:
+        for start in range(0, len(todo), AT_ONCE):
+            waiting.append(_read(registry, todo[start : start + AT_ONCE], start))
+            yield waiting[-1].adapters
 
-        ids, matrix, failed = _probed(registry, prober, part, tick)
-        skipped += failed
-        taken += keep(registry, prober, ids, matrix)
+    def tick(done: int, _total: int) -> None:
+        progress(waiting[0].start + done, len(todo))
+
+    here = prober.model.device.type
+    ask = _Ask(prober, tick) if ray is None else _AskThere(BaseModel.of(prober.model), prober.prompt)
+    for matrix in mapped(ask, adapters(), ray, card=here == "cuda"):
+        part = waiting.popleft()
+        ids, rows = (part.ids, matrix) if matrix is not None else _each(registry, prober, part)
+        skipped += part.failed
+        taken += keep(registry, prober, ids, rows)
         seen += ids
         named.update(v.base_model for v in _versions(registry, ids))
-        progress(start + len(part), len(todo))
+        progress(part.start + part.size, len(todo))
     remember(registry, named, prober.model.source)
     return Taken(taken, len(wanted) - len(todo), prober.base, prober.question, tuple(skipped), tuple(seen))
 
@@ -219,34 +231,66 @@ def keep(registry: Registry, prober: Prober, version_ids: Sequence[int], matrix:
         return len(rows)
 
 
-def _probed(
-    registry: Registry, prober: Prober, version_ids: Sequence[int], progress: Progress
-) -> tuple[list[int], NDArray[np.float32], list[tuple[str, str]]]:
-    """Fingerprints of those versions that can be read and fit, and why the others cannot."""
-    ids: list[int] = []
-    adapters: list[Adapter] = []
-    failed: list[tuple[str, str]] = []
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Versions asked together: those that could be read, as ``ids`` and ``adapters``, and why the others could not."""
+
+    start: int
+    size: int
+    ids: list[int]
+    adapters: list[Adapter]
+    failed: list[tuple[str, str]]
+
+
+def _read(registry: Registry, version_ids: Sequence[int], start: int) -> _Part:
+    part = _Part(start, len(version_ids), [], [], [])
     with registry.catalog.read() as session:
         for version in versions_by_id(session, version_ids).values():
             try:
-                adapters.append(_adapter(registry, session, version))
-                ids.append(version.id)
+                part.adapters.append(_adapter(registry, session, version))
+                part.ids.append(version.id)
             except RegistryError as error:
-                failed.append((_ref(session, version), message(error)))
+                part.failed.append((_ref(session, version), message(error)))
+    return part
+
+
+@dataclass(frozen=True, eq=False)
+class _Ask:
+    """Fingerprints (n, D) by the base model opened here; None where one of the adapters does not fit it."""
+
+    prober: Prober
+    tick: Progress
+
+    def __call__(self, adapters: Sequence[Adapter]) -> NDArray[np.float32] | None:
         try:
-            return ids, prober.of_adapters(adapters, progress), failed
+            return self.prober.of_adapters(adapters, self.tick)
         except RegistryError:
-            pass
-        # One of them does not fit: ask each by itself, so that the others are not lost.
-        good: list[int] = []
-        rows: list[NDArray[np.float32]] = []
-        for version_id, adapter in zip(ids, adapters, strict=True):
+            return None
+
+
+@dataclass(frozen=True)
+class _AskThere:
+    """As ``_Ask``, wherever the base model can be opened."""
+
+    base: BaseModel
+    prompt: str
+
+    def __call__(self, adapters: Sequence[Adapter]) -> NDArray[np.float32] | None:
+        return _Ask(prober_of(self.base.open(), self.prompt), no_progress)(adapters)
+
+
+def _each(registry: Registry, prober: Prober, part: _Part) -> tuple[list[int], NDArray[np.float32]]:
+    """One of a part does not fit: ask each by itself, so that the others are not lost; say why of those that fail."""
+    good: list[int] = []
+    rows: list[NDArray[np.float32]] = []
+    with registry.catalog.read() as session:
+        for version_id, adapter in zip(part.ids, part.adapters, strict=True):
             try:
                 rows.append(prober.of_adapters([adapter])[0])
                 good.append(version_id)
             except RegistryError as error:
-                failed.append((_ref(session, session.get_one(Version, version_id)), message(error)))
-    return good, np.array(rows, np.float32), failed
+                part.failed.append((_ref(session, session.get_one(Version, version_id)), message(error)))
+    return good, np.array(rows, np.float32)
 
 
 def _adapter(registry: Registry, session: Session, version: Version) -> Adapter:

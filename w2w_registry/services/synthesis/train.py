@@ -21,17 +21,17 @@ from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError, storing
 from w2w_registry.lora import lora_files, model_digest
-from w2w_registry.records import Kind, OperationKind, check_name, digest_of, now
+from w2w_registry.records import Kind, OperationKind, check_name, digest_of
 from w2w_registry.services.consent.results import hold_models
-from w2w_registry.services.recording import energy
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.sources import space_input
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input
+from w2w_registry.services.recording.workers import BaseModel, mapped
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
 from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
-from w2w_registry.services.synthesis.training import own_layout, prior_pictures, solve, start_of
+from w2w_registry.services.synthesis.training import Batch, Solved, Training, own_layout, prior_pictures, start_of
 from w2w_registry.space.layout import Layout
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class TrainRequest:
     rank, alpha: of a layout of its own, when there is no space to take it from. batch: identities side by side;
     at_once: so many of them in the model together, None: all; checkpointing: activations are computed again.
     prior: pictures of the class to draw and preserve. init_seed: of a shared initialisation; None starts from the
-    space's mean, or from seed 0 without a space.
+    space's mean, or from seed 0 without a space. ray: the cluster that trains, batch by batch.
     """
 
     photos: Sequence[str]
@@ -78,16 +78,7 @@ class TrainRequest:
     labels: Labels = field(default_factory=dict)
     purpose: str | None = None
     engine: Engine = field(default_factory=Engine)
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Identities trained side by side: their names and photos, and the digest of all that affects their LoRAs."""
-
-    names: tuple[str, ...]
-    pixels: tuple[NDArray[np.uint8], ...]
-    photos: tuple[tuple[tuple[str, str], ...], ...]
-    digest: str
+    ray: str | None = None
 
 
 def train(
@@ -115,13 +106,18 @@ def train(
     run = _Run.begun(registry, request, permission, None if row is None or space is None else (row, space))
     batches = _batches(people, request.batch, run.model.image_size, run.facts)
     made: list[dict[str, Any]] = []
-    for number, batch in enumerate(batches):
+    done = 0
 
-        def tick(step: int, loss: float, number: int = number) -> None:
-            watch(loss)
-            progress(number * request.steps + step, len(batches) * request.steps)
+    def tick(step: int, loss: float) -> None:
+        watch(loss)
+        progress(done * request.steps + step, len(batches) * request.steps)
 
-        made += run.batch(batch, tick)
+    solve_one = run.here(tick) if request.ray is None else run.there()
+    card = run.model.device.type == "cuda"
+    for batch, solved in zip(batches, mapped(solve_one, batches, request.ray, card=card), strict=True):
+        made += run.settle(batch, solved)
+        done += 1
+        progress(done * request.steps, len(batches) * request.steps)
     for batch in batches:
         _state_path(registry, batch).unlink(missing_ok=True)
     return {
@@ -186,23 +182,31 @@ class _Run:
         prior = prior_pictures(model, layout, request.prior, request.class_prompt, request.seed)
         return cls(registry, request, permission, place, model, layout, theta0, config, words, prior, facts)
 
-    def batch(self, batch: Batch, tick: Callable[[int, float], None]) -> list[dict[str, Any]]:
-        """Train one batch, write it out and register it, as was asked; returns what became of each identity."""
-        request = self.request
-        started, electricity = now(), energy.meter()
-        theta, loss = solve(
-            self.model,
+    def here(self, tick: Callable[[int, float], None]) -> Callable[[Batch], Solved]:
+        """Trains a batch with the base model that is open."""
+        return lambda batch: self._training().solved(self.model, self.words, self.prior, batch, tick)
+
+    def there(self) -> Callable[[Batch], Solved]:
+        """Trains a batch wherever the base model can be opened."""
+        return self._training()
+
+    def _training(self) -> Training:
+        request, states = self.request, self.registry.settings.training_dir
+        return Training(
+            BaseModel.of(self.model),
             self.layout,
             self.theta0,
-            batch.pixels,
-            self.words,
             self.config,
-            prior=self.prior,
-            state=_state_path(self.registry, batch),
-            at_once=request.at_once,
-            checkpointing=request.checkpointing,
-            tick=tick,
+            request.prompt,
+            (request.prior, request.class_prompt, request.seed),
+            request.at_once,
+            request.checkpointing,
+            states,
         )
+
+    def settle(self, batch: Batch, solved: Solved) -> list[dict[str, Any]]:
+        """Write one batch out and register it, as was asked; returns what became of each identity."""
+        request, theta = self.request, solved.theta
         entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
         if request.out is not None:
             base = str(request.engine.pipeline) if self.place is None else self.place[1].base_model
@@ -210,13 +214,12 @@ class _Run:
             hold_models(self.registry, self.layout, list(theta), base_model=base, path=names, pipeline=pipeline)
             _write_loras(Path(request.out), batch.names, theta, self.layout, base, entries)
         if self.place is not None:
-            used = electricity.lap(len(batch.names))
             activities = [
-                replace(self._activity(batch, place, started, self.place[0]), energy=used)
+                replace(self._activity(batch, place, solved.started, self.place[0]), energy=solved.energy)
                 for place in range(len(batch.names))
             ]
             _register(self.registry, *self.place, batch, theta, activities, self.permission, request, entries)
-        for entry, value, photos in zip(entries, loss, batch.photos, strict=True):
+        for entry, value, photos in zip(entries, solved.loss, batch.photos, strict=True):
             entry |= {"loss": float(value), "photos": len(photos)}
         return entries
 

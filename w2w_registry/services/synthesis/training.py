@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -11,6 +14,9 @@ from numpy.typing import NDArray
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import UsageError
+from w2w_registry.records import now
+from w2w_registry.services.recording import energy
+from w2w_registry.services.recording.workers import BaseModel
 from w2w_registry.space.layout import Layout, layout_of
 
 if TYPE_CHECKING:
@@ -22,6 +28,84 @@ if TYPE_CHECKING:
 _RECENT = 20  # steps whose loss is told while training
 SAVE_EVERY: Final = 25
 TARGETS: Final = ("to_q", "to_v")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Identities trained side by side: their names and photos, and the digest of all that affects their LoRAs."""
+
+    names: tuple[str, ...]
+    pixels: tuple[NDArray[np.uint8], ...]
+    photos: tuple[tuple[tuple[str, str], ...], ...]
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A batch trained: θ (G, D), the mean loss of the last tenth of the steps (G,), when it began and the energy that
+    was measured for each."""
+
+    theta: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    started: datetime
+    energy: dict[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """How batches of one command are trained, for whoever opens ``base``: what it holds can be sent to another machine.
+
+    ``prior``: pictures of the class to preserve, its prompt and the seed they are drawn with. ``states``: the folder
+    that a run is kept in; an interrupted one goes on there, on another machine if that sees the same folder.
+    """
+
+    base: BaseModel
+    layout: Layout
+    theta0: NDArray[np.float32]
+    config: TrainConfig
+    prompt: str
+    prior: tuple[int, str, int]
+    at_once: int | None
+    checkpointing: bool
+    states: Path
+
+    def __call__(self, batch: Batch) -> Solved:
+        model = self.base.open()
+        model.bank(self.layout)
+        words, prior = _asked(self.base, self.layout, self.prompt, self.prior)
+        return self.solved(model, words, prior, batch)
+
+    def solved(
+        self,
+        model: DiffusionModel,
+        words: Conditioning,
+        prior: tuple[Any, Any] | None,
+        batch: Batch,
+        tick: Callable[[int, float], None] = lambda step, loss: None,
+    ) -> Solved:
+        """Train a batch with an open model."""
+        started, electricity = now(), energy.meter()
+        theta, loss = solve(
+            model,
+            self.layout,
+            self.theta0,
+            batch.pixels,
+            words,
+            self.config,
+            prior=prior,
+            state=self.states / f"{batch.digest}.safetensors",
+            at_once=self.at_once,
+            checkpointing=self.checkpointing,
+            tick=tick,
+        )
+        return Solved(theta, loss, started, electricity.lap(len(batch.names)))
+
+
+@lru_cache(maxsize=1)
+def _asked(base: BaseModel, layout: Layout, prompt: str, prior: tuple[int, str, int]) -> tuple[Conditioning, Any]:
+    """Prompt and pictures of the class, once in a process."""
+    model = base.open()
+    return model.encode_text(prompt), prior_pictures(model, layout, *prior)
 
 
 def own_layout(model: DiffusionModel, rank: int, alpha: float) -> Layout:
