@@ -117,7 +117,8 @@ def train(
     for batch, solved in zip(batches, mapped(solve_one, batches, request.ray, card=card), strict=True):
         made += run.settle(batch, solved)
         done += 1
-        progress(done * request.steps, len(batches) * request.steps)
+        if request.ray is not None:  # else told step by step
+            progress(done * request.steps, len(batches) * request.steps)
     for batch in batches:
         _state_path(registry, batch).unlink(missing_ok=True)
     return {
