@@ -5,8 +5,8 @@ The deep page's peer is the same page by OFFSET, which reads and throws away all
 
 The fifty people come over HTTP from a process of their own (``benchmarks/crowd.py``) to `w2w-reg serve` as it ships,
 behind a proxy's header as a team would, while `w2w-reg add` takes in 10,000 LoRAs: at the pace of people who look at
-what they are shown, then in a closed loop without a pause. At full size all of
-it takes five minutes on two quiet cores.
+what they are shown, until everything is added; then without it, and in a closed loop without a pause. At full size
+all of it takes five minutes on two quiet cores.
 """
 
 from __future__ import annotations
@@ -262,12 +262,13 @@ def crowds(folder: Path, count: int, *, small: bool) -> Iterator[Row]:
         plan = replace(plan, tour=False)
         before = memory(pid)
         adding = Beside([*COMMAND, "--home", str(folder), "--actor", "bench", "add", str(loras), "--yes"])
-        human = replace(plan, think=THINK, seconds=15.0 if small else 60.0, seed=3)
-        closed = replace(plan, seconds=5.0 if small else 20.0, seed=2)
-        rest = replace(human, seed=4, until=str(folder / "added"))
         threading.Thread(target=lambda: (adding.wait(), (folder / "added").touch()), daemon=True).start()
-        for name, one in (("at a human pace", human), ("closed loop", closed), ("at a human pace again", rest)):
-            yield crowd_row(name, one, asked(folder, one), adding, pid, before, count)
+        human = replace(plan, think=THINK, seconds=20.0 if small else 120.0, seed=3, until=str(folder / "added"))
+        yield crowd_row("at a human pace beside `add`", human, asked(folder, human), adding, pid, before, count)
+        human = replace(human, seconds=10.0 if small else 40.0, seed=4, until=None)
+        yield crowd_row("at a human pace", human, asked(folder, human), adding, pid, before, count)
+        closed = replace(plan, seconds=5.0 if small else 20.0, seed=2)
+        yield crowd_row("closed loop", closed, asked(folder, closed), adding, pid, before, count)
         adding.stop()
 
 
@@ -276,7 +277,11 @@ def crowd_row(name: str, plan: Plan, seen: dict[str, Any], adding: Beside, pid: 
     quality: dict[str, Any] = {"median": statistics.median(pages), "errors": seen["failed"]}
     quality |= {f"p95 {kind}": at(sorted(times), 0.95) for kind, times in sorted(seen["times"].items())}
     quality |= {"answers": len(pages), "pictures": len(seen["times"].get("picture", ()))}
-    quality |= {"beside": "add running" if adding.running else "add ended", "memory MB": memory(pid), "before": before}
+    quality |= {
+        "beside": "add running still" if adding.running else "add ended",
+        "memory MB": memory(pid),
+        "before": before,
+    }
     quality |= {"load": os.getloadavg()[0]}
     if seen["errors"]:
         quality["first error"] = seen["errors"][0]
