@@ -84,3 +84,9 @@ def test_what_a_space_was_fitted_on_is_paged_by_key(browser: TestClient, monkeyp
 
 def test_events_name_what_they_are_about(browser: TestClient) -> None:
     assert 'version <a href="/identities/p0000@1">p0000@1</a>' in browser.get("/compliance/events").text
+
+
+def test_whoever_mistypes_is_led_on(browser: TestClient) -> None:
+    answer = browser.get("/identities/p00001")
+    assert answer.status_code == 404
+    assert '<a class="button quiet" href="/identities/p0001">p0001</a>' in answer.text

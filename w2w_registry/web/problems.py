@@ -42,15 +42,28 @@ _OURS: Final = {
     e.NotInitialised: "there is no registry here yet; run `w2w-reg init` on the server",
     e.SettingError: "a setting of the server cannot be used; `w2w-reg` on the server says which",
 }
+_PLACES: Final = {
+    "identity": "/identities",
+    "version": "/identities",
+    "alias": "/identities",
+    "space": "/spaces",
+}
 _ANYWHERE = re.compile(r"(?<![\w.])(?:~|\.{1,2})?/(?:[^\s/'\":;,]+/)+[^\s'\":;,]*|[A-Za-z]:\\[^\s'\":;,]+")
 
 
 class Problem(Exception):
-    """A refusal of the web's own. ``detail``: one plain line."""
+    """A refusal of the web's own. ``detail``: one plain line. ``near``: pages that may have been meant."""
 
-    def __init__(self, status: int, code: str, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        near: tuple[tuple[str, str], ...] = (),
+    ) -> None:
         super().__init__(detail)
-        self.status, self.code, self.detail = status, code, detail
+        self.status, self.code, self.detail, self.near = status, code, detail, near
         self.headers = dict(headers or {})
 
 
@@ -64,7 +77,9 @@ def problem_of(error: e.RegistryError) -> Problem:
     if isinstance(fields.get("path"), (str, PurePath)):
         fields["path"] = PurePath(str(fields["path"])).name
     shown = type(error)(**fields)
-    return Problem(status, error.code, _ANYWHERE.sub("…", message(shown)))
+    place = _PLACES.get(str(fields.get("what")))
+    near = tuple((place, str(name)) for name in fields.get("near") or ()) if place else ()
+    return Problem(status, error.code, _ANYWHERE.sub("…", message(shown)), near=near)
 
 
 def problem_from(error: Exception) -> Problem:
