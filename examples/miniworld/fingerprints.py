@@ -5,8 +5,8 @@
 alone (``<kind>_place``, 1 is first); the adapters themselves would be too large to ship.
 
 ``python -m examples.miniworld.fingerprints pack`` takes them again from what is trained, ``… table`` prints who is
-found and called *same*, by way of training, ``… repeats [--gallery NPZ]`` how few repeats are enough, ``… probes`` at
-which noise to ask.
+found and called *same*, by way of training, ``… repeats [--gallery NPZ]`` how few repeats are enough, ``… groups
+[--gallery NPZ]`` who is found to be registered twice, ``… probes`` at which noise to ask.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from examples.miniworld.identities import FIT
 from examples.miniworld.unpack import DATA, load_loras
 from w2w_registry.space.intervals import share
 from w2w_registry.space.layout import Layout
+from w2w_registry.space.people import pairs_of_one
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 
 Array = NDArray[np.float64]
@@ -244,6 +245,32 @@ def repeats(path: Path | None) -> str:
     return "\n".join(lines)
 
 
+def twice(path: Path | None) -> str:
+    """Who is found to be registered twice when nobody says so, and how many pairs of two people are taken for one."""
+    if path is None:
+        world = World()
+        gallery, kinds = world.gallery, [world.retrained, *foreign()]
+    else:
+        with np.load(path) as file:
+            turn = np.random.default_rng(7).permutation(len(file["gallery"]))[:4000]
+            own = np.concatenate([turn, np.setdiff1d(file["queries_of"], turn)])
+            place = {int(row): n for n, row in enumerate(own)}
+            gallery, of = file["gallery"][own].astype(np.float64), np.array([place[int(r)] for r in file["queries_of"]])
+            kinds = [Asked("retrained", file["queries"].astype(np.float64), of, of * 0)]
+    lines = [
+        "| registered again | people | twice | found | pairs of two people | said to be expected |",
+        "| --- " * 6 + "|",
+    ]
+    cases = [(kinds[0], 0), *((kind, count) for kind in kinds for count in (12, 60, 200) if count <= len(kind.of))]
+    for kind, count in cases:
+        turn = np.random.default_rng(0).permutation(len(kind.of))[:count]
+        pairs = pairs_of_one(np.concatenate([gallery, kind.prints[turn]]), np.arange(len(gallery) + count))
+        right = sum(p.j >= len(gallery) and kind.of[turn[p.j - len(gallery)]] == p.i for p in pairs)
+        said = max((p.strangers for p in pairs), default=0.0)
+        lines.append(f"| {kind.kind} | {len(gallery)} | {count} | {right} | {len(pairs) - right} | {said:.1f} |")
+    return "\n".join(lines)
+
+
 def _only(asked: Asked, people: Sequence[int] | Rows) -> Asked:
     keep = np.isin(asked.of, people)
     return Asked(asked.kind, asked.prints[keep], asked.of[keep], asked.place[keep])
@@ -326,13 +353,18 @@ def pack() -> None:
 def main() -> None:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("pack", "table", "repeats", "probes"))
-    parser.add_argument("--gallery", type=Path, help="measure repeats on this file instead of the mini world")
+    parser.add_argument("what", choices=("pack", "table", "repeats", "groups", "probes"))
+    parser.add_argument("--gallery", type=Path, help="measure repeats or groups on this file instead of the mini world")
     args = parser.parse_args()
     if args.what == "pack":
         pack()
     else:
-        print({"table": table, "probes": probes}[args.what]() if args.what != "repeats" else repeats(args.gallery))
+        of_files = {"repeats": repeats, "groups": twice}
+        print(
+            of_files[args.what](args.gallery)
+            if args.what in of_files
+            else {"table": table, "probes": probes}[args.what]()
+        )
 
 
 if __name__ == "__main__":

@@ -36,8 +36,16 @@ def test_who_is_known_to_be_one_is_not_told() -> None:
 
 
 def test_among_people_who_are_all_there_once_hardly_anybody_is_paired() -> None:
-    rows, _ = crowd(1, 300, 0)
-    assert len(pairs_of_one(rows, np.arange(300))) <= 3
+    assert sum(len(pairs_of_one(crowd(seed, 300, 0)[0], np.arange(300))) for seed in range(6)) <= 3  # ONCE in each
+
+
+def test_no_more_pairs_are_two_people_than_is_said() -> None:
+    for once, twice in ((300, 6), (240, 30), (100, 100)):
+        rows, who = crowd(5, once, twice)
+        pairs = pairs_of_one(rows, np.arange(len(rows)))
+        assert pairs
+        wrong = sum(who[p.i] != who[p.j] for p in pairs)
+        assert wrong <= max(1, max(p.strangers for p in pairs))
 
 
 def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:

@@ -21,8 +21,14 @@ WIDE: Final = 4.0
 """Gaps so many times wider than strangers' make a pair sure: among 776 people of the mini world who were there once,
 one pair came so near; of 224 twice there, .89 did."""
 LEVEL: Final = 0.02
-CAUTIOUS: Final = 0.005
-"""Chance of a false alarm, each way, up to which a pair is one person, once repeats taught the noise, and before."""
+"""Chance of a false alarm, each way, up to which a pair may be one person…"""
+FALSE: Final = 0.1
+ONCE: Final = 0.5
+"""…and the share of false pairs among those taken that may be expected (Benjamini & Hochberg 1995), or how many of
+them, where that is more: a few who are there twice are found too."""
+MISTAKEN: Final = 0.0063
+"""Sure pairs that are two people, for each person compared: 31 among 7,000 of two worlds where nobody was there twice,
+and 63 in 10,000 at most, at 95%."""
 BLOCK: Final = 256
 MOST: Final = 2048
 """So many people are all compared with one another when a gallery is opened; of more, the few who are there twice are
@@ -33,16 +39,22 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pair:
-    """Rows i < j that are one person; ``score``: more is surer, ``alarm``: the greater chance of the two searches."""
+    """Rows i < j that are one person; ``score``: more is surer, ``alarm``: the greater chance of the two searches,
+    ``strangers``: how many pairs of strangers as near are to be expected among all who were compared."""
 
     i: int
     j: int
     score: float
     alarm: float
+    strangers: float
 
 
 def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | None = None) -> list[Pair]:
     """Pairs of fingerprints (n, D) of one person though ``people`` (n,) calls them two, the surest first.
+
+    As many are taken as keep the false ones to a tenth, or to one in every other registry, by what strangers' searches
+    say. Pairs that taught the noise are no strangers any more, and those that taught it
+    wrongly are counted besides in ``Pair.strangers``.
 
     ``learned``: a model whose noise was learned from repeats that somebody gave.
 
@@ -52,27 +64,33 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     rows, who = np.asarray(matrix, np.float64), np.unique(np.asarray(people), return_inverse=True)[1].reshape(-1)
     sure = _sure(learn(rows, people=who), rows, who)
     merged = _merged(who, sure)
+    mistaken = 0.0
     if learned is not None and learned.learned:
         model = replace(learned, strangers=strangers(learned, rows, merged))
     else:
         enough = len(sure) >= FEW_REPEATS
         given = [Repeats("again", rows[[j for _, j in sure]], np.array([i for i, _ in sure]))] if enough else []
         model = learn(rows, given, people=merged)
-    level = LEVEL if model.learned else CAUTIOUS
+        mistaken = MISTAKEN * len(np.unique(who)) if enough else 0.0
     size = len(np.unique(merged))
     seen: dict[tuple[int, int], tuple[float, float]] = {}
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
         scores = model.score(rows[part], rows, who[part][:, None] == who[None, :])
         alarms = model.strangers.false_alarm(np.where(np.isfinite(scores), scores, -1e300), size)
-        for a, b in zip(*np.nonzero((alarms <= level) & np.isfinite(scores)), strict=True):
+        for a, b in zip(*np.nonzero((alarms <= LEVEL) & np.isfinite(scores)), strict=True):
             seen[start + int(a), int(b)] = float(scores[a, b]), float(alarms[a, b])
-    found = [
-        Pair(i, j, min(score, seen[j, i][0]), max(alarm, seen[j, i][1]))
+    both = [
+        (max(alarm, seen[j, i][1]), min(score, seen[j, i][0]), i, j)
         for (i, j), (score, alarm) in seen.items()
         if i < j and (j, i) in seen
     ]
-    return sorted(found, key=lambda pair: (pair.alarm, -pair.score))
+    both.sort(key=lambda pair: (pair[0], -pair[1]))
+    # So many pairs of strangers come as near: each of them searches, and a pair is found from both its ends.
+    expected = np.array([alarm for alarm, *_ in both]) * size / 2
+    within = np.flatnonzero(expected <= np.maximum(ONCE, FALSE * np.arange(1, len(both) + 1)))
+    kept = both[: int(within[-1]) + 1 if len(within) else 0]
+    return [Pair(i, j, score, alarm, alarm * size / 2 + mistaken) for alarm, score, i, j in kept]
 
 
 def learn_unspoilt(

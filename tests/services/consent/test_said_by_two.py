@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import select
@@ -26,7 +27,7 @@ from w2w_registry.errors import (
 from w2w_registry.records import now
 from w2w_registry.services.audit import log, queries
 from w2w_registry.services.consent import amendments, grants, protect, resolve, subjects, withdraw
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import intake, manage
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
@@ -68,6 +69,27 @@ def test_whom_a_version_depicts_that_is_there_takes_two_or_evidence(
     (told,) = [e for e in log.events_list(home, action="version.depict") if e["payload"]["evidence"]]
     assert told["payload"]["evidence"] == "e" * 64
     assert log.verify(home).ok
+
+
+def test_whom_an_adapter_in_no_space_depicts_takes_two_or_evidence(registry: Registry, loras: Path) -> None:
+    team = replace(registry, settings=replace(registry.settings, policy={}))
+    other = replace(team, settings=replace(team.settings, actor="olga"))
+
+    def unplaced(who: Registry, **options: Any) -> Item:
+        request = AddRequest([str(loras / "p0041")], base_model=BASE, **options)
+        (item,) = intake.perform(who, request, intake.plan(who, intake.survey(request), fit=False)).items
+        return item
+
+    assert unplaced(team).status == "added"
+    for _ in range(2):
+        assert isinstance(unplaced(team, subjects=["s-mallory"]).error, SecondPersonNeeded)
+    assert manage.show(team, "p0041")["subjects"] == []
+    assert unplaced(other, subjects=["s-mallory"]).status == "existing"
+    assert unplaced(team, subjects=["s-42"], evidence="e" * 64).status == "existing"
+    assert manage.show(team, "p0041")["subjects"] == ["s-42", "s-mallory"]
+    assert manage.show(team, "p0041")["space"] is None
+    decided = [e["payload"]["decided_by"] for e in log.events_list(team, action="version.depict")]
+    assert sorted(decided) == ["evidence", "two"]
 
 
 @pytest.mark.parametrize("how", ["withdraw", "erase", "invalidate", "protect"])

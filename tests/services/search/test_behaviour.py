@@ -158,6 +158,10 @@ def test_who_is_there_under_two_names(filled: Registry, world: Path, prober: Pro
     found = groups(filled)
     assert (found.by, found.compared) == ("behaviour", PEOPLE + 2)
     assert set(found.groups) == {("also-p30", "p30"), ("also-p35", "p35")}
+    told = found.to_json()
+    assert told["links"] == len(told["scores"]) == len(told["false_alarms"]) == 2
+    assert all(alarm < 0.02 for alarm in told["false_alarms"])
+    assert told["false_links"] <= 0.5
     assert groups(filled, "weights").by == "weights"
 
 

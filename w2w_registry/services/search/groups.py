@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -25,23 +26,38 @@ BLOCK: Final = 256
 
 @dataclass(frozen=True)
 class Link:
-    """Two rows that are one person, and how sure that is (a score; more is surer)."""
+    """Two rows that are one person, and how sure that is: ``score`` (more is surer), and the chance that a stranger's
+    search among all comes as near."""
 
     one: int
     other: int
     score: float
+    false_alarm: float | None
 
 
 @dataclass(frozen=True)
 class Groups:
-    """``groups``: names of identities that are one person, the surest group first; ``by`` what they were compared."""
+    """``groups``: names of identities that are one person, the surest group first, and of each the ``weakest`` link
+    that holds it together. ``by`` what they were compared. ``strangers``: how many of the ``links`` are to be expected
+    between two people; None: nobody knows."""
 
     groups: tuple[tuple[str, ...], ...]
+    weakest: tuple[Link, ...]
     by: str
     compared: int
+    links: int
+    strangers: float | None
 
     def to_json(self) -> dict[str, Any]:
-        return {"by": self.by, "compared": self.compared, "groups": [list(names) for names in self.groups]}
+        return {
+            "by": self.by,
+            "compared": self.compared,
+            "groups": [list(names) for names in self.groups],
+            "scores": [link.score for link in self.weakest],
+            "false_alarms": [link.false_alarm for link in self.weakest],
+            "links": self.links,
+            "false_links": self.strangers,
+        }
 
 
 def groups(
@@ -52,7 +68,8 @@ def groups(
     Two identities are linked when each is found by a search for the other (``space.people``); links join into groups.
 
     Raises:
-        UsageError: behaviour was asked for and too few versions have a fingerprint. NotFound: no such space.
+        UsageError: behaviour was asked for and too few versions have a fingerprint; nobody has coordinates in the
+        space, or it was never calibrated. NotFound: no such space.
     """
     with registry.catalog.read() as session:
         asked = None if by == "weights" or space is not None else best_question(session)
@@ -67,39 +84,59 @@ def groups(
             known = named(session, versions.tolist())
             identities = [known[v].identity_id for v in versions.tolist()]
             found = pairs_of_one(gallery.answers.matrix, np.asarray(identities), gallery.model)
-            links = [Link(pair.i, pair.j, -pair.alarm) for pair in found]
+            links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in found]
+            strangers: float | None = max((pair.strangers for pair in found), default=0.0)
             way = "behaviour"
         else:
             row = find_space(session, space)
             kept = vectors.matrix(session, row.id)
+            if not len(kept.ids):
+                raise UsageError(
+                    reason=f"nobody in service has coordinates in {row.ref}", hint="name another with [[space]]"
+                )
             known = named(session, kept.ids.tolist())
             identities = [known[v].identity_id for v in kept.ids.tolist()]
             if LEAST <= len(kept.ids) <= MOST:
                 twice = pairs_by_weights(kept.matrix, identities)
-                links = [Link(pair.i, pair.j, pair.score) for pair in twice.pairs]
+                links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in twice.pairs]
+                strangers = twice.strangers
             else:
-                links = _above_threshold(row, metric_of(row).unit(kept.matrix), identities)
+                links, strangers = _above_threshold(row, metric_of(row).unit(kept.matrix), identities)
             way = "weights"
     names = {one.identity_id: one.name for one in known.values()}
     joined = _joined(links, identities)
-    return Groups(tuple(tuple(sorted(names[i] for i in group)) for group in joined), way, len(set(identities)))
+    return Groups(
+        groups=tuple(tuple(sorted(names[i] for i in group)) for group, _ in joined),
+        weakest=tuple(link for _, link in joined),
+        by=way,
+        compared=len(set(identities)),
+        links=len(links),
+        strangers=strangers,
+    )
 
 
-def _above_threshold(row: Space, units: NDArray[np.float32], identities: Sequence[int]) -> list[Link]:
-    """Links of all pairs that the space's calibration calls the same: where there are too few to learn from, or too
-    many to compare all several times (``space.weight_pairs``)."""
-    threshold = row.calibration.get("threshold")
+def _above_threshold(
+    row: Space, units: NDArray[np.float32], identities: Sequence[int]
+) -> tuple[list[Link], float | None]:
+    """Links of all pairs that the space's calibration calls the same, the surest first, and how many strangers can be
+    expected to be among them: where there are too few to learn from, or too many to compare all several times
+    (``space.weight_pairs``)."""
+    threshold, rate = row.calibration.get("threshold"), row.calibration.get("false_match_rate")
     if threshold is None:
         raise UsageError(reason=f"{row.ref} was never calibrated: nothing says which score means the same")
+    people = len(set(identities))
+    alarm = None if rate is None else -math.expm1(people * math.log1p(-rate))
     who = np.asarray(identities)
     found = near_pairs(units, float(threshold))
     apart = who[found.one] != who[found.other]
     rows = zip(found.one[apart].tolist(), found.other[apart].tolist(), found.score[apart].tolist(), strict=True)
-    return [Link(one, other, score) for one, other, score in rows]
+    links = [Link(one, other, score, alarm) for one, other, score in rows]
+    expected = None if rate is None else people * (people - 1) / 2 * rate
+    return sorted(links, key=lambda link: -link.score), expected
 
 
-def _joined(links: Sequence[Link], identities: Sequence[int]) -> list[list[int]]:
-    """Identities joined by links, by the weakest link that holds a group together, surest first."""
+def _joined(links: Sequence[Link], identities: Sequence[int]) -> list[tuple[list[int], Link]]:
+    """Identities joined by links (the surest first), with the weakest link that holds each group together."""
     parent = {identity: identity for identity in identities}
 
     def root(x: int) -> int:
@@ -107,14 +144,14 @@ def _joined(links: Sequence[Link], identities: Sequence[int]) -> list[list[int]]
             parent[x] = x = parent[parent[x]]
         return x
 
-    weakest: dict[int, float] = {}
-    for link in sorted(links, key=lambda found: -found.score):
+    weakest: dict[int, tuple[int, Link]] = {}
+    for rank, link in enumerate(links):
         a, b = root(identities[link.one]), root(identities[link.other])
         if a != b:
             parent[b] = a
-            weakest[a] = link.score
+            weakest[a] = rank, link
             weakest.pop(b, None)
     members: dict[int, list[int]] = {}
     for identity in dict.fromkeys(identities):
         members.setdefault(root(identity), []).append(identity)
-    return [members[r] for r in sorted(weakest, key=lambda r: -weakest[r])]
+    return [(members[r], weakest[r][1]) for r in sorted(weakest, key=lambda r: weakest[r][0])]

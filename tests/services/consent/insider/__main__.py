@@ -79,7 +79,7 @@ def report(runs: list[dict[str, Any]]) -> str:
         for key, counter in total.items():
             counter.update(run[key])
     out, allowed = _escapes(runs, allowed=False), _escapes(runs, allowed=True)
-    alone = sum(bool(run["alone"]) for run in runs)
+    alone, on = sum(bool(run["alone"]) for run in runs), Counter(one["allowed"]["on"] for _, one in allowed)
     lines = [
         f"{_sum(runs, 'steps'):.0f} steps in {len(runs)} runs; {_sum(runs, 'judged'):.0f} models and sets of pictures "
         f"that left were looked at; {_sum(runs, 'seconds'):.0f} CPU s",
@@ -91,10 +91,11 @@ def report(runs: list[dict[str, Any]]) -> str:
             for name, tried in total["tried"].most_common()
         ),
         "",
-        f"{len(allowed)} let out by one person, as the policy of {alone} of {len(runs)} runs allows",
+        f"{on['policy']} let out by one person alone, as the policy of {alone} of {len(runs)} runs allows; "
+        f"{on['evidence']} on evidence that one person gave",
         *(
             f"{_line(number, one)}\n  allowed by event {one['allowed']['seq']}, {one['allowed']['what']}, "
-            f"by {one['allowed']['actor']} alone"
+            f"by {one['allowed']['actor']} alone{' on evidence' if one['allowed']['on'] == 'evidence' else ''}"
             for number, one in allowed
         ),
         "",

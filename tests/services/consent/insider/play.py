@@ -211,6 +211,12 @@ class Insider:
     def what(self, name: str) -> str:
         return self.whence.get(name.partition("@")[0], name)
 
+    def form(self) -> Path:
+        """What is given for evidence: mostly the same file again."""
+        path = self.folder / f"form{int(self.rng.integers(3)) * int(self.rng.integers(4))}.pdf"
+        path.write_text(f"signed {path.name}")
+        return path
+
     def point(self, path: Path, space: str) -> Theta:
         """Coordinates (k,) of a file in a space. Raises BadLora, SpaceMismatch."""
         _, basis = open_space(self.registry, space)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ from tests.services.consent.insider.eyes import PIPELINE
 from tests.services.consent.insider.play import FOREIGN, Insider, Theta, move
 from tests.services.consent.insider.world import PHOTO
 from w2w_registry.errors import UsageError
-from w2w_registry.lora import read_lora, write_lora
+from w2w_registry.lora import Candidate, read_lora, write_lora
+from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.identities import intake, translated
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.identities.unplaced import add_unplaced
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.services.synthesis.invert import InvertRequest, invert
 from w2w_registry.services.synthesis.train import TrainRequest, train
@@ -39,6 +42,15 @@ def bring_in_many(insider: Insider) -> None:
     _added(insider, list(done.items), " and ".join(what for _, what in files))
 
 
+@move("add", weight=1)
+def bring_in_unplaced(insider: Insider) -> None:
+    """As a file that has no place in any space, in somebody's name."""
+    path, what = insider.file()
+    request = replace(_request(insider, path), space=None, base_model=BASE_MODEL)
+    items = add_unplaced(insider.registry, request, [Candidate(path, request.name or path.stem)], {})
+    _added(insider, items, what)
+
+
 @move("add", weight=0.05)
 def bring_in_translated(insider: Insider) -> None:
     path, what = insider.file()
@@ -55,6 +67,7 @@ def _request(insider: Insider, path: Path) -> AddRequest:
         subjects=subjects[int(insider.rng.integers(len(subjects)))],
         name=name,
         space="faces" if insider.rng.random() < 0.5 else insider.one(spaces),
+        evidence=evidence_digest(insider.form()) if insider.rng.random() < 0.1 else None,
     )
 
 

@@ -19,8 +19,9 @@ def agreed(insider: Insider) -> None:
     subject = subject.upper() if insider.rng.random() < 0.2 else subject
     if insider.rng.random() < 0.3:
         grants.request(insider.registry, subject, EVERYTHING)
-    else:
-        grants.grant(insider.registry, subject, EVERYTHING)
+        return
+    evidence = insider.form() if insider.rng.random() < 0.15 else None
+    grants.grant(insider.registry, subject, EVERYTHING, evidence=evidence)
 
 
 @move("consent renew", "consent narrow", "consent receipt", weight=0.7)
@@ -52,9 +53,7 @@ def assigned(insider: Insider) -> None:
     subject = insider.one([*insider.subjects, "bob", "dora"])
     if insider.rng.random() < 0.3:
         subjects.add_subject(insider.registry, subject.upper())
-    form = insider.folder / "form.pdf"
-    form.write_bytes(b"signed")
-    assign(insider.registry, subject, [insider.name()], evidence=form)
+    assign(insider.registry, subject, [insider.name()], evidence=insider.form())
 
 
 @move("subject protect", weight=0.2)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from examples.miniworld.unpack import BASE_MODEL
 from tests.services.consent.insider.play import Insider, move
@@ -16,6 +20,7 @@ from w2w_registry.services.spaces.manage import export_space, fit_space, import_
 from w2w_registry.services.spaces.migrate import migrate_space
 from w2w_registry.services.spaces.refit import refit_space
 from w2w_registry.services.spaces.update import update_space
+from w2w_registry.space.basis import WeightSpace
 
 
 @move("space fit", weight=1)
@@ -70,6 +75,41 @@ def forged(insider: Insider) -> None:
     out, name = insider.folder / insider.fresh("forged"), insider.fresh("g")
     write_space(out, replace(space, mean=np.asarray(theta + noise, np.float32), calibration=None))
     import_space(insider.registry, name, str(out))
+
+
+@move("space import", weight=0.4)
+def released(insider: Insider) -> None:
+    """A release in the public form, whose points are people the insider likes: they come in as its identities."""
+    files = [plain(insider) for _ in range(3)]
+    _, space = open_space(insider.registry, "faces")
+    name, out = insider.fresh("r"), insider.folder / insider.fresh("release")
+    points = np.stack([insider.point(path, "faces") for path, _ in files])
+    write_release(out, space, points)
+    import_space(insider.registry, name, str(out), base_model=BASE_MODEL, with_identities=True)
+    for number, (_, what) in enumerate(files):
+        insider.came_in(f"{name}/{number}", what)
+
+
+def write_release(folder: Path, space: WeightSpace, points: NDArray[np.float32]) -> None:
+    """The files of a weights2weights release (torch's own), with these ``points`` (n, k)."""
+    import torch
+
+    folder.mkdir()
+    for file, values in (("mean.pt", space.mean), ("std.pt", space.std)):
+        torch.save(torch.from_numpy(np.array(values, np.float32)).untyped_storage(), folder / file)
+    torch.save(torch.from_numpy(np.asarray(space.components, np.float32).copy()), folder / "V.pt")
+    torch.save(torch.from_numpy(points), folder / "proj_1000pc.pt")
+    table = OrderedDict(
+        (f"base_model.model.{one.module}.lora_{one.factor}.one.weight", ((one.size,), torch.Size(one.shape)))
+        for one in space.layout.tensors
+    )
+    torch.save(table, folder / "weight_dimensions.pt")
+    config = {
+        "base_model_name_or_path": BASE_MODEL,
+        "lora_alpha": space.layout.alpha,
+        "r": space.layout.tensors[0].rank,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 @move("push-space", weight=0.5)
