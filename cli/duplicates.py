@@ -11,8 +11,8 @@ from .output import emit, note, progress, say
 @click.command()
 @takes_frame
 def duplicates(frame: Frame) -> None:
-    """Which versions are the same model: re-saved, rescaled, of another rank or precision, in any space. The surest
-    first."""
+    """List versions that are the same model, re-saved, rescaled or of another rank or precision, in any space, the
+    surest first."""
     from w2w_registry.services.search import duplicates as service
 
     with progress("comparing") as tick:

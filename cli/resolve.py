@@ -15,7 +15,7 @@ from .output import emit, note, say
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept with the decision.")
 @takes_frame
 def resolve(frame: Frame, name: str, same_as: str | None, distinct: bool, reason: str) -> None:
-    """Decide whom a version that is held depicts. `audit query held` lists those that wait.
+    """Decide whom a held version depicts. `audit query held` lists those that are waiting.
 
     Another person decides than the one who added it (a registry of one person: `policy set second_person=false`). A
     decision can only be changed by another one; each is in the audit log.

@@ -22,13 +22,15 @@ from . import shared
 @shared.notice
 @click.option("--request", "record_id", metavar="ID", help="The request this answers.")
 @click.option(
-    "--evidence", type=click.Path(dir_okay=False, path_type=Path), help="A signed form or the like; its digest is kept."
+    "--evidence",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A signed form or the like; its digest is kept, and who gave it.",
 )
 @click.option(
     "--signed",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A consent that the subject signed (a JWS of a verifiable credential); its terms count.",
+    help="A consent that the subject signed (a JWS of a verifiable credential); its terms are what counts.",
 )
 @click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
 @click.option("--guardian", metavar="ID", help="Who consents for the subject: guardian or estate.")
@@ -49,8 +51,11 @@ def grant(
 ) -> None:
     """Record a consent.
 
-    `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models a
-    withdrawal had blocked, and nobody else upstream holds back, are served again.
+    `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models that a
+    withdrawal had blocked are served again, unless somebody else upstream holds them back.
+
+    That somebody who refused agrees again takes two people, evidence that is new (--evidence), or a consent that they
+    signed since (--signed).
     """
     from w2w_registry.services.consent import grants as service
     from w2w_registry.services.consent import scopes

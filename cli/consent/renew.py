@@ -16,7 +16,7 @@ from . import shared
 @shared.record
 @takes_frame
 def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
-    """Extend the term of a consent, even of one that has expired."""
+    """Extend the term of a consent; of one that has expired, two people say so."""
     from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 

@@ -33,11 +33,12 @@ from . import shared
 )
 @takes_frame
 def sign(frame: Frame, subject: str, key: Path, out: Path, **given: Any) -> None:
-    """Sign a consent as the person it is about; whoever runs a registry takes it with `consent grant --signed`.
+    """Sign a consent as the person it is about. Whoever runs the registry records it with `consent grant --signed`.
 
-    Needs no registry. SUBJECT is the pseudonym you are known by there. What is not granted here is not granted, and
-    nobody can add to it afterwards. Keep the key: the first consent that is taken fixes it as yours. examples/ has a
-    script that does the same with nothing installed but cryptography, and a page that signs with a passkey.
+    Needs no registry. SUBJECT is the pseudonym you are known by there. What you do not grant here is not granted, and
+    nobody can add to it afterwards. The file says when you signed it: once you have withdrawn, only one that you sign
+    later counts. Keep the key: the first consent that is recorded fixes it as yours. examples/ has a script that does
+    the same with nothing installed but cryptography, and a page that signs with a passkey.
     """
     from w2w_registry.services.consent import signatures as service
 

@@ -18,7 +18,7 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.option(
     "--protect/--forget",
     default=True,
-    help="Keep references of the likeness, by which it is refused from now on; --forget keeps nothing.",
+    help="Keep references of the likeness, by which it is refused from now on; --forget keeps none (two people say so).",
 )
 @options.dry_run
 @click.option("--yes", is_flag=True, help="Erase without asking.")
@@ -32,9 +32,9 @@ def withdraw(
 ) -> int:
     """Withdraw everything a subject granted, and act on it.
 
-    What depicts the subject, and all made from it, is at once out of service and out of search; releases are
-    queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. A withdrawal that
-    was interrupted goes on where it stopped; done twice is done once.
+    Whatever depicts the subject, or was made from it, goes out of service and out of search at once; releases are
+    queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. An interrupted
+    withdrawal goes on where it stopped; withdrawing twice does nothing more.
     """
     from w2w_registry.services.consent import withdraw as service
     from w2w_registry.services.recording.outputs import check_outputs

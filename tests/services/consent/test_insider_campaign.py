@@ -72,7 +72,7 @@ def test_a_sample_of_an_insiders_steps(world: Path, eyes: Eyes, tmp_path: Path) 
         insider.run(25)
     assert [one for one in insider.out if one.kind != RETRAINED] == []  # among 60 people the rarest are not known
     # An insider who can do nothing shows nothing.
-    assert insider.done["bring_in"]
+    assert sum(done for move, done in insider.done.items() if move.startswith("bring_in"))
     assert insider.judged >= 3
 
 

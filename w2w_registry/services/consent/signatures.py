@@ -152,14 +152,17 @@ def check_time(session: Session, subject: str, signature: str, present: datetime
     Raises:
         BadFile: it does not say when, it was signed before that, or in the future.
     """
-    at, again = open_credential(signature).signed_at, f"{subject} signs anew: w2w-reg consent sign {subject} …"
+    at, again = (
+        open_credential(signature).signed_at,
+        f"ask {subject} to sign a new one: w2w-reg consent sign {subject} …",
+    )
     if at is None:
         raise BadFile(path=where, reason="it does not say when it was signed (iat)", hint=again)
     if at > present + _FAST:
         raise BadFile(
             path=where,
             reason=f"it was signed in the future ({_day(at)}; here it is {_day(present)})",
-            hint=f"set the clocks right, then {again}",
+            hint=f"set the clock that is wrong, and {again}",
         )
     no = last_no(session, subject)
     if no is not None and at <= no.at:
