@@ -24,7 +24,7 @@ from . import shared
 @click.option(
     "--evidence",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A signed form or the like; its digest is kept, and who gave it.",
+    help="A signed form or the like; its digest is kept.",
 )
 @click.option(
     "--signed",

@@ -18,7 +18,7 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.option(
     "--protect/--forget",
     default=True,
-    help="Keep references of the likeness, by which it is refused from now on; --forget keeps none (two people say so).",
+    help="Keep references of the likeness, by which it is refused from now on; --forget (two people) keeps none.",
 )
 @options.dry_run
 @click.option("--yes", is_flag=True, help="Erase without asking.")
