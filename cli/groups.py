@@ -20,16 +20,12 @@ from .output import emit, note, say, table
 @options.force
 @takes_frame
 def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, force: bool) -> None:
-<<<<<<< HEAD
-    """Find identities that are one person under several names, the most certain first."""
-=======
-    """Show which identities are one person under several names, the surest first.
+    """Find identities that are one person under several names, the most certain first.
 
     Beside each group stand the score of the weakest link that holds it together, and the chance that somebody who is
-    not there at all finds a match as near. By behaviour as many are listed as leave one link in ten between two people;
-    how many can be expected to is said at the end.
+    not registered finds a match as near. At most about one link in ten is expected to join two people; the last line
+    says how many.
     """
->>>>>>> 695636d (Cut groups where a tenth may be false, and say how sure each is; let the insider give evidence and releases)
     from w2w_registry.services.identities.search_sheet import write_groups_sheet
     from w2w_registry.services.search import groups as service
 
@@ -62,4 +58,4 @@ def _expected(links: int, strangers: float | None) -> str:
         return ""
     if strangers is None:
         return "; how many of the links join two people is not known: calibrate the space"
-    return f"; of {counted(links, 'link')} {max(strangers, 0.05):.1f} can be expected to join two people"
+    return f"; of {counted(links, 'link')}, about {max(strangers, 0.1):.1f} can be expected to join two people"
