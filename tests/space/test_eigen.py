@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import array_api_compat.numpy as xp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2w_registry.space.eigen import Leading, lanczos, leading
+from w2w_registry.space.eigen import Leading, _eigh, lanczos, leading
 
 
 def matrix(size: int, decay: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,3 +63,29 @@ def test_a_held_matrix_is_solved_whole_while_it_is_small() -> None:
     assert (found.missed, found.steps) == (0.0, 0)
     np.testing.assert_allclose(found.values, values[:7], rtol=1e-10)
     np.testing.assert_allclose(held @ found.vectors, found.vectors * found.values, atol=1e-12)
+
+
+def test_a_small_problem_is_solved_where_the_rest_is_and_by_numpy_where_that_fails() -> None:
+    torch = pytest.importorskip("torch")
+    half = np.random.default_rng(0).standard_normal((40, 30))
+    small = half @ half.T
+
+    asked: list[int] = []
+
+    def eigh(held):
+        asked.append(len(held))
+        if len(asked) == 2:
+            raise torch.linalg.LinAlgError("did not converge")
+        return torch.linalg.eigh(held) if len(asked) == 1 else (held[0] * torch.nan, held)
+
+    there = SimpleNamespace(
+        float64=torch.float64,
+        linalg=SimpleNamespace(eigh=eigh),
+        asarray=lambda array, dtype, device: torch.asarray(array, dtype=dtype),
+    )
+    exact = np.linalg.eigh(small)[0]
+    for _ in range(3):  # it is there, gives up, and says nonsense
+        values, vectors = _eigh(there, small, SimpleNamespace(type="cuda"))
+        np.testing.assert_allclose(values, exact, atol=1e-9)
+        np.testing.assert_allclose(vectors * values @ vectors.T, small, atol=1e-9)
+    assert len(asked) == 3

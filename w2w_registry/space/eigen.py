@@ -88,7 +88,7 @@ def lanczos(
             _, following = _apart(xp, following[:, : size - len(small)], blocks)
             blocks.append(xp.linalg.qr(following)[0])
             continue
-        rising, vectors = np.linalg.eigh(small)
+        rising, vectors = _eigh(xp, small, device)
         values, vectors = rising[::-1], vectors[:, ::-1]
         held, newest = len(values), blocks[-1].shape[1]
         if held >= min(wanted, size):
@@ -102,14 +102,28 @@ def lanczos(
         blocks.append(xp.linalg.qr(following)[0])
 
 
+def _eigh(xp: Any, small: NDArray[np.float64], device: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rising eigenvalues and eigenvectors in float64: on the card where the rest is on one, else (and where the card's
+    library gives up) by numpy."""
+    if getattr(device, "type", "cpu") != "cpu":
+        try:
+            values, vectors = xp.linalg.eigh(xp.asarray(small, dtype=xp.float64, device=device))
+            found = to_numpy(values), to_numpy(vectors)
+        except RuntimeError:  # torch's error for one that does not converge, or for want of memory
+            found = np.zeros(0), np.zeros((0, 0))
+        if found[0].size and np.isfinite(found[0]).all() and np.isfinite(found[1]).all():
+            return found
+    return np.linalg.eigh(small)
+
+
 def _apart(xp: Any, image: Any, blocks: list[Any]) -> tuple[NDArray[np.float64], Any]:
     """What of ``image`` lies along the blocks, as coefficients, and what is left of it."""
     shares = []
     for block in blocks:
         share = xp.matrix_transpose(block) @ image
         image = image - block @ share
-        shares.append(to_numpy(share).astype(np.float64))
-    return np.concatenate(shares), image
+        shares.append(share)
+    return to_numpy(xp.concat(shares, axis=0)).astype(np.float64), image  # one copy from a card, and not one a block
 
 
 def _combined(blocks: list[Any], chosen: Any) -> Any:

@@ -267,12 +267,14 @@ class _Solver:
         if self._side == "columns":
             # With U S the coordinates of the fitted rows: Z V must be U S, which is checked as V is made.
             scaled = self._xp.astype(found.vectors / self._like(size), getattr(self._xp, self.precision))
-            seen = np.zeros((self._z.short, _PROBES))
+            asked = self._like(probes, self._xp.float32)
+            total = self._xp.zeros((self._z.short, _PROBES), dtype=self._xp.float64, device=self._device)
             for part, z in self._z.pieces():
-                vectors[part] = to_numpy(z @ scaled)
+                piece = self._xp.astype(z @ scaled, self._xp.float32)  # as it is kept
+                vectors[part] = to_numpy(piece)
                 forget(vectors)
-                seen += to_numpy(self._xp.matrix_transpose(z) @ self._like(vectors[part] @ probes, z.dtype))
-            ours = to_numpy(found.vectors)
+                total += self._xp.matrix_transpose(z) @ self._xp.astype(piece @ asked, z.dtype)
+            ours, seen = to_numpy(found.vectors), np.asarray(to_numpy(total), np.float64)
             wrong = seen - ours @ (size[:, None] * probes)
             residual = float(np.linalg.norm(wrong) / np.sqrt(_PROBES) / np.linalg.norm(size))
             overlap = (ours.T @ wrong) / size[:, None]
