@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import Run
 from tests.services.world import BASE, make_world
+from w2w_registry.catalog.types import Json
+from w2w_registry.lora import write_lora
 
 
 def test_the_main_job(filled: Run, loras: Path) -> None:
@@ -122,3 +125,33 @@ def test_a_sheet_of_query_and_matches(run: Run, loras: Path, tmp_path: Path) -> 
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}
     assert (255, 0, 0) in colours
     assert (208, 208, 208) in colours
+
+
+def test_one_file_of_enormous_values_leaves_the_others_alone(filled: Run, tmp_path: Path) -> None:
+    """Squares of 3e38 overflow: whatever becomes of that file, those read with it are placed and found."""
+    world = make_world(53)
+    world.write(tmp_path / "new", range(50, 53))
+    for name, share in (("huge", 1.0), ("spike", 0.001)):
+        tensors = world.layout.unflatten(world.theta(1)).items()
+        high = {key: np.where(np.arange(v.size).reshape(v.shape) < share * v.size, 3e38, v) for key, v in tensors}
+        write_lora(
+            tmp_path / "new" / name, {key: v.astype(np.float32) for key, v in high.items()}, 4.0, base_model=BASE
+        )
+    code, out, err = filled("add", tmp_path / "new", "--json")
+    assert code == 0, err
+    assert json.loads(out)["counts"] == {"added": 5, "existing": 0, "failed": 0, "skipped": 0}
+    spaces = {row["identity"]: row["space"] for row in json.loads(filled("list", "--json")[1])}
+    assert [spaces[name] for name in ("p0050", "p0051", "p0052")] == ["tiny@1"] * 3
+    assert [spaces[name] for name in ("huge", "spike")] == [None] * 2
+    assert json.loads(filled("search", "p0051", "-k", "1", "--json")[1])["results"][0]["identity"] == "p0051"
+
+
+def test_a_list_decodes_each_space_once(filled: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A space's layout is its largest column: decoding it for every row took most of the time of a list."""
+    decoded = []
+    real = Json.process_result_value
+    monkeypatch.setattr(Json, "process_result_value", lambda *given: decoded.append(given[1]) or real(*given))
+    code, out, _ = filled("list", "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 50
+    assert sum('"tensors"' in str(text) for text in decoded) == 1
