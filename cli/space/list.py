@@ -12,9 +12,9 @@ from ..output import emit, table
 @takes_frame
 def list_(frame: Frame) -> None:
     """List weight spaces."""
-    from w2w_registry.services.spaces import manage
+    from w2w_registry.services.spaces import showing
 
-    rows = manage.list_spaces(frame.registry())
+    rows = showing.list_spaces(frame.registry())
     columns = ["space", "base_model", "dim", "components", "fit_size", "identities", "digest", "created"]
     shown = [{**row, "digest": row["digest"][:12]} for row in rows]
     emit(frame, rows, lambda: table(shown, columns, empty="no spaces yet; `w2w-reg space fit NAME PATH…`"))

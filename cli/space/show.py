@@ -13,7 +13,7 @@ from ..output import emit, pairs
 @takes_frame
 def show(frame: Frame, name: str) -> None:
     """Show a weight space: base model, layout, explained variance, metric, calibration, versions of software."""
-    from w2w_registry.services.spaces import manage
+    from w2w_registry.services.spaces import showing
 
-    value = manage.show_space(frame.registry(), name)
+    value = showing.show_space(frame.registry(), name)
     emit(frame, value, lambda: pairs((k.replace("_", " "), v) for k, v in value.items()))

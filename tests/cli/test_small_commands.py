@@ -26,6 +26,9 @@ SMALL = (
     "stats",
     "collection list",
     "audit verify",
+    "audit query expiring",
+    "space list",
+    "space show tiny",
 )
 TYPED = """
 import sys

@@ -21,7 +21,7 @@ from w2w_registry.services.consent.subjects import list_subjects
 from w2w_registry.services.hub.sync import list_releases
 from w2w_registry.services.identities.manage import list_identities, set_tags
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import list_spaces
+from w2w_registry.services.spaces.showing import list_spaces
 
 ASKED: dict[str, Callable[[Registry], object]] = {
     "list": list_identities,

@@ -141,7 +141,7 @@ def test_the_api_says_what_json_says(program: TestClient, registry: Registry, al
     import json
 
     from w2w_registry.services.consent import subjects
-    from w2w_registry.services.spaces.manage import list_spaces
+    from w2w_registry.services.spaces.showing import list_spaces
     from w2w_registry.web.api import plain
 
     said = {

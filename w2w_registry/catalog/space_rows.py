@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.assets import SERVED, Coordinates, Version
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.spaces import Direction, Space
+from w2w_registry.records import VersionState
 
 
 @once
@@ -38,3 +42,9 @@ def find_direction(session: Session, space_id: int, name: str) -> Direction | No
 def knows_direction(session: Session, digest: str) -> bool:
     """Whether a direction is still here as it was."""
     return session.scalar(select(Direction.id).where(Direction.digest == digest).limit(1)) is not None
+
+
+def identities_by_space(session: Session, states: Collection[VersionState] = SERVED) -> dict[int, int]:
+    """How many identities have a version in these states with coordinates in each space; none = not in it."""
+    query = select(Coordinates.space_id, func.count(Version.identity_id.distinct())).join(Coordinates.version)
+    return dict(session.execute(query.where(Version.state.in_(states)).group_by(Coordinates.space_id)).tuples().all())

@@ -88,12 +88,6 @@ def event_hash_at(session: Session, seq: int) -> str | None:
     return session.scalar(select(Event.hash).where(Event.seq == seq))
 
 
-def identities_by_space(session: Session, states: Collection[VersionState] = SERVED) -> dict[int, int]:
-    """How many identities have a version in these states with coordinates in each space; none = not in it."""
-    query = select(Coordinates.space_id, func.count(Version.identity_id.distinct())).join(Coordinates.version)
-    return dict(session.execute(query.where(Version.state.in_(states)).group_by(Coordinates.space_id)).tuples().all())
-
-
 def batches(
     session: Session, space_id: int, *, states: Collection[VersionState] = SERVED, rows: int = _BATCH
 ) -> Iterator[Vectors]:

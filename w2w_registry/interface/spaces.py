@@ -53,12 +53,12 @@ class Spaces:
 
     def list(self) -> Rows:
         """Every space, with how many identities have coordinates in it."""
-        from w2w_registry.services.spaces import manage
+        from w2w_registry.services.spaces import showing
 
-        return Rows(plain(manage.list_spaces(self._registry)))
+        return Rows(plain(showing.list_spaces(self._registry)))
 
     def show(self, name: str) -> Row:
         """One space: what it was fitted on, explained variance, metric, calibration."""
-        from w2w_registry.services.spaces import manage
+        from w2w_registry.services.spaces import showing
 
-        return Row(plain(manage.show_space(self._registry, name)))
+        return Row(plain(showing.show_space(self._registry, name)))

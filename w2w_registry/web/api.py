@@ -20,7 +20,7 @@ from w2w_registry.services.identities.answers import IdentityRow, Tagged
 from w2w_registry.services.provenance import lineage as tracing
 from w2w_registry.services.search.draws import By
 from w2w_registry.services.search.query import registered_ref
-from w2w_registry.services.spaces import manage as weight_spaces
+from w2w_registry.services.spaces import showing as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
 from w2w_registry.web.idempotency import OnceRoute

@@ -38,8 +38,9 @@ from w2w_registry.services.identities.manage import set_alias, set_tags, unset_t
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
-from w2w_registry.services.spaces.manage import fit_space, import_space, list_spaces
+from w2w_registry.services.spaces.manage import fit_space, import_space
 from w2w_registry.services.spaces.refit import refit_space
+from w2w_registry.services.spaces.showing import list_spaces
 
 NAME, FILE = "zaphod-beeblebrox", "zaphodsheadshot"
 ANY = Scope(purposes=("any",), derivatives=True, publication=True)

@@ -16,8 +16,9 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
-from w2w_registry.services.spaces.manage import export_space, fit_space, import_space, list_spaces, show_space
+from w2w_registry.services.spaces.manage import export_space, fit_space, import_space
 from w2w_registry.services.spaces.refit import refit_space
+from w2w_registry.services.spaces.showing import list_spaces, show_space
 
 
 def test_fitting_a_name_again_makes_its_next_version(registry: Registry, loras: Path) -> None:

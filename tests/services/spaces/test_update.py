@@ -18,9 +18,10 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
-from w2w_registry.services.spaces.manage import fit_space, list_spaces, show_space
+from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.migrate import migrate_space
 from w2w_registry.services.spaces.refit import refit_space
+from w2w_registry.services.spaces.showing import list_spaces, show_space
 from w2w_registry.services.spaces.update import update_space
 
 

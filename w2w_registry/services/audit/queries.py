@@ -33,7 +33,6 @@ from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate, resolve
 from w2w_registry.services.consent.rows import load_records
-from w2w_registry.services.provenance import verify
 from w2w_registry.services.registry import Registry, present
 
 Rows = list[dict[str, Any]]
@@ -209,6 +208,8 @@ def spaces(registry: Registry, filters: Filters) -> Rows:
 
 def mismatched(registry: Registry, filters: Filters) -> Rows:
     """Versions whose files or coordinates no longer match what was recorded."""
+    from w2w_registry.services.provenance import verify  # it reads coordinates; the other questions read rows
+
     return verify.mismatched(registry)
 
 

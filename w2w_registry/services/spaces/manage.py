@@ -5,25 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import (
     InputKind,
     Space,
     SpaceMember,
 )
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.space_rows import all_spaces, next_space_number, space_with_digest
+from w2w_registry.catalog.space_rows import next_space_number, space_with_digest
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoPoints
 from w2w_registry.records import Kind, Result, check_name, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.outputs import check_outputs
 from w2w_registry.services.recording.space_files import SPACE_FILE, SPACE_JSON, read_space, write_space
-from w2w_registry.services.recording.spaces import find_space, open_space, store_space
+from w2w_registry.services.recording.spaces import open_space, store_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import fit_calibrated
@@ -31,6 +29,7 @@ from w2w_registry.services.spaces.fitset import Member, in_common_gauge, read_fi
 from w2w_registry.services.spaces.members import enough_people, hold_space, only_allowed
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
+from w2w_registry.services.spaces.showing import show_space
 from w2w_registry.services.spaces.spool import spooled
 from w2w_registry.space.basis import WeightSpace
 
@@ -158,76 +157,6 @@ def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None
             for position, member in enumerate(members)
         ],
     )
-
-
-def list_spaces(registry: Registry) -> list[SpaceRow]:
-    """Every space, with how many identities are served from it."""
-    with registry.catalog.read() as session:
-        counts = vectors.identities_by_space(session)
-        return [_summary(row, counts.get(row.id, 0)) for row in all_spaces(session)]
-
-
-@dataclass(frozen=True, eq=False)
-class SpaceRow(Result):
-    """A weight space and how many identities are placed in it."""
-
-    space: str
-    digest: str
-    base_model: str
-    base_revision: str | None
-    dim: int
-    components: int
-    rank: int
-    alpha: float
-    fit_size: int | None
-    gauge: str
-    identities: int
-    metric: str
-    state: str
-    created: datetime
-
-
-def _summary(row: Space, identities: int) -> SpaceRow:
-    return SpaceRow(
-        space=row.ref,
-        digest=row.digest,
-        base_model=row.base_model,
-        base_revision=row.base_revision,
-        dim=row.dim,
-        components=row.components,
-        rank=row.rank,
-        alpha=row.alpha,
-        fit_size=row.fit_size,
-        gauge=row.software.get("gauge", "raw"),
-        identities=identities,
-        metric=row.metric.get("name", "cosine"),
-        state=str(row.state),
-        created=row.created,
-    )
-
-
-def show_space(registry: Registry, ref: str) -> dict[str, Any]:
-    """One space: what it was fitted on, explained variance, metric, calibration, software."""
-    with registry.catalog.read() as session:
-        row = find_space(session, ref)
-        count = vectors.identities_by_space(session).get(row.id, 0)
-        variance = row.explained_variance or []
-        parent = None if row.parent_id is None else session.get_one(Space, row.parent_id).ref
-        return {
-            **_summary(row, count),
-            "layout_digest": row.layout_digest,
-            "modules": len(row.layout["tensors"]) // 2,
-            "fit_set_digest": row.fit_set_digest,
-            "explained_variance": float(sum(variance)) if variance else None,
-            "explained_variance_first_10": [round(float(v), 5) for v in variance[:10]],
-            "threshold": row.calibration.get("threshold"),
-            "false_match_rate": row.calibration.get("false_match_rate"),
-            "true_match_rate": row.calibration.get("true_match_rate"),
-            "residual_of_new_loras": row.calibration.get("residual"),
-            "software": row.software,
-            "refit_of": parent,
-            "operation": row.operation_id,
-        }
 
 
 @dataclass(frozen=True, eq=False)

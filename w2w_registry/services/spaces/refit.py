@@ -17,9 +17,10 @@ from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import fit_calibrated
 from w2w_registry.services.spaces.fitset import FitSet, Member
-from w2w_registry.services.spaces.manage import register_space, show_space
+from w2w_registry.services.spaces.manage import register_space
 from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.services.spaces.migrate import move, theta_of
+from w2w_registry.services.spaces.showing import show_space
 
 _CHUNK = 500
 

@@ -18,9 +18,10 @@ from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import FALSE_MATCH_RATE
 from w2w_registry.services.spaces.fitset import FitSet, Member, read_fit_set
-from w2w_registry.services.spaces.manage import register_space, show_space
+from w2w_registry.services.spaces.manage import register_space
 from w2w_registry.services.spaces.members import only_allowed
 from w2w_registry.services.spaces.migrate import move
+from w2w_registry.services.spaces.showing import show_space
 from w2w_registry.services.spaces.spool import spooled
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.start import shares_start

@@ -11,7 +11,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
-from w2w_registry.services.spaces import manage as spaces
+from w2w_registry.services.spaces import showing as spaces
 from w2w_registry.services.synthesis import directions, edit, preview
 from w2w_registry.web import asking
 from w2w_registry.web.jobs import Job

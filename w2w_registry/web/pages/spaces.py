@@ -8,7 +8,7 @@ from fastapi.responses import HTMLResponse
 
 from w2w_registry.services.identities import paging
 from w2w_registry.services.search import atlas
-from w2w_registry.services.spaces import manage, membership
+from w2w_registry.services.spaces import membership, showing
 from w2w_registry.services.synthesis import directions
 from w2w_registry.web import charts
 from w2w_registry.web.site import Desk, Look, page_router, url
@@ -23,7 +23,7 @@ REACH: Final = 3.2
 @router.get("/spaces")
 def spaces(desk: Look) -> HTMLResponse:
     """Every space."""
-    return desk.page("spaces.html", spaces=manage.list_spaces(desk.registry))
+    return desk.page("spaces.html", spaces=showing.list_spaces(desk.registry))
 
 
 @router.get("/spaces/{name:path}")
@@ -34,12 +34,12 @@ def space(desk: Look, name: str, after: int = -1) -> HTMLResponse:
 
 
 def _space(desk: Desk, name: str, after: int) -> HTMLResponse:
-    shown = manage.show_space(desk.registry, name)
+    shown = showing.show_space(desk.registry, name)
     ref = shown["space"]
     seq = paging.change_number(desk.registry)
     drawn = desk.site.remembered.get(("atlas", ref), seq, lambda: atlas.atlas(desk.registry, ref))
     others = [
-        row for row in manage.list_spaces(desk.registry) if row["space"].partition("@")[0] == ref.partition("@")[0]
+        row for row in showing.list_spaces(desk.registry) if row["space"].partition("@")[0] == ref.partition("@")[0]
     ]
     fitted = membership.members(desk.registry, ref, after=after, limit=MEMBERS + 1)
     more = url("/spaces", ref, after=fitted[MEMBERS - 1].position) if len(fitted) > MEMBERS else None

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities import paging
 from w2w_registry.services.search.query import false_alarm, registered_ref
-from w2w_registry.services.spaces import manage as spaces
+from w2w_registry.services.spaces import showing as spaces
 from w2w_registry.web import asking
 from w2w_registry.web.access import Right
 from w2w_registry.web.pages.identity import with_pictures

@@ -26,7 +26,7 @@ from w2w_registry.hub.client import HubClient
 from w2w_registry.lora import read_lora
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.spaces.manage import list_spaces
+from w2w_registry.services.spaces.showing import list_spaces
 from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.layout import Layout
 
