@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.services.world import BASE, World, tiny_layout
-from w2w_registry.catalog.models import Operation, OperationInput, SpaceMember
+from w2w_registry.catalog.models import Operation, OperationInput, Space, SpaceMember
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, RegistryError, UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities.ingest import AddRequest, add
@@ -128,5 +128,6 @@ def test_refit_without_a_subject(registry: Registry, loras: Path) -> None:
     assert value["placed"] == 80
     assert search(registry, "p0003", space="tiny@2", limit=1).results[0].identity == "p0003"
     with registry.catalog.read() as session:
-        members = session.execute(select(SpaceMember.name).where(SpaceMember.space.has(name="tiny", number=2)))
+        here = (Space.name == "tiny") & (Space.number == 2)
+        members = session.execute(select(SpaceMember.name).join(Space, Space.id == SpaceMember.space_id).where(here))
         assert not {"p0007", "p0008"} & {name for (name,) in members}

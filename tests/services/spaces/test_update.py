@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.services.world import BASE, World
-from w2w_registry.catalog.models import SpaceMember
+from w2w_registry.catalog.models import Space, SpaceMember
 from w2w_registry.catalog.points import placed_versions
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import write_lora
@@ -55,7 +55,9 @@ def test_new_people_are_taken_in_and_old_ones_come_along(registry: Registry, fir
     for name in ("p0003", "p0077"):
         assert search(registry, name, space="tiny@2", limit=1).results[0].identity == name
     with registry.catalog.read() as session:
-        members = session.scalars(select(SpaceMember.name).where(SpaceMember.space.has(number=2))).all()
+        members = session.scalars(
+            select(SpaceMember.name).join(Space, Space.id == SpaceMember.space_id).where(Space.number == 2)
+        ).all()
     assert len(set(members)) == 80  # so that whoever withdraws is found in both
 
 
