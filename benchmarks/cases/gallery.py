@@ -6,7 +6,7 @@ The deep page's peer is the same page by OFFSET, which reads and throws away all
 The fifty people come over HTTP from a process of their own (``benchmarks/crowd.py``) to `w2w-reg serve` as it ships,
 behind a proxy's header as a team would, while `w2w-reg add` takes in 10,000 LoRAs: at the pace of people who look at
 what they are shown, until everything is added; then without it, and in a closed loop without a pause. At full size
-all of it takes five minutes on two quiet cores.
+the CPU time of all of it is about five minutes of two cores.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def median_cpu(answers: list[Spent]) -> float:
 
 # -- fifty people ------------------------------------------------------------------------------------
 def places(count: int) -> dict[str, tuple[float, list[str]]]:
-    """Where people go, and how often: three in ten visits are searches."""
+    """Where people go, and how often: twenty visits in a hundred ask who somebody is, fifteen filter."""
     some = random.Random(2).sample(range(FIRST, FIRST + count), SEEN)
     names = [f"p{number:07}" for number in some]
     deep = random.Random(3).sample(range(2, max(3, count // PAGE)), SEEN // 3)
