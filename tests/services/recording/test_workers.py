@@ -15,7 +15,7 @@ import pytest
 
 from examples.miniworld.unpack import BASE_MODEL, DATA, load_loras
 from tests.services import studio
-from w2w_registry.errors import BadLora, MissingExtra, NotFound
+from w2w_registry.errors import BadLora, MissingExtra, NotFound, UsageError
 from w2w_registry.lora import lora_files, read_lora
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import fingerprints, workers
@@ -66,6 +66,12 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(workers, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtra, match="ray"):
         next(mapped(Squares(tmp_path), [1], "auto"))
+
+
+def test_where_no_cluster_is_that_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "find_spec", lambda _name: True)
+    with pytest.raises(UsageError, match="nothing answers"):
+        next(mapped(Squares(tmp_path), [1], "ray://127.0.0.1:1"))
 
 
 def test_an_error_arrives_as_it_was_raised() -> None:

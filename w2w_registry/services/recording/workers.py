@@ -6,6 +6,7 @@ what comes out. Pieces of a machine that dies are worked on again elsewhere (doc
 
 from __future__ import annotations
 
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ Answer = TypeVar("Answer")
 
 _AGAIN: Final = 5
 """How often a piece is given out again whose machine or process died."""
+_WAIT: Final = 10.0  # seconds
 _AHEAD: Final = 2
 """Pieces given out for each that can be worked on at once, so that none waits for the next."""
 
@@ -83,7 +85,19 @@ def mapped(
         return
     if find_spec("ray") is None:
         raise MissingExtra(package="ray", extra="ray", feature="working on a Ray cluster")
+    _listens(ray)
     yield from _on_cluster(work, jobs, ray, card)
+
+
+def _listens(address: str) -> None:
+    """Raises UsageError where nobody does: Ray itself waits for minutes and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_WAIT).close()
+        except (OSError, OverflowError):
+            reason = f"no Ray cluster at {address}: nothing answers there"
+            raise UsageError(reason=reason, hint="start one with `ray start --head`") from None
 
 
 def _on_cluster(work: Callable[[Job], Answer], jobs: Iterable[Job], address: str, card: bool) -> Iterator[Answer]:
