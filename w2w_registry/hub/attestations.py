@@ -245,7 +245,7 @@ def _is_digest(value: object) -> bool:
 
 # -- checking a release that was fetched -------------------------------------------------------
 def check(
-    document: bundle.Document, files: Mapping[str, str], bom: bytes | None, envelope: bytes | None, where: str
+    document: bundle.Described, files: Mapping[str, str], bom: bytes | None, envelope: bytes | None, where: str
 ) -> None:
     """Hold both files against the release they came with; what only they say (licence, adapter, policy) is theirs.
 

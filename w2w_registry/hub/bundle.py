@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from w2w_registry.errors import BadFile, BadLora, IntegrityError, RegistryError, UnsafeRepo, UsageError
 from w2w_registry.hub.api import HubFile, RepoState
@@ -76,6 +76,27 @@ class Document:
         return hashlib.sha256(self.coordinates).hexdigest()
 
 
+class Described(Protocol):
+    """What every document of a release says, with coordinates or without (``adapter_release``)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def base_model(self) -> str | None: ...
+    @property
+    def base_revision(self) -> str | None: ...
+    @property
+    def model_digest(self) -> str: ...
+    @property
+    def manifest(self) -> Mapping[str, Any]: ...
+    @property
+    def files(self) -> Mapping[str, str]: ...
+
+
 def encode(document: Document) -> bytes:
     """``w2w.json``: canonical JSON with a digest over all of it. Coordinates are in it unless their file is listed."""
     layout: dict[str, Any] = {"alpha": document.alpha, "digest": document.layout_digest}
@@ -123,41 +144,43 @@ def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) 
             raise BadFile(
                 path=where, reason=f"release format {body['version']}, this release reads {VERSION}", hint="upgrade"
             )
-        _same("release", where, str(body["digest"]), digest_of({k: v for k, v in body.items() if k != "digest"}))
+        check_same("release", where, str(body["digest"]), digest_of({k: v for k, v in body.items() if k != "digest"}))
         coordinates = body["coordinates"]
         if "file" in coordinates:
             if read is None:
                 raise BadFile(path=where, reason="its coordinates are in a file that is not available here")
-            raw = decode_coordinates(read(_text(coordinates["file"])))
+            raw = decode_coordinates(read(checked_text(coordinates["file"])))
         else:
             raw = base64.b64decode(coordinates["data"], validate=True)
-        _same("coordinates", where, str(coordinates["sha256"]), hashlib.sha256(raw).hexdigest())
+        check_same("coordinates", where, str(coordinates["sha256"]), hashlib.sha256(raw).hexdigest())
         if coordinates["dtype"] != "float32" or len(raw) != 4 * int(coordinates["components"]) or not raw:
             raise BadFile(path=where, reason="the coordinates are not the number of float32 values stated")
         layout = body["layout"]
         document = Document(
-            name=_text(body["identity"]["name"]),
+            name=checked_text(body["identity"]["name"]),
             number=int(body["identity"]["number"]),
-            kind=_text(body["identity"]["kind"]),
-            space=_text(body["space"]["name"]),
-            space_digest=_hex(body["space"]["digest"]),
-            space_repo=None if body["space"]["repo"] is None else _text(body["space"]["repo"]),
-            base_model=_text(body["base_model"]["id"]),
-            base_revision=None if body["base_model"]["revision"] is None else _text(body["base_model"]["revision"]),
-            layout_digest=_hex(layout["digest"]),
+            kind=checked_text(body["identity"]["kind"]),
+            space=checked_text(body["space"]["name"]),
+            space_digest=checked_hex(body["space"]["digest"]),
+            space_repo=optional_text(body["space"]["repo"]),
+            base_model=checked_text(body["base_model"]["id"]),
+            base_revision=None
+            if body["base_model"]["revision"] is None
+            else checked_text(body["base_model"]["revision"]),
+            layout_digest=checked_hex(layout["digest"]),
             alpha=float(layout["alpha"]),
             layout={k: layout[k] for k in ("alpha", "tensors")} if "tensors" in layout else None,
             coordinates=raw,
-            model_digest=_hex(body["model_digest"]),
+            model_digest=checked_hex(body["model_digest"]),
             residual=None if body["residual"] is None else float(body["residual"]),
             manifest=dict(body["manifest"]),
-            files={_text(p): _hex(d) for p, d in dict(body["files"]).items()},
+            files={checked_text(p): checked_hex(d) for p, d in dict(body["files"]).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, RecursionError) as error:
         raise BadFile(path=where, reason=f"not a release document ({_named(error)})") from None
     recorded = document.manifest.get("coordinates_digest")
     if recorded is not None:
-        _same("manifest's coordinates", where, str(recorded), document.coordinates_digest)
+        check_same("manifest's coordinates", where, str(recorded), document.coordinates_digest)
     return document
 
 
@@ -181,14 +204,14 @@ def decode_coordinates(data: bytes) -> bytes:
     return raw
 
 
-def check_files(document: Document, found: Mapping[str, str], where: str) -> None:
+def check_files(document: Described, found: Mapping[str, str], where: str) -> None:
     """That the files fetched (path → SHA-256) are the ones the document lists.
 
     Raises:
         IntegrityError: one is missing or another.
     """
     for path, expected in document.files.items():
-        _same("file", f"{where}/{path}", expected, found.get(path, "nothing"))
+        check_same("file", f"{where}/{path}", expected, found.get(path, "nothing"))
 
 
 def read_table(data: bytes, where: str) -> dict[str, Any]:
@@ -210,7 +233,8 @@ def _table(data: bytes, where: str) -> dict[str, Any]:
     return body
 
 
-def _same(what: str, name: str, expected: str, found: str) -> None:
+def check_same(what: str, name: str, expected: str, found: str) -> None:
+    """Raises IntegrityError when the two differ."""
     if expected != found:
         raise IntegrityError(what=what, name=name, expected=expected, found=found)
 
@@ -219,13 +243,20 @@ def _named(error: Exception) -> str:
     return f"{error} is missing" if isinstance(error, KeyError) else shorten(str(error), 60)
 
 
-def _text(value: Any) -> str:
+def checked_text(value: Any) -> str:
+    """A text of sensible length out of a stranger's table. Raises ValueError."""
     if not isinstance(value, str) or len(value) > 4096:
         raise ValueError("a text is expected")
     return value
 
 
-def _hex(value: Any) -> str:
+def optional_text(value: Any) -> str | None:
+    """As ``checked_text``, or None where there is none."""
+    return None if value is None else checked_text(value)
+
+
+def checked_hex(value: Any) -> str:
+    """A SHA-256 in hex. Raises ValueError."""
     if not isinstance(value, str) or len(value) != 64 or not set(value) <= set("0123456789abcdef"):
         raise ValueError("a SHA-256 is expected")
     return value
@@ -240,7 +271,7 @@ class Choice:
     files: tuple[HubFile, ...]
 
 
-def choose(state: RepoState, document: Document | None = None, *, name: str | None = None) -> Choice:
+def choose(state: RepoState, document: Described | None = None, *, name: str | None = None) -> Choice:
     """Which files make up the LoRA in a repo: ours as its document lists them, a stranger's whatever its format.
 
     Args:

@@ -110,9 +110,8 @@ def _summary(facts: CardFacts) -> str:
 def _loading(facts: CardFacts) -> str:
     if not facts.weights:
         return f"## Load\n\n```sh\nw2w-reg pull {facts.repo_id}\n```\n"
-    if facts.space is None:
+    if facts.space is None or facts.base_model is None:
         return _loading_a_file(facts)
-    assert facts.base_model is not None  # a weight space has one
     revision = f", revision={literal(facts.base_revision)}" if facts.base_revision else ""
     code = (
         "from diffusers import AutoPipelineForText2Image\n\n"

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import pickle
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
 from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import Entry, User, Visibility
 from tests.services.hub_world import BASE, World, add_space, make_space, open_world
+from w2w_registry.catalog.lookup import labels_of
 from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, ReleaseState, Space
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import (
@@ -43,7 +44,7 @@ from w2w_registry.hub.plan import Access
 from w2w_registry.lora import lora_files, model_digest, read_adapter, read_lora
 from w2w_registry.lora.tensorfile import encode
 from w2w_registry.messages import message
-from w2w_registry.records import Kind
+from w2w_registry.records import Kind, canonical_json, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.hub.pull import PullReport, PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
@@ -594,17 +595,88 @@ def test_what_no_space_holds_is_published_as_it_is_and_pulled_again(world: World
     for name, tensors in files.items():
         dtypes: dict[str, Any] = dict.fromkeys(tensors, "fp32")
         (tmp_path / f"{name}.safetensors").write_bytes(encode(tensors, {}, dtypes))
+        (tmp_path / f"{name}.json").write_text('{"activation text": "ohwx", "preferred weight": 0.7, "notes": "ours"}')
         asked = AddRequest([str(tmp_path / f"{name}.safetensors")], kind="style", base_model="acme/base")
         done = intake.perform(world.registry, asked, intake.plan(world.registry, intake.survey(asked), fit=False))
         assert done.exit_code == 0
         push(world.registry, world.client, PushRequest(name, f"acme/{name}", access=Access.PUBLIC))
         there = world.hub.files(f"acme/{name}")
         assert ("adapter_model.safetensors" in there, "lora.safetensors" in there) == (name == "flux", name == "haha")
-        assert bundle.DOCUMENT not in there
         assert b"w2w-reg pull" in (there["README.md"] or b"")
-        report = pull(wiped.registry, world.client, PullRequest(f"acme/{name}", kind="style"))
-        assert (report.status, report.space, report.ours) == ("added", None, False)
+        said = json.loads(there["w2w.json"] or b"")
+        assert (said["version"], said["labels"]) == (2, {"trigger": "ohwx", "strength": 0.7})  # no notes of a team's
+        report = pull(wiped.registry, wiped.client, PullRequest(f"acme/{name}"))
+        assert (report.status, report.ref, report.space, report.ours) == ("added", f"{name}@1", None, True)
+        assert manifest(wiped, name) == said["manifest"]
+        before, after = world.version(name), wiped.version(name)
+        assert after.model_digest == before.model_digest
+        with wiped.registry.catalog.read() as session:
+            assert version_for(session, name).identity.kind is Kind.STYLE
+            assert labels_of(session, [after.id])[after.id] == said["labels"]
+        assert pull(wiped.registry, wiped.client, PullRequest(f"acme/{name}")).status == "existing"
         again = push(world.registry, world.client, PushRequest(name, f"acme/{name}", access=Access.PUBLIC))
         assert not again.changed
+    assert len(wiped.releases()) == 2  # their own account's: kept in step from here too
     export(wiped.registry, "flux", str(tmp_path / "back.safetensors"), fmt="kohya")
     assert read_adapter(tmp_path / "back.safetensors").parts == {"text_encoder": 1, "transformer": 1}
+
+
+def opaque(world: World, path: Path, subjects: Sequence[str]) -> None:
+    """A LoHa of somebody, in no weight space, published."""
+    q = "lora_unet_double_blocks_0_img_attn_proj"
+    tensors = {f"{q}.hada_w{i}_{x}": np.ones((4, 2) if x == "a" else (2, 4), np.float32) for i in "12" for x in "ab"}
+    path.write_bytes(encode(tensors, {}, dict.fromkeys(tensors, "fp32")))
+    asked = AddRequest([str(path)], name="acme/haha", subjects=subjects)
+    done = intake.perform(world.registry, asked, intake.plan(world.registry, intake.survey(asked), fit=False))
+    assert done.exit_code == 0
+    push(world.registry, world.client, PushRequest("acme/haha", REPO))
+
+
+def test_consents_come_with_what_no_space_holds(world: World, wiped: World, tmp_path: Path) -> None:
+    opaque(world, tmp_path / "x.safetensors", ["p0001"])
+    report = pull(wiped.registry, wiped.client, PullRequest(REPO))
+    assert (report.ours, report.ref, report.consent) == (True, "acme/haha@1", "granted")
+    after = wiped.version("acme/haha")
+    assert gate.ask(wiped.registry, "publish", versions=[after.id]).allowed
+    assert not gate.ask(wiped.registry, "edit", versions=[after.id], purpose="advertising").allowed
+    assert push(wiped.registry, wiped.client, PushRequest("acme/haha", "acme/again")).changed
+
+
+@pytest.mark.parametrize("what", ["labels", "model_digest", "kind", "file", "half"])
+def test_a_document_without_a_space_is_held_against_the_release(
+    world: World, wiped: World, tmp_path: Path, what: str
+) -> None:
+    opaque(world, tmp_path / "x.safetensors", ["p0001"])
+    there = {p: b or b"" for p, b in world.hub.files(REPO).items()}
+    said = json.loads(there["w2w.json"])
+    digest = said.pop("digest")
+    if what == "labels":
+        said["labels"] = {"trigger": "other"}  # under the old digest
+    elif what == "model_digest":
+        said["model_digest"] = "0" * 64
+    elif what == "kind":
+        said["identity"]["kind"] = "deity"
+    elif what == "file":
+        said["files"]["lora.safetensors"] = "0" * 64
+    elif what == "half":
+        del said["manifest"]
+    sealed = {**said, "digest": digest if what == "labels" else digest_of(said)}
+    world.hub.store.plant(REPO, {"w2w.json": canonical_json(sealed).encode()})
+    with pytest.raises((IntegrityError, BadFile)) as refused:
+        pull(wiped.registry, wiped.client, PullRequest(REPO))
+    assert "\n" not in message(refused.value)
+    absent(wiped, "acme/haha")
+
+
+def test_one_whose_base_model_nobody_named_is_published_as_the_file_it_is(world: World, wiped: World) -> None:
+    """A space fitted on LoRAs that name no base model knows none either."""
+    world.add("acme/bob", seed=8, subjects=["p0001"])
+    with world.registry.catalog.write("tester") as uow:
+        version = version_for(uow.session, "acme/bob")
+        version.base_model = None
+        uow.event("label.set", {"version": version.id})
+    push(world.registry, world.client, PushRequest("acme/bob", REPO))
+    there = world.hub.files(REPO)
+    assert json.loads(there["w2w.json"] or b"")["version"] == 2
+    report = pull(wiped.registry, wiped.client, PullRequest(REPO))
+    assert (report.ours, report.status, report.ref) == (True, "added", "acme/bob@1")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from w2w_registry.errors import BadFile
 from w2w_registry.hub import attestations, dsse
-from w2w_registry.hub.bundle import BOM, STATEMENT, Document
+from w2w_registry.hub.bundle import BOM, STATEMENT, Described
 from w2w_registry.services.hub.release_files import Options, VersionFacts
 from w2w_registry.services.hub.signatures import OWN_KEY, attesting_key, trusted_keys
 from w2w_registry.services.registry import Registry
@@ -50,7 +50,7 @@ def attested_by(files: Mapping[str, bytes]) -> str | None:
 
 
 def check(
-    registry: Registry, folder: Path, document: Document, found: Mapping[str, str], where: str
+    registry: Registry, folder: Path, document: Described, found: Mapping[str, str], where: str
 ) -> tuple[str, ...]:
     """Hold the attestations in ``folder``, if there are any, against the release and the trusted keys.
 

@@ -20,26 +20,24 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.lookup import version_at
 from w2w_registry.catalog.models import Identity, InputKind, Space, Version
-from w2w_registry.catalog.publications import record_release, release_at
-from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import space_with_digest
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import sha256_file
-from w2w_registry.hub import bundle
+from w2w_registry.hub import adapter_release, bundle
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
-from w2w_registry.hub.plan import Access, parse_repo
-from w2w_registry.hub.safety import shorten
+from w2w_registry.hub.plan import parse_repo
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.hub import attesting, signatures
-from w2w_registry.services.hub.pull_checks import check_document, check_weights
+from w2w_registry.services.hub.pull_adapters import take_adapter
+from w2w_registry.services.hub.pull_checks import check_document, check_weights, kind_of
 from w2w_registry.services.hub.pull_strangers import take_strangers
-from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
+from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word, know_release
 from w2w_registry.services.recording.likeness import Likeness, of_lora, of_theta
 from w2w_registry.services.recording.newcomers import Newcomer, ask
 from w2w_registry.services.recording.spaces import load_space
@@ -60,6 +58,8 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
         fetched = fetch(hub, request.repo, folder, file=request.file, progress=progress)
         if fetched.document is not None:
             return _take_ours(registry, hub, request, fetched, fetched.document)
+        if fetched.adapter is not None:
+            return take_adapter(registry, hub, request, fetched, fetched.adapter)
         attesting.check_without_document(registry, folder, fetched.digests, f"hf://{fetched.state.repo_id}")
         return take_strangers(registry, request, fetched)
 
@@ -73,28 +73,29 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     repo_id, revision = parse_repo(uri)
     state = hub.state(repo_id, revision)
     entry = state.file(bundle.DOCUMENT) if file is None else None
-    document = None
+    document, adapter = None, None
     if entry is not None:
         data = hub.read(state.repo_id, state.commit, entry)
-        document = bundle.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}", _reader(hub, state))
-    choice = bundle.choose(state, document, name=file)
+        document, adapter = adapter_release.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}", _reader(hub, state))
+    ours = document or adapter
+    choice = bundle.choose(state, ours, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
     consent = None
     digests = {f.path: sha256_file(folder / f.path) for f in choice.files}
     lora: Path | None = None
-    if document is not None:
-        bundle.check_files(document, digests, f"hf://{state.repo_id}")
+    if ours is not None:
+        bundle.check_files(ours, digests, f"hf://{state.repo_id}")
         if bundle.CONSENT in digests:
             consent = (folder / bundle.CONSENT).read_bytes()
-        if bundle.DIFFUSERS_FILE in document.files:
+        if bundle.DIFFUSERS_FILE in ours.files:
             lora = folder / bundle.DIFFUSERS_FILE  # PEFT's form has a file for each part of the pipeline
-        elif any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in document.files):
+        elif any(path.endswith(".safetensors") and path != bundle.COORDINATES for path in ours.files):
             lora = folder
     else:
         # A PEFT file keeps its settings beside it; the others say everything themselves.
         first = folder / choice.files[0].path
         lora = first.parent if first.name == bundle.PEFT_FILES[0] else first
-    return Fetched(state, document, folder, lora, consent, digests)
+    return Fetched(state, document, folder, lora, consent, digests, adapter)
 
 
 def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
@@ -123,7 +124,7 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     attested = attesting.check(registry, fetched.folder, document, fetched.digests, where)
     restored = replace(restored, warnings=(*remarks, *restored.warnings, *attested))
     name = check_name(request.name or document.name)
-    kind = _kind_of(request, document, where)
+    kind = kind_of(request, document.kind, where)
     if request.dry_run:
         return _report(registry, fetched, document, "added", name, 0, row.ref, restored, dry=True)
     ours = _Ours(registry, request, fetched, document, name, kind, row, space, coordinates, lora)
@@ -176,7 +177,7 @@ class _Ours:
                 version = record_version(uow, new, activity, door.admit(new, activity))
                 told = said_uncompared(door, likeness, answer.why)
             if mine:
-                _know_release(uow, hub, self.fetched, version)
+                know_release(uow, hub, self.fetched, version)
             uow.event(
                 "version.pull",
                 {"version": version.id, "operation": version.operation_id},
@@ -225,17 +226,6 @@ def _forms(fetched: Fetched, document: Document) -> list[Path]:
     return named or ([] if fetched.lora is None else [fetched.lora])
 
 
-def _kind_of(request: PullRequest, document: Document, where: str) -> Kind:
-    if request.kind is not None:
-        return Kind.parse(request.kind)
-    try:
-        return Kind(document.kind)
-    except ValueError:
-        raise BadFile(
-            path=f"{where}/{bundle.DOCUMENT}", reason=f"unknown kind {shorten(document.kind, 40)!r}"
-        ) from None
-
-
 def space_of(session: Session, document: Document) -> Space:
     """The very space the coordinates live in.
 
@@ -260,24 +250,6 @@ def _store(registry: Registry, lora: LoraFile) -> tuple[str, File]:
 def _known(session: Session, document: Document, row: Space, name: str) -> Version | None:
     """The version that is this already: same model, same point, same name."""
     return version_at(session, name, document.model_digest, row.id, document.coordinates_digest)
-
-
-def _know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:
-    """The repo it came from is a release of this version, to be kept in step and taken down with it."""
-    state = fetched.state
-    if release_at(uow.session, hub.endpoint, state.repo_id, state.commit) is not None:
-        return
-    record_release(
-        uow,
-        endpoint=hub.endpoint,
-        repo_id=state.repo_id,
-        commit_id=state.commit,
-        version_id=version.id,
-        revision="main",
-        **Access.of(private=state.private, gated=state.gated).words,
-        format="pulled",
-        digests={f.path: f.sha256 for f in state.files if f.sha256 is not None},
-    )
 
 
 def _report(

@@ -11,7 +11,10 @@ from w2w_registry.errors import BadFile, IntegrityError, SpaceMismatch
 from w2w_registry.hub import bundle
 from w2w_registry.hub.api import RepoState
 from w2w_registry.hub.bundle import Document
+from w2w_registry.hub.safety import shorten
 from w2w_registry.lora import LoraFile, model_digest
+from w2w_registry.records import Kind
+from w2w_registry.services.hub.pulling import PullRequest
 from w2w_registry.services.recording.placement import place, same_model_id
 from w2w_registry.space.basis import WeightSpace
 
@@ -86,3 +89,17 @@ def check_weights(
             expected="the point its weights are at",
             found=f"one {distance / scale:.1%} away",
         )
+
+
+def kind_of(request: PullRequest, said: str, where: str) -> Kind:
+    """The kind that was asked for, else what the release says.
+
+    Raises:
+        BadFile: that is none.
+    """
+    if request.kind is not None:
+        return Kind.parse(request.kind)
+    try:
+        return Kind(said)
+    except ValueError:
+        raise BadFile(path=f"{where}/{bundle.DOCUMENT}", reason=f"unknown kind {shorten(said, 40)!r}") from None

@@ -24,25 +24,9 @@ def take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -
 
     A name that was not said but comes from the repo makes it no version of an identity it is not known to be.
     """
-    state = fetched.state
-    assert fetched.lora is not None
-    owner, _, repo = state.repo_id.rpartition("/")
-    suggested = suggest_name(Path("/", owner, repo))  # a repo called "lora" is known by its owner
-    candidate = Candidate(
-        fetched.lora,
-        check_name(request.name or suggested),
-        said=request.name is not None,
-        further=tuple(suggest_name(Path(x)) for x in (f"{owner}.{repo}", f"{owner}.{repo}-{state.commit[:7]}")),
-    )
-    asked = AddRequest(
-        paths=[str(fetched.lora)],
-        kind=str(Kind.parse(request.kind or str(Kind.PERSON))),
-        subjects=request.subjects,
-        base_model=request.base_model,
-        dry_run=request.dry_run,
-        origin=fetched.origin,
-        candidates=[candidate],
-    )
+    state, asked = fetched.state, _asked(request, fetched)
+    assert asked.candidates is not None
+    (candidate,) = asked.candidates
     space: str | None
     warnings: tuple[str, ...] = ()
     if request.space is not None:
@@ -76,6 +60,32 @@ def take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -
         item.residual,
         consent,
         (*warnings, *item.warnings),
+    )
+
+
+def _asked(request: PullRequest, fetched: Fetched) -> AddRequest:
+    """What ``add`` would be asked for the one file that was fetched."""
+    state = fetched.state
+    assert fetched.lora is not None
+    owner, _, repo = state.repo_id.rpartition("/")
+    # A repo called "lora" is known by its owner; a release of ours says its name.
+    suggested = request.suggested or suggest_name(Path("/", owner, repo))
+    candidate = Candidate(
+        fetched.lora,
+        check_name(request.name or suggested),
+        said=request.name is not None,
+        further=tuple(suggest_name(Path(x)) for x in (f"{owner}.{repo}", f"{owner}.{repo}-{state.commit[:7]}")),
+    )
+    return AddRequest(
+        paths=[str(fetched.lora)],
+        kind=str(Kind.parse(request.kind or str(Kind.PERSON))),
+        subjects=request.subjects,
+        base_model=request.base_model,
+        dry_run=request.dry_run,
+        origin=fetched.origin,
+        labels=dict(request.labels),
+        manifest=request.manifest,
+        candidates=[candidate],
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from w2w_registry.catalog.models import InputKind
+from w2w_registry.catalog.models import InputKind, Version
+from w2w_registry.catalog.publications import record_release, release_at
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import NotFound
-from w2w_registry.hub.api import RepoState
+from w2w_registry.hub.adapter_release import AdapterDocument
+from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
+from w2w_registry.hub.plan import Access
 from w2w_registry.records import IdentityRef, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.versions import Input
@@ -21,7 +25,8 @@ from w2w_registry.services.registry import Registry, present
 @dataclass(frozen=True)
 class PullRequest:
     """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several. ``pipeline``: the
-    base model's folder, to see what it draws (default: where it is known to lie)."""
+    base model's folder, to see what it draws (default: where it is known to lie). ``labels``, ``suggested`` and
+    ``manifest`` are what the release itself says: of the file, its name, and the digest of its manifest here."""
 
     repo: str
     name: str | None = None
@@ -32,6 +37,9 @@ class PullRequest:
     file: str | None = None
     dry_run: bool = False
     pipeline: str | None = None
+    labels: Mapping[str, float | str] = field(default_factory=dict)
+    suggested: str | None = None
+    manifest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,8 @@ class PullReport:
 
 @dataclass(frozen=True, eq=False)
 class Fetched:
-    """What came from a repo: its state, its document when it is ours, and a folder with the checked files.
+    """What came from a repo: its state, its document when it is ours (``document`` with a point in a weight space,
+    ``adapter`` without), and a folder with the checked files.
 
     ``digests``: path → SHA-256 of the files in it.
     """
@@ -75,6 +84,7 @@ class Fetched:
     lora: Path | None
     consent: bytes | None
     digests: Mapping[str, str]
+    adapter: AdapterDocument | None = None
 
     @property
     def origin(self) -> Input:
@@ -96,3 +106,21 @@ def consent_word(registry: Registry, name: str, number: int) -> str:
         except NotFound:
             return "unknown"
         return str(gate.consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
+
+
+def know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:
+    """The repo it came from is a release of this version, to be kept in step and taken down with it."""
+    state = fetched.state
+    if release_at(uow.session, hub.endpoint, state.repo_id, state.commit) is not None:
+        return
+    record_release(
+        uow,
+        endpoint=hub.endpoint,
+        repo_id=state.repo_id,
+        commit_id=state.commit,
+        version_id=version.id,
+        revision="main",
+        **Access.of(private=state.private, gated=state.gated).words,
+        format="pulled",
+        digests={f.path: f.sha256 for f in state.files if f.sha256 is not None},
+    )

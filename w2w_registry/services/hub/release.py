@@ -31,13 +31,12 @@ from w2w_registry.services.hub import signatures, takedown
 from w2w_registry.services.hub.attesting import attest, attested_by
 from w2w_registry.services.hub.carry_out import carry_out, look
 from w2w_registry.services.hub.intents import arrived, drop, drop_forbidden, note, undo, unfinished
+from w2w_registry.services.hub.published_consent import Consent, consent_of
 from w2w_registry.services.hub.release_files import (
     DEFAULT_FORMATS,
-    Consent,
     Options,
     VersionFacts,
     build_files,
-    consent_of,
     find_facts,
     preview_of,
     read_facts,

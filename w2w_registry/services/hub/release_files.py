@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.lineage import inputs_of
+from w2w_registry.catalog.lookup import labels_of
 from w2w_registry.catalog.models import (
     Coordinates,
     InputKind,
@@ -23,14 +23,11 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.publications import space_release
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.policy import Decision, Upstream, combined_state, subject_state
-from w2w_registry.consent.receipt import CONTEXT, public_consent
-from w2w_registry.consent.records import ConsentRecord
 from w2w_registry.errors import MissingExtra, UsageError
-from w2w_registry.hub import bundle
-from w2w_registry.hub.card import CardFacts, ConsentFacts, Preview, model_card
+from w2w_registry.hub import adapter_release, bundle
+from w2w_registry.hub.card import CardFacts, Preview, model_card
 from w2w_registry.lora import LoraFile, lora_files, model_digest, not_plain, read_adapter, read_lora
-from w2w_registry.records import ConsentState, iso
+from w2w_registry.services.hub.published_consent import Consent
 from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.manifests import manifest_of
 from w2w_registry.services.recording.preview_pictures import kept_preview, leaving_preview
@@ -99,6 +96,7 @@ class VersionFacts:
     artifact_digest: str | None
     preview_digest: str | None
     manifest: Mapping[str, Any]
+    labels: Mapping[str, float | str]
 
     @property
     def ref(self) -> str:
@@ -138,6 +136,7 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         artifact_digest=kept,
         preview_digest=version.preview_digest,
         manifest=_manifest(registry, session, version),
+        labels=labels_of(session, [version.id]).get(version.id, {}),
     )
 
 
@@ -238,6 +237,8 @@ def build_files(
         files[bundle.COORDINATES] = bundle.encode_coordinates(place.coordinates)
     if place is not None and facts.base_model is not None:
         files[bundle.DOCUMENT] = bundle.encode(_document(facts, place, facts.base_model, files, options))
+    elif not options.coordinates_only:
+        files[bundle.DOCUMENT] = adapter_release.encode(_adapter_document(facts, files))
     card = _card_facts(facts, options, consent, repo_id, files, previews)
     files[bundle.CARD] = model_card(card).encode()
     return files
@@ -262,6 +263,22 @@ def _document(
         coordinates=place.coordinates,
         model_digest=facts.model_digest,
         residual=facts.residual,
+        manifest=facts.manifest,
+        files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
+    )
+
+
+def _adapter_document(facts: VersionFacts, files: Mapping[str, bytes]) -> adapter_release.AdapterDocument:
+    """As ``_document``, of what no weight space holds, or one of a base model nobody named."""
+    return adapter_release.AdapterDocument(
+        name=facts.name,
+        number=facts.number,
+        kind=facts.kind,
+        adapter=facts.adapter,
+        base_model=facts.base_model,
+        base_revision=facts.base_revision,
+        labels={name: facts.labels[name] for name in adapter_release.PUBLISHED if name in facts.labels},
+        model_digest=facts.model_digest,
         manifest=facts.manifest,
         files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
     )
@@ -317,66 +334,3 @@ def _weight_files(registry: Registry, facts: VersionFacts, space: Space | None, 
         )  # fmt: skip
         files |= {str(path.relative_to("out")): data for path, data in made.items()}
     return files
-
-
-# -- consent as published ----------------------------------------------------------------------
-@dataclass(frozen=True)
-class Consent:
-    """Whether somebody is depicted, what the card says of their consent, and ``consent.json``."""
-
-    likeness: bool
-    facts: ConsentFacts | None
-    file: bytes
-
-
-def consent_of(upstream: Sequence[Upstream], decision: Decision, at: datetime) -> Consent:
-    """What a release tells of the consents the decision relied on: ids, digests and scopes, nobody's name."""
-    if not upstream:
-        return Consent(False, None, b"")
-    relied = dict(decision.relied_on)
-    per_subject = [tuple(r for r in u.records if r.record_id in relied) for u in upstream]
-    state = combined_state(subject_state(u.records, at) for u in upstream)
-    receipts = [_receipt(records, at) for records in per_subject]
-    return Consent(
-        True,
-        _facts([r for records in per_subject for r in records], state),
-        bundle.encode_consent(str(state), receipts, _CONTEXT),
-    )
-
-
-def _receipt(records: Sequence[ConsentRecord], at: datetime) -> dict[str, Any]:
-    said = {k: v for k, v in public_consent(records, at).items() if k != "@context"}
-    # The moment of issue would make every push a new content; the last change of the records does not.
-    moments = [event.at for record in records for event in record.events]
-    return {**said, "issued": iso(max(moments)) if moments else None}
-
-
-# The terms of DPV and Dublin Core that occur in what is published; the rest is this project's own vocabulary.
-_TERMS = ("dpv", "dct", "identifier", "status", "issued")
-_CONTEXT = {"@vocab": "urn:w2w-registry:terms#", **{term: CONTEXT[term] for term in _TERMS}}
-
-
-def _facts(records: Sequence[ConsentRecord], state: ConsentState) -> ConsentFacts:
-    """What all records together allow: only what each of them does."""
-    if not records:
-        return ConsentFacts(str(state))
-    scopes = [record.scope for record in records]
-    purposes = _common([None if s.any_purpose else set(s.purposes) for s in scopes])
-    uses = _common([None if s.uses is None else {str(u) for u in s.uses} for s in scopes])
-    ends = [s.expires_at for s in scopes if s.expires_at is not None]
-    return ConsentFacts(
-        state=str(state),
-        purposes=("any",) if purposes is None else tuple(sorted(purposes)),
-        uses=None if uses is None else tuple(sorted(uses)),
-        forbidden=tuple(sorted({str(f) for s in scopes for f in s.forbidden})),
-        derivatives=all(s.allows_derivatives for s in scopes),
-        expires=None if not ends else f"{min(ends):%Y-%m-%d}",
-    )
-
-
-def _common(sets: Sequence[set[str] | None]) -> set[str] | None:
-    """Intersection; None is everything."""
-    found: set[str] | None = None
-    for one in sets:
-        found = one if found is None else found if one is None else found & one
-    return found

@@ -302,6 +302,7 @@ class _Chunk:
             residual=one.residual,
             artifact_digest=artifacts[0],
             preview_digest=artifacts[1],
+            manifest_digest=self.request.manifest,
             file=file_of(one),
             subjects=self.request.subjects,
             labels={

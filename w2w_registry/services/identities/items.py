@@ -21,6 +21,7 @@ class AddRequest:
     ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from. ``candidates``: what is
     under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read.
     ``evidence``: the digest of what proves whom they depict, for versions that are there and said to depict nobody yet.
+    ``manifest``: the digest of the manifest that a release brought along (``pull``).
     ``pipeline``: the base model's folder, to see what each draws (default: where it is known to lie)."""
 
     paths: Sequence[str]
@@ -37,6 +38,7 @@ class AddRequest:
     candidates: Sequence[Candidate] | None = None
     table: Mapping[str, Labels] | None = None
     evidence: str | None = None
+    manifest: str | None = None
     pipeline: str | None = None
 
     @property

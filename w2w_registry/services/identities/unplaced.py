@@ -170,6 +170,7 @@ class _Recorder:
             base_revision=one.adapter.base_revision,
             artifact_digest=put(as_kept(one.adapter)),
             preview_digest=None if picture is None else put(picture),
+            manifest_digest=request.manifest,
             file=one.file,
             subjects=request.subjects,
             labels={
