@@ -27,7 +27,7 @@ from w2w_registry.services.consent import resolve, withdraw
 from w2w_registry.services.identities.ingest import AddRequest, add
 
 WHO = [*REFUSED, *LATE]
-SMALL = Scale(people=60, known=16)
+SMALL = Scale(people=60)
 NOTHING = {"steps": 1, "judged": 1, "seconds": 0.0, "tried": {}, "done": {}, "cost": {}}
 
 
@@ -41,8 +41,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def eyes() -> Eyes:
-    rows = [*WHO, *(row for row in range(SMALL.known) if row not in WHO)]
-    return Eyes.opened(load_loras(), rows)
+    return Eyes.opened(load_loras(), SMALL.at_hand[:16])
 
 
 @pytest.fixture(scope="module")

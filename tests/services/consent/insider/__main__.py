@@ -22,7 +22,7 @@ from typing import Any
 from examples.miniworld.unpack import load_loras
 from tests.services.consent.insider import repertoire  # noqa: F401
 from tests.services.consent.insider.eyes import Eyes
-from tests.services.consent.insider.world import LATE, REFUSED, Scale, build, foreign_files, late, playing, remembered
+from tests.services.consent.insider.world import Scale, build, foreign_files, late, playing, remembered
 
 EACH = 250
 KINDS = ("rank4-qkvo", "rank1-own-start")
@@ -125,8 +125,7 @@ def main() -> None:
                 shutil.rmtree(work / name, ignore_errors=True)
                 build(work / name, loras, scale, alone=name == "alone")
                 (work / name / "done").touch()
-        known = [*REFUSED, *LATE, *(row for row in range(scale.known) if row not in {**REFUSED, **LATE})]
-        eyes = Eyes.opened(loras, known, work / "seen.npz")
+        eyes = Eyes.opened(loras, scale.at_hand, work / "seen.npz")
         foreign = foreign_files(work / "foreign", KINDS)
         for number in numbers:
             kept = work / f"run-{number:03d}.json"

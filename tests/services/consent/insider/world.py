@@ -55,7 +55,12 @@ class Scale:
     """How much there is of everything."""
 
     people: int = 300
-    known: int = 64
+
+    @property
+    def at_hand(self) -> tuple[int, ...]:
+        """Everybody whose own LoRA the insider has: those who refuse first."""
+        refusing = (*REFUSED, *LATE)
+        return (*refusing, *(row for row in (*range(self.people), *STRANGERS) if row not in refusing))
 
 
 def subject(row: int) -> str:
