@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import random
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import select
@@ -19,7 +21,7 @@ from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.errors import ConsentDenied, LikenessRefused
+from w2w_registry.errors import ConsentDenied, LikenessRefused, SecondPersonNeeded
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import withdraw
 from w2w_registry.services.registry import Registry
@@ -37,6 +39,16 @@ def attach(url: str, folder: Path, first: int = 0) -> Small:
     return small
 
 
+def forgotten(registry: Registry, subject: str, *, erase: bool) -> None:
+    """Withdraw and forget a subject, which takes two people."""
+    for actor in ("curator", "second curator"):
+        asking = replace(registry, settings=replace(registry.settings, actor=actor))
+        with suppress(SecondPersonNeeded):
+            withdraw.withdraw(asking, subject, erase=erase, protect=False)
+            return
+    raise AssertionError("two people could not forget somebody")
+
+
 def work(url: str, folder: Path, seed: int, count: int) -> None:
     """Perform ``count`` random operations under names that carry the seed."""
     small, rng = attach(url, folder, seed * 1_000_000), random.Random(seed)
@@ -50,8 +62,7 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
             elif kind == "withdraw" and versions:
                 small.grant(subject, ANY)
                 small.add(name, subject)
-                erase = rng.random() < 0.5
-                withdraw.withdraw(small.registry, subject, erase=erase, protect=False)  # the door is not what crashes
+                forgotten(small.registry, subject, erase=rng.random() < 0.5)  # the door is not what crashes
                 print("withdraw", subject, flush=True)
                 versions = []
             elif kind == "checkpoint":
@@ -60,8 +71,8 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
                 small.grant(subject, ANY)
                 versions.append(small.add(name, subject))
                 print("add", versions[-1], flush=True)
-        except (ConsentDenied, LikenessRefused):
-            continue  # in eight dimensions strangers come near one another
+        except (ConsentDenied, LikenessRefused, SecondPersonNeeded):
+            continue  # strangers come near one another in eight dimensions, and who withdrew takes two to come back
 
 
 if __name__ == "__main__":
