@@ -38,7 +38,7 @@ from w2w_registry.services.recording.fingerprints import Prober
 from w2w_registry.services.recording.policies import adopt
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.spaces.manage import fit_space
-from w2w_registry.services.synthesis import invert, train
+from w2w_registry.services.synthesis import invert, training
 from w2w_registry.settings import load_settings
 
 EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
@@ -189,7 +189,7 @@ def _patches(insider: Insider, loras: Loras) -> Iterator[Any]:
 
     yield mock.patch.object(newcomers, "at_hand", lambda *a: None if insider.blind else at_hand(*a))
     yield mock.patch.object(records, "datetime", Shifted)
-    yield mock.patch.object(train, "solve", trained)
+    yield mock.patch.object(training, "solve", trained)
     yield mock.patch.object(invert, "solve", inverted)
     yield mock.patch.object(translated, "open_prober", side_effect=lambda *a, **k: newcomers.opened(PIPELINE))
     yield mock.patch.object(constants, "HF_HUB_DISABLE_XET", True)
