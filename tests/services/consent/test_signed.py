@@ -126,6 +126,7 @@ def test_what_was_signed_before_a_consent_was_narrowed_does_not_widen_it_again(s
         (True, "no number of seconds"),
         (1e300, "no moment"),
     ],
+    ids=["missing", "future", "words", "truth", "endless"],
 )
 def test_a_signed_consent_says_when_it_was_signed(small: Small, tmp_path: Path, iat: object, why: str) -> None:
     with pytest.raises(BadFile, match=why):
