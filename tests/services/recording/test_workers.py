@@ -1,4 +1,4 @@
-"""Work in pieces: here, and on a Ray cluster of two workers of which one is killed midway."""
+"""Work in pieces: here, and on a Ray cluster of two workers, one of which is killed while pieces are mapped."""
 
 from __future__ import annotations
 
