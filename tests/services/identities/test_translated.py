@@ -147,7 +147,7 @@ def test_a_space_nobody_is_registered_in_teaches_nothing(registry: Registry, fol
     fit_space(registry, "empty", [str(folder / f"loras/p{row:02d}") for row in range(40)], base_model=BASE_MODEL)
     other = tmp_path / "new.safetensors"
     save_file({f"unet.{m}.lora_{f}.weight": torch.ones(s) for m, f, s in _one_layer()}, other)
-    with pytest.raises(UsageError, match="at least 20 registered, there are 0"):
+    with pytest.raises(UsageError, match="at least 20 registered versions; there are 0"):
         translated.add(registry, AddRequest([str(other)], space="empty"), PIPELINE, device="cpu")
 
 

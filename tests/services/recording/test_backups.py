@@ -73,7 +73,7 @@ def test_a_damaged_backup_makes_nothing(filled: Registry, tmp_path: Path) -> Non
         assert not settings.home.exists()
     with tarfile.open(tmp_path / "evil", "w") as tar:
         tar.add(tmp_path / "other", "artifacts/../../evil")
-    with pytest.raises(BadFile, match="no backup does"):
+    with pytest.raises(BadFile, match="does not belong in a backup"):
         backups.restore(settings, tmp_path / "evil")
 
 

@@ -20,6 +20,7 @@ KNOW_THE_WAY = {
     *("services/recording/newcomers.py", "services/search/behaviour.py"),  # ask ``at_hand`` first
     "services/synthesis/train.py",  # without a space: only what was named
     "services/identities/translated.py",
+    "services/recording/workers.py",  # what the command that sends work elsewhere has found
 }
 
 
