@@ -29,7 +29,9 @@ def bucket() -> Iterator[str]:
         for name, value in (("ACCESS_KEY_ID", "x"), ("SECRET_ACCESS_KEY", "x"), ("DEFAULT_REGION", "us-east-1")):
             patch.setenv(f"AWS_{name}", value)
         patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        fsspec.filesystem("s3", skip_instance_cache=True).mkdir("w2w")
+        fsspec.filesystem("s3", skip_instance_cache=True).makedirs(
+            "w2w", exist_ok=True
+        )  # moto forgets nothing in a process
         yield "s3://w2w"
     server.stop()
 
