@@ -21,6 +21,7 @@ def bucket() -> Iterator[str]:
     moto = pytest.importorskip("moto.server", reason="moto is not installed")
     pytest.importorskip("s3fs", reason="s3fs is not installed")
     import fsspec
+    import s3fs
 
     server = moto.ThreadedMotoServer(port=0)
     server.start()
@@ -32,6 +33,7 @@ def bucket() -> Iterator[str]:
         fsspec.filesystem("s3", skip_instance_cache=True).makedirs(
             "w2w", exist_ok=True
         )  # moto forgets nothing in a process
+        s3fs.S3FileSystem.clear_instance_cache()  # one that was opened before asks where the last server was
         yield "s3://w2w"
     server.stop()
 
