@@ -39,6 +39,17 @@ def test_whoever_changes_an_answer_changes_a_copy(moment: Session) -> None:
     assert lookup(moment, "p0001") == ["p0001", "active"]
 
 
+@once
+def labels(session: Session) -> dict[int, dict[str, set[int]]]:
+    return {1: {"beard": {2}}}
+
+
+def test_whoever_changes_what_is_in_an_answer_changes_a_copy(moment: Session) -> None:
+    labels(moment)[1]["beard"].add(3)
+    labels(moment)[1]["hat"] = {4}
+    assert labels(moment) == {1: {"beard": {2}}}
+
+
 def test_a_refusal_is_asked_again(moment: Session) -> None:
     for _ in range(2):
         with pytest.raises(NotFound):

@@ -33,7 +33,7 @@ def once(read: Callable[Concatenate[Session, Given], Found]) -> Callable[Concate
     """A question to the catalog that is asked once in a moment.
 
     What is asked with has to be hashable, or a collection of what is (then its items are what counts). Lists, sets and
-    dictionaries are handed out as copies. A refusal is not remembered.
+    dictionaries are handed out as copies, and those within them too. A refusal is not remembered.
     """
 
     @wraps(read)
@@ -46,10 +46,21 @@ def once(read: Callable[Concatenate[Session, Given], Found]) -> Callable[Concate
         key = (read, given, tuple(sorted(named.items())))
         if key not in kept:
             kept[key] = read(session, *given, **named)
-        found: Found = kept[key]
-        return copy.copy(found) if isinstance(found, (list, set, dict)) else found
+        found: Found = _copied(kept[key])
+        return found
 
     return asked
+
+
+def _copied(value: Any) -> Any:
+    """Containers anew, what they hold as it is: a row stays the session's."""
+    if not isinstance(value, (list, set, dict)):
+        return value
+    found = copy.copy(value)
+    if not isinstance(found, set):
+        for place, item in found.items() if isinstance(found, dict) else enumerate(found):
+            found[place] = _copied(item)
+    return found
 
 
 def _items(value: Any) -> Any:
