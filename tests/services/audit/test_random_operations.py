@@ -103,8 +103,14 @@ class Operations(RuleBasedStateMachine):
         return done
 
     def keep(self, ref: str | None, subject: str | None, needs: bool, *parents: Made) -> None:
-        if ref is not None:
-            self.model.versions.append(Made(self.shop.id_of(ref), ref, subject, needs, parents))
+        if ref is None:
+            return
+        made = Made(self.shop.id_of(ref), ref, subject, needs, parents)
+        made.state = self.shop.states()[made.id]
+        assert made.state in ("active", "held"), made
+        if made.state == "held":  # nobody here decides whom it depicts: nothing may be done with it from now on
+            counts["hold", "done"] += 1
+        self.model.versions.append(made)
 
     # -- making ------------------------------------------------------------------------------------
     @rule(subject=subjects, kind=st.sampled_from([Kind.PERSON, Kind.PRODUCT]))

@@ -26,6 +26,7 @@ from w2w_registry.hub.plan import Access
 from w2w_registry.lora import write_lora
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.door_key import ensure_key
 from w2w_registry.services.hub.release import PushReport, PushRequest, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.identities import ingest
@@ -72,6 +73,7 @@ def furnish(url: str, home: Path, base: Path) -> None:
             )
             record_version(uow, made, Activity(OperationKind.IMPORT, now()), Door(registry, uow.session).admit(made))
     directions.fit(registry, "shine", "shine")
+    ensure_key(registry)  # the door's scores depend on its key, and the same history has to end the same way
     registry.catalog.close()
 
 
