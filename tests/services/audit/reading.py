@@ -100,5 +100,5 @@ class Model:
         for version in self.depicting(subject):
             if erase:
                 version.state = "erased"
-            elif version.state == "active":
+            elif version.state in ("active", "held"):
                 version.state = "blocked"
