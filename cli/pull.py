@@ -41,15 +41,16 @@ def pull(
     """Register the identity that a Hub repo publishes: a release of a registry like this one, or anyone's LoRA.
 
     A release is taken bit for bit once its digests, weights and coordinates have been checked against one another. A
-    stranger's LoRA is placed like an added file. Pickles are never fetched.
+    stranger's LoRA is placed like an added file. Pickles are never fetched. oci://HOST/NAME[@TAG] names a repository of
+    an OCI registry.
     """
     from w2w_registry.services.hub import pull as service
-    from w2w_registry.services.hub.release import connect
+    from w2w_registry.services.hub.connecting import connect
 
     request = service.PullRequest(repo, name, space, kind, subjects, base_model, file, dry_run, pipeline)
     registry = frame.registry()
     with progress("downloading") as tick:
-        value = service.pull(registry, connect(registry), request, tick).to_json()
+        value = service.pull(registry, connect(registry, repo), request, tick).to_json()
 
     def human() -> None:
         for text in value["warnings"]:

@@ -13,6 +13,7 @@ from .pushed import show_push
 @click.command()
 @click.argument("name", metavar="NAME[@V]", required=False)
 @click.argument("repo_id", metavar="OWNER/REPO", required=False)
+@click.option("--to", metavar="ADDRESS", help="Where to, instead of OWNER/REPO: oci://HOST/NAME for an OCI registry.")
 @options.access
 @click.option(
     "--format",
@@ -32,6 +33,7 @@ def push(
     frame: Frame,
     name: str | None,
     repo_id: str | None,
+    to: str | None,
     access: str | None,
     formats: tuple[str, ...],
     coordinates_only: bool,
@@ -44,15 +46,21 @@ def push(
     """Publish an identity as a Hub repo that diffusers and PEFT load, with its provenance and consent.
 
     A person's likeness needs consent for publication, and is private unless --gated is asked for. The
-    same content again makes no commit; a changed one makes one commit and a tag.
+    same content again makes no commit; a changed one makes one commit and a tag. In an OCI registry
+    it is a ModelPack artifact, private unless --public is asked for.
     """
     from w2w_registry.services.hub import release
+    from w2w_registry.services.hub.connecting import connect
 
+    if to is not None:
+        if repo_id is not None:
+            raise click.UsageError("OWNER/REPO and --to exclude each other: say once where it goes")
+        repo_id = to
     if cancel is not None:
         if name is not None:
             raise click.UsageError("--cancel stands alone: it takes the repo, and pushes nothing")
         registry = frame.registry()
-        done = release.cancel(registry, release.connect(registry), cancel)
+        done = release.cancel(registry, connect(registry, cancel), cancel)
         said = "what had arrived was taken back" if done == "undone" else "nothing of it had arrived"
         emit(frame, {"repo": cancel, "cancelled": done}, lambda: say(f"{cancel}: given up; {said}"))
         return
@@ -71,5 +79,5 @@ def push(
     )
     registry = frame.registry()
     with progress("uploading") as tick:
-        report = release.push(registry, release.connect(registry), request, tick)
+        report = release.push(registry, connect(registry, repo_id), request, tick)
     show_push(frame, report.to_json(), dry_run)

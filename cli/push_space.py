@@ -18,14 +18,18 @@ from .pushed import show_push
 @options.dry_run
 @takes_frame
 def push_space(frame: Frame, name: str, repo_id: str, access: str | None, license_: str, dry_run: bool) -> None:
-    """Publish a weight space as a Hub repo, private unless asked; `space import NAME hf://OWNER/REPO` reads it."""
+    """Publish a weight space as a Hub repo, private unless asked; `space import NAME hf://OWNER/REPO` reads it.
+
+    oci://HOST/NAME publishes it in an OCI registry.
+    """
     from w2w_registry.services.hub import release, spaces
+    from w2w_registry.services.hub.connecting import connect
 
     registry = frame.registry()
     with progress("uploading") as tick:
         report = spaces.push_space(
             registry,
-            release.connect(registry),
+            connect(registry, repo_id),
             name,
             repo_id,
             access=release.parse_access(access or "private"),

@@ -21,11 +21,12 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
     """Reconcile the catalog with the Hub. Exit code 1 means that something (still) differs.
 
     Unfinished pushes and takedowns are completed, repos that are too open are closed, releases without consent
-    are taken down, and repos deleted or renamed there are noted. Content moves only with --push or --pull.
+    are taken down, and repos deleted or renamed there are noted. Content moves only with --push or --pull. OCI
+    registries with releases of yours are asked as well.
     """
     from w2w_registry.messages import message
     from w2w_registry.services.hub import sync as service
-    from w2w_registry.services.hub.release import connect
+    from w2w_registry.services.hub.connecting import connect
 
     if push and pull:
         raise click.UsageError("--push and --pull exclude each other")
@@ -47,13 +48,17 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
         for s in report.entries
     ]
 
+    unasked = [{"endpoint": endpoint, "error": message(error)} for endpoint, error in report.unasked]
+
     def human() -> None:
         for row, entry in zip(rows, report.entries, strict=True):
             mark = "" if dry_run else "  done" if row["done"] else "  left"
             say(f"{entry.item.line}{mark}")
             if row["error"]:
                 warn(str(row["error"]))
+        for endpoint, error in report.unasked:
+            warn(f"{endpoint} could not be asked: {message(error)}")
         note("catalog and Hub agree" if not report.differs else f"{counted(report.left, 'difference')} left")
 
-    emit(frame, {"differs": report.differs, "dry_run": dry_run, "items": rows}, human)
+    emit(frame, {"differs": report.differs, "dry_run": dry_run, "items": rows, "unasked": unasked}, human)
     return 1 if report.differs else 0

@@ -30,7 +30,7 @@ def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dr
     """
     from w2w_registry.messages import message
     from w2w_registry.services.hub import takedown as service
-    from w2w_registry.services.hub.release import connect
+    from w2w_registry.services.hub.connecting import connect
 
     if (name is None) == (subject is None):
         raise click.UsageError("say either NAME or --subject")

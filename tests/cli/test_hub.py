@@ -12,6 +12,7 @@ import pytest
 from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
 from tests.hub.local_hub import LocalHub
 from tests.hub.local_hub.store import User
+from tests.hub.local_oci import LocalOci
 from tests.services.hub_world import World, open_world
 from w2w_registry.cli import main
 
@@ -71,6 +72,42 @@ def test_a_release_from_push_to_takedown(world: World, capsys: pytest.CaptureFix
     assert (code, out.split()) == (0, [REPO, "hide,", "erase,", "delete"])
     assert "out of reach" in err
     assert world.hub.repo(REPO) is None
+
+
+def test_a_release_in_an_oci_registry(
+    world: World, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalOci() as oci:
+        oci.log_in(tmp_path / "docker")
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+        address = oci.address("acme/alice-lora")
+        code, out, _ = run(capsys, world, "push", "acme/alice", "--to", address, "--dry-run")
+        assert (code, out.splitlines()[0]) == (0, f"create private repo {address}")
+        code, value = as_json(capsys, world, "push", "acme/alice", "--to", address)
+        assert (code, value["changed"], value["access"], value["tag"]) == (0, True, "private", "v1")
+        code, value = as_json(capsys, world, "push", "acme/alice", address)
+        assert (code, value["changed"]) == (0, False)
+        code, value = as_json(capsys, world, "pull", f"{address}@v1")
+        assert (code, value["status"], value["version"]) == (0, "existing", "acme/alice@1")
+        code, value = as_json(capsys, world, "search", address)
+        assert (code, value["results"][0]["identity"]) == (0, "acme/alice")
+        code, value = as_json(capsys, world, "push-space", "faces", oci.address("acme/faces"))
+        assert (code, value["access"]) == (0, "private")
+        code, value = as_json(capsys, world, "space", "import", "again", oci.address("acme/faces"))
+        assert code == 0
+        code, value = as_json(capsys, world, "sync")
+        assert (code, value["unasked"]) == (0, [])
+        code, out, _ = run(capsys, world, "takedown", "acme/alice", "--up-to", "delete")
+        assert (code, out.split()) == (0, [address, "hide,", "erase,", "delete"])
+        assert "acme/alice-lora" not in oci.repositories or not oci.repositories["acme/alice-lora"].blobs
+        for words, exit_code, said in (
+            (("push", "acme/alice", "--to", address, "--gated"), 2, "no gate"),
+            (("push", "acme/alice", REPO, "--to", address), 2, "exclude each other"),
+            (("push", "acme/alice", "--to", "oci://Here/A"), 2, "lower case"),
+            (("pull", oci.address("acme/nobody")), 3, "acme/nobody"),
+        ):
+            code, _, err = run(capsys, world, *words)
+            assert (code, said in err) == (exit_code, True), err
 
 
 def test_a_space_there_and_looked_up(world: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,6 +91,11 @@ def releases_in(session: Session, endpoint: str, repo_id: str | None = None) -> 
     return list(session.scalars(query.order_by(Release.id)))
 
 
+def endpoints(session: Session) -> set[str]:
+    """Endpoints with a release that is not known to be deleted."""
+    return set(session.scalars(select(Release.endpoint).where(Release.state != ReleaseState.DELETED).distinct()))
+
+
 def known_repos(session: Session, endpoint: str) -> set[str]:
     """Repos of an endpoint that anything was ever published to."""
     return set(session.scalars(select(Release.repo_id).where(Release.endpoint == endpoint).distinct()))

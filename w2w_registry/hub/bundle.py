@@ -18,6 +18,7 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from w2w_registry.errors import BadFile, BadLora, IntegrityError, RegistryError, UnsafeRepo, UsageError
+from w2w_registry.hub.addresses import address_of
 from w2w_registry.hub.api import HubFile, RepoState
 from w2w_registry.hub.safety import header_problem, is_pickle, shorten
 from w2w_registry.records import canonical_json, digest_of
@@ -313,7 +314,7 @@ def _nothing(state: RepoState, by_path: Mapping[str, HubFile]) -> RegistryError:
             reason=f"holds only pickles ({shorten(pickles[0])}), which could run code when opened; none was fetched",
             status=None,
         )
-    return BadLora(path=f"hf://{state.repo_id}", reason="the repo holds no LoRA (no .safetensors file)")
+    return BadLora(path=address_of(state.repo_id), reason="the repo holds no LoRA (no .safetensors file)")
 
 
 def _with_config(by_path: Mapping[str, HubFile], path: str) -> tuple[HubFile, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from w2w_registry.hub.addresses import address_of, is_oci
 from w2w_registry.hub.bundle import DIFFUSERS_FILE, HUB_TAG, SPACE_TAG
 
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -110,21 +111,31 @@ def _summary(facts: CardFacts) -> str:
 def _loading(facts: CardFacts) -> str:
     if not facts.weights:
         return f"## Load\n\n```sh\nw2w-reg pull {facts.repo_id}\n```\n"
+    fetch, repo = _fetching(facts.repo_id)
     if facts.space is None or facts.base_model is None:
         return _loading_a_file(facts)
     revision = f", revision={literal(facts.base_revision)}" if facts.base_revision else ""
     code = (
         "from diffusers import AutoPipelineForText2Image\n\n"
         f"pipe = AutoPipelineForText2Image.from_pretrained({literal(facts.base_model)}{revision})\n"
-        f"pipe.load_lora_weights({literal(facts.repo_id)}, weight_name={literal(DIFFUSERS_FILE)})\n"
+        f"pipe.load_lora_weights({literal(repo)}, weight_name={literal(DIFFUSERS_FILE)})\n"
     )
     if facts.instance_prompt:
         code += f"pipe({literal(facts.instance_prompt)}).images[0]\n"
-    peft = f"from peft import PeftModel\n\npipe.unet = PeftModel.from_pretrained(pipe.unet, {literal(facts.repo_id)})\n"
+    peft = f"from peft import PeftModel\n\npipe.unet = PeftModel.from_pretrained(pipe.unet, {literal(repo)})\n"
     return (
-        f"## Load\n\nWith diffusers:\n\n```python\n{code}```\n\nOr with PEFT:\n\n```python\n{peft}```\n\n"
+        f"## Load\n\n{fetch}With diffusers:\n\n```python\n{code}```\n\nOr with PEFT:\n\n```python\n{peft}```\n\n"
         f"With the registry, verified: `w2w-reg pull {facts.repo_id}`\n"
     )
+
+
+def _fetching(repo_id: str) -> tuple[str, str]:
+    """What comes before loading, and the name to load by: the libraries fetch from the Hub themselves, other tools from
+    an OCI registry."""
+    if not is_oci(repo_id):
+        return "", repo_id
+    folder = repo_id.rpartition("/")[2]
+    return f"```sh\noras pull {repo_id.removeprefix('oci://')}:latest -o {folder}\n```\n\n", f"./{folder}"
 
 
 def _loading_a_file(facts: CardFacts) -> str:
@@ -132,12 +143,13 @@ def _loading_a_file(facts: CardFacts) -> str:
     pull = f"With the registry: `w2w-reg pull {facts.repo_id}`\n"
     if facts.adapter != "LoRA" or facts.weight_file is None or facts.base_model is None:
         return f"## Load\n\nThe file is as it was made; tools that read its kind load it. {pull}"
+    fetch, repo = _fetching(facts.repo_id)
     code = (
         "from diffusers import AutoPipelineForText2Image\n\n"
         f"pipe = AutoPipelineForText2Image.from_pretrained({literal(facts.base_model)})\n"
-        f"pipe.load_lora_weights({literal(facts.repo_id)}, weight_name={literal(facts.weight_file)})\n"
+        f"pipe.load_lora_weights({literal(repo)}, weight_name={literal(facts.weight_file)})\n"
     )
-    return f"## Load\n\nWith diffusers:\n\n```python\n{code}```\n\n{pull}"
+    return f"## Load\n\n{fetch}With diffusers:\n\n```python\n{code}```\n\n{pull}"
 
 
 def _provenance(facts: CardFacts) -> str:
@@ -219,7 +231,7 @@ def space_card(facts: SpaceFacts) -> str:
     ]
     if facts.plot:
         parts.append(f"![explained variance per component]({facts.plot})\n")
-    parts.append(f"```sh\nw2w-reg space import {_shell_name(facts.name)} hf://{facts.repo_id}\n```\n")
+    parts.append(f"```sh\nw2w-reg space import {_shell_name(facts.name)} {address_of(facts.repo_id)}\n```\n")
     return "\n".join(parts)
 
 
@@ -255,6 +267,18 @@ def front_matter(values: Mapping[str, Any]) -> str:
         dict(values), Dumper=Dumper, allow_unicode=True, sort_keys=False, width=10**9, default_flow_style=False
     )
     return f"---\n{block}---\n"
+
+
+def read_front_matter(data: bytes) -> Mapping[str, Any]:
+    """What a card says between its first two lines of ``---``; empty when it says nothing that can be read."""
+    import yaml
+
+    head = re.match(r"---[ \t]*\r?\n(.{0,20000}?)\n---", data.decode("utf-8", "replace"), re.DOTALL)
+    try:
+        found = None if head is None else yaml.safe_load(head[1])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        found = None
+    return found if isinstance(found, dict) else {}
 
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")

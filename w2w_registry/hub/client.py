@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError, storing
+from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError
 from w2w_registry.hub import deadlines
 from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
 from w2w_registry.hub.bounds import bound, commit_of, hub_file, repo_id_of, tag_of
 from w2w_registry.hub.client_errors import from_network, offline, translate, wait_before_retry
-from w2w_registry.hub.client_fetch import Arrival, fetch, session
+from w2w_registry.hub.client_fetch import Arrival, download_files, fetch, session
 from w2w_registry.hub.safety import check_files
 
 if TYPE_CHECKING:
@@ -130,28 +130,7 @@ class HubClient:
     def download(
         self, repo_id: str, commit: str, files: Sequence[HubFile], folder: Path, progress: Progress | None = None
     ) -> None:
-        check_files(repo_id, files)
-        total, before = sum(f.size for f in files), 0
-        for file in files:
-            target = folder.joinpath(*file.path.split("/"))
-            with storing(target):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                # x: a fresh file, so that nothing already there (a link above all) is ever written through.
-                with open(target, "xb") as stream:
-
-                    def write(chunk: bytes, stream: Any = stream, before: int = before) -> None:
-                        stream.write(chunk)
-                        if progress is not None:
-                            progress(before + stream.tell(), total)
-
-                    def restart(stream: Any = stream) -> None:
-                        stream.seek(0)
-                        stream.truncate()
-
-                    self._fetch(commit, Arrival(repo_id, file, write, restart))
-                    stream.flush()
-                    os.fsync(stream.fileno())
-            before += file.size
+        download_files(repo_id, files, folder, progress, lambda arrival: self._fetch(commit, arrival))
 
     # -- writing -------------------------------------------------------------------------------
     def create(self, repo_id: str, *, private: bool) -> bool:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from w2w_registry.errors import RegistryError, UnsafeRepo
-from w2w_registry.hub.api import Digests, HubFile
+from w2w_registry.errors import RegistryError, UnsafeRepo, storing
+from w2w_registry.hub.api import Digests, HubFile, Progress
 from w2w_registry.hub.client_errors import from_network, wait_before_retry
 from w2w_registry.hub.deadlines import ANNOUNCED
-from w2w_registry.hub.safety import header_problem, shorten
+from w2w_registry.hub.safety import check_files, header_problem, shorten
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -69,6 +71,42 @@ class Arrival:
     def unsafe(self, reason: str) -> UnsafeRepo:
         path = self.file.path
         return UnsafeRepo(repo=self.repo, path=path, reason=f"{shorten(path)}: {reason}", status=None)
+
+
+def download_files(
+    repo_id: str,
+    files: Sequence[HubFile],
+    folder: Path,
+    progress: Progress | None,
+    fetch_one: Callable[[Arrival], None],
+) -> None:
+    """Write ``files`` into ``folder``, each a fresh file and durable; ``fetch_one`` brings one to its arrival.
+
+    Raises:
+        UnsafeRepo: a file that may not be fetched, before any is. StorageError: it cannot be written.
+    """
+    check_files(repo_id, files)
+    total, before = sum(f.size for f in files), 0
+    for file in files:
+        target = folder.joinpath(*file.path.split("/"))
+        with storing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # x: a fresh file, so that nothing already there (a link above all) is ever written through.
+            with open(target, "xb") as stream:
+
+                def write(chunk: bytes, stream: Any = stream, before: int = before) -> None:
+                    stream.write(chunk)
+                    if progress is not None:
+                        progress(before + stream.tell(), total)
+
+                def restart(stream: Any = stream) -> None:
+                    stream.seek(0)
+                    stream.truncate()
+
+                fetch_one(Arrival(repo_id, file, write, restart))
+                stream.flush()
+                os.fsync(stream.fileno())
+        before += file.size
 
 
 def fetch(

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from w2w_registry.errors import BadName
+from w2w_registry.errors import UsageError
 from w2w_registry.hub.api import Content, Digests, Listed, RepoState, size_of
 from w2w_registry.hub.bundle import HUB_TAG, managed
 from w2w_registry.hub.safety import size_text
-
-_REPO_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
-
-
-def check_repo_id(text: str) -> str:
-    """``owner/repo`` if it obeys the Hub's rules.
-
-    Raises:
-        BadName: when it does not.
-    """
-    repo_id = text.removeprefix("hf://")
-    if not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id or repo_id.endswith((".git", ".ipynb")):
-        raise BadName(name=text, what="Hub repo", reason="use owner/repo, as in acme/alice-lora")
-    return repo_id
-
-
-def parse_repo(text: str) -> tuple[str, str | None]:
-    """``[hf://]owner/repo[@revision]`` → repo id and revision (None: the main branch)."""
-    repo_id, at, revision = text.removeprefix("hf://").partition("@")
-    if at and (not revision or len(revision) > 200 or re.search(r"[\s\x00-\x1f\x7f]|\.\.", revision)):
-        raise BadName(name=text, what="Hub revision", reason="use a branch, tag or commit after '@'")
-    return check_repo_id(repo_id), revision or None
 
 
 class Access(StrEnum):
@@ -64,8 +41,24 @@ class Access(StrEnum):
 _OPENNESS = {Access.PRIVATE: 0, Access.GATED: 1, Access.PUBLIC: 2}
 
 
-def choose_access(*, likeness: bool, asked: Access | None) -> Access:
-    """Who may see a release: as asked, but a likeness is private unless asked otherwise, and never plainly public."""
+def choose_access(*, likeness: bool, asked: Access | None, oci: bool = False) -> Access:
+    """Who may see a release: as asked, but a likeness is private unless asked otherwise, and never plainly public.
+
+    Args:
+        oci: it goes to an OCI registry, where nobody can be asked first: private unless asked otherwise.
+
+    Raises:
+        UsageError: an OCI registry cannot give the access asked for.
+    """
+    if oci:
+        if asked is Access.GATED or (likeness and asked is Access.PUBLIC):
+            what = (
+                "nobody can be asked before they fetch it"
+                if asked is Access.GATED
+                else "a likeness stays private there"
+            )
+            raise UsageError(reason=f"an OCI registry has no gate: {what}")
+        return asked or Access.PRIVATE
     if not likeness:
         return asked or Access.PUBLIC
     if asked is None:
@@ -193,18 +186,23 @@ class SyncItem:
         return f"{self.difference}: {what}{f': {self.detail}' if self.detail else ''} → {self.action}"
 
 
+_ORDER = list(Difference)
+
+
 @dataclass(frozen=True)
 class SyncPlan:
     """Every difference, those that protect people first."""
 
     items: tuple[SyncItem, ...]
 
+    @classmethod
+    def of(cls, items: Iterable[SyncItem]) -> SyncPlan:
+        """The plan of ``items``, put in order."""
+        return cls(tuple(sorted(items, key=lambda i: (_ORDER.index(i.difference), i.repo_id))))
+
     @property
     def differs(self) -> bool:
         return bool(self.items)
-
-
-_ORDER = list(Difference)
 
 
 def plan_sync(
@@ -236,7 +234,7 @@ def plan_sync(
     for repo in listed:
         if repo.repo_id not in known and repo.repo_id not in begun and HUB_TAG in repo.tags:
             items.append(SyncItem(Difference.MISSING_HERE, Action.PULL if pull else Action.REPORT, repo.repo_id))
-    return SyncPlan(tuple(sorted(items, key=lambda i: (_ORDER.index(i.difference), i.repo_id))))
+    return SyncPlan.of(items)
 
 
 def _compare(release: Published, state: RepoState | None, begun: bool, push: bool, pull: bool) -> list[SyncItem]:

@@ -90,6 +90,14 @@ class Model:
         unknown = subject not in self.refusing and all(g.live for g in records)
         return unknown or any(g.covers(use, False, purpose, at) for g in records)
 
+    def refuses(self, at: Any) -> bool:
+        """Whether anybody's likeness is kept out: withdrawn, protected, or nothing they granted holds any longer."""
+        lapsed = any(
+            grants and not any(g.live and (g.until is None or at < g.until) for g in grants)
+            for grants in self.grants.values()
+        )
+        return lapsed or bool(self.refusing) or bool(self.protected)
+
     def depicting(self, subject: str) -> list[Made]:
         return [v for v in self.versions if any(s.subject == subject for s, _ in v.upstream())]
 

@@ -18,6 +18,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import combined_state, subject_state
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Status, from_json
 from w2w_registry.errors import BadFile, HubError
+from w2w_registry.hub.addresses import address_of, owner_of
 from w2w_registry.hub.api import Hub
 from w2w_registry.hub.bundle import decode_consent
 from w2w_registry.records import ConsentState, digest_of, now
@@ -80,9 +81,9 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
     """
     if data is None:
         return Restored()
-    where = f"hf://{repo_id}/consent.json"
+    where = f"{address_of(repo_id)}/consent.json"
     state, receipts = decode_consent(data, where)
-    owner = repo_id.split("/")[0]
+    owner = owner_of(repo_id)
     if not believed and owner not in _trusted(registry):
         return Restored(
             warnings=(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from w2w_registry.errors import HubError, NotFound
+from w2w_registry.hub.addresses import is_oci
 from w2w_registry.hub.api import Content, Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan
 from w2w_registry.services.registry import Progress, no_progress
@@ -15,12 +16,13 @@ def carry_out(
 ) -> tuple[str, str]:
     """Make the Hub as planned; returns commit and tag. Safe to repeat after planning anew.
 
-    A repo is never more open than it will be: it is closed before content changes and opened after.
+    A repo is never more open than it will be: it is closed before content changes and opened after. Who may see a
+    repository of an OCI registry is its host's to say, so there it is only asked for.
     """
     repo_id = plan.repo_id
     opening = plan.access_before is not None and _opens(plan)
     if plan.create:
-        hub.create(repo_id, private=True)
+        hub.create(repo_id, private=not is_oci(repo_id) or plan.access is Access.PRIVATE)
     elif plan.access_before is not plan.access and not opening:
         _set_access(hub, repo_id, plan.access)
     parent = plan.parent if plan.parent is not None else hub.state(repo_id).commit

@@ -25,7 +25,12 @@ _FORBIDDEN = (401, 403)
 
 def unfinished(session: Session, endpoint: str) -> list[Job]:
     """Notes of pushes that were begun and never recorded, oldest first."""
-    return [job for job in jobs_of_kind(session, JOB) if job.state["endpoint"] == endpoint]
+    return [job for job in all_unfinished(session) if job.state["endpoint"] == endpoint]
+
+
+def all_unfinished(session: Session) -> list[Job]:
+    """The same, wherever they go."""
+    return jobs_of_kind(session, JOB)
 
 
 def note(registry: Registry, hub: Hub, facts: VersionFacts, plan: PushPlan, access: Access, options: Options) -> str:

@@ -25,9 +25,9 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import sha256_file
 from w2w_registry.hub import adapter_release, bundle
+from w2w_registry.hub.addresses import address_of, parse_repo
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
-from w2w_registry.hub.plan import parse_repo
 from w2w_registry.lora import LoraFile, lora_files, read_lora
 from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
@@ -60,7 +60,7 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
             return _take_ours(registry, hub, request, fetched, fetched.document)
         if fetched.adapter is not None:
             return take_adapter(registry, hub, request, fetched, fetched.adapter)
-        attesting.check_without_document(registry, folder, fetched.digests, f"hf://{fetched.state.repo_id}")
+        attesting.check_without_document(registry, folder, fetched.digests, address_of(fetched.state.repo_id))
         return take_strangers(registry, request, fetched)
 
 
@@ -76,7 +76,9 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     document, adapter = None, None
     if entry is not None:
         data = hub.read(state.repo_id, state.commit, entry)
-        document, adapter = adapter_release.decode(data, f"hf://{state.repo_id}/{bundle.DOCUMENT}", _reader(hub, state))
+        document, adapter = adapter_release.decode(
+            data, f"{address_of(state.repo_id)}/{bundle.DOCUMENT}", _reader(hub, state)
+        )
     ours = document or adapter
     choice = bundle.choose(state, ours, name=file)
     hub.download(state.repo_id, state.commit, choice.files, folder, progress)
@@ -84,7 +86,7 @@ def fetch(hub: Hub, uri: str, folder: Path, *, file: str | None = None, progress
     digests = {f.path: sha256_file(folder / f.path) for f in choice.files}
     lora: Path | None = None
     if ours is not None:
-        bundle.check_files(ours, digests, f"hf://{state.repo_id}")
+        bundle.check_files(ours, digests, address_of(state.repo_id))
         if bundle.CONSENT in digests:
             consent = (folder / bundle.CONSENT).read_bytes()
         if bundle.DIFFUSERS_FILE in ours.files:
@@ -102,7 +104,7 @@ def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
     def read(path: str) -> bytes:
         file = state.file(path)
         if file is None:
-            raise BadFile(path=f"hf://{state.repo_id}/{path}", reason="named in its document, but missing")
+            raise BadFile(path=f"{address_of(state.repo_id)}/{path}", reason="named in its document, but missing")
         return hub.read(state.repo_id, state.commit, file)
 
     return read
@@ -110,7 +112,7 @@ def _reader(hub: Hub, state: RepoState) -> Callable[[str], bytes]:
 
 # -- one of ours -------------------------------------------------------------------------------
 def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetched, document: Document) -> PullReport:
-    where = f"hf://{fetched.state.repo_id}"
+    where = address_of(fetched.state.repo_id)
     with registry.catalog.read() as session:
         row = space_of(session, document)
         space = load_space(registry.artifacts, row)
@@ -234,7 +236,7 @@ def space_of(session: Session, document: Document) -> Space:
     """
     row = space_with_digest(session, document.space_digest)
     if row is None:
-        where = f" (w2w-reg space import NAME hf://{document.space_repo})" if document.space_repo else ""
+        where = f" (w2w-reg space import NAME {address_of(document.space_repo)})" if document.space_repo else ""
         raise NotFound(what="space", name=f"{document.space}, digest {document.space_digest[:12]}{where}")
     return row
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import IntegrityError
 from w2w_registry.hub.adapter_release import AdapterDocument
+from w2w_registry.hub.addresses import address_of
 from w2w_registry.hub.api import Hub
 from w2w_registry.lora import digests_of, read_adapter
 from w2w_registry.records import canonical_json
@@ -27,7 +28,7 @@ def take_adapter(
     Raises:
         As ``pull.pull``.
     """
-    where = f"hf://{fetched.state.repo_id}"
+    where = address_of(fetched.state.repo_id)
     assert fetched.lora is not None
     adapter = read_adapter(fetched.lora)
     digests = digests_of(adapter)

@@ -9,6 +9,7 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import BadFile, IntegrityError, SpaceMismatch
 from w2w_registry.hub import bundle
+from w2w_registry.hub.addresses import address_of
 from w2w_registry.hub.api import RepoState
 from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.safety import shorten
@@ -33,7 +34,7 @@ def check_card(state: RepoState, ref: str, space: WeightSpace, said: str | None)
         return (f"its card names no base model; taken to be {space.base_model}",)
     if not same_model_id(base, space.base_model):
         raise SpaceMismatch(
-            path=f"hf://{state.repo_id}",
+            path=address_of(state.repo_id),
             space=ref,
             differences=(f"its card says the base model is {base}, the space's is {space.base_model}",),
             hint="say [[base-model]] if it is the same model under another name",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from w2w_registry.hub.addresses import address_of
 from w2w_registry.hub.api import RepoState
 from w2w_registry.lora import Candidate, suggest_name
 from w2w_registry.records import Kind, Rank, Told, check_name
@@ -67,7 +68,7 @@ def _asked(request: PullRequest, fetched: Fetched) -> AddRequest:
     """What ``add`` would be asked for the one file that was fetched."""
     state = fetched.state
     assert fetched.lora is not None
-    owner, _, repo = state.repo_id.rpartition("/")
+    *_, owner, repo = ("", *state.repo_id.split("/"))
     # A repo called "lora" is known by its owner; a release of ours says its name.
     suggested = request.suggested or suggest_name(Path("/", owner, repo))
     candidate = Candidate(
@@ -112,5 +113,5 @@ def _named_after(error: Any, state: RepoState, folder: Path) -> Any:
     """The error with the repo for a path: the temporary folder means nothing to anybody."""
     path = error.fields.get("path")
     if path is not None:
-        error.fields["path"] = str(path).replace(str(folder), f"hf://{state.repo_id}")
+        error.fields["path"] = str(path).replace(str(folder), address_of(state.repo_id))
     return error

@@ -22,9 +22,9 @@ from w2w_registry.consent.policy import Decision, ways_out
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import Conflict, ConsentDenied, HubError, NotFound, RegistryError, UsageError
 from w2w_registry.hub import bundle
-from w2w_registry.hub import client as hub_client
+from w2w_registry.hub.addresses import check_repo_id, is_oci
 from w2w_registry.hub.api import Digests, Hub, RepoState
-from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, choose_access, plan_push
+from w2w_registry.hub.plan import Access, PushPlan, choose_access, plan_push
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import signatures, takedown
@@ -94,12 +94,6 @@ class Prepared:
     files: Mapping[str, bytes]
     access: Access
     warnings: tuple[str, ...]
-
-
-def connect(registry: Registry) -> Hub:
-    """The Hub of this registry: ``HF_ENDPOINT``, else ``[hub] endpoint`` in registry.toml, else huggingface.co."""
-    endpoint = registry.settings.hub.get("endpoint")
-    return hub_client.connect(str(endpoint) if endpoint else None)
 
 
 def push_request(
@@ -191,12 +185,12 @@ def prepare(
         consent = consent_of(upstream, decision, present(session))
         policy = in_force(session)
         space = None if facts.place is None else session.get_one(Space, facts.place.space_id)
-    access = choose_access(likeness=consent.likeness, asked=asked)
+    access = choose_access(likeness=consent.likeness, asked=asked, oci=is_oci(repo_id))
     preview, missing = preview_of(registry, facts, dry_run=dry_run)
     files = build_files(registry, facts, space, consent, options, repo_id, preview)
     files |= attest(registry, facts, options, files, None if policy is None else policy.digest)
     warnings = (*(str(w) for w in decision.warnings), *missing)
-    if consent.likeness and asked is Access.PUBLIC:
+    if access is not asked and asked is not None:
         warnings += ("it draws a person, so it is published gated: whoever wants it asks for access",)
     return Prepared(facts, consent, files, access, warnings)
 

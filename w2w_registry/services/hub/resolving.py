@@ -1,4 +1,4 @@
-"""``hf://`` references resolved to local files, before a service that knows nothing of the Hub is called."""
+"""``hf://`` and ``oci://`` addresses resolved to local files, before a service that knows no Hub is called."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 
 from w2w_registry.artifacts import folder_until_exit
 from w2w_registry.catalog.vectors import unpack
+from w2w_registry.hub.addresses import is_remote
 from w2w_registry.lora import find_loras, write_lora
+from w2w_registry.services.hub.connecting import connect
 from w2w_registry.services.hub.pull import fetch, space_of
-from w2w_registry.services.hub.release import connect
 from w2w_registry.services.hub.spaces import fetched_space
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.query import Query
-
-HUB = "hf://"
 
 
 def as_query(registry: Registry, text: str) -> Query:
@@ -26,14 +25,14 @@ def as_query(registry: Registry, text: str) -> Query:
     Raises:
         As :func:`w2w_registry.services.hub.pull.pull`.
     """
-    return Query(text, look_up(registry, text)) if text.startswith(HUB) else Query(text)
+    return Query(text, look_up(registry, text)) if is_remote(text) else Query(text)
 
 
 def as_queries(registry: Registry, texts: Sequence[str]) -> list[Query]:
     """As :func:`as_query`, for many; a folder of adapters is a query each."""
     found: list[Query] = []
     for text in texts:
-        inside = [] if text.startswith(HUB) or not Path(text).expanduser().is_dir() else find_loras([text])
+        inside = [] if is_remote(text) or not Path(text).expanduser().is_dir() else find_loras([text])
         if len(inside) > 1:
             found += [Query(str(one.path), one.path) for one in inside]
         else:
@@ -48,7 +47,7 @@ def look_up(registry: Registry, uri: str) -> Path:
         As :func:`w2w_registry.services.hub.pull.pull`.
     """
     folder = folder_until_exit(registry.settings.temporary_dir)
-    fetched = fetch(connect(registry), uri, folder)
+    fetched = fetch(connect(registry, uri), uri, folder)
     if fetched.lora is not None:
         return fetched.lora
     assert fetched.document is not None
@@ -67,8 +66,11 @@ def space_folder(registry: Registry, text: str, progress: Progress = no_progress
     Raises:
         NotFound: no such repo, or no space in it. UnsafeRepo, BadFile: what is there is refused.
     """
-    if not text.startswith(HUB):
+    if not is_remote(text):
         yield text, None
         return
-    with fetched_space(connect(registry), text, progress, scratch=registry.settings.temporary_dir) as (folder, repo):
+    with fetched_space(connect(registry, text), text, progress, scratch=registry.settings.temporary_dir) as (
+        folder,
+        repo,
+    ):
         yield str(folder), repo

@@ -22,9 +22,10 @@ from w2w_registry.catalog.publications import record_release
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.hub import bundle
+from w2w_registry.hub.addresses import address_of, check_repo_id, is_oci, parse_repo
 from w2w_registry.hub.api import Content, Digests, Hub
 from w2w_registry.hub.card import SpaceFacts, space_card
-from w2w_registry.hub.plan import Access, PushPlan, check_repo_id, parse_repo, plan_push
+from w2w_registry.hub.plan import Access, PushPlan, choose_access, plan_push
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.hub.carry_out import carry_out, look
@@ -85,6 +86,7 @@ def push_space(
         NotFound: no such space. ConsentDenied, HubError, Conflict: as ``push``.
     """
     repo_id = check_repo_id(repo)
+    access = choose_access(likeness=False, asked=access, oci=is_oci(repo_id))
     row, space = open_space(registry, ref)
     decision = gate.require(registry, Use.PUBLISH, spaces=[row.id])
     hold_space(registry, space, row.ref)
@@ -143,7 +145,7 @@ def fetched_space(
         hub.download(state.repo_id, state.commit, files, folder, progress)
         shards = sorted(f.path for f in files if _is_shard(f.path))
         if shards:
-            _join(folder, shards, f"hf://{state.repo_id}")
+            _join(folder, shards, address_of(state.repo_id))
         listing = sorted([f.path, f.sha256 or f.blob_id] for f in files)
         yield folder, Input("repo", InputKind.HUB, digest=digest_of(listing), ref=f"{state.repo_id}@{state.commit}")
 

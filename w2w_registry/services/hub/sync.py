@@ -22,6 +22,7 @@ from w2w_registry.catalog.models import Release, ReleaseState, Takedown
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
+from w2w_registry.hub.addresses import is_oci
 from w2w_registry.hub.api import Account, Hub, Listed
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
@@ -30,7 +31,8 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
 from w2w_registry.services.hub.carry_out import look
-from w2w_registry.services.hub.intents import unfinished
+from w2w_registry.services.hub.connecting import connect, hub_at
+from w2w_registry.services.hub.intents import all_unfinished, unfinished
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
 
@@ -46,11 +48,13 @@ class Settled:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """The plan, and what became of each item; ``settled`` is empty for a dry run."""
+    """The plan, and what became of each item; ``settled`` is empty for a dry run. ``unasked``: OCI registries something
+    is published at that could not be asked, and why."""
 
     plan: SyncPlan
     settled: tuple[Settled, ...] = ()
     dry_run: bool = False
+    unasked: tuple[tuple[str, RegistryError], ...] = ()
 
     @property
     def entries(self) -> tuple[Settled, ...]:
@@ -60,7 +64,7 @@ class SyncReport:
     @property
     def left(self) -> int:
         """How many differences are left."""
-        return sum(not s.done for s in self.entries)
+        return sum(not s.done for s in self.entries) + len(self.unasked)
 
     @property
     def differs(self) -> bool:
@@ -78,7 +82,7 @@ def sync(
     dry_run: bool = False,
     progress: Progress = no_progress,
 ) -> SyncReport:
-    """Compare and settle.
+    """Compare and settle: the Hub, and every OCI registry that anything is published at.
 
     Args:
         owner: whose repos to look through for ones missing here; None = the token's own and its organisations'.
@@ -86,18 +90,37 @@ def sync(
     Raises:
         HubError: the Hub cannot be asked at all. Failures of single items are in the report.
     """
-    account = _account(hub)
-    plan, jobs = _compare(registry, hub, account, owner, push, pull)
+    found, jobs = _compare(registry, hub, _account(hub), owner, push, pull)
+    items, unasked = list(found.items), []
+    for endpoint in _others(registry):
+        there = hub_at(hub, endpoint)
+        assert there is not None
+        try:
+            found, begun = _compare(registry, there, None, None, push, pull)
+        except RegistryError as error:
+            unasked.append((endpoint, error))
+            continue
+        items += found.items
+        jobs = {**jobs, **begun}
+    plan = SyncPlan.of(items)
     if dry_run:
-        return SyncReport(plan, dry_run=True)
+        return SyncReport(plan, dry_run=True, unasked=tuple(unasked))
     settled = []
     for number, item in enumerate(plan.items, start=1):
+        there = connect(registry, item.repo_id) if is_oci(item.repo_id) else hub
         try:
-            settled.append(Settled(item, _settle(registry, hub, item, jobs)))
+            settled.append(Settled(item, _settle(registry, there, item, jobs)))
         except RegistryError as error:
             settled.append(Settled(item, False, error))
         progress(number, len(plan.items))
-    return SyncReport(plan, tuple(settled))
+    return SyncReport(plan, tuple(settled), unasked=tuple(unasked))
+
+
+def _others(registry: Registry) -> list[str]:
+    """OCI registries with a release that is up or a push that was begun."""
+    with registry.catalog.read() as session:
+        begun = {str(job.state["endpoint"]) for job in all_unfinished(session)}
+        return sorted(e for e in begun | publications.endpoints(session) if is_oci(e))
 
 
 def list_releases(registry: Registry, where: str | None = None, *, moment: datetime | None = None) -> list[ReleaseRow]:

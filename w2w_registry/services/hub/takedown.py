@@ -34,6 +34,7 @@ from w2w_registry.hub.card import removed_card
 from w2w_registry.hub.plan import TakedownStep, plan_takedown, still_up
 from w2w_registry.records import IdentityRef, iso, now
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
+from w2w_registry.services.hub.connecting import hub_at
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 _KEPT = frozenset({CARD, ".gitattributes"})
@@ -170,18 +171,19 @@ def _perform(registry: Registry, hub: Hub, takedown_id: str) -> Outcome:
         done = [str(step["step"]) for step in row.done]
         steps = plan_takedown(row.wanted, done)
     try:
-        if endpoint != hub.endpoint:
+        there = hub_at(hub, endpoint)
+        if there is None:
             raise HubError(
                 repo=repo_id,
                 reason=f"was published at {endpoint}, this command speaks to {hub.endpoint}",
                 status=None,
                 hint=f"set HF_ENDPOINT={endpoint}",
             )
-        state = _look(hub, repo_id)
+        state = _look(there, repo_id)
         if state is not None and not done:
-            _check_ours(hub, state, commit)
+            _check_ours(there, state, commit)
         for step in steps:
-            state = _take(hub, step, repo_id, state)
+            state = _take(there, step, repo_id, state)
             _record(registry, takedown_id, step)
             done.append(str(step))
         _finish(registry, takedown_id, state)

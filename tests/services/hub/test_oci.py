@@ -1,0 +1,193 @@
+"""Releases in an OCI registry: pushed, pulled, kept in step and taken down by the same rules as on the Hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
+from tests.hub.local_hub import LocalHub
+from tests.hub.local_hub.store import User
+from tests.hub.local_oci import LocalOci
+from tests.services.hub.test_pull import coordinates
+from tests.services.hub_world import World, open_world
+from w2w_registry.catalog.models import ReleaseState
+from w2w_registry.errors import ConsentDenied, HubError, RegistryError, UsageError
+from w2w_registry.hub import bundle
+from w2w_registry.hub.oci import OciHub
+from w2w_registry.hub.plan import Access
+from w2w_registry.records import Kind
+from w2w_registry.services.hub.intents import all_unfinished
+from w2w_registry.services.hub.pull import PullRequest, pull
+from w2w_registry.services.hub.release import PushRequest, cancel, push
+from w2w_registry.services.hub.sync import sync
+from w2w_registry.services.hub.takedown import drain, takedown
+
+NAME = "acme/alice-lora"
+
+
+@pytest.fixture
+def oci(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalOci]:
+    with LocalOci() as running:
+        running.log_in(tmp_path / "docker")
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+        monkeypatch.setattr("w2w_registry.hub.oci_wire.time.sleep", lambda seconds: None)
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path: Path, sqlite_template: Path, hub: LocalHub, owner: User) -> Iterator[World]:  # noqa: F811
+    made = open_world(tmp_path, sqlite_template, hub, owner)
+    made.consent("p0001")
+    made.add("acme/alice", subjects=["p0001"])
+    yield made
+    made.registry.catalog.close()
+
+
+def hub_of(oci: LocalOci) -> OciHub:
+    return OciHub(oci.host, sleep=lambda seconds: None)
+
+
+def publish(world: World, oci: LocalOci, **asked: Any) -> Any:
+    return push(world.registry, hub_of(oci), PushRequest("acme/alice", oci.address(NAME), **asked))
+
+
+def state_of(world: World) -> list[ReleaseState]:
+    return [release.state for release in world.releases()]
+
+
+def test_there_and_back(world: World, oci: LocalOci, tmp_path: Path, sqlite_template: Path) -> None:
+    report = publish(world, oci)
+    assert (report.changed, report.tag, report.access) == (True, "v1", Access.PRIVATE)
+    files = oci.files(NAME)
+    assert {"adapter_model.safetensors", "w2w.json", "consent.json", "mlbom.cdx.json", "README.md"} <= set(files)
+    assert f"oras pull {oci.host}/{NAME}:latest".encode() in files["README.md"]
+    again = publish(world, oci)
+    assert not again.changed
+    assert again.commit == report.commit
+    (release,) = world.releases()
+    assert (release.endpoint, release.repo_id) == (f"oci://{oci.host}", oci.address(NAME))
+
+    other = open_world(tmp_path, sqlite_template, world.hub, world.owner, "other")
+    got = pull(other.registry, hub_of(oci), PullRequest(f"{oci.address(NAME)}:v1", name="acme/again"))
+    assert got.ours
+    assert any("is not trusted" in text for text in got.warnings)
+    assert world.version("acme/alice").model_digest == other.version("acme/again").model_digest
+    assert coordinates(world, "acme/alice") == coordinates(other, "acme/again")
+    other.registry.catalog.close()
+
+
+def test_a_withdrawal_reaches_it(world: World, oci: LocalOci) -> None:
+    """The takedown finds the host by itself, whatever Hub the command speaks to; nothing of the likeness is left."""
+    publish(world, oci)
+    weights = oci.files(NAME)["adapter_model.safetensors"][200:400]
+    report = takedown(world.registry, world.client, name="acme/alice", up_to="delete")
+    assert report.finished, report.outcomes
+    assert state_of(world) == [ReleaseState.DELETED]
+    assert not oci.holds(weights)
+    assert not oci.repositories[NAME].manifests
+
+
+def test_a_host_that_stops_deleting_keeps_the_takedown_open(world: World, oci: LocalOci) -> None:
+    publish(world, oci)
+    oci.deletes_blobs = False
+    report = takedown(world.registry, world.client, name="acme/alice", up_to="delete")
+    assert not report.finished
+    assert state_of(world) == [ReleaseState.TAKEDOWN_QUEUED]
+    oci.deletes_blobs = True
+    assert sync(world.registry, world.client).differs is False
+    assert state_of(world) == [ReleaseState.DELETED]
+    assert not oci.repositories[NAME].blobs
+
+
+@pytest.mark.parametrize("asked", [Access.PUBLIC, Access.GATED])
+def test_a_likeness_stays_private(world: World, oci: LocalOci, asked: Access) -> None:
+    with pytest.raises(UsageError, match="has no gate"):
+        publish(world, oci, access=asked)
+    assert oci.seen == []
+
+
+def test_nothing_leaves_without_consent(world: World, oci: LocalOci) -> None:
+    world.withdraw("p0001")
+    with pytest.raises(ConsentDenied):
+        publish(world, oci)
+    assert not any(method in ("POST", "PUT") for method, _ in oci.seen)
+
+
+def test_a_style_may_be_public(world: World, oci: LocalOci) -> None:
+    world.add("acme/style", seed=5, kind=Kind.STYLE)
+    oci.anonymous = True
+    address = oci.address("acme/style")
+    with pytest.raises(HubError, match="anybody may fetch"):
+        push(world.registry, hub_of(oci), PushRequest("acme/style", address))
+    report = push(world.registry, hub_of(oci), PushRequest("acme/style", address, Access.PUBLIC))
+    assert report.access is Access.PUBLIC
+    with world.registry.catalog.read() as session:
+        assert all_unfinished(session) == []
+
+
+def test_opened_by_its_host_is_seen(world: World, oci: LocalOci) -> None:
+    publish(world, oci)
+    assert not sync(world.registry, world.client).differs
+    oci.anonymous = True
+    report = sync(world.registry, world.client)
+    (entry,) = report.entries
+    assert (str(entry.item.difference), entry.done) == ("more-open", False)
+    assert "cannot make it private" in str(entry.error)
+
+
+def test_a_host_that_is_down_does_not_hide_the_rest(world: World, oci: LocalOci) -> None:
+    publish(world, oci)
+
+    def down(handler: Any) -> bool:
+        handler.error(503, "UNAVAILABLE")
+        return True
+
+    oci.misbehave = down
+    report = sync(world.registry, world.client)
+    assert report.differs
+    assert [endpoint for endpoint, _ in report.unasked] == [f"oci://{oci.host}"]
+    oci.misbehave = lambda handler: False
+    assert not sync(world.registry, world.client).differs
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_broken_off_anywhere(world: World, oci: LocalOci, given_up: bool) -> None:
+    """A push that dies at any of its requests is finished by the next sync, or leaves nothing when it is given up."""
+    publish(world, oci)
+    requests = len(oci.seen)
+    assert requests > 40
+    takedown_all(world)
+    for after in range(8, requests, 7):
+        oci.repositories.clear()
+        count = iter(range(10_000))
+
+        def dies(handler: Any, count: Iterator[int] = count, after: int = after) -> bool:
+            if next(count) < after:
+                return False
+            handler.close_connection = True  # not a word
+            return True
+
+        oci.misbehave = dies
+        with pytest.raises(RegistryError):
+            publish(world, oci)
+        oci.misbehave = lambda handler: False
+        with world.registry.catalog.read() as session:
+            left = len(all_unfinished(session))
+        if given_up:
+            if left:
+                assert cancel(world.registry, hub_of(oci), oci.address(NAME)) in ("undone", "dropped")
+            drain(world.registry, world.client)
+            assert NAME not in oci.repositories or not oci.repositories[NAME].manifests
+        else:
+            sync(world.registry, world.client)
+            if left:
+                assert bundle.DOCUMENT in oci.files(NAME)
+            takedown_all(world)
+
+
+def takedown_all(world: World) -> None:
+    takedown(world.registry, world.client, name="acme/alice", up_to="delete")
