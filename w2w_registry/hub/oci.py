@@ -110,7 +110,7 @@ class OciHub:
                 repo=repo_id,
                 reason=f"it is {is_now}, and the protocol cannot make it {wanted}",
                 status=405,
-                hint="change it at the host, or take it down: `w2w-reg takedown NAME --up-to delete`",
+                hint="change it at the host, or take it down with [[up-to]] delete",
             )
 
     def commit(
