@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from w2w_registry.errors import BadName
+from w2w_registry.hub.addresses import check_repo_id, parse_repo
 from w2w_registry.hub.api import Digests, HubFile, Listed, RepoState
 from w2w_registry.hub.plan import (
     Access,
@@ -12,9 +13,7 @@ from w2w_registry.hub.plan import (
     Difference,
     Published,
     TakedownStep,
-    check_repo_id,
     choose_access,
-    parse_repo,
     plan_push,
     plan_sync,
     plan_takedown,
