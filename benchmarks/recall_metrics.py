@@ -18,20 +18,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.baselines import csls, delta_w_scores, recall_at, theta_scores
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.fit import Scaling, fit_space
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import (
     Metric,
     cosine,
-    csls,
-    delta_w_scores,
     powered,
-    recall_at,
     reliability_weighted,
     repeat_reliability,
-    theta_scores,
-    whitened,
 )
 
 Array = NDArray[np.float64]
@@ -114,7 +110,7 @@ def _coordinate_rows(data: Data, space: WeightSpace, kind: str) -> list[Row]:
         "std^-¼": powered(std, 0.25),
         "half-whitened": powered(std, 0.5),
         "std^-¾": powered(std, 0.75),
-        "whitened": whitened(std),
+        "whitened": powered(std, 1.0),
     }
     rows = [_row(f"{kind}, {name}", space.k, False, _scores(m, queries, gallery)) for name, m in free.items()]
     half = free["half-whitened"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -17,11 +18,18 @@ from w2w_registry.audit.merkle import (
     leaf_hash,
     node_hash,
     root,
-    verify_consistency,
-    verify_inclusion,
 )
+from w2w_registry.audit.verifier import extends, path_root
 
 LEAVES = [hashlib.sha256(bytes([i])).digest() for i in range(70)]
+
+
+def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> bool:
+    return 0 <= index < size and path_root(leaf, index, size, proof) == expected
+
+
+def verify_consistency(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
+    return extends(old, old_root, new, new_root, proof)
 
 
 def oracle(leaves: list[bytes]) -> InmemoryTree:

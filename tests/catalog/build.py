@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.events import stored_events
 from w2w_registry.catalog.models import (
     Coordinates,
     Identity,
@@ -144,3 +146,22 @@ def add_version(
     uow.event("version.add", objects={"version": version.id, "identity": identity.id})
     assert isinstance(version, Version)
     return version
+
+
+class Claim(NamedTuple):
+    """What one event says of one row: its digest after the change, None when it was deleted."""
+
+    table: str
+    key: str
+    digest: str | None
+    seq: int
+
+
+def claims(session: Session) -> Iterator[Claim]:
+    """Every claim about a row, in event order; the last one about a row should hold now."""
+    for event in stored_events(session):
+        changes = event.body["changes"]
+        for change in changes if isinstance(changes, list) else ():
+            if isinstance(change, list) and len(change) == 4:
+                table, key, _, digest = change
+                yield Claim(str(table), str(key), digest, event.seq)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from tests.catalog.build import T0, add_space, digest, new_identity, new_version
+from tests.catalog.build import T0, add_space, claims, digest, new_identity, new_version
 from tests.catalog.test_session import problems, raw
 from tests.conftest import fresh_postgres, fresh_sqlite
 from w2w_registry.audit.chain import event_hash
@@ -98,7 +98,7 @@ def carry_out(catalog: Catalog, plan: Any) -> None:
         with catalog.read() as session:
             # a version's changed_seq is the last event that names it or its coordinates
             last: dict[int, int] = {}
-            for claim in events.claims(session):
+            for claim in claims(session):
                 if claim.table in ("version", "coordinates"):
                     last[int(claim.key.split("/")[-1])] = claim.seq
             assert dict(session.execute(select(Version.id, Version.changed_seq)).tuples().all()) == last

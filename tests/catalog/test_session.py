@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, text, update
 
-from tests.catalog.build import T0, add_space, add_version, new_identity, new_operation
+from tests.catalog.build import T0, add_space, add_version, claims, new_identity, new_operation
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events
 from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
@@ -41,7 +41,7 @@ def problems(catalog: Catalog) -> list[Any]:
             previous, expected = event.hash, expected + 1
         if events.chain_head(session) != (expected - 1, previous):
             found.append("head")
-        claimed = {(c.table, c.key): c.digest for c in events.claims(session)}
+        claimed = {(c.table, c.key): c.digest for c in claims(session)}
         present = {(r.table, r.key): r.digest for r in events.present_rows(session)}
     found += [place for place in claimed if claimed[place] != present.get(place)]
     found += [place for place in present if place not in claimed]
@@ -101,7 +101,7 @@ def test_an_error_rolls_everything_back(catalog: Catalog) -> None:
     with pytest.raises(KeyError):
         fails()
     with catalog.read() as session:
-        assert events.event_count(session) == 0
+        assert (events.chain_head(session) or (0,))[0] == 0
     with catalog.write("tester") as uow:
         assert uow.next_seq == 1
         add_space(uow)
@@ -223,14 +223,14 @@ def test_reading_is_a_snapshot_and_cannot_write(catalog: Catalog) -> None:
     with catalog.write("tester") as uow:
         add_space(uow)
     with catalog.read() as session:
-        assert events.event_count(session) == 1
+        assert (events.chain_head(session) or (0,))[0] == 1
         with catalog.write("tester") as uow:
             add_space(uow, number=2)
-        assert events.event_count(session) == 1
+        assert (events.chain_head(session) or (0,))[0] == 1
     with pytest.raises(DatabaseError), catalog.read() as session:
         session.execute(text("DELETE FROM space"))
     with catalog.read() as session:
-        assert events.event_count(session) == 2
+        assert (events.chain_head(session) or (0,))[0] == 2
 
 
 def test_a_version_knows_the_event_that_last_changed_it(catalog: Catalog) -> None:
@@ -260,7 +260,7 @@ def test_salts_change_with_the_row_and_hide_it(catalog: Catalog) -> None:
         uow.event("identity.erase")
         assert identity.salt != first
     with catalog.read() as session:
-        claim = next(c for c in events.claims(session) if c.seq == 1)
+        claim = next(c for c in claims(session) if c.seq == 1)
         row = session.get_one(Identity, identity.id)
         guess = {
             "id": row.id, "name": "acme/alice", "kind": row.kind, "created": row.created, "removed": None,

@@ -9,9 +9,8 @@ from sqlalchemy import Boolean, Enum, LargeBinary, text
 from sqlalchemy.orm import Session
 from sqlalchemy.types import BigInteger, Integer
 
-from tests.catalog.build import T0, add_space, add_version, digest, new_operation
+from tests.catalog.build import T0, add_space, add_version, claims, digest, new_operation
 from tests.catalog.test_session import problems
-from w2w_registry.catalog import events
 from w2w_registry.catalog.base import table_name
 from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
 from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
@@ -170,7 +169,7 @@ def problems_in(connection: Any, *models: type[Base]) -> set[str]:
     """Tables (of these models, or of all) with rows at odds with what events say, as this transaction sees them."""
     session = Session(connection)
     names = {table_name(model) for model in models or audited_models()}
-    claimed = {(c.table, c.key): c.digest for c in events.claims(session) if c.table in names}
+    claimed = {(c.table, c.key): c.digest for c in claims(session) if c.table in names}
     present = {
         (table_name(model), key_text(key)): found
         for model in models or audited_models()

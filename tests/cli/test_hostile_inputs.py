@@ -121,7 +121,6 @@ def _pictures() -> list[Callable[[Path], object]]:
         lambda path: images.load_photo(path, 64),
         lambda path: images.load_mask(path, path, 64),
         images.open_picture,
-        images.read_metadata,
         lambda path: images.load_photo(images.find_photos(path)[0], 64),
     ]
 

@@ -1,4 +1,4 @@
-"""The guard: sketches estimate cosines, thresholds keep their rate, verdicts follow them."""
+"""Sketches of earlier releases, which registries still hold, estimate cosines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import hashlib
 import numpy as np
 import pytest
 
-from w2w_registry.consent.guard import BITS, BLUR, Reference, Verdict, _popcount, meet, similarities, sketch, threshold
+from w2w_registry.consent.guard import BITS, _popcount, _projections, similarities
 
+BLUR = np.pi * (0.25 / BITS) ** 0.5  # of an estimated angle, at 90°
 SALT = b"\xa5" * 32
 GOLDEN = "639489efcaac71cda7e0ff0c4a48c9f348c2fb4a043f542defb909e5938881f2"
+
+
+def sketch(coordinates: np.ndarray, salt: bytes) -> bytes:
+    """As earlier releases took it: the signs of the projections."""
+    return np.packbits(_projections(salt, coordinates.size) @ coordinates.astype(np.float64) >= 0).tobytes()
 
 
 def at_angle(a: np.ndarray, cosine: float, rng: np.random.Generator) -> np.ndarray:
@@ -39,41 +45,3 @@ def test_sketches_are_fixed_for_ever_and_depend_on_the_salt() -> None:
 
 def test_old_numpy_counts_bits_alike() -> None:
     assert _popcount(bytes(range(256))).tolist() == [i.bit_count() for i in range(256)]
-
-
-def test_the_threshold_keeps_the_asked_rate() -> None:
-    strangers = np.random.default_rng(0).normal(0.3, 0.05, 20_000)
-    limit = threshold(strangers, false_match_rate=0.001)
-    assert 0.0005 < (strangers >= limit).mean() <= 0.001
-
-
-def test_few_strangers_put_the_threshold_beyond_them_and_never_near_orthogonal() -> None:
-    assert threshold(np.array([0.5, 0.6])) > 0.6
-    assert threshold(np.array([0.999999])) <= 1.0
-    assert threshold(np.array([-0.3, -0.2])) == pytest.approx(np.sin(3 * BLUR))
-    assert 0.5 < threshold(np.zeros(0)) < 0.9
-
-
-def test_verdicts() -> None:
-    rng = np.random.default_rng(1)
-    a, b = rng.standard_normal((2, 100))
-    references = [Reference("s1", SALT, sketch(a, SALT), 0.8), Reference("s2", SALT, sketch(b, SALT), 0.8)]
-    near = meet(references, at_angle(b, 0.97, rng))
-    assert near is not None
-    assert (near.verdict, near.subject, near.threshold) == (Verdict.REFUSE, "s2", 0.8)
-    just_under = meet([Reference("s1", SALT, sketch(a, SALT), near.similarity + 0.01)], at_angle(a, 0.97, rng))
-    assert just_under is not None
-    assert just_under.verdict in {Verdict.FLAG, Verdict.REFUSE}
-    far = meet(references, rng.standard_normal(100))
-    assert far is not None
-    assert far.verdict is Verdict.PASS
-    assert meet([], a) is None
-
-
-def test_a_refusal_outweighs_a_nearer_flag() -> None:
-    a = np.random.default_rng(2).standard_normal(100)
-    high = Reference("strict", SALT, sketch(a, SALT), 1.0001)
-    low = Reference("lax", SALT, sketch(at_angle(a, 0.9, np.random.default_rng(3)), SALT), 0.5)
-    found = meet([high, low], a)
-    assert found is not None
-    assert (found.verdict, found.subject) == (Verdict.REFUSE, "lax")

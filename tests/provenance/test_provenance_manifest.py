@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from w2w_registry.provenance.graph import Input, OperationNode
-from w2w_registry.provenance.manifest import Facts, differences, digest, manifest, text
+from w2w_registry.provenance.manifest import Facts, digest, manifest
 
 OPERATION = OperationNode(
     "op-1", "edit", "curator", "2026-03-01T00:00:00.000000Z", None, {"beard": 1.5}, 7, "1.0", {"base": "rev-1"},
@@ -39,14 +39,6 @@ CHANGES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda c: next(iter(c)))
-def test_every_fact_moves_the_digest_and_is_named(change: dict[str, Any]) -> None:
+def test_every_fact_moves_the_digest(change: dict[str, Any]) -> None:
     changed = manifest(replace(FACTS, **change))
     assert digest(changed) != digest(manifest(FACTS))
-    assert differences(manifest(FACTS), changed)
-
-
-def test_the_text_is_canonical_and_differences_name_the_path() -> None:
-    assert text(manifest(FACTS)).startswith('{"artifact_digest":null,"base_model":{"id":"base","revision":"r"}')
-    assert differences(manifest(FACTS), manifest(FACTS)) == []
-    other = manifest(replace(FACTS, operation=replace(OPERATION, seed=8)))
-    assert differences(manifest(FACTS), other) == ["operation.seed: 7 → 8"]

@@ -146,21 +146,6 @@ class Witness:
         return f"{self.name}+{self.key_id.hex()}+{base64.b64encode(_COSIGNATURE + self.public).decode()}"
 
 
-def read_vkey(text: str) -> Witness:
-    """The witness that a verifier key names.
-
-    Raises:
-        ValueError: not a verifier key for cosignatures.
-    """
-    name, _, rest = text.strip().partition("+")
-    identifier, _, key64 = rest.partition("+")
-    key = base64.b64decode(key64, validate=True)
-    found = Witness(name, key[1:])
-    if len(key) != 33 or key[:1] != _COSIGNATURE or found.key_id.hex() != identifier:
-        raise ValueError("not a witness's verifier key: NAME+ID+KEY")
-    return found
-
-
 def cosign(note: str, witness: Witness, private: bytes, at: datetime) -> str:
     """The signature line, with its end, by which a witness says that it has seen this checkpoint.
 

@@ -88,26 +88,6 @@ def inclusion_path(index: int, size: int, node: Node) -> tuple[bytes, ...]:
     return tuple(reversed(path))
 
 
-def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes], expected: bytes) -> bool:
-    """§2.1.3.2: whether ``leaf`` is number ``index`` of the tree with ``size`` leaves and root ``expected``."""
-    if not 0 <= index < size:
-        return False
-    position, last, node = index, size - 1, leaf_hash(leaf)
-    for sibling in proof:
-        if last == 0:
-            return False
-        if position & 1 or position == last:
-            node = node_hash(sibling, node)
-            while not position & 1 and position:
-                position >>= 1
-                last >>= 1
-        else:
-            node = node_hash(node, sibling)
-        position >>= 1
-        last >>= 1
-    return last == 0 and node == expected
-
-
 def consistency_proof(leaves: Sequence[bytes], old_size: int) -> tuple[bytes, ...]:
     """§2.1.4.1: PROOF(old_size, leaves): that the first ``old_size`` leaves are still what they were.
 
@@ -141,36 +121,6 @@ def consistency_path(old_size: int, size: int, node: Node) -> tuple[bytes, ...]:
     if not whole:
         proof.append(node(start, end))
     return tuple(reversed(proof))
-
-
-def verify_consistency(old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
-    """§2.1.4.2: whether the tree of ``new_size`` leaves extends the one of ``old_size``."""
-    if old_size == new_size:
-        return not proof and old_root == new_root
-    if not 0 < old_size < new_size or not proof:
-        return False
-    path = list(proof)
-    if old_size & (old_size - 1) == 0:
-        path.insert(0, old_root)
-    first, last = old_size - 1, new_size - 1
-    while first & 1:
-        first >>= 1
-        last >>= 1
-    old_node = new_node = path[0]
-    for sibling in path[1:]:
-        if last == 0:
-            return False
-        if first & 1 or first == last:
-            old_node = node_hash(sibling, old_node)
-            new_node = node_hash(sibling, new_node)
-            while not first & 1 and first:
-                first >>= 1
-                last >>= 1
-        else:
-            new_node = node_hash(new_node, sibling)
-        first >>= 1
-        last >>= 1
-    return last == 0 and old_node == old_root and new_node == new_root
 
 
 def _split(count: int) -> int:

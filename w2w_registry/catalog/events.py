@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import func, or_, select, type_coerce
+from sqlalchemy import or_, select, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
@@ -26,15 +26,6 @@ class StoredEvent(NamedTuple):
     body: dict[str, Any]
     prev_hash: str
     hash: str
-
-
-class Claim(NamedTuple):
-    """What one event says of one row: its digest after the change, None when it was deleted."""
-
-    table: str
-    key: str
-    digest: str | None
-    seq: int
 
 
 class PresentRow(NamedTuple):
@@ -91,10 +82,6 @@ def events_touching(
             yield event
 
 
-def event_count(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(Event)) or 0
-
-
 def actors(session: Session, limit: int) -> set[str]:
     """Who has done anything, at most ``limit`` of them; migrations are nobody's doing."""
     query = select(Event.actor).where(Event.action != "schema.restate").distinct().limit(limit)
@@ -117,11 +104,6 @@ def chain_head(session: Session) -> tuple[int, str] | None:
     """``(seq, hash)`` as the head row has it; None when the row is gone."""
     row = session.execute(select(ChainHead.seq, ChainHead.hash)).one_or_none()
     return None if row is None else (row.seq, row.hash)
-
-
-def checkpoints(session: Session) -> list[Checkpoint]:
-    """Every checkpoint, oldest first."""
-    return list(session.scalars(select(Checkpoint).order_by(Checkpoint.id)))
 
 
 class StoredCheckpoint(NamedTuple):
@@ -185,16 +167,6 @@ def stored_events(session: Session, *, after: int = 0, until: int | None = None)
         if policy is not None:
             body["policy"] = policy
         yield StoredEvent(seq, body, prev_hash, digest)
-
-
-def claims(session: Session) -> Iterator[Claim]:
-    """Every claim about a row, in event order; the last one about a row should hold now."""
-    for event in stored_events(session):
-        changes = event.body["changes"]
-        for change in changes if isinstance(changes, list) else ():
-            if isinstance(change, list) and len(change) == 4:
-                table, key, _, digest = change
-                yield Claim(str(table), str(key), digest, event.seq)
 
 
 def present_rows(session: Session) -> Iterator[PresentRow]:

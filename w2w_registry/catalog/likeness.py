@@ -78,17 +78,6 @@ def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
     return [StoredSketch(*row) for row in session.execute(query)]
 
 
-def sketches_of(session: Session, kind: str, version_ids: Iterable[int]) -> dict[int, StoredSketch]:
-    """Sketches of those of the versions that have one."""
-    found: dict[int, StoredSketch] = {}
-    for chunk in chunked(version_ids):
-        query = select(WeightsSketch.version_id, WeightsSketch.norm, WeightsSketch.data).where(
-            WeightsSketch.kind == kind, WeightsSketch.version_id.in_(chunk)
-        )
-        found.update((row.version_id, StoredSketch(*row)) for row in session.execute(query))
-    return found
-
-
 def without_sketch(session: Session, kind: str, after: int, limit: int) -> list[Version]:
     """Versions beyond id ``after`` that could have a sketch of this kind and have none, by id, at most ``limit``."""
     has = select(WeightsSketch.version_id).where(WeightsSketch.kind == kind)

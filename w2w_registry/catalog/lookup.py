@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -174,17 +173,6 @@ def taken_names(session: Session, names: Iterable[str]) -> dict[str, int]:
         for chunk in chunked(names)
         for row in session.execute(select(Identity.name, Identity.id).where(Identity.name.in_(chunk)))
     }
-
-
-def _by_digest(session: Session, column: Any, digests: Iterable[str], any_state: bool) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for chunk in chunked(digests):
-        query = select(column, SourceFile.version_id).join(SourceFile.version).where(column.in_(chunk))
-        if not any_state:
-            query = query.where(Version.state.in_(PRESENT))
-        for digest, version in session.execute(query.order_by(SourceFile.version_id)):
-            found.setdefault(digest, []).append(version)
-    return found
 
 
 def identities_named(session: Session, names: Iterable[str]) -> dict[str, tuple[Identity, int]]:

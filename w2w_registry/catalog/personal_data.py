@@ -1,8 +1,8 @@
 """What the registry keeps that can say who somebody was, and what becomes of it when they are erased.
 
 ``COLUMNS`` declares every text and blob column of the schema (a test walks them): erasure runs from it, so that what is
-not declared cannot be forgotten. ``PLACES`` declares what lies outside the catalog; ``services.consent.withdraw``
-clears each of them.
+not declared cannot be forgotten. What lies outside the catalog (artifacts, search indices, guesses, training state,
+temporary folders) ``services.consent.withdraw`` clears.
 """
 
 from __future__ import annotations
@@ -238,15 +238,6 @@ COLUMNS: Mapping[str, Rule] = {
     "job.kind": _WORD,
     "job.state": replace(lambda row: _job_without_names(row.state)),
 }
-
-PLACES: Mapping[str, str] = {
-    "artifacts": "LoRA files, previews and manifests of the versions, and evidence: deleted unless others hold them",
-    "indices": "search indices, in the home folder or in Milvus: dropped, and rebuilt without the person",
-    "guesses": "what `initializer fit` learned from photos and drawn pictures: deleted, to be fitted again",
-    "temporary": "what a crash left in the home's temporary folder: deleted once it is an hour old",
-    "training": "half-done training, with photos and unfinished models: deleted, to be begun again",
-}
-"""What lies outside the catalog, by name: what it is, and what erasure does with it."""
 
 
 def declared_columns(model: type[Base]) -> list[Any]:

@@ -17,7 +17,6 @@ from w2w_registry.catalog.rows import present_digests
 from w2w_registry.errors import Conflict, IntegrityError
 
 _CHUNK = 500
-_FROM_MIGRATIONS = ("alembic_version",)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What may happen to a consent record: a state machine that returns the record after the change.
 
-request → grant → narrow / renew → expire / withdraw / invalidate, with disputes beside them. What was granted is
+request → grant → narrow / renew → withdraw / invalidate, with disputes beside them. What was granted is
 never edited: narrowing and renewing make a record that supersedes the old one. Receipts and accesses change no
 state and are kept as events all the same (TS 27560 keeps the history inside the record).
 """
@@ -18,14 +18,12 @@ _FROM: Mapping[str, frozenset[Status]] = {
     "grant": frozenset({Status.REQUESTED}),
     "narrow": frozenset({Status.GIVEN}),
     "renew": frozenset({Status.GIVEN, Status.EXPIRED}),
-    "expire": frozenset({Status.GIVEN}),
     "dispute": frozenset({Status.GIVEN}),
     "withdraw": frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUTED}),
     "invalidate": frozenset(Status) - {Status.INVALIDATED},
     "receipt": frozenset(Status),
     "access": frozenset(Status),
 }
-OPERATIONS = ("request", *_FROM)
 
 
 def request(
@@ -101,17 +99,6 @@ def renew(record: ConsentRecord, record_id: str, expires_at: datetime | None, no
             raise UsageError(reason="the new term is shorter than the old one", hint="use: consent narrow [[expires]]")
     scope = replace(record.scope, expires_at=expires_at)
     return _move(_superseding(record, record_id, scope), "renew", Status.GIVEN, now, by, until=expires_at)
-
-
-def expire(record: ConsentRecord, now: datetime, by: str) -> ConsentRecord:
-    """Write down that the term is over (decisions do not wait for this: they look at the clock).
-
-    Raises:
-        Conflict: the record is not given. UsageError: its term is not over.
-    """
-    if record.scope.expires_at is None or record.scope.expires_at > now:
-        raise UsageError(reason=f"the term of {record.record_id} is not over")
-    return _move(record, "expire", Status.EXPIRED, now, by)
 
 
 def withdraw(record: ConsentRecord, now: datetime, by: str, *, method: str = "command line") -> ConsentRecord:

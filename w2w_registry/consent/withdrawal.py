@@ -192,11 +192,6 @@ def tombstone(withdrawal: Withdrawal, salt: str) -> Tombstone:
     )
 
 
-def is_tombstone_of(stone: Tombstone, subject: str) -> bool:
-    """Whether ``stone`` marks the withdrawal of ``subject``."""
-    return stone.subject_digest == digest_of({"salt": stone.salt, "subject": subject})
-
-
 def remains(withdrawal: Withdrawal) -> tuple[tuple[str, str], ...]:
     """What cannot be taken back, and what to do about it: pairs for the receipt, in plain words."""
     out: list[tuple[str, str]] = []

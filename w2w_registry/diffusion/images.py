@@ -197,24 +197,6 @@ def png_bytes(pixels: Pixels, metadata: Mapping[str, Any]) -> bytes:
     return out.getvalue()
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """What ``png_bytes`` embedded; empty when there is nothing.
-
-    Raises:
-        BadImage: not a picture.
-    """
-    with picture(_read(path), str(path)) as image:
-        image.load()
-        text = getattr(image, "text", {}).get(METADATA_KEY)
-    if text is None:
-        return {}
-    try:
-        found = json.loads(text)
-    except json.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def open_picture(path: Path) -> tuple[bytes, Pixels, str]:
     """The bytes, the pixels (H, W, 3) as they lie in the file, and the MIME type of a picture.
 

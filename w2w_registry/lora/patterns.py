@@ -9,7 +9,7 @@ are long ones and many.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -227,8 +227,3 @@ class Automaton:
 def table_of(items: tuple[tuple[str, float], ...]) -> PatternTable:
     """The table of these patterns; files of one training share theirs."""
     return PatternTable(items)
-
-
-def lookup(table: PatternTable, modules: Sequence[str]) -> dict[str, float]:
-    """The values of those modules that a pattern matches."""
-    return {m: value for m in modules if (value := table.find(m)) is not None}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from w2w_registry.provenance.graph import Input, OperationNode
-from w2w_registry.records import canonical_json, digest_of
+from w2w_registry.records import digest_of
 
 FORMAT = "w2w-registry manifest"
 VERSION = 1
@@ -74,29 +74,6 @@ def _input(item: Input, parents: Mapping[int, str]) -> dict[str, Any]:
     return out
 
 
-def text(value: Mapping[str, Any]) -> str:
-    """Canonical JSON of a manifest: what is signed and what its digest is taken over."""
-    return canonical_json(value)
-
-
 def digest(value: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of the canonical text."""
     return digest_of(value)
-
-
-def differences(recorded: Mapping[str, Any], found: Mapping[str, Any], at: str = "") -> list[str]:
-    """Where two manifests differ, as ``path: recorded → found`` lines, in order."""
-    out: list[str] = []
-    for key in sorted({*recorded, *found}):
-        path = f"{at}{key}"
-        a, b = recorded.get(key), found.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            out += differences(a, b, f"{path}.")
-        elif a != b:
-            out.append(f"{path}: {_show(a)} → {_show(b)}")
-    return out
-
-
-def _show(value: Any) -> str:
-    shown = canonical_json(value)
-    return shown if len(shown) <= 80 else shown[:79] + "…"

@@ -6,7 +6,7 @@
 - ``start``: ``common_start`` and ``canonical_rows`` of a fit set: the reference A₀ of a canonical gauge.
 - ``gauge``: ``to_gauge(tensors, alphas, layout, mean, std, start)``: any LoRA of the same modules into a space's gauge,
   with what that lost; ``obstacles(shapes, layout)``: what keeps one out.
-- ``metrics``: ``Metric`` (``unit(coordinates)`` → vectors for an inner-product index), ``calibrate`` → ``Calibration``.
+- ``metrics``: ``Metric`` (``unit(coordinates)`` → vectors for an inner-product index), ``Calibration``.
 - ``directions``, ``sampling``: attributes, mixing and new points (import them from their modules).
 """
 
@@ -14,7 +14,7 @@ from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.fit import fit_space
 from w2w_registry.space.gauge import Gauged, obstacles, to_gauge
 from w2w_registry.space.layout import Layout, LayoutTensor, TensorKey, differences, layout_of
-from w2w_registry.space.metrics import Calibration, Metric, calibrate, repeat_reliability
+from w2w_registry.space.metrics import Calibration, Metric, calibrate_scores, repeat_reliability
 from w2w_registry.space.start import Start, canonical_rows, common_start
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
     "Start",
     "TensorKey",
     "WeightSpace",
-    "calibrate",
+    "calibrate_scores",
     "canonical_rows",
     "common_start",
     "differences",

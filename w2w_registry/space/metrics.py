@@ -22,7 +22,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.errors import UsageError
-from w2w_registry.space.layout import Layout
 
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -30,7 +29,6 @@ Float32 = NDArray[np.float32]
 _TAIL_SHARE = 0.003  # of the impostor scores, the part the tail is fitted on: more would bend the extrapolation
 _MAX_TAIL = 2000
 _ALMOST_ONE = 1 - 1e-12
-_MAX_IDENTITIES = 4096  # 8 million pairs; more add nothing to a threshold
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,6 @@ class Metric:
 def cosine() -> Metric:
     """Plain cosine of coordinates: what the paper uses for neighbours."""
     return Metric("cosine")
-
-
-def whitened(component_std: ArrayLike) -> Metric:
-    """Every component divided by its standard deviation: cosine in the Mahalanobis metric."""
-    return powered(component_std, 1.0, "whitened")
 
 
 def powered(component_std: ArrayLike, power: float, name: str | None = None) -> Metric:
@@ -133,71 +126,6 @@ def repeat_reliability(first: ArrayLike, second: ArrayLike) -> Float32:
     return reliability
 
 
-# -- baselines on the LoRA itself ---------------------------------------------------------------
-def theta_scores(queries: ArrayLike, gallery: ArrayLike) -> Array:
-    """Cosine of raw θ: (q, D) against (n, D) → (q, n)."""
-    a, b = _rows(queries), _rows(gallery)
-    return np.asarray(a @ b.T)
-
-
-def delta_w_scores(queries: ArrayLike, gallery: ArrayLike, layout: Layout) -> Array:
-    """Cosine of the effective updates ΔW over all modules: (q, D) against (n, D) → (q, n); no dense ΔW.
-
-    ⟨B₁A₁, B₂A₂⟩ = Σᵢⱼ (A₁A₂ᵀ)ᵢⱼ (B₁ᵀB₂)ᵢⱼ, and for many at once both factors are matrix products.
-    """
-    q, g = np.atleast_2d(np.asarray(queries, np.float64)), np.atleast_2d(np.asarray(gallery, np.float64))
-    dots = np.zeros((len(q), len(g)))
-    own_q, own_g = np.zeros(len(q)), np.zeros(len(g))
-    places = {tensor.key: (tensor, part) for tensor, part in layout.slices()}
-    for module in layout.modules:
-        (tensor_a, part_a), (tensor_b, part_b) = places[(module, "A")], places[(module, "B")]
-        rank, scale = tensor_a.rank, layout.scale(module) ** 2
-        aq, ag = (x[:, part_a].reshape(len(x), rank, -1) for x in (q, g))
-        bq, bg = (x[:, part_b].reshape(len(x), tensor_b.shape[0], rank) for x in (q, g))
-        for i in range(rank):
-            for j in range(rank):
-                dots += scale * (aq[:, i] @ ag[:, j].T) * (bq[:, :, i] @ bg[:, :, j].T)
-                own_q += scale * _dot(aq[:, i], aq[:, j]) * _dot(bq[:, :, i], bq[:, :, j])
-                own_g += scale * _dot(ag[:, i], ag[:, j]) * _dot(bg[:, :, i], bg[:, :, j])
-    size = np.sqrt(np.maximum(own_q, 0))[:, None] * np.sqrt(np.maximum(own_g, 0))
-    return np.asarray(np.divide(dots, size, out=np.zeros_like(dots), where=size > 0))
-
-
-def _dot(a: Array, b: Array) -> Array:
-    return np.asarray(np.einsum("nd,nd->n", a, b))
-
-
-def _rows(values: ArrayLike) -> Array:
-    rows = np.atleast_2d(np.asarray(values, np.float64))
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(np.divide(rows, norm, out=np.zeros_like(rows), where=norm > 0))
-
-
-def csls(scores: ArrayLike, gallery_scores: ArrayLike, neighbours: int = 10) -> Array:
-    """Scores (q, n) corrected for hubs (Conneau et al., ICLR 2018, CSLS): 2 s − r(query) − r(gallery).
-
-    ``r`` is the mean score to the nearest ``neighbours`` of the gallery; ``gallery_scores`` (n, n) gives it for the
-    gallery's own points (each one's score with itself left out).
-    """
-    s, g = np.asarray(scores, np.float64), np.array(gallery_scores, np.float64)
-    np.fill_diagonal(g, -np.inf)
-    count = min(neighbours, len(g) - 1)
-    near_query = np.sort(s, axis=1)[:, -count:].mean(1)
-    near_gallery = np.sort(g, axis=1)[:, -count:].mean(1)
-    return np.asarray(2 * s - near_query[:, None] - near_gallery)
-
-
-def recall_at(scores: ArrayLike, truth: ArrayLike, k: int) -> float:
-    """Share of queries whose true gallery row ``truth`` (q,) is among the ``k`` best of ``scores`` (q, n).
-
-    A tie with the true row counts against it.
-    """
-    s, t = np.asarray(scores, np.float64), np.asarray(truth)
-    own = s[np.arange(len(t)), t]
-    better = (s >= own[:, None]).sum(1) - 1
-    return float((better < k).mean())
-
-
 # -- what score means "same identity" -----------------------------------------------------------
 @dataclass(frozen=True)
 class Calibration:
@@ -234,47 +162,15 @@ class Calibration:
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
         return cls(**data)
 
-    def same(self, score: float) -> bool:
-        return score >= self.threshold
-
-
-def calibrate(
-    metric: Metric,
-    coordinates: ArrayLike,
-    *,
-    false_match_rate: float = 1e-5,
-    repeats: tuple[ArrayLike, ArrayLike] | None = None,
-) -> Calibration:
-    """The threshold of ``metric`` from pairs of different identities (n, k), at a stated false-match rate.
-
-    With ``repeats`` (two trainings of the same m identities, (m, k) each), pairs across the two, of different
-    identities, are the impostors: they have the noise of a real query, which fitted points alone lack; pairs of
-    one identity give the true-match rate.
-
-    Raises:
-        UsageError: fewer than 30 identities, or a rate outside (0, 0.5).
-    """
-    if not 0 < false_match_rate < 0.5:
-        raise UsageError(reason=f"a false-match rate lies between 0 and 0.5, not {false_match_rate:g}")
-    points = np.asarray(coordinates, np.float64)
-    if len(points) < 30:
-        raise UsageError(reason=f"calibration needs at least 30 identities, the space has {len(points)}")
-    points = points[np.unique(np.linspace(0, len(points) - 1, min(len(points), _MAX_IDENTITIES)).astype(int))]
-    units = metric.unit(points).astype(np.float64)
-    scores = (units @ units.T)[np.triu_indices(len(units), 1)]
-    genuine = None
-    if repeats is not None:
-        first, second = (metric.unit(r).astype(np.float64) for r in repeats)
-        across = first @ second.T
-        scores = np.concatenate([scores, across[~np.eye(len(first), dtype=bool)]])
-        genuine = np.diag(across)
-    return calibrate_scores(metric.name, scores, genuine=genuine, false_match_rate=false_match_rate)
-
 
 def calibrate_scores(
     metric: str, impostors: ArrayLike, *, genuine: ArrayLike | None = None, false_match_rate: float = 1e-5
 ) -> Calibration:
-    """As :func:`calibrate`, from scores at hand: of different identities, and of same ones where there are repeats."""
+    """The threshold of a metric at a stated false-match rate.
+
+    Args:
+        impostors: scores of different identities. genuine: of same ones, where there are repeats.
+    """
     scores = np.asarray(impostors, np.float64).reshape(-1)
     threshold, method = _quantile(scores, false_match_rate)
     same = None if genuine is None else np.asarray(genuine, np.float64).reshape(-1)

@@ -22,9 +22,9 @@ from tests.space.spaces import MODULES, make_layout, population
 from w2w_registry.errors import BadFile, IntegrityError, StorageError, UsageError
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.spaces.inert_pickle import Call, describe
-from w2w_registry.services.spaces.public_release import read_any_space, read_point, read_w2w_release
+from w2w_registry.services.spaces.public_release import read_w2w_release
 from w2w_registry.services.spaces.torch_files import TorchFile
-from w2w_registry.space import Layout, Metric, WeightSpace, calibrate, fit_space
+from w2w_registry.space import Layout, Metric, WeightSpace, calibrate_scores, fit_space
 
 torch = pytest.importorskip("torch")
 
@@ -40,7 +40,7 @@ def make_space() -> WeightSpace:
     return replace(
         space,
         metric=metric,
-        calibration=calibrate(metric, space.project(thetas), false_match_rate=1e-3),
+        calibration=calibrate_scores("whitened", np.linspace(-1, 1, 900), false_match_rate=1e-3),
         repeat_reliability=np.linspace(1, 0.5, 12, dtype=np.float32),
     )
 
@@ -74,17 +74,8 @@ def test_same_space_same_bytes_and_one_file_is_enough(tmp_path: Path) -> None:
 
 def test_export_of_what_was_imported_is_the_same(tmp_path: Path) -> None:
     write_space(tmp_path / "a", make_space())
-    files = write_space(tmp_path / "b", read_any_space(tmp_path / "a"))
+    files = write_space(tmp_path / "b", read_space(tmp_path / "a"))
     assert files[0].read_bytes() == (tmp_path / "a" / "space.safetensors").read_bytes()
-
-
-def test_fewer_components(tmp_path: Path) -> None:
-    space = make_space()
-    write_space(tmp_path, space)
-    assert read_any_space(tmp_path, components=4).k == 4
-    assert read_any_space(tmp_path, components=12).digest == space.digest
-    with pytest.raises(UsageError, match="1 to 12"):
-        read_any_space(tmp_path, components=13)
 
 
 def test_minimal_space(tmp_path: Path) -> None:
@@ -119,7 +110,7 @@ def test_not_a_space(tmp_path: Path) -> None:
 
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(BadFile):
-            read_any_space(path)
+            read_space(path)
     save_file({"mean": np.zeros(3, np.float32)}, tmp_path / "x.safetensors")
     with pytest.raises(BadFile, match="not a weight space"):
         read_space(tmp_path / "x.safetensors")
@@ -208,7 +199,7 @@ def test_the_release_s_own_formula_holds(tmp_path: Path) -> None:
 def test_choosing_components(tmp_path: Path) -> None:
     truth = make_release(tmp_path)
     assert read_w2w_release(tmp_path).space.k == 6
-    assert read_any_space(tmp_path, components=3).k == 3
+    assert read_w2w_release(tmp_path, 3).space.k == 3
     more = read_w2w_release(tmp_path, 9)
     assert more.coordinates.shape == (40, 6)
     np.testing.assert_array_equal(more.space.components, truth["V"][:, :9])
@@ -278,18 +269,6 @@ def test_labels_that_are_not_the_release_s(tmp_path: Path) -> None:
     make_release(tmp_path, n=40, frame="frame-pandas-2.2.pkl")
     with pytest.raises(BadFile, match="its rows are not the 40"):
         read_w2w_release(tmp_path)
-
-
-def test_points(tmp_path: Path) -> None:
-    point = torch.randn(1, 7)
-    torch.save(point, tmp_path / "w2wmodel.pt")
-    np.testing.assert_array_equal(read_point(tmp_path / "w2wmodel.pt"), point[0].numpy())
-    torch.save(point.bfloat16(), tmp_path / "b.pt")
-    np.testing.assert_array_equal(read_point(tmp_path / "b.pt"), point[0].bfloat16().float().numpy())
-    for bad in (torch.randn(2, 7), torch.zeros(1, 3, dtype=torch.long), torch.full((1, 2), float("nan"))):
-        torch.save(bad, tmp_path / "x.pt")
-        with pytest.raises(BadFile, match="one row of numbers"):
-            read_point(tmp_path / "x.pt")
 
 
 def test_files_that_do_not_fit_together(tmp_path: Path) -> None:

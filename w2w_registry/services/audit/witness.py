@@ -20,7 +20,8 @@ from filelock import FileLock
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
 from w2w_registry.audit import tiles
-from w2w_registry.audit.merkle import consistency_path, verify_consistency
+from w2w_registry.audit.merkle import consistency_path
+from w2w_registry.audit.verifier import extends
 from w2w_registry.errors import BadFile, BadName, LogForked, StorageError, UsageError, storing
 from w2w_registry.files import read_bytes, read_text
 from w2w_registry.records import Result, now
@@ -159,7 +160,7 @@ def _compare(
         path = consistency_path(old.size, new.size, reader.node) if old.size else ()
     except ValueError as error:
         raise StorageError(path=source, reason=str(error)) from error
-    if old.size and not verify_consistency(old.size, new.size, old.root, new.root, path):
+    if old.size and not extends(old.size, old.root, new.size, new.root, path):
         raise _forked(memory, note, new, f"its first {old.size} events are not those seen before")
     if new.at < old.at:
         raise _forked(memory, note, new, f"its checkpoint is of {new.at}, the last one seen of {old.at}")

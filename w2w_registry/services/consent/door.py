@@ -22,7 +22,6 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import fingerprints, refusals
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.guard import Reference as OldReference
 from w2w_registry.consent.guard import similarities
 from w2w_registry.consent.references import (
     Encounter,
@@ -218,9 +217,8 @@ class Door:
             met.append(meet(kept, bits_of(units[some], self._who.key, self._places.context(place)), by))
         for row in self._who.rows:
             if row.kind == OLD and row.space_id == place:
-                old = OldReference(row.subject_id, row.salt, row.reference, row.threshold)
-                scores = similarities(old.salt, old.sketch, units[some])
-                met.append(nearest([old.subject], scores[:, None], [old.threshold], by))
+                scores = similarities(row.salt, row.reference, units[some])
+                met.append(nearest([row.subject_id], scores[:, None], [row.threshold], by))
         for encounters in met:
             for i, encounter in zip(some, encounters, strict=True):
                 found[i].append(encounter)

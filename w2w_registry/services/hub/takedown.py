@@ -135,11 +135,6 @@ def drain(
     return tuple(outcomes)
 
 
-def queued(session: Session) -> list[Takedown]:
-    """Takedowns that are not finished, oldest first."""
-    return open_takedowns(session)
-
-
 def release_ref(release: Release) -> str:
     """``acme/alice@3`` or ``faces@1``: what a release publishes."""
     if release.version is not None:

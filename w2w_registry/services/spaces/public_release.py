@@ -17,36 +17,11 @@ from w2w_registry.lora.formats import read_keys
 from w2w_registry.records import digest_of
 from w2w_registry.services.recording.space_files import (
     _BLOCK,
-    SPACE_FILE,
-    read_space,
 )
 from w2w_registry.services.spaces.torch_files import TorchFile
 from w2w_registry.space.basis import WeightSpace, array_digest
 from w2w_registry.space.layout import Layout, LayoutTensor
 from w2w_registry.version import __version__
-
-
-def read_any_space(
-    path: str | Path, *, components: int | None = None, base_model: str | None = None, base_revision: str | None = None
-) -> WeightSpace:
-    """A space from our own form or from a release folder, whichever ``path`` is.
-
-    Args:
-        components: how many to keep; None = all (of a release: as many as it gives coordinates for).
-        base_model, base_revision: for a release that does not name its base.
-
-    Raises:
-        BadFile, IntegrityError, UsageError: as :func:`read_space` and :func:`read_w2w_release`.
-    """
-    given = Path(path)
-    if (given / "V.pt").exists() and not (given / SPACE_FILE).exists():
-        return read_w2w_release(given, components, base_model=base_model, base_revision=base_revision).space
-    space = read_space(given)
-    if components is None or components == space.k:
-        return space
-    if not 1 <= components <= space.k:
-        raise UsageError(reason=f"{components} components asked, the space has 1 to {space.k}")
-    return space.truncated(components)
 
 
 # -- the public release -------------------------------------------------------------------------
@@ -146,15 +121,6 @@ def _labels(path: Path, coordinates: NDArray[np.float32] | None) -> dict[str, li
     if coordinates is not None and any(len(values) != len(coordinates) for values in labels.values()):
         raise BadFile(path=str(path), reason=f"its rows are not the {len(coordinates)} of proj_1000pc.pt")
     return labels
-
-
-def read_point(path: str | Path) -> NDArray[np.float32]:
-    """Coordinates (k,) from a ``w2wmodel.pt`` (1 × k)."""
-    file = TorchFile(path)
-    values = file.array()
-    if values.dtype.kind != "f" or values.size != max(values.shape, default=0) or not np.isfinite(values).all():
-        file.refuse(f"a point is one row of numbers, this has shape {values.shape}")
-    return np.array(values, np.float32).reshape(-1)
 
 
 def _release_config(root: Path) -> dict[str, Any]:
