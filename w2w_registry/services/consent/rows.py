@@ -74,7 +74,7 @@ def record_named(session: Session, subject: str, record_id: str) -> ConsentRecor
 
 def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
     """Write a new record with its last event; a record that supersedes another puts that one out of force."""
-    scope, notice = record.scope, record.notice
+    notice = record.notice
     if record.supersedes is not None:
         old = uow.session.get_one(RecordRow, record.supersedes)
         old.state = ConsentState.EXPIRED
@@ -88,7 +88,6 @@ def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bo
             schema_version=record.schema_version,
             notice=notice.notice,
             language=notice.language,
-            purposes=list(scope.purposes),
             data_types=_list(notice.data_types),
             controllers=_list(notice.controllers),
             recipients=_list(notice.recipients),
@@ -96,20 +95,8 @@ def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bo
             retention=notice.retention,
             jurisdiction=notice.jurisdiction,
             withdrawal_method=notice.withdrawal_method,
-            derivatives=scope.derivatives,
-            publication=scope.publication,
-            territories=_list(scope.territory),
-            allowed_uses=_list(scope.uses),
-            forbidden_uses=_list(scope.forbidden),
-            guardian=record.guardian,
-            compensation=record.compensation,
-            training_set_digest=record.training_set_digest,
-            evidence_digest=record.evidence_digest,
-            evidence_stored=evidence_stored,
-            signature=record.signature,
             created=record.events[-1].at,
-            granted_at=scope.valid_from,
-            expires_at=scope.expires_at,
+            **_given(record, evidence_stored),
         )
     )
     _add_event(uow, record)
@@ -126,15 +113,30 @@ def move_record(uow: UnitOfWork, record: ConsentRecord) -> None:
 def grant_request(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
     """Fill a request's row with what was granted, and move it on."""
     row = uow.session.get_one(RecordRow, record.record_id)
-    scope = record.scope
-    row.purposes, row.derivatives, row.publication = list(scope.purposes), scope.derivatives, scope.publication
-    row.territories, row.allowed_uses = _list(scope.territory), _list(scope.uses)
-    row.forbidden_uses = _list(scope.forbidden)
-    row.granted_at, row.expires_at = scope.valid_from, scope.expires_at
-    row.guardian, row.compensation, row.signature = record.guardian, record.compensation, record.signature
-    row.training_set_digest, row.evidence_digest = record.training_set_digest, record.evidence_digest
-    row.evidence_stored = evidence_stored
+    for column, value in _given(record, evidence_stored).items():
+        setattr(row, column, value)
     move_record(uow, record)
+
+
+def _given(record: ConsentRecord, evidence_stored: bool) -> dict[str, Any]:
+    """The columns that say what was given, by whom and on what evidence."""
+    scope = record.scope
+    return {
+        "purposes": list(scope.purposes),
+        "derivatives": scope.derivatives,
+        "publication": scope.publication,
+        "territories": _list(scope.territory),
+        "allowed_uses": _list(scope.uses),
+        "forbidden_uses": _list(scope.forbidden),
+        "granted_at": scope.valid_from,
+        "expires_at": scope.expires_at,
+        "guardian": record.guardian,
+        "compensation": record.compensation,
+        "training_set_digest": record.training_set_digest,
+        "evidence_digest": record.evidence_digest,
+        "evidence_stored": evidence_stored,
+        "signature": record.signature,
+    }
 
 
 def journal(uow: UnitOfWork, action: str, record: ConsentRecord, **payload: Any) -> None:
