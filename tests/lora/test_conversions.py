@@ -126,6 +126,43 @@ def test_flux_1_keeps_its_own_layers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("prefix", "down", "up"),
+    [
+        ("base_model.model.", "lora_A", "lora_B"),
+        ("transformer.", "lora_A", "lora_B"),
+        ("diffusion_model.", "lora_A", "lora_B"),
+        ("lora_unet_", "lora_down", "lora_up"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("block", "beside", "named"),
+    [
+        ("transformer_blocks.0.attn.to_q", "img_in", "img_in"),  # Qwen-Image
+        ("transformer_blocks.0.img_mlp.net.2", "txt_in", "txt_in"),
+        ("double_stream_blocks.0.block.attn1.to_q", "final_layer.linear", "final_layer.linear"),  # HiDream
+        ("double_blocks.0.img_attn.proj", "img_in", "x_embedder"),  # Flux
+        ("single_blocks.0.linear2", "final_layer.linear", "proj_out"),
+    ],
+)
+def test_names_outside_blocks_are_of_the_model_the_blocks_are_of(
+    tmp_path: Path, prefix: str, down: str, up: str, block: str, beside: str, named: str
+) -> None:
+    state = {}
+    for name in (block, beside):
+        stem = prefix + (name.replace(".", "_") if prefix == "lora_unet_" else name)
+        state |= {f"{stem}.{down}.weight": np.ones((2, W), np.float32), f"{stem}.{up}.weight": np.ones((W, 2))}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", {k: v.astype(np.float32) for k, v in state.items()}))
+    (change,) = (c for c in adapter.changes if "blocks" not in c.module)
+    assert (change.part, change.module) == ("transformer", named)
+
+
+def test_a_peft_files_layers_are_all_of_one_model(tmp_path: Path) -> None:
+    layers = square("base_model.model.", ("transformer_blocks.0.attn.to_q", "p_embedder.linear_1", "my_block.3.up"))
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state_of(layers, False)))
+    assert adapter.parts == {"transformer": 3}
+
+
+@pytest.mark.parametrize(
     ("key", "words"),
     [
         ("lora_controlnet", "a Control-LoRA"),

@@ -308,9 +308,8 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
         raise BadLora(path=str(path), reason=f"{other}: not an adapter of a model")
     keys, forms, unknown = read_keys(header.entries)
     telling = [key for key in keys.values() if key.role not in (*OWN_WEIGHTS, "alpha")]
-    if not telling:
+    if not telling and not _other_peft(path, file, keys):
         name = next(iter(header.entries))
-        _no_other_peft(path, file)
         if all(map(is_embedding, header.entries)):
             raise BadLora(path=str(path), reason="a textual-inversion embedding, not an adapter")
         if len(keys) < len(header.entries) and not any(n.endswith((".weight", ".bias")) for n in header.entries):
@@ -327,16 +326,18 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
     return keys, forms, unknown
 
 
-def _no_other_peft(path: Path, file: Path) -> None:
-    """Refuse by its name what PEFT's other methods write, which change no weights, as prompt tuning."""
+def _other_peft(path: Path, file: Path, keys: Mapping[str, Key]) -> bool:
+    """Whether the settings beside say that tensors whose names tell nothing are of another of PEFT's methods; those
+    that change no weights, as prompt tuning, are refused by their names."""
     there = file.with_name(peft.CONFIG).exists()
     _, table = config.beside(file, alone=_alone(file), mandatory=False) if there else (None, None)
     if table is None:
-        return
+        return False
     found = config.settings_of(path, table)
     _no_language_model(path, {}, {"": found})
-    what = "which changes no weights" if found.kind in config.PROMPTS else "which this release does not read"
-    raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, {what}")
+    if found.kind in config.PROMPTS:
+        raise BadLora(path=str(path), reason=f"a PEFT adapter of the kind {found.kind}, which changes no weights")
+    return config.unusual(found.kind) and bool(keys) and all(form_of(key) == peft.NAME for key in keys)
 
 
 def _one_format_a_part(path: Path, keys: Mapping[str, Key]) -> None:

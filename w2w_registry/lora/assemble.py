@@ -97,7 +97,9 @@ def _layer(
     roles = frozenset(tensors) - {"alpha", "scalar"}
     kind = kind_of(roles, tensors)
     own = _alpha(tensors) if kind in _SCALED else None
-    if kind == "other" and settings is not None and settings.kind != "LORA":
+    if settings is not None and (
+        (kind == "other" and settings.kind != "LORA") or (kind == "replaced" and config.unusual(settings.kind))
+    ):
         kind = settings.kind
     if settings is not None and settings.dora and kind == "LoRA":
         kind = "DoRA"

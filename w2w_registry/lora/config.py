@@ -35,6 +35,7 @@ _MORE = {
 _BASE_CHANGING_INIT = ("pissa", "olora", "corda", "loftq", "lora_ga")
 PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "MULTITASK_PROMPT_TUNING", "ADAPTION_PROMPT", "CPT")
 """PEFT's methods that put something before the input and change no weights."""
+_TOLD_BY_TENSORS = ("LORA", "LOHA", "LOKR", "IA3", "OFT", "BOFT", "ADALORA", "VERA")
 _LANGUAGE_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
 
 
@@ -136,6 +137,11 @@ def settings_of(path: Path, table: Mapping[str, Any]) -> Settings:
         base_model=str(base) if base else None,
         revision=str(revision) if revision else None,
     )
+
+
+def unusual(kind: str) -> bool:
+    """Whether only the settings name this method of PEFT's: its tensors are called like a model's own."""
+    return kind not in _TOLD_BY_TENSORS
 
 
 def number(value: Any) -> float | None:

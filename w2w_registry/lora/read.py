@@ -265,5 +265,8 @@ def not_plain(adapter: Adapter) -> str | None:
 
 
 def _words(kind: str, tucker: bool) -> str:
-    named = {"bias": "biases", "norm": "norms", "full": "whole differences", "replaced": "replaced weights"}
+    named = {
+        **{"bias": "biases", "norm": "norms", "full": "whole differences", "replaced": "replaced weights"},
+        "other": "tensors this release does not know",
+    }
     return "a Tucker (cp) core" if tucker else named.get(kind, kind)

@@ -81,31 +81,33 @@ SD3_JOINT: dict[str, tuple[Target, ...]] = {
 FLUX_TOP: dict[str, Target] = {
     "img_in": Target("x_embedder"),
     "txt_in": Target("context_embedder"),
-    "time_in_in_layer": Target("time_text_embed.timestep_embedder.linear_1"),
-    "time_in_out_layer": Target("time_text_embed.timestep_embedder.linear_2"),
-    "vector_in_in_layer": Target("time_text_embed.text_embedder.linear_1"),
-    "vector_in_out_layer": Target("time_text_embed.text_embedder.linear_2"),
-    "guidance_in_in_layer": Target("time_text_embed.guidance_embedder.linear_1"),
-    "guidance_in_out_layer": Target("time_text_embed.guidance_embedder.linear_2"),
-    "final_layer_linear": Target("proj_out"),
-    "final_layer_adaLN_modulation_1": Target("norm_out.linear", "swapped"),
+    "time_in.in_layer": Target("time_text_embed.timestep_embedder.linear_1"),
+    "time_in.out_layer": Target("time_text_embed.timestep_embedder.linear_2"),
+    "vector_in.in_layer": Target("time_text_embed.text_embedder.linear_1"),
+    "vector_in.out_layer": Target("time_text_embed.text_embedder.linear_2"),
+    "guidance_in.in_layer": Target("time_text_embed.guidance_embedder.linear_1"),
+    "guidance_in.out_layer": Target("time_text_embed.guidance_embedder.linear_2"),
+    "final_layer.linear": Target("proj_out"),
+    "final_layer.adaLN_modulation.1": Target("norm_out.linear", "swapped"),
 }
 FLUX2_TOP: dict[str, Target] = {
-    "double_stream_modulation_img_lin": Target("double_stream_modulation_img.linear"),
-    "double_stream_modulation_txt_lin": Target("double_stream_modulation_txt.linear"),
-    "single_stream_modulation_lin": Target("single_stream_modulation.linear"),
+    "double_stream_modulation_img.lin": Target("double_stream_modulation_img.linear"),
+    "double_stream_modulation_txt.lin": Target("double_stream_modulation_txt.linear"),
+    "single_stream_modulation.lin": Target("single_stream_modulation.linear"),
 }
 WAN_TOP: dict[str, Target] = {
-    "time_embedding_0": Target("condition_embedder.time_embedder.linear_1"),
-    "time_embedding_2": Target("condition_embedder.time_embedder.linear_2"),
-    "time_projection_1": Target("condition_embedder.time_proj"),
-    "text_embedding_0": Target("condition_embedder.text_embedder.linear_1"),
-    "text_embedding_2": Target("condition_embedder.text_embedder.linear_2"),
-    "img_emb_proj_1": Target("condition_embedder.image_embedder.ff.net.0.proj"),
-    "img_emb_proj_3": Target("condition_embedder.image_embedder.ff.net.2"),
-    "head_head": Target("proj_out"),
+    "time_embedding.0": Target("condition_embedder.time_embedder.linear_1"),
+    "time_embedding.2": Target("condition_embedder.time_embedder.linear_2"),
+    "time_projection.1": Target("condition_embedder.time_proj"),
+    "text_embedding.0": Target("condition_embedder.text_embedder.linear_1"),
+    "text_embedding.2": Target("condition_embedder.text_embedder.linear_2"),
+    "img_emb.proj.1": Target("condition_embedder.image_embedder.ff.net.0.proj"),
+    "img_emb.proj.3": Target("condition_embedder.image_embedder.ff.net.2"),
+    "head.head": Target("proj_out"),
 }
-TOP: dict[str, Target] = {**FLUX_TOP, **FLUX2_TOP, **WAN_TOP}
+TOP: dict[str, Target] = {name.replace(".", "_"): to for name, to in (FLUX_TOP | FLUX2_TOP | WAN_TOP).items()}
+SHARED_TOP = (*FLUX_TOP, *WAN_TOP)
+"""Layers outside every block that other models give these names too."""
 WAN_ATTENTION = {
     "q": "to_q",
     "k": "to_k",

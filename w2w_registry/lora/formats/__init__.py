@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 
 from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft, xlabs
 from w2w_registry.lora.formats.key import Key
+from w2w_registry.lora.names import DENOISERS
+from w2w_registry.lora.targets import SHARED_TOP, Target
 
 FORMATS: tuple[ModuleType, ...] = (cloneofsimo, xlabs, peft, kohya, comfyui, diffusers)
 
@@ -29,7 +32,42 @@ def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[
         else:
             keys[name] = key
             formats[form] += 1
-    return keys, formats, unknown
+    return _as_their_model(keys), formats, unknown
+
+
+_STACKS = ("transformer_blocks.", "single_transformer_blocks.", "blocks.")
+
+
+def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
+    """What only the file as a whole says. Names outside every block, as ``img_in``, are those of the original Flux and
+    Wan beside blocks of theirs; other models (Qwen-Image, HiDream) have layers of these names too, which keep them. And
+    layers whose names stand without a part are all of one model."""
+    parts = {key.part for name, key in keys.items() if _bare(name, key)}
+    if "model" in parts and len(parts) == 2 and parts & set(DENOISERS):
+        part = (parts - {"model"}).pop()
+        keys = {
+            name: replace(key, part=part) if key.part == "model" and _bare(name, key) else key
+            for name, key in keys.items()
+        }
+    renamed = {name: key for name, key in keys.items() if key.part == "transformer" and _renamed(key)}
+    if any(key.targets[0].module.startswith(_STACKS) for key in renamed.values()):
+        return keys
+    own = {name: dotted for name, key in renamed.items() if (dotted := _shared_name(key))}
+    return keys | {name: replace(keys[name], targets=(Target(dotted),)) for name, dotted in own.items()}
+
+
+def _bare(name: str, key: Key) -> bool:
+    return form_of(name) in (peft.NAME, diffusers.NAME) and not name.startswith(f"{key.part}.")
+
+
+def _shared_name(key: Key) -> str | None:
+    flat = key.name.replace(".", "_")
+    return next((dotted for dotted in SHARED_TOP if flat.endswith(dotted.replace(".", "_"))), None)
+
+
+def _renamed(key: Key) -> bool:
+    """Whether the file calls the layer by another name than diffusers."""
+    return not key.name.replace(".", "_").endswith(key.targets[0].module.replace(".", "_"))
 
 
 def _known(name: str) -> tuple[str, Key | None]:

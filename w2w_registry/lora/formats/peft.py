@@ -18,7 +18,7 @@ FILE = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
 # The tensors of PEFT's other methods (FourierFT, HRA…), whose kind the config names.
-_OTHER = re.compile(r"(?P<stem>base_model\.model\..+)\.(?P<role>[a-z]+_\w+)(?:\.default)?(?:\.weight)?")
+_OTHER = re.compile(r"(?P<stem>base_model\.model\..+)\.(?P<role>[a-zA-Z]+_\w+)(?:\.default)?(?:\.weight)?")
 
 
 def key_of(key: str) -> Key | None:
