@@ -15,7 +15,7 @@
   ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
 
-from w2w_registry.lora.adapter import Adapter, read_adapter
+from w2w_registry.lora.adapter import Adapter, alone_there, read_adapter
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
@@ -39,6 +39,7 @@ __all__ = [
     "ModelDigests",
     "Sameness",
     "Skipped",
+    "alone_there",
     "change_of",
     "digests_of",
     "discover",

@@ -330,7 +330,7 @@ def _other_peft(path: Path, file: Path, keys: Mapping[str, Key]) -> bool:
     """Whether the settings beside say that tensors whose names tell nothing are of another of PEFT's methods; those
     that change no weights, as prompt tuning, are refused by their names."""
     there = file.with_name(peft.CONFIG).exists()
-    _, table = config.beside(file, alone=_alone(file), mandatory=False) if there else (None, None)
+    _, table = config.beside(file, alone=alone_there(file), mandatory=False) if there else (None, None)
     if table is None:
         return False
     found = config.settings_of(path, table)
@@ -372,10 +372,11 @@ def _config(file: Path, spelling: Spelling, header: Header, alone: bool) -> tupl
     """The config beside a file, and its table where that says anything of alpha and rank."""
     if _flat(spelling, header) or not file.with_name(peft.CONFIG).exists():
         return None, None  # asked first: ``_alone`` may have to list a large folder
-    return config.beside(file, alone=alone or _alone(file), mandatory=spelling.form == "peft")
+    return config.beside(file, alone=alone or alone_there(file), mandatory=spelling.form == "peft")
 
 
-def _alone(file: Path) -> bool:
+def alone_there(file: Path) -> bool:
+    """Whether no other safetensors file lies in the folder of this one."""
     try:
         with os.scandir(file.parent) as entries:  # to the first other: a folder may hold thousands, each asking this
             return not any(e.name.lower().endswith(".safetensors") and e.name != file.name for e in entries)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 _LIMIT = 2_000
 _CHECKPOINT = (".safetensors", ".ckpt", ".pt", ".bin")
@@ -36,7 +37,7 @@ def told_by(metadata: Mapping[str, str]) -> Told:
                 return value[:_LIMIT]
         return None
 
-    name = text("ss_sd_model_name")
+    name = text("ss_sd_model_name") or _trainers_base(metadata.get("ot_config", ""))
     checkpoint = name is not None and name.lower().endswith(_CHECKPOINT)
     architecture = re.sub(r"/\w[\w-]*$", "", text("modelspec.architecture", "ss_base_model_version") or "") or None
     facts = {
@@ -60,12 +61,29 @@ def told_by(metadata: Mapping[str, str]) -> Told:
     )
 
 
+def _json(text: str) -> Any:
+    """What a text of JSON says, also where it was written so twice; None where it says nothing."""
+    for _ in range(2):
+        try:
+            value = json.loads(text) if 0 < len(text) < 10_000_000 else None
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, str):
+            return value
+        text = value
+    return None
+
+
+def _trainers_base(text: str) -> str | None:
+    """The base model in OneTrainer's settings."""
+    table = _json(text)
+    name = table.get("base_model_name") if isinstance(table, dict) else None
+    return name[:_LIMIT] if isinstance(name, str) and name else None
+
+
 def _folder_words(text: str) -> str | None:
     """The words in the names of kohya's training folders (``10_sks person``), when all folders have the same."""
-    try:
-        folders = json.loads(text) if 0 < len(text) < 10_000_000 else {}
-    except (ValueError, RecursionError):
-        return None
+    folders = _json(text)
     if not isinstance(folders, dict):
         return None
     words = {match["words"].strip() for name in folders if (match := _REPEATS.fullmatch(str(name)))}

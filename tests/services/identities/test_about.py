@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Rank, rank_of
 from w2w_registry.services.identities.about import about, beside_told
-from w2w_registry.services.identities.previews import preview_file
+from w2w_registry.services.identities.previews import preview_file, read_preview
 
 BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "x.civitai.info": (
@@ -111,7 +114,77 @@ def test_the_hubs_card(tmp_path: Path) -> None:
         assert about(tmp_path, None) == {}
 
 
-@pytest.mark.parametrize("name", ["x.preview.png", "x.preview.webp", "x.jpg"])
+SITE = {"baseModel": "SDXL 1.0", "trainedWords": ["ohwx"], "model": {"name": "Ann"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "wanted"),
+    [
+        ("x.civitai.info", {"trainedWords": "ohwx, man"}, {"trigger": "ohwx, man"}),
+        ("x.civitai.info", {"trainedWords": [" ohwx ,", "", "ohwx", None, 3]}, {"trigger": "ohwx"}),
+        ("x.civitai.info", {"description": "<b>soft</b> &amp; warm&nbsp;"}, {"notes": "soft & warm"}),
+        ("x.civitai.info", {"model": "Ann", "tags": "face", "baseModel": 7}, {"title": "Ann", "tags": "face"}),
+        ("x.civitai.info", [SITE], {"base_hint": "SDXL 1.0", "trigger": "ohwx", "title": "Ann"}),
+        (
+            "x.civitai.info",  # the site's answer for a model, not for a version of it
+            {"name": "Ann", "modelVersions": [{"baseModel": "SDXL 1.0", "trainedWords": ["ohwx"]}]},
+            {"base_hint": "SDXL 1.0", "trigger": "ohwx", "title": "Ann"},
+        ),
+        ("x.civitai.info", {"name": "Ann", "modelVersions": [SITE, SITE]}, {"title": "Ann"}),  # which one is not said
+        ("x.cm-info.json", {"TrainedWords": "ohwx"}, {"trigger": "ohwx"}),
+        (
+            "x.json",
+            {"activation text": ["ohwx", "hat"], "preferred weight": "0.7"},
+            {"trigger": "ohwx, hat", "strength": 0.7},
+        ),
+        ("x.json", {"preferred weight": "strong"}, {}),
+        ("x.json", {"preferred weight": "0"}, {}),
+    ],
+)
+def test_the_same_facts_in_other_shapes(tmp_path: Path, name: str, written: Any, wanted: dict[str, Any]) -> None:
+    (tmp_path / name).write_text("\ufeff" + json.dumps(written), encoding="utf-8")
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    assert about(tmp_path / "x.safetensors", None) == wanted
+
+
+def test_the_hubs_card_beside_the_only_file(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\ninstance_prompt: TOK\n---\n")
+    (tmp_path / "ann.safetensors").write_bytes(b"")
+    assert about(tmp_path / "ann.safetensors", None) == {"trigger": "TOK"}
+    (tmp_path / "bob.safetensors").write_bytes(b"")
+    assert about(tmp_path / "ann.safetensors", None) == {}
+
+
+def test_what_trainers_write_twice_or_elsewhere() -> None:
+    folders = json.dumps(json.dumps({"5_ohwx man": {"ohwx": 3}}))
+    assert told_by({"ss_tag_frequency": folders}).trigger == "ohwx man"
+    assert told_by({"ot_config": json.dumps({"base_model_name": "acme/base"})}).base_model == "acme/base"
+    assert told_by({"ot_config": "[" * 9999}).base_model is None
+
+
+def test_a_picture_in_the_files_own_header(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (300, 600), (9, 200, 9)).save(out, "JPEG")
+    within = {"modelspec.thumbnail": "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode()}
+    png = read_preview(tmp_path / "x.safetensors", within)
+    assert png is not None
+    assert Image.open(io.BytesIO(png)).size == (128, 256)
+    for broken in ("data:image/jpeg;base64,@@@", "data:image/png;base64,QUJD", "https://example.org/x.png", ""):
+        assert read_preview(tmp_path / "x.safetensors", {"modelspec.thumbnail": broken}) is None
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png")
+    beside = read_preview(tmp_path / "x.safetensors", within)
+    assert beside is not None
+    assert Image.open(io.BytesIO(beside)).size == (64, 64)
+
+
+@pytest.mark.parametrize("name", ["x.preview.mp4", "x.webm"])
+def test_a_video_for_a_preview_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    assert beside_told(tmp_path / "x.safetensors") == (f"{name} beside it is a video, which is not taken as a preview",)
+
+
+@pytest.mark.parametrize("name", ["x.preview.png", "x.preview.webp", "x.jpg", "x.PNG", "x.preview.JPG"])
 def test_pictures_beside_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
     assert preview_file(tmp_path / "x.safetensors") == tmp_path / name

@@ -4,6 +4,7 @@ own header says. Read as labels; a stranger's words, bounded and never trusted."
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes, read_text
+from w2w_registry.lora import alone_there
 from w2w_registry.lora.metadata import Told
 from w2w_registry.records import Rank
 from w2w_registry.records import Told as Said
-from w2w_registry.services.identities.previews import preview_file
-from w2w_registry.services.recording.labels import Label
+from w2w_registry.services.identities.previews import preview_file, video_beside
+from w2w_registry.services.recording.labels import Label, to_label
 
 _LIMIT = 4 * 2**20
 _TEXT = 2_000
@@ -37,7 +39,7 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
     for name in (".metadata.json", ".cm-info.json", ".civitai.info"):
         _from_manager(found, beside[name])
     own = beside[".json"]
-    _put(found, "trigger", own.get("activation text"))
+    _put(found, "trigger", _words(own.get("activation text")))
     _put(found, "base_hint", own.get("sd version"))
     _put(found, "notes", own.get("notes") or own.get("description"))
     _put_strength(found, own.get("preferred weight"))
@@ -62,6 +64,9 @@ def beside_told(path: Path) -> tuple[str, ...]:
     picture = preview_file(path)
     if picture is not None and not _is_picture(picture):
         found.append(f"{picture.name} beside it is not a picture: it has no preview")
+    video = None if picture is not None else video_beside(path)
+    if video is not None:
+        found.append(f"{video.name} beside it is a video, which is not taken as a preview")
     return tuple(found)
 
 
@@ -88,13 +93,16 @@ def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int
     if isinstance(inner, dict) and within:
         _from_manager(found, inner, within=within - 1)
     fields = {re.sub(r"_", "", str(key)).lower(): value for key, value in table.items()}
-    words = fields.get("trainedwords")
-    if isinstance(words, list):
-        _put(found, "trigger", ", ".join(str(w.get("word", "")) if isinstance(w, dict) else str(w) for w in words))
+    versions = fields.get("modelversions")  # the site's answer for a model, which lists its versions
+    if isinstance(versions, list) and within:
+        _put(found, "title", fields.get("name"))
+        if len(versions) == 1 and isinstance(versions[0], dict):
+            _from_manager(found, versions[0], within=within - 1)
+    _put(found, "trigger", _words(fields.get("trainedwords")))
     _put(found, "base_hint", fields.get("basemodel"))
     _put(found, "notes", _plain(fields.get("notes") or fields.get("description") or fields.get("modeldescription")))
     model = fields.get("model")
-    model = model if isinstance(model, dict) else {}
+    model = model if isinstance(model, dict) else {"name": model}
     _put(found, "title", fields.get("modelname") or model.get("name"))
     _put(found, "tags", _words(fields.get("tags") or model.get("tags")))
     tips = fields.get("usagetips")
@@ -107,10 +115,11 @@ def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int
 
 
 def _from_card(found: dict[str, Label], path: Path) -> None:
-    """The Hub's card in the adapter's folder: what stands between the first two lines of ``---``."""
-    card = path / "README.md"
+    """The Hub's card in the adapter's folder, or beside a file that is alone there: what stands between the first two
+    lines of ``---``."""
+    card = (path if path.is_dir() else path.parent) / "README.md"
     try:
-        text = read_text(card, limit=_LIMIT) if path.is_dir() and card.is_file() else ""
+        text = read_text(card, limit=_LIMIT) if card.is_file() and (path.is_dir() or alone_there(path)) else ""
     except BadFile:
         return
     head = re.match(r"---\s*\n(.{0,20000}?)\n---", text, re.DOTALL)
@@ -131,10 +140,16 @@ def _from_card(found: dict[str, Label], path: Path) -> None:
 
 
 def _words(value: Any) -> str | None:
-    return ", ".join(word for word in value if isinstance(word, str)) if isinstance(value, list) else None
+    """Words as one text, each once; ``value``: a text, or a list of texts or of tables that each have a ``word``."""
+    if not isinstance(value, list):
+        return value if isinstance(value, str) else None
+    words = (one.get("word") if isinstance(one, dict) else one for one in value)
+    return ", ".join(dict.fromkeys(w.strip(" ,") for w in words if isinstance(w, str) and w.strip(" ,")))
 
 
 def _put_strength(found: dict[str, Label], strength: Any) -> None:
+    if isinstance(strength, str):
+        strength = to_label(strength.strip())
     number = isinstance(strength, (int, float)) and not isinstance(strength, bool)
     if number and strength and abs(strength) < _STRONGEST:
         found["strength"] = float(strength)
@@ -146,7 +161,7 @@ def _put(found: dict[str, Label], name: str, value: Any) -> None:
 
 
 def _plain(text: Any) -> str | None:
-    return re.sub(r"<[^<>]{0,200}>", "", text).strip() if isinstance(text, str) else None
+    return html.unescape(re.sub(r"<[^<>]{0,200}>", "", text)).strip() if isinstance(text, str) else None
 
 
 def _table(path: Path) -> dict[str, Any] | None:
@@ -155,4 +170,6 @@ def _table(path: Path) -> dict[str, Any] | None:
         value = json.loads(read_text(path, limit=_LIMIT)) if path.is_file() else {}
     except (BadFile, ValueError, RecursionError):
         return None  # a convenience: a broken one does not keep the adapter out
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     return value if isinstance(value, dict) else None

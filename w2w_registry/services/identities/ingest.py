@@ -224,7 +224,7 @@ class _Chunk:
             data = as_kept(read_adapter(one.candidate.path))
         else:
             (data,) = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype).values()
-        picture = read_preview(one.candidate.path)
+        picture = read_preview(one.candidate.path, one.lora.metadata)
         put = self.registry.artifacts.put
         return put(data), None if picture is None else put(picture)
 

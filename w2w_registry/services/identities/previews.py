@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +22,9 @@ from w2w_registry.services.registry import Registry
 SIDE = 256
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 _ENDINGS = (*(f".preview{ending}" for ending in _PICTURES), *_PICTURES)
+_VIDEOS = (".mp4", ".webm", ".gif")
+_THUMBNAIL = "modelspec.thumbnail"
+_DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
 def preview_file(lora: Path) -> Path | None:
@@ -27,19 +33,39 @@ def preview_file(lora: Path) -> Path | None:
     if lora.is_dir():
         candidates = [lora / f"{name}{ending}" for name in ("preview", lora.name, "image_0") for ending in _PICTURES]
     else:
-        candidates = [lora.with_name(lora.stem + ending) for ending in _ENDINGS]
+        candidates = [
+            lora.with_name(lora.stem + written)
+            for ending in _ENDINGS
+            for written in dict.fromkeys((ending, _capital(ending), ending.upper()))
+        ]
     return next((c for c in candidates if c.is_file()), None)
 
 
-def read_preview(lora: Path) -> bytes | None:
-    """PNG bytes of the picture beside a LoRA, at most 256 pixels a side and without metadata; None when there is none
-    that can be read."""
-    file = preview_file(lora)
-    if file is None:
+def _capital(ending: str) -> str:
+    stem, dot, kind = ending.rpartition(".")
+    return stem + dot + kind.upper()
+
+
+def video_beside(lora: Path) -> Path | None:
+    """The video that download sites give a LoRA for a preview, where there is one."""
+    if lora.is_dir():
         return None
+    videos = (lora.with_name(f"{lora.stem}{kind}{ending}") for kind in (".preview", "") for ending in _VIDEOS)
+    return next((video for video in videos if video.is_file()), None)
+
+
+def read_preview(lora: Path, metadata: Mapping[str, str] | None = None) -> bytes | None:
+    """PNG bytes of the picture beside a LoRA, or of the one in its file's ``metadata``, at most 256 pixels a side and
+    without metadata of its own; None when there is none that can be read."""
+    file = preview_file(lora)
+    within = _DATA.match((metadata or {}).get(_THUMBNAIL, ""))
     try:
-        return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
-    except BadFile:
+        if file is not None:
+            return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
+        if metadata is None or within is None or len(within.string) > PICTURE_LIMIT:
+            return None
+        return shrunk(base64.b64decode(within.string[within.end() :], validate=True))
+    except (BadFile, ValueError):
         return None  # a preview is a convenience: a broken one does not keep the LoRA out
 
 

@@ -157,7 +157,7 @@ class _Recorder:
 
     def _new_version(self, name: str, one: _Newcomer) -> NewVersion:
         request, put = self._request, self._registry.artifacts.put
-        picture = read_preview(one.candidate.path)
+        picture = read_preview(one.candidate.path, one.adapter.metadata)
         return NewVersion(
             name=name,
             kind=request.meant_kind,
