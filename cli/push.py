@@ -65,7 +65,7 @@ def push(
         emit(frame, {"repo": cancel, "cancelled": done}, lambda: say(f"{cancel}: given up; {said}"))
         return
     if name is None or repo_id is None:
-        raise click.UsageError("say what to push and where: w2w-reg push NAME OWNER/REPO")
+        raise click.UsageError("say what to push and where: w2w-reg push NAME OWNER/REPO, or --to oci://HOST/NAME")
     request = release.push_request(
         name,
         repo_id,

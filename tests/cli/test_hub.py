@@ -87,7 +87,7 @@ def test_a_release_in_an_oci_registry(
         assert (code, value["changed"], value["access"], value["tag"]) == (0, True, "private", "v1")
         code, value = as_json(capsys, world, "push", "acme/alice", address)
         assert (code, value["changed"]) == (0, False)
-        code, value = as_json(capsys, world, "pull", f"{address}@v1")
+        code, value = as_json(capsys, world, "pull", f"{address}:v1")
         assert (code, value["status"], value["version"]) == (0, "existing", "acme/alice@1")
         code, value = as_json(capsys, world, "search", address)
         assert (code, value["results"][0]["identity"]) == (0, "acme/alice")

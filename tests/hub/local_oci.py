@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -231,6 +232,7 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
 
 
 if __name__ == "__main__":
-    with LocalOci("none") as served:
-        print(f"w2w-reg push NAME --to {served.address('acme/alice')} --public")
+    with LocalOci() as served, TemporaryDirectory() as logins:
+        served.log_in(Path(logins))
+        print(f"export DOCKER_CONFIG={logins}\nw2w-reg push NAME --to {served.address('acme/alice')}", flush=True)
         threading.Event().wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from w2w_registry.hub import client
-from w2w_registry.hub.addresses import OCI, is_oci, split_oci
+from w2w_registry.hub.addresses import OCI, is_oci, parse_repo, split_oci
 from w2w_registry.hub.api import Hub
 from w2w_registry.services.registry import Registry
 
@@ -16,7 +16,7 @@ def connect(registry: Registry, address: str | None = None) -> Hub:
         BadName: an OCI address that is none.
     """
     if address is not None and is_oci(address):
-        return _oci(split_oci(address.partition("@")[0])[0])
+        return _oci(split_oci(parse_repo(address)[0])[0])
     endpoint = registry.settings.hub.get("endpoint")
     return client.connect(str(endpoint) if endpoint else None)
 
