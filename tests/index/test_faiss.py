@@ -95,12 +95,21 @@ def test_recall_of_the_codes(index: FaissIndex, oracle: ExactIndex, queries: Vec
     assert agrees(index.search(queries, 1), oracle.search(queries, 1))
 
 
+@pytest.mark.parametrize("fast", [False, True])
+def test_many_queries_are_answered_as_each_by_itself(index: FaissIndex, queries: Vectors, fast: bool) -> None:
+    ids, scores = index.search(queries, 10, fast=fast)
+    for i, query in enumerate(queries):
+        alone = index.search(query[None], 10, fast=fast)
+        np.testing.assert_array_equal(alone[0][0], ids[i])
+        np.testing.assert_array_equal(alone[1][0], scores[i])
+
+
 def test_a_hurried_search_reads_fewer_rows_and_scores_them_the_same(
     index: FaissIndex, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     products = FaissSegment.products
-    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(len(at)), products(s, q, at))[1])
+    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(at.size), products(s, q, at))[1])
     truth = oracle.search(queries, 10)
     assert agrees(index.search(queries, 10), truth)
     thorough = sum(read)
@@ -237,7 +246,7 @@ def test_the_best_few_above_a_threshold_are_proven_to_be_those(
 ) -> None:
     read: list[int] = []
     products = FaissSegment.products
-    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(len(at)), products(s, q, at))[1])
+    monkeypatch.setattr(FaissSegment, "products", lambda s, q, at: (read.append(at.size), products(s, q, at))[1])
     allowed = np.flatnonzero(np.random.default_rng(13).random(ROWS) < 0.5)
     for filters in ({}, {"allowed": allowed}, {"forbidden": allowed}):
         for limit in (1, 10):

@@ -40,6 +40,7 @@ CHUNK = 16_384  # rows with one checksum: 4 MB of coarse codes, which stays in a
 GOVERNORS = 2
 _MOST = 65_000  # of a 16-bit sum, with room for the entries' rounding
 _ROWS = 2048
+_WIDTHS = 8  # of a rotation that is no power of two: a multiple of it, so that its groups come in pairs
 _REACH = 4.0  # standard deviations; beyond it a component takes the outermost centroid
 
 
@@ -103,7 +104,8 @@ class Rotation:
     def __init__(self, dim: int) -> None:
         above = 1 << max(3, (dim - 1).bit_length())
         self.dim = dim
-        self.width = above if above <= dim * 1.1 or dim < 256 else -(-dim // BLOCK) * BLOCK
+        narrow = -(-dim // _WIDTHS) * _WIDTHS
+        self.width = above if above <= dim * 1.1 or dim < 64 else narrow
         self._size = above if above == self.width else above // 2
         rounds = 3 if self._size == self.width else 6
         self._signs = _signs(dim, rounds, self.width)

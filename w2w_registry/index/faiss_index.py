@@ -3,8 +3,8 @@
 Every row has a coarse code of an eighth of a byte a component (``codes``). A query is rotated as the rows were, the
 fast scan proposes rows by their codes, and so many of these as may be among the nearest are scored from
 their stored vectors: so scores are exact, and only a neighbour whose code looked much worse than it is can be missed.
-How many may be is seen by those scored first (``_expected``): nothing is trained, no spectrum is assumed. Measured at
-10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
+How many may be is seen by those scored first (``faiss_candidates``): nothing is trained, no spectrum is assumed.
+Measured at 10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
 
 The scan takes no filters. A few eligible rows are scored outright; for more, so many candidates are taken that enough
 of them can be expected to be eligible, and more where they are not. Rows added since the last save are searched
@@ -19,7 +19,7 @@ With faiss-gpu and a card, a process that goes on searching keeps half-precision
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index.codes import COARSE, FINE, CodeWriter, Quantiser, Rotation, leading
-from w2w_registry.index.exact import ExactIndex, decide, reaching
+from w2w_registry.index.exact import ExactIndex, reaching
+from w2w_registry.index.faiss_candidates import TOGETHER, decided, kth_of_each, settled
 from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment
-from w2w_registry.index.vectors import MAX_NORM, contenders, kth_largest, rounding
+from w2w_registry.index.vectors import MAX_NORM, rounding
 
 KIND = "faiss"
 SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
@@ -51,19 +52,27 @@ GPU_MAX_CANDIDATES = 2048  # what GPU indexes can return
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard a search looks among n eligible rows: ``share``·n^0.6 are proposed by their codes, those scored
-    ``first`` show how far scores lie from estimates, and rows that would need more than √(2 ln(n / ``left``)) such
-    deviations to be among the nearest are not read: the more there are, the less likely each may be."""
+    """How hard a search looks for the ten nearest among n eligible rows: ``share``·n^0.6 are proposed by their codes,
+    those scored ``first`` show how far scores lie from estimates, and rows that would need more than √(2 ln(n /
+    ``left``)) such deviations to be among the nearest are not read: the more there are, the less likely each may be.
+    Fewer than ten need fewer candidates, in the end (measured: .45 times as many for four)."""
 
     share: float
     first: int
     left: float
 
-    def proposed(self, eligible: int) -> int:
-        return int(self.share * eligible**0.6)
+    def proposed(self, eligible: int, limit: int) -> int:
+        return int(self.share * eligible**0.6 * _part(limit))
+
+    def scored(self, limit: int) -> int:
+        return int(self.first * _part(limit))
 
     def sure(self, eligible: int) -> float:
         return math.sqrt(2 * math.log(max(eligible / self.left, math.e**2)))
+
+
+def _part(limit: int) -> float:
+    return float(min(1.0, (limit / 10) ** 0.8))
 
 
 THOROUGH = Effort(share=1.02, first=256, left=170)
@@ -90,13 +99,15 @@ class FaissSegment(Segment):
         estimates *= self.scale
         return estimates, places
 
-    def products(self, query: Vectors, places: NDArray[np.int64]) -> Vectors:
-        """float32 products of those rows, unverified, with a query (k,): read where they lie, without a copy."""
-        self.rows.expect(places)
+    def products(self, queries: Vectors, places: NDArray[np.int64]) -> Vectors:
+        """float32 products of each query (q, k) with its rows (q, m), unverified: read where they lie, without a copy.
+        A place of −1 is no row, and its product −∞."""
+        places = np.ascontiguousarray(places)
+        self.rows.expect(places[0] if len(places) == 1 else places[places >= 0])
         module = faiss()
-        out = np.empty(len(places), np.float32)
-        pointers = [module.swig_ptr(array) for array in (out, query, self.rows.vectors, places)]
-        module.fvec_inner_products_by_idx(*pointers, len(query), 1, len(places))
+        out = np.empty(places.shape, np.float32)
+        pointers = [module.swig_ptr(array) for array in (out, queries, self.rows.vectors, places)]
+        module.fvec_inner_products_by_idx(*pointers, queries.shape[1], *places.shape)
         return out
 
     def loose(self) -> tuple[NDArray[np.int64], np.float32]:
@@ -161,7 +172,7 @@ class FaissIndex(ExactIndex):
         effort = FAST if fast else THOROUGH
         count = len(segment.rows)
         eligible = count if rows is None else len(rows)
-        wanted = max(effort.proposed(eligible), 4 * limit)
+        wanted = max(effort.proposed(eligible, limit), 4 * limit)
         few = max(FEW_ROWS, count // FEW_SHARE, 2 * wanted)
         if exact or eligible <= few or not _scanned(segment, COARSE):
             return super()._search_segment(segment, queries, limit, rows, exact=exact, fast=fast)
@@ -172,44 +183,17 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(count, bool)
             mask[rows] = True
         ask = wanted if mask is None else min(count, int(MARGIN * wanted * count / eligible) + SPARE)
-        if self._on_gpu(segment):
-            found = _of_the_card(segment, queries, ask, mask, limit)
-        else:
-            found = [
-                self._answer(segment, query, (one, places), mask, limit, (effort.first, effort.sure(eligible)))
-                for query, one, places in zip(queries, *segment.propose(queries, ask), strict=True)
-            ]
+        found: list[Batch | None] = []
+        for start in range(0, len(queries), TOGETHER):
+            part = queries[start : start + TOGETHER]
+            if self._on_gpu(segment):
+                found += _of_the_card(segment, part, ask, mask, limit)
+            else:
+                found += _nearest(segment, part, ask, mask, limit, (effort.scored(limit), effort.sure(eligible)))
         for i, query in enumerate(queries):
             if found[i] is None:
                 (found[i],) = super()._search_segment(segment, query[None], limit, rows, exact=True, fast=False)
         return found  # type: ignore[return-value]
-
-    @staticmethod
-    def _answer(
-        segment: FaissSegment,
-        query: Vectors,
-        proposed: tuple[Vectors, NDArray[np.int64]],
-        mask: NDArray[np.bool_] | None,
-        limit: int,
-        effort: tuple[int, float],
-    ) -> Batch | None:
-        """The best ``limit`` of the eligible candidates, after asking for more where a filter leaves too few or where
-        rows not proposed may be among them; None when reading every eligible row is no dearer."""
-        estimates, places = proposed
-        while True:
-            if mask is not None:
-                at = np.flatnonzero(mask[places])
-                estimates, eligible = estimates[at], places[at]
-            else:
-                eligible = places
-            if len(eligible) >= 2 * limit:
-                found = _settled(segment, query, estimates, eligible, limit, effort)
-                if found is not None:
-                    return found
-            asked = 4 * len(places)
-            if asked * 8 > len(segment.rows):
-                return None
-            (estimates,), (places,) = segment.propose(query[None], asked)
 
     # -- everyone above a threshold --------------------------------------------------------------
     def _segment_above(
@@ -239,7 +223,7 @@ class FaissIndex(ExactIndex):
                 found += super()._segment_above(segment, query[None], threshold, rows, limit)
                 continue
             chosen = chosen if mask is None else chosen[mask[chosen]]
-            near = segment.products(query, chosen) >= least - 2 * rounding(self._dim)
+            near = segment.products(query[None], chosen[None])[0] >= least - 2 * rounding(self._dim)
             found.append(reaching(segment.rows, query, chosen[near], threshold))
         return found
 
@@ -257,54 +241,34 @@ class FaissIndex(ExactIndex):
         return segment.gpu is not None and segment.gpu is not False
 
 
-def _settled(
+def _nearest(
     segment: FaissSegment,
-    query: Vectors,
-    estimates: Vectors,
-    places: NDArray[np.int64],
+    queries: Vectors,
+    ask: int,
+    mask: NDArray[np.bool_] | None,
     limit: int,
     effort: tuple[int, float],
-) -> Batch | None:
-    """The best ``limit`` of the candidates, given by falling estimate; None when rows behind them may be better."""
-    first = min(len(places), max(effort[0], 4 * limit))
-    scores = segment.products(query, places[:first])
-    expected = _expected(estimates[limit:first], scores[limit:], effort[1])
-    floor = kth_largest(scores, limit)
-    enough = int(np.searchsorted(-estimates, -expected(floor), side="right"))
-    if enough > first:
-        scores = np.concatenate([scores, segment.products(query, places[first:enough])])
-        floor = kth_largest(scores, limit)
-    if estimates[-1] > expected(floor) and len(places) < len(segment.rows):
-        return None
-    return _decided(segment, query, places[: len(scores)], scores, limit, floor)
-
-
-def _expected(estimates: Vectors, scores: Vectors, sure: float) -> Callable[[np.float32], float]:
-    """From rows whose scores are known (their estimates' errors, and the components that no code speaks of): below
-    which estimate a row is no longer expected to reach a given score, by a line fitted to them and ``sure`` deviations.
-
-    The very first, which a query's own copies would bend the line by, are not to be among them.
+) -> list[Batch | None]:
+    """For each query the best ``limit`` of the eligible among the ``ask`` rows proposed, or of more of them where a
+    filter leaves too few or where rows not proposed may be better; None where reading every eligible row is no dearer.
     """
-    e, s = float(estimates.sum()) / len(estimates), float(scores.sum()) / len(scores)
-    estimates, scores = estimates - np.float32(e), scores - np.float32(s)
-    spread, shared = float(estimates @ estimates), float(estimates @ scores)
-    slope = min(max(shared / spread, 0.1), 2.0) if spread > 0 else 1.0
-    left = float(scores @ scores) - 2 * slope * shared + slope * slope * spread
-    deviation = math.sqrt(max(left, 0.0) / len(scores))
-    return lambda score: e + (float(score) - s - sure * deviation) / slope
-
-
-def _decided(
-    segment: FaissSegment,
-    query: Vectors,
-    places: NDArray[np.int64],
-    products: Vectors,
-    limit: int,
-    kth: np.float32 | None = None,
-) -> Batch:
-    """The best of rows whose products are known, by score; what is returned is verified, and only that: a damaged row
-    that looks worse than it is would be missed."""
-    return decide(segment.rows, query, places[contenders(products, limit, len(query), kth)], limit)
+    estimates, places = segment.propose(queries, ask)
+    found: list[Batch | None] = [None] * len(queries)
+    if mask is None and places.shape[1] >= 2 * limit:
+        found = settled(segment, queries, estimates, places, limit, *effort)
+    for i in (i for i, one in enumerate(found) if one is None):
+        asked, few, at = len(places[i]), estimates[i : i + 1], places[i : i + 1]
+        while True:
+            if mask is not None:
+                eligible = mask[at[0]]
+                few, at = few[:, eligible], at[:, eligible]
+            if at.shape[1] >= 2 * limit and (mask is not None or asked > places.shape[1]):
+                (found[i],) = settled(segment, queries[i : i + 1], few, at, limit, *effort)
+            asked *= 4
+            if found[i] is not None or asked * 8 > len(segment.rows):
+                break
+            few, at = segment.propose(queries[i : i + 1], asked)
+    return found
 
 
 def _raised(
@@ -322,7 +286,9 @@ def _raised(
     usable = places if mask is None else places[mask[places]]
     if len(usable) < max(1, limit):
         return threshold
-    _, scores = _decided(segment, query, usable, segment.products(query, usable), max(1, limit))  # verified rows
+    products = segment.products(query[None], usable[None])
+    kth = kth_of_each(products, max(1, limit))
+    ((_, scores),) = decided(segment, query[None], usable[None], products, max(1, limit), kth)  # verified rows
     return max(threshold, scores[-1])
 
 
@@ -377,6 +343,10 @@ def _of_the_card(
     for query, places in zip(queries, proposed, strict=True):
         usable = places[(places >= 0) & (mask is None or mask[places])]
         chosen = np.sort(usable[: max(GPU_CANDIDATES, 4 * limit)])
-        enough = len(chosen) >= 2 * limit
-        found.append(_decided(segment, query, chosen, segment.products(query, chosen), limit) if enough else None)
+        if len(chosen) < 2 * limit:
+            found.append(None)
+            continue
+        products = segment.products(query[None], chosen[None])
+        kth = kth_of_each(products, limit)
+        found += decided(segment, query[None], chosen[None], products, limit, kth)
     return found

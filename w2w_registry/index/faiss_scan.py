@@ -26,9 +26,9 @@ from w2w_registry.index.codes import BLOCK, CHUNK, GOVERNORS, Quantiser, encode,
 from w2w_registry.index.protocol import Vectors
 
 RESIDENT_AFTER = 2  # queries answered from disk before the codes are kept in memory
-_MANY, _TWO_AT_A_TIME = 8, 0x2222
-"""Of so many queries the tables of two at a time stay in the nearest cache, which is 20 to 30% faster than FAISS's own
-choice of more (measured at 64 and 128 components)."""
+_MANY, _FOUR_AT_A_TIME = 8, 0x44
+"""Of so many queries four at a time share what is read of the codes, a tenth faster than two and a third faster than
+FAISS's own choice (measured at 104 and 1,000 components, 100,000 to 270,000 rows)."""
 Found = tuple[Vectors, NDArray[np.int64]]
 Part = TypeVar("Part")
 Done = TypeVar("Done")
@@ -184,7 +184,7 @@ class Scan:
 
     @staticmethod
     def _search(first: int, index: Any, asked: Vectors, wanted: int) -> Found:
-        index.qbs = _TWO_AT_A_TIME if len(asked) >= _MANY else 0
+        index.qbs = _FOUR_AT_A_TIME if len(asked) >= _MANY else 0
         scores, rows = index.search(asked, min(wanted, index.ntotal))
         return scores, rows + first if first else rows
 

@@ -77,6 +77,15 @@ def score(rows: Vectors, query: Vectors) -> Vectors:
     return out
 
 
+def score_pairs(rows: Vectors, queries: Vectors, of: NDArray[np.int64]) -> Vectors:
+    """The ``score`` of each row (m, k) with the query (q, k) that ``of`` (m,) names, float32 (m,)."""
+    out = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _SCORE_ROWS):
+        part = slice(start, start + _SCORE_ROWS)
+        out[part] = (rows[part] * queries[of[part]].astype(np.float64)).sum(axis=1)
+    return out
+
+
 @cache
 def rounding(dim: int) -> np.float32:
     """How far a float32 BLAS inner product of two admitted vectors can lie from their ``score``.
@@ -104,10 +113,9 @@ def _reached(values: Vectors, k: int) -> np.float32:
     return kth_largest(values[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0), k)
 
 
-def contenders(approximate: Vectors, limit: int, dim: int, kth: np.float32 | None = None) -> NDArray[np.int64]:
-    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``; ``kth`` is
-    the limit-th largest of them where that is known already."""
-    floor = (_reached(approximate, limit) if kth is None else kth) - 2 * rounding(dim)
+def contenders(approximate: Vectors, limit: int, dim: int) -> NDArray[np.int64]:
+    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``."""
+    floor = _reached(approximate, limit) - 2 * rounding(dim)
     return np.flatnonzero(approximate >= floor)
 
 
