@@ -9,23 +9,29 @@ components: .27 ms a query one by one).
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.index.protocol import Batch, Vectors
+from w2w_registry.index.rows import Rows
 from w2w_registry.index.vectors import best, rounding, score_pairs
-
-if TYPE_CHECKING:
-    from w2w_registry.index.faiss_index import FaissSegment
 
 Places = NDArray[np.int64]
 TOGETHER = 512  # queries whose candidates memory holds at once
 
 
+class Stored(Protocol):
+    """Rows, and their float32 products with queries (q, k), each with its own rows (q, m)."""
+
+    rows: Rows
+
+    def products(self, queries: Vectors, places: Places) -> Vectors: ...
+
+
 def settled(
-    segment: FaissSegment, queries: Vectors, estimates: Vectors, places: Places, limit: int, first: int, sure: float
+    segment: Stored, queries: Vectors, estimates: Vectors, places: Places, limit: int, first: int, sure: float
 ) -> list[Batch | None]:
     """The best ``limit`` of each query's candidates; None where rows that are no candidates may be better.
 
@@ -89,7 +95,7 @@ def kth_of_each(values: Vectors, k: int) -> Vectors:
 
 
 def decided(
-    segment: FaissSegment, queries: Vectors, places: Places, products: Vectors, limit: int, kth: Vectors
+    segment: Stored, queries: Vectors, places: Places, products: Vectors, limit: int, kth: Vectors
 ) -> list[Batch]:
     """The best of rows whose products are known (q, m), by score, ``kth`` the limit-th largest of each query's; what is
     returned is verified, and only that: a damaged row that looks worse than it is would be missed."""
