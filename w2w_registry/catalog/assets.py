@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, LargeBinary, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from w2w_registry.catalog.base import LATE, Base, Salted, autoincrement
+from w2w_registry.catalog.base import LATE, Base, Salted, autoincrement, where_given
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.types import BigInt, Hex, Number, UtcDateTime, Words, choice
@@ -51,9 +51,9 @@ class Version(Base):
         Index("ix_version_changed_seq", "changed_seq"),
         Index("ix_version_created", "created"),
         Index("ix_version_space_id_state", "space_id", "state"),
-        Index("ix_version_artifact_digest", "artifact_digest"),
-        Index("ix_version_preview_digest", "preview_digest"),
-        Index("ix_version_manifest_digest", "manifest_digest"),
+        where_given("ix_version_artifact_digest", "artifact_digest"),
+        where_given("ix_version_preview_digest", "preview_digest"),
+        where_given("ix_version_manifest_digest", "manifest_digest"),
         autoincrement(),
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any, ClassVar
 
-from sqlalchemy import MetaData, String
+from sqlalchemy import Index, MetaData, String, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 NAMING = {
@@ -58,3 +58,9 @@ def table_name(model: type[Base]) -> str:
 def autoincrement(**more: Any) -> dict[str, Any]:
     """Table options for integer ids: SQLite must never give an id of a deleted row to a new one."""
     return {"sqlite_autoincrement": True, **more}
+
+
+def where_given(name: str, column: str, *more: str) -> Index:
+    """An index of the rows where ``column`` is not NULL, for a column that mostly is: what is looked up is a value."""
+    given = text(f"{column} IS NOT NULL")
+    return Index(name, column, *more, sqlite_where=given, postgresql_where=given)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, Integer, String, UniqueConstraint
+from sqlalchemy import CheckConstraint, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from w2w_registry.catalog.base import Base, autoincrement
@@ -26,7 +26,7 @@ class Event(Base):
     """
 
     __tablename__ = "event"
-    __table_args__ = (UniqueConstraint("hash"), Index("ix_event_at", "at"), Index("ix_event_action", "action"))
+    __table_args__ = (Index("ix_event_at", "at"), Index("ix_event_action", "action"))
     audited = False
 
     seq: Mapped[int] = mapped_column(BigInt, primary_key=True, autoincrement=False)

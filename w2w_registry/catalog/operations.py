@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from w2w_registry.catalog.base import Base, Salted
+from w2w_registry.catalog.base import Base, Salted, where_given
 from w2w_registry.catalog.types import BigInt, Hex, Json, UtcDateTime, Words, choice
 
 
@@ -50,7 +50,7 @@ class OperationInput(Salted, Base):
 
     __tablename__ = "operation_input"
     __table_args__ = (
-        Index("ix_operation_input_version_id_operation_id", "version_id", "operation_id"),
+        where_given("ix_operation_input_version_id_operation_id", "version_id", "operation_id"),
         Index("ix_operation_input_digest", "digest"),
     )
 

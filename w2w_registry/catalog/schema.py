@@ -45,7 +45,11 @@ def upgrade(url: str, revision: str = "head") -> str:
         if connection.dialect.name == "sqlite":
             connection.execution_options(**{WRITE: True})
             # outside any transaction; kept in the file from then on
-            connection.connection.cursor().execute("PRAGMA journal_mode=WAL")
+            cursor = connection.connection.cursor()
+            # Of an empty file: two vectors of 1,000 components fit a page, where each took two of the default's.
+            cursor.execute("PRAGMA page_size=8192")
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.close()
         with connection.begin():
             _one_at_a_time(connection)
             command.upgrade(_config(connection), revision)
