@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, progress, say, warn
+from .output import emit, note, progress, say, warn, warn_unmatched
 
 if TYPE_CHECKING:
     from w2w_registry.services.identities.intake import Group, Intake, Plan
@@ -222,32 +222,51 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         say(f"{verb}  {item.identity}@{item.version}{residual}")
     for item in old if len(old) <= _LISTED else []:
         how = f"  (same model: {item.same_model})" if item.same_model else ""
-        changed = f"  updated: {', '.join(item.updated)}" if item.updated else ""
+        changed = f"  updated: {_first(item.updated)}" if item.updated else ""
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
     relabelled = sum(bool(item.updated) for item in old)
     if len(old) > _LISTED and relabelled:
         note(f"labels of {relabelled} that were already there were updated (--json names them)")
     _warnings(done.items)
-    for row in done.unmatched[:_SHOWN]:
-        warn(f"no file is meant by the row {row!r} of the labels")
-    if len(done.unmatched) > _SHOWN:
-        warn(f"{len(done.unmatched) - _SHOWN} more rows of the labels match no file (--json lists all)")
+    warn_unmatched(done.unmatched, "file")
     for space, error in done.unfitted.items():
         from w2w_registry.messages import message
 
         warn(f"space {space} could not be fitted: {message(error)}")
     _failures([item for item in done.items if item.error is not None])
     _skipped(done.skipped)
-    where = f", in space {done.spaces[0]}" if len(done.spaces) == 1 else f", in {len(done.spaces)} spaces"
     note(
-        f"{len(new)} {'would be ' if dry_run else ''}added, {len(old)} already there, "
+        f"{len(new)} {'would be ' if dry_run else ''}added{_where(done, len(new))}, {len(old)} already there, "
         f"{sum(item.error is not None for item in done.items)} failed, {len(done.skipped)} skipped"
-        f"{where if done.spaces else ''}"
     )
     if done.fitted:
-        note(f"fitted: {', '.join(done.fitted)}. Next: w2w-reg search {new[0].identity if new else 'NAME'}")
-    elif new and not dry_run:
-        note(f"Next: w2w-reg {'search' if done.spaces else 'show'} {new[0].identity}")
+        note(f"fitted {', '.join(done.fitted)}: one space for each base model, rank and set of layers")
+    if done.unplaced and not dry_run:
+        from w2w_registry.services.identities.intake import ENOUGH
+
+        note(
+            f"A space takes {ENOUGH} LoRAs of one base model, rank and set of layers. "
+            "What is in none is listed, compared and exported all the same."
+        )
+    if new and not dry_run:
+        placed = next((item for item in new if item.residual is not None), None)
+        note(f"Next: w2w-reg {f'show {new[0].identity}' if placed is None else f'search {placed.identity}'}")
+
+
+def _where(done: Intake, new: int) -> str:
+    """Where what was added went: in which space, in how many, in none."""
+    if not new or not done.spaces:
+        return ""
+    spaces = f"space {done.spaces[0]}" if len(done.spaces) == 1 else f"{len(done.spaces)} spaces"
+    if not done.unplaced:
+        return f" (all in {spaces})"
+    placed = new - done.unplaced
+    return f" ({placed} in {spaces}, {done.unplaced} in none)" if placed else " (in no space)"
+
+
+def _first(names: Sequence[str]) -> str:
+    """The names, or how many and the first of them."""
+    return ", ".join(names) if len(names) <= _SHOWN else f"{len(names)} labels ({', '.join(names[:3])}, …)"
 
 
 def _failures(items: list[Item], word: str = "failed") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import signal
 import sys
 import threading
@@ -183,12 +184,17 @@ def _stop(number: int, frame: object) -> None:
     sys.exit(128 + number)
 
 
+_PLAIN = {"integer": "whole number", "float": "number"}
+_PLAINER = re.compile(r"is not a valid (integer|float)(?: range)?")
+"""What click calls a type, and what a person calls it."""
+
+
 def usage_message(error: click.ClickException) -> str:
     """What click found wrong, in one line, with the help to read."""
     if isinstance(error, click.NoSuchOption):
         near = [one for one in error.possibilities or () if alike(error.option_name, one)]
         error = click.NoSuchOption(error.option_name, error.message, near, error.ctx)
-    text = " ".join(error.format_message().split())
+    text = _PLAINER.sub(lambda m: f"is not a {_PLAIN[m[1]]}", " ".join(error.format_message().split()))
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return text

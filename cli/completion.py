@@ -20,6 +20,7 @@ _SCRIPTS = {
     "fish": (".config/fish/completions/w2w-reg.fish", "_W2W_REG_COMPLETE=fish_source w2w-reg | source"),
 }
 _MOST = 200
+_NAMED = ("space", "queries", "directions", "subject", "subjects", "subject_id")
 
 
 def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -41,8 +42,8 @@ def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """What a word may become: identities (after ``@`` their aliases and versions), spaces, directions, by what the
-    parameter is called."""
+    """What a word may become: identities (after ``@`` their aliases and versions), spaces, directions, subjects,
+    collections, by what the parameter is called and whose it is."""
     try:
         from w2w_registry.services.identities.completing import completions
         from w2w_registry.services.registry import open_registry
@@ -50,25 +51,32 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
 
         root: dict[str, Any] = ctx.find_root().params
         with open_registry(load_settings(root.get("home"), root.get("database"))) as registry:
-            found = completions(registry, _noun(param), incomplete, _MOST)
+            found = completions(registry, _noun(ctx, param), incomplete, _MOST)
     except Exception:  # whatever is wrong is said when the command runs
         return []
     return [CompletionItem(text) for text in found]
 
 
-def _noun(param: click.Parameter) -> str:
-    shown = f"{param.name} {getattr(param, 'metavar', None) or ''}".lower()
-    if "space" in shown:
+def _noun(ctx: click.Context, param: click.Parameter) -> str:
+    """What the parameter names, by its own name and, where that says nothing, by its command's group."""
+    name, metavar = str(param.name), str(getattr(param, "metavar", None) or "")
+    group = None if ctx.parent is None else ctx.parent.info_name
+    if name in ("subject", "subjects", "subject_id"):
+        return "subject"
+    if metavar == "COLLECTION":
+        return "collection"
+    if name == "space" or (group == "space" and name in ("name", "source", "target")):
         return "space"
-    return "direction" if "direction" in shown or param.name == "edits" else "identity"
+    return "direction" if "direction" in f"{name} {metavar}".lower() or name == "edits" else "identity"
 
 
 def teach(command: click.Command) -> click.Command:
-    """Let a command complete every argument and option that names an identity, a space or a direction."""
+    """Let a command complete every argument and option that names an identity, a space, a direction, a subject or a
+    collection; names that are new are not completed."""
     for param in command.params:
         metavar = str(getattr(param, "metavar", None) or "")
-        names = "NAME" in metavar and param.name not in ("new", "out", "file", "prefix", "collection")
+        names = "NAME" in metavar and param.name not in ("new", "out", "file", "prefix")
         text = isinstance(param.type, click.types.StringParamType) or type(param.type).__name__ == "Word"
-        if text and (names or param.name in ("space", "queries", "directions")):
+        if text and (names or param.name in _NAMED or metavar == "COLLECTION"):
             param._custom_shell_complete = complete
     return command

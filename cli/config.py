@@ -49,4 +49,4 @@ def unset(frame: Frame, key: str) -> None:
     from w2w_registry.services.recording import configuring
 
     done = configuring.put(frame.settings(), key, None)
-    emit(frame, done, lambda: say(f"{done['key']} is not set any more  ({done['file']})"))
+    emit(frame, done, lambda: say(f"{done['key']} is no longer set  ({done['file']})"))

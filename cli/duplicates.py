@@ -22,7 +22,7 @@ def duplicates(frame: Frame) -> None:
         for one in found:
             say(f"{'  '.join(one.versions)}  ({one.how})")
         if not found:
-            say("no model is there twice")
+            say("no two versions are the same model")
         note(f"{compared} versions compared")
 
     emit(frame, {"compared": compared, "duplicates": [one.to_json() for one in found]}, human)

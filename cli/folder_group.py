@@ -13,6 +13,11 @@ import click
 from .completion import teach
 from .once import refuse_repeats
 
+_NUMBERS: Mapping[type[click.ParamType[Any]], str] = {
+    **dict.fromkeys((click.IntRange, click.types.IntParamType), "N"),
+    **dict.fromkeys((click.FloatRange, click.types.FloatParamType), "X"),
+}
+
 # What people type out of habit -> what it is called here; only ever suggested, never run.
 HABITS = {
     "ls": "list",
@@ -50,6 +55,17 @@ HABITS = {
 }
 
 
+def _made_ready(command: click.Command) -> click.Command:
+    """A command, or a group with its commands, as all of them are here: it completes what it names, refuses what is
+    given twice, and calls a number a number."""
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _made_ready(inner)
+    for param in command.params:
+        if isinstance(param, click.Option) and param.metavar is None and not param.is_flag and not param.count:
+            param.metavar = next((word for kind, word in _NUMBERS.items() if isinstance(param.type, kind)), None)
+    return teach(refuse_repeats(command))
+
+
 class FolderGroup(click.Group):
     """A group of the commands in one package: ``name`` is the click command of that name in module ``name``
     (``push-space`` in ``push_space``, ``import`` in ``import_``).
@@ -82,7 +98,7 @@ class FolderGroup(click.Group):
         name = cmd_name.replace("-", "_")
         module = import_module(f"{self._package}.{name}{'_' if keyword.iskeyword(name) else ''}")
         found = next(v for v in vars(module).values() if isinstance(v, click.Command) and v.name == cmd_name)
-        return teach(refuse_repeats(found))
+        return _made_ready(found)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = {}

@@ -46,7 +46,7 @@ def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, f
         if rows:
             table(rows, ("one person", "score", "false alarm"))
         else:
-            say("nobody is there twice")
+            say("no two identities look like the same person")
         note(f"{found.compared} identities compared by {found.by}{_expected(found.links, found.strangers)}")
 
     emit(frame, found.to_json(), human)

@@ -6,7 +6,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, pairs, told_changes, warn
+from .output import emit, note, pairs, told_changes, warn_unmatched
 
 
 @click.group()
@@ -59,12 +59,7 @@ def label_import(frame: Frame, file: str) -> None:
     done = describing.import_labels(frame.registry(), file)
 
     def human() -> None:
-        for row in done.unmatched[:10]:
-            warn(f"no identity is meant by {row!r}")
-        if len(done.unmatched) > 10:
-            warn(f"{len(done.unmatched) - 10} more rows match no identity (--json lists all)")
-        note(
-            f"{len(done.updated)} updated, {len(done.unchanged)} unchanged, {len(done.unmatched)} rows without a match"
-        )
+        warn_unmatched(done.unmatched, "identity")
+        note(f"{len(done.updated)} updated, {len(done.unchanged)} unchanged, {len(done.unmatched)} unmatched")
 
     emit(frame, done.to_json(), human)

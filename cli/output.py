@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from w2w_registry.errors import RegistryError, spelt
+from w2w_registry.records import counted
 
 from . import loudness
 
@@ -189,12 +190,22 @@ def told_changes(value: Mapping[str, Sequence[str]]) -> None:
         say(name)
     if len(value["changed"]) > 20:
         note(f"… {len(value['changed']) - 20} more (--json names them)")
-    note(f"{len(value['changed'])} changed, {len(value['unchanged'])} as they were")
+    note(f"{len(value['changed'])} changed, {len(value['unchanged'])} unchanged")
 
 
 def warn(text: str) -> None:
     loudness.write("warning", text)
     click.echo(f"{click.style('warning:', fg='yellow')} {clean(text)}", err=True)
+
+
+def warn_unmatched(rows: Sequence[str], what: str) -> None:
+    """Rows of a table of labels that match no ``what`` (identity, file): counted, the first of them named."""
+    if rows:
+        first = ", ".join(repr(row) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
+        more = " (--json lists all)" if len(rows) > 5 else ""
+        warn(
+            f"{counted(len(rows), 'row')} of the labels match{'es' if len(rows) == 1 else ''} no {what}: {first}{more}"
+        )
 
 
 def warn_all(texts: Iterable[str]) -> None:

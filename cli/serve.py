@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 
 import click
@@ -47,5 +50,28 @@ def serve(
     sys.stdout.flush()
     note("Ctrl+C stops it." if read_only else "Ctrl+C stops it. Whoever has this address can do what you can.")
     if open_:
-        click.launch(prepared.url)
+        opened = _open(prepared.url)
+        if not opened:
+            note("No browser could be opened here; open the address above in yours.")
     run(prepared)
+
+
+def _open(url: str) -> bool:
+    """Open a browser, without its launcher's own complaints; whether there was one to open."""
+    if not sys.platform.startswith("linux"):
+        return click.launch(url) == 0
+    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"))
+    launcher = shutil.which("xdg-open") or shutil.which("wslview")
+    if not shown or launcher is None:
+        return False
+    process = subprocess.Popen(
+        [launcher, url],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(timeout=2) == 0
+    except subprocess.TimeoutExpired:  # it became the browser
+        return True

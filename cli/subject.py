@@ -118,8 +118,6 @@ def assign(
             say(f"{ref} {verb} {value['subject']}")
         for ref in value["blocked"]:
             warn(f"{ref} is blocked: whom it depicts withdrew")
-        note(
-            f"{len(value['assigned'])} {'would be ' if dry_run else ''}assigned, {len(value['unchanged'])} as they were"
-        )
+        note(f"{len(value['assigned'])} {'would be ' if dry_run else ''}assigned, {len(value['unchanged'])} unchanged")
 
     emit(frame, value, human)

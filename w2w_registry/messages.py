@@ -110,6 +110,15 @@ def _unknown_field(f: _Fields) -> str:
     return f"{text}; fields: {', '.join(f['fields'])}, tag.KEY; labels: {labels or 'none yet'}"
 
 
+_PREDICATES = ("cannot", "differs", "exists", "holds", "is")
+
+
+def _conflict(f: _Fields) -> str:
+    """One sentence where the reason is what the thing does or is, else the thing and, after a colon, the reason."""
+    reason = str(f["reason"])
+    return f"{f['what']} {_short(f['name'])!r}{'' if reason.split(' ')[0] in _PREDICATES else ':'} {reason}"
+
+
 _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.UsageError: lambda f: f"{f['reason']}{f.hint}",
     e.WhereError: lambda f: (
@@ -161,7 +170,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"the log {f['log']} is not to be trusted: {f['reason']}"
         + (f"; what was signed then and now is kept in {f['kept']}" if f["kept"] else "")
     ),
-    e.Conflict: lambda f: f"{f['what']} {_short(f['name'])!r}: {f['reason']}",
+    e.Conflict: _conflict,
     e.Busy: lambda f: f"{f['what']} {f['name']} is in use by another process; try again when it is done",
     e.SchemaOutOfDate: _schema,
     e.CatalogLost: lambda f: (

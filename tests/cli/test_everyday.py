@@ -81,9 +81,68 @@ def test_a_key_completes_what_is_there(run: Run, folder: Path, monkeypatch: pyte
     assert completed(["show"], "p001") == [f"p001{i}" for i in range(10)]
     assert completed(["show"], "p0001@") == ["p0001@1", "p0001@production"]
     assert completed(["search", "p0001", "--space"], "base") == ["base-r1", "base-r1@1"]
+    assert completed(["space", "show"], "base") == ["base-r1", "base-r1@1"]
+    run("subject", "add", "s-17")
+    run("collection", "add", "summer", "p0003")
+    assert completed(["consent", "show"], "s") == ["s-17"]
+    assert completed(["train", "--subject"], "s") == ["s-17"]
+    assert completed(["collection", "show"], "s") == ["summer"]
+    assert completed(["label", "set"], "p0001") == ["p0001"]
     assert "doctor" in completed([], "doc")
     monkeypatch.setenv("W2W_HOME", "/nowhere")
     assert completed(["show"], "p") == []
+
+
+def test_a_note_is_shown_and_goes_only_when_asked_to(run: Run, folder: Path) -> None:
+    run("add", folder, "--yes")
+    assert run("note", "p0001", "shot in May")[:2] == (0, "shot in May\n")
+    for _ in range(2):  # reading leaves it
+        assert run("note", "p0001")[:2] == (0, "shot in May\n")
+    assert run("note", "p0001", "text", "--remove")[0] == 2
+    assert run("note", "p0001", "--remove")[:2] == (0, "no note\n")
+
+
+def test_labels_of_no_identity_are_counted_in_one_line(run: Run, folder: Path, tmp_path: Path) -> None:
+    run("add", folder, "--yes")
+    table = tmp_path / "labels.csv"
+    table.write_text("name;weight\np0001;0,5\n" + "".join(f"x{i};1\n" for i in range(7)), encoding="utf-8-sig")
+    code, _, err = run("label", "import", table)
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            "warning: 7 rows of the labels match no identity: 'x0', 'x1', 'x2', 'x3', 'x4', … (--json lists all)",
+            "1 updated, 0 unchanged, 7 unmatched",
+        ],
+    )
+    assert json.loads(run("show", "p0001", "--json")[1])["labels"]["weight"] == 0.5  # as spreadsheets write it
+
+
+def test_add_says_where_everything_went(run: Run, folder: Path) -> None:
+    _, _, err = run("add", folder, "--yes")
+    assert "23 added (20 in space base-r1@1, 3 in none), " in err
+    assert "fitted base-r1@1: one space for each base model, rank and set of layers" in err
+    assert "A space takes 20 LoRAs of one base model, rank and set of layers." in err
+    assert err.splitlines()[-1].startswith("Next: w2w-reg search p")
+
+
+def test_a_number_that_is_none_is_called_so_in_plain_words(run: Run) -> None:
+    assert "'x' is not a whole number" in run("list", "--limit", "x")[2]
+    assert "'x' is not a number" in run("rate", "p", "--stars", "x")[2]
+
+
+def test_without_a_browser_the_address_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from w2w_registry.cli import serve
+
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "WSL_DISTRO_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert not serve._open("http://127.0.0.1:1/")
+    launcher = tmp_path / "xdg-open"
+    launcher.write_text("#!/bin/sh\necho no browser found >&2\nexit 3\n")
+    launcher.chmod(0o755)
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert not serve._open("http://127.0.0.1:1/")
 
 
 def test_help_is_in_sections_with_examples(run: Run) -> None:

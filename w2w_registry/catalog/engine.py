@@ -104,6 +104,9 @@ def database_errors(url: URL) -> Iterator[None]:
         full = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         if full or getattr(cause, "sqlstate", None) == "53100":
             raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed") from error
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
+            reason = "read-only here, so nothing was changed; a copy made by `backup` and `restore` can be written"
+            raise DatabaseError(url=safe_url(url), reason=reason) from error
         # sqlite3.DatabaseError itself (not a subclass) is "malformed" and "not a database"
         if (
             isinstance(error, (sa.OperationalError, sa.InterfaceError, sa.InternalError))

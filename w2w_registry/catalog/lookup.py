@@ -11,6 +11,7 @@ from w2w_registry.catalog.assets import Alias, Coordinates, Identity, Label, Sou
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.subjects import Subject, SubjectState
 from w2w_registry.records import IdentityRef, VersionState
 
 
@@ -75,6 +76,17 @@ def tags_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[str
         for row in session.scalars(select(Tag).where(Tag.identity_id.in_(chunk)).order_by(Tag.key)):
             found.setdefault(row.identity_id, {})[row.key] = row.value
     return found
+
+
+def tag_keys(session: Session, prefix: str = "") -> list[str]:
+    """Every key that some identity is tagged with and that begins so, sorted."""
+    query = select(Tag.key).where(Tag.key.startswith(prefix, autoescape=True)).distinct()
+    return sorted(session.scalars(query))
+
+
+def subject_ids(session: Session) -> list[str]:
+    """Every subject that was not erased, sorted."""
+    return sorted(session.scalars(select(Subject.id).where(Subject.state != SubjectState.ERASED)))
 
 
 def aliases_of(session: Session, identity_ids: Iterable[int]) -> dict[int, dict[str, int]]:

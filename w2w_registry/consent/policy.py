@@ -55,9 +55,35 @@ class ReasonCode(StrEnum):
     UNCOMPARED = "not-compared"
 
 
+_WORDS: Mapping[ReasonCode, str] = {
+    ReasonCode.NO_SUBJECT: "no subject is named",
+    ReasonCode.NO_RECORD: "no consent is recorded",
+    ReasonCode.REFUSES: "the subject has refused",
+    ReasonCode.REQUESTED: "consent was requested but not given",
+    ReasonCode.NOT_YET: "consent is not valid yet",
+    ReasonCode.EXPIRED: "consent has expired",
+    ReasonCode.DISPUTED: "consent is disputed",
+    ReasonCode.WITHDRAWN: "consent was withdrawn",
+    ReasonCode.INVALIDATED: "consent was found invalid",
+    ReasonCode.PURPOSE: "this purpose is not granted",
+    ReasonCode.FORBIDDEN_PURPOSE: "this purpose is forbidden",
+    ReasonCode.USE: "this use is not granted",
+    ReasonCode.FORBIDDEN_USE: "this use is forbidden",
+    ReasonCode.DERIVATIVES: "derivatives are not granted",
+    ReasonCode.PUBLICATION: "publication is not granted",
+    ReasonCode.TERRITORY: "this territory is not granted",
+    ReasonCode.VERSION_BLOCKED: "the version is blocked",
+    ReasonCode.LIKENESS: "too near a likeness that was refused",
+    ReasonCode.HELD: "held until somebody decides whom it depicts",
+    ReasonCode.UNSIGNED: "the subject has not signed the consent",
+    ReasonCode.UNCOMPARED: "never compared with those who refused",
+}
+"""What each code says to a person."""
+
+
 @dataclass(frozen=True)
 class Reason:
-    """One reason of a decision; ``str()`` of it is ``subject: code (detail)``."""
+    """One reason of a decision; ``str()`` of it is what a person reads: ``subject: words (detail)``."""
 
     code: ReasonCode
     subject: str | None
@@ -66,9 +92,9 @@ class Reason:
     through: str | None = None
 
     def __str__(self) -> str:
-        who = self.subject or "nobody named"
+        who = f"{self.subject}: " if self.subject else ""
         via = f" [through {self.through}]" if self.through else ""
-        return f"{who}: {self.code}" + (f" ({self.detail})" if self.detail else "") + via
+        return f"{who}{_WORDS[self.code]}" + (f" ({self.detail})" if self.detail else "") + via
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def new_key_pair(folder: Path) -> dict[str, str]:
             stream.write(secret)
         public.write_bytes(open_part)
     except FileExistsError:
-        raise BadFile(path=str(private), reason="a key is there already") from None
+        raise BadFile(path=str(private), reason="a key exists there; name another file") from None
     except OSError as error:
         raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
     return {"private_key": str(private), "public_key": str(public)}

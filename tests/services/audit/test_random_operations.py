@@ -91,7 +91,7 @@ class Operations(RuleBasedStateMachine):
             done = act()
         except ConsentDenied as error:
             # who was taken in before somebody who looks like it refused is met by the door when it is used
-            self.guarded = expected and any("likeness-refused" in reason for reason in error.reasons)
+            self.guarded = expected and any("likeness that was refused" in reason for reason in error.reasons)
             assert self.model.refuses(now()) if self.guarded else not expected, what
             counts[what, "guarded" if self.guarded else "denied"] += 1
             return None
@@ -350,7 +350,7 @@ class Operations(RuleBasedStateMachine):
         ]
         listed = queries.unconsented(self.registry, queries.Filters())
         # what went up before somebody who looks like it refused is listed for the door's sake
-        guarded = {row["repo"] for row in listed if any("likeness-refused" in reason for reason in row["reasons"])}
+        guarded = {row["repo"] for row in listed if any("likeness that was refused" in reason for reason in row["reasons"])}
         assert not guarded or self.model.refuses(now())
         assert {row["repo"] for row in listed} - (guarded - set(lacking)) == set(lacking)
         for repo in {repo for _, repo, _ in rows}:

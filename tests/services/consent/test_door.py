@@ -86,7 +86,7 @@ def test_who_is_registered_under_another_name_does_not_leave(home: Registry, wor
     with pytest.raises(ConsentDenied) as caught:
         export(home, "brush", str(tmp_path / "after"))
     assert caught.value.subjects == ("alice",)
-    assert "likeness-refused" in caught.value.reasons[0]
+    assert "likeness that was refused" in caught.value.reasons[0]
 
 
 def test_strangers_pass(home: Registry, loras: Path, retrained: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_person_nobody_named_may_be_kept_and_found_only(small: Small) -> None:
         with pytest.raises(ConsentDenied) as caught:
             gate.require(small.registry, use, versions=[version])
         assert caught.value.operation == use
-        assert caught.value.reasons == ("nobody named: no-subject [through p1@1]",)
+        assert caught.value.reasons == ("no subject is named [through p1@1]",)
 
 
 def test_products_and_sampled_people_need_nobodys_consent(small: Small) -> None:
@@ -53,7 +53,7 @@ def test_a_derivative_needs_everyone_upstream(small: Small) -> None:
     assert small.allowed(Use.GENERATE, again)
     assert not small.allowed(Use.GENERATE, again, purpose="ads")
     decision = gate.ask(small.registry, Use.PUBLISH, versions=[again])
-    assert [str(r) for r in decision.reasons] == ["s2: publication-not-granted [through b@1]"]
+    assert [str(r) for r in decision.reasons] == ["s2: publication is not granted [through b@1]"]
 
 
 def test_losing_leave_for_derivatives_closes_what_was_derived(small: Small) -> None:
@@ -161,6 +161,6 @@ def test_who_withdrew_without_a_record_is_unknown_no_longer(small: Small, use: U
     withdraw.withdraw(small.registry, "s-no")
     assert not allowed()
     (reason,) = gate.ask(small.registry, use, subjects=["s-no"], kind=Kind.PERSON).reasons
-    assert str(reason) == "s-no: subject-refuses"
+    assert str(reason) == "s-no: the subject has refused"
     small.grant("s-no")
     assert allowed()

@@ -135,7 +135,7 @@ def test_another_kind_said_later_is_told(empty: Registry, world: World, tmp_path
     for _ in range(2):  # the second time in a space
         _, done = run(empty, tmp_path / "few", kind="style", labels={"beard": 1.0})
         assert {item.status for item in done.items} == {"existing"}
-        assert all("is of kind person, and stays it: not style" in item.warnings[0] for item in done.items)
+        assert all("stays of kind person, not style" in item.warnings[0] for item in done.items)
         assert manage.show(empty, "p0001")["kind"] == "person"
         _, done = run(empty, tmp_path / "few", kind="person")
         assert not any(item.warnings for item in done.items)

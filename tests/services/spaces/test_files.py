@@ -198,7 +198,9 @@ def test_the_release_s_own_formula_holds(tmp_path: Path) -> None:
 
 def test_choosing_components(tmp_path: Path) -> None:
     truth = make_release(tmp_path)
-    assert read_w2w_release(tmp_path).space.k == 6
+    whole = read_w2w_release(tmp_path)
+    assert whole.space.k == 6
+    assert "V has 10 components, the release's own coordinates have 6: the space keeps the first 6" in whole.notes
     assert read_w2w_release(tmp_path, 3).space.k == 3
     more = read_w2w_release(tmp_path, 9)
     assert more.coordinates.shape == (40, 6)

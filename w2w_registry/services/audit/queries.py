@@ -132,6 +132,7 @@ def unconsented(registry: Registry, filters: Filters) -> Rows:
                         "repo": row.repo_id,
                         "version": str(refs[row.version_id]),
                         "state": row.state.value,
+                        "codes": [str(r.code) for r in decision.reasons],
                         "reasons": [str(r) for r in decision.reasons],
                     }
                 )

@@ -100,10 +100,11 @@ def check(
 
 @dataclass(frozen=True, eq=False)
 class DecisionShown(Result):
-    """Whether a use is allowed, and why."""
+    """Whether a use is allowed, and why: ``reasons`` for people, ``codes`` (``ReasonCode``) for programs."""
 
     use: str
     allowed: bool
+    codes: list[str]
     reasons: list[str]
     warnings: list[str]
     relied_on: dict[str, Any]
@@ -114,6 +115,7 @@ def decision_json(decision: Decision) -> DecisionShown:
     return DecisionShown(
         use=str(decision.use),
         allowed=decision.allowed,
+        codes=[str(r.code) for r in decision.reasons],
         reasons=[str(r) for r in decision.reasons],
         warnings=[str(w) for w in decision.warnings],
         relied_on=dict(decision.relied_on),

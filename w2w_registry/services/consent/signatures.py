@@ -56,7 +56,7 @@ def sign(subject: str, scope: Scope, key: Path, out: Path) -> dict[str, Any]:
     if not scope.purposes:
         raise UsageError(reason="it grants nothing", hint="say what for, with [[purpose]]")
     if out.exists():
-        raise Conflict(what="file", name=str(out), reason="is there already")
+        raise Conflict(what="file", name=str(out), reason="exists; name another")
     made = not key.exists()
     private = _new_key(key) if made else _read_key(key)
     text = make_credential(subject, scope, private)

@@ -24,7 +24,8 @@ from w2w_registry.services.registry import Registry
 RATING: Final = "rating"
 FAVOURITE: Final = "favourite"
 HIGHEST: Final = 5
-_COLLECTION: Final = "collection."
+COLLECTION: Final = "collection."
+"""How the key of a tag begins that puts an identity into a collection."""
 
 
 def chosen(session: Session, names: Sequence[str], where: str | None) -> list[Version]:
@@ -132,7 +133,7 @@ def collect(
     registry: Registry, collection: str, names: Sequence[str], *, where: str | None = None, out: bool = False
 ) -> Changed:
     """Put identities into a collection, or take them ``out``."""
-    key = _COLLECTION + check_name(collection, "collection")
+    key = COLLECTION + check_name(collection, "collection")
     return tag_many(registry, names, {} if out else {key: "1"}, unset=[key] if out else [], where=where)
 
 
@@ -152,11 +153,11 @@ def collections(registry: Registry) -> list[CollectionRow]:
         tags = tags_of(session, [line.identity.id for line in lines])
         for line in lines:
             for key in tags.get(line.identity.id, {}):
-                if key.startswith(_COLLECTION):
-                    found.setdefault(key.removeprefix(_COLLECTION), []).append(line.identity.name)
+                if key.startswith(COLLECTION):
+                    found.setdefault(key.removeprefix(COLLECTION), []).append(line.identity.name)
     return [CollectionRow(collection=name, identities=len(members)) for name, members in sorted(found.items())]
 
 
 def where_of(collection: str) -> str:
     """The expression that finds a collection's members."""
-    return f'tag."{_COLLECTION}{check_name(collection, "collection")}" is not null'
+    return f'tag."{COLLECTION}{check_name(collection, "collection")}" is not null'

@@ -8,7 +8,7 @@ from typing import Any
 
 from w2w_registry.catalog.identities import find_identity
 from w2w_registry.catalog.listing import list_versions
-from w2w_registry.catalog.lookup import label_rows, labels_of
+from w2w_registry.catalog.lookup import label_rows, labels_of, tags_of
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import identity_named, version_for
 from w2w_registry.catalog.session import UnitOfWork
@@ -97,6 +97,13 @@ def note(registry: Registry, name: str, text: str | None) -> Tagged:
     return set_tags(registry, name, [f"{NOTE}={text}"])
 
 
+def noted(registry: Registry, name: str) -> Tagged:
+    """The note on an identity, among its tags, and nothing changed."""
+    with registry.catalog.read() as session:
+        identity = identity_named(session, check_name(name))
+        return Tagged(identity=identity.name, tags=tags_of(session, [identity.id]).get(identity.id, {}))
+
+
 def rename(registry: Registry, old: str, new: str) -> dict[str, Label]:
     """Give an identity another name; its versions, aliases and history stay.
 
@@ -108,7 +115,7 @@ def rename(registry: Registry, old: str, new: str) -> dict[str, Label]:
         identity = identity_named(uow.session, old)
         taken = find_identity(uow.session, new)
         if taken is not None and taken.id != identity.id:
-            raise Conflict(what="identity", name=new, reason="is taken")
+            raise Conflict(what="identity", name=new, reason="exists; choose another name")
         if identity.name != new:
             identity.name = new
             uow.event("identity.rename", {"identity": identity.id})

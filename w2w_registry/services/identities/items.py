@@ -66,7 +66,12 @@ class AddRequest:
         """What to tell of an identity that is there already, when another kind than its own was said."""
         if self.kind is None or self.kind == kind:
             return ()
-        return (Told(f"is of kind {kind}, and stays it: not {self.kind}", Rank.CONTRADICTION),)
+        return (
+            Told(
+                f"stays of kind {kind}, not {self.kind}: an identity keeps the kind it was added with",
+                Rank.CONTRADICTION,
+            ),
+        )
 
 
 @dataclass(frozen=True)

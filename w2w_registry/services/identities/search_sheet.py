@@ -55,7 +55,7 @@ def write_groups_sheet(registry: Registry, groups: Sequence[Sequence[str]], path
         [_open(_stored(registry, digests.get(name))) for name in group] + [blank] * (width - len(group))
         for group in groups
     ] or [[blank]]
-    labels = [", ".join(group)[:40] for group in groups] or ["nobody is there twice"]
+    labels = [", ".join(group)[:40] for group in groups] or ["no two identities look like the same person"]
     shown = sorted(version for version, _ in previews.values())
     _leave(registry, contact_sheet(tiles, row_labels=labels), Path(path), "groups", shown, force=force)
 

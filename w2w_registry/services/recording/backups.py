@@ -61,7 +61,7 @@ def backup(registry: Registry, out: Path, *, force: bool = False, progress: Prog
     """
     settings = registry.settings
     if out.exists() and not force:
-        raise Conflict(what="file", name=str(out), reason="is there already; name another, or say [[force]]")
+        raise Conflict(what="file", name=str(out), reason="exists; name another, or add [[force]] to replace it")
     if out.resolve().is_relative_to(settings.home.resolve()):
         raise UsageError(reason=f"{out} is in the registry's own folder", hint="name a place outside it")
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")

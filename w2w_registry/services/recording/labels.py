@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -82,9 +83,16 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         if name in labels:
             raise BadFile(path=str(path), reason=f"{name[:60]!r} stands twice (second time in line {number})")
         labels[name] = {
-            header[i]: to_label(cell.strip()) for i, cell in enumerate(row) if i != where and cell.strip() and header[i]
+            header[i]: to_label(_point(cell.strip()) if mark == ";" else cell.strip())
+            for i, cell in enumerate(row)
+            if i != where and cell.strip() and header[i]
         }
     return labels
+
+
+def _point(cell: str) -> str:
+    """A number with a decimal comma, as spreadsheets that write semicolons have it, with a point."""
+    return cell.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", cell) else cell
 
 
 def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:

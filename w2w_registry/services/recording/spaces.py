@@ -23,7 +23,8 @@ def no_space(ref: str) -> UsageError:
     """What to say when a version that no weight space holds is asked for its place in one."""
     return UsageError(
         reason=f"{ref} is in no weight space",
-        hint="it is kept as the file it came in; fit a space (`w2w-reg space fit`) and add the file again to place it",
+        hint="it is kept as the file it came in; fit a space (`w2w-reg space fit`) and add the file again to place it, "
+        "or compare what it draws (`w2w-reg search --by behaviour`)",
     )
 
 

@@ -92,14 +92,13 @@ def _search(
         asked = best_question(session)
         prints = [None if v is None or asked is None else stored.answer_of(session, v.id, asked.base, asked.question)
                   for v in versions]  # fmt: skip
-        if asked is None or any(p is None for p in prints):
+        if asked is None:  # before the base model is loaded, which takes seconds
+            raise _too_few("")
+        if any(p is None for p in prints):
             prober = _opened(opener, queries, prints)
             asked = best_question(session, prober)
             if asked is None:
-                raise UsageError(
-                    reason=f"fewer than {LEAST_GALLERY} registered versions have a fingerprint of this base model",
-                    hint="take them with `w2w-reg fingerprint --all`",
-                )
+                raise _too_few(" of this base model")
             prints = [_asked(registry, session, prober, query, version)
                       for query, version in zip(queries, versions, strict=True)]  # fmt: skip
         gallery = open_gallery(session, asked)
@@ -114,6 +113,13 @@ def _search(
                 for query, row, verdict in zip(queries[part], scores, verdicts, strict=True)
             ]
         return found
+
+
+def _too_few(what: str) -> UsageError:
+    return UsageError(
+        reason=f"fewer than {LEAST_GALLERY} registered versions have a fingerprint{what}",
+        hint="take them with `w2w-reg fingerprint --all`",
+    )
 
 
 def _opened(opener: Opener | None, queries: Sequence[Query], prints: Sequence[object]) -> Prober:

@@ -16,7 +16,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import next_space_number, space_with_digest
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import NoPoints
+from w2w_registry.errors import BadFile, NoPoints
 from w2w_registry.records import Kind, Result, check_name, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.outputs import check_outputs
@@ -146,7 +146,7 @@ def is_another(name: str, ref: str) -> tuple[str, ...]:
     """What to say when a space that was to be called ``name`` is there under another name, ``ref``."""
     if ref.partition("@")[0] == name:
         return ()
-    return (f"no space {name} was made: this one is there already, as {ref}",)
+    return (f"no space {name} was made: the same space is registered as {ref}",)
 
 
 def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None:
@@ -242,5 +242,12 @@ def _read_space(path: str, components: int | None, base_model: str | None) -> tu
     if (folder / "mean.pt").exists():
         release = read_w2w_release(folder, components, base_model=base_model)
         return release.space, release
+    if folder.is_dir() and not (folder / SPACE_FILE).exists():
+        raise BadFile(
+            path=path,
+            reason="no weight space in it",
+            hint=f"a folder of `space export` holds {SPACE_FILE}, the public release mean.pt, std.pt, V.pt and "
+            "weight_dimensions.pt",
+        )
     space = read_space(folder)
     return (space if components in (None, space.k) else space.truncated(components)), None

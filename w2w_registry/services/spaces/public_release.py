@@ -76,7 +76,13 @@ def read_w2w_release(
     k = _kept(components, vectors.shape[1], coordinates)
     notes = []
     if (std < 0).any():
-        notes.append(f"{int((std < 0).sum())} of {d} std values are negative and kept so, as its coordinates need")
+        negative = int((std < 0).sum())
+        notes.append(
+            f"{negative} of {d} std values are negative; they are kept, as the coordinates were computed with them"
+        )
+    if components is None and k < vectors.shape[1]:
+        points = "" if coordinates is None else ", the release's own coordinates have " + str(coordinates.shape[1])
+        notes.append(f"V has {vectors.shape[1]} components{points}: the space keeps the first {k}")
     spread, centre = _spread(coordinates, k, notes)
     cut = None if coordinates is None else np.ascontiguousarray(coordinates[:, :k])
     labels = _labels(root / "identity_df.pt", coordinates)

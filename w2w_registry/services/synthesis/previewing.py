@@ -76,7 +76,7 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> PreviewDrawn:
 
 def _check(request: PreviewRequest, digest: str | None) -> None:
     if digest is not None and not request.replace_existing:
-        raise Conflict(what="picture", name=request.ref, reason="is there already; [[replace]] draws it again")
+        raise Conflict(what="picture", name=request.ref, reason="exists; [[replace]] draws it again")
 
 
 def _small(pixels: Any) -> bytes:
