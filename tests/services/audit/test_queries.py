@@ -78,7 +78,8 @@ def test_published_without_consent(small: Small) -> None:
     amendments.narrow(small.registry, "s1", lambda scope: replace(scope, publication=False))
     [row] = ask(small, "unconsented")
     assert (row["repo"], row["version"]) == ("acme/e", "e@1")
-    assert row["codes"] == ["publication-not-granted"] and "publication is not granted" in row["reasons"][0]
+    assert row["codes"] == ["publication-not-granted"]
+    assert "publication is not granted" in row["reasons"][0]
 
 
 def test_expiring(small: Small) -> None:
