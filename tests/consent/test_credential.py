@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.credential import make_credential, open_credential
-from w2w_registry.consent.policy import ReasonCode, Rules, Upstream, decide
+from w2w_registry.consent.policy import Rules, Upstream, decide
+from w2w_registry.consent.reasons import ReasonCode
 from w2w_registry.consent.records import Scope, Use
 
 KEY = bytes(range(32))

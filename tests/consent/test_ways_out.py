@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from w2w_registry.consent.policy import Decision, Reason, ReasonCode, ways_out
+from w2w_registry.consent.policy import Decision, ways_out
+from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, spelt
 from w2w_registry.messages import message

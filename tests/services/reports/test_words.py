@@ -16,7 +16,7 @@ from w2w_registry.catalog.releases import ReleaseState, TakedownState
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.spaces import SpaceState
 from w2w_registry.catalog.subjects import SubjectState
-from w2w_registry.consent.policy import ReasonCode
+from w2w_registry.consent.reasons import ReasonCode
 from w2w_registry.consent.records import PURPOSES, Status, Use
 from w2w_registry.consent.withdrawal import Step
 from w2w_registry.records import ConsentState, Kind, OperationKind, VersionState

@@ -31,17 +31,8 @@ from w2w_registry.catalog.consents import refusing
 from w2w_registry.catalog.holds import anything_open, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.membership import fitted_subjects
-from w2w_registry.consent.policy import (
-    Decision,
-    Reason,
-    ReasonCode,
-    Rules,
-    Upstream,
-    combined_state,
-    decide,
-    subject_state,
-    ways_out,
-)
+from w2w_registry.consent.policy import Decision, Rules, Upstream, combined_state, decide, subject_state, ways_out
+from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
 from w2w_registry.records import ConsentState, Kind, VersionState

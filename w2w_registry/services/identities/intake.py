@@ -127,8 +127,7 @@ class Plan:
 @dataclass(frozen=True)
 class Intake:
     """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made;
-    ``unmatched``: rows of the label table that name none of the files; ``unplaced``: how many are in no
-    space."""
+    ``unmatched``: rows of the label table that name none of the files; ``unplaced``: added in none."""
 
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...]
