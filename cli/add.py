@@ -236,12 +236,13 @@ def _show(done: Intake, dry_run: bool = False) -> None:
     _failures([item for item in done.items if item.error is not None])
     _skipped(done.skipped)
     note(
-        f"{len(new)} {'would be ' if dry_run else ''}added{_where(done, len(new))}, {len(old)} already there, "
+        f"{len(new)} {'would be ' if dry_run else ''}added{_where(done, new)}, {len(old)} already there, "
         f"{sum(item.error is not None for item in done.items)} failed, {len(done.skipped)} skipped"
     )
     if done.fitted:
         note(f"fitted {', '.join(done.fitted)}: one space for each base model, rank and set of layers")
-    if done.unplaced and not dry_run:
+    unplaced = sum(item.residual is None for item in new)
+    if unplaced and not dry_run:
         from w2w_registry.services.identities.intake import ENOUGH
 
         note(
@@ -253,15 +254,15 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         note(f"Next: w2w-reg {f'show {new[0].identity}' if placed is None else f'search {placed.identity}'}")
 
 
-def _where(done: Intake, new: int) -> str:
+def _where(done: Intake, new: Sequence[Item]) -> str:
     """Where what was added went: in which space, in how many, in none."""
     if not new or not done.spaces:
         return ""
     spaces = f"space {done.spaces[0]}" if len(done.spaces) == 1 else f"{len(done.spaces)} spaces"
-    if not done.unplaced:
+    placed = sum(item.residual is not None for item in new)
+    if placed == len(new):
         return f" (all in {spaces})"
-    placed = new - done.unplaced
-    return f" ({placed} in {spaces}, {done.unplaced} in none)" if placed else " (in no space)"
+    return f" ({placed} in {spaces}, {len(new) - placed} in none)" if placed else " (in no space)"
 
 
 def _first(names: Sequence[str]) -> str:

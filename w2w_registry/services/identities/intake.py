@@ -127,7 +127,7 @@ class Plan:
 @dataclass(frozen=True)
 class Intake:
     """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made;
-    ``unmatched``: rows of the label table that name none of the files; ``unplaced``: added in none."""
+    ``unmatched``: rows of the label table that name none of the files."""
 
     items: tuple[Item, ...]
     skipped: tuple[Skipped, ...]
@@ -135,7 +135,6 @@ class Intake:
     unfitted: dict[str, RegistryError] = field(default_factory=dict)
     spaces: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
-    unplaced: int = 0
 
     @property
     def exit_code(self) -> int:
@@ -335,7 +334,6 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     fitted: list[str] = []
     unfitted: dict[str, RegistryError] = {}
     homeless: list[Candidate] = []
-    unplaced = 0
     total, done = sum(len(group.members) for group in planned.groups), 0
     seen = planned.survey.seen
     again = [(seen[i], seen[first]) for i, first in _repeats(seen).items()]
@@ -368,9 +366,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
         done += len(candidates)
         progress(done, total)
     for start in range(0, len(homeless), ingest.CHUNK):
-        added = add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
-        unplaced += sum(item.status == "added" for item in added)
-        items += added
+        items += add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
         progress(min(total, done + start + ingest.CHUNK), total)
     items += add_copies(registry, request, again, labels)
     progress(total, total)
@@ -378,7 +374,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     items = [*with_beside(say_lookalikes(registry, items))]
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
-    return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left, unplaced)
+    return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)
 
 
 def _matched(

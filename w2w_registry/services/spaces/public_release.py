@@ -74,15 +74,7 @@ def read_w2w_release(
     vectors = _basis(root / "V.pt", d)
     coordinates = _coordinates(root / "proj_1000pc.pt", vectors.shape[1])
     k = _kept(components, vectors.shape[1], coordinates)
-    notes = []
-    if (std < 0).any():
-        negative = int((std < 0).sum())
-        notes.append(
-            f"{negative} of {d} std values are negative; they are kept, as the coordinates were computed with them"
-        )
-    if components is None and k < vectors.shape[1]:
-        points = "" if coordinates is None else ", the release's own coordinates have " + str(coordinates.shape[1])
-        notes.append(f"V has {vectors.shape[1]} components{points}: the space keeps the first {k}")
+    notes = _left_open(std, vectors.shape[1], None if coordinates is None else coordinates.shape[1], components, k)
     spread, centre = _spread(coordinates, k, notes)
     cut = None if coordinates is None else np.ascontiguousarray(coordinates[:, :k])
     labels = _labels(root / "identity_df.pt", coordinates)
@@ -104,6 +96,20 @@ def read_w2w_release(
         coordinate_mean=centre,
     )
     return Release(space, cut, labels, tuple(notes))
+
+
+def _left_open(std: NDArray[np.float32], columns: int, known: int | None, components: int | None, k: int) -> list[str]:
+    """What a reader should know of a release: negative σ, and components of V that are left out though nobody said."""
+    notes = []
+    negative = int((std < 0).sum())
+    if negative:
+        notes.append(
+            f"{negative} of {len(std)} std values are negative; they are kept: the coordinates were computed with them"
+        )
+    if components is None and k < columns:
+        points = "" if known is None else f", the release's own coordinates have {known}"
+        notes.append(f"V has {columns} components{points}: the space keeps the first {k}")
+    return notes
 
 
 def _kept(components: int | None, columns: int, coordinates: NDArray[Any] | None) -> int:
