@@ -3,7 +3,7 @@
 
 Held against the fingerprints of a hundred who refused, as they stand in the catalog and as they are kept of somebody
 erased (signs of projections under a key): strangers, second trainings, and trainings of other kinds. The population
-that says how near strangers come is registered people who are neither.
+that says how near strangers come is registered people who are neither and, where there is room, those who refused.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cases.verdict import NAMES, Data
-from w2w_registry.consent.references import bits_of, cosines
+from w2w_registry.consent.references import bits_of, likeliest
 from w2w_registry.space.intervals import share
-from w2w_registry.space.refusal import ALARM, CROWD, HOLD, Comparison, Kept, expected, few_model, refusal_model
+from w2w_registry.space.refusal import ALARM, CROWD, HOLD, Comparison, few_model, refusal_model
 from w2w_registry.space.verdict import LEAST_GALLERY, Repeats, VerdictModel, learn
 
 KEY = bytes(32)
+SETS = tuple(f"benchmark {n}" for n in range(8))
 REFUSED = 100
 STRANGER = "stranger, per add"
 Array = NDArray[np.float64]
@@ -65,6 +66,8 @@ REGISTRIES = (
     Registry(80),
     Registry(40),
     Registry(10),
+    Registry(10, kept=True),
+    Registry(10, refused=30),
     Registry(10, refused=5),
 )
 
@@ -109,61 +112,66 @@ def folds(data: Data, registry: Registry, count: int) -> Iterator[Fold]:
         yield Fold(refused, np.concatenate([pool[:most], teachers]), out, teachers)
 
 
-def comparison_model(data: Data, fold: Fold) -> VerdictModel:
-    """What the door would compare by: learned from the teachers' repeats, where there are any."""
-    rows = data.gallery[fold.registered]
-    if len(rows) < LEAST_GALLERY:
-        return few_model(rows.shape[1])
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What the door compares by: the model, the crowd (n, D), fingerprints (r, D) of who refused and where in the
+    crowd they are (r,)."""
+
+    model: VerdictModel
+    crowd: Array
+    refused: Array
+    theirs: Rows
+
+
+def compared(data: Data, fold: Fold, *, kept: bool) -> Compared:
+    """As ``services.consent.behaviour`` does it. ``kept``: of who refused there are signs alone."""
+    registered, refused = data.gallery[fold.registered], data.gallery[fold.refused]
+    among = registered[np.sort(np.random.default_rng(0).permutation(len(registered))[:CROWD])]
+    if kept:
+        signs = np.concatenate([bits_of(refused, KEY, context) for context in SETS], axis=1)
+        lengths = np.linalg.norm(refused, axis=1, keepdims=True)
+        refused = likeliest(signs, KEY, SETS, refused.shape[1]) * lengths
+    room = refused[: CROWD - len(among)]
+    crowd = np.concatenate([among, room])
+    if len(crowd) < LEAST_GALLERY:
+        return Compared(few_model(crowd.shape[1]), crowd, refused, np.full(len(refused), -1))
+    theirs = np.where(np.arange(len(refused)) < len(room), len(among) + np.arange(len(refused)), -1)
+    return Compared(refusal_model(crowd, _taught(data, fold)), crowd, refused, theirs)
+
+
+def _taught(data: Data, fold: Fold) -> VerdictModel | None:
+    """What the teachers' repeats taught, where there are any."""
+    if not len(fold.taught):
+        return None
     place = {int(who): row for row, who in enumerate(fold.registered)}
     given = []
-    for kind, prints in data.asked.items() if len(fold.taught) else ():
+    for kind, prints in data.asked.items():
         mine = np.isin(data.of[kind], fold.taught)
         given.append(Repeats(kind, prints[mine], np.array([place[int(w)] for w in data.of[kind][mine]], np.int64)))
-    crowd = np.sort(np.random.default_rng(0).permutation(len(rows))[:CROWD])
-    return refusal_model(rows[crowd], learn(rows, given) if given else None)
+    return learn(data.gallery[fold.registered], given)
 
 
-def alarms(model: VerdictModel, queries: Array, fold: Fold, data: Data, *, kept: bool) -> Array:
-    """(q, r): the chance of a false alarm, by full fingerprints or by what is ``kept`` of the erased."""
+def alarms(by: Compared, queries: Array) -> Array:
+    """(q, r): the chance of a false alarm with everybody who refused."""
     found = []
-    crowd = data.gallery[fold.registered][:CROWD]
-    refused = data.gallery[fold.refused]
     for part in np.array_split(queries, max(1, len(queries) // 1000)):
-        comparison = Comparison(model, part, crowd, among=len(refused))
-        found.append(_with_kept(model, comparison, refused) if kept else comparison.with_known(refused))
+        comparison = Comparison(by.model, part, by.crowd, among=len(by.refused))
+        found.append(comparison.with_known(by.refused, by.theirs))
     return np.concatenate(found)
 
 
-def _with_kept(model: VerdictModel, comparison: Comparison, refused: Array) -> Array:
-    columns = []
-    asked = [_signs(view, number) for number, view in enumerate(comparison.asked)]
-    for one in refused:
-        views = []
-        for number, (mine, view) in enumerate(zip(asked, expected(model, one), strict=True)):
-            theirs = _signs(view[None], number)[0]
-            views.append(Kept(float(np.linalg.norm(view)), np.array(cosines(theirs, mine))))
-        columns.append(comparison.with_kept(views))
-    return np.stack(columns, axis=1)
-
-
-def _signs(vectors: Array, view: int) -> NDArray[np.bool_]:
-    return np.concatenate([bits_of(vectors, KEY, f"benchmark {view} {half}") for half in range(2)], axis=1)
-
-
 def rates(data: Data, registry: Registry, count: int) -> list[Rate]:
-    """The rates of ``count`` folds: strangers per add (not again for the erased), and each kind of training."""
+    """The rates of ``count`` folds: strangers per add, and each kind of training."""
     total: dict[str, list[Array]] = {}
     # With few who refused there are few to be missed: more draws.
     for fold in folds(data, registry, count * REFUSED // registry.refused):
-        model = comparison_model(data, fold)
-        if not registry.kept:
-            total.setdefault(STRANGER, []).append(alarms(model, fold.strangers, fold, data, kept=False).min(1))
+        by = compared(data, fold, kept=registry.kept)
+        total.setdefault(STRANGER, []).append(alarms(by, fold.strangers).min(1))
         at = {int(who): column for column, who in enumerate(fold.refused)}
         for kind, prints in data.asked.items():
             mine = np.flatnonzero(np.isin(data.of[kind], fold.refused))
             if len(mine):
-                found = alarms(model, prints[mine], fold, data, kept=registry.kept)
-                own = found[np.arange(len(mine)), [at[int(data.of[kind][m])] for m in mine]]
+                own = alarms(by, prints[mine])[np.arange(len(mine)), [at[int(data.of[kind][m])] for m in mine]]
                 total.setdefault(NAMES.get(kind, kind), []).append(own)
     found = {what: np.concatenate(parts) for what, parts in total.items()}
     return [Rate(w, int((a <= ALARM).sum()), int(((a > ALARM) & (a <= HOLD)).sum()), len(a)) for w, a in found.items()]

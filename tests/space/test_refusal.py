@@ -6,22 +6,29 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from w2w_registry.consent.references import bits_of, cosines
+from w2w_registry.consent.references import bits_of, cosines, likeliest
 from w2w_registry.space.refusal import (
     ALARM,
     HOLD,
     Comparison,
     Kept,
     chance,
-    expected,
     few_chance,
     few_model,
+    is_few,
     refusal_model,
 )
-from w2w_registry.space.verdict import Repeats, learn
+from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 
 Array = NDArray[np.float64]
 WIDTH, REFUSED = 96, 20
+
+
+def expected(model: VerdictModel, fingerprint: Array) -> list[Array]:
+    """What each view expects (d,) of the person of a fingerprint (D,): what references of earlier releases are."""
+    if is_few(model):
+        return [fingerprint]
+    return [view.expected(model.project(fingerprint))[0] for view in model.views]
 
 
 class People:
@@ -51,6 +58,31 @@ def test_who_refused_is_known_again_and_strangers_pass(registered: int) -> None:
     strangers = Comparison(model, people.some(400), people.registered, among=REFUSED).with_known(people.refused)
     assert (strangers.min(1) <= ALARM).mean() <= 0.005
     assert (strangers.min(1) <= HOLD).mean() <= 0.02
+
+
+def test_where_few_are_registered_those_who_refused_say_how_people_differ() -> None:
+    people = People(5)
+    crowd, theirs = np.concatenate([people.registered, people.refused]), 5 + np.arange(REFUSED)
+    model = refusal_model(crowd)
+    comparison = Comparison(model, people.again(people.refused), crowd)
+    own, as_a_stranger = (np.diag(comparison.with_known(people.refused, where)) for where in (theirs, None))
+    assert (own <= HOLD).mean() >= 0.95
+    assert (own <= as_a_stranger).all()  # nobody is somebody else than themselves
+    strangers = Comparison(model, people.some(400), crowd, among=REFUSED).with_known(people.refused, theirs)
+    assert (strangers.min(1) <= ALARM).mean() <= 0.005
+    assert (strangers.min(1) <= HOLD).mean() <= 0.02
+
+
+def test_a_fingerprint_is_estimated_from_signs_with_their_key_alone() -> None:
+    rows = np.random.default_rng(0).normal(size=(6, 512))
+    key, contexts = bytes(32), [f"set {n}" for n in range(8)]
+    signs = np.concatenate([bits_of(rows, key, context) for context in contexts], axis=1)
+
+    def cosine(found: Array) -> Array:
+        return np.asarray((found * rows).sum(1) / np.linalg.norm(rows, axis=1))
+
+    assert cosine(likeliest(signs, key, contexts, 512)).min() > 0.985
+    assert np.abs(cosine(likeliest(signs, b"1" * 32, contexts, 512))).max() < 0.25
 
 
 @pytest.mark.parametrize("registered", [5, 300])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, UniqueConstraint, func, select
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Select, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.assets import SERVED, Version
@@ -157,12 +157,21 @@ def of_versions(session: Session, version_ids: Iterable[int]) -> list[Fingerprin
     return found
 
 
-def newest_calibration(session: Session, base: str, question: str, *, door: bool = False) -> VerdictCalibration | None:
-    """What repeats taught last; with ``door`` what the door compares by."""
-    query = (
+def newest_calibration(session: Session, base: str, question: str) -> VerdictCalibration | None:
+    """What repeats taught last."""
+    return session.scalar(_calibrations(base, question).limit(1))
+
+
+def newest_of_door(session: Session, base: str, question: str, people: range) -> VerdictCalibration | None:
+    """What the door compares by, or makes references with, learned from so many ``people``; the newest there is."""
+    made = VerdictCalibration.people
+    query = _calibrations(base, DOOR + question).where(made >= people.start, made < people.stop)
+    return session.scalar(query.limit(1))
+
+
+def _calibrations(base: str, question: str) -> Select[VerdictCalibration]:
+    return (
         select(VerdictCalibration)
-        .where(VerdictCalibration.base == base, VerdictCalibration.question == (DOOR if door else "") + question)
+        .where(VerdictCalibration.base == base, VerdictCalibration.question == question)
         .order_by(VerdictCalibration.id.desc())
-        .limit(1)
     )
-    return session.scalar(query)

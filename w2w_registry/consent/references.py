@@ -100,6 +100,23 @@ def cosines(mine: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> NDArray[np.fl
     return np.asarray(np.cos(pi * differing.astype(np.float64) / size))
 
 
+def likeliest(bits: NDArray[np.bool_], key: bytes, contexts: Sequence[str], size: int) -> NDArray[np.float64]:
+    """Unit vectors (m, ``size``) whose signs, ``BITS`` for each of ``contexts``, come nearest to ``bits`` (m, b).
+
+    Least squares on the signs (Plan & Vershynin 2017: it finds the direction although the signs are no linear function
+    of it). Whoever holds the key can do this; a comparison that learns from those it knows has to.
+    """
+    # whole numbers far below 2^24, so float32 is exact
+    gram, right = np.zeros((size, size), np.float32), np.zeros((len(bits), size), np.float32)
+    signs = 2 * np.asarray(bits, np.float32) - 1
+    for context, part in zip(contexts, np.split(signs, len(contexts), axis=1), strict=True):
+        projections = _projections(key, context, size).astype(np.float32)
+        gram += projections.T @ projections
+        right += part @ projections
+    found = np.linalg.solve(gram.astype(np.float64), right.T.astype(np.float64)).T
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-30))
+
+
 def threshold(strangers: NDArray[np.floating]) -> float:
     """The cosine from which on a newcomer is refused, from a reference's estimated cosines (n,) to other people.
 

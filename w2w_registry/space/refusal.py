@@ -9,9 +9,9 @@ elsewhere: log likelihood ratios are nats in any world (``REACHED``).
 What is too likely to pass and not sure enough to refuse is held, for a person to look at (``HOLD``). Among fewer than
 ``LEAST_GALLERY`` people no density can be estimated, and cosines alone are compared (``few_chance``).
 
-Of somebody erased only signs of projections are kept (``consent.references``), so each view's product of query and
-person comes from an estimated cosine and a kept length; with 4,096 signs that costs nothing to speak of
-(docs/door.md).
+Of somebody erased only signs of projections are kept (``consent.references``), from which their fingerprint is
+estimated. References of earlier releases are signs of what each view expects: there the product of query and person
+comes from an estimated cosine and a kept length (``Kept``).
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.space import spread
 from w2w_registry.space.spread import Array, Training
-from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, learn, log_mean, strangers
+from w2w_registry.space.verdict import (
+    LEAST_GALLERY,
+    VerdictModel,
+    learn,
+    log_mean,
+    log_mean_of_others,
+    strangers,
+)
 
 ALARM: Final = 6e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
@@ -167,7 +174,8 @@ def few_chance(cosines: ArrayLike, crowd: ArrayLike = (), among: int = AMONG) ->
 
 
 class Comparison:
-    """Fingerprints (q, D) about to be held against people who refused, in a population of ``crowd`` (n, D).
+    """Fingerprints (q, D) about to be held against people who refused, in a population of ``crowd`` (n, D), which
+    may have those people among it.
 
     ``own`` (q, n) bool: crowd members that are the query itself. ``among``: how many refused.
     """
@@ -188,47 +196,51 @@ class Comparison:
         """The queries as each view sees them (q, d)."""
         return (self.queries,) if is_few(self.model) else tuple(view.asked(self.points) for view in self.model.views)
 
-    def with_known(self, refused: ArrayLike) -> Array:
-        """Chance of a false alarm (q, r) for people whose fingerprints (r, D) are there."""
-        if is_few(self.model):
-            return self._few(_unit(self.queries) @ _unit(np.asarray(refused, np.float64)).T)
-        known = self.model.project(refused)
-        return self._alarms([view.same(self.points, known) for view in self.model.views])
+    def with_known(self, refused: ArrayLike, theirs: ArrayLike | None = None) -> Array:
+        """Chance of a false alarm (q, r) for people whose fingerprints (r, D) are there.
 
-    def with_kept(self, kept: Sequence[Kept]) -> Array:
-        """Chance of a false alarm (q,) for somebody of whom each view is kept."""
+        ``theirs`` (r,): the crowd's member who is each of them, −1 where none is.
+        """
+        rows = np.asarray(refused, np.float64)
+        if is_few(self.model):
+            return self._few(_unit(self.queries) @ _unit(rows).T)
+        known = self.model.project(rows)
+        places = np.full(len(rows), -1) if theirs is None else np.asarray(theirs, np.int64)
+        return self._alarms([view.same(self.points, known) for view in self.model.views], places)
+
+    def with_kept(self, kept: Sequence[Kept], theirs: int = -1) -> Array:
+        """Chance of a false alarm (q,) for somebody of whom each view is kept; ``theirs`` as in ``with_known``."""
         if is_few(self.model):
             return self._few(kept[0].cosines)
         same = []
         for view, asked, one in zip(self.model.views, self.asked, kept, strict=True):
             aa = (asked**2).sum(1)
             same.append(view.likelihood(aa, np.sqrt(aa) * one.length * one.cosines, np.full(len(aa), one.length**2)))
-        return self._alarms([row[:, None] for row in same])[:, 0]
+        return self._alarms([row[:, None] for row in same], np.array([theirs]))[:, 0]
 
     def _few(self, cosines: Array) -> Array:
         return few_chance(cosines, self.crowd, self.among)
 
-    def _alarms(self, same: Sequence[Array]) -> Array:
-        ratio = np.logaddexp.reduce(list(same), axis=0) - np.log(len(same)) - self._everybody[:, None]
+    def _alarms(self, same: Sequence[Array], theirs: NDArray[np.int64]) -> Array:
+        everybody, others = self._densities
+        somebody_else = np.where(theirs < 0, everybody[:, None], others[:, theirs] if others.size else 0.0)
+        ratio = np.logaddexp.reduce(list(same), axis=0) - np.log(len(same)) - somebody_else
         return chance(self.model, ratio, self.among)
 
     @cached_property
-    def _everybody(self) -> Array:
-        """log density of everybody at the queries, (q,): plain Gaussian where the crowd is too small to say."""
+    def _densities(self) -> tuple[Array, Array]:
+        """log density of everybody at the queries, (q,), and of everybody but each of the crowd, (q, n): plain Gaussian
+        where the crowd is too small to say."""
         crowd = self.model.project(self.crowd) if len(np.asarray(self.crowd)) else np.zeros((0, self.points.shape[1]))
         few = len(crowd) <= LEAST_GALLERY
         centres, width = (np.zeros((1, self.points.shape[1])), 1.0) if few else (crowd, self.model.bandwidth)
         kernels = np.logaddexp.reduce([view.kernel(self.points, centres, width) for view in self.model.views], axis=0)
         kernels = kernels - np.log(len(self.model.views))
-        return log_mean(kernels if self._own is None or few else np.where(self._own, -np.inf, kernels))
-
-
-def expected(model: VerdictModel, fingerprint: ArrayLike) -> list[Array]:
-    """What each view expects (d,) of the person of a fingerprint (D,): what references are made of."""
-    if is_few(model):
-        return [np.asarray(fingerprint, np.float64)]
-    point = model.project(fingerprint)
-    return [view.expected(point)[0] for view in model.views]
+        if few:
+            everybody = log_mean(kernels)
+            return everybody, np.repeat(everybody[:, None], len(crowd), axis=1)
+        kernels = kernels if self._own is None else np.where(self._own, -np.inf, kernels)
+        return log_mean(kernels), log_mean_of_others(kernels)
 
 
 def _unit(rows: Array) -> Array:

@@ -143,7 +143,7 @@ class VerdictModel:
         kernels = np.where(gone[:, crowd], -np.inf, kernels - np.log(len(self.views)))
         everybody = log_mean(kernels)
         somebody_else = np.repeat(everybody[:, None], len(g), axis=1)
-        somebody_else[:, crowd] = _log_mean_of_others(kernels)
+        somebody_else[:, crowd] = log_mean_of_others(kernels)
         return np.asarray(same - somebody_else)
 
     @cached_property
@@ -310,7 +310,7 @@ def log_mean(values: Array) -> Array:
     return np.asarray(top + np.log(np.exp(values - top[:, None]).sum(1)) - np.log(count))
 
 
-def _log_mean_of_others(values: Array) -> Array:
+def log_mean_of_others(values: Array) -> Array:
     """As ``log_mean``, for every entry over the others of its row."""
     order = np.arange(len(values))
     top = values.argmax(1)

@@ -26,6 +26,7 @@ from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.identities.manage import list_identities, remove
 from w2w_registry.services.recording import newcomers
 from w2w_registry.services.recording.fingerprints import take
+from w2w_registry.services.recording.likeness import Print
 from w2w_registry.services.recording.pipelines import at_hand
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, init_registry, no_progress, open_registry
@@ -210,6 +211,23 @@ def test_a_registry_of_a_few_lets_nobody_back(few: Registry, world: Path, tmp_pa
         assert found.held
         with pytest.raises(ConsentDenied):
             export(few, "brush", str(tmp_path / "out"))
+
+
+def test_many_who_refuse_among_a_few_are_known_by_one_another(few: Registry, world: Path) -> None:
+    """Protected before anybody could say how people differ: each was known by a cosine alone, too poor to refuse."""
+    remove(few, "p005", perform=True)
+    for row in (*WHO, *range(40, 80)):
+        protect_subject(few, f"s{row:03d}", str(world / "loras" / f"p{row:03d}"))
+    items = [put(few, world / "again" / f"p{row:03d}", kind="style", name=f"brush-{row}") for row in WHO]
+    assert all(item.held or isinstance(item.error, LikenessRefused) for item in items)
+    prober = newcomers.opened(PIPELINE)
+    asked = [[Print(prober.base, prober.question, prober.of_file(world / "again" / f"p{row:03d}"))] for row in WHO]
+    with few.catalog.read() as session:
+        drawn = [one for (one,) in Door(few, session)._who.behaviour.against(asked)]
+    assert [one.subject for one in drawn] == [f"s{row:03d}" for row in WHO]
+    assert sum(one.refused for one in drawn) >= 4
+    strangers = add(few, AddRequest([str(world / "strangers")])).items
+    assert sum(item.status == "added" and not item.held for item in strangers) >= 18
 
 
 @pytest.mark.parametrize("way", ["into a space", "wherever it fits", "translated"])

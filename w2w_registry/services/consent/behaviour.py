@@ -1,14 +1,19 @@
 """The door's third place: what likenesses that refused make the base model draw (``space.refusal``).
 
 Whatever rank, start, modules or space an adapter has, its fingerprint can be compared on its base model. Of versions
-still there their own fingerprints are held; of whoever was erased or is protected, references: signs of projections and
-lengths of what each view of the comparison expects, sealed with the door's key.
+still there their own fingerprints are held; of whoever was erased or is protected, references: so many signs of
+projections of a fingerprint, and its length, sealed with the door's key, that it can be estimated from them. (Earlier
+releases kept signs and lengths of what each view of the comparison expects; those stay what they were.)
+
+Who refused is one of the people too among whom the others are looked for: where few are registered, it is they who say
+how people differ.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +25,7 @@ from w2w_registry.catalog import refusals
 from w2w_registry.catalog.models import GuardReference, VerdictCalibration
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.references import BITS, Encounter, bits_of, cosines, key_id, seal
+from w2w_registry.consent.references import BITS, Encounter, bits_of, cosines, key_id, likeliest, seal
 from w2w_registry.services.recording.gallery import read_model, written
 from w2w_registry.services.recording.likeness import Print
 from w2w_registry.space.refusal import (
@@ -29,7 +34,6 @@ from w2w_registry.space.refusal import (
     HOLD,
     Comparison,
     Kept,
-    expected,
     few_model,
     is_few,
     is_presumed,
@@ -39,10 +43,17 @@ from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel
 
 KIND = "behaviour"
 BY = "behaviour"
-_SETS = 2
-"""Sets of ``BITS`` projections per view: likelihoods need closer cosines than a threshold does."""
+_SETS = 8
+"""Sets of ``BITS`` projections of a fingerprint: it can be estimated to within an eighth of a radian."""
+_VIEW_SETS = 2
+"""Sets per view of earlier references."""
+_NONE = -1
+"""In place of a version's id, of a person whose version is gone."""
 _AGAIN = 0.98
 _AT_ONCE = 500
+
+_FEW, _ENOUGH = range(LEAST_GALLERY), range(LEAST_GALLERY, sys.maxsize)
+"""How many people comparisons are learned from."""
 
 Place = tuple[str, str]
 """A base model (digest of its UNet) and a question: fingerprints of one place can be compared."""
@@ -50,7 +61,7 @@ Place = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """Of one subject: per view the bits (``_SETS`` · ``BITS``,) and the length of what is expected of them."""
+    """Of one subject: per view the bits (sets · ``BITS``,) and the length of what is expected of them."""
 
     subject: str
     bits: tuple[NDArray[np.bool_], ...]
@@ -59,14 +70,21 @@ class _Reference:
 
 @dataclass(frozen=True, eq=False)
 class _Population:
-    """Registered people of one place: version ids (n,), fingerprints (n, D)."""
+    """People of one place, registered and refusing: version ids (n,), fingerprints (n, D), and who refuses ("" for the
+    registered)."""
 
     versions: NDArray[np.int64]
     matrix: NDArray[np.float32]
+    refusing: tuple[str, ...]
 
-    def without(self, besides: Collection[int]) -> _Population:
-        kept = ~np.isin(self.versions, list(besides))
-        return _Population(self.versions[kept], self.matrix[kept])
+    def without(self, besides: Collection[int], subject: str) -> _Population:
+        kept = ~np.isin(self.versions, list(besides)) & np.array([who != subject for who in self.refusing], bool)
+        return _Population(self.versions[kept], self.matrix[kept], tuple(np.array(self.refusing)[kept].tolist()))
+
+    def places(self, whose: Sequence[str]) -> NDArray[np.int64]:
+        """Where each of these subjects is among them, −1 where they are not."""
+        at = {who: place for place, who in enumerate(self.refusing) if who}
+        return np.array([at.get(who, -1) for who in whose], np.int64)
 
 
 class Behaviour:
@@ -85,9 +103,10 @@ class Behaviour:
         opened: Callable[[str], bytes],
     ) -> None:
         self._session, self._refusing, self._rows, self._opened = session, refusing, rows, opened
-        self._standing_: dict[Place, list[tuple[str, NDArray[np.float32]]]] | None = None
+        self._standing_: dict[Place, list[tuple[int, str, NDArray[np.float32]]]] | None = None
         self._kept_: dict[Place, dict[int, list[_Reference]]] | None = None
         self._people: dict[Place, _Population] = {}
+        self._estimated_: dict[Place, list[tuple[str, NDArray[np.float32]]]] = {}
         self._models: dict[int | Place, VerdictModel] = {}
 
     # -- who refuses ----------------------------------------------------------------------------
@@ -96,12 +115,14 @@ class Behaviour:
         """Where somebody who refused can be compared."""
         return {*self._standing(), *self._kept()}
 
-    def _standing(self) -> dict[Place, list[tuple[str, NDArray[np.float32]]]]:
+    def _standing(self) -> dict[Place, list[tuple[int, str, NDArray[np.float32]]]]:
+        """Version, subject and fingerprint of who refuses and is still there."""
         if self._standing_ is None:
-            found: dict[Place, list[tuple[str, NDArray[np.float32]]]] = {}
+            found: dict[Place, list[tuple[int, str, NDArray[np.float32]]]] = {}
             versions = self._refusing()
             for row in stored.of_versions(self._session, versions):
-                found.setdefault((row.base, row.question), []).append((versions[row.version_id], unpack(row.data)))
+                one = (row.version_id, versions[row.version_id], unpack(row.data))
+                found.setdefault((row.base, row.question), []).append(one)
             self._standing_ = found
         return self._standing_
 
@@ -116,15 +137,33 @@ class Behaviour:
                 key, number = self._opened(key_name), int(what.removeprefix(f"{KIND} "))
                 place = self._place_of(number)
                 if place is not None:
-                    found.setdefault(place, {}).setdefault(number, []).append(
-                        _unpacked(row.subject_id, seal(row.reference, key, row.salt))
-                    )
+                    opened = seal(row.reference, key, row.salt)
+                    one = _unpacked(row.subject_id, opened, whole=is_few(self._stored(number)))
+                    found.setdefault(place, {}).setdefault(number, []).append(one)
             self._kept_ = found
         return self._kept_
 
     def _place_of(self, number: int) -> Place | None:
         row = self._session.get(VerdictCalibration, number)
         return None if row is None else (row.base, row.question.removeprefix(stored.DOOR))
+
+    def _estimated(self, place: Place) -> list[tuple[str, NDArray[np.float32]]]:
+        """Fingerprints (D,) of those of whom signs of theirs are kept, as near as the signs say."""
+        if place not in self._estimated_:
+            found: list[tuple[str, NDArray[np.float32]]] = []
+            for number, references in self._kept().get(place, {}).items():
+                model = self._stored(number)
+                if not is_few(model):
+                    continue
+                key = self._key_of(number)
+                for sets in sorted({_sets_of(one) for one in references}):
+                    some = [one for one in references if _sets_of(one) == sets]
+                    bits, contexts = np.stack([one.bits[0] for one in some]), _contexts(number, 0, sets)
+                    rows = likeliest(bits, key, contexts, len(model.centre))
+                    rows *= np.array([[one.lengths[0]] for one in some])
+                    found += zip([one.subject for one in some], rows.astype(np.float32), strict=True)
+            self._estimated_[place] = found
+        return self._estimated_[place]
 
     # -- comparing ------------------------------------------------------------------------------
     def against(self, prints: Sequence[Sequence[Print]]) -> list[list[Encounter]]:
@@ -165,19 +204,24 @@ class Behaviour:
         if not standing and not kept:
             return [[] for _ in queries]
         crowd = self._population(place)
-        among = len({who for who, _ in standing} | {r.subject for some in kept.values() for r in some})
+        among = len({who for _, who, _ in standing} | {r.subject for some in kept.values() for r in some})
         own = None if ids is None else ids[:, None] == crowd.versions[None, :]
+        model = self._model(place, queries.shape[1])
         whose: list[str] = []
         alarms: list[NDArray[np.float64]] = []
-        if standing:
-            matrix = np.stack([values for _, values in standing])
-            whose += [who for who, _ in standing]
-            comparison = Comparison(self._model(place, queries.shape[1]), queries, crowd.matrix, own, among)
-            alarms.append(comparison.with_known(matrix))
+        known = [*((who, values) for _, who, values in standing), *(() if is_few(model) else self._estimated(place))]
+        if known:
+            whose += [who for who, _ in known]
+            comparison = Comparison(model, queries, crowd.matrix, own, among)
+            matrix = np.stack([values for _, values in known])
+            alarms.append(comparison.with_known(matrix, crowd.places(whose)))
         for number, references in kept.items():
+            if is_few(self._stored(number)) and not is_few(model):
+                continue  # estimated
             comparison = Comparison(self._stored(number), queries, crowd.matrix, own, among)
-            whose += [one.subject for one in references]
-            alarms.append(self._with_kept(comparison, number, references))
+            mine = [one.subject for one in references]
+            whose += mine
+            alarms.append(self._with_kept(comparison, number, references, crowd.places(mine)))
         table = np.concatenate(alarms, axis=1)
         best = table.argmin(axis=1)
         return [
@@ -185,19 +229,23 @@ class Behaviour:
             for row, column in zip(table, best, strict=True)
         ]
 
-    def _with_kept(self, comparison: Comparison, number: int, references: Sequence[_Reference]) -> NDArray[np.float64]:
-        """Chances of a false alarm (q, r) by references made with the model of this number."""
-        key = self._key_of(number)
-        asked = [_bits(view, key, number, n) for n, view in enumerate(comparison.asked)]
+    def _with_kept(
+        self, comparison: Comparison, number: int, references: Sequence[_Reference], places: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """Chances of a false alarm (q, r) by references made with the model of this number; ``places`` (r,): where in
+        the crowd each of them is."""
+        key, sets = self._key_of(number), max(_sets_of(one) for one in references)
+        asked = [_bits(view, key, number, n, sets) for n, view in enumerate(comparison.asked)]
         return np.stack(
             [
                 comparison.with_kept(
                     [
-                        Kept(length, cosines(theirs, mine))
+                        Kept(length, cosines(theirs, mine[:, : len(theirs)]))
                         for mine, theirs, length in zip(asked, one.bits, one.lengths, strict=True)
-                    ]
+                    ],
+                    int(where),
                 )
-                for one in references
+                for one, where in zip(references, places, strict=True)
             ],
             axis=1,
         )
@@ -208,12 +256,27 @@ class Behaviour:
 
     # -- the population and the model -----------------------------------------------------------
     def _population(self, place: Place) -> _Population:
+        """Registered people, and of those who refuse as many as there is room for."""
         if place not in self._people:
             rows = refusals.stranger_prints(self._session, *place, self._refusing(), CROWD)
-            ids = np.array([version for version, _ in rows], np.int64)
-            matrix = np.stack([unpack(data) for _, data in rows]) if rows else np.zeros((0, 1), np.float32)
-            self._people[place] = _Population(ids, matrix)
+            refusing: dict[str, tuple[int, NDArray[np.float32]]] = {}
+            for version, who, values in self._who_draws(place):
+                refusing.setdefault(who, (version, values))
+            some = list(refusing.items())[: CROWD - len(rows)]
+            ids = [*(version for version, _ in rows), *(version for _, (version, _) in some)]
+            prints = [*(unpack(data) for _, data in rows), *(values for _, (_, values) in some)]
+            self._people[place] = _Population(
+                np.array(ids, np.int64),
+                np.stack(prints) if prints else np.zeros((0, 1), np.float32),
+                (*("" for _ in rows), *(who for who, _ in some)),
+            )
         return self._people[place]
+
+    def _who_draws(self, place: Place) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
+        """Version (or ``_NONE``), subject and fingerprint of who refuses."""
+        yield from self._standing().get(place, ())
+        for who, values in self._estimated(place):
+            yield _NONE, who, values
 
     def _model(self, place: Place, width: int) -> VerdictModel:
         """The comparison of fingerprints of ``width`` floats with versions still there: the newest stored one unless it
@@ -233,15 +296,12 @@ class Behaviour:
 
     def _current(self, place: Place) -> VerdictCalibration | None:
         """The newest comparison stored for the door, unless an earlier release made it, repeats taught something since,
-        or there are twice as many people to learn from, or enough for the first time."""
-        row = stored.newest_calibration(self._session, *place, door=True)
+        or there are twice as many people to learn from."""
+        row = stored.newest_of_door(self._session, *place, _ENOUGH)
         learned = stored.newest_calibration(self._session, *place)
-        if row is None or (learned is not None and learned.id > row.id):
+        if row is None or (learned is not None and learned.id > row.id) or not is_presumed(self._stored(row.id)):
             return None
-        model = self._stored(row.id)
-        if not (is_few(model) or is_presumed(model)):
-            return None
-        return None if len(self._population(place).versions) >= max(2 * row.people, LEAST_GALLERY) else row
+        return None if len(self._population(place).versions) >= 2 * row.people else row
 
     def _stored(self, number: int) -> VerdictModel:
         if number not in self._models:
@@ -256,59 +316,74 @@ class Behaviour:
         count = 0
         for one in prints:
             place = (one.base, one.question)
-            number = self._keep_model(uow, place, len(one.values), besides)
+            self._keep_model(uow, place, len(one.values), besides, subject)
+            number = self._keep_anchor(uow, place, len(one.values))
             count += 1
-            views = expected(self._stored(number), one.values)
-            bits = [_bits(view[None], key, number, n)[0] for n, view in enumerate(views)]
+            bits = _bits(one.values[None], key, number, 0, _SETS)[0]
             mine = [r for r in self._kept().get(place, {}).get(number, []) if r.subject == subject]
-            if any(cosines(bits[0], r.bits[0])[0] >= _AGAIN for r in mine):
+            if any(cosines(bits[: len(r.bits[0])], r.bits[0])[0] >= _AGAIN for r in mine):
                 continue
             salt = secrets.token_bytes(32)
-            lengths = [float(np.linalg.norm(view)) for view in views]
             uow.add(
                 GuardReference(
                     subject_id=subject,
                     space_id=None,
                     kind=f"{KIND} {number}/{key_id(key)}",
                     salt=salt,
-                    reference=seal(_packed(bits, lengths), key, salt),
+                    reference=seal(_packed(bits, float(np.linalg.norm(one.values))), key, salt),
                     threshold=1 - ALARM,
                     created=uow.now(),
                 )
             )
         return count
 
-    def _keep_model(self, uow: UnitOfWork, place: Place, width: int, besides: Collection[int]) -> int:
-        row = self._current(place)
-        if row is None:
-            people = self._population(place).without(besides)
-            made = self._made(place, people, width)
-            row = uow.add(
-                VerdictCalibration(
-                    base=place[0],
-                    question=stored.DOOR + place[1],
-                    repeats=sum(training.count for training in made.trainings),
-                    people=len(people.versions),
-                    created=uow.now(),
-                    data=written(made),
-                )
+    def _keep_model(self, uow: UnitOfWork, place: Place, width: int, besides: Collection[int], subject: str) -> None:
+        """Keep what to compare by, which is dear to learn anew each time, once there is anybody to learn from."""
+        people = self._population(place).without(besides, subject)
+        if len(people.versions) >= LEAST_GALLERY and self._current(place) is None:
+            self._keep_row(uow, place, self._made(place, people, width), len(people.versions))
+
+    def _keep_anchor(self, uow: UnitOfWork, place: Place, width: int) -> int:
+        """The number that references of a place are made under, which says of which place they are."""
+        row = stored.newest_of_door(self._session, *place, _FEW)
+        return (row or self._keep_row(uow, place, few_model(width), 0)).id
+
+    def _keep_row(self, uow: UnitOfWork, place: Place, made: VerdictModel, people: int) -> VerdictCalibration:
+        row = uow.add(
+            VerdictCalibration(
+                base=place[0],
+                question=stored.DOOR + place[1],
+                repeats=sum(training.count for training in made.trainings),
+                people=people,
+                created=uow.now(),
+                data=written(made),
             )
-            uow.session.flush()
-            uow.event("verdict.calibrate", {"verdict_calibration": row.id}, door=True)
-        return row.id
+        )
+        uow.session.flush()
+        uow.event("verdict.calibrate", {"verdict_calibration": row.id}, door=True)
+        return row
 
 
-def _bits(vectors: NDArray[np.float64], key: bytes, number: int, view: int) -> NDArray[np.bool_]:
-    """Signs (n, ``_SETS`` · ``BITS``)."""
-    return np.concatenate([bits_of(vectors, key, f"{KIND} {number} {view} {n}") for n in range(_SETS)], axis=1)
+def _bits(vectors: NDArray[np.floating], key: bytes, number: int, view: int, sets: int) -> NDArray[np.bool_]:
+    """Signs (n, ``sets`` · ``BITS``)."""
+    return np.concatenate([bits_of(vectors, key, context) for context in _contexts(number, view, sets)], axis=1)
 
 
-def _packed(bits: Sequence[NDArray[np.bool_]], lengths: Sequence[float]) -> bytes:
-    return b"".join(np.packbits(b).tobytes() + np.float32(n).tobytes() for b, n in zip(bits, lengths, strict=True))
+def _contexts(number: int, view: int, sets: int) -> list[str]:
+    return [f"{KIND} {number} {view} {n}" for n in range(sets)]
 
 
-def _unpacked(subject: str, data: bytes) -> _Reference:
-    size = _SETS * BITS // 8
+def _sets_of(one: _Reference) -> int:
+    return len(one.bits[0]) // BITS
+
+
+def _packed(bits: NDArray[np.bool_], length: float) -> bytes:
+    return np.packbits(bits).tobytes() + np.float32(length).tobytes()
+
+
+def _unpacked(subject: str, data: bytes, *, whole: bool) -> _Reference:
+    """``whole``: it is of the fingerprint itself, of as many sets as there are."""
+    size = len(data) - 4 if whole else _VIEW_SETS * BITS // 8
     parts = [data[i : i + size + 4] for i in range(0, len(data), size + 4)]
     bits = tuple(np.unpackbits(np.frombuffer(part[:size], np.uint8)).astype(bool) for part in parts)
     return _Reference(subject, bits, tuple(float(np.frombuffer(part[size:], "<f4")[0]) for part in parts))
