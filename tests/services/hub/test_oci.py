@@ -77,6 +77,9 @@ def test_there_and_back(world: World, oci: LocalOci, tmp_path: Path, sqlite_temp
     assert any("is not trusted" in text for text in got.warnings)
     assert world.version("acme/alice").model_digest == other.version("acme/again").model_digest
     assert coordinates(world, "acme/alice") == coordinates(other, "acme/again")
+    twice = pull(world.registry, hub_of(oci), PullRequest(oci.address(NAME), name="acme/twice"))
+    assert twice.warnings[-1].startswith("held: it resembles acme/alice@1")
+    assert world.version("acme/twice").state == "held"
     other.registry.catalog.close()
 
 

@@ -171,7 +171,7 @@ class SecondLook:
         if held is not None:
             told = held if isinstance(held, Held) else as_held(held)
             assert told is not None
-            return (Told(_why_held(name, told), Rank.LIKENESS),)
+            return (Told(why_held(name, told), Rank.LIKENESS),)
         known = named(self._session, [one.version_id for one in near])
         return tuple(
             Told(
@@ -346,7 +346,8 @@ def in_doubt(met: Encounter) -> Held:
     return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.REFUSED), met.similarity, 1 - met.similarity)
 
 
-def _why_held(name: str, held: Held) -> str:
+def why_held(name: str, held: Held) -> str:
+    """That a newcomer is held, whom it resembles, and what to do."""
     if held.like_id is None:
         return (
             f"held: it may draw {held.like} (a stranger comes so near once in {1 / (held.false_alarm or 1):,.0f} "

@@ -33,6 +33,7 @@ from w2w_registry.records import Kind, OperationKind, canonical_json, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.restore import Restored, owns, restore
+from w2w_registry.services.consent.second_look import why_held
 from w2w_registry.services.hub import attesting, signatures
 from w2w_registry.services.hub.pull_adapters import take_adapter
 from w2w_registry.services.hub.pull_checks import check_document, check_weights, kind_of
@@ -176,8 +177,11 @@ class _Ours:
                 new = self._new_version(likeness, subjects, artifact, file, manifest)
                 activity = self._activity(hub.endpoint)
                 door = Door(registry, uow.session)
-                version = record_version(uow, new, activity, door.admit(new, activity))
+                word = door.admit(new, activity)
+                version = record_version(uow, new, activity, word)
                 told = said_uncompared(door, likeness, answer.why)
+                if word.held is not None:
+                    told = (why_held(f"{self.name}@{version.number}", word.held), *told)
             if mine:
                 know_release(uow, hub, self.fetched, version)
             uow.event(

@@ -24,7 +24,7 @@ from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions as stored
-from w2w_registry.services.synthesis.new_versions import Draft, Permission, free_names, record
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, free_names, record, said_held
 from w2w_registry.space import directions as maths
 from w2w_registry.space import sampling
 from w2w_registry.space.basis import WeightSpace
@@ -154,7 +154,7 @@ def edit(
     draft = Draft(name, start.kind if kind is None else Kind.parse(kind), coordinates, activity)
     (made,) = record(registry, space_row, space, [draft], permission)
     typical = float(sampling.typicality(coordinates, space.component_std))
-    warnings = [str(w) for w in decision.warnings]
+    warnings = [*said_held([made]), *(str(w) for w in decision.warnings)]
     if typical > max(1.6, 1.3 * float(sampling.typicality(start.coordinates, space.component_std))):
         warnings.append(f"the result is unusual for this space (typicality {typical:.2f}): expect artefacts")
     return {**made, "from": start.ref, "amounts": params["amounts"], "typicality": typical, "warnings": warnings}
@@ -188,7 +188,7 @@ def mix(
         **made,
         "from": [s.ref for s in sources],
         "weights": shares,
-        "warnings": [str(w) for w in decision.warnings],
+        "warnings": [*said_held([made]), *(str(w) for w in decision.warnings)],
     }
 
 
@@ -259,7 +259,7 @@ def sample(
         "seed": seed,
         "refused": found.refused,
         "samples": made,
-        "warnings": [str(w) for w in decision.warnings],
+        "warnings": [*said_held(made), *(str(w) for w in decision.warnings)],
     }
 
 

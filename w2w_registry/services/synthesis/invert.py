@@ -24,7 +24,7 @@ from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, require_diffusion
-from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, record, said_held
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
@@ -190,7 +190,7 @@ def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[d
             "seconds": answer.seconds,
             "guessed": run.guess is not None,
             "nearest": near,
-            "warnings": [*notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
+            "warnings": [*said_held([entry]), *notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
         }
     return made
 

@@ -18,6 +18,7 @@ from w2w_registry.lora import Factors, lora_files, model_digest
 from w2w_registry.records import IdentityRef, Kind, OperationKind, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.second_look import why_held
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
 from w2w_registry.services.recording.nearest import Searched, search_all
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
@@ -41,6 +42,7 @@ from w2w_registry.space.verdict import LIKELY
 
 _MAY_RESEMBLE = (OperationKind.SAMPLE, OperationKind.MIX, OperationKind.EDIT)
 _NEAREST = 3
+_HELD_SHOWN = 10
 _TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
 _PREPARED = 128  # drafts whose θ memory holds at once
 
@@ -128,7 +130,9 @@ def record(
                 for i, word in zip(part, admissions, strict=True)
             ]
             recorded = record_versions(uow, recordings)
-            made += [_told(drafts[i], one, ref) for i, one in zip(part, recorded, strict=True)]
+            for i, one, word in zip(part, recorded, admissions, strict=True):
+                held = None if word.held is None else why_held(f"{drafts[i].name}@{one.number}", word.held)
+                made.append(_told(drafts[i], one, ref) | {"held": held})
     return made
 
 
@@ -242,6 +246,13 @@ def _told(draft: Draft, made: Recorded, space_ref: str) -> dict[str, Any]:
         "operation": made.operation_id,
         "operation_kind": str(draft.activity.kind),
     }
+
+
+def said_held(made: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to tell of those recorded that are held: the first few one by one, the others counted."""
+    told = [f"{row['ref']}: {row['held']}" for row in made if row.get("held")]
+    rest = len(told) - _HELD_SHOWN
+    return told if rest <= 0 else [*told[:_HELD_SHOWN], f"{rest} more are held; `w2w-reg audit query held` lists them"]
 
 
 def free_names(session: Session, prefix: str, count: int) -> list[str]:

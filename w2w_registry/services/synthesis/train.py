@@ -30,7 +30,7 @@ from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.recording.workers import BaseModel, mapped
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
-from w2w_registry.services.synthesis.new_versions import Draft, Permission, record
+from w2w_registry.services.synthesis.new_versions import Draft, Permission, record, said_held
 from w2w_registry.services.synthesis.training import Batch, Solved, Training, own_layout, prior_pictures, start_of
 from w2w_registry.space.layout import Layout
 
@@ -125,7 +125,7 @@ def train(
         "space": None if row is None else row.ref,
         "out": request.out,
         "identities": made,
-        "warnings": [str(w) for w in decision.warnings],
+        "warnings": [*said_held(made), *(str(w) for w in decision.warnings)],
     }
 
 
