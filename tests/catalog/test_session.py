@@ -11,7 +11,7 @@ from sqlalchemy import delete, select, text, update
 from tests.catalog.build import T0, add_space, add_version, claims, new_identity, new_operation
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events
-from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
+from w2w_registry.catalog.engine import CACHE_KIB, WRITE, make_engine, parse_url
 from w2w_registry.catalog.models import (
     Alias,
     Checkpoint,
@@ -428,3 +428,15 @@ def test_the_last_change_is_that_of_the_instant(catalog: Catalog) -> None:
         assert catalog.last_change() == number
     catalog.close()
     assert catalog.last_change() == 3
+
+
+def test_a_process_of_many_connections_bounds_what_each_keeps(catalog: Catalog, backend: str) -> None:
+    if backend != "sqlite":
+        pytest.skip("SQLite's cache is one a connection")
+    catalog.bound_cache(2048)
+    for _ in range(2):
+        with catalog.write("p") as uow:
+            assert uow.session.scalar(text("PRAGMA cache_size")) == -CACHE_KIB
+            uow.event("test.event", {})
+        with catalog.read() as session:
+            assert session.scalar(text("PRAGMA cache_size")) == -2048

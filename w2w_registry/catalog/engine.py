@@ -19,6 +19,8 @@ from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event,
 from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialised, SettingError, StorageError
 
 WRITE = "w2w_write"  # execution option of a connection that will write
+# Keys are random, so a walk over a large family touches pages all over: 64 MB of them stay (the default is 2).
+CACHE_KIB = 65_536
 _BUSY_SQLSTATES = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialisation failure
 
 
@@ -50,17 +52,19 @@ def safe_url(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
-def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0) -> Engine:
+def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0, cache_kib: int = CACHE_KIB) -> Engine:
     """An engine. Nothing is opened yet, and a SQLite file comes into being only with ``create``.
 
     Args:
         busy_timeout: seconds to wait for another writer.
+        cache_kib: how much of a SQLite file each connection keeps in memory while it reads; one that writes keeps
+            ``CACHE_KIB``.
 
     Raises:
         MissingExtra: PostgreSQL without its driver. NotInitialised: no such SQLite file.
     """
     if url.get_backend_name() == "sqlite":
-        return _sqlite(Path(str(url.database)), url, create, busy_timeout)
+        return _sqlite(Path(str(url.database)), url, create, busy_timeout, cache_kib)
     try:
         engine = create_engine(url, connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}"})
     except sa.NoSuchModuleError:
@@ -126,7 +130,7 @@ def _mode(path: Path) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
-def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
+def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: int) -> Engine:
     path = path.expanduser()
     if not create and not path.exists():
         raise NotInitialised(what="registry", name=str(path), home=str(path.parent))
@@ -144,8 +148,6 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not left in the file
-        # Keys are random, so a walk over a large family touches pages all over: 64 MB of them stay (the default is 2).
-        connection.execute("PRAGMA cache_size=-65536")
         return connection
 
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)  # the default is one for in-memory files
@@ -156,6 +158,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float) -> Engine:
         # it waits for its turn instead of failing halfway; a reader cannot write by mistake.
         writes = connection.get_execution_options().get(WRITE, False)
         connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
+        connection.exec_driver_sql(f"PRAGMA cache_size=-{CACHE_KIB if writes else cache_kib}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

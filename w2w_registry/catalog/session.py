@@ -18,6 +18,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.engine import (
+    CACHE_KIB,
     WRITE,
     database_errors,
     make_engine,
@@ -64,6 +65,7 @@ class Catalog:
         self._hash = event_hash
         self._clock = clock
         self._busy_timeout = busy_timeout
+        self._cache_kib = CACHE_KIB
         self._engine: Engine | None = None
         self._notes = Notes()
         self._shared = _Shared()
@@ -180,6 +182,13 @@ class Catalog:
         with database_errors(self._url):
             overwrite_freed(self._ready())
 
+    def bound_cache(self, kib: int) -> None:
+        """From here on a connection that reads keeps at most so much of a SQLite file in memory: for a process of many
+        connections, whose caches add up. Each commit by another process empties them anyway; the system's own cache,
+        which all share, stays."""
+        self.close()
+        self._cache_kib = kib
+
     def close(self) -> None:
         """Close every connection."""
         if self._pulse is not None:
@@ -191,7 +200,7 @@ class Catalog:
 
     def _ready(self) -> Engine:
         if self._engine is None:
-            engine = make_engine(self._url, busy_timeout=self._busy_timeout)
+            engine = make_engine(self._url, busy_timeout=self._busy_timeout, cache_kib=self._cache_kib)
             with engine.connect() as connection:
                 current = schema_version(connection)
             if current != HEAD:

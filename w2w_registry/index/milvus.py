@@ -296,6 +296,12 @@ class MilvusEngine:
     def open(self) -> tuple[VectorIndex, Stamp] | None:
         return MilvusIndex.attach(self.target, self.collection)
 
+    def mark(self) -> bytes | None:
+        return None
+
+    def wait(self) -> bool:
+        return False
+
     def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
         index = MilvusIndex.create(self.target, self.collection, dim)
         for ids, vectors in batches:

@@ -142,6 +142,13 @@ class Engine(Protocol):
             Busy, StorageError: the place is locked by another process, or cannot be used.
         """
 
+    def mark(self) -> bytes | None:
+        """What tells that which is kept from everything kept before; None when nothing is, or when others may change
+        what was opened (Milvus)."""
+
+    def wait(self) -> bool:
+        """Whether another process was writing here; it has ended then."""
+
     def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
         """An index of those rows (ascending ids), kept under ``stamp``; kind and size are filled in.
 

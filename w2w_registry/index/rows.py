@@ -204,6 +204,12 @@ class Tail:
     def vectors(self) -> Vectors:
         return self._vectors[: len(self)]
 
+    def copy(self) -> Tail:
+        """The same rows, in arrays of their own."""
+        found = Tail(self._vectors.shape[1])
+        found._ids, found._vectors, found._at = self.ids.copy(), self.vectors.copy(), self._at.copy()
+        return found
+
     def put(self, ids: Ids, vectors: Vectors) -> None:
         """Add or replace rows; ``ids`` are distinct."""
         known = np.fromiter((self._at.get(int(i), -1) for i in ids), np.int64, len(ids))

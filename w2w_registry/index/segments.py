@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,6 +29,12 @@ class Segment:
     def __init__(self, rows: Rows, name: str = "", dead: NDArray[np.bool_] | None = None) -> None:
         self.rows, self.name = rows, name
         self.dead = np.zeros(len(rows), bool) if dead is None else dead
+
+    def copy(self) -> Self:
+        """The same rows, of which others may be marked dead."""
+        found = copy(self)
+        found.dead = self.dead.copy()
+        return found
 
     @property
     def live(self) -> int:
@@ -79,6 +86,13 @@ class SegmentedIndex(ABC):
     def ids(self) -> Ids:
         parts = [segment.rows.ids[~segment.dead] for segment in self.segments]
         return np.sort(np.concatenate([*parts, self.tail.ids]))
+
+    def copy(self) -> Self:
+        """An index of its own over the same segments: what is added to it or removed does not change this one."""
+        found = copy(self)
+        found.segments = [segment.copy() for segment in self.segments]
+        found.tail = self.tail.copy()
+        return found
 
     def add(self, ids: ArrayLike, vectors: ArrayLike) -> None:
         keys, rows = as_batch(ids, vectors, self._dim)

@@ -45,6 +45,19 @@ class FolderEngine:
     def open(self) -> tuple[VectorIndex, Stamp] | None:
         return load(self.folder)
 
+    def mark(self) -> bytes | None:
+        pointer = read(self.folder / POINTER)
+        return None if pointer is None else self.kind.encode() + b" " + pointer
+
+    def wait(self) -> bool:
+        if not self.folder.is_dir():
+            return False
+        with storing(self.folder), lock(self.folder, wait=False) as held:
+            if held:
+                return False
+        with storing(self.folder), lock(self.folder, wait=True):
+            return True
+
     def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
         return build(self.folder, self.kind, dim, stamp, batches)
 

@@ -147,8 +147,12 @@ class KeptAnswers:
         self._drop(key)
         self._kept[key] = answer
         self._bytes += len(answer.body)
-        while self._bytes > MOST_BYTES:
+        while self._bytes > MOST_BYTES or self._over(next(iter(self._kept.values()))):
             self._drop(next(iter(self._kept)))
+
+    def _over(self, answer: _Answer) -> bool:
+        """Whether it can no longer be given to anybody: those that nobody asked for longest come first."""
+        return self._clock() - answer.at >= LONGEST
 
     def now(self) -> float:
         return self._clock()

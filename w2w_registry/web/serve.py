@@ -29,6 +29,7 @@ from w2w_registry.web.webhooks import Teller, webhooks_of
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 CONNECTIONS: Final = 512
+CACHE_KIB: Final = 4096
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def prepare(registry: Registry, asked: Serving) -> Prepared:
         NotInitialised, SchemaOutOfDate, DatabaseError: the registry cannot be served. SettingError: ``[web]`` or the
         token cannot be used. Conflict: the address is taken or not this machine's.
     """
+    registry.catalog.bound_cache(CACHE_KIB)
     with registry.catalog.read():
         pass
     options = registry.settings.web

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.vectors import coordinates_of, ids, last_seq
 from w2w_registry.index import store
+from w2w_registry.index.disk import lock
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.recording.nearest import forget_open, open_nearest, optimize
@@ -126,3 +130,58 @@ def test_what_changed_is_seen_though_the_index_is_open(filled: Registry) -> None
     before = found_by(filled)
     remove(filled, "p0004", perform=True)
     assert len(found_by(filled)) == len(before) - 1
+
+
+def test_what_changed_is_added_to_what_is_open(filled: Registry, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither read from disk again nor put where somebody still searches an earlier state."""
+    before = found_by(filled)
+    with filled.catalog.read() as session:
+        earlier = open_nearest(filled, session, session.get_one(Space, 1))
+        (point,) = coordinates_of(session, 1, [5]).values()
+        remove(filled, "p0004", perform=True)
+        monkeypatch.setattr(store, "load", lambda folder: pytest.fail("opened again"))
+        after = found_by(filled)
+        assert len(after) == len(before) - 1
+        assert sorted(earlier.search(point[None], 200)[0][0].tolist()) == before
+    with filled.catalog.read() as session:
+        later = open_nearest(filled, session, session.get_one(Space, 1))
+        assert later._cache.index is not earlier._cache.index
+        assert later._cache.index.segments[0].rows is earlier._cache.index.segments[0].rows  # type: ignore[attr-defined]
+    monkeypatch.undo()
+    add(filled, AddRequest([str(loras / "p0004")]))
+    forget_open()
+    again = found_by(filled)
+    forget_open()
+    optimize(filled)
+    assert found_by(filled) == again
+
+
+def test_only_one_thread_makes_an_index(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    build = store.build
+
+    def counted(*args: Any) -> Any:
+        made.append(1)
+        time.sleep(0.05)
+        return build(*args)
+
+    monkeypatch.setattr(store, "build", counted)
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda _: found_by(filled), range(6)))
+    assert len(made) == 1
+    assert all(one == found[0] for one in found)
+
+
+def test_what_another_process_is_writing_is_waited_for(filled: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = found_by(filled)
+    (folder,) = filled.settings.index_dir.iterdir()
+    current = (folder / "CURRENT").read_bytes()
+    (folder / "CURRENT").unlink()  # as if it were the first to be written
+    forget_open()
+    monkeypatch.setattr(store, "discard", lambda folder: pytest.fail("thrown away"))
+    with ThreadPoolExecutor(1) as pool:
+        with lock(folder, wait=True):
+            asked = pool.submit(found_by, filled)
+            time.sleep(0.2)
+            (folder / "CURRENT").write_bytes(current)
+        assert asked.result(30) == before

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index import store
 from w2w_registry.index.factory import FAISS_ROWS, engine_for
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
+from w2w_registry.index.segments import SegmentedIndex
 from w2w_registry.records import VersionState, digest_of
 from w2w_registry.services.recording.spaces import find_space, metric_of
 from w2w_registry.services.registry import Registry
@@ -141,27 +142,39 @@ def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:
 
 @dataclass(frozen=True, eq=False)
 class _Opened:
-    """An index as one state of the catalog has it; only read, by one search at a time."""
+    """An index as one state of the catalog has it; only read, by one search at a time. ``mark``: what its segments lay
+    in when they were opened."""
 
     stamp: Stamp
     index: VectorIndex
+    mark: bytes | None
     asking: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _Shelf:
-    """The indexes this process used last: while nothing changes, a search opens and counts nothing."""
+    """The indexes this process used last: while nothing changes, a search opens and counts nothing, and what changes is
+    added to what is open."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, ...], _Opened] = OrderedDict()
+        self._opening: dict[tuple[str, ...], threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[str, ...], seq: int, head: str) -> _Opened | None:
+    def opening(self, key: tuple[str, ...]) -> threading.Lock:
+        """Held by the one thread that opens, tops up or rebuilds an index; the others then find it done."""
         with self._lock:
-            found = self._kept.get(key)
-            return found if found is not None and (found.stamp.seq, found.stamp.head) == (seq, head) else None
+            return self._opening.setdefault(key, threading.Lock())
+
+    def last(self, key: tuple[str, ...]) -> _Opened | None:
+        with self._lock:
+            return self._kept.get(key)
 
     def put(self, key: tuple[str, ...], opened: _Opened) -> None:
+        """Keep ``opened``, unless what is kept is of a later state of the same catalog."""
         with self._lock:
+            there = self._kept.get(key)
+            if there is not None and there.mark == opened.mark and there.stamp.seq > opened.stamp.seq:
+                return
             self._kept[key] = opened
             self._kept.move_to_end(key)
             while len(self._kept) > _OPEN_AT_MOST:
@@ -200,13 +213,16 @@ class _Cache:
         head = vectors.event_hash_at(session, seq) or ""
         self._key = (str(settings.index_dir), repr(settings.index), space.digest, digest)
         self.ahead = False
-        opened = _SHELF.get(self._key, seq, head)
-        size = vectors.count(session, space.id, most=FAISS_ROWS) if opened is None else opened.index.size
-        self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
-        self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
-        self._asking = threading.Lock() if opened is None else opened.asking
-        self.index = opened.index if opened is not None else self._kept() or self.rebuild()
-        if opened is None:
+        with _SHELF.opening(self._key):
+            last = _SHELF.last(self._key)
+            size = vectors.count(session, space.id, most=FAISS_ROWS) if last is None else last.index.size
+            self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
+            self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
+            if last is not None and (last.stamp.seq, last.stamp.head) == (seq, head):
+                self._asking, self.index = last.asking, last.index
+                return
+            self._asking, self._mark = threading.Lock(), self._engine.mark()
+            self.index = self._topped(last) or self._kept() or self._by_another() or self.rebuild()
             self._shelve()
 
     def ask(self, question: Callable[[VectorIndex], Answer]) -> Answer:
@@ -222,7 +238,9 @@ class _Cache:
     def _shelve(self) -> None:
         """Keep what was opened for the next search. What a server holds others may change under it."""
         if not self.ahead and self._engine.kind != "milvus":
-            _SHELF.put(self._key, _Opened(self._stamp, self.index, self._asking))
+            _SHELF.put(
+                self._key, _Opened(replace(self._stamp, size=self.index.size), self.index, self._mark, self._asking)
+            )
 
     def optimize(self) -> Optimized:
         """See ``optimize``."""
@@ -231,6 +249,23 @@ class _Cache:
             self._engine.keep(self.index, self._stamp)
         pieces, rows = self._engine.optimize() or (None, None)
         return Optimized(self.space.ref, self._engine.kind, pieces, rows)
+
+    def _topped(self, last: _Opened | None) -> VectorIndex | None:
+        """What this process has open, topped up, over the same segments; whoever still searches in it goes on
+        undisturbed. None when something else is kept on disk now."""
+        if last is None or last.mark is None or last.mark != self._mark or last.stamp.seq > self._stamp.seq:
+            return None
+        index = self._from(cast(SegmentedIndex, last.index).copy(), last.stamp)
+        if index is not None:
+            self._asking = last.asking  # codes are read by one search at a time, whichever state it is of
+        return index
+
+    def _by_another(self) -> VectorIndex | None:
+        """What another process was just writing, once it has; None when nobody was."""
+        if not self._engine.wait():
+            return None
+        self._mark = self._engine.mark()
+        return self._kept()
 
     def _kept(self) -> VectorIndex | None:
         """The index on disk, topped up; None when there is none that can be used."""
@@ -242,6 +277,10 @@ class _Cache:
             with self._registry.catalog.read() as latest:
                 self.ahead = vectors.event_hash_at(latest, stamp.seq) == stamp.head
             return index if self.ahead else None
+        return self._from(index, stamp)
+
+    def _from(self, index: VectorIndex, stamp: Stamp) -> VectorIndex | None:
+        """An index of an earlier state topped up; None when that state is not of this catalog's."""
         if vectors.event_hash_at(self.session, stamp.seq) != (stamp.head or None):
             return None  # of events that this catalog, restored from a backup since, does not have
         if stamp.seq == self._stamp.seq:
@@ -252,6 +291,7 @@ class _Cache:
             if store.worth_saving(index, stamp.size):
                 with suppress(StorageError):  # a cache that cannot be written costs time, not truth
                     if self._engine.keep(index, replace(topped, head=self._stamp.head)):
+                        self._mark = self._engine.mark()
                         index = self._reopened(index)
         except IntegrityError:
             return None
@@ -275,11 +315,13 @@ class _Cache:
         self.ahead = False
         try:
             self._engine.drop()
+            self._asking = threading.Lock()
             self.index, _ = self._engine.build(self.space.components, self._stamp, rows())
         except StorageError:
             self.index = self._engine.empty(self.space.components)
             for ids, units in rows():
                 self.index.add(ids, units)
+        self._mark = self._engine.mark()
         return self.index
 
 
