@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Integer, Table, func, insert, select, text
+from sqlalchemy import Connection, Engine, Integer, Table, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import schema
@@ -76,12 +76,21 @@ def _only_empty(there: Connection, name: str) -> None:
 
 
 def _copy(origin: Connection, there: Connection, table: Table) -> int:
+    """Every row. A reference to a row of the same table (a record that supersedes another) is filled in afterwards:
+    keys do not say which of two was there first."""
     keys = list(table.primary_key.columns)
+    within = [column for column in table.columns if any(key.column.table is table for key in column.foreign_keys)]
+    later: dict[str, list[dict[str, Any]]] = {column.name: [] for column in within}
     result = origin.execution_options(yield_per=_CHUNK).execute(select(table).order_by(*keys))
     count = 0
     for part in result.mappings().partitions(_CHUNK):
-        there.execute(insert(table), [dict(row) for row in part])
+        for name, pairs in later.items():
+            pairs += [{"at": row[keys[0].name], "to": row[name]} for row in part if row[name] is not None]
+        there.execute(insert(table), [{**row, **dict.fromkeys(later)} for row in part])
         count += len(part)
+    for name, pairs in later.items():
+        if pairs:
+            there.execute(update(table).where(keys[0] == bindparam("at")).values({name: bindparam("to")}), pairs)
     return count
 
 

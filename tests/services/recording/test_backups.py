@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.services.world import BASE, World
+from w2w_registry.consent.records import Scope
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, UsageError
 from w2w_registry.services.audit.log import verify
+from w2w_registry.services.consent import amendments, grants
 from w2w_registry.services.identities import bulk, ingest, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording import backups
@@ -24,6 +27,9 @@ def filled(registry: Registry, world: World, tmp_path: Path) -> Registry:
     fit_space(registry, "tiny", [str(folder)], base_model=BASE)
     ingest.add(registry, AddRequest([str(folder)], subjects=["s-1"]))
     bulk.rate(registry, ["p0001"], 4, favourite=True)
+    grants.grant(registry, "s-2", Scope(purposes=("research",)))
+    for n in range(8):  # each record supersedes the one before, and ids say nothing of the order
+        amendments.narrow(registry, "s-2", lambda scope, n=n: replace(scope, forbidden=(*scope.forbidden, f"x{n}")))
     (registry.settings.home / "keys").mkdir(parents=True)
     (registry.settings.home / "keys" / "own.pem").write_text("secret")
     return registry
