@@ -14,7 +14,7 @@ from .output import emit, table
 @takes_frame
 def releases(frame: Frame, where: str | None, at: str | None) -> None:
     """List what is published, with its state, consent and unfinished takedowns."""
-    from w2w_registry.services.hub import sync as service
+    from w2w_registry.services.hub import listing as service
     from w2w_registry.services.identities.manage import parse_moment
 
     rows = service.list_releases(frame.registry(), where, moment=None if at is None else parse_moment(at))

@@ -54,6 +54,10 @@ def _json(value: Any) -> Any:
     return value
 
 
+UNKNOWN_BASE = "unknown"
+"""What a space names as base model whose LoRAs name none."""
+
+
 class Kind(StrEnum):
     """What an identity depicts. Only ``person`` carries likeness rules by default."""
 

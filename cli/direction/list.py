@@ -15,7 +15,7 @@ from .printing import show_directions
 @takes_frame
 def list_(frame: Frame, space: str | None) -> None:
     """List the directions of a space."""
-    from w2w_registry.services.synthesis import directions as service
+    from w2w_registry.services.synthesis import direction_list as service
 
     rows = service.list_directions(frame.registry(), space)
     emit(frame, rows, lambda: show_directions(rows))

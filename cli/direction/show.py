@@ -16,7 +16,7 @@ from .printing import show_direction
 @takes_frame
 def show(frame: Frame, name: str, space: str | None) -> None:
     """Show a direction: quality, calibration, leakage."""
-    from w2w_registry.services.synthesis import directions as service
+    from w2w_registry.services.synthesis import direction_list as service
 
     value = service.show(frame.registry(), name, space)
     emit(frame, value, lambda: show_direction(value))

@@ -18,7 +18,7 @@ from w2w_registry.records import now
 from w2w_registry.services.audit.queries import QUESTIONS, Filters, ask
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.subjects import list_subjects
-from w2w_registry.services.hub.sync import list_releases
+from w2w_registry.services.hub.listing import list_releases
 from w2w_registry.services.identities.manage import list_identities, set_tags
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.showing import list_spaces

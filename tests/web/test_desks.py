@@ -19,7 +19,7 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search import atlas
-from w2w_registry.services.synthesis import directions
+from w2w_registry.services.synthesis import direction_list as directions
 from w2w_registry.web import charts
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app

@@ -79,12 +79,18 @@ def version_for(session: Session, ref: IdentityRef | str, *, any_state: bool = F
     raise NotFound(what="identity", name=ref.name, near=near_identities(session, ref.name))
 
 
-def space_for(session: Session, ref: SpaceRef | str) -> Space:
-    """The space a reference means; without a number the newest active version (else the newest retired one).
+def space_for(session: Session, ref: SpaceRef | str | None) -> Space:
+    """The space a reference means: ``faces@1``, ``faces`` (its newest active version, else the newest retired one), or
+    None (the newest of all).
 
     Raises:
-        NotFound: with near names.
+        NotFound: with near names. BadName: not a reference.
     """
+    if ref is None:
+        newest = default_space(session)
+        if newest is None:
+            raise NotFound(what="space", name="")
+        return newest
     if isinstance(ref, str):
         ref = SpaceRef.parse(ref)
     query = select(Space).where(Space.name == ref.name)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from w2w_registry.errors import SettingError
-from w2w_registry.index.milvus import MilvusEngine, collection_name
 from w2w_registry.index.milvus_server import MilvusTarget
-from w2w_registry.index.protocol import Engine
-from w2w_registry.index.store import FolderEngine, folder_for
+
+if TYPE_CHECKING:  # the engines need numpy, which most of those who ask for settings do not
+    from w2w_registry.index.protocol import Engine
 
 KINDS = ("auto", "exact", "faiss", "milvus")
 FAISS_ROWS = 50_000
@@ -67,6 +67,9 @@ def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric
     Raises:
         SettingError: no such kind, or a setting that is not text.
     """
+    from w2w_registry.index.milvus import MilvusEngine, collection_name
+    from w2w_registry.index.store import FolderEngine, folder_for
+
     kind = choose_kind(asked_kind(options), size)
     folder = folder_for(root, space_digest, metric_digest, kind)
     if kind == "milvus":
@@ -82,6 +85,9 @@ def kept_engines(options: Mapping[str, Any], root: Path) -> Iterator[Engine]:
     Raises:
         MissingExtra, Busy, StorageError: Milvus is there and cannot be asked.
     """
+    from w2w_registry.index.milvus import MilvusEngine
+    from w2w_registry.index.store import FolderEngine
+
     for folder in sorted(root.glob("*")):
         if folder.is_dir() and folder.name != MILVUS_FILE:
             yield FolderEngine(folder, folder.name.rpartition("-")[2])

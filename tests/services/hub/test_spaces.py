@@ -16,10 +16,11 @@ from tests.services.hub_world import World, open_world
 from w2w_registry.catalog.models import OperationInput, Space
 from w2w_registry.errors import BadFile, NotFound, RegistryError
 from w2w_registry.hub.plan import Access
+from w2w_registry.services.hub.listing import list_releases
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.resolving import space_folder
 from w2w_registry.services.hub.spaces import fetched_space, push_space, spectrum_svg
-from w2w_registry.services.hub.sync import list_releases, sync
+from w2w_registry.services.hub.sync import sync
 from w2w_registry.services.spaces.manage import import_space
 
 REPO = "acme/faces"

@@ -24,10 +24,11 @@ from w2w_registry.hub.client import HubClient
 from w2w_registry.hub.plan import Access, Difference
 from w2w_registry.records import Kind
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
+from w2w_registry.services.hub.listing import list_releases
 from w2w_registry.services.hub.pull import PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
-from w2w_registry.services.hub.sync import SyncReport, list_releases, sync
+from w2w_registry.services.hub.sync import SyncReport, sync
 from w2w_registry.services.registry import Registry
 
 REPO = "acme/alice-lora"

@@ -11,11 +11,11 @@ from sqlalchemy import select
 from tests.services.world import BASE, World
 from w2w_registry.catalog.models import Space, SpaceMember
 from w2w_registry.catalog.points import placed_versions
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.consent.withdraw import withdraw
 from w2w_registry.services.identities.ingest import AddRequest, add
-from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
@@ -110,7 +110,7 @@ def test_identities_move_with_and_without_files(registry: Registry, first: Path,
     plan = migrate_space(registry, "tiny", "all", dry_run=True)
     assert plan["to_place"] == 50
     with registry.catalog.read() as session:
-        assert placed_versions(session, find_space(session, "all").id) == []
+        assert placed_versions(session, space_for(session, "all").id) == []
     withdraw(registry, "s-9")
     value = migrate_space(registry, "tiny", "all")
     assert (value["placed"], value["by_file"], value["mapped"], value["mapping_loss"]) == (49, 49, 0, None)

@@ -19,6 +19,7 @@ from tests.diffusion import tiny
 from tests.services import studio
 from w2w_registry.catalog.models import Coordinates, Event, Operation, OperationInput, Version
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.space_rows import directions_in
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.diffusion.images import METADATA_KEY
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, OutputExists, UsageError
@@ -28,6 +29,7 @@ from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, open_registry
 from w2w_registry.services.synthesis import (
+    direction_list,
     directions,
     edit,
     engine,
@@ -100,8 +102,8 @@ def test_directions_are_fitted_listed_and_measured(registry: Registry) -> None:
     assert set(beard["leakage"]) == {"hat", "skin"}
     skin = directions.fit(registry, "skin", "skin")
     assert skin["quality"]["measure"] == "r2"
-    assert [d["direction"] for d in directions.list_directions(registry)] == ["beard", "skin"]
-    assert directions.show(registry, "beard")["digest"] == beard["digest"]
+    assert [d["direction"] for d in direction_list.list_directions(registry)] == ["beard", "skin"]
+    assert direction_list.show(registry, "beard")["digest"] == beard["digest"]
 
 
 def test_every_label_at_once_is_each_by_itself(registry: Registry) -> None:
@@ -141,7 +143,7 @@ def test_edit_moves_the_reading_and_records_how(registry: Registry) -> None:
     made = edit.edit(registry, "p00", {"beard": 1.5}, name="p00-bearded", keep=["hat"])
     assert made["ref"] == "p00-bearded@1"
     with registry.catalog.read() as session:
-        row = directions.in_space(session, open_space(registry, None)[0])[0]
+        row = directions_in(session, open_space(registry, None)[0].id)[0]
     fitted = directions.from_row(row)
     change = float(fitted.read(point(registry, "p00-bearded")) - fitted.read(point(registry, "p00")))
     assert change == pytest.approx(1.5 * fitted.spread, rel=1e-3)
@@ -155,7 +157,7 @@ def test_edit_moves_the_reading_and_records_how(registry: Registry) -> None:
 def test_on_and_off_reach_the_other_side(registry: Registry) -> None:
     directions.fit(registry, "beard", "beard")
     with registry.catalog.read() as session:
-        (row,) = directions.in_space(session, open_space(registry, None)[0])
+        (row,) = directions_in(session, open_space(registry, None)[0].id)
     fitted = directions.from_row(row)
     edit.edit(registry, "p00", {"beard": True}, name="on")
     edit.edit(registry, "p01", {"beard": False}, name="off")

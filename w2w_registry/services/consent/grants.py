@@ -21,7 +21,6 @@ from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent import gate, notices, signatures
 from w2w_registry.services.consent.evidence import evidence_digest
-from w2w_registry.services.consent.keeping import unprotect
 from w2w_registry.services.consent.proof import new_proof
 from w2w_registry.services.consent.rows import (
     grant_request,
@@ -33,6 +32,7 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.consent.showing import describe
+from w2w_registry.services.consent.subjects import unprotect
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry, present

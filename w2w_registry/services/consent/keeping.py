@@ -111,9 +111,3 @@ def keep_versions(registry: Registry, uow: UnitOfWork, subject: str, own: Sequen
         known = Likeness(None, sketch, tuple(prints.get(version_id, ())))
         keeper.keep(subject, known, points.get(version_id, {}), depicting)
     return len(having)
-
-
-def unprotect(uow: UnitOfWork, subject_id: str) -> int:
-    """Forget a subject's references, as a new consent asks; returns how many there were."""
-    keys = uow.keys(GuardReference, GuardReference.subject_id == subject_id)
-    return uow.bulk_delete(GuardReference, keys)

@@ -13,8 +13,9 @@ from w2w_registry.catalog.consents import (
     versions_naming,
     withdrawals_of,
 )
-from w2w_registry.catalog.models import Subject
+from w2w_registry.catalog.models import GuardReference, Subject
 from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
@@ -135,3 +136,9 @@ def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
             ],
             do_not_recreate=reference_count(session, subject_id),
         )
+
+
+def unprotect(uow: UnitOfWork, subject_id: str) -> int:
+    """Forget a subject's references, as a new consent asks; returns how many there were."""
+    keys = uow.keys(GuardReference, GuardReference.subject_id == subject_id)
+    return uow.bulk_delete(GuardReference, keys)

@@ -45,9 +45,10 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
-from w2w_registry.services.consent.keeping import keep_versions, unprotect
+from w2w_registry.services.consent.keeping import keep_versions
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
+from w2w_registry.services.consent.subjects import unprotect
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.recording.nearest import forget_open
 from w2w_registry.services.registry import Registry

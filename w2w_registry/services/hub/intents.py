@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
@@ -16,8 +16,10 @@ from w2w_registry.hub.api import Hub
 from w2w_registry.hub.plan import Access, PushPlan, TakedownStep
 from w2w_registry.services.consent.takedown_queue import queue
 from w2w_registry.services.hub.carry_out import look
-from w2w_registry.services.hub.release_files import Options, VersionFacts
 from w2w_registry.services.registry import Registry
+
+if TYPE_CHECKING:
+    from w2w_registry.services.hub.release_files import Options, VersionFacts
 
 JOB = "push"
 _FORBIDDEN = (401, 403)

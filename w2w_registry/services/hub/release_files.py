@@ -36,7 +36,6 @@ from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.layout import Layout, TensorKey
 
-FORMATS = ("peft", "diffusers", "kohya")
 DEFAULT_FORMATS = ("peft", "diffusers")
 
 

@@ -10,31 +10,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import publications
 from w2w_registry.catalog.events import events
 from w2w_registry.catalog.lineage import taken_repos
-from w2w_registry.catalog.models import Release, ReleaseState, Takedown
-from w2w_registry.catalog.where import parse_where
+from w2w_registry.catalog.models import Release, ReleaseState
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
 from w2w_registry.hub.addresses import is_oci
 from w2w_registry.hub.api import Account, Hub, Listed
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
-from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub import pull, release, takedown
 from w2w_registry.services.hub.carry_out import look
 from w2w_registry.services.hub.connecting import connect, hub_at
 from w2w_registry.services.hub.intents import all_unfinished, unfinished
+from w2w_registry.services.hub.listing import access_of, release_ref
 from w2w_registry.services.hub.release_files import Options
-from w2w_registry.services.registry import Progress, Registry, no_progress, present
+from w2w_registry.services.registry import Progress, Registry, no_progress
 
 
 @dataclass(frozen=True)
@@ -123,69 +120,6 @@ def _others(registry: Registry) -> list[str]:
         return sorted(e for e in begun | publications.endpoints(session) if is_oci(e))
 
 
-def list_releases(registry: Registry, where: str | None = None, *, moment: datetime | None = None) -> list[ReleaseRow]:
-    """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere. ``moment``: only
-    those published by then; their states are today's.
-
-    Raises:
-        WhereError: it does not parse.
-    """
-    with registry.catalog.read() as session:
-        rows = publications.list_releases(session, None if where is None else parse_where(where))
-        rows = [r for r in rows if moment is None or r.created <= moment]
-        versions = [r.version_id for r in rows if r.version_id is not None]
-        states = gate.consent_states(session, versions, present(session), gate.rules_of(registry, session))
-        waiting = {t.release_id: t for t in publications.open_takedowns(session)}
-        return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
-
-
-@dataclass(frozen=True, eq=False)
-class ReleaseRow(Result):
-    """A release, whether it may stay, and the takedown that waits for it."""
-
-    version: str
-    repo: str
-    commit: str
-    tag: str | None
-    access: str
-    format: str
-    state: str
-    consent: str | None
-    endpoint: str
-    created: datetime
-    checked: datetime | None
-    takedown: dict[str, Any] | None
-
-
-def _row(row: Release, consent: Any, waiting: Takedown | None) -> ReleaseRow:
-    return ReleaseRow(
-        version=takedown.release_ref(row),
-        repo=row.repo_id,
-        commit=row.commit_id,
-        tag=row.revision,
-        access=str(_access(row)),
-        format=row.format,
-        state=str(row.state),
-        consent=None if consent is None else str(consent),
-        endpoint=row.endpoint,
-        created=row.created,
-        checked=row.checked_at,
-        takedown=None
-        if waiting is None
-        else {
-            "wanted": waiting.wanted,
-            "done": [s["step"] for s in waiting.done],
-            "attempts": waiting.attempts,
-            "last_error": waiting.last_error,
-            "next_at": waiting.next_at,
-        },
-    )
-
-
-def _access(row: Release) -> Access:
-    return Access.of(private=row.visibility == "private", gated=bool(row.gated))
-
-
 # -- comparing ---------------------------------------------------------------------------------
 def _account(hub: Hub) -> Account | None:
     try:
@@ -249,9 +183,9 @@ def _published(
         Published(
             release_id=row.id,
             repo_id=row.repo_id,
-            ref=takedown.release_ref(row),
+            ref=release_ref(row),
             commit=row.commit_id,
-            access=_access(row),
+            access=access_of(row),
             consent=allowed.get(row.id, True),
             takedown=row.state is ReleaseState.TAKEDOWN_QUEUED,
         )
@@ -307,7 +241,7 @@ def _drain(registry: Registry, hub: Hub, repo_id: str) -> bool:
 
 def _row_access(registry: Registry, item: SyncItem) -> Access:
     with registry.catalog.read() as session:
-        return _access(session.get_one(Release, item.release_id))
+        return access_of(session.get_one(Release, item.release_id))
 
 
 def _write_down(registry: Registry, hub: Hub, item: SyncItem) -> None:
@@ -331,7 +265,7 @@ def _push_again(registry: Registry, hub: Hub, item: SyncItem) -> bool:
     assert item.ref is not None
     with registry.catalog.read() as session:
         row = session.get_one(Release, item.release_id)
-        options, access = _options(session).get(row.id, Options()), _access(row)
+        options, access = _options(session).get(row.id, Options()), access_of(row)
         is_space = row.space_id is not None
     if is_space:
         from w2w_registry.services.hub.spaces import push_space

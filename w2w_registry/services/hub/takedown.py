@@ -35,6 +35,7 @@ from w2w_registry.hub.plan import TakedownStep, plan_takedown, still_up
 from w2w_registry.records import IdentityRef, iso, now
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub.connecting import hub_at
+from w2w_registry.services.hub.listing import release_ref
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 _KEPT = frozenset({CARD, ".gitattributes"})
@@ -133,14 +134,6 @@ def drain(
         outcomes.append(_perform(registry, hub, takedown_id))
         progress(number, len(waiting))
     return tuple(outcomes)
-
-
-def release_ref(release: Release) -> str:
-    """``acme/alice@3`` or ``faces@1``: what a release publishes."""
-    if release.version is not None:
-        return f"{release.version.identity.name}@{release.version.number}"
-    assert release.space is not None
-    return release.space.ref
 
 
 # -- which releases ----------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from w2w_registry.lora import (
     same_model,
 )
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.records import OperationKind, now
+from w2w_registry.records import UNKNOWN_BASE, OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.second_look import Near
@@ -47,7 +47,6 @@ from w2w_registry.services.recording.equivalents import known_whole
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
-from w2w_registry.services.recording.placement import UNKNOWN_BASE
 from w2w_registry.services.recording.versions import (
     Activity,
     Input,

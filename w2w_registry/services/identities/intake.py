@@ -20,7 +20,7 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import BadFile, RegistryError
 from w2w_registry.lora import Candidate, Skipped, digests_of, discover, lora_of, not_plain, read_adapter
-from w2w_registry.records import IdentityRef, check_name
+from w2w_registry.records import UNKNOWN_BASE, IdentityRef, check_name
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.foreseeing import at_the_door
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
@@ -32,7 +32,7 @@ from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.novelty import Arrival, plainly_new
-from w2w_registry.services.recording.placement import UNKNOWN_BASE, hint_agrees, same_model_id
+from w2w_registry.services.recording.placement import hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.members import LEAST

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.catalog.space_rows import all_spaces
 from w2w_registry.errors import IntegrityError, StorageError
 from w2w_registry.index import store
@@ -22,7 +23,7 @@ from w2w_registry.index.factory import FAISS_ROWS, engine_for
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.index.segments import SegmentedIndex
 from w2w_registry.records import VersionState, digest_of
-from w2w_registry.services.recording.spaces import find_space, metric_of
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.metrics import Metric
 
@@ -136,7 +137,7 @@ def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:
         NotFound: no such space. StorageError: the disk refused.
     """
     with registry.catalog.read() as session:
-        spaces = all_spaces(session) if ref is None else [find_space(session, ref)]
+        spaces = all_spaces(session) if ref is None else [space_for(session, ref)]
         return [_Cache(registry, session, space, metric_of(space)).optimize() for space in spaces]
 
 

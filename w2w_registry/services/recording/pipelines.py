@@ -14,7 +14,8 @@ from pathlib import Path
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import read_text
-from w2w_registry.services.recording.placement import UNKNOWN_BASE, same_model_id
+from w2w_registry.records import UNKNOWN_BASE
+from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.registry import Registry
 
 _INDEX = "model_index.json"

@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from w2w_registry.errors import ForeignStart, RegistryError, SpaceMismatch
 from w2w_registry.lora import LoraFile
 from w2w_registry.lora.metadata import told_by
-from w2w_registry.records import Rank, Told
+from w2w_registry.records import UNKNOWN_BASE, Rank, Told
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import obstacles, to_gauge_all
 
-UNKNOWN_BASE = "unknown"
-"""What a space names as base model whose LoRAs name none."""
 _LOSS_WORTH_A_WARNING = 0.01
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy.orm import Session
-
 from w2w_registry.artifacts import ArtifactStore, temporary_folder
 from w2w_registry.catalog.models import (
     Space,
 )
-from w2w_registry.catalog.resolve import default_space, space_for
-from w2w_registry.errors import BadFile, IntegrityError, NotFound, UsageError
+from w2w_registry.catalog.resolve import space_for
+from w2w_registry.errors import BadFile, IntegrityError, UsageError
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
@@ -58,24 +56,10 @@ def load_space(artifacts: ArtifactStore, row: Space, *, verify: bool = False) ->
     return space
 
 
-def find_space(session: Session, ref: str | None) -> Space:
-    """The row a reference means: ``faces@1``, ``faces`` (its newest), or None (the newest of all).
-
-    Raises:
-        NotFound: with near names. BadName: not a reference.
-    """
-    if ref is not None:
-        return space_for(session, ref)
-    row = default_space(session)
-    if row is None:
-        raise NotFound(what="space", name="")
-    return row
-
-
 def open_space(registry: Registry, ref: str | None) -> tuple[Space, WeightSpace]:
     """The row and the arrays of a space."""
     with registry.catalog.read() as session:
-        row = find_space(session, ref)
+        row = space_for(session, ref)
         return row, load_space(registry.artifacts, row)
 
 

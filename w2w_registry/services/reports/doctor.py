@@ -19,9 +19,8 @@ from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import RegistryError
 from w2w_registry.messages import message
-from w2w_registry.records import now
+from w2w_registry.records import UNKNOWN_BASE, now
 from w2w_registry.services.hub.intents import JOB
-from w2w_registry.services.recording.placement import UNKNOWN_BASE
 from w2w_registry.services.registry import Registry, current_schema, open_registry
 from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
 

@@ -13,7 +13,8 @@ from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.points import repeats
-from w2w_registry.services.recording.spaces import find_space, metric_of
+from w2w_registry.catalog.resolve import space_for
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 
 POINTS: Final = 1500
@@ -63,7 +64,7 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
         NotFound: no such space.
     """
     with registry.catalog.read() as session:
-        row = find_space(session, ref)
+        row = space_for(session, ref)
         everybody = vectors.ids(session, row.id)
         chosen = _evenly(everybody, POINTS)
         names = _names(session, chosen)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.errors import UsageError
 from w2w_registry.services.recording.gallery import best_question, open_gallery
-from w2w_registry.services.recording.spaces import find_space, metric_of
+from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
@@ -88,7 +89,7 @@ def groups(
             strangers: float | None = max((pair.strangers for pair in found), default=0.0)
             way = "behaviour"
         else:
-            row = find_space(session, space)
+            row = space_for(session, space)
             kept = vectors.matrix(session, row.id)
             if not len(kept.ids):
                 raise UsageError(

@@ -28,7 +28,7 @@ from w2w_registry.records import IdentityRef, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.nearest import Nearest, blocked, open_nearest
 from w2w_registry.services.recording.placement import place
-from w2w_registry.services.recording.spaces import find_space, load_space, no_space
+from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.space.verdict import LIKELY
 
@@ -212,7 +212,7 @@ def _space_of(session: Session, queries: Sequence[Query], space: str | None) -> 
         return space_for(session, space)
     version = registered_version(session, queries[0]) if queries else None
     if version is None:
-        return find_space(session, None)
+        return space_for(session, None)
     if version.space_id is None:
         raise no_space(queries[0].text)
     return session.get_one(Space, version.space_id)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.membership import members_after, versions_of_models
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.records import Result
-from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.registry import Registry
 
 
@@ -28,7 +28,7 @@ def members(registry: Registry, space: str, *, after: int = -1, limit: int = 60)
         NotFound: no such space.
     """
     with registry.catalog.read() as session:
-        rows = members_after(session, find_space(session, space).id, after, limit)
+        rows = members_after(session, space_for(session, space).id, after, limit)
         known = versions_of_models(session, (digest for _, digest, _ in rows))
         refs = refs_of(session, sorted({ids[-1] for ids in known.values()}))
     return [

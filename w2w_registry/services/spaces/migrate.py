@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from w2w_registry.catalog.models import Coordinates, Space, Version
 from w2w_registry.catalog.points import Placed, placed_versions
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import counted
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.placement import place
-from w2w_registry.services.recording.spaces import find_space, load_space
+from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.mapping import Mapping, mapping, moved
@@ -67,7 +68,7 @@ def migrate_space(
         UsageError: one space, spaces of different base models, or of different LoRAs. NotFound.
     """
     with registry.catalog.read() as session:
-        old, new = find_space(session, source), find_space(session, target)
+        old, new = space_for(session, source), space_for(session, target)
         waiting = len(placed_versions(session, old.id, lacking=new.id))
     if old.id == new.id:
         raise UsageError(reason=f"{old.ref} is one space", hint="name the space to move to")

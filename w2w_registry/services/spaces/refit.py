@@ -10,9 +10,10 @@ import numpy as np
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import fitted_models
 from w2w_registry.catalog.models import InputKind, Space
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.errors import UsageError
 from w2w_registry.records import VersionState, now
-from w2w_registry.services.recording.spaces import find_space, load_space
+from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import fit_calibrated
@@ -39,7 +40,7 @@ def refit_space(
     """
     started = now()
     with registry.catalog.read() as session:
-        old = find_space(session, ref)
+        old = space_for(session, ref)
     fit_set, lost = _members_left(registry, old, without, progress)
     fit_set = only_allowed(registry, fit_set, old.base_model)
     few = enough_people(registry, fit_set)
@@ -52,7 +53,7 @@ def refit_space(
     )
     new = register_space(registry, old.name, found.space, activity, fit_set.members, found.residual, parent_id=old.id)
     with registry.catalog.read() as session:
-        row = find_space(session, new)
+        row = space_for(session, new)
     placed = move(registry, old, row, progress=progress)
     warnings = [f"{lost} members of {old.ref} are not in the catalog and were left out"] if lost else []
     warnings += [] if few is None else [few]

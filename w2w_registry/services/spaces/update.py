@@ -10,10 +10,11 @@ import numpy as np
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import FittedModel, fitted_models
 from w2w_registry.catalog.models import InputKind, Space, Version
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.errors import BadLora, UsageError
 from w2w_registry.records import VersionState, counted, now
 from w2w_registry.services.consent.door import Door
-from w2w_registry.services.recording.spaces import find_space, load_space
+from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.calibrated import FALSE_MATCH_RATE
@@ -55,7 +56,7 @@ def update_space(
     """
     started = now()
     with registry.catalog.read() as session:
-        old = find_space(session, ref)
+        old = space_for(session, ref)
         members = fitted_models(session, old.id)
     _check_members(registry, old, members)
     space = load_space(registry.artifacts, old)
@@ -93,7 +94,7 @@ def update_space(
 
 def _row(registry: Registry, ref: str) -> Space:
     with registry.catalog.read() as session:
-        return find_space(session, ref)
+        return space_for(session, ref)
 
 
 def _check_members(registry: Registry, old: Space, members: Sequence[FittedModel]) -> None:

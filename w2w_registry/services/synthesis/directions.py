@@ -6,7 +6,6 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +15,13 @@ from w2w_registry.catalog.models import Direction, InputKind, Space
 from w2w_registry.catalog.points import newest_points, number_labels
 from w2w_registry.catalog.resolve import direction_named
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.space_rows import directions_in, find_direction
+from w2w_registry.catalog.space_rows import find_direction
 from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import check_name, digest_of, now
-from w2w_registry.services.recording.spaces import find_space, open_space
+from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input, record_operation
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.synthesis.direction_list import DirectionShown, shown
 from w2w_registry.space import directions as maths
 from w2w_registry.space.direction_fit import Designs, Method, fit_direction, fit_reader
 from w2w_registry.space.directions import Direction as Fitted
@@ -71,29 +71,6 @@ def from_row(row: Direction) -> Fitted:
     return Fitted.from_json(data, np.frombuffer(row.vector, "<f4"), reader)
 
 
-def in_space(session: Session, space: Space) -> list[Direction]:
-    """Every direction of a space, by name."""
-    return directions_in(session, space.id)
-
-
-def to_json(row: Direction, space: Space) -> dict[str, Any]:
-    """What ``direction list`` and ``show`` print."""
-    calibration = {k: v for k, v in row.calibration.items() if k != "reader"}
-    return {
-        "direction": row.name,
-        "space": space.ref,
-        "attribute": row.attribute,
-        "method": row.method,
-        "quality": row.quality,
-        "unit": calibration["unit"],
-        "levels": calibration["levels"],
-        "kept": calibration["kept"],
-        "leakage": row.leakage,
-        "digest": row.digest,
-        "created": row.created,
-    }
-
-
 # -- services ----------------------------------------------------------------------------------------
 def fit(
     registry: Registry,
@@ -104,7 +81,7 @@ def fit(
     method: Method = "least-squares",
     seed: int = 0,
     replace_existing: bool = False,
-) -> dict[str, Any]:
+) -> DirectionShown:
     """Fit ``attribute`` on the labelled identities of ``space`` and store it under ``name``.
 
     Raises:
@@ -125,7 +102,7 @@ def fit_many(
     seed: int = 0,
     replace_existing: bool = False,
     progress: Progress = no_progress,
-) -> list[dict[str, Any]]:
+) -> list[DirectionShown]:
     """As :func:`fit` for several directions (name -> attribute), which share most of the work; None = every numeric
     label that enough identities have, each under its own name.
 
@@ -162,7 +139,7 @@ def compose(
     space_ref: str | None = None,
     *,
     replace_existing: bool = False,
-) -> dict[str, Any]:
+) -> DirectionShown:
     """Store the direction that moves several stored ones at once, each by its weight in units."""
     started = now()
     space, arrays = open_space(registry, space_ref)
@@ -183,7 +160,7 @@ def debias(
     space_ref: str | None = None,
     *,
     replace_existing: bool = False,
-) -> dict[str, Any]:
+) -> DirectionShown:
     """Store ``source`` moved so that the attributes or directions ``against`` stay where they are."""
     if not against:
         raise UsageError(reason="say against what: [[against]] hat [[against]] skin")
@@ -200,20 +177,6 @@ def debias(
     inputs = (_space_input(space), _direction_input(row))
     activity = Activity("direction-debias", started, {"against": list(against)}, inputs)
     return _store(registry, name, space, fitted, activity, replace_existing)
-
-
-def show(registry: Registry, name: str, space_ref: str | None = None) -> dict[str, Any]:
-    """One direction."""
-    with registry.catalog.read() as session:
-        space = find_space(session, space_ref)
-        return to_json(direction_named(session, space, name), space)
-
-
-def list_directions(registry: Registry, space_ref: str | None = None) -> list[dict[str, Any]]:
-    """Every direction of a space, by name."""
-    with registry.catalog.read() as session:
-        space = find_space(session, space_ref)
-        return [to_json(row, space) for row in in_space(session, space)]
 
 
 def keepers(
@@ -255,7 +218,7 @@ def readers(
 
 def _store(
     registry: Registry, name: str, space: Space, fitted: Fitted, activity: Activity, replace_existing: bool
-) -> dict[str, Any]:
+) -> DirectionShown:
     name = check_name(name, "direction")
     calibration = fitted.to_json()
     quality, leakage = calibration.pop("quality"), calibration.pop("leakage")
@@ -268,7 +231,7 @@ def _store(
         old = find_direction(uow.session, space.id, name)
         if old is not None:
             if old.digest == digest:
-                return to_json(old, space)
+                return shown(old, space)
             if not replace_existing:
                 raise Conflict(what="direction", name=name, reason=f"already in {space.ref}; [[replace]] fits it again")
             _remove(uow, old)
@@ -288,7 +251,7 @@ def _store(
         uow.add(row)
         objects = {"direction": row.id, "space": space.id, "operation": row.operation_id}
         uow.event("direction.add", objects, digest=digest)
-        return to_json(row, space)
+        return shown(row, space)
 
 
 def _remove(uow: UnitOfWork, row: Direction) -> None:

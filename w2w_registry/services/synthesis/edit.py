@@ -13,14 +13,13 @@ from w2w_registry.catalog import vectors
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Direction, InputKind, Space
 from w2w_registry.catalog.points import newest_ids, spread_ids
-from w2w_registry.catalog.resolve import direction_named, version_for
+from w2w_registry.catalog.resolve import direction_named, space_for, version_for
 from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
 from w2w_registry.services.recording.nearest import search_all
 from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
-from w2w_registry.services.recording.spaces import find_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions as stored
@@ -230,7 +229,7 @@ def sample(
     """
     started = now()
     with registry.catalog.read() as session:
-        space_row = find_space(session, space)
+        space_row = space_for(session, space)
         permission = Permission(Use.SAMPLE, spaces=[space_row.id], purpose=purpose)
         decision = permission.require(registry, session)
         _, weights = open_space_of(registry, session, space_row.id)

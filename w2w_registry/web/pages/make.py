@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.spaces import showing as spaces
-from w2w_registry.services.synthesis import directions, edit, preview
+from w2w_registry.services.synthesis import direction_list, edit, preview
 from w2w_registry.web import asking
 from w2w_registry.web.jobs import Job
 from w2w_registry.web.pages.drawing import drawing, preview_of
@@ -69,7 +69,7 @@ def _sliders(
 ) -> HTMLResponse:
     ref = registered(desk, ref)
     shown = manage.show(desk.registry, ref)
-    known = directions.list_directions(desk.registry, shown["space"]) if shown["space"] else []
+    known = direction_list.list_directions(desk.registry, shown["space"]) if shown["space"] else []
     before: Job | None = None
     after: Job | None = None
     found: preview.Prospect | None = None

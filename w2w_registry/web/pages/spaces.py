@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse
 from w2w_registry.services.identities import paging
 from w2w_registry.services.search import atlas
 from w2w_registry.services.spaces import membership, showing
-from w2w_registry.services.synthesis import directions
+from w2w_registry.services.synthesis import direction_list as directions
 from w2w_registry.web import charts
 from w2w_registry.web.site import Desk, Look, page_router, url
 

@@ -19,7 +19,7 @@ from w2w_registry.services.provenance.replay import replay
 from w2w_registry.services.recording import fingerprints, newcomers
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.synthesis import directions, edit
+from w2w_registry.services.synthesis import direction_list, directions, edit
 from w2w_registry.services.synthesis.export import export
 from w2w_registry.services.synthesis.generate import GenerateRequest, generate
 from w2w_registry.services.synthesis.previewing import PreviewRequest, draw_preview
@@ -54,7 +54,7 @@ def taken_out(insider: Insider, registry: Registry, name: str) -> None:
 def drawn(insider: Insider) -> None:
     name, out = insider.name(), insider.folder / insider.fresh("pictures")
     amounts: dict[str, Any] = {}
-    found = [one["direction"] for one in directions.list_directions(insider.registry)]
+    found = [one["direction"] for one in direction_list.list_directions(insider.registry)]
     if found and insider.rng.random() < 0.4:
         amounts = {insider.one(found): float(insider.rng.normal(scale=2))}
     generate(
@@ -131,7 +131,7 @@ def labelled(insider: Insider) -> None:
 @move("direction fit", "direction compose", "direction debias", weight=0.5)
 def directed(insider: Insider) -> None:
     name = insider.fresh("dir")
-    found = [one["direction"] for one in directions.list_directions(insider.registry)]
+    found = [one["direction"] for one in direction_list.list_directions(insider.registry)]
     how = insider.one(["fit", "compose", "debias"]) if len(found) > 1 else "fit"
     if how == "fit":
         directions.fit(insider.registry, name, "near", "faces")
@@ -143,7 +143,7 @@ def directed(insider: Insider) -> None:
 
 @move("edit", weight=2)
 def edited(insider: Insider) -> None:
-    found = [one["direction"] for one in directions.list_directions(insider.registry)]
+    found = [one["direction"] for one in direction_list.list_directions(insider.registry)]
     if not found:
         labelled(insider)
         found = [directions.fit(insider.registry, insider.fresh("dir"), "near", "faces")["direction"]]

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from examples.miniworld.unpack import BASE_MODEL
 from tests.services.consent.insider.play import Insider, move
 from tests.services.consent.insider.with_files import plain, theta_of
+from w2w_registry.catalog.resolve import space_for
 from w2w_registry.services.hub.spaces import push_space
 from w2w_registry.services.recording.space_files import read_space, write_space
-from w2w_registry.services.recording.spaces import find_space, open_space
+from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.spaces.manage import export_space, fit_space, import_space
 from w2w_registry.services.spaces.migrate import migrate_space
 from w2w_registry.services.spaces.refit import refit_space
@@ -53,7 +54,7 @@ def _small(insider: Insider) -> str:
     small = []
     with insider.registry.catalog.read() as session:
         for ref in insider.spaces():
-            if (find_space(session, ref).fit_size or 0) < 100:
+            if (space_for(session, ref).fit_size or 0) < 100:
                 small.append(ref)
     return insider.one(small or insider.spaces())
 
