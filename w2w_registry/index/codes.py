@@ -40,6 +40,7 @@ CHUNK = 16_384  # rows with one checksum: 4 MB of coarse codes, which stays in a
 GOVERNORS = 2
 _MOST = 65_000  # of a 16-bit sum, with room for the entries' rounding
 _ROWS = 2048
+_DENSE = 256  # width up to which a rotation is one product
 _WIDTHS = 8  # of a rotation that is no power of two: a multiple of it, so that its groups come in pairs
 _REACH = 4.0  # standard deviations; beyond it a component takes the outermost centroid
 
@@ -111,9 +112,14 @@ class Rotation:
         self._signs = _signs(dim, rounds, self.width)
         self._small = _hadamard(1 << (self._size.bit_length() - 1) // 2)
         self._large = _hadamard(self._size // len(self._small))
+        # Small transforms are slow to a product with the whole map, which takes no more than a few of their passes
+        self._matrix = self._turned(np.eye(dim, dtype=np.float32)) if self.width <= _DENSE else None
 
     def __call__(self, vectors: Vectors) -> Vectors:
         """Rows (n, dim) as float32 (n, width); inner products change by rounding alone."""
+        return self._turned(vectors) if self._matrix is None else vectors @ self._matrix
+
+    def _turned(self, vectors: Vectors) -> Vectors:
         out = np.zeros((len(vectors), self.width), np.float32)
         out[:, : self.dim] = vectors
         if self._size == self.width:
