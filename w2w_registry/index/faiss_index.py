@@ -75,7 +75,7 @@ def _part(limit: int) -> float:
     return float(min(1.0, (limit / 10) ** 0.8))
 
 
-THOROUGH = Effort(share=1.02, first=256, left=170)
+THOROUGH = Effort(share=1.02, first=256, left=300)
 FAST = Effort(share=0.5, first=224, left=2000)
 
 
@@ -283,7 +283,7 @@ def _raised(
     for, so that few rows need be looked at, however low the threshold."""
     if limit is None:
         return threshold
-    usable = places if mask is None else places[mask[places]]
+    usable = (places if mask is None else places[mask[places]])[: 4 * max(1, limit)]  # as good: they come by estimate
     if len(usable) < max(1, limit):
         return threshold
     products = segment.products(query[None], usable[None])
