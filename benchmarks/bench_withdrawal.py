@@ -42,6 +42,7 @@ from w2w_registry.consent.records import Scope, Use
 from w2w_registry.records import Kind, VersionState, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants, withdraw
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
@@ -168,7 +169,7 @@ def run(url: str, home: Path, descendants: int, bystanders: int) -> dict[str, An
     )
     with registry.catalog.read() as session:
         ids = list(range(root, root + min(1000, descendants)))
-        out["consent states of 1,000 versions"], _ = timed(lambda: gate.consent_states(session, ids, now()))
+        out["consent states of 1,000 versions"], _ = timed(lambda: consent_states(session, ids, now()))
         out["lineage down from the root, ids by recursive SQL"], found = timed(
             lambda: walks.descendant_ids(session, [root])
         )

@@ -16,6 +16,7 @@ from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import ConsentDenied
 from w2w_registry.records import ConsentState, Kind, OperationKind, now
 from w2w_registry.services.consent import amendments, gate, grants, withdraw
+from w2w_registry.services.consent.upstream import consent_states, upstream_of
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def test_states_in_bulk_at_a_few_queries(small: Small) -> None:
     with small.registry.catalog.read() as session:
         engine = session.get_bind().engine
         event.listen(engine, "before_cursor_execute", lambda *a: statements.append(a[2]))
-        found = gate.consent_states(session, [granted, unknown, product, mixed, mixed + 1, 10**6], now())
+        found = consent_states(session, [granted, unknown, product, mixed, mixed + 1, 10**6], now())
     assert found == {
         granted: ConsentState.GRANTED,
         unknown: ConsentState.UNKNOWN,
@@ -147,7 +148,7 @@ def test_a_diamond_is_walked_once(small: Small) -> None:
             small.add(f"n{depth}-{i}", parents=layer, made=OperationKind.MIX) for i in range(2)
         ]  # 2^12 paths, 25 versions
     with small.registry.catalog.read() as session:
-        upstream = gate.upstream_of(session, layer, Rules())
+        upstream = upstream_of(session, layer, Rules())
     assert [(u.subject, u.derived, u.through) for u in upstream] == [("s1", True, "root@1")]
 
 

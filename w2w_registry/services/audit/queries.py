@@ -33,6 +33,7 @@ from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate, resolve
 from w2w_registry.services.consent.rows import load_records
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry, present
 
 Rows = list[dict[str, Any]]
@@ -259,9 +260,7 @@ def versions(registry: Registry, filters: Filters) -> Rows:
     expression = parse_where(_need(filters.where, "versions", "[[where]] EXPR"))
     with registry.catalog.read() as session:
         rows = made_versions(session, expression, filters.limit)
-        states = gate.consent_states(
-            session, [v.id for v, _, _ in rows], present(session), gate.rules_of(registry, session)
-        )
+        states = consent_states(session, [v.id for v, _, _ in rows], present(session), gate.rules_of(registry, session))
         return [
             {
                 "version": f"{name}@{version.number}",

@@ -17,27 +17,24 @@ withdrawal that came in between has then been seen, because writers take turns.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict, Unpack
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog.consents import refusing
 from w2w_registry.catalog.holds import anything_open, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
-from w2w_registry.catalog.membership import fitted_subjects
-from w2w_registry.consent.policy import Decision, Rules, Upstream, combined_state, decide, subject_state, ways_out
+from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, ways_out
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
-from w2w_registry.records import ConsentState, Kind, VersionState
-from w2w_registry.services.consent.rows import load_records
+from w2w_registry.records import Kind, VersionState
 from w2w_registry.services.consent.second_person import wanted
+from w2w_registry.services.consent.upstream import directly, upstream_of, upstream_of_each, withdrawn_members
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, present
 
@@ -50,30 +47,34 @@ def rules_of(registry: Registry, session: Session) -> Rules:
     return Rules.from_settings(policies.in_force(registry, session))
 
 
-def require(
-    registry: Registry,
-    use: Use | str,
-    *,
-    versions: Sequence[int] = (),
-    subjects: Sequence[str] = (),
-    kind: Kind | None = None,
-    spaces: Sequence[int] = (),
-    purpose: str | None = None,
-    territory: str | None = None,
-    session: Session | None = None,
-    at: datetime | None = None,
-) -> Decision:
+class About(TypedDict, total=False):
+    """What a decision is about.
+
+    versions: ids of versions operated on; every subject of theirs and of their ancestors has to allow it.
+    subjects: subjects of something that is no version yet.
+    kind: what that something depicts; a person without a named subject is somebody unknown, not nobody.
+    spaces: ids of weight spaces worked in.
+    purpose, territory: what for, and where; None = what registry.toml says.
+    session: the session to look in (``uow.session`` inside a write); None = a read of its own.
+    at: the instant asked about; None = now.
+    """
+
+    versions: Sequence[int]
+    subjects: Sequence[str]
+    kind: Kind | None
+    spaces: Sequence[int]
+    purpose: str | None
+    territory: str | None
+    session: Session | None
+    at: datetime | None
+
+
+def require(registry: Registry, use: Use | str, **about: Unpack[About]) -> Decision:
     """Let the use pass, or raise.
 
     Args:
         use: register, search, train, invert, edit, mix, sample, generate, export or publish (= push).
-        versions: ids of versions operated on; every subject of theirs and of their ancestors has to allow it.
-        subjects: subjects of something that is no version yet.
-        kind: what that something depicts; a person without a named subject is somebody unknown, not nobody.
-        spaces: ids of weight spaces worked in.
-        purpose, territory: what for, and where; None = what registry.toml says.
-        session: the session to look in (``uow.session`` inside a write); None = a read of its own.
-        at: the instant asked about; None = now.
+        about: what is to be done with whom (:class:`About`).
 
     Returns:
         The decision; its ``warnings`` are worth showing, its ``relied_on`` worth recording (``evidence``).
@@ -82,21 +83,11 @@ def require(
         ConsentDenied: with every reason and the subjects in the way; HeldBack when somebody has to decide first whom a
         version depicts. SettingError: an unusable ``[policy]``.
     """
-    decision = ask(
-        registry,
-        use,
-        versions=versions,
-        subjects=subjects,
-        kind=kind,
-        spaces=spaces,
-        purpose=purpose,
-        territory=territory,
-        session=session,
-        at=at,
-    )
+    decision = ask(registry, use, **about)
     if not decision.allowed:
-        _remember(registry, decision, versions, subjects)
-        _refuse(registry, decision, versions, session)
+        versions = about.get("versions", ())
+        _remember(registry, decision, versions, about.get("subjects", ()))
+        _refuse(registry, decision, versions, about.get("session"))
     return decision
 
 
@@ -135,32 +126,9 @@ def require_released(registry: Registry, session: Session, operation: str, versi
             raise
 
 
-def ask(
-    registry: Registry,
-    use: Use | str,
-    *,
-    versions: Sequence[int] = (),
-    subjects: Sequence[str] = (),
-    kind: Kind | None = None,
-    spaces: Sequence[int] = (),
-    purpose: str | None = None,
-    territory: str | None = None,
-    session: Session | None = None,
-    at: datetime | None = None,
-) -> Decision:
+def ask(registry: Registry, use: Use | str, **about: Unpack[About]) -> Decision:
     """As ``require``, returning a refusal instead of raising it."""
-    (decision,) = ask_uses(
-        registry,
-        [use],
-        versions=versions,
-        subjects=subjects,
-        kind=kind,
-        spaces=spaces,
-        purpose=purpose,
-        territory=territory,
-        session=session,
-        at=at,
-    )
+    (decision,) = ask_uses(registry, [use], **about)
     return decision
 
 
@@ -181,10 +149,10 @@ def ask_uses(
     with _session(registry, session) as where:
         rules, moment = rules_of(registry, where), at or present(where)
         upstream = list(upstream_of(where, versions, rules)) if versions else []
-        upstream += _direct(where, subjects)
+        upstream += directly(where, subjects)
         if kind is not None and not subjects and kind in rules.likeness_kinds:
             upstream.append(Upstream(None))
-        fitted_on = _withdrawn_members(where, spaces)
+        fitted_on = withdrawn_members(where, spaces)
         out = _blocked(where, versions) if versions else []
         met: list[Reason] | None = None
         found = []
@@ -255,86 +223,6 @@ def _met(registry: Registry, session: Session, versions: Collection[int]) -> dic
 def evidence(decision: Decision) -> dict[str, Any]:
     """What a decision adds to the event of the operation it allowed: ids and digests only."""
     return {"consent": {"use": str(decision.use), "purpose": decision.purpose, "relied_on": dict(decision.relied_on)}}
-
-
-def consent_states(
-    session: Session, version_ids: Iterable[int], at: datetime, rules: Rules | None = None
-) -> dict[int, ConsentState]:
-    """One word on the consent of everyone upstream, for many versions at a few queries per 500.
-
-    Ids that do not exist are left out.
-    """
-    wanted = sorted(set(version_ids))
-    reach = walks.ancestors(session, wanted)
-    known = sorted(reach.depth)
-    likenesses = depicted.own_likenesses(session, known, (rules or Rules()).likeness_kinds)
-    # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
-    parents: dict[int, list[int]] = {}
-    for child, parent in reach.edges:
-        parents.setdefault(child, []).append(parent)
-    nobody: frozenset[str | None] = frozenset()
-    upstream: dict[int, frozenset[str | None]] = {}
-    for version_id in known:
-        own = frozenset(likenesses.get(version_id, ()))
-        upstream[version_id] = own.union(*(upstream.get(p, nobody) for p in parents.get(version_id, ())))
-    named = {subject for i in wanted for subject in upstream.get(i, nobody) if subject is not None}
-    records = load_records(session, named, history=False)
-    state_of: dict[str | None, ConsentState] = {s: subject_state(records.get(s, ()), at) for s in named}
-    state_of[None] = ConsentState.UNKNOWN
-    return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in likenesses}
-
-
-def upstream_of(session: Session, version_ids: Sequence[int], rules: Rules) -> tuple[Upstream, ...]:
-    """Every subject upstream of these versions, with records; ``derived`` when reached through another version."""
-    merged: dict[str | None, Upstream] = {}
-    for upstream in upstream_of_each(session, version_ids, rules).values():
-        for one in upstream:
-            before = merged.get(one.subject)
-            if before is None or (one.derived and not before.derived):
-                merged[one.subject] = one
-    return tuple(merged[s] for s in sorted(merged, key=_unnamed_last))
-
-
-def upstream_of_each(session: Session, version_ids: Sequence[int], rules: Rules) -> dict[int, tuple[Upstream, ...]]:
-    """``upstream_of`` each of many versions by itself, at a few queries per 500."""
-    found: dict[int, dict[str | None, depicted.Likeness]] = {version: {} for version in sorted(set(version_ids))}
-    for one in depicted.likenesses(session, list(found), rules.likeness_kinds):
-        before = found[one.root].get(one.subject)
-        if before is None or (one.derived and not before.derived):
-            found[one.root][one.subject] = one
-    named = {s for likenesses in found.values() for s in likenesses if s is not None}
-    records, refuse = load_records(session, named), refusing(session, named)
-    return {
-        version: tuple(
-            Upstream(
-                s,
-                records.get(s, ()) if s is not None else (),
-                likenesses[s].derived,
-                likenesses[s].through,
-                s in refuse,
-            )
-            for s in sorted(likenesses, key=_unnamed_last)
-        )
-        for version, likenesses in found.items()
-    }
-
-
-def _unnamed_last(subject: str | None) -> tuple[bool, str]:
-    return subject is None, subject or ""
-
-
-def _direct(session: Session, subjects: Sequence[str]) -> list[Upstream]:
-    records = load_records(session, subjects) if subjects else {}
-    refuse = refusing(session, subjects)
-    return [Upstream(s, records.get(s, ()), refuses=s in refuse) for s in sorted(set(subjects))]
-
-
-def _withdrawn_members(session: Session, spaces: Sequence[int]) -> list[Upstream]:
-    if not spaces:
-        return []
-    members = fitted_subjects(session, spaces)
-    ended = load_records(session, members, history=False, states=(ConsentState.WITHDRAWN, ConsentState.INVALIDATED))
-    return [Upstream(subject, records) for subject, records in sorted(ended.items())]
 
 
 def _compared(registry: Registry, session: Session, decision: Decision, versions: Sequence[int]) -> Decision:

@@ -33,6 +33,7 @@ from w2w_registry.services.consent.rows import (
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.subjects import unprotect
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry, present
@@ -188,7 +189,7 @@ def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list
     unprotect(uow, subject)
     session.flush()
     blocked = [v.version_id for v in depictions(session, subject) if v.state is VersionState.BLOCKED]
-    states = gate.consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
+    states = consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
     waiting = {one.hold.version_id for one in open_holds(session, free)}
     uow.bulk_update(Version, waiting, {"state": VersionState.HELD})

@@ -18,6 +18,7 @@ from w2w_registry.errors import Conflict, UsageError
 from w2w_registry.records import ConsentState, IdentityRef, Kind, Result, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.second_person import DECIDED, require_other
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry
 
 SAME, DISTINCT = "same", "distinct"
@@ -175,7 +176,7 @@ def serve(registry: Registry, uow: UnitOfWork, version: Version) -> None:
     if version.state not in (VersionState.HELD, VersionState.ACTIVE):
         return
     rules = gate.rules_of(registry, uow.session)
-    state = gate.consent_states(uow.session, [version.id], uow.now(), rules)[version.id]
+    state = consent_states(uow.session, [version.id], uow.now(), rules)[version.id]
     version.state = VersionState.BLOCKED if state in _ENDED else VersionState.ACTIVE
     uow.session.flush()
 

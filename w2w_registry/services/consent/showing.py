@@ -17,6 +17,7 @@ from w2w_registry.services.consent.rows import (
     records_of_subject,
 )
 from w2w_registry.services.consent.scopes import parse_uses
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry
 
 
@@ -87,7 +88,7 @@ def check(
             session=session,
             at=moment,
         )
-        state = gate.consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
+        state = consent_states(session, [version.id], moment, gate.rules_of(registry, session))[version.id]
         name = f"{version.identity.name}@{version.number}"
     return Checked(
         version=name,

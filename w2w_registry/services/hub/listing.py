@@ -12,6 +12,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.hub.plan import Access
 from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry, present
 
 
@@ -26,7 +27,7 @@ def list_releases(registry: Registry, where: str | None = None, *, moment: datet
         rows = publications.list_releases(session, None if where is None else parse_where(where))
         rows = [r for r in rows if moment is None or r.created <= moment]
         versions = [r.version_id for r in rows if r.version_id is not None]
-        states = gate.consent_states(session, versions, present(session), gate.rules_of(registry, session))
+        states = consent_states(session, versions, present(session), gate.rules_of(registry, session))
         waiting = {t.release_id: t for t in publications.open_takedowns(session)}
         return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
 

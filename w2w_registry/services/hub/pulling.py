@@ -18,6 +18,7 @@ from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access
 from w2w_registry.records import IdentityRef, digest_of
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Registry, present
 
@@ -105,7 +106,7 @@ def consent_word(registry: Registry, name: str, number: int) -> str:
             version = version_for(session, IdentityRef(name, number), any_state=True).id
         except NotFound:
             return "unknown"
-        return str(gate.consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
+        return str(consent_states(session, [version], present(session), gate.rules_of(registry, session))[version])
 
 
 def know_release(uow: UnitOfWork, hub: Hub, fetched: Fetched, version: Version) -> None:

@@ -27,6 +27,7 @@ from w2w_registry.hub.api import Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan, choose_access, plan_push
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
+from w2w_registry.services.consent.upstream import upstream_of
 from w2w_registry.services.hub import signatures, takedown
 from w2w_registry.services.hub.attesting import attest, attested_by
 from w2w_registry.services.hub.carry_out import carry_out, look
@@ -181,7 +182,7 @@ def prepare(
     """
     decision = gate.require(registry, Use.PUBLISH, versions=[facts.version_id], purpose=options.purpose)
     with registry.catalog.read() as session:
-        upstream = gate.upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
+        upstream = upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
         consent = consent_of(upstream, decision, present(session))
         policy = in_force(session)
         space = None if facts.place is None else session.get_one(Space, facts.place.space_id)

@@ -19,6 +19,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, composed, iso
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.identities.answers import (
     AliasAt,
     AliasPeriod,
@@ -50,7 +51,7 @@ def list_identities(
 def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[IdentityRow]:
     """What a list shows of each line."""
     ids = [line.version.id for line in listed]
-    consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
+    consent = consent_states(session, ids, present(session), gate.rules_of(registry, session))
     labels = labels_of(session, ids)
     tags = tags_of(session, [line.identity.id for line in listed])
     aliases = aliases_of(session, [line.identity.id for line in listed])
@@ -91,7 +92,7 @@ def show(registry: Registry, name: str) -> IdentityShown:
     with registry.catalog.read() as session:
         version = version_for(session, name, any_state="@" in name)
         identity = session.get_one(Identity, version.identity_id)
-        consent = gate.consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
+        consent = consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
         operation = session.get_one(Operation, version.operation_id)
         rows = {row.space_id: row.digest for row in coordinates_rows(session, version.id)}
         return IdentityShown(

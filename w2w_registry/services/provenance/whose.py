@@ -18,6 +18,7 @@ from w2w_registry.errors import MissingExtra
 from w2w_registry.marking import c2pa, watermark
 from w2w_registry.records import iso
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording import pictures
 from w2w_registry.services.registry import Registry, present
 
@@ -114,7 +115,7 @@ def _known(session: Session, seen: Seen) -> tuple[Shown | None, str | None]:
 def _about(registry: Registry, session: Session, shown: Shown) -> dict[str, Any]:
     ids = list(shown.versions)
     refs = refs_of(session, ids)
-    states = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
+    states = consent_states(session, ids, present(session), gate.rules_of(registry, session))
     reach = walks.ancestors(session, ids)
     above = refs_of(session, set(reach.depth) - set(ids))
     kept = versions_by_id(session, ids)

@@ -17,6 +17,7 @@ from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.files import read_text
 from w2w_registry.records import OperationKind, iso
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.reports import figures
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
@@ -83,8 +84,7 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
         counted = usage.events_by_action(session)
         versions = usage.active_versions(session)
         states = Counter(
-            state.value
-            for state in gate.consent_states(session, versions, at, gate.rules_of(registry, session)).values()
+            state.value for state in consent_states(session, versions, at, gate.rules_of(registry, session)).values()
         )
         used, stored = usage.inputs_used(session), usage.files(session)
         releases, expiring = usage.published(session), usage.expiring_within(session, at, 90)

@@ -20,6 +20,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.fingerprints import Prober
 from w2w_registry.services.recording.gallery import Gallery, best_question, open_gallery
 from w2w_registry.services.registry import Registry, present
@@ -171,7 +172,7 @@ def _found(
     chosen = _best(identities, order, limit)
     ids = [int(versions[row]) for row in chosen]
     known = named(session, ids)
-    consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
+    consent = consent_states(session, ids, present(session), gate.rules_of(registry, session))
     hits = []
     for rank, (row, version) in enumerate(zip(chosen, ids, strict=True), start=1):
         one = known[version]

@@ -26,6 +26,7 @@ from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import IdentityRef, VersionState
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.nearest import Nearest, blocked, open_nearest
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import load_space, no_space
@@ -360,7 +361,7 @@ def _found(
     limit: int,
 ) -> Found:
     known = named(session, ids)
-    consent = gate.consent_states(session, ids, present(session), gate.rules_of(registry, session))
+    consent = consent_states(session, ids, present(session), gate.rules_of(registry, session))
     threshold, rate = row.calibration.get("threshold"), row.calibration.get("false_match_rate")
     people = nearest.size
     hits = []
