@@ -47,7 +47,7 @@ class Result(Mapping[str, Any]):
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, Result):
+    if hasattr(value, "to_json"):
         return value.to_json()
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]

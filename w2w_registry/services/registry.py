@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -19,7 +18,7 @@ from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, storing
-from w2w_registry.records import now
+from w2w_registry.records import Result, now
 from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file
 
 Progress = Callable[[int, int], None]
@@ -97,17 +96,14 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
         catalog.close()
 
 
-@dataclass(frozen=True)
-class SchemaState:
+@dataclass(frozen=True, eq=False)
+class SchemaState(Result):
     """A catalog's schema. ``database``: its URL without the password; ``schema``: its revision, None when it has none;
     ``head``: the one this release needs."""
 
     database: str
     schema: str | None
     head: str
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 @dataclass(frozen=True)

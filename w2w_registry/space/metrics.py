@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
@@ -147,16 +147,7 @@ class Calibration:
     repeats: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "metric": self.metric,
-            "threshold": self.threshold,
-            "false_match_rate": self.false_match_rate,
-            "observed": self.observed,
-            "pairs": self.pairs,
-            "method": self.method,
-            "true_match_rate": self.true_match_rate,
-            "repeats": self.repeats,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:

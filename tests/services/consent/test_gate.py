@@ -137,7 +137,7 @@ def test_states_in_bulk_at_a_few_queries(small: Small) -> None:
         mixed: ConsentState.UNKNOWN,
         mixed + 1: ConsentState.REQUESTED,
     }
-    assert len(statements) <= 7
+    assert len([one for one in statements if not one.startswith(("PRAGMA", "BEGIN"))]) <= 5
 
 
 def test_a_diamond_is_walked_once(small: Small) -> None:

@@ -24,7 +24,7 @@ from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.transfer import copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import check_file, why
-from w2w_registry.records import iso, now
+from w2w_registry.records import Result, iso, now
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.settings import Settings
 from w2w_registry.version import __version__
@@ -39,8 +39,8 @@ _PLACES: Final = ("artifacts", *_FOLDERS)
 _PRIVATE: Final = "keys/"
 
 
-@dataclass(frozen=True)
-class Backup:
+@dataclass(frozen=True, eq=False)
+class Backup(Result):
     """What was written, or would be: ``file``, how many ``files`` and ``bytes`` are in it; ``missing``: artifacts the
     catalog names that are gone."""
 
@@ -48,9 +48,6 @@ class Backup:
     files: int
     bytes: int
     missing: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "missing": list(self.missing)}
 
 
 def backup(registry: Registry, out: Path, *, force: bool = False, progress: Progress = no_progress) -> Backup:

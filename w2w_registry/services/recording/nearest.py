@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from w2w_registry.index import store
 from w2w_registry.index.factory import FAISS_ROWS, engine_for
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.index.segments import SegmentedIndex
-from w2w_registry.records import VersionState, digest_of
+from w2w_registry.records import Result, VersionState, digest_of
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.metrics import Metric
@@ -114,8 +114,8 @@ def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
     return Nearest(metric, _Cache(registry, session, space, metric))
 
 
-@dataclass(frozen=True)
-class Optimized:
+@dataclass(frozen=True, eq=False)
+class Optimized(Result):
     """One space's index after ``optimize``: of how many pieces it was written as one, and its rows; None both when it
     was left as it is (another process is writing, or its server sees to that)."""
 
@@ -123,9 +123,6 @@ class Optimized:
     kind: str
     pieces: int | None
     rows: int | None
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def optimize(registry: Registry, ref: str | None = None) -> list[Optimized]:

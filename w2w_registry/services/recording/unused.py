@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.errors import UsageError
+from w2w_registry.records import Result
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
 GRACE = 3600.0
 """Seconds a new file is left alone: a command stores its files before the transaction that refers to them."""
 
 
-@dataclass(frozen=True)
-class Swept:
+@dataclass(frozen=True, eq=False)
+class Swept(Result):
     """What nothing refers to (SHA-256 of each), its size in bytes, and how many files too young to judge were left.
     ``performed``: whether it was deleted."""
 
@@ -23,9 +23,6 @@ class Swept:
     size: int
     young: int
     performed: bool
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "unused": list(self.unused)}
 
 
 def gc(

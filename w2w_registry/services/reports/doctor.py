@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.events import last_moment
@@ -19,7 +19,7 @@ from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import RegistryError
 from w2w_registry.messages import message
-from w2w_registry.records import UNKNOWN_BASE, now
+from w2w_registry.records import UNKNOWN_BASE, Result, now
 from w2w_registry.services.hub.intents import JOB
 from w2w_registry.services.registry import Registry, current_schema, open_registry
 from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
@@ -38,17 +38,14 @@ PACKAGES: Final = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, eq=False)
+class Finding(Result):
     """One thing looked at. ``note``: works, but somebody may want to know; ``bad``: something will fail."""
 
     check: str
     state: State
     said: str
     cure: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
 
 
 def examine(settings: Settings) -> list[Finding]:

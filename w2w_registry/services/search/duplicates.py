@@ -11,6 +11,7 @@ from w2w_registry.catalog.likeness import every_sketch
 from w2w_registry.catalog.lookup import refs_of, same_digests, versions_by_id
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.lora import same_model
+from w2w_registry.records import Result
 from w2w_registry.services.recording.equivalents import stored_likeness
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.near_pairs import near_pairs
@@ -19,17 +20,14 @@ from w2w_registry.space.sketch import KIND
 _HOW = {"equal": "same numbers", "rounding": "but for rounding", "factors": "other factors"}
 
 
-@dataclass(frozen=True)
-class Duplicates:
+@dataclass(frozen=True, eq=False)
+class Duplicates(Result):
     """Versions that are one model (``name@number``, the oldest first), the distance of their sketches, and how the
     least alike are known to be the same."""
 
     versions: tuple[str, ...]
     distance: float
     how: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"versions": list(self.versions), "distance": self.distance, "how": self.how}
 
 
 def duplicates(registry: Registry, progress: Progress = no_progress) -> tuple[list[Duplicates], int]:

@@ -24,7 +24,7 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.records import IdentityRef, VersionState
+from w2w_registry.records import IdentityRef, Result, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.nearest import Nearest, blocked, open_nearest
@@ -69,8 +69,8 @@ class Hit:
         return {k: v for k, v in vars(self).items() if k != "score_weights" or self.by == "both"}
 
 
-@dataclass(frozen=True)
-class Found:
+@dataclass(frozen=True, eq=False)
+class Found(Result):
     """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one.
 
     By behaviour ``space`` is None and ``base`` says which base model was asked. ``people``: in how many the query was
@@ -94,23 +94,6 @@ class Found:
     base: str | None = None
     people: int | None = None
     gap: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "query": self.query,
-            "by": self.by,
-            "space": self.space,
-            "metric": self.metric,
-            "residual": self.residual,
-            "threshold": self.threshold,
-            "false_match_rate": self.false_match_rate,
-            "certainty": self.certainty,
-            "base": self.base,
-            "people": self.people,
-            "gap": self.gap,
-            "warnings": list(self.warnings),
-            "results": [hit.to_json() for hit in self.results],
-        }
 
 
 @dataclass(frozen=True, eq=False)

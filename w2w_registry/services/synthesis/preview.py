@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -14,6 +14,7 @@ from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
+from w2w_registry.records import Result
 from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source
 from w2w_registry.services.registry import Registry
@@ -25,8 +26,8 @@ LOOKED_AT: Final = 32
 UNUSUAL: Final = 1.6
 
 
-@dataclass(frozen=True)
-class Prospect:
+@dataclass(frozen=True, eq=False)
+class Prospect(Result):
     """What an edit would give. ``typicality``: 1 is the middle of the space's people, large is unlike anybody.
 
     ``nearest``: the nearest version of somebody else (relatives of the start left out), with its score; ``same`` when
@@ -41,9 +42,6 @@ class Prospect:
     score: float | None
     same: bool
     warnings: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "warnings": list(self.warnings)}
 
 
 def prospect(
