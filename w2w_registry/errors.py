@@ -90,6 +90,11 @@ class NoEdit(UsageError):
     code = "no-edit"
 
 
+class NoFingerprints(UsageError):
+    """Behaviour cannot be compared yet. Fields: name of a version without a fingerprint; or least (how many versions
+    have to have one)[, of (the base model meant)]."""
+
+
 class OutputInHome(UsageError):
     """An answer that would be written among the registry's own files. Fields: path, home."""
 

@@ -135,6 +135,12 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.NoEdit: lambda f: (
         f"{' and '.join('--' + g.replace('_', '-') for g in f['given'])} without an edit; add --edit, as in 'beard=+1'"
     ),
+    e.NoFingerprints: lambda f: (
+        f"{_short(f['name'])} has no fingerprint; take it with `w2w-reg fingerprint {_short(f['name'])}`"
+        if f["name"]
+        else f"fewer than {f['least']} registered versions have a fingerprint{f['of']}; take them with "
+        "`w2w-reg fingerprint --all`"
+    ),
     e.OutputInHome: lambda f: f"{_short(f['path'])} is in {_short(f['home'])}, the registry's own folder; name another",
     e.OutputExists: lambda f: f"{_short(f['path'])} exists; add --force to replace it",
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",

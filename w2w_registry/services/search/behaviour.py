@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.fingerprints import Answers, VerdictCalibration
 from w2w_registry.catalog.identities import named
-from w2w_registry.errors import MissingExtra, NotFound, UsageError
+from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageError
 from w2w_registry.lora import find_loras
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
 from w2w_registry.services.recording.gallery import best_question, people_of, written
@@ -44,10 +44,7 @@ def calibrate(
     with registry.catalog.read() as session:
         asked = best_question(session, prober)
         if asked is None:
-            raise UsageError(
-                reason=f"fewer than {LEAST_GALLERY} registered versions have a fingerprint of this base model",
-                hint="take them with `w2w-reg fingerprint --all`",
-            )
+            raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
         answers = stored.answers(session, asked.base, asked.question)
         people = people_of(session, answers)
         names = _names(session, answers)

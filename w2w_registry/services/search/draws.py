@@ -17,7 +17,7 @@ from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import RegistryError, UsageError
+from w2w_registry.errors import NoFingerprints, RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
@@ -94,12 +94,12 @@ def _search(
         prints = [None if v is None or asked is None else stored.answer_of(session, v.id, asked.base, asked.question)
                   for v in versions]  # fmt: skip
         if asked is None:  # before the base model is loaded, which takes seconds
-            raise _too_few("")
+            raise NoFingerprints(least=LEAST_GALLERY)
         if any(p is None for p in prints):
             prober = _opened(opener, queries, prints)
             asked = best_question(session, prober)
             if asked is None:
-                raise _too_few(" of this base model")
+                raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
             prints = [_asked(registry, session, prober, query, version)
                       for query, version in zip(queries, versions, strict=True)]  # fmt: skip
         gallery = open_gallery(session, asked)
@@ -114,13 +114,6 @@ def _search(
                 for query, row, verdict in zip(queries[part], scores, verdicts, strict=True)
             ]
         return found
-
-
-def _too_few(what: str) -> UsageError:
-    return UsageError(
-        reason=f"fewer than {LEAST_GALLERY} registered versions have a fingerprint{what}",
-        hint="take them with `w2w-reg fingerprint --all`",
-    )
 
 
 def _opened(opener: Opener | None, queries: Sequence[Query], prints: Sequence[object]) -> Prober:
@@ -141,15 +134,9 @@ def _asked(
     kept = stored.answer_of(session, version.id, prober.base, prober.question)
     if kept is not None:
         return kept
-    if version.artifact_digest is None:
-        raise UsageError(
-            reason=f"{query.text} has no fingerprint", hint=f"take it with `w2w-reg fingerprint {query.text}`"
-        )
-    path = registry.artifacts.path(version.artifact_digest)
+    path = None if version.artifact_digest is None else registry.artifacts.path(version.artifact_digest)
     if path is None:
-        raise UsageError(
-            reason=f"{query.text} has no fingerprint", hint=f"take it with `w2w-reg fingerprint {query.text}`"
-        )
+        raise NoFingerprints(name=query.text)
     return prober.of_file(path)
 
 

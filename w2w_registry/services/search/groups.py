@@ -14,12 +14,13 @@ from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import space_for
-from w2w_registry.errors import UsageError
+from w2w_registry.errors import NoFingerprints, UsageError
 from w2w_registry.services.recording.gallery import best_question, open_gallery
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
+from w2w_registry.space.verdict import LEAST_GALLERY
 from w2w_registry.space.weight_pairs import LEAST, MOST, pairs_by_weights
 
 BLOCK: Final = 256
@@ -75,10 +76,7 @@ def groups(
     with registry.catalog.read() as session:
         asked = None if by == "weights" or space is not None else best_question(session)
         if asked is None and by == "behaviour":
-            raise UsageError(
-                reason="too few registered versions have a fingerprint",
-                hint="take them with `w2w-reg fingerprint --all`",
-            )
+            raise NoFingerprints(least=LEAST_GALLERY)
         if asked is not None:
             gallery = open_gallery(session, asked)
             versions = gallery.answers.versions
