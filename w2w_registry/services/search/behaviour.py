@@ -15,6 +15,7 @@ from w2w_registry.catalog.fingerprints import Answers, VerdictCalibration
 from w2w_registry.catalog.identities import named
 from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageError
 from w2w_registry.lora import find_loras
+from w2w_registry.messages import message
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
 from w2w_registry.services.recording.gallery import best_question, people_of, written
 from w2w_registry.services.recording.pipelines import at_hand
@@ -96,7 +97,7 @@ def calibrate_at_hand(
         try:
             return calibrate(registry, open_prober(pipeline), [folder], progress=progress)
         except UsageError as error:
-            why = str(error.reason)
+            why = message(error)
         except NotFound:
             why = "nobody of these names is registered"
         except MissingExtra as error:
