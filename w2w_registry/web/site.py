@@ -55,12 +55,20 @@ class Remembered:
     """What was worked out from the catalog, kept while the catalog's change number stays.
 
     Afterwards it is worked out again: at once when that was quick, else beside the answer, which then still shows what
-    was known. Next to somebody who adds thousands, counts may lag by seconds rather than be counted for every page.
+    was known, and no sooner than ``rarely`` times what it took. Next to somebody who adds thousands, counts may lag by
+    seconds rather than be counted for every page. What is not known yet one thread works out, and the others wait.
     """
 
-    def __init__(self, most: int = 256, quick: float = 0.05) -> None:
-        self._most, self._quick = most, quick
+    def __init__(
+        self,
+        most: int = 256,
+        quick: float = 0.05,
+        rarely: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most, self._quick, self._rarely, self._clock = most, quick, rarely, clock
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._making: dict[Hashable, threading.Lock] = {}
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
@@ -72,10 +80,18 @@ class Remembered:
                 if found.seq == seq or found.refreshing:
                     return value
                 if found.took > self._quick:
-                    found.refreshing = True
-                    threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
+                    if self._clock() - found.at >= self._rarely * found.took:
+                        found.refreshing = True
+                        threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
                     return value
-        return self._make(key, seq, make)
+            making = self._making.setdefault(key, threading.Lock())
+        with making:
+            with self._lock:
+                found = self._kept.get(key)
+                if found is not None and found.seq >= seq:  # by whoever was at it already
+                    known: Value = found.value
+                    return known
+            return self._make(key, seq, make)
 
     def current(self, key: Hashable, seq: int) -> bool:
         """Whether what is kept is of the catalog's state ``seq``."""
@@ -90,9 +106,11 @@ class Remembered:
         except BaseException:
             with self._lock:
                 self._kept.pop(key, None)
+                self._making.pop(key, None)
             raise
         with self._lock:
-            self._kept[key] = _Kept(seq, time.thread_time() - start, value)
+            self._making.pop(key, None)
+            self._kept[key] = _Kept(seq, time.thread_time() - start, value, self._clock())
             self._kept.move_to_end(key)
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
@@ -101,11 +119,12 @@ class Remembered:
 
 @dataclass
 class _Kept:
-    """``took``: seconds of work; ``refreshing``: somebody is at it already."""
+    """``took``: seconds of work; ``at``: when it was done; ``refreshing``: somebody is at it already."""
 
     seq: int
     took: float
     value: Any
+    at: float
     refreshing: bool = False
 
 
