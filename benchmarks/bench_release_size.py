@@ -30,7 +30,8 @@ from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.manifest import Facts, manifest
 from w2w_registry.records import now
 from w2w_registry.services.hub.attesting import attest
-from w2w_registry.services.hub.release_files import Options, Place, VersionFacts, build_files, consent_of
+from w2w_registry.services.hub.published_consent import consent_of
+from w2w_registry.services.hub.release_files import Options, Place, VersionFacts, build_files
 from w2w_registry.services.registry import Registry
 from w2w_registry.settings import Settings
 from w2w_registry.space.layout import Layout, LayoutTensor
@@ -101,6 +102,7 @@ def measure(components: int, folder: Path) -> dict[str, Any]:
         artifact_digest=artifact,
         preview_digest=None,
         manifest=said,
+        labels={},
     )
     at = now()
     scope = Scope(purposes=("research",), derivatives=True, publication=True)

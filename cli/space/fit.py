@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .. import options
 from ..frame import Frame, takes_frame
 from ..output import emit, pairs, progress, warn
 
@@ -21,6 +22,7 @@ from ..output import emit, pairs, progress, warn
 )
 @click.option("--force", is_flag=True, help="Fit even if the LoRAs were trained from different initialisations.")
 @click.option("--device", default="cpu", show_default=True, metavar="D", help="What to compute on: cpu or cuda.")
+@options.ray
 @takes_frame
 def fit(
     frame: Frame,
@@ -32,12 +34,14 @@ def fit(
     repeats: str | None,
     force: bool,
     device: str,
+    ray: str | None,
 ) -> None:
     """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
 
     Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
     components are reliable across trainings, and, where identities of these names are registered and
     the base model is on this machine, what trainings of one person draw (as `calibrate` does).
+    With --ray the machines of that cluster read and check the files; what is computed on them, here.
     """
     from w2w_registry.services.search.behaviour import calibrate_at_hand
     from w2w_registry.services.spaces import manage
@@ -55,6 +59,7 @@ def fit(
             force=force,
             device=device,
             progress=tick,
+            ray=ray,
         )
     for text in value.pop("warnings"):
         warn(text)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import fingerprints, workers
 from w2w_registry.services.recording.workers import mapped
 from w2w_registry.services.registry import init_registry, open_registry
+from w2w_registry.services.spaces import spool
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.synthesis import engine, train
 from w2w_registry.settings import load_settings
@@ -153,3 +155,44 @@ def test_fingerprints_and_training_there_are_those_made_here(
         seen.append((np.asarray(rows), np.array(thetas)))
     for here, there in zip(*seen, strict=True):
         np.testing.assert_array_equal(here, there)
+
+
+@pytest.mark.soak
+@needs_ray
+def test_a_space_whose_files_were_read_there_is_the_one_fitted_here(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker dies while it reads; one file cannot be read at all, which is said in both cases."""
+    loras = load_loras()
+    for row in range(24):
+        theta = loras.layout.unflatten(loras.theta[row])
+        files = lora_files(tmp_path / "loras" / f"p{row:02d}", theta, loras.layout.alpha, base_model=BASE_MODEL)
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    next((tmp_path / "loras" / "p07").glob("*.safetensors")).write_bytes(b"cut short")
+    monkeypatch.setattr(spool, "_PIECE", 3)
+    made = []
+    for where in (None, cluster):
+        if where is not None:
+            monkeypatch.setattr(spool, "_Reading", partial(DyingOnce, tmp_path))
+        settings = load_settings(str(tmp_path / f"home-{where}"), actor="tester")
+        init_registry(settings)
+        with open_registry(settings) as registry:
+            made.append(fit_space(registry, "faces", [str(tmp_path / "loras")], base_model=BASE_MODEL, ray=where))
+    assert (tmp_path / "died").exists()
+    assert made[0]["digest"] == made[1]["digest"]
+    assert made[0]["warnings"] == made[1]["warnings"]
+    assert any("p07" in warning for warning in made[0]["warnings"])
+
+
+@dataclass(frozen=True)
+class DyingOnce:
+    """Reads files, and dies of the first piece that it is given."""
+
+    folder: Path
+    base_model: str
+
+    def __call__(self, paths: Sequence[Path]) -> object:
+        Squares(self.folder, fatal=0)(0)
+        return [spool._read_or_why(path, self.base_model) for path in paths]

@@ -84,16 +84,23 @@ def gathered(
 
 
 def read_fit_set(
-    spool: Spool, paths: Sequence[str], base_model: str, progress: Progress = no_progress, *, least: int = 2
+    spool: Spool,
+    paths: Sequence[str],
+    base_model: str,
+    progress: Progress = no_progress,
+    *,
+    least: int = 2,
+    ray: str | None = None,
 ) -> FitSet:
-    """Read every LoRA under ``paths`` that shares the commonest layout, each model once.
+    """Read every LoRA under ``paths`` that shares the commonest layout, each model once; ``ray``: on the cluster there.
 
     Raises:
-        UsageError: fewer than ``least`` usable LoRAs. BadLora: none could be read (the first reason).
+        UsageError: fewer than ``least`` usable LoRAs, or no cluster there. BadLora: none could be read (the first
+            reason).
     """
     read: list[tuple[str, Noted]] = []
     skipped: list[RegistryError] = []
-    for candidate, found in spool.read(find_loras(paths), base_model, progress):
+    for candidate, found in spool.read(find_loras(paths), base_model, progress, ray):
         if isinstance(found, RegistryError):
             skipped.append(found)
         else:

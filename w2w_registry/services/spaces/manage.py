@@ -46,6 +46,7 @@ def fit_space(
     force: bool = False,
     device: str = "cpu",
     progress: Progress = no_progress,
+    ray: str | None = None,
 ) -> dict[str, Any]:
     """Fit the next version of space ``name`` and register it.
 
@@ -54,23 +55,27 @@ def fit_space(
         repeats: second LoRAs of the same identities under the same names; the metric then learns from them.
         force: fit LoRAs that share no start all the same, in raw gauge.
         device: what to compute on, ``cpu`` or a torch device.
+        ray: a Ray cluster whose machines read, check and hash the files; None does it here.
 
     Returns:
         What :func:`show_space` gives, plus ``warnings`` and ``exactness`` (``space.fit.FitReport``).
 
     Raises:
-        BadLora, UsageError: no usable fit set, or one without a common start. BadName: an illegal name.
+        BadLora, UsageError: no usable fit set, or one without a common start; no cluster there. BadName: an illegal
+            name. MissingExtra: Ray is not installed.
     """
     name = check_name(name, "space")
     started = now()
     under = registry.settings.temporary_dir
     with ExitStack() as stack:
-        read = read_fit_set(stack.enter_context(spooled(under, paths, base_model)), paths, base_model, progress)
+        spool = stack.enter_context(spooled(under, paths, base_model))
+        read = read_fit_set(spool, paths, base_model, progress, ray=ray)
         fit_set = only_allowed(registry, in_common_gauge(read, force=force), base_model)
         few = enough_people(registry, fit_set)
         again = None
         if repeats:
-            again = read_fit_set(stack.enter_context(spooled(under, [repeats], base_model)), [repeats], base_model)
+            spool = stack.enter_context(spooled(under, [repeats], base_model))
+            again = read_fit_set(spool, [repeats], base_model, ray=ray)
         found = fit_calibrated(fit_set, base_model, revision, components, again, device)
         inputs = [Input("lora", InputKind.FILE, digest=m.sha256, ref=m.name) for m in fit_set.members]
         activity = Activity(

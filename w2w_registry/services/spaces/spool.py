@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,12 +29,14 @@ from w2w_registry.errors import BadLora, Busy, RegistryError, storing
 from w2w_registry.lora import Candidate, model_digest, read_lora
 from w2w_registry.records import canonical_json
 from w2w_registry.services.recording.placement import same_model_id
+from w2w_registry.services.recording.workers import mapped
 from w2w_registry.services.registry import Progress
 from w2w_registry.space.layout import Layout
 
 _NOTES = "read.jsonl"
 _AHEAD = 8  # files read before the one that is written
 _READERS = 2
+_PIECE = 32  # files a worker of a cluster reads at a time
 
 
 @dataclass(frozen=True)
@@ -67,22 +70,20 @@ class Spool:
         self._remember()
 
     def read(
-        self, candidates: Sequence[Candidate], base_model: str, progress: Progress
+        self, candidates: Sequence[Candidate], base_model: str, progress: Progress, ray: str | None = None
     ) -> Iterator[tuple[Candidate, Noted | RegistryError]]:
-        """Every candidate in order, with what was noted of it or why it cannot be used."""
+        """Every candidate in order, with what was noted of it or why it cannot be used; read here, or on a Ray cluster
+        whose machines see the same files under the same paths."""
         known = [self._known(candidate) for candidate in candidates]
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="lora-reader") as readers:
-            waiting: dict[int, Future[_Read]] = {}
-            for at, candidate in enumerate(candidates):
-                for later in range(at, min(at + _AHEAD, len(candidates))):
-                    if known[later] is None and later not in waiting:
-                        waiting[later] = readers.submit(_read, candidates[later].path, base_model)
-                found = known[at]
-                try:
-                    yield candidate, found if found is not None else self._write(candidate, waiting.pop(at).result())
-                except RegistryError as error:
-                    yield candidate, error
-                progress(at + 1, len(candidates))
+        fresh = [one.path.absolute() for one, noted in zip(candidates, known, strict=True) if noted is None]
+        reads = _here(fresh, base_model) if ray is None else _there(fresh, base_model, ray)
+        for at, candidate in enumerate(candidates):
+            found: Noted | RegistryError | None = known[at]
+            if found is None:
+                read = next(reads)
+                found = read if isinstance(read, RegistryError) else self._write(candidate, read)
+            yield candidate, found
+            progress(at + 1, len(candidates))
 
     def rows(self, layout: str) -> NDArray[np.float32]:
         """θ (n, D) of all files of a layout, as a memory map that cannot be written."""
@@ -178,6 +179,41 @@ def spooled(under: Path, paths: Sequence[str], base_model: str) -> Iterator[Spoo
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _here(paths: Sequence[Path], base_model: str) -> Iterator[_Read | RegistryError]:
+    """What is read of each file, in order: some ahead, on threads."""
+    ahead: deque[Future[_Read | RegistryError]] = deque()
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="lora-reader") as readers:
+        for path in paths:
+            ahead.append(readers.submit(_read_or_why, path, base_model))
+            if len(ahead) == _AHEAD:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def _there(paths: Sequence[Path], base_model: str, ray: str) -> Iterator[_Read | RegistryError]:
+    pieces = [paths[start : start + _PIECE] for start in range(0, len(paths), _PIECE)]
+    for piece in mapped(_Reading(base_model), pieces, ray):
+        yield from piece
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Reads a piece of the files, wherever it is asked to."""
+
+    base_model: str
+
+    def __call__(self, paths: Sequence[Path]) -> list[_Read | RegistryError]:
+        return [_read_or_why(path, self.base_model) for path in paths]
+
+
+def _read_or_why(path: Path, base_model: str) -> _Read | RegistryError:
+    try:
+        return _read(path, base_model)
+    except RegistryError as error:
+        return error
 
 
 def _read(path: Path, base_model: str) -> _Read:
