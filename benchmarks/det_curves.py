@@ -100,7 +100,7 @@ def synthetic_behaviour(
 
 def _same(model: VerdictModel, asked: Array, others: Array) -> Array:
     """log p(query | person) up to a constant of the query, (q, n)."""
-    return np.asarray(np.logaddexp.reduce([view.same(asked, others) for view in model._views], axis=0))
+    return np.asarray(np.logaddexp.reduce([view.same(asked, others) for view in model.views], axis=0))
 
 
 # -- weights -----------------------------------------------------------------------------------------
