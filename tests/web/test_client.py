@@ -13,10 +13,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.services.world import make_world
 from tests.web.conftest import ORIGIN, TOKEN
+from tests.web.test_random import labelled
 from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.synthesis import directions
 
 pytest.importorskip("openapi_python_client")
 
@@ -108,3 +112,34 @@ def test_the_generated_client_does_what_the_api_does(generated: Any, program: Te
     assert refused.parsed.code == "bad-lora"
     missing = call(by_what["identity"]).sync_detailed("nobody", client=client)
     assert (missing.status_code, missing.parsed.status) == (404, 404)
+
+
+def test_what_is_made_and_where_it_came_from_reads_as_it_was_sent(
+    generated: Any, program: TestClient, registry: Registry, tmp_path: Path
+) -> None:
+    client = generated.AuthenticatedClient(base_url=ORIGIN, token=TOKEN)
+    client.set_httpx_client(program)
+    models = importlib.import_module("gallery_client.models")
+    stems = {path.stem for path in Path(generated.__file__).parent.glob("api/default/*.py")} - {"__init__"}
+    by_what = {name.partition("_api_v1_")[0]: name for name in stems}
+    loras = make_world(60).write(tmp_path / "new", range(55, 57))
+    for i in range(2):
+        grants.grant(registry, f"s-{i}", grants.Scope(purposes=("any",), derivatives=True, publication=True))
+        add(registry, AddRequest(paths=(str(loras / f"p005{5 + i}"),), name=f"acme/{i}", subjects=(f"s-{i}",)))
+    labelled(registry, tmp_path)
+    directions.fit(registry, "skin", "skin")
+    asked = {
+        "mixes": {"body": models.Mix(identities=["acme/0", "acme/1"], name="mixed")},
+        "edits": {"body": models.Edit("acme/0", models.EditAmounts.from_dict({"skin": 0.5}), "edited")},
+        "lineage": {"name": "mixed"},
+        "spaces": {},
+        "space": {"name": "faces"},
+    }
+    for what, given in asked.items():
+        said = call(by_what[what]).sync_detailed(client=client, **given)
+        assert said.status_code in (200, 201), said.content
+        assert written_again(said.parsed) == without_offsets(json.loads(said.content)), what
+        assert not getattr(said.parsed, "additional_properties", None), what
+    said = call(by_what["lineage"]).sync_detailed("acme/0", client=client, down=True)
+    assert {one.ref for one in said.parsed.versions} == {"acme/0@1", "mixed@1", "edited@1"}
+    assert written_again(said.parsed) == without_offsets(json.loads(said.content))

@@ -23,6 +23,7 @@ from w2w_registry.services.search.query import registered_ref
 from w2w_registry.services.spaces import showing as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
+from w2w_registry.web.answers import Edited, Mixed, Traced
 from w2w_registry.web.idempotency import OnceRoute
 from w2w_registry.web.kept import keepable
 from w2w_registry.web.problems import TITLES
@@ -88,9 +89,9 @@ class Events(BaseModel):
     next: int | None
 
 
-def answers_with(model: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
-    """For the document: an answer that only the API gives."""
-    return {200: {"model": model, "description": "What was asked for"}}
+def answers_with(model: type[BaseModel], status: int = 200) -> dict[int | str, dict[str, Any]]:
+    """For the document: an answer that only the API gives, or that no service has a type for."""
+    return {status: {"model": model, "description": TITLES.get(status, "What was asked for")}}
 
 
 class Tags(BaseModel):
@@ -182,7 +183,7 @@ def history(desk: Look, name: str, at: str | None = None) -> JSONResponse:
     return keepable(answer(manage.history(desk.registry, name, at=at)))
 
 
-@router.get("/lineage/{name:path}")
+@router.get("/lineage/{name:path}", responses=answers_with(Traced))
 def lineage(
     desk: Look, name: str, down: bool = False, depth: Annotated[int | None, Query(ge=1, le=1000)] = None
 ) -> JSONResponse:
@@ -243,7 +244,7 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     return answer(manage.unset_alias(desk.registry, change.alias, change.identity or ""))
 
 
-@router.post("/edits", openapi_extra=ONCE, status_code=201, responses=says(editing.edit, 201))
+@router.post("/edits", openapi_extra=ONCE, status_code=201, responses=answers_with(Edited, 201))
 def edits(desk: Make, asked: Edit) -> JSONResponse:
     """Record a version moved along directions, as `edit --json`."""
     made = editing.edit(
@@ -252,7 +253,7 @@ def edits(desk: Make, asked: Edit) -> JSONResponse:
     return answer(made, 201)
 
 
-@router.post("/mixes", openapi_extra=ONCE, status_code=201, responses=says(editing.mix, 201))
+@router.post("/mixes", openapi_extra=ONCE, status_code=201, responses=answers_with(Mixed, 201))
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
     weights = editing.mixing_weights(len(asked.identities), asked.weights)
