@@ -288,7 +288,7 @@ def probes() -> str:
 
     from examples.miniworld import train_foreign
     from w2w_registry.diffusion.adapters import Adapter, alike
-    from w2w_registry.diffusion.fingerprint import WIDTH, Probe
+    from w2w_registry.diffusion.fingerprint import ONE_PROBE, QUESTIONS, WIDTH, Probe
     from w2w_registry.diffusion.pipeline import load_model
 
     torch.set_num_threads(1)
@@ -298,9 +298,10 @@ def probes() -> str:
     ]
     of = np.array([i for i, _ in taken])
     adapters = [Adapter(loras.layout, theta) for theta in (*loras.theta, *loras.retrained)] + [a for _, a in taken]
+    ((_, seed),) = QUESTIONS[ONE_PROBE]
     lines = ["| noise | foreign: recall@1 | above every stranger | called same |", "| --- " * 4 + "|"]
     for noise in (0.98, 0.95, 0.93, 0.9, 0.87, 0.85, 0.8):
-        probe, prints = Probe(model, PROMPT, noise=noise), np.zeros((len(adapters), WIDTH))
+        probe, prints = Probe(model, PROMPT, [(noise, seed)], orthogonal=False), np.zeros((len(adapters), WIDTH))
         for numbers in alike(model, adapters, 32):
             prints[numbers] = probe([adapters[n] for n in numbers])
         everybody = len(loras.theta)

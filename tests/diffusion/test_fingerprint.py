@@ -12,7 +12,16 @@ from safetensors.torch import save_file
 
 from examples.miniworld.unpack import DATA, Loras, load_loras
 from w2w_registry.diffusion import adapters, fingerprint
-from w2w_registry.diffusion.fingerprint import WIDTH, Adapter, fingerprints, of_thetas, read_adapter
+from w2w_registry.diffusion.fingerprint import (
+    ONE_PROBE,
+    PROBES,
+    QUESTIONS,
+    WIDTH,
+    Adapter,
+    fingerprints,
+    of_thetas,
+    read_adapter,
+)
 from w2w_registry.diffusion.pipeline import DiffusionModel, load_model
 from w2w_registry.errors import BadLora
 from w2w_registry.lora import lora_files
@@ -54,6 +63,22 @@ def test_a_retrained_person_is_found_and_says_the_same_for_any_factors(model: Di
     for tensor, part in loras.layout.slices():
         refactored[part] *= -3.0 if tensor.factor == "A" else -1 / 3.0
     assert near(of_thetas(model, loras.layout, refactored[None], PROMPT), gallery[:1])
+
+
+def test_both_probes_count_and_nothing_of_them_is_lost(model: DiffusionModel, loras: Loras) -> None:
+    thetas = loras.theta[:12]
+    probe = fingerprint._probe(model, PROMPT, PROBES)
+    assert len(probe.inputs) == len(QUESTIONS[PROBES]) == 2
+    with adapters.applied(model, [Adapter(loras.layout, one) for one in thetas], PROMPT, probe.words) as asked:
+        moved = probe.moved(*asked).numpy()
+    half = np.square(moved[:, : moved.shape[1] // 2]).sum(1) / np.square(moved).sum(1)
+    assert ((half > 0.1) & (half < 0.9)).all()
+    found = of_thetas(model, loras.layout, thetas, PROMPT)
+    lengths = np.linalg.norm(found, axis=1) / np.linalg.norm(moved, axis=1)
+    assert np.abs(lengths - 1).max() < 0.1  # a plain random matrix: .13 beside .05
+    earlier = of_thetas(model, loras.layout, thetas, PROMPT, probes=ONE_PROBE)
+    assert earlier.shape == found.shape
+    assert not near(earlier, found)
 
 
 def test_an_adapter_that_does_nothing_has_no_fingerprint(model: DiffusionModel, loras: Loras) -> None:
@@ -146,12 +171,12 @@ def test_products_and_convolutions_are_probed_as_their_dense_change(
     dense = (plain[f"{flat}.hada_w1_a"] @ plain[f"{flat}.hada_w1_b"]) * (
         plain[f"{flat}.hada_w2_a"] @ plain[f"{flat}.hada_w2_b"]
     )
-    probe = fingerprint._probe(model, PROMPT)
+    probe = fingerprint._probe(model, PROMPT, PROBES)
     with torch.no_grad():
         weight += dense.reshape(weight.shape)
-        moved = (probe._ask(probe.words, probe.words.text[None]) - probe.own) * probe.scale
+        moved = probe.moved(probe.words, probe.words.text[None])
         weight.copy_(before)
-    assert near((moved.flatten(1) @ probe.matrix).numpy(), ours)
+    assert near((moved @ probe.matrix).numpy(), ours)
     del model.__dict__["unet_digest"]
     assert model.unet_digest == digest
 
@@ -168,11 +193,11 @@ def test_what_nobody_can_load_is_refused(model: DiffusionModel, tmp_path: Path) 
 def test_epsilon_and_v_prediction_say_the_same(model: DiffusionModel, loras: Loras) -> None:
     """Of one network, read as predicting noise or velocity, the change of the predicted picture differs by a factor
     that depends on nothing but the noise: comparisons stay what they are."""
-    before = of_thetas(model, loras.layout, loras.theta[:4], PROMPT)
+    before = of_thetas(model, loras.layout, loras.theta[:4], PROMPT, probes=ONE_PROBE)
     config = model.scheduler.config
     model.pipe.scheduler.register_to_config(prediction_type="epsilon")
     try:
-        after = of_thetas(model, loras.layout, loras.theta[:4], PROMPT)
+        after = of_thetas(model, loras.layout, loras.theta[:4], PROMPT, probes=ONE_PROBE)
     finally:
         model.pipe.scheduler.register_to_config(prediction_type=config.prediction_type)
     factor = np.linalg.norm(after) / np.linalg.norm(before)

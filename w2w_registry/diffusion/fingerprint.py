@@ -1,9 +1,9 @@
 """What an adapter makes the base model draw, in 512 floats: its fingerprint (DESIGN §3).
 
-The UNet is asked once, at a fixed input of mostly noise, what it would draw; the base model's own answer is taken
-away, and the difference in the predicted picture is projected by a fixed random matrix. At that noise there is little
-to go by but the adapter, so the answer is the mean of what it has learned. Whatever rank, modules, starting point or
-tool an adapter comes from, fingerprints of one base model can be compared.
+The UNet is asked twice, at fixed inputs of mostly noise, what it would draw; the base model's own answers are taken
+away, and the differences in the predicted pictures are projected together by a fixed random matrix. At that noise there
+is little to go by but the adapter, so the answer is the mean of what it has learned. Whatever rank, modules, starting
+point or tool an adapter comes from, fingerprints of one base model can be compared.
 """
 
 from __future__ import annotations
@@ -22,19 +22,39 @@ from w2w_registry.diffusion.families import Conditioning
 from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.space.layout import Layout
 
-__all__ = ["BATCH", "NOISE", "PROBES", "WIDTH", "Adapter", "fingerprints", "of_thetas", "read_adapter"]
+__all__ = [
+    "BATCH",
+    "NOISE",
+    "ONE_PROBE",
+    "PROBES",
+    "QUESTIONS",
+    "WIDTH",
+    "Adapter",
+    "Probe",
+    "fingerprints",
+    "of_thetas",
+    "read_adapter",
+]
 
 Float32 = NDArray[np.float32]
 
-PROBES: Final = "x0-0.9-512"
-"""Names everything below that a fingerprint depends on, beside the base model and the prompt."""
-NOISE: Final = 0.9
-"""Where in the schedule to ask. Nearer to pure noise every adapter answers with the mean of what it learned, and those
-of rank 4 and those with a text encoder are told apart less well; nearer to the picture the noise decides too much
-(chosen among 0.8 to 0.98 on people who judge nothing; docs/metric.md)."""
 WIDTH: Final = 512
 BATCH: Final = 32
 _SEED: Final = 20260101
+
+NOISE: Final = 0.9
+"""Where in the schedule to ask first. Nearer to pure noise every adapter answers with the mean of what it learned, and
+those of rank 4 and those with a text encoder are told apart less well; nearer to the picture the noise decides too much
+(chosen among 0.8 to 0.98 on people who judge nothing; docs/metric.md)."""
+PROBES: Final = "x2-0.9+0.8-512"
+"""Names everything below that a fingerprint depends on, beside the base model and the prompt."""
+ONE_PROBE: Final = "x0-0.9-512"
+"""What earlier releases asked: registries that hold answers to it go on asking it."""
+QUESTIONS: Final = {PROBES: ((NOISE, _SEED), (0.8, 1)), ONE_PROBE: ((NOISE, _SEED),)}
+"""Each set of probes: the noises asked at, and the seeds of the inputs. A second one at another noise halves what the
+door misses or has to hold; four bring no more (docs/door.md)."""
+_SMALL: Final = 4096
+"""Up to so many numbers the projection's columns are made orthogonal, which costs a moment and loses least."""
 
 
 def fingerprints(
@@ -42,15 +62,16 @@ def fingerprints(
     adapters: Sequence[Adapter],
     prompt: str,
     *,
+    probes: str = PROBES,
     batch: int = BATCH,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float32:
-    """(n, 512) float32, one row per adapter.
+    """(n, 512) float32, one row per adapter. ``probes``: one of ``QUESTIONS``.
 
     Raises:
         BadLora: an adapter does not fit the base model.
     """
-    probe = _probe(model, prompt)
+    probe = _probe(model, prompt, probes)
     out = np.zeros((len(adapters), WIDTH), np.float32)
     done = 0
     for numbers in alike(model, adapters, batch):
@@ -61,49 +82,58 @@ def fingerprints(
     return out
 
 
-def of_thetas(model: DiffusionModel, layout: Layout, thetas: Float32, prompt: str, *, batch: int = BATCH) -> Float32:
+def of_thetas(
+    model: DiffusionModel, layout: Layout, thetas: Float32, prompt: str, *, probes: str = PROBES, batch: int = BATCH
+) -> Float32:
     """(n, 512) for plain LoRAs ``thetas`` (n, D) of one layout."""
-    return fingerprints(model, [Adapter(layout, theta) for theta in thetas], prompt, batch=batch)
+    return fingerprints(model, [Adapter(layout, theta) for theta in thetas], prompt, probes=probes, batch=batch)
 
 
-def _probe(model: DiffusionModel, prompt: str) -> Probe:
+def _probe(model: DiffusionModel, prompt: str, probes: str) -> Probe:
     """The question, asked of the base model itself once."""
-    key = ("probe", prompt, model.scheduler.config.prediction_type)
+    key = ("probe", prompt, probes, model.scheduler.config.prediction_type)
     if key not in model.memo:
-        model.memo[key] = Probe(model, prompt)
+        model.memo[key] = Probe(model, prompt, QUESTIONS[probes], orthogonal=probes != ONE_PROBE)
     found: Probe = model.memo[key]
     return found
 
 
 class Probe:
-    """The fixed question to one base model, and its own answer."""
+    """Fixed questions to one base model, and its own answers. ``asked``: noises and seeds."""
 
-    def __init__(self, model: DiffusionModel, prompt: str, *, noise: float = NOISE, seed: int = _SEED) -> None:
+    def __init__(
+        self, model: DiffusionModel, prompt: str, asked: Sequence[tuple[float, int]], *, orthogonal: bool = True
+    ) -> None:
         self.model, self.prompt = model, prompt
-        scheduler = model.scheduler
-        self.t = torch.tensor(round(noise * scheduler.config.num_train_timesteps) - 1, device=model.device)
-        shape = model.latent_shape
-        start = np.random.Generator(np.random.Philox(seed)).standard_normal((1, *shape)).astype(np.float32)
-        self.x = torch.from_numpy(start).to(model.device)
-        self.scale = _reach(scheduler, self.t)
-        self.matrix = torch.from_numpy(_projection(int(np.prod(shape)))).to(model.device)
+        scheduler, shape = model.scheduler, model.latent_shape
+        size = len(asked) * int(np.prod(shape))
+        self.matrix = torch.from_numpy(_projection(size, orthogonal and size <= _SMALL)).to(model.device)
         self.words = model.encode_text(prompt)
-        self.own = self._ask(self.words, self.words.text[None])
+        self.inputs = []
+        for noise, seed in asked:
+            t = torch.tensor(round(noise * scheduler.config.num_train_timesteps) - 1, device=model.device)
+            start = np.random.Generator(np.random.Philox(seed)).standard_normal((1, *shape)).astype(np.float32)
+            x = torch.from_numpy(start).to(model.device)
+            own = self._ask(x, t, self.words, self.words.text[None])
+            self.inputs.append((x, t, own, _reach(scheduler, t)))
 
     def __call__(self, adapters: Sequence[Adapter]) -> Float32:
         with applied(self.model, adapters, self.prompt, self.words) as (words, texts):
-            answer = self._ask(words, texts)
-        moved = (answer - self.own) * self.scale
-        found: Float32 = (moved.flatten(1) @ self.matrix).cpu().numpy()
+            found: Float32 = (self.moved(words, texts) @ self.matrix).cpu().numpy()
         return found
 
+    def moved(self, words: Conditioning, texts: Tensor) -> Tensor:
+        """How far the predicted pictures have moved from the base model's own (n, numbers of all)."""
+        moves = [(self._ask(x, t, words, texts) - own) * reach for x, t, own, reach in self.inputs]
+        return torch.cat([move.flatten(1) for move in moves], 1)
+
     @torch.no_grad()
-    def _ask(self, words: Conditioning, texts: Tensor) -> Tensor:
+    def _ask(self, x: Tensor, t: Tensor, words: Conditioning, texts: Tensor) -> Tensor:
         """The model's answers (n, C, h, w) to embeddings (n, L, E)."""
         kind = self.model.dtype
         with self.model.conditioned(words):
-            x = self.x.to(kind).expand(len(texts), *self.x.shape[1:])
-            answer: Tensor = self.model.unet(x, self.t, texts.to(kind)).sample
+            many = x.to(kind).expand(len(texts), *x.shape[1:])
+            answer: Tensor = self.model.unet(many, t, texts.to(kind)).sample
         return answer.float()
 
 
@@ -118,8 +148,15 @@ def _reach(scheduler: Any, t: Tensor) -> float:
     return float(reach[str(kind)])
 
 
-@lru_cache(maxsize=2)
-def _projection(size: int) -> Float32:
-    """(size, 512): entries N(0, 1/512), so that lengths are kept on average (Johnson & Lindenstrauss 1984)."""
+@lru_cache(maxsize=4)
+def _projection(size: int, orthogonal: bool) -> Float32:
+    """(size, 512): entries N(0, 1/512), so that lengths are kept on average (Johnson & Lindenstrauss 1984); the columns
+    (or, of fewer numbers than 512, the rows) made ``orthogonal``, so that what is in them is kept exactly."""
     random = np.random.Generator(np.random.Philox(_SEED + 1))
-    return (random.standard_normal((size, WIDTH), dtype=np.float32) / np.float32(WIDTH**0.5)).astype(np.float32)
+    matrix = (random.standard_normal((size, WIDTH), dtype=np.float32) / np.float32(WIDTH**0.5)).astype(np.float32)
+    if not orthogonal:
+        return matrix
+    tall = matrix.astype(np.float64) if size >= WIDTH else matrix.T.astype(np.float64)
+    q, r = np.linalg.qr(tall)
+    q *= np.sign(np.diag(r))  # which signs a QR gives is each library's own
+    return np.asarray((q if size >= WIDTH else q.T) * max(1.0, size / WIDTH) ** 0.5, np.float32)

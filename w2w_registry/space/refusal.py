@@ -35,7 +35,7 @@ from w2w_registry.space.verdict import (
     strangers,
 )
 
-ALARM: Final = 6e-4
+ALARM: Final = 8e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
 HOLD: Final = 5e-3
 """…and that one is held until somebody has looked."""
@@ -45,8 +45,9 @@ nobody is protected less for others who refuse."""
 CROWD: Final = 1000
 """So many registered people say how dense the population is and how near strangers come."""
 DIRECTIONS: Final = 48
-WHITE: Final = 0.012
-"""Presumed noise of one training, as a share of people's variance: the mini world's retrained show .015."""
+WHITE: Final = 0.015
+"""Presumed noise of one training, as a share of people's variance: the mini world's retrained show .02, not all of it
+in the directions that are compared (chosen, with ``ALARM``, on those of its people who have even numbers)."""
 LOUDER: Final = 1.13
 """Presumed gain of another way of training; its noise is twice the registered way's."""
 PRESUMED: Final = "presumed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,13 @@ from sqlalchemy import func, select
 
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Event, Fingerprint, VerdictCalibration
+from w2w_registry.diffusion.fingerprint import ONE_PROBE
 from w2w_registry.errors import ConsentDenied, NotFound, UsageError
 from w2w_registry.lora import lora_files
 from w2w_registry.services.consent import withdraw
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
-from w2w_registry.services.recording import fingerprints
+from w2w_registry.services.recording import fingerprints, newcomers
 from w2w_registry.services.recording.fingerprints import Prober, open_prober, take
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.behaviour import calibrate, calibrate_at_hand
@@ -84,6 +86,26 @@ def test_a_retrained_person_is_found_by_what_it_draws(filled: Registry, world: P
     assert [f.results[0].identity for f in found] == [Path(q).name for q in queries]
     assert all(f.by == "behaviour" and f.space is None and f.people == PEOPLE for f in found)
     assert "repeats" in found[0].warnings[0]
+
+
+def test_who_answered_an_earlier_question_is_found_by_it(
+    filled: Registry, world: Path, prober: Prober, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A registry whose fingerprints an earlier release took."""
+    earlier = replace(prober, question=f"{ONE_PROBE} {prober.prompt}")
+    take(filled, earlier)
+    with filled.catalog.write("tester") as uow:
+        uow.bulk_delete(Fingerprint, uow.keys(Fingerprint, Fingerprint.question == prober.question))
+        uow.event("fingerprint.take", {"version": [1]}, base=prober.base, count=0)
+    assert [one.question for one in newcomers.probers(filled, prober)] == [earlier.question]
+    query = str(world / "again" / "p31")
+    (found,) = search_by(filled, [query], "behaviour", opener=lambda: prober, limit=1)
+    assert (found.results[0].identity, found.people) == ("p31", PEOPLE)
+    assert calibrate(filled, prober, [str(world / "repeats")])["question"] == earlier.question
+    take(filled, prober, ["p31"])
+    assert len(newcomers.probers(filled, prober)) == 2
+    (found,) = search_by(filled, [query], "behaviour", opener=lambda: prober, limit=1)
+    assert (found.results[0].identity, found.people) == ("p31", PEOPLE)
 
 
 def test_repeats_teach_a_verdict(filled: Registry, world: Path, prober: Prober) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -37,17 +37,25 @@ AT_ONCE: Final = 256
 
 @dataclass(frozen=True, eq=False)
 class Prober:
-    """An opened base model with a question. ``base`` is the digest of its UNet's weights."""
+    """An opened base model with a question. ``base`` is the digest of its UNet's weights; ``question``, the probes and
+    the prompt (``diffusion.fingerprint.QUESTIONS``)."""
 
     model: DiffusionModel
     base: str
-    prompt: str
     question: str
+
+    @property
+    def probes(self) -> str:
+        return self.question.partition(" ")[0]
+
+    @property
+    def prompt(self) -> str:
+        return self.question.partition(" ")[2]
 
     def of_adapters(self, adapters: Sequence[Adapter], progress: Progress = no_progress) -> NDArray[np.float32]:
         from w2w_registry.diffusion.fingerprint import fingerprints
 
-        return fingerprints(self.model, adapters, self.prompt, progress=progress)
+        return fingerprints(self.model, adapters, self.prompt, probes=self.probes, progress=progress)
 
     def of_file(self, path: str | Path) -> NDArray[np.float32]:
         """The fingerprint (D,) of any adapter that diffusers loads.
@@ -115,7 +123,7 @@ def prober_of(model: DiffusionModel, prompt: str = PROMPT) -> Prober:
     """The question asked of a base model that is open already, in float32."""
     from w2w_registry.diffusion.fingerprint import PROBES
 
-    return Prober(model, model.unet_digest, prompt, f"{PROBES} {prompt}")
+    return Prober(model, model.unet_digest, f"{PROBES} {prompt}")
 
 
 def opener(
@@ -188,7 +196,7 @@ def take(
         progress(waiting[0].start + done, len(todo))
 
     here = prober.model.device.type
-    ask = _Ask(prober, tick) if ray is None else _AskThere(BaseModel.of(prober.model), prober.prompt)
+    ask = _Ask(prober, tick) if ray is None else _AskThere(BaseModel.of(prober.model), prober.question)
     for matrix in mapped(ask, adapters(), ray, card=here == "cuda"):
         part = waiting.popleft()
         ids, rows = (part.ids, matrix) if matrix is not None else _each(registry, prober, part)
@@ -273,10 +281,10 @@ class _AskThere:
     """As ``_Ask``, wherever the base model can be opened."""
 
     base: BaseModel
-    prompt: str
+    question: str
 
     def __call__(self, adapters: Sequence[Adapter]) -> NDArray[np.float32] | None:
-        return _Ask(prober_of(self.base.open(), self.prompt), no_progress)(adapters)
+        return _Ask(replace(prober_of(self.base.open()), question=self.question), no_progress)(adapters)
 
 
 def _each(registry: Registry, prober: Prober, part: _Part) -> tuple[list[int], NDArray[np.float32]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,20 @@ def best_question(session: Session, prober: Prober | None = None) -> Asked | Non
         if prober is None or (asked.base, asked.question) == (prober.base, prober.question):
             return asked if asked.versions >= LEAST_GALLERY else None
     return None
+
+
+def fitting(session: Session, prober: Prober) -> Prober:
+    """The prober with its own question, or with the one that versions have answered where too few have answered that:
+    of the same base and prompt, with an earlier release's probes."""
+    from w2w_registry.diffusion.fingerprint import QUESTIONS
+
+    if best_question(session, prober) is not None:
+        return prober
+    for asked in stored.questions(session):
+        probes, _, prompt = asked.question.partition(" ")
+        if (asked.base, prompt) == (prober.base, prober.prompt) and probes in QUESTIONS:
+            return replace(prober, question=asked.question)
+    return prober
 
 
 def open_gallery(session: Session, asked: Asked, states: Iterable[VersionState] = SERVED) -> Gallery:

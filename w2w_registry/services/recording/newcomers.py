@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.errors import RegistryError
 from w2w_registry.messages import message
-from w2w_registry.services.recording.fingerprints import PROMPT, Prober, open_prober
+from w2w_registry.services.recording.fingerprints import Prober, open_prober, prober_of
 from w2w_registry.services.recording.likeness import Print
 from w2w_registry.services.recording.pipelines import at_hand, remember
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -108,12 +108,12 @@ def opened(folder: str) -> Prober:
 
 def probers(registry: Registry, prober: Prober) -> list[Prober]:
     """The opened base model with each question to ask a newcomer: what others of this base have answered."""
-    from w2w_registry.diffusion.fingerprint import PROBES
+    from w2w_registry.diffusion.fingerprint import QUESTIONS
 
     with registry.catalog.read() as session:
         asked = stored.questions_of(session, prober.base)
-    prompts = [q.removeprefix(f"{PROBES} ") for q in sorted(asked) if q.startswith(f"{PROBES} ")] or [PROMPT]
-    return [replace(prober, prompt=prompt, question=f"{PROBES} {prompt}") for prompt in prompts]
+    known = [question for question in sorted(asked) if question.partition(" ")[0] in QUESTIONS]
+    return [replace(prober, question=question) for question in known or [prober_of(prober.model).question]]
 
 
 def _answers(registry: Registry, prober: Prober, newcomers: Sequence[Newcomer], progress: Progress) -> list[Asked]:

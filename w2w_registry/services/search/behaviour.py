@@ -17,7 +17,7 @@ from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageErr
 from w2w_registry.lora import find_loras
 from w2w_registry.messages import message
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
-from w2w_registry.services.recording.gallery import best_question, people_of, written
+from w2w_registry.services.recording.gallery import best_question, fitting, people_of, written
 from w2w_registry.services.recording.pipelines import at_hand
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.people import learn_unspoilt
@@ -43,6 +43,7 @@ def calibrate(
     from w2w_registry.diffusion.fingerprint import read_adapter
 
     with registry.catalog.read() as session:
+        prober = fitting(session, prober)
         asked = best_question(session, prober)
         if asked is None:
             raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")

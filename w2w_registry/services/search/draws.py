@@ -22,7 +22,7 @@ from w2w_registry.messages import message
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.fingerprints import Prober
-from w2w_registry.services.recording.gallery import Gallery, best_question, open_gallery
+from w2w_registry.services.recording.gallery import Gallery, best_question, fitting, open_gallery
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.search.query import Found, Hit, Query, registered_version, search_many
 from w2w_registry.space.verdict import LEAST_GALLERY
@@ -96,7 +96,7 @@ def _search(
         if asked is None:  # before the base model is loaded, which takes seconds
             raise NoFingerprints(least=LEAST_GALLERY)
         if any(p is None for p in prints):
-            prober = _opened(opener, queries, prints)
+            prober = fitting(session, _opened(opener, queries, prints))
             asked = best_question(session, prober)
             if asked is None:
                 raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
