@@ -63,7 +63,7 @@ REACHED_LEARNED: Final = (
 )  # fmt: skip
 """Nats, and the share of strangers who reach them with one of ``AMONG``, without learned noise and with: half of 9,216
 people of the mini world, 1,000 of them registered (docs/door.md)."""
-FEWER: Final = 800.0
+FEWER: Final = 1600.0
 """Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more."""
 FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
