@@ -23,7 +23,7 @@ from tests.hub.local_hub import Fault, LocalHub
 from tests.hub.local_hub.store import Entry, User, Visibility
 from tests.services.hub_world import BASE, World, add_space, make_space, open_world
 from w2w_registry.catalog.lookup import labels_of
-from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, ReleaseState, Space
+from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, ReleaseState, Space, Subject
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import (
     BadFile,
@@ -31,6 +31,7 @@ from w2w_registry.errors import (
     ConsentDenied,
     HubError,
     IntegrityError,
+    LikenessRefused,
     NotFound,
     RegistryError,
     SpaceMismatch,
@@ -46,6 +47,7 @@ from w2w_registry.lora.tensorfile import encode
 from w2w_registry.messages import message
 from w2w_registry.records import Kind, canonical_json, digest_of
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.door import Door
 from w2w_registry.services.hub.pull import PullReport, PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
@@ -640,6 +642,30 @@ def test_consents_come_with_what_no_space_holds(world: World, wiped: World, tmp_
     assert gate.ask(wiped.registry, "publish", versions=[after.id]).allowed
     assert not gate.ask(wiped.registry, "edit", versions=[after.id], purpose="advertising").allowed
     assert push(wiped.registry, wiped.client, PushRequest("acme/haha", "acme/again")).changed
+
+
+def test_of_a_release_that_the_door_refuses_no_consent_stays(
+    world: World, wiped: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opaque(world, tmp_path / "x.safetensors", ["p0001"])
+
+    def refuse(*_: object, path: str, **__: object) -> None:
+        raise LikenessRefused(path=path, subject="s1", score=0.99, threshold=0.9)
+
+    def known() -> list[str]:
+        with wiped.registry.catalog.read() as session:
+            return [*session.scalars(select(Subject.id))]
+
+    before = known()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(Door, "hold", refuse)
+        with pytest.raises(LikenessRefused) as caught:
+            pull(wiped.registry, wiped.client, PullRequest(REPO))
+    assert REPO in str(caught.value.fields["path"])
+    assert known() == before
+    absent(wiped, "acme/haha")
+    assert pull(wiped.registry, wiped.client, PullRequest(REPO)).consent == "granted"
+    assert len(known()) == len(before) + 1
 
 
 @pytest.mark.parametrize("what", ["labels", "model_digest", "kind", "file", "half"])

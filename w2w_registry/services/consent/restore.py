@@ -8,10 +8,12 @@ back what was withdrawn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.consents import any_record
 from w2w_registry.catalog.session import UnitOfWork
@@ -50,6 +52,15 @@ class Restored:
         if not self.subjects:
             return str(ConsentState.UNKNOWN)
         return str(combined_state(subject_state(records, now()) for records in self.subjects))
+
+    def depicts(self, session: Session) -> list[str]:
+        """The subjects depicted, as ``write`` will know them."""
+        return [self._subject(session, records) for records in self.subjects]
+
+    @staticmethod
+    def _subject(session: Session, records: Sequence[ConsentRecord]) -> str:
+        held = any_record(session, [r.record_id for r in records])
+        return records[0].subject if held is None else held.subject_id
 
     def write(self, uow: UnitOfWork) -> list[str]:
         """Add what this registry does not hold, inside the caller's transaction; returns the subjects depicted."""

@@ -47,9 +47,10 @@ def take_adapter(
     )
     if not request.dry_run:
         manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
-        with registry.catalog.write(registry.actor) as uow:
-            subjects = tuple(sorted({*request.subjects, *restored.write(uow)}))
-        asked = replace(asked, subjects=subjects, manifest=manifest)
+        with registry.catalog.read() as session:
+            subjects = tuple(sorted({*request.subjects, *restored.depicts(session)}))
+        # Written with the file, or not at all: of one that is refused nothing stays.
+        asked = replace(asked, subjects=subjects, manifest=manifest, brings=restored.write)
     report = take_strangers(registry, asked, fetched)
     if report.ref is not None and not request.dry_run:
         with registry.catalog.write(registry.actor) as uow:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from w2w_registry.errors import RegistryError
 from w2w_registry.hub.addresses import address_of
 from w2w_registry.hub.api import RepoState
 from w2w_registry.lora import Candidate, suggest_name
@@ -37,15 +38,18 @@ def take_strangers(registry: Registry, request: PullRequest, fetched: Fetched) -
     else:
         asked, said, warnings, planned = _planned(registry, asked, fetched)
         space = planned.groups[0].space
-    if space is not None:
-        row, weights = open_space(registry, space)
-        warnings += check_card(state, row.ref, weights, said)
-        item = ingest.add(registry, replace(asked, space=space)).items[0]
-    elif request.dry_run:
-        status = "existing" if planned is not None and planned.existing else "added"
-        item = Item(str(fetched.lora), status, candidate.name, 1)
-    else:
-        (item,) = add_unplaced(registry, asked, [candidate], {})
+    try:
+        if space is not None:
+            row, weights = open_space(registry, space)
+            warnings += check_card(state, row.ref, weights, said)
+            item = ingest.add(registry, replace(asked, space=space)).items[0]
+        elif request.dry_run:
+            status = "existing" if planned is not None and planned.existing else "added"
+            item = Item(str(fetched.lora), status, candidate.name, 1)
+        else:
+            (item,) = add_unplaced(registry, asked, [candidate], {})
+    except RegistryError as error:
+        raise _named_after(error, state, fetched.folder) from None
     if item.error is not None:
         raise _named_after(item.error, state, fetched.folder)
     consent = "unknown"
@@ -86,6 +90,7 @@ def _asked(request: PullRequest, fetched: Fetched) -> AddRequest:
         origin=fetched.origin,
         labels=dict(request.labels),
         manifest=request.manifest,
+        brings=request.brings,
         candidates=[candidate],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from w2w_registry.services.registry import Registry, present
 class PullRequest:
     """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several. ``pipeline``: the
     base model's folder, to see what it draws (default: where it is known to lie). ``labels``, ``suggested`` and
-    ``manifest`` are what the release itself says: of the file, its name, and the digest of its manifest here."""
+    ``manifest`` are what the release itself says: of the file, its name, and the digest of its manifest here;
+    ``brings`` writes what else came along, with the version or not at all."""
 
     repo: str
     name: str | None = None
@@ -41,6 +42,7 @@ class PullRequest:
     labels: Mapping[str, float | str] = field(default_factory=dict)
     suggested: str | None = None
     manifest: str | None = None
+    brings: Callable[[UnitOfWork], object] | None = None
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,7 @@ class _Chunk:
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
         stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming)}
         with self.registry.catalog.write(self.registry.actor) as uow:
+            self.request.bring(uow)
             gate.require(
                 self.registry,
                 Use.REGISTER,
@@ -170,7 +171,9 @@ class _Chunk:
             door = Door(self.registry, uow.session)
             near = door.second.near(likenesses, points)
             done = self._record_all(uow, door, incoming, stored, near)
-            return [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
+            return self.request.settled(
+                [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
+            )
 
     def _record_all(
         self,

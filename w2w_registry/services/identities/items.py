@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile, RegistryError, UsageError
 from w2w_registry.lora import Candidate, Skipped
 from w2w_registry.records import Kind, Rank, Told, check_name, rank_of
@@ -21,7 +22,8 @@ class AddRequest:
     ``labels_csv`` by name. ``origin``: where files that were fetched (``pull``) come from. ``candidates``: what is
     under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read.
     ``evidence``: the digest of what proves whom they depict, for versions that are there and said to depict nobody yet.
-    ``manifest``: the digest of the manifest that a release brought along (``pull``).
+    ``manifest``: the digest of the manifest that a release brought along (``pull``). ``brings``: writes what else it
+    brought, in the transaction that records the files; none of it stays when one of them fails.
     ``pipeline``: the base model's folder, to see what each draws (default: where it is known to lie)."""
 
     paths: Sequence[str]
@@ -40,6 +42,23 @@ class AddRequest:
     evidence: str | None = None
     manifest: str | None = None
     pipeline: str | None = None
+    brings: Callable[[UnitOfWork], object] | None = None
+
+    def bring(self, uow: UnitOfWork) -> None:
+        """Write what comes with the files, before they are recorded."""
+        if self.brings is not None:
+            self.brings(uow)
+
+    def settled(self, items: Sequence[Item]) -> list[Item]:
+        """What became of the files, inside the transaction.
+
+        Raises:
+            RegistryError: one failed that brought something: nothing is to stay.
+        """
+        for item in items:
+            if self.brings is not None and item.error is not None:
+                raise item.error
+        return list(items)
 
     @property
     def meant_kind(self) -> Kind:

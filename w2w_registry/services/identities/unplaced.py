@@ -63,10 +63,13 @@ def add_unplaced(
     asked = drawn_by(registry, request, candidates)
     with registry.catalog.write(registry.actor) as uow:
         kind = request.meant_kind
+        request.bring(uow)
         gate.require(registry, Use.REGISTER, subjects=request.subjects, kind=kind, session=uow.session)
         recorder = _Recorder(registry, request, uow, labels)
         at = points or {}
-        return [recorder.settle(one, asked.get(one.path, Asked()), at.get(one.path)) for one in candidates]
+        return request.settled(
+            [recorder.settle(one, asked.get(one.path, Asked()), at.get(one.path)) for one in candidates]
+        )
 
 
 @dataclass(frozen=True, eq=False)
