@@ -64,7 +64,8 @@ REACHED_LEARNED: Final = (
 """Nats, and the share of strangers who reach them with one of ``AMONG``, without learned noise and with: half of 9,216
 people of the mini world, 1,000 of them registered (docs/door.md)."""
 FEWER: Final = 1600.0
-"""Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more."""
+FEWEST: Final = 32.0
+"""Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more, but not over ``FEWEST``."""
 FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
 
@@ -131,7 +132,7 @@ def chance(model: VerdictModel, ratio: ArrayLike, among: int = AMONG) -> Array:
     if not is_presumed(model):
         return own.false_alarm(nats, among)
     table = np.array(REACHED_LEARNED if any(training.count for training in model.trainings) else REACHED)
-    at = nats - FEWER / (own.size + 1)
+    at = nats - min(FEWER / (own.size + 1), FEWEST)
     elsewhere = np.exp(np.interp(at, table[:, 0], np.log(table[:, 1])) - np.maximum(at - table[-1, 0], 0.0) / 4)
     reached = (len(own.best) - np.searchsorted(own.best, nats, side="left")) / len(own.best)
     with np.errstate(divide="ignore"):
