@@ -13,6 +13,7 @@ from tests.lora.loras import st_file
 from tests.services.identities.folder import ATTENTION, make_folder, rand
 from tests.services.world import BASE, World
 from w2w_registry.lora import write_lora
+from w2w_registry.lora.read import LARGEST
 from w2w_registry.services.identities import intake, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.identities.outcome import cause
@@ -154,7 +155,13 @@ def test_labels_given_later_update_what_is_there(empty: Registry, world: World, 
     assert done.items[0].updated == ()
 
 
-def test_enormous_values_fail_alone(empty: Registry, world: World, tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("largest", [LARGEST, np.inf])
+def test_enormous_values_fail_alone(
+    empty: Registry, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: float
+) -> None:
+    """Whether they are refused as they are read, or only as they are placed."""
+    monkeypatch.setattr("w2w_registry.lora.read.LARGEST", largest)
     world.write(tmp_path / "many", range(20))
     huge = {k: np.full_like(v, 3e38) for k, v in world.layout.unflatten(world.theta(30)).items()}
     write_lora(tmp_path / "many" / "huge", huge, 4.0, base_model=BASE)
