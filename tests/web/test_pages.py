@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.services.world import make_world
 from tests.web.conftest import COUNT, ORIGIN, csrf_of
 from w2w_registry.services.identities import manage
+from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
 
 
@@ -90,3 +93,14 @@ def test_whoever_mistypes_is_led_on(browser: TestClient) -> None:
     answer = browser.get("/identities/p00001")
     assert answer.status_code == 404
     assert '<a class="button quiet" href="/identities/p0001">p0001</a>' in answer.text
+
+
+def test_every_version_shows_the_picture_it_had(browser: TestClient, registry: Registry, tmp_path: Path) -> None:
+    again = make_world(COUNT).write(tmp_path / "again", [1], training=1)
+    add(registry, AddRequest(paths=(str(again / "p0001"),)))
+    assert len(manage.show(registry, "p0001")["versions"]) == 2
+    text = browser.get("/identities/p0001").text
+    rows = text.partition('class="versions"')[2].partition("</table>")[0]
+    assert rows.count("/pictures/p0001@1?") == 1
+    assert rows.count("no picture yet") == 1
+    assert browser.get(re.findall(r'src="(/pictures/p0001@1[^"]+)"', rows)[0]).headers["content-type"] == "image/png"

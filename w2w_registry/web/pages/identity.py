@@ -36,7 +36,7 @@ def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
 def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
     shown = manage.show(desk.registry, name)
     ref = f"{shown['identity']}@{shown['version']}"
-    card = paging.cards_of(desk.registry, [ref]).get(ref, {})
+    cards = paging.cards_of(desk.registry, [f"{shown.identity}@{one.version}" for one in shown.versions])
     near, refused, threshold = nearest(desk, ref, shown.identity)
     # What a session asked for is its own, and a refusal is on record each time.
     page = desk.page if sheet or refused is not None else desk.kept_page
@@ -46,7 +46,8 @@ def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
         ref=ref,
         told={name: shown["labels"][name] for name in TOLD if name in shown["labels"]},
         note=shown["tags"].get(describing.NOTE),
-        picture=card.get("picture"),
+        cards=cards,
+        picture=cards.get(ref, {}).get("picture"),
         releases=paging.releases_of(desk.registry, ref),
         near=near,
         near_refused=refused,
