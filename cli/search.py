@@ -64,7 +64,6 @@ def search(
     The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
     one of five. Weights alone never say "same". By behaviour any adapter that the base model loads can be a query.
     """
-    from w2w_registry.services.identities.search_sheet import write_sheet
     from w2w_registry.services.recording.fingerprints import opener
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.search import draws as service
@@ -91,6 +90,8 @@ def search(
     if sheet is not None:
         if len(found) > 1:
             raise click.UsageError("--sheet is for one query")
+        from w2w_registry.services.identities.search_sheet import write_sheet
+
         write_sheet(registry, found[0], sheet, force=force)
     values = [one.to_json() for one in found]
 

@@ -1,4 +1,7 @@
-"""``hf://`` and ``oci://`` addresses resolved to local files, before a service that knows no Hub is called."""
+"""``hf://`` and ``oci://`` addresses resolved to local files, before a service that knows no Hub is called.
+
+What talks to a Hub is imported where an address is one: most searches name somebody registered.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from w2w_registry.artifacts import folder_until_exit
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.hub.addresses import is_remote
-from w2w_registry.lora import find_loras, write_lora
-from w2w_registry.services.hub.connecting import connect
-from w2w_registry.services.hub.pull import fetch, space_of
-from w2w_registry.services.hub.spaces import fetched_space
-from w2w_registry.services.recording.spaces import load_space
+from w2w_registry.lora import find_loras
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.query import Query
@@ -46,6 +44,12 @@ def look_up(registry: Registry, uri: str) -> Path:
     Raises:
         As :func:`w2w_registry.services.hub.pull.pull`.
     """
+    from w2w_registry.catalog.vectors import unpack
+    from w2w_registry.lora import write_lora
+    from w2w_registry.services.hub.connecting import connect
+    from w2w_registry.services.hub.pull import fetch, space_of
+    from w2w_registry.services.recording.spaces import load_space
+
     folder = folder_until_exit(registry.settings.temporary_dir)
     fetched = fetch(connect(registry, uri), uri, folder)
     if fetched.lora is not None:
@@ -69,6 +73,9 @@ def space_folder(registry: Registry, text: str, progress: Progress = no_progress
     if not is_remote(text):
         yield text, None
         return
+    from w2w_registry.services.hub.connecting import connect
+    from w2w_registry.services.hub.spaces import fetched_space
+
     with fetched_space(connect(registry, text), text, progress, scratch=registry.settings.temporary_dir) as (
         folder,
         repo,
