@@ -88,11 +88,7 @@ def search(
         fast=fast,
     )
     if sheet is not None:
-        if len(found) > 1:
-            raise click.UsageError("--sheet is for one query")
-        from w2w_registry.services.identities.search_sheet import write_sheet
-
-        write_sheet(registry, found[0], sheet, force=force)
+        _draw(registry, found, sheet, force)
     values = [one.to_json() for one in found]
 
     def human() -> None:
@@ -102,6 +98,14 @@ def search(
             _table(one)
 
     emit(frame, values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}, human)
+
+
+def _draw(registry: Any, found: list[Any], sheet: str, force: bool) -> None:
+    from w2w_registry.services.identities.search_sheet import write_sheet
+
+    if len(found) > 1:
+        raise click.UsageError("--sheet is for one query")
+    write_sheet(registry, found[0], sheet, force=force)
 
 
 def _asked(registry: Any, queries: tuple[str, ...], space: str | None, pipeline: str | None, device: str) -> list[Any]:
