@@ -168,6 +168,7 @@ def test_a_peft_files_layers_are_all_of_one_model(tmp_path: Path) -> None:
         ("lora_controlnet", "a Control-LoRA"),
         ("ip_adapter.0.to_q_lora.down.weight", "an IP-Adapter"),
         ("image_proj.proj.weight", "an IP-Adapter"),
+        ("optimizer.state.0.exp_avg", "an optimizer's state"),
     ],
 )
 def test_what_ends_like_an_adapter_and_is_none_is_named(tmp_path: Path, key: str, words: str) -> None:

@@ -131,6 +131,45 @@ def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> No
     assert {s.reason for s in skipped if s.cure == "unpack it first"} == {"an archive"}
 
 
+@pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.ckpt", "x.pth", "x.sft", "X.SAFETENSORS"])
+def test_safetensors_under_a_pickles_name_are_what_they_are(tmp_path: Path, name: str) -> None:
+    write_lora(tmp_path / "x.safetensors", make_tensors(), fmt="kohya")
+    (tmp_path / "x.safetensors").rename(tmp_path / name)
+    found, skipped = discover([tmp_path])
+    assert ([c.path.name for c in found], [c.name.lower() for c in found], skipped) == ([name], ["x"], [])
+    assert read_lora(tmp_path / name).modules
+
+
+@pytest.mark.parametrize("name", ["x.safetensors.bak", "x.safetensors.1", "x", "x (1)"])
+def test_safetensors_under_another_ending_are_named(tmp_path: Path, name: str) -> None:
+    write_lora(tmp_path / "y.safetensors", make_tensors(), fmt="kohya")
+    (tmp_path / name).write_bytes((tmp_path / "y.safetensors").read_bytes())
+    for other in ("README", "LICENSE", "z.safetensors.txt"):
+        (tmp_path / other).write_text("words")
+    found, skipped = discover([tmp_path])
+    assert [c.name for c in found] == ["y"]
+    assert [(s.path.name, s.reason) for s in skipped] == [(name, "a safetensors file under another ending")]
+
+
+def test_what_a_training_goes_on_from_is_no_pickle_to_convert(tmp_path: Path) -> None:
+    names = {"optimizer.bin", "scheduler.bin", "scaler.pt", "random_states_0.pt", "rng_state_1.pth", "training_args.bin"}
+    for name in names:
+        (tmp_path / "checkpoint-500" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "checkpoint-500" / name).write_bytes(b"x")
+    write_lora(tmp_path / "checkpoint-500" / "pytorch_lora_weights.safetensors", make_tensors(), fmt="diffusers")
+    found, skipped = discover([tmp_path])
+    assert [c.path.name for c in found] == ["checkpoint-500"]
+    assert {s.path.name for s in skipped} == names
+    assert {(s.reason, s.cure) for s in skipped} == {("what a training goes on from, no model", None)}
+
+
+def test_a_place_is_known_by_where_it_lies_not_by_a_link_to_it(tmp_path: Path) -> None:
+    write_lora(tmp_path / "z" / "x.safetensors", make_tensors(), fmt="kohya")
+    (tmp_path / "a").symlink_to("z")
+    (tmp_path / "z" / "up").symlink_to("..")
+    assert [c.path for c in discover([tmp_path])[0]] == [tmp_path / "z" / "x.safetensors"]
+
+
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.bin", "adapter_model.bin"])
 def test_a_folder_of_pickles_alone_is_passed_over_unless_it_was_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "old").mkdir()

@@ -263,7 +263,7 @@ def _file_in(folder: Path) -> Path:
     for name in (peft.FILE, diffusers.FILE):
         if name in names:
             return folder / name
-    files = [folder / n for n in names if n.lower().endswith(".safetensors") and not n.startswith(".")]
+    files = [folder / n for n in names if n.lower().endswith((".safetensors", ".sft")) and not n.startswith(".")]
     if len(files) == 1:
         return files[0]
     if files:
@@ -379,6 +379,6 @@ def alone_there(file: Path) -> bool:
     """Whether no other safetensors file lies in the folder of this one."""
     try:
         with os.scandir(file.parent) as entries:  # to the first other: a folder may hold thousands, each asking this
-            return not any(e.name.lower().endswith(".safetensors") and e.name != file.name for e in entries)
+            return not any(e.name.lower().endswith((".safetensors", ".sft")) and e.name != file.name for e in entries)
     except OSError:
         return False

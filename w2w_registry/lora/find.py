@@ -16,11 +16,19 @@ from pathlib import Path
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
 from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
 from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
+from w2w_registry.lora.tensorfile import is_safetensors
 from w2w_registry.records import MAX_NAME
 
 # A folder with one of these is one LoRA; the pickles are listed so that reading refuses them by name.
 _FOLDER_MARKS = {PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, "adapter_model.bin", "pytorch_lora_weights.bin"}
-_ENDINGS = (".safetensors", ".bin", ".pt", ".ckpt", ".pth")
+_ENDINGS = (".safetensors", ".sft", ".bin", ".pt", ".ckpt", ".pth")
+_OURS = _ENDINGS[:2]
+# What trainers keep to go on from.
+_STATE = re.compile(
+    r"(?:optimizer|scheduler|lr_scheduler|scaler|grad_scaler|rng_state|random_states|training_args|sampler)"
+    r"(?:[-_.]?\d+)*\.(?:bin|pt|pth|ckpt|safetensors)",
+    re.IGNORECASE,
+)
 # Names that say what a file is, not whom it draws: the folder above is asked.
 _GENERIC = {
     *(
@@ -37,13 +45,16 @@ _GENERIC = {
     *("unet", "transformer", "final", "last", "best", "checkpoint", "output"),
     *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
 }
-_UNFINISHED = re.compile(r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)", re.IGNORECASE)
+_UNFINISHED = re.compile(
+    r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)|.+\.crdownload", re.IGNORECASE
+)
 _OTHER = {
     "archive": ("an archive", "unpack it first"),
     "gguf": ("a model file of another program (GGUF)", None),
     "onnx": ("a model file of another program (ONNX)", None),
     "msgpack": ("a model file of another program (Flax)", "save it as safetensors"),
     "h5": ("a model file of another program (HDF5)", "save it as safetensors"),
+    "renamed": ("a safetensors file under another ending", "let its name end in .safetensors"),
     "unfinished": ("an unfinished download", "download it again"),
 }
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
@@ -85,7 +96,8 @@ def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped
 
     A PEFT or diffusers folder is one candidate, other ``.safetensors`` files in it are their own; every folder is
     searched, hidden ones left out, links followed once. What was named but does not exist, or holds nothing, stays a
-    candidate: reading it says why it cannot be used. Nothing is opened here. Two places never get one name: what tells
+    candidate: reading it says why it cannot be used. No file is read here but for a few bytes of
+    those whose names do not say what they are. Two places never get one name: what tells
     them apart (the folders above) is put before it.
     """
     found: dict[str, Path] = {}
@@ -215,11 +227,16 @@ def _under(path: Path) -> list[Path | Skipped]:
         is_folder = False
     if not is_folder:
         return [path]
-    found = list(_walk(path, set()))
+    later: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    found = list(_walk(path, seen, later))
+    while later:  # a place is known by where it lies, and by a link to it only where that is elsewhere
+        found += _walk(later.pop(0), seen, later)
     return found if any(isinstance(one, Path) for one in found) else [*found, path]
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
+def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterator[Path | Skipped]:
+    """What lies in a folder and below; links to folders are put off until ``later``."""
     try:
         info = os.stat(folder)
         if (info.st_dev, info.st_ino) in seen:
@@ -233,7 +250,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
         yield folder
         return
     for entry in everything:
-        if entry.name.startswith(".") and entry.name.lower().endswith(".safetensors") and not _is_folder(entry):
+        if entry.name.startswith(".") and entry.name.lower().endswith(_OURS) and not _is_folder(entry):
             yield Skipped(folder / entry.name, "a hidden file")
     folders = {entry.name for entry in entries if _is_folder(entry)}
     files: dict[str, list[Path | Skipped]] = {}
@@ -243,26 +260,33 @@ def _walk(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path | Skipped]:
     yield from files.get("", [])
     for entry in entries:
         yield from files.get(entry.name, [])
-        if entry.name in folders:
-            yield from _walk(folder / entry.name, seen)
+        if entry.name in folders and entry.is_symlink():
+            later.append(folder / entry.name)
+        elif entry.name in folders:
+            yield from _walk(folder / entry.name, seen, later)
 
 
 def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
     """What one folder's own files are."""
-    weights = [name for name in names if name.lower().endswith(".safetensors")]
-    pickles = [name for name in names if name.lower().endswith(_ENDINGS[1:])]
-    yield from (Skipped(folder / name, *_OTHER[kind]) for name in names if (kind := _other_kind(name)))
+    state = {name for name in names if _STATE.fullmatch(name)}
+    weights = [name for name in names if name.lower().endswith(_OURS) and name not in state]
+    stems = {name.rpartition(".")[0] for name in weights}
+    named = [name for name in names if name.lower().endswith(_ENDINGS[2:]) and name not in state]
+    # A name says pickle, and some files bear it that are none.
+    misnamed = [n for n in named if n.rpartition(".")[0] not in stems and is_safetensors(folder / n)]
+    pickles = [name for name in named if name not in misnamed]
+    yield from (Skipped(folder / name, "what a training goes on from, no model") for name in sorted(state))
+    yield from (Skipped(folder / name, *_OTHER[kind]) for name in names if (kind := _other_kind(folder, name)))
     marked = bool(_FOLDER_MARKS & set(names))
     main = next((name for name in (PEFT_FILE, DIFFUSERS_FILE) if name in weights), None)
-    if marked and (main is not None or len(weights) <= 1) and (weights or not pickles):
+    if marked and (main is not None or len(weights) <= 1) and (weights or not named):
         yield folder
         weights = [name for name in weights if main is not None and name != main]
-    for name in weights:
+    for name in (*weights, *misnamed):
         if _SHARD.fullmatch(name):
             yield Skipped(folder / name, "one part of a file that was split", "join its parts first")
         else:
             yield folder / name
-    stems = {name.rpartition(".")[0] for name in names if name.lower().endswith(".safetensors")}
     for name in pickles:
         if name.rpartition(".")[0] in stems:
             yield Skipped(folder / name, "beside a .safetensors of its name, which is taken")
@@ -270,13 +294,16 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
             yield Skipped(folder / name, "a pickle file, which could run code when opened", "save it as safetensors")
 
 
-def _other_kind(name: str) -> str | None:
+def _other_kind(folder: Path, name: str) -> str | None:
     """What a file is that may hold an adapter and is not read, by its name; None for all others."""
     if _UNFINISHED.fullmatch(name):
         return "unfinished"
     lower = name.lower()
     if lower.endswith(_ARCHIVES):
         return "archive"
+    stem, _, ending = lower.rpartition(".")
+    if (not stem or ".safetensors" in stem or not ending.isalnum()) and is_safetensors(folder / name):
+        return "renamed"
     return next((kind for kind in ("gguf", "onnx", "msgpack", "h5") if lower.endswith(f".{kind}")), None)
 
 

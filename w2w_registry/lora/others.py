@@ -7,6 +7,9 @@ from collections.abc import Iterable
 _EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
 
 
+_MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
 def is_embedding(name: str) -> bool:
     """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
     return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))
@@ -17,6 +20,8 @@ def other_model(names: Iterable[str]) -> str | None:
     names = list(names)
     if "lora_controlnet" in names:
         return "a Control-LoRA, the makings of a ControlNet"
+    if names and all(name.startswith("optimizer.") or name.endswith(_MOMENTS) for name in names):
+        return "an optimizer's state"
     if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
         return "an IP-Adapter, which takes pictures as prompts"
     return None

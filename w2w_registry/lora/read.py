@@ -261,6 +261,7 @@ def not_plain(adapter: Adapter) -> str | None:
         return "changes a UNet and a transformer"
     assert kinds == {"LoRA"}
     largest = max(float(np.abs(c.tensors[role]).max()) for c in adapter.denoiser for role in ("A", "B"))
+    largest = max(largest, *(cast(float, c.alpha) for c in adapter.denoiser))
     return f"its values (up to {largest:.0e}) are too large to compute with" if largest > LARGEST else None
 
 

@@ -50,8 +50,21 @@ class TensorData:
 
 
 def is_pickle_name(path: Path) -> bool:
-    """Whether the file name says pickle; such files are refused unread."""
+    """Whether the file name says pickle; such files are refused unread where they do not begin as safetensors."""
     return path.suffix.lower() in _PICKLES
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do, whatever its name; False for what cannot be opened."""
+    try:
+        with opened(path, BadLora) as (stream, size):
+            return _begins(stream.read(9), size)
+    except (BadLora, OSError):
+        return False
+
+
+def _begins(start: bytes, size: int) -> bool:
+    return int.from_bytes(start[:8], "little") <= size - 8 and start[8:9] == b"{"
 
 
 def stat_path(path: Path) -> os.stat_result:
@@ -148,7 +161,7 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
     try:
         prefix = stream.read(8)
         start = prefix + stream.peek(64)[:64] if hasattr(stream, "peek") else prefix
-        if is_pickle_name(path) or _is_pickle(start, size):
+        if (is_pickle_name(path) and not _begins(start, size)) or _is_pickle(start, size):
             raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
         if len(prefix) < 8:
             raise bad("too short for a safetensors file")
@@ -177,8 +190,7 @@ def _is_pickle(start: bytes, size: int) -> bool:
     first, seen = int.from_bytes(start[26:28], "little"), start[30:]
     packed = start[:2] == b"PK" and (first > len(seen) or b"/" in seen[:first] or b".pkl" in seen[:first])
     magic = packed or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
-    length = int.from_bytes(start[:8], "little")
-    return magic and not (length <= size - 8 and start[8:9] == b"{")
+    return magic and not _begins(start, size)
 
 
 def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> None:

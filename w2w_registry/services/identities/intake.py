@@ -44,7 +44,7 @@ ENOUGH = LEAST
 Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: ", "an adapter of a language model"),
-    *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter"),
+    *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter", "an optimizer's state"),
 )
 
 

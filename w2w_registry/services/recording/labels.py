@@ -124,7 +124,7 @@ def match_names(rows: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     matched: dict[str, str] = {}
     for row in rows:
         stem = composed(row).removesuffix("/")
-        for ending in (".safetensors", ".pt", ".bin", ".ckpt"):
+        for ending in (".safetensors", ".sft", ".pt", ".bin", ".ckpt"):
             stem = stem[: -len(ending)] if stem.lower().endswith(ending) else stem
         tries = (row, stem.casefold(), Path(stem).name.casefold())
         hits = next((way[key] for way, key in zip(ways, tries, strict=True) if key in way), [])
