@@ -16,8 +16,8 @@ from .frame import Frame, takes_frame
 from .output import emit, note, progress, say, warn, warn_unmatched
 
 if TYPE_CHECKING:
-    from w2w_registry.services.identities.intake import Group, Intake, Plan
     from w2w_registry.services.identities.items import AddRequest, Item, Skipped
+    from w2w_registry.services.identities.planned import Group, Intake, Plan
 
 _SHOWN = 5
 _LISTED = 10
@@ -102,7 +102,7 @@ def add(
 
 def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
     """Look at everything, say or ask what would be done with it, and do it: no space was named."""
-    from w2w_registry.services.identities import intake
+    from w2w_registry.services.identities import foreseeing, intake
 
     there = _is_there(frame)
     with progress("reading") as tick:
@@ -111,7 +111,7 @@ def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
     planned = intake.plan(frame.registry() if there else None, found, fit=yes or request.dry_run or asks or not there)
     if request.dry_run:
         if there:
-            planned = intake.asked(frame.registry(), request, planned)
+            planned = foreseeing.asked(frame.registry(), request, planned)
         emit(frame, planned.to_json(), lambda: _show_plan(planned))
         return 0
     if (planned.init or planned.fits) and not yes:
@@ -187,13 +187,18 @@ def _result(done: Intake) -> dict[str, Any]:
 
 # -- for people -------------------------------------------------------------------------------------
 def _show_plan(planned: Plan) -> None:
+    from w2w_registry.messages import message
+
     if planned.init:
         say("There is no registry yet; one would be made.")
     for group in planned.groups:
         say(_group_line(group))
+    for space, error in planned.unfitted.items():
+        warn(f"space {space} could not be fitted: {message(error)}")
     _failures(list(planned.survey.failed), "cannot be used")
     _failures(list(planned.refused), "would not be let in")
     _warnings(planned.items)
+    warn_unmatched(planned.survey.unmatched, "file")
     _skipped(planned.survey.skipped)
     held = f" ({planned.held} of them held)" if planned.held else ""
     refused = f"{len(planned.refused)} would not be let in, " if planned.refused else ""

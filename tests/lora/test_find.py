@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.lora.loras import make_tensors
-from w2w_registry.lora import discover, find_loras, suggest_name, write_lora
+from w2w_registry.lora import discover, find_loras, read_lora, suggest_name, write_lora
 from w2w_registry.records import MAX_NAME, check_name
 
 
@@ -152,7 +152,7 @@ def test_safetensors_under_another_ending_are_named(tmp_path: Path, name: str) -
 
 
 def test_what_a_training_goes_on_from_is_no_pickle_to_convert(tmp_path: Path) -> None:
-    names = {"optimizer.bin", "scheduler.bin", "scaler.pt", "random_states_0.pt", "rng_state_1.pth", "training_args.bin"}
+    names = {"optimizer.bin", "scheduler.bin", "scaler.pt", "random_states_0.pt", "rng_state_1.pth"}
     for name in names:
         (tmp_path / "checkpoint-500" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "checkpoint-500" / name).write_bytes(b"x")

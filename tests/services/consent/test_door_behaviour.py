@@ -21,7 +21,7 @@ from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.protect import protect_subject
-from w2w_registry.services.identities import intake, translated
+from w2w_registry.services.identities import foreseeing, intake, translated
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.identities.manage import list_identities, remove
 from w2w_registry.services.recording import newcomers
@@ -242,7 +242,7 @@ def test_a_plan_says_what_the_door_will(home: Registry, world: Path, way: str) -
     elif way == "translated":
         foreseen = translated.add(home, request, "/nowhere").items
     else:
-        foreseen = intake.asked(home, request, intake.plan(home, intake.survey(request), fit=False)).items
+        foreseen = foreseeing.asked(home, request, intake.plan(home, intake.survey(request), fit=False)).items
     done = add(home, replace(request, dry_run=False)).items
     assert [(one.status, one.held) for one in foreseen] == [(one.status, one.held) for one in done]
     assert [(one.status, one.held) for one in done] == [("failed", False), ("added", True), ("added", False)]

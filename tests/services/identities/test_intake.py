@@ -17,6 +17,7 @@ from w2w_registry.lora.read import LARGEST
 from w2w_registry.services.identities import intake, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.identities.outcome import cause
+from w2w_registry.services.identities.planned import Intake, Plan
 from w2w_registry.services.recording.placement import hint_agrees
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.query import Query, search
@@ -41,13 +42,13 @@ def folder(tmp_path: Path, world: World) -> Path:
     return make_folder(tmp_path / "folder", world)
 
 
-def run(registry: Registry, *paths: Path, **options: object) -> tuple[intake.Plan, intake.Intake]:
+def run(registry: Registry, *paths: Path, **options: object) -> tuple[Plan, Intake]:
     request = AddRequest([str(p) for p in paths], **options)  # type: ignore[arg-type]
     planned = intake.plan(registry, intake.survey(request), fit=True)
     return planned, intake.perform(registry, request, planned)
 
 
-def count(done: intake.Intake, status: str) -> int:
+def count(done: Intake, status: str) -> int:
     return sum(item.status == status for item in done.items)
 
 

@@ -15,6 +15,7 @@ from w2w_registry.services.hub.pull_checks import card_base, check_card
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, consent_word
 from w2w_registry.services.identities import ingest, intake
 from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.identities.planned import Plan
 from w2w_registry.services.identities.unplaced import add_unplaced
 from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.recording.spaces import open_space
@@ -97,7 +98,7 @@ def _asked(request: PullRequest, fetched: Fetched) -> AddRequest:
 
 def _planned(
     registry: Registry, asked: AddRequest, fetched: Fetched
-) -> tuple[AddRequest, str | None, tuple[str, ...], intake.Plan]:
+) -> tuple[AddRequest, str | None, tuple[str, ...], Plan]:
     """The request with the base model that is meant, the one that was said for it, what is to be told of that, and
     where the file goes. The file is believed before the card."""
     found = intake.survey(asked)

@@ -5,18 +5,75 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from sqlalchemy.orm import Session
+
+from w2w_registry.catalog.lookup import identities_named
+from w2w_registry.catalog.models import Identity
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Candidate, digests_of, read_adapter
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
-from w2w_registry.services.identities.items import AddRequest, Item
-from w2w_registry.services.identities.unplaced import drawn_by
+from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.items import AddRequest, Item, Seen
+from w2w_registry.services.identities.naming import own_name, say_lookalikes
+from w2w_registry.services.identities.outcome import with_beside
+from w2w_registry.services.identities.planned import Plan, repeats
+from w2w_registry.services.identities.unplaced import drawn_by, unregistered
+from w2w_registry.services.recording.labels import changed_labels
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.newcomers import Asked
 from w2w_registry.services.registry import Registry
 
 CHUNK = 256
+
+
+def asked(registry: Registry, request: AddRequest, planned: Plan) -> Plan:
+    """The plan with what the door says of each newcomer (``foreseeing``): what ``perform`` will meet there.
+
+    Raises:
+        ConsentDenied: the subjects' consent does not allow registering them.
+    """
+    seen = planned.survey.seen
+    items = {item.path: item for item in planned.items}
+    homeless: list[Candidate] = []
+    for group in planned.groups:
+        new = [one.candidate for one in group.members if items[str(one.candidate.path)].status == "added"]
+        if group.space is None or group.fit:
+            homeless += new
+        elif new:
+            placed = replace(request, name=None, space=group.space, candidates=new, dry_run=True)
+            items |= {item.path: item for item in with_beside(ingest.add(registry, placed).items)}
+    alone = [items[str(one.path)] for one in homeless]
+    items |= {item.path: item for item in at_the_door(registry, request, alone, homeless)}
+    for i, first in repeats(seen).items():
+        copy, original = items[str(seen[i].candidate.path)], items[str(seen[first].candidate.path)]
+        if original.status != "existing":
+            items[copy.path] = _shares_fate(copy, original)
+    with registry.catalog.read() as session:
+        told = [_relabelled(session, request, planned, one, items[str(one.candidate.path)]) for one in seen]
+    return replace(planned, items=tuple(say_lookalikes(registry, told)))
+
+
+def _relabelled(session: Session, request: AddRequest, planned: Plan, one: Seen, item: Item) -> Item:
+    """An item that is there already with what the command would change of it."""
+    labels = {**planned.survey.labels.get(one.candidate.name, {}), **request.labels}
+    if item.status != "existing" or not (labels or request.kind):
+        return item
+    try:
+        version = version_for(session, f"{item.identity}@{item.version}")
+    except RegistryError:  # a copy of one that is yet to be added
+        return item
+    told = request.of_kind(session.get_one(Identity, version.identity_id).kind)
+    changed = changed_labels(session, version.id, labels)
+    return replace(item, updated=tuple(changed), warnings=(*told, *item.warnings))
+
+
+def _shares_fate(copy: Item, original: Item) -> Item:
+    if original.error is not None:
+        return Item(copy.path, "failed", copy.identity, error=unregistered(copy.path, original.path))
+    return replace(copy, identity=original.identity, version=original.version)
 
 
 def at_the_door(
@@ -41,11 +98,11 @@ def at_the_door(
             door = Door(registry, session)
             for item in part:
                 candidate = by_path[item.path]
-                found[item.path] = _said(door, request, item, candidate, drawn.get(candidate.path, Asked()))
+                found[item.path] = _said(session, door, request, item, candidate, drawn.get(candidate.path, Asked()))
     return tuple(found.get(item.path, item) for item in items)
 
 
-def _said(door: Door, request: AddRequest, item: Item, candidate: Candidate, drawn: Asked) -> Item:
+def _said(session: Session, door: Door, request: AddRequest, item: Item, candidate: Candidate, drawn: Asked) -> Item:
     try:
         adapter = read_adapter(candidate.path)
         likeness = replace(of_adapter(adapter), prints=drawn.prints)
@@ -53,7 +110,11 @@ def _said(door: Door, request: AddRequest, item: Item, candidate: Candidate, dra
         (near,) = door.second.near([likeness], [{}])
     except RegistryError as error:
         return replace(item, status="failed", error=error)
-    name = str(item.identity)
+    try:
+        name, renamed = own_name(session, candidate, request.prefix, request.subjects, lambda _: None)
+    except RegistryError as error:
+        return replace(item, status="failed", error=error)
+    _, newest = identities_named(session, {name}).get(name, (None, 0))
     held = door.second.told(name, request.meant_kind, request.subjects, None, near)
-    told = (*door.second.remarks(name, near, held), *said_uncompared(door, likeness, drawn.why))
-    return replace(item, warnings=(*item.warnings, *told), held=held is not None)
+    told = (*renamed, *door.second.remarks(name, near, held), *said_uncompared(door, likeness, drawn.why))
+    return replace(item, identity=name, version=newest + 1, warnings=(*told, *item.warnings), held=held is not None)

@@ -8,9 +8,9 @@ Only ``perform`` writes.
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -18,22 +18,23 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
-from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Candidate, Skipped, digests_of, discover, lora_of, not_plain, read_adapter
 from w2w_registry.records import UNKNOWN_BASE, IdentityRef, check_name
 from w2w_registry.services.identities import ingest
-from w2w_registry.services.identities.foreseeing import at_the_door
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
-from w2w_registry.services.identities.outcome import lists, with_beside
+from w2w_registry.services.identities.outcome import with_beside
+from w2w_registry.services.identities.planned import Group, Intake, Plan, Survey, repeats
 from w2w_registry.services.identities.twins import Twins
-from w2w_registry.services.identities.unplaced import add_copies, add_unplaced
+from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, other_strength, remarks, said_copy
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
+from w2w_registry.services.spaces.fitset import no_common_start
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.members import LEAST
 from w2w_registry.space.gauge import obstacles
@@ -48,108 +49,14 @@ _NOT_ADAPTERS = (
 )
 
 
-@dataclass(frozen=True)
-class Survey:
-    """Everything under the paths: adapters, what cannot be used (with the error), what was passed over. ``prefix``: of
-    the names they get."""
-
-    seen: tuple[Seen, ...]
-    failed: tuple[Item, ...]
-    skipped: tuple[Skipped, ...]
-    prefix: str = ""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Adapters that go to one place: space ``space`` (fitted first when ``fit``), or none."""
-
-    members: tuple[Seen, ...]
-    base_model: str | None
-    space: str | None = None
-    fit: bool = False
-    new: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        kinds = Counter(one.kind for one in self.members)
-        return {
-            "space": self.space,
-            "fit": self.fit,
-            "files": len(self.members),
-            "different": self.new,
-            "base_model": self.base_model,
-            "base_hints": sorted({one.base_hint for one in self.members if one.base_hint}),
-            "kinds": dict(sorted(kinds.items())),
-            "formats": dict(sorted(Counter(one.format for one in self.members).items())),
-            "ranks": sorted({rank for one in self.members for rank in one.ranks}),
-        }
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What ``perform`` will do. ``items``: what is foreseen of each adapter; what is there, or in the folder twice, is
-    existing. ``init``: there is no registry yet."""
-
-    survey: Survey
-    groups: tuple[Group, ...]
-    init: bool
-    items: tuple[Item, ...]
-
-    @property
-    def added(self) -> int:
-        return sum(item.status == "added" for item in self.items)
-
-    @property
-    def existing(self) -> int:
-        return sum(item.status == "existing" for item in self.items)
-
-    @property
-    def refused(self) -> tuple[Item, ...]:
-        """What would not be let in (``asked``)."""
-        return tuple(item for item in self.items if item.error is not None)
-
-    @property
-    def held(self) -> int:
-        return sum(item.held for item in self.items)
-
-    @property
-    def fits(self) -> tuple[Group, ...]:
-        return tuple(group for group in self.groups if group.fit)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            **lists((*self.survey.failed, *self.items), self.survey.skipped),
-            "spaces": sorted({group.space for group in self.groups if group.space is not None}),
-            "fitted": [group.space for group in self.fits],
-            "groups": [group.to_json() for group in self.groups],
-        }
-
-
-@dataclass(frozen=True)
-class Intake:
-    """What became of everything. ``fitted``: spaces made; ``unfitted``: what kept one from being made;
-    ``unmatched``: rows of the label table that name none of the files."""
-
-    items: tuple[Item, ...]
-    skipped: tuple[Skipped, ...]
-    fitted: tuple[str, ...] = ()
-    unfitted: dict[str, RegistryError] = field(default_factory=dict)
-    spaces: tuple[str, ...] = ()
-    unmatched: tuple[str, ...] = ()
-
-    @property
-    def exit_code(self) -> int:
-        """0 when no file failed; the failures' common exit code, or 5 when they differ."""
-        codes = {item.error.exit_code for item in self.items if item.error is not None}
-        return 0 if not codes else codes.pop() if len(codes) == 1 else BadFile.exit_code
-
-
 def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     """Read everything under the request's paths, one file at a time.
 
     Raises:
-        UsageError: ``name`` for more than one adapter.
+        UsageError: ``name`` for more than one adapter. BadFile: a label table that cannot be read.
     """
     candidates, skipped = _discovered(request)
+    rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
     seen: list[Seen] = []
     failed: list[Item] = []
     twins = Twins()
@@ -166,7 +73,8 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
         progress(done, len(candidates))
     # Of two copies of one model the one that says its alpha is registered, then the more precise.
     seen.sort(key=lambda one: (not one.scaled, one.dtype not in ("fp32", "fp64")))
-    return Survey(tuple(seen), tuple(failed), tuple(skipped), request.prefix)
+    labels, left = _matched(request, rows, [one.candidate for one in seen])
+    return Survey(tuple(seen), tuple(failed), tuple(skipped), request.prefix, labels, left)
 
 
 def _discovered(request: AddRequest) -> tuple[list[Candidate], list[Skipped]]:
@@ -196,6 +104,7 @@ def _look(candidate: Candidate, request: AddRequest, twins: Twins) -> Seen:
         sketch,
         twins.number(adapter, digests, sketch),
         adapter.alpha_source != "default",
+        tuple(remarks(adapter, request)),
     )
 
 
@@ -208,7 +117,7 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         with registry.catalog.read() as session:
             spaces = all_spaces(session)
             known = _known(registry, session, found.seen)
-    repeated = _repeats(found.seen)
+    repeated = repeats(found.seen)
     by_place: dict[str | None, list[int]] = defaultdict(list)
     homeless: dict[tuple[str, str], list[int]] = defaultdict(list)
     for i, one in enumerate(found.seen):
@@ -220,6 +129,7 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         else:
             homeless[one.layout.digest, (one.base_model or one.base_hint or UNKNOWN_BASE).lower()].append(i)
     groups: list[Group] = []
+    unfitted: dict[str, RegistryError] = {}
     names = {space.name for space in spaces}
 
     def group(indices: Sequence[int], **more: Any) -> Group:
@@ -233,7 +143,12 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         if different >= ENOUGH:
             name = _space_name(found.seen[indices[0]], names)
             names.add(name)
-            groups.append(group(indices, space=f"{name}@1", fit=True))
+            against = _against(found.seen, [i for i in indices if i not in repeated])
+            if against is None:
+                groups.append(group(indices, space=f"{name}@1", fit=True))
+            else:
+                unfitted[f"{name}@1"] = against
+                by_place[None] += indices
         else:
             by_place[None] += indices
     for ref, indices in by_place.items():
@@ -242,18 +157,19 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
             one = found.seen[i]
             bases["" if ref else one.base_model or one.base_hint or ""].append(i)
         groups += [group(some, space=ref) for some in bases.values()]
-    items = with_beside(_foreseen(found, i, known, repeated) for i in range(len(found.seen)))
-    return Plan(found, tuple(groups), registry is None, items)
+    items = [_foreseen(found, i, known, repeated) for i in range(len(found.seen))]
+    for i in by_place[None]:  # in a space other things are said
+        if items[i].status == "added":
+            items[i] = replace(items[i], warnings=(*items[i].warnings, *found.seen[i].remarks))
+    if registry is None:
+        items = say_lookalikes(None, items)
+    return Plan(found, tuple(groups), registry is None, with_beside(items), unfitted)
 
 
-def asked(registry: Registry, request: AddRequest, planned: Plan) -> Plan:
-    """The plan with what the door says of each newcomer (``foreseeing``): what ``perform`` will meet there.
-
-    Raises:
-        ConsentDenied: the subjects' consent does not allow registering them.
-    """
-    candidates = [one.candidate for one in planned.survey.seen]
-    return replace(planned, items=at_the_door(registry, request, planned.items, candidates))
+def _against(seen: Sequence[Seen], indices: Sequence[int]) -> RegistryError | None:
+    """What keeps these from making a space."""
+    layout = seen[indices[0]].layout
+    return None if layout is None else no_common_start([seen[i].candidate.path for i in indices], layout)
 
 
 def _known(registry: Registry, session: Session, seen: Sequence[Seen]) -> dict[int, tuple[IdentityRef, str | None]]:
@@ -280,21 +196,16 @@ def _known(registry: Registry, session: Session, seen: Sequence[Seen]) -> dict[i
 def _foreseen(
     found: Survey, i: int, known: Mapping[int, tuple[IdentityRef, str | None]], repeated: Mapping[int, int]
 ) -> Item:
-    path, first = str(found.seen[i].candidate.path), found.seen[repeated.get(i, i)].candidate
-    there = known.get(i, known.get(repeated.get(i, i)))
+    one, first = found.seen[i], found.seen[repeated.get(i, i)]
+    path, name = str(one.candidate.path), found.prefix + first.candidate.name
+    there = known.get(i if one is first else repeated[i], known.get(i))
+    ref, how = (IdentityRef(name, 1), None) if there is None else there
+    if one is not first:
+        told = other_strength(one.sketch, first.sketch)
+        return Item(path, "existing", ref.name, ref.number, same_model=said_copy(one, first), warnings=told)
     if there is not None:
-        ref, how = there
         return Item(path, "existing", ref.name, ref.number, same_model=how)
-    if i not in repeated:
-        return Item(path, "added", found.prefix + first.name)
-    return Item(path, "existing", found.prefix + first.name, same_model=f"the same model as {first.path}")
-
-
-def _repeats(seen: Sequence[Seen]) -> dict[int, int]:
-    """Those that are the same model as one before them: their place → its place."""
-    first: dict[int, int] = {}
-    places = [first.setdefault(one.model, i) for i, one in enumerate(seen)]
-    return {i: place for i, place in enumerate(places) if place != i}
+    return Item(path, "added", name, 1)
 
 
 def _fitting(one: Seen, spaces: Sequence[Space]) -> Space | None:
@@ -328,15 +239,14 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
 
     A space that cannot be fitted after all is said, and its LoRAs are registered in no space.
     """
-    rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
-    labels, left = _matched(request, rows, [one.candidate for one in planned.survey.seen])
+    labels, left = planned.survey.labels, planned.survey.unmatched
     items: list[Item] = list(planned.survey.failed)
     fitted: list[str] = []
-    unfitted: dict[str, RegistryError] = {}
+    unfitted: dict[str, RegistryError] = dict(planned.unfitted)
     homeless: list[Candidate] = []
     total, done = sum(len(group.members) for group in planned.groups), 0
     seen = planned.survey.seen
-    again = [(seen[i], seen[first]) for i, first in _repeats(seen).items()]
+    again = [(seen[i], seen[first]) for i, first in repeats(seen).items()]
     later = {one.candidate for one, _ in again}
     for group in planned.groups:
         candidates = [one.candidate for one in group.members if one.candidate not in later]

@@ -123,7 +123,8 @@ class Item:
 @dataclass(frozen=True)
 class Seen:
     """One readable adapter: what a plan needs of it, without its tensors. ``model``: the same number for two that are
-    the same model. ``scaled``: the file, or what lies beside it, says its alpha."""
+    the same model. ``scaled``: the file, or what lies beside it, says its alpha. ``remarks``: what is said of it where
+    it is kept in no space."""
 
     candidate: Candidate
     kind: str
@@ -139,6 +140,7 @@ class Seen:
     sketch: Sketch | None
     model: int
     scaled: bool = True
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

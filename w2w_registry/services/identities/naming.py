@@ -58,14 +58,17 @@ def own_name(
     raise Conflict(what="name", name=first, reason="is another model's; use [[name]]")
 
 
-def say_lookalikes(registry: Registry, items: Sequence[Item]) -> list[Item]:
+def say_lookalikes(registry: Registry | None, items: Sequence[Item]) -> list[Item]:
     """The items, each new identity whose name differs from another's in case, or in a look-alike form of its
-    characters, with a word about that."""
+    characters, with a word about that. ``registry``: None where there is none yet."""
     added = {str(item.identity) for item in items if item.status == "added"}
     if not added:
         return list(items)
-    with registry.catalog.read() as session:
-        names = names_in_service(session)
+    names: set[str] = set()
+    if registry is not None:
+        with registry.catalog.read() as session:
+            names.update(names_in_service(session))
+    names |= added
     alike: dict[str, list[str]] = defaultdict(list)
     for name in names:
         alike[_looks(name)].append(name)

@@ -241,14 +241,13 @@ def add_copies(
             path, name = str(copy.candidate.path), request.prefix + copy.candidate.name
             there = known_model(registry, uow.session, first.sha256, first.digests, UNKNOWN)
             if there is None:
-                error = BadLora(path=path, reason=f"a copy of {first.candidate.path}, which could not be registered")
-                items.append(Item(path, "failed", name, error=error))
+                items.append(Item(path, "failed", name, error=unregistered(path, first.candidate.path)))
                 continue
             known = there[0]
             file = File(copy.sha256, copy.format, copy.dtype, copy.candidate.path.name, copy.size)
             _note_file(uow, known, copy.digests[0], file)
             owner = uow.session.get_one(Identity, known.identity_id)
-            how = None if copy.sha256 == first.sha256 else f"re-saved ({copy.format}, {copy.dtype})"
+            how = said_copy(copy, first)
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
             changed = set_labels(uow, known, given)
             told = (*request.of_kind(owner.kind), *other_strength(copy.sketch, first.sketch))
@@ -256,6 +255,17 @@ def add_copies(
                 Item(path, "existing", owner.name, known.number, same_model=how, updated=tuple(changed), warnings=told)
             )
     return items
+
+
+def unregistered(copy: str, first: str | Path) -> BadLora:
+    """What is said of a copy whose model could not be registered."""
+    return BadLora(path=copy, reason=f"a copy of {first}, which could not be registered")
+
+
+def said_copy(copy: Seen, first: Seen) -> str:
+    """How one file of a folder is known to be the model of another there."""
+    resaved = "" if copy.sha256 == first.sha256 else f", re-saved ({copy.format}, {copy.dtype})"
+    return f"the same model as {first.candidate.path}{resaved}"
 
 
 def other_strength(mine: Sketch | None, theirs: Sketch | None) -> tuple[Told, ...]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from w2w_registry.catalog.lookup import label_rows
 from w2w_registry.catalog.models import Label as LabelRow
 from w2w_registry.catalog.models import Version
@@ -95,20 +97,27 @@ def _point(cell: str) -> str:
     return cell.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", cell) else cell
 
 
+def changed_labels(session: Session, version_id: int, labels: Labels) -> list[str]:
+    """The names of these labels that a version has not, or has with another value."""
+    have = label_rows(session, version_id)
+    return [n for n, value in labels.items() if (row := have.get(n)) is None or (row.number, row.text) != _cells(value)]
+
+
+def _cells(value: Label) -> tuple[float | None, str | None]:
+    return (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
+
+
 def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:
     """Give a version these labels, with one event; returns the names of those that were not so already."""
     have = label_rows(uow.session, version.id)
-    changed: list[str] = []
-    for name, value in labels.items():
-        number, text = (float(value), None) if isinstance(value, (int, float)) else (None, str(value))
+    changed = changed_labels(uow.session, version.id, labels)
+    for name in changed:
+        number, text = _cells(labels[name])
         row = have.get(name)
         if row is None:
             uow.add(LabelRow(version_id=version.id, name=name, number=number, text=text))
-        elif (row.number, row.text) != (number, text):
-            row.number, row.text = number, text
         else:
-            continue
-        changed.append(name)
+            row.number, row.text = number, text
     if changed:
         uow.event("label.set", {"version": version.id})
     return changed

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, RegistryError, UsageError
-from w2w_registry.lora import find_loras
+from w2w_registry.lora import find_loras, read_lora
 from w2w_registry.services.registry import Progress, no_progress
 from w2w_registry.services.spaces.spool import Noted, Spool
 from w2w_registry.space.fit import Scratch, in_memory
@@ -19,6 +20,7 @@ from w2w_registry.space.rows import forget
 from w2w_registry.space.start import SHARED_START, canonical_rows, common_start, shares_start
 
 _BLOCK = 1 << 22  # numbers of θ that are handled at once
+_SAMPLE = 64  # of LoRAs, says whether they share a start
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,24 @@ def in_common_gauge(fit_set: FitSet, *, force: bool = False) -> FitSet:
         return fit_set.in_gauge(start.values)
     if force:
         return fit_set
-    raise UsageError(
-        reason=f"these LoRAs were trained from different starts (agreement {max(0.0, start.agreement):.2f} of 1): "
+    raise _apart(start.agreement)
+
+
+def no_common_start(paths: Sequence[Path], layout: Layout) -> UsageError | None:
+    """What :func:`in_common_gauge` will say against LoRAs of this layout, by a sample of them; None where nothing, or
+    where one cannot be read."""
+    places = np.unique(np.linspace(0, len(paths) - 1, min(len(paths), _SAMPLE)).astype(int))
+    try:
+        thetas = np.stack([read_lora(paths[i]).theta() for i in places])
+    except (BadLora, ValueError):
+        return None
+    agreement = common_start(thetas, layout).agreement
+    return None if agreement >= SHARED_START else _apart(agreement)
+
+
+def _apart(agreement: float) -> UsageError:
+    return UsageError(
+        reason=f"these LoRAs were trained from different starts (agreement {max(0.0, agreement):.2f} of 1): "
         "coordinates fitted on them would mean nothing",
         hint="fit on LoRAs of one training recipe, or say [[force]]",
     )
