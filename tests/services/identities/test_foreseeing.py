@@ -15,8 +15,8 @@ from tests.lora.loras import st_file
 from w2w_registry.services.identities import foreseeing, intake
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.identities.outcome import lists
-from w2w_registry.services.registry import Registry, init_registry
-from w2w_registry.settings import load_settings
+from w2w_registry.services.registry import Registry, init_registry, open_registry
+from w2w_registry.settings import Settings
 
 STEM = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
 FILES = ("ann", "Ann", "bob", "x/ann", "y/ann", "y/sample", "x/sample", "café")
@@ -75,19 +75,22 @@ def by_path(told: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, **{name: told[name] for name in ("counts", "spaces", "fitted", "unmatched_labels")}}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=FOLDERS, second=FOLDERS, mood=st.booleans(), kind=st.sampled_from([None, "style"]))
 def test_a_dry_run_says_what_the_run_says(
     tmp_path_factory: pytest.TempPathFactory, first: Folder, second: Folder, mood: bool, kind: str | None
 ) -> None:
     tmp_path = tmp_path_factory.mktemp("word")
-    registry = init_registry(load_settings(tmp_path / "home", environ={}))
+    home = Settings(tmp_path / "home", f"sqlite:///{tmp_path}/home/catalog.db", "tester", str(tmp_path / "artifacts"))
+    init_registry(home)
     table = tmp_path / "labels.csv"
     table.write_text("name,mood\nann,1\nnobody,2\n")
-    for folder in (write(tmp_path / "in", first), write(tmp_path / "in", second), write(tmp_path / "other", second)):
-        request = AddRequest(
-            [str(folder)], labels_csv=table if mood else None, labels={"seen": 1.0} if mood else {}, kind=kind
-        )
-        plan = foreseen(registry, request)
-        assert json.loads(json.dumps(plan["counts"])) == plan["counts"]
-        assert plan == done(registry, request)
+    with open_registry(home) as registry:
+        for name, content in (("in", first), ("in", second), ("other", second)):
+            folder = write(tmp_path / name, content)
+            request = AddRequest(
+                [str(folder)], labels_csv=table if mood else None, labels={"seen": 1.0} if mood else {}, kind=kind
+            )
+            plan = foreseen(registry, request)
+            assert json.loads(json.dumps(plan["counts"])) == plan["counts"]
+            assert plan == done(registry, request)

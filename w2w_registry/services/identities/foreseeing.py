@@ -16,12 +16,13 @@ from w2w_registry.lora import Candidate, digests_of, read_adapter
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.identities import ingest
+from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import own_name, say_lookalikes
 from w2w_registry.services.identities.outcome import with_beside
 from w2w_registry.services.identities.planned import Plan, repeats
 from w2w_registry.services.identities.unplaced import drawn_by, unregistered
-from w2w_registry.services.recording.labels import changed_labels
+from w2w_registry.services.recording.labels import Labels, changed_labels
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.newcomers import Asked
 from w2w_registry.services.registry import Registry
@@ -47,18 +48,31 @@ def asked(registry: Registry, request: AddRequest, planned: Plan) -> Plan:
             items |= {item.path: item for item in with_beside(ingest.add(registry, placed).items)}
     alone = [items[str(one.path)] for one in homeless]
     items |= {item.path: item for item in at_the_door(registry, request, alone, homeless)}
+    own: dict[int, Labels] = {}
     for i, first in repeats(seen).items():
         copy, original = items[str(seen[i].candidate.path)], items[str(seen[first].candidate.path)]
         if original.status != "existing":
-            items[copy.path] = _shares_fate(copy, original)
+            given = _given(request, planned, seen[i])
+            if given and first not in own:
+                told = read_adapter(seen[first].candidate.path).told
+                own[first] = {**about(seen[first].candidate.path, told), **_given(request, planned, seen[first])}
+            before = own.get(first, {})
+            changed = tuple(name for name, value in given.items() if before.get(name) != value)
+            own[first] = {**before, **given}
+            items[copy.path] = _shares_fate(replace(copy, updated=changed), original)
     with registry.catalog.read() as session:
-        told = [_relabelled(session, request, planned, one, items[str(one.candidate.path)]) for one in seen]
-    return replace(planned, items=tuple(say_lookalikes(registry, told)))
+        foreseen = [_relabelled(session, request, planned, one, items[str(one.candidate.path)]) for one in seen]
+    return replace(planned, items=tuple(say_lookalikes(registry, foreseen)))
+
+
+def _given(request: AddRequest, planned: Plan, one: Seen) -> Labels:
+    """The labels the command gives an adapter, by name or as all."""
+    return {**planned.survey.labels.get(one.candidate.name, {}), **request.labels}
 
 
 def _relabelled(session: Session, request: AddRequest, planned: Plan, one: Seen, item: Item) -> Item:
     """An item that is there already with what the command would change of it."""
-    labels = {**planned.survey.labels.get(one.candidate.name, {}), **request.labels}
+    labels = _given(request, planned, one)
     if item.status != "existing" or not (labels or request.kind):
         return item
     try:

@@ -22,12 +22,12 @@ class Twins:
         """The model this is: a new one, or that of one before."""
         keys = (adapter.sha256, *digests)
         known = next((self._by_key[key] for key in keys if key in self._by_key), None)
-        if known is None and sketch is not None and sketch.norm > 0:
+        if known is None and sketch is not None:
             known = self._like(adapter, sketch)
         found = self._next if known is None else known
         if known is None:
             self._next += 1
-        if sketch is not None and sketch.norm > 0:
+        if sketch is not None:
             self._keep(adapter.path, sketch, found)
         for key in keys:
             self._by_key.setdefault(key, found)
