@@ -276,6 +276,15 @@ def test_alpha_on_some_layers_only_is_said(tmp_path: Path) -> None:
 
 MID, CLIP = "attentions.0.transformer_blocks", "text_model.encoder.layers"
 SPELLINGS = {
+    "text_encoder_1.text_model.encoder.layers.0.mlp.fc1": "text_encoder/text_model.encoder.layers.0.mlp.fc1",
+    "clip_g.transformer.text_model.encoder.layers.0.mlp.fc1": "text_encoder_2/text_model.encoder.layers.0.mlp.fc1",
+    "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1": (
+        "text_encoder/text_model.encoder.layers.0.mlp.fc1"
+    ),
+    "text_encoders.t5xxl.transformer.encoder.block.0.layer.0.SelfAttention.q": (
+        "text_encoder_3/encoder.block.0.layer.0.SelfAttention.q"
+    ),
+    "lora_unet_joint_blocks_0_x_block_adaLN_modulation_1": "transformer/transformer_blocks.0.norm1.linear",
     "lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q": (f"unet/down_blocks.1.{MID}.1.attn1.to_q"),
     "lora_unet_unet_down_blocks_0_attentions_0_proj_in": "unet/down_blocks.0.attentions.0.proj_in",
     "diffusion_model.input_blocks.4.1.transformer_blocks.1.attn1.to_q": (f"unet/down_blocks.1.{MID}.1.attn1.to_q"),

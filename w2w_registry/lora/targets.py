@@ -71,6 +71,7 @@ SD3_JOINT: dict[str, tuple[Target, ...]] = {
     "context_block_attn_qkv": TEXT_QKV,
     "x_block_attn_proj": (Target("attn.to_out.0"),),
     "context_block_attn_proj": (Target("attn.to_add_out"),),
+    "x_block_adaLN_modulation_1": (Target("norm1.linear"),),
     "x_block_mlp_fc1": (Target("ff.net.0.proj"),),
     "x_block_mlp_fc2": (Target("ff.net.2"),),
     "context_block_mlp_fc1": (Target("ff_context.net.0.proj"),),
