@@ -281,7 +281,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     items += add_copies(registry, request, again, labels)
     progress(total, total)
     order = {str(one.candidate.path): i for i, one in enumerate(planned.survey.seen)}
-    items = [*with_beside(say_lookalikes(registry, items))]
+    items = say_lookalikes(registry, with_beside(items))
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
     return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)
