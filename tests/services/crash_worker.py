@@ -3,7 +3,8 @@
     python -m tests.services.crash_worker URL HOME SEED COUNT
 
 Prints one line per acknowledged operation, after it returned: ``add ID``, ``edit ID`` (of the version: its name may be
-erased later), ``withdraw SUBJECT``, ``checkpoint SIZE``. The reader may rely on exactly what was printed.
+erased later), ``withdraw SUBJECT``, ``checkpoint SIZE``; ``denied STEP`` for one that policy or door refused. The
+reader may rely on exactly what was printed.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def work(url: str, folder: Path, seed: int, count: int) -> None:
                 versions.append(small.add(name, subject))
                 print("add", versions[-1], flush=True)
         except (ConsentDenied, LikenessRefused, SecondPersonNeeded):
-            continue  # strangers come near one another in eight dimensions, and who withdrew takes two to come back
+            print(
+                "denied", step, flush=True
+            )  # strangers come near one another in eight dimensions; the withdrawn stay out
 
 
 if __name__ == "__main__":
