@@ -14,9 +14,9 @@ from w2w_registry.space.verdict import (
     Repeats,
     Strangers,
     VerdictModel,
-    _log_mean_of_others,
     learn,
     log_mean,
+    log_mean_of_others,
 )
 
 Array = NDArray[np.float64]
@@ -158,7 +158,7 @@ def test_the_fewest_repeats_that_count_do_no_harm(world: tuple[World, Array, Ver
 @settings(deadline=None, max_examples=50)
 def test_the_mean_of_the_others_is_what_it_says(width: int, seed: int, spread: float) -> None:
     values = np.random.default_rng(seed).normal(size=(3, width)) * spread
-    others = _log_mean_of_others(values)
+    others = log_mean_of_others(values)
     for column in range(width):
         assert np.allclose(others[:, column], log_mean(np.delete(values, column, 1)), rtol=1e-6, atol=1e-6)
 

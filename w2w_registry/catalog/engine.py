@@ -21,6 +21,7 @@ from w2w_registry.errors import Busy, DatabaseError, MissingExtra, NotInitialise
 WRITE = "w2w_write"  # execution option of a connection that will write
 # Keys are random, so a walk over a large family touches pages all over: 64 MB of them stay (the default is 2).
 CACHE_KIB = 65_536
+_KEPT = "w2w_cache_kib"  # in the info of a connection: the pages it keeps, as last set
 _BUSY_SQLSTATES = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialisation failure
 
 
@@ -158,7 +159,10 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
         # it waits for its turn instead of failing halfway; a reader cannot write by mistake.
         writes = connection.get_execution_options().get(WRITE, False)
         connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
-        connection.exec_driver_sql(f"PRAGMA cache_size=-{CACHE_KIB if writes else cache_kib}")
+        kept = CACHE_KIB if writes else cache_kib
+        if connection.info.get(_KEPT) != kept:
+            connection.exec_driver_sql(f"PRAGMA cache_size=-{kept}")
+            connection.info[_KEPT] = kept
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine

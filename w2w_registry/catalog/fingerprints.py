@@ -162,6 +162,10 @@ def newest_calibration(session: Session, base: str, question: str) -> VerdictCal
     return session.scalar(_calibrations(base, question).limit(1))
 
 
+LARGEST_COUNT = (1 << 31) - 1
+"""The largest number of people that is compared with: what an integer column of PostgreSQL holds."""
+
+
 def newest_of_door(session: Session, base: str, question: str, people: range) -> VerdictCalibration | None:
     """What the door compares by, or makes references with, learned from so many ``people``; the newest there is."""
     made = VerdictCalibration.people

@@ -20,7 +20,8 @@ def other_model(names: Iterable[str]) -> str | None:
     names = list(names)
     if "lora_controlnet" in names:
         return "a Control-LoRA, the makings of a ControlNet"
-    if names and all(name.startswith("optimizer.") or name.endswith(_MOMENTS) for name in names):
+    moments = [name.startswith("optimizer.") or name.endswith(_MOMENTS) for name in names]
+    if moments and (all(moments) or any(name.startswith("optimizer.") for name in names)):
         return "an optimizer's state"
     if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
         return "an IP-Adapter, which takes pictures as prompts"

@@ -12,7 +12,6 @@ how people differ.
 from __future__ import annotations
 
 import secrets
-import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,7 +51,7 @@ _NONE = -1
 _AGAIN = 0.98
 _AT_ONCE = 500
 
-_FEW, _ENOUGH = range(LEAST_GALLERY), range(LEAST_GALLERY, sys.maxsize)
+_FEW, _ENOUGH = range(LEAST_GALLERY), range(LEAST_GALLERY, stored.LARGEST_COUNT)
 """How many people comparisons are learned from."""
 
 Place = tuple[str, str]
