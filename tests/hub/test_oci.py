@@ -153,6 +153,37 @@ def test_who_may_see_it_is_found_out_before_anything_is_sent(tmp_path: Path, mon
             hub.set_access(repo, gated=True)
 
 
+def test_files_that_anybody_may_fetch_are_not_private(oci: LocalOci) -> None:
+    oci.open_files = True
+    with pytest.raises(HubError, match="anybody may fetch"):
+        hub_of(oci).create(oci.address(NAME), private=True)
+
+
+def test_nobody_is_somebody_else_by_a_file_of_passwords(oci: LocalOci, tmp_path: Path) -> None:
+    """``.netrc`` neither lets the anonymous in nor takes the place of what was logged in with."""
+    for password in ("secret", "wrong"):
+        (tmp_path / ".netrc").write_text(f"machine 127.0.0.1 login acme password {password}\n")
+        (tmp_path / ".netrc").chmod(0o600)
+        hub = hub_of(oci)
+        hub.create(oci.address(NAME), private=True)
+        assert hub.state(oci.address(NAME)).private
+
+
+def test_a_large_file_that_stays_is_said_to_stay(oci: LocalOci, tmp_path: Path) -> None:
+    hub, repo = hub_of(oci), oci.address(NAME)
+    publish(hub, repo, {"big.txt": b"x" * (oci_wire.MOST_ANSWER + 1)})
+
+    def keeps(handler: Any) -> bool:
+        if handler.command != "DELETE" or "/blobs/" not in handler.path:
+            return False
+        handler.reply(202)
+        return True
+
+    oci.misbehave = keeps
+    with pytest.raises(HubError, match="still there"):
+        hub.delete(repo)
+
+
 def test_closed_hosts_publish_nothing(oci: LocalOci) -> None:
     with pytest.raises(HubError, match="nothing in it is public"):
         hub_of(oci).create(oci.address(NAME), private=False)

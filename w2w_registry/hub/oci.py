@@ -53,7 +53,7 @@ class OciHub:
             raise NotFound(what=what, name=repo_id if revision is None else f"{repo_id}@{revision}")
         card = self._card(name, manifest)
         tags = (HUB_TAG,) if HUB_TAG in (card.get("tags") or ()) else ()
-        open_to_all = self._open(name, manifest.digest)
+        open_to_all = self._open(name, manifest)
         return RepoState(repo_id, manifest.digest, not open_to_all, False, manifest.files, card, tags)
 
     def listing(
@@ -88,7 +88,7 @@ class OciHub:
         if self._manifest(name, BRANCH) is not None:
             return False
         manifest = self._put_empty(name)
-        open_to_all = self._open(name, manifest.digest)
+        open_to_all = self._open(name, manifest)
         self._remove(name, [manifest])
         if open_to_all is private:
             problem = (
@@ -266,15 +266,17 @@ class OciHub:
         if answer.status not in _GONE:
             reason = f"it does not let {what} be deleted, so nothing published there could be taken down again"
             raise HubError(repo=repo, reason=reason, status=answer.status)
-        if self._wire.ask("GET", path, fine=(200, 404), headers={"Accept": MANIFEST}).status != 404:
+        if self._wire.ask("HEAD", path, fine=(200, 404), headers={"Accept": MANIFEST}).status != 404:
             raise HubError(repo=repo, reason=f"{what} it says it deleted are still there", status=None)
 
     # -- what anybody sees ---------------------------------------------------------------------
-    def _open(self, name: str, digest: str) -> bool:
-        """Whether somebody without credentials may fetch a manifest."""
-        path = f"/v2/{name}/manifests/sha256:{digest}"
+    def _open(self, name: str, manifest: Manifest) -> bool:
+        """Whether somebody without credentials may fetch a manifest, or a file of one: a host may guard them apart."""
+        paths = [f"/v2/{name}/manifests/sha256:{manifest.digest}", f"/v2/{name}/blobs/sha256:{manifest.config}"]
         fine = (200, 401, 403, 404)
-        return self._anybody.ask("GET", path, fine=fine, headers={"Accept": MANIFEST}).status == 200
+        return any(
+            self._anybody.ask("HEAD", path, fine=fine, headers={"Accept": MANIFEST}).status == 200 for path in paths
+        )
 
     def _card(self, name: str, manifest: Manifest) -> Mapping[str, Any]:
         file = next((f for f in manifest.files if f.path == CARD), None)

@@ -242,6 +242,7 @@ class _Session:
         oras.logger.setup_logger(quiet=True)  # its warnings would drown the one line a command prints
         self._session = requests.Session()
         self._session.cookies.set_policy(_no_cookies())
+        self._session.auth = _nothing_of_its_own
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, _bounded_adapter())
         local = host.partition(":")[0]
@@ -291,6 +292,11 @@ def _logins() -> list[str]:
     named = [Path(folder) / "config.json"] if folder else []
     named += [Path(runtime) / "containers" / "auth.json"] if runtime else []
     return [str(path) for path in named if path.is_file()]
+
+
+def _nothing_of_its_own(request: Any) -> Any:
+    """In place of ``~/.netrc``, which the HTTP library puts over the credentials that are shown, or that are not."""
+    return request
 
 
 def _no_cookies() -> Any:
