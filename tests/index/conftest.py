@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 
 from w2w_registry.index import store
+from w2w_registry.index.kinds import KINDS, PLACED_KINDS, placed_engine
 from w2w_registry.index.milvus import MilvusEngine, collection_name
 from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Engine, VectorIndex
 
-NEEDS = {"exact": (), "faiss": ("faiss",), "milvus": ("pymilvus", "milvus_lite")}
+NEEDS = {"faiss": ("faiss",), "milvus": ("pymilvus", "milvus_lite")}
 
 
 def need(kind: str) -> None:
-    for module in NEEDS[kind]:
+    for module in NEEDS.get(kind, ()):
         if find_spec(module) is None:
             pytest.skip(f"{module} is not installed")
 
@@ -27,7 +28,7 @@ def milvus(tmp_path_factory: pytest.TempPathFactory) -> MilvusTarget:
     return MilvusTarget(str(tmp_path_factory.mktemp("milvus") / "index.db"))
 
 
-@pytest.fixture(params=["exact", "faiss", "milvus"])
+@pytest.fixture(params=KINDS[1:])
 def kind(request: pytest.FixtureRequest) -> str:
     need(request.param)
     return str(request.param)
@@ -38,6 +39,8 @@ def engine_of(kind: str, folder: Path, milvus: MilvusTarget | None) -> Engine:
     if kind == "milvus":
         assert milvus is not None
         return MilvusEngine(milvus, collection_name(folder))
+    if kind in PLACED_KINDS:
+        return placed_engine(kind).of({"kind": kind}, folder.parent, folder)
     return store.FolderEngine(folder, kind)
 
 
@@ -48,7 +51,7 @@ def target(request: pytest.FixtureRequest, kind: str) -> MilvusTarget | None:
 
 @pytest.fixture
 def engine(tmp_path: Path, kind: str, target: MilvusTarget | None) -> Engine:
-    return engine_of(kind, store.folder_for(tmp_path, tmp_path.name, "metric", kind), target)
+    return engine_of(kind, tmp_path / f"{tmp_path.name[-16:]}-metric-{kind}", target)
 
 
 @pytest.fixture

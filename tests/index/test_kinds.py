@@ -17,6 +17,7 @@ from tests.index.oracle import Oracle, assert_same, lattice, unit
 from w2w_registry.errors import IntegrityError, MissingExtra, SettingError
 from w2w_registry.index import factory, faiss_scan, store
 from w2w_registry.index.factory import choose_kind, engine_for, kept_engines
+from w2w_registry.index.kinds import FOLDER_KINDS, KINDS
 from w2w_registry.index.milvus_server import MilvusTarget
 from w2w_registry.index.protocol import Engine, Stamp, VectorIndex
 
@@ -76,7 +77,7 @@ def follow(sequence: list[Any], engine: Engine) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(sequence=st.lists(steps, max_size=25))
-@pytest.mark.parametrize("fast", ["exact", "faiss"])
+@pytest.mark.parametrize("fast", FOLDER_KINDS)
 def test_any_sequence_agrees_with_the_oracle(
     tmp_path_factory: pytest.TempPathFactory, fast: str, sequence: list[Any]
 ) -> None:
@@ -176,7 +177,7 @@ def test_a_build_from_batches_is_the_index_of_all_their_rows(kind: str, engine: 
     assert_same(found[0].search(vectors[:4], 9), expected.search(vectors[:4], 9))
 
 
-@pytest.mark.parametrize("kind", ["exact", "faiss", "milvus"])
+@pytest.mark.parametrize("kind", KINDS[1:])
 def test_everything_kept_is_found_for_erasure(kind: str, tmp_path: Path) -> None:
     need(kind)
     options = {"kind": kind}

@@ -36,7 +36,7 @@ def kept(folder: Path) -> tuple[list[int], Stamp] | None:
 
 
 def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
-    folder = store.folder_for(tmp_path / "index", STAMP.space_digest, STAMP.metric_digest, "exact")
+    folder = tmp_path / "index" / "space-metric-exact"
     assert store.load(folder) is None
     index = index_of(1, 2, 9)
     assert store.save(folder, index, STAMP)

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2w_registry.errors import SettingError
-from w2w_registry.index.milvus_server import MilvusTarget
+from w2w_registry.index.kinds import KINDS, PLACED_KINDS, placed_engine
+from w2w_registry.index.milvus_server import LOCAL_FILE, MilvusTarget
 
 if TYPE_CHECKING:  # the engines need numpy, which most of those who ask for settings do not
     from w2w_registry.index.protocol import Engine
 
-KINDS = ("auto", "exact", "faiss", "milvus")
 FAISS_ROWS = 50_000
-MILVUS_FILE = "milvus.db"
 
 
 def choose_kind(kind: str, size: int) -> str:
@@ -53,7 +52,7 @@ def asked_kind(options: Mapping[str, Any]) -> str:
 def check_options(options: Mapping[str, Any]) -> None:
     """Raises SettingError when the ``[index]`` table cannot mean anything; nothing is opened."""
     if choose_kind(asked_kind(options), 0) == "milvus":
-        MilvusTarget.from_options(options, Path(MILVUS_FILE), {})
+        MilvusTarget.from_options(options, Path(LOCAL_FILE), {})
 
 
 def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int) -> Engine:
@@ -67,32 +66,24 @@ def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric
     Raises:
         SettingError: no such kind, or a setting that is not text.
     """
-    from w2w_registry.index.milvus import MilvusEngine, collection_name
-    from w2w_registry.index.store import FolderEngine, folder_for
-
     kind = choose_kind(asked_kind(options), size)
-    folder = folder_for(root, space_digest, metric_digest, kind)
-    if kind == "milvus":
-        return MilvusEngine(MilvusTarget.from_options(options, root / MILVUS_FILE), collection_name(folder))
+    folder = root / f"{space_digest[:16]}-{metric_digest[:16]}-{kind}"
+    if kind in PLACED_KINDS:
+        return placed_engine(kind).of(options, root, folder)
+    from w2w_registry.index.store import FolderEngine
+
     return FolderEngine(folder, kind)
 
 
 def kept_engines(options: Mapping[str, Any], root: Path) -> Iterator[Engine]:
     """An engine for everything that may be kept, whatever space, metric or kind: what erasure has to drop.
 
-    Milvus is asked where the options name it, or where its local file lies.
-
     Raises:
-        MissingExtra, Busy, StorageError: Milvus is there and cannot be asked.
+        MissingExtra, Busy, StorageError: an index is kept somewhere that cannot be asked.
     """
-    from w2w_registry.index.milvus import MilvusEngine
-    from w2w_registry.index.store import FolderEngine
+    for folder in sorted(root.glob("*-*-*")):
+        from w2w_registry.index.store import FolderEngine
 
-    for folder in sorted(root.glob("*")):
-        if folder.is_dir() and folder.name != MILVUS_FILE:
-            yield FolderEngine(folder, folder.name.rpartition("-")[2])
-    targets = [MilvusTarget.from_options(options, root / MILVUS_FILE)] if asked_kind(options) == "milvus" else []
-    if (root / MILVUS_FILE).exists() and all(target.uri != str(root / MILVUS_FILE) for target in targets):
-        targets.append(MilvusTarget(str(root / MILVUS_FILE)))
-    for target in targets:
-        yield from MilvusEngine.all(target)
+        yield FolderEngine(folder, folder.name.rpartition("-")[2])
+    for kind in PLACED_KINDS:
+        yield from placed_engine(kind).kept(options, root)

@@ -28,24 +28,13 @@ import numpy as np
 
 from w2w_registry.errors import IntegrityError, storing
 from w2w_registry.index.disk import describe, lock, read, sync_folder, verified, write
-from w2w_registry.index.exact import ExactIndex
+from w2w_registry.index.kinds import segments_of
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.index.segments import Segment, SegmentedIndex
 from w2w_registry.records import canonical_json
 
 FORMAT = 3
 POINTER, MANIFEST = "CURRENT", "manifest.json"
-
-
-def kind_of(name: str) -> type[SegmentedIndex]:
-    """The class of a kind that is kept in a folder. Raises KeyError for any other."""
-    if name == ExactIndex.kind:
-        return ExactIndex
-    if name == "faiss":
-        from w2w_registry.index.faiss_index import FaissIndex
-
-        return FaissIndex
-    raise KeyError(name)
 
 
 class Writer:
@@ -145,7 +134,7 @@ def load_generation(folder: Path, pointer: bytes) -> tuple[VectorIndex, Stamp] |
     generation, manifest = found
     stamp = Stamp(**manifest["stamp"])
     try:
-        kind = kind_of(stamp.kind)
+        kind = segments_of(stamp.kind)
         segments = [_load_segment(kind, generation, entry, manifest["dim"]) for entry in manifest["segments"]]
     except (OSError, IntegrityError, KeyError):
         return None

@@ -9,10 +9,10 @@ a time (Milvus Lite locks it); a second one is told ``Busy``.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.index.milvus_server import (
+    LOCAL_FILE,
     STAMPS,
     MilvusTarget,
     calls,
@@ -279,16 +280,25 @@ class MilvusEngine:
     target: MilvusTarget
     collection: str
     kind: str = KIND
+    settled: ClassVar[bool] = False
 
     @classmethod
-    def all(cls, target: MilvusTarget) -> list[Self]:
-        """An engine for every collection of this package; none where a local file does not exist yet."""
-        if target.is_local and not Path(target.uri).exists():
-            return []
-        client = connect(target)
-        with calls(target):
-            names = [name for name in client.list_collections() if name.startswith(_PREFIX) and name != STAMPS]
-        return [cls(target, name) for name in sorted(names)]
+    def of(cls, options: Mapping[str, Any], root: Path, folder: Path) -> Self:
+        return cls(MilvusTarget.from_options(options, root / LOCAL_FILE), collection_name(folder))
+
+    @classmethod
+    def kept(cls, options: Mapping[str, Any], root: Path) -> Iterator[Self]:
+        """One for every collection of this package: where the options name Milvus, and in its local file."""
+        local = MilvusTarget(str(root / LOCAL_FILE))
+        named = options.get("kind") == KIND or bool(options.get("url"))
+        asked = MilvusTarget.from_options(options, root / LOCAL_FILE) if named else local
+        for target in (asked,) if asked.uri == local.uri else (asked, local):
+            if target.is_local and not Path(target.uri).exists():
+                continue
+            client = connect(target)
+            with calls(target):
+                names = [name for name in client.list_collections() if name.startswith(_PREFIX) and name != STAMPS]
+            yield from (cls(target, name) for name in sorted(names))
 
     def empty(self, dim: int) -> VectorIndex:
         return MilvusIndex.create(self.target, self.collection, dim)

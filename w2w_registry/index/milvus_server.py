@@ -15,9 +15,8 @@ from urllib.parse import urlsplit
 from w2w_registry.errors import Busy, MissingExtra, SettingError, StorageError
 
 STAMPS = "w2w_stamps"
-
-
 STAMP_LENGTH = 1024
+LOCAL_FILE = "milvus.db"  # in the cache folder, where no Milvus is named
 
 
 @dataclass(frozen=True)

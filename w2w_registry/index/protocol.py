@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -131,6 +132,10 @@ class Engine(Protocol):
     @property
     def kind(self) -> str: ...
 
+    @property
+    def settled(self) -> bool:
+        """Whether an index stays as it was opened or kept, whatever others write; what a server holds does not."""
+
     def empty(self, dim: int) -> VectorIndex:
         """A new, empty index; what was kept is untouched unless the kind lives where it is kept (Milvus)."""
 
@@ -143,8 +148,8 @@ class Engine(Protocol):
         """
 
     def mark(self) -> bytes | None:
-        """What tells that which is kept from everything kept before; None when nothing is, or when others may change
-        what was opened (Milvus)."""
+        """What tells that which is kept from everything kept before; None when nothing is, or it is not
+        ``settled``."""
 
     def wait(self) -> bool:
         """Whether another process was writing here; it has ended then."""
@@ -176,6 +181,26 @@ class Engine(Protocol):
 
     def drop(self) -> None:
         """Delete all that is kept, as erasure asks; what was never there is no error.
+
+        Raises:
+            As ``open``.
+        """
+
+
+class PlacedEngine(Engine, Protocol):
+    """An engine that says itself where its indices are kept, instead of in a folder of the cache."""
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], root: Path, folder: Path) -> Engine:
+        """The engine of the index that stands for ``folder`` of the cache ``root``, as the ``[index]`` table asks.
+
+        Raises:
+            SettingError: the table cannot mean anything.
+        """
+
+    @classmethod
+    def kept(cls, options: Mapping[str, Any], root: Path) -> Iterator[Engine]:
+        """An engine for each index that may be kept, under these options or earlier ones.
 
         Raises:
             As ``open``.

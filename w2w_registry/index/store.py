@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from w2w_registry.errors import storing
 from w2w_registry.index.disk import lock, read, sync_folder
-from w2w_registry.index.generations import POINTER, collect, kind_of, load_generation, writing
+from w2w_registry.index.generations import POINTER, collect, load_generation, writing
+from w2w_registry.index.kinds import segments_of
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex, Vectors
 from w2w_registry.index.segments import SegmentedIndex, merged
 
@@ -27,20 +29,16 @@ _FOLD = 2  # a segment is written anew with the rows after it when it is shorter
 Change = tuple[int, Vectors | None]
 
 
-def folder_for(root: Path, space_digest: str, metric_digest: str, kind: str) -> Path:
-    """Where the index of one space under one metric is kept, for one kind."""
-    return root / f"{space_digest[:16]}-{metric_digest[:16]}-{kind}"
-
-
 @dataclass(frozen=True)
 class FolderEngine:
     """An index of one of the kinds that live in a folder: see ``protocol.Engine``."""
 
     folder: Path
     kind: str
+    settled: ClassVar[bool] = True
 
     def empty(self, dim: int) -> VectorIndex:
-        return kind_of(self.kind)(dim)
+        return segments_of(self.kind)(dim)
 
     def open(self) -> tuple[VectorIndex, Stamp] | None:
         return load(self.folder)
@@ -130,7 +128,7 @@ def build(folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Bat
         MissingExtra: the kind's package is not installed. StorageError: the disk refused.
         IntegrityError: ids out of order, or vectors that no index would admit.
     """
-    index = kind_of(kind)(dim)
+    index = segments_of(kind)(dim)
     with writing(folder, stamp) as writer:
         if writer is not None:
             pointer = writer.publish(type(index), stamp, dim, [], batches)

@@ -235,7 +235,7 @@ class _Cache:
 
     def _shelve(self) -> None:
         """Keep what was opened for the next search. What a server holds others may change under it."""
-        if not self.ahead and self._engine.kind != "milvus":
+        if not self.ahead and self._engine.settled:
             _SHELF.put(
                 self._key, _Opened(replace(self._stamp, size=self.index.size), self.index, self._mark, self._asking)
             )
@@ -298,7 +298,7 @@ class _Cache:
     def _reopened(self, index: VectorIndex) -> VectorIndex:
         """The index as it was just kept: what was added lies in a segment with codes, and is no longer read in full at
         every question. What a server holds is the same before and after."""
-        if self._engine.kind == "milvus":
+        if not self._engine.settled:
             return index
         found = self._engine.open()
         return index if found is None or found[1].seq != self._stamp.seq else found[0]
