@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -72,7 +72,7 @@ class FolderGroup(click.Group):
 
     ``helps`` maps each name to its one-line help, or to "" to take it from the command itself; with all of them given,
     listing the commands imports none. ``former`` maps names that commands had to those they have; both are run.
-    ``sections`` sorts names into titled sections of the help.
+    ``sections`` are the names by titled section of the help, each once.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FolderGroup(click.Group):
         package: str,
         helps: Mapping[str, str],
         former: Mapping[str, str] | None = None,
-        sections: Callable[[tuple[str, ...]], list[tuple[str, list[str]]]] | None = None,
+        sections: Mapping[str, Iterable[str]] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -105,9 +105,8 @@ class FolderGroup(click.Group):
         for name, text in self._helps.items():
             command = None if text else self.get_command(ctx, name)
             rows[name] = text if command is None else command.get_short_help_str(limit=80)
-        sections = [("Commands", list(rows))] if self._sections is None else self._sections(tuple(rows))
         widest = max(map(len, rows))
-        for title, names in sections:
+        for title, names in (self._sections or {"Commands": rows}).items():
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(widest), rows[name]) for name in names])
 

@@ -9,18 +9,33 @@ from ..frame import Frame, takes_frame
 from ..output import emit, table
 
 
-@click.command()
+class _Query(click.Command):
+    """Its help lists the questions there are."""
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        from w2w_registry.services.audit.queries import QUESTIONS
+
+        super().format_help_text(ctx, formatter)
+        rows = []
+        for name, question in QUESTIONS.items():
+            flags = ", ".join(
+                param.opts[0] for param in self.params if param.expose_value and param.name in question.takes
+            )
+            rows.append((name, f"{question.heading} ({flags})" if flags else question.heading))
+        with formatter.section("Questions"):
+            formatter.write_dl(rows)
+
+
+@click.command(cls=_Query)
 @click.argument("question", required=False, metavar="[QUESTION]")
 @click.argument("about", required=False, metavar="[ABOUT]")
-@click.option("--subject", type=options.Word(), metavar="ID", help="Which subject (subject, spaces).")
-@click.option("--photo", metavar="SHA256|FILE", help="Which photo (photo).")
-@click.option(
-    "--days", metavar="N", type=click.IntRange(0, 36_500), help="How many days ahead (expiring; default: 30)."
-)
-@click.option("--since", metavar="DATE", help="From this day on (actions).")
-@click.option("--until", metavar="DATE", help="Up to this day (actions).")
-@click.option("--by", "actor", metavar="WHO", help="Only by this actor (actions).")
-@click.option("--action", metavar="WHAT", help="Only this action, or 'consent.' for all of its kind (actions).")
+@click.option("--subject", type=options.Word(), metavar="ID", help="About this subject.")
+@click.option("--photo", metavar="SHA256|FILE", help="About this photo or file.")
+@click.option("--days", metavar="N", type=click.IntRange(0, 36_500), help="How many days ahead (default: 30).")
+@click.option("--since", metavar="DATE", help="From this day on.")
+@click.option("--until", metavar="DATE", help="Up to this day.")
+@click.option("--by", "actor", metavar="WHO", help="Only by this actor.")
+@click.option("--action", metavar="WHAT", help="Only this action, or 'consent.' for all of its kind.")
 @click.option("--where", metavar="EXPR", help="A free question about versions, as in `w2w-reg list --where`.")
 @options.limit
 @takes_frame
@@ -40,32 +55,19 @@ def query(
 ) -> None:
     """Answer a common question from the catalog and its log.
 
-    \b
-    subject ID         everything about a subject: the subject access report
-    photo SHA256|FILE  everything derived from a photo or file
-    unconsented        published without valid consent
-    expiring           consents that expire within --days
-    actions            who did what (--since, --until, --by, --action)
-    spaces [ID]        which weight spaces were fitted with whom
-    mismatched         versions whose files no longer match what was recorded
-    unexplained        versions of unknown origin
-    withdrawals        withdrawals and takedowns in progress
-    held               versions that wait for somebody to decide whom they depict, the most serious first
-    versions           versions that match --where EXPR
+    ABOUT is the subject's ID, or the photo's SHA-256 or file, of the questions that take one.
     """
     from w2w_registry.services.audit import queries as service
     from w2w_registry.services.consent.scopes import parse_day
 
     asked = question or ("versions" if where else "actions")
-    match (asked, about):
-        case (_, None):
-            pass
-        case ("subject" | "spaces", _) if subject is None:
-            subject = options.Word().convert(about, None, None)
-        case ("photo", _) if photo is None:
-            photo = about
-        case _:
-            raise click.UsageError(f"{about!r} is one word too many for the question {asked!r}")
+    takes = service.QUESTIONS[asked].takes if asked in service.QUESTIONS else frozenset()
+    if about is not None and "subject" in takes and subject is None:
+        subject = options.Word().convert(about, None, None)
+    elif about is not None and "photo" in takes and photo is None:
+        photo = about
+    elif about is not None and asked in service.QUESTIONS:
+        raise click.UsageError(f"{about!r} is one word too many for the question {asked!r}")
     filters = service.Filters(
         subject=subject,
         photo=photo,

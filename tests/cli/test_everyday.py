@@ -146,8 +146,7 @@ def test_without_a_browser_the_address_is_enough(monkeypatch: pytest.MonkeyPatch
 
 
 def test_help_is_in_sections_with_examples(run: Run) -> None:
-    from w2w_registry.cli.app import COMMANDS
-    from w2w_registry.cli.sections import SECTIONS
+    from w2w_registry.cli.sections import COMMANDS, SECTIONS
 
     out = run("--help")[1]
     assert all(f"\n{title}:\n" in out for title in SECTIONS)

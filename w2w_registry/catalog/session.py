@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from sqlalchemy import Engine
@@ -36,7 +38,10 @@ from w2w_registry.records import now
 
 __all__ = ["HEAD", "Catalog", "EventHash", "UnitOfWork"]
 
-HEAD = "0012"  # newest migration; a test keeps it equal to Alembic's, which takes too long to ask at every start
+_STEPS = import_module("w2w_registry.migrations.versions").__path__
+HEAD = max(step.name[1:5] for step in iter_modules(_STEPS))
+"""The newest migration, as its file is named; a test keeps it equal to Alembic's, which takes too long to ask at every
+start."""
 
 
 class _Shared(threading.local):

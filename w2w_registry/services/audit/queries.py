@@ -316,7 +316,9 @@ QUESTIONS: Mapping[str, Question] = {
     ),
     "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
     "unexplained": Question(unexplained, "Versions of unknown origin", ("version", "made_by", "why")),
-    "withdrawals": Question(withdrawals, "Withdrawals in progress", ("what", "id", "state", "since", "about")),
+    "withdrawals": Question(
+        withdrawals, "Withdrawals and takedowns in progress", ("what", "id", "state", "since", "about")
+    ),
     "held": Question(
         held, "Held until somebody decides", ("version", "like", "by", "why", "score", "added_by", "since")
     ),
