@@ -62,7 +62,8 @@ def search(
     it is registered).
 
     The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
-    one of five. Weights alone never say "same". By behaviour any adapter that the base model loads can be a query.
+    one of five. Weights alone say "same" of the very same model only, however its file was saved ("same model").
+    By behaviour any adapter that the base model loads can be a query.
     """
     from w2w_registry.services.recording.fingerprints import opener
     from w2w_registry.services.recording.outputs import check_outputs
@@ -128,7 +129,7 @@ def _table(found: dict[str, Any]) -> None:
     for text in found["warnings"]:
         warn(text)
     columns = ["rank", "identity", "version", "score", "verdict", "false_alarm", "kind", "consent"]
-    rows = [{**hit, "false_alarm": _chance(hit["false_alarm"])} for hit in found["results"]]
+    rows = [{**hit, "false_alarm": _chance(hit["false_alarm"]), "verdict": _verdict(hit)} for hit in found["results"]]
     if found["by"] == "both":
         columns.insert(4, "score_weights")
     table(rows, columns, empty="nothing in this space yet")
@@ -142,6 +143,10 @@ def _table(found: dict[str, Any]) -> None:
         )
     if found["certainty"] != "exact":
         note(f"{found['certainty']} search: {CERTAINTY[found['certainty']]}")
+
+
+def _verdict(hit: dict[str, Any]) -> str | None:
+    return "same model" if hit["same_model"] else hit["verdict"]
 
 
 def _chance(value: float | None) -> str | None:

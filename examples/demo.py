@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw
 
 from examples.miniworld.unpack import unpack
 from w2w_registry.services.registry import open_registry
-from w2w_registry.services.search.query import Found, search_many
+from w2w_registry.services.search.found import Found
+from w2w_registry.services.search.query import search_many
 from w2w_registry.settings import load_settings
 
 ROWS, MATCHES, TILE, PREVIEW = 6, 6, 96, 128

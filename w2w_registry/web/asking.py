@@ -12,8 +12,9 @@ from fastapi import UploadFile
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest
-from w2w_registry.services.search import query as searching
 from w2w_registry.services.search.draws import By, Opener, search_by
+from w2w_registry.services.search.found import Found, Query
+from w2w_registry.services.search.query import search
 from w2w_registry.services.synthesis import invert, looking
 from w2w_registry.web import uploads
 from w2w_registry.web.jobs import ENDED
@@ -46,14 +47,14 @@ class Answer:
     """What was found. ``photo``: whether a photo asked. ``outside``: share of the adapter that the space compared in
     cannot say, or why weights say nothing of it. ``registered``: the reference of what was registered."""
 
-    found: searching.Found
+    found: Found
     photo: bool = False
     outside: float | None = None
     unplaced: str | None = None
     registered: str | None = None
 
 
-def registered_version(desk: Desk, ref: str, asked: Asking) -> searching.Found:
+def registered_version(desk: Desk, ref: str, asked: Asking) -> Found:
     """Who is near a registered version; ``ref`` is one, never a path.
 
     Raises:
@@ -98,14 +99,14 @@ def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registerin
             )
             query = replace(query, text=given.name)
         else:
-            query = searching.Query(given.name, given.path)
+            query = Query(given.name, given.path)
         answer = Answer(_search(desk, query, asked), given.photo)
         if not given.photo:
             answer = _placed(desk, query, asked, answer)
     return answer if register is None else replace(answer, registered=_register(desk, given, asked, register))
 
 
-def _search(desk: Desk, query: str | searching.Query, asked: Asking) -> searching.Found:
+def _search(desk: Desk, query: str | Query, asked: Asking) -> Found:
     with desk.site.engine.lock:
         (found,) = search_by(
             desk.registry,
@@ -125,12 +126,12 @@ def opener_of(desk: Desk) -> Opener | None:
     return None if engine.pipeline is None else lambda: engine.prober(desk.registry)
 
 
-def _placed(desk: Desk, query: searching.Query, asked: Asking, answer: Answer) -> Answer:
+def _placed(desk: Desk, query: Query, asked: Asking, answer: Answer) -> Answer:
     """How much of an adapter its space cannot say, also where behaviour answered."""
     if answer.found.residual is not None:
         return replace(answer, outside=answer.found.residual)
     try:
-        by_weights = searching.search(desk.registry, query, limit=1, space=asked.space)
+        by_weights = search(desk.registry, query, limit=1, space=asked.space)
     except RegistryError as error:
         return replace(answer, unplaced=problem_of(error).detail)
     found = replace(answer.found, warnings=tuple(dict.fromkeys([*answer.found.warnings, *by_weights.warnings])))

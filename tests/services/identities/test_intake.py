@@ -20,7 +20,8 @@ from w2w_registry.services.identities.outcome import cause
 from w2w_registry.services.identities.planned import Intake, Plan
 from w2w_registry.services.recording.placement import hint_agrees
 from w2w_registry.services.registry import Registry, init_registry, open_registry
-from w2w_registry.services.search.query import Query, search
+from w2w_registry.services.search.found import Query
+from w2w_registry.services.search.query import search
 from w2w_registry.settings import Settings
 
 

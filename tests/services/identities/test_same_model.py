@@ -12,6 +12,7 @@ from tests.services.world import BASE, World
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
+from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
 
 FORMATS = ("peft", "diffusers", "kohya")
@@ -65,6 +66,21 @@ def test_later_and_in_another_space(fitted: Registry, world: World, loras: Path,
     fit_space(fitted, "others", [str(loras / f"p{i:04d}") for i in range(10, 80)], base_model=BASE)
     items = add(fitted, AddRequest([str(p) for p in disguises(world, tmp_path)], space="others")).items
     assert {(item.status, item.identity, item.version) for item in items} == {("existing", "p0005", 1)}
+
+
+def test_a_search_says_that_it_is_this_very_model(
+    fitted: Registry, world: World, loras: Path, retrained: Path, tmp_path: Path
+) -> None:
+    """Certain, where a score is a likelihood: weights alone say "same" of nothing else."""
+    add(fitted, AddRequest([str(loras)]))
+    for path in disguises(world, tmp_path):
+        first, second = search(fitted, str(path), limit=2).results
+        assert (first.identity, first.verdict, first.false_alarm) == ("p0005", "same", 0.0), path
+        assert first.same_model is not None
+        assert (second.same_model, second.verdict == "same") == (None, False)
+    assert search(fitted, "p0005", limit=1).results[0].same_model == "the query itself"
+    again = [search(fitted, str(path), limit=1).results[0] for path in sorted(retrained.iterdir())]
+    assert [one.identity for one in again if one.same_model or one.verdict == "same"] == []
 
 
 def test_a_retrained_lora_is_another_model(fitted: Registry, loras: Path, retrained: Path) -> None:

@@ -15,7 +15,8 @@ from w2w_registry.services.provenance.lineage import show_manifest
 from w2w_registry.services.recording.likeness import UNKNOWN
 from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.query import Query, search
+from w2w_registry.services.search.found import Query
+from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
 
 

@@ -40,7 +40,7 @@ def test_contract_of_the_json(filled: Registry, loras: Path) -> None:
     value = search(filled, str(loras / "p0004"), limit=2).to_json()
     assert {"query", "space", "metric", "residual", "results"} <= value.keys()
     keys = {"rank", "identity", "version", "score", "same_identity", "kind", "consent", "by", "verdict", "false_alarm"}
-    assert value["results"][0].keys() == keys
+    assert value["results"][0].keys() == keys | {"same_model"}
     assert value["results"][0]["identity"] == "p0004"
     assert value["space"] == "tiny@1"
 

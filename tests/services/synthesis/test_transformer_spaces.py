@@ -16,7 +16,8 @@ from w2w_registry.services.identities import bulk, intake
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, init_registry, open_registry
-from w2w_registry.services.search.query import Query, search
+from w2w_registry.services.search.found import Query
+from w2w_registry.services.search.query import search
 from w2w_registry.services.synthesis import directions, edit, export
 from w2w_registry.settings import Settings
 from w2w_registry.space.layout import Layout

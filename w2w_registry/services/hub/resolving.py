@@ -14,7 +14,7 @@ from w2w_registry.hub.addresses import is_remote
 from w2w_registry.lora import find_loras
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.search.query import Query
+from w2w_registry.services.search.found import Query
 
 
 def as_query(registry: Registry, text: str) -> Query:

@@ -16,7 +16,7 @@ from w2w_registry.services.identities.previews import SIDE, read_preview
 from w2w_registry.services.recording.outputs import check_outputs, write_outputs
 from w2w_registry.services.recording.pictures import Outgoing, prepare, record
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.search.query import Found
+from w2w_registry.services.search.found import Found
 
 
 def write_sheet(registry: Registry, found: Found, path: str, *, force: bool = False) -> None:

@@ -64,6 +64,26 @@ def known_adapter(
     return _known_with(registry, session, adapter.sha256, digests_of(adapter), likeness, shares)
 
 
+def copies_of_adapter(registry: Registry, session: Session, adapter: Adapter) -> list[tuple[Version, str]]:
+    """Every version in service that is this very model, text encoders included, with how each is known."""
+    equal = [(version, "re-saved (same numbers)") for version in versions_of_model(session, digests_of(adapter))]
+    there = {version.id for version, _ in equal}
+    others = equivalents(registry, session, of_adapter(adapter), PRESENT)
+    shares = shares_of(adapter) if adapter.denoiser else {}
+    if shares is None:  # only its digest says that it is the same, and that is of all its parts
+        return equal
+    alike = [(v, how) for v, how in others if v.id not in there and _has_shares(registry, v, shares)]
+    return [*equal, *alike]
+
+
+def copies_of_version(registry: Registry, session: Session, version: Version) -> list[tuple[Version, str]]:
+    """As ``copies_of_adapter``, of a registered version."""
+    if version.artifact_digest is None:
+        return equivalents(registry, session, stored_likeness(registry, session, version), PRESENT)
+    with registry.artifacts.local(version.artifact_digest) as path:
+        return copies_of_adapter(registry, session, read_adapter(path))
+
+
 def _known_with(
     registry: Registry,
     session: Session,

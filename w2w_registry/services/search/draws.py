@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -24,7 +23,9 @@ from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.fingerprints import Prober
 from w2w_registry.services.recording.gallery import Gallery, best_question, fitting, open_gallery
 from w2w_registry.services.registry import Registry, present
-from w2w_registry.services.search.query import Found, Hit, Query, registered_version, search_many
+from w2w_registry.services.search.copies import with_copies
+from w2w_registry.services.search.found import Found, Hit, Query
+from w2w_registry.services.search.query import registered_version, search_many
 from w2w_registry.space.verdict import LEAST_GALLERY
 
 By = Literal["weights", "behaviour", "both"]
@@ -113,7 +114,10 @@ def _search(
                 _found(registry, session, gallery, query, row, verdict.false_alarm, verdict.word, limit, allowed)
                 for query, row, verdict in zip(queries[part], scores, verdicts, strict=True)
             ]
-        return found
+        return [
+            with_copies(registry, session, version, query.path, one)
+            for query, version, one in zip(queries, versions, found, strict=True)
+        ]
 
 
 def _opened(opener: Opener | None, queries: Sequence[Query], prints: Sequence[object]) -> Prober:
@@ -130,7 +134,7 @@ def _asked(
     registry: Registry, session: Session, prober: Prober, query: Query, version: Version | None
 ) -> NDArray[np.float32]:
     if version is None:
-        return prober.of_file(query.file or Path(query.text).expanduser())
+        return prober.of_file(query.path)
     kept = stored.answer_of(session, version.id, prober.base, prober.question)
     if kept is not None:
         return kept

@@ -6,8 +6,6 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,76 +22,16 @@ from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadName, NotFound, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.records import IdentityRef, Result, VersionState
+from w2w_registry.records import IdentityRef, VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.nearest import Nearest, blocked, open_nearest
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry, present
+from w2w_registry.services.search.copies import with_copies
+from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.space.verdict import LIKELY
-
-
-@dataclass(frozen=True)
-class Query:
-    """What a search is asked with: a registered name or a path as typed, and the file when it was fetched."""
-
-    text: str
-    file: Path | None = None
-
-
-@dataclass(frozen=True)
-class Hit:
-    """One result.
-
-    ``by``: compared by weights or by behaviour. ``verdict``: same, likely or no; None where a space was never
-    calibrated. ``false_alarm``: the chance that a stranger's search among as many people ends with such a score; None
-    where it is not known. ``same_identity``: whether the score reaches the space's threshold; by behaviour, whether the
-    verdict is "same". ``score_weights``: what weights say of the same version, when both were asked.
-    """
-
-    rank: int
-    identity: str
-    version: int
-    score: float
-    same_identity: bool | None
-    kind: str
-    consent: str
-    by: str = "weights"
-    verdict: str | None = None
-    false_alarm: float | None = None
-    score_weights: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Every field; ``score_weights`` only where both were asked."""
-        return {k: v for k, v in vars(self).items() if k != "score_weights" or self.by == "both"}
-
-
-@dataclass(frozen=True, eq=False)
-class Found(Result):
-    """What a search found. ``residual``: share of the query the space cannot represent; None for a registered one.
-
-    By behaviour ``space`` is None and ``base`` says which base model was asked. ``people``: in how many the query was
-    looked for. ``gap``: how far the best score lies above the next person's.
-
-    ``certainty``: ``exact`` (every version was compared), ``certified`` (it is proven that nobody else reaches the
-    threshold), ``approximate`` (a version among the nearest may be missing, fewer than one in a hundred) or ``fast``
-    (about three in a hundred).
-    """
-
-    query: str
-    space: str | None
-    metric: str
-    residual: float | None
-    results: tuple[Hit, ...]
-    threshold: float | None
-    false_match_rate: float | None
-    warnings: tuple[str, ...] = ()
-    certainty: str = "exact"
-    by: str = "weights"
-    base: str | None = None
-    people: int | None = None
-    gap: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +111,7 @@ def search_many(
         states = (*SERVED, VersionState.BLOCKED) if include_blocked else SERVED
         allowed = None if expression is None else matching_ids(session, expression, row.id, states=states)
         found = []
-        for one in asked:
+        for query, one in zip(wanted, asked, strict=True):
             ids, scores = _distinct(session, nearest, one.coordinates, limit, allowed, exact=exact, fast=fast)
             certainty = "exact" if exact or nearest.exhaustive else "fast" if fast else "approximate"
             threshold = row.calibration.get("threshold")
@@ -186,6 +124,7 @@ def search_many(
                 more = blocked(session, row, nearest.metric, one.coordinates, allowed)
                 ids, scores = _merged((ids, scores), more, limit)
             told = _found(registry, session, row, nearest, one, ids, scores, limit)
+            told = with_copies(registry, session, registered_version(session, query), query.path, told)
             found.append(replace(told, certainty=certainty))
         return found
 
@@ -251,7 +190,7 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> 
     version = registered_version(session, query)
     if version is not None:
         return _registered(registry, session, row, text, version)
-    path = query.file or Path(text).expanduser()
+    path = query.path
     space = load_space(registry.artifacts, row)
     placed = place(read_lora(path), space, row.ref)
     coordinates = space.project(placed.theta)

@@ -12,7 +12,7 @@ from w2w_registry.records import Kind
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.search.query import Query
+from w2w_registry.services.search.found import Query
 from w2w_registry.services.synthesis.engine import Engine, load_guess, require_diffusion
 from w2w_registry.services.synthesis.invert import InvertRequest, invert_config, solve
 

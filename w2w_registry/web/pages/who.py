@@ -38,7 +38,9 @@ def _registered(desk: Desk, name: str, space: str | None) -> HTMLResponse:
         ref = registered_ref(desk.registry, name)
         found = asking.registered_version(desk, ref, asking.Asking(LIMIT + 1, space or None))
         own = ref.rpartition("@")[0]
-        found = replace(found, results=tuple(hit for hit in found.results if hit.identity != own)[:LIMIT])
+        others = tuple(hit for hit in found.results if hit.identity != own)[:LIMIT]
+        lead = round(others[0].score - others[1].score, 6) if len(others) > 1 else None  # not its own, over the others
+        found = replace(found, results=others, gap=lead)
     except RegistryError as error:
         return _page(desk, name, space, problem=problem_of(error))
     return _page(desk, name, space, answer=asking.Answer(found, outside=found.residual))
