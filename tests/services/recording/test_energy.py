@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,3 +38,55 @@ def test_without_a_meter_nothing_is_said(tmp_path: Path) -> None:
     package(tmp_path, "0", "package-0", 5)
     (tmp_path / "intel-rapl:0" / "energy_uj").unlink()
     assert energy.processors(tmp_path) == {}
+
+
+class NVMLError(Exception):
+    """As pynvml has it."""
+
+
+def fake_cards(millijoules: Sequence[int | None]) -> SimpleNamespace:
+    """pynvml on a machine with these cards; None: one without a counter."""
+
+    def counter(handle: int) -> int:
+        value = millijoules[handle]
+        if value is None:
+            raise NVMLError
+        return value
+
+    return SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetCount=lambda: len(millijoules),
+        nvmlDeviceGetHandleByIndex=lambda i: i,
+        nvmlDeviceGetTotalEnergyConsumption=counter,
+    )
+
+
+def test_cards_are_added_to_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    package(tmp_path, "0", "package-0", 1_000_000)
+    counters: list[int | None] = [5_000, None, 70_000]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_cards(counters))
+    meter = energy.meter()
+    package(tmp_path, "0", "package-0", 3_000_000)
+    counters[0], counters[2] = 6_000, 70_500
+    assert meter.lap() == {"joules": 3.5, "by": ["nvml 0", "nvml 2", "rapl package-0"]}
+
+
+def test_a_counter_that_began_anew_counts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "POWERCAP", tmp_path)
+    counters: list[int | None] = [9_000, 1_000]
+    monkeypatch.setitem(sys.modules, "pynvml", fake_cards(counters))
+    meter = energy.meter()
+    counters[:] = [10, 2_000]
+    assert meter.lap() == {"joules": 1.0, "by": ["nvml 1"]}
+    counters[:] = [5, 5]
+    assert meter.lap() is None
+
+
+def test_cards_without_a_driver_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver() -> None:
+        raise NVMLError
+
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(NVMLError=NVMLError, nvmlInit=no_driver))
+    assert energy.cards() == {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from sqlalchemy import func, select
 
 from tests.diffusion import tiny
 from tests.services import studio
+from w2w_registry.catalog.events import events
 from w2w_registry.catalog.models import Coordinates, Event, Operation, OperationInput, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.space_rows import directions_in
@@ -25,9 +29,10 @@ from w2w_registry.diffusion.images import METADATA_KEY
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, OutputExists, UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.services.provenance.whose import whose
-from w2w_registry.services.recording import policies
+from w2w_registry.services.recording import energy, policies
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, open_registry
+from w2w_registry.services.reports import roi
 from w2w_registry.services.synthesis import (
     direction_list,
     directions,
@@ -624,3 +629,39 @@ def test_what_cannot_be_measured_is_said(registry: Registry) -> None:
     ):
         with pytest.raises(UsageError):
             evaluate.evaluate(registry, bad)
+
+
+def test_electricity_goes_from_the_meter_to_the_report(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two people trained at once and one inverted, beside a processor and a card that use 2 J and 1 J a reading."""
+    package = tmp_path / "powercap" / "intel-rapl:0"
+    package.mkdir(parents=True)
+    for file, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "0")):
+        (package / file).write_text(text)
+    readings = itertools.count(1)
+
+    def card(handle: object) -> int:
+        reading = next(readings)
+        (package / "energy_uj").write_text(str(2_000_000 * reading))
+        return 1_000 * reading
+
+    nvml = {
+        "NVMLError": OSError,
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetCount": lambda: 1,
+        "nvmlDeviceGetHandleByIndex": lambda i: i,
+        "nvmlDeviceGetTotalEnergyConsumption": card,
+    }
+    monkeypatch.setitem(sys.modules, "pynvml", SimpleNamespace(**nvml))
+    monkeypatch.setattr(energy, "POWERCAP", package.parent)
+    for seed, who in enumerate(("ann", "bob")):
+        studio.photo(tmp_path / "people" / who, "0", seed)
+    train.train(registry, train.TrainRequest([str(tmp_path / "people")], steps=3, samples=2, engine=studio.ENGINE))
+    photo = str(studio.photo(tmp_path, "cid", 3))
+    invert.invert(registry, invert.InvertRequest([photo], engine=studio.ENGINE, **FAST))
+    with registry.catalog.read() as session:
+        told = [e.payload["energy"] for e in events(session) if "energy" in e.payload]
+    assert [one["joules"] for one in told] == [1.5, 1.5, 3.0]  # the two of one batch bear half each
+    assert all(one["by"] == ["nvml 0", "rapl package-0"] for one in told)
+    assert roi.roi(registry, roi.Rates())["energy"]["metered_kwh"] == pytest.approx(6.0 / 3.6e6)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,17 +28,20 @@ class Meter:
         self._last = self.read()
 
     def lap(self, share: int = 1) -> dict[str, Any] | None:
-        """``joules`` (divided by ``share``) and ``by`` which meters; None where there is none."""
+        """``joules`` (divided by ``share``) and ``by`` which meters; None where there is none.
+
+        A meter that began anew meanwhile (a driver that was loaded again) cannot say what was used, and is left out.
+        """
         now, before = self.read(), self._last
         self._last = now
-        both = sorted(set(now) & set(before))
-        if not both:
-            return None
-        used = 0.0
-        for name in both:
+        used = {}
+        for name in sorted(set(now) & set(before)):
             difference = now[name][0] - before[name][0]
-            used += difference if difference >= 0 else difference + now[name][1]
-        return {"joules": round(used / share, 3), "by": both}
+            if difference < 0:
+                difference += now[name][1]
+            if isfinite(difference):
+                used[name] = difference
+        return {"joules": round(sum(used.values()) / share, 3), "by": list(used)} if used else None
 
 
 def meter() -> Meter:
@@ -49,7 +53,7 @@ def processors(folder: Path) -> Reading:
     """The processor packages' counters. Linux lets only root read them unless somebody has changed that."""
     found = {}
     for package in sorted(folder.glob("intel-rapl:*")):
-        if package.name.count(":") > 1:  # a part of a package, counted in it
+        if package.name.count(":") > 1:  # cores, counted in their package; and memory, which codecarbon leaves out too
             continue
         try:
             name = (package / "name").read_text().strip()
@@ -64,7 +68,7 @@ def processors(folder: Path) -> Reading:
 
 
 def cards() -> Reading:
-    """NVIDIA cards' counters, since the driver was loaded."""
+    """NVIDIA cards' counters, since the driver was loaded; nothing of a card that has none."""
     try:
         import pynvml
     except ImportError:
@@ -72,9 +76,13 @@ def cards() -> Reading:
     found: dict[str, tuple[float, float]] = {}
     try:
         pynvml.nvmlInit()
-        for i in range(pynvml.nvmlDeviceGetCount()):
+        count = pynvml.nvmlDeviceGetCount()
+    except pynvml.NVMLError:  # no driver
+        return {}
+    for i in range(count):
+        try:
             handle = pynvml.nvmlDeviceGetHandleByIndex(i)
-            found[f"nvml {i}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, float("inf")
-    except pynvml.NVMLError:  # no driver, or a card without a counter
-        return found
+            found[f"nvml {i}"] = pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, inf
+        except pynvml.NVMLError:
+            continue
     return found
