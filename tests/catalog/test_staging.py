@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import Dialect, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from tests.catalog import build
 from w2w_registry.audit.chain import GENESIS, event_hash
@@ -16,6 +18,7 @@ from w2w_registry.catalog.rows import key_text, present_digests
 from w2w_registry.catalog.session import Catalog, UnitOfWork
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.staging import NewRow
+from w2w_registry.catalog.types import Json, UtcDateTime, Words, handed_over
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.records import Kind
 
@@ -156,3 +159,17 @@ def test_light_rows_are_journaled_alike(catalog: Catalog) -> None:
         assert list(aliases) == list(range(version.identity_id + 1, newest.id))
         event = session.scalars(select(Event).where(Event.action == "identity.add").limit(1)).one()
         assert event.payload == {"keys": {"2": "b", "10": "a"}}
+
+
+@pytest.mark.parametrize("dialect", [sqlite.dialect(), postgresql.dialect()], ids=["sqlite", "postgresql"])
+def test_values_are_handed_over_as_sqlalchemy_hands_them(dialect: Dialect) -> None:
+    moment = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
+    given = {Words: ["a", "é\0", "\ud800", 3, None], Json: [{"b": 1, "a": (1.5, None)}, "x", None]}
+    given |= {UtcDateTime: [moment, moment.replace(tzinfo=None), moment.astimezone(timezone(timedelta(hours=2))), None]}
+    for kind, values in given.items():
+        ours = handed_over(kind(), dialect)
+        theirs = kind().dialect_impl(dialect).bind_processor(dialect)
+        assert ours is not None
+        assert theirs is not None
+        for value in values:
+            assert ours(value) == theirs(value)

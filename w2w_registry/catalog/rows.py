@@ -32,8 +32,15 @@ def table_of(model: type[Base]) -> Table:
 
 def row_digest(model: type[Base], values: Mapping[str, Any]) -> str:
     """Digest (hex) of a row given as column name -> Python value."""
-    row = {name: None if (value := values[name]) is None else form(value) for name, form in _forms(model)}
-    return _digest(model, row)
+    row = {}
+    late = _late(model)
+    for name, form in _forms(model):
+        value = values[name]
+        if value is not None:
+            row[name] = form(value)
+        elif name not in late:
+            row[name] = None
+    return digest_of([table_name(model), row])
 
 
 def object_digest(row: Base) -> str:

@@ -147,10 +147,34 @@ def _keyed_by_text(value: Any) -> bool:
     """Whether all keys are texts already, so that sorting them as they are is sorting them as texts."""
     kind = type(value)
     if kind is dict:
-        return all(type(key) is str and _keyed_by_text(item) for key, item in value.items())
-    if kind in (list, tuple):
+        for key, item in value.items():  # as a loop: a generator would cost as much as what it asks
+            if type(key) is not str or not (type(item) is str or _keyed_by_text(item)):
+                return False
+        return True
+    if kind is list or kind is tuple:
         return all(map(_keyed_by_text, value))
-    return value is None or kind in (str, int, float, bool)
+    return value is None or kind in _PLAIN
+
+
+_PLAIN = frozenset({str, int, float, bool})
+
+
+def handed_over(kind: TypeEngine[Any], dialect: Dialect) -> Callable[[Any], Any] | None:
+    """How a column of this type hands a value, None among them, to the driver, None for as it is: what SQLAlchemy does,
+    in fewer calls for those that most columns are."""
+    if isinstance(kind, Words):
+        return lambda value: None if value is None else _text(value)
+    if isinstance(kind, Json):
+        return lambda value: None if value is None else normal_json(value)
+    if isinstance(kind, UtcDateTime) and dialect.name == "sqlite":
+        return lambda value: None if value is None else iso(value)
+    return kind.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _text(value: Any) -> str:
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
+    return storable(str(value))
 
 
 def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
@@ -170,7 +194,7 @@ def canonical_form(kind: TypeEngine[Any]) -> Callable[[Any], Any]:
     if isinstance(kind, Enum):
         return lambda value: str(getattr(value, "value", value))
     if isinstance(kind, (Words, String)):
-        return lambda value: storable(str(value))
+        return _text
     raise TypeError(f"a column of type {kind!r} has no form for digests")
 
 

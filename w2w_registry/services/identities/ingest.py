@@ -44,6 +44,7 @@ from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.seen_again import seen_again
 from w2w_registry.services.identities.unplaced import add_unplaced, named_base
 from w2w_registry.services.recording.equivalents import known_whole
+from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.kept import as_kept
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
@@ -72,6 +73,7 @@ class _Foreseen:
     sketch: Sketch | None
 
 
+@seldom_collected()
 def add(registry: Registry, request: AddRequest, progress: Progress = no_progress) -> AddReport:
     """Add every LoRA under ``request.paths``.
 

@@ -18,6 +18,7 @@ from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.nearest import search_all
 from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
 from w2w_registry.services.recording.versions import Activity, Input
@@ -208,6 +209,7 @@ def mixing_weights(count: int, given: Sequence[float]) -> tuple[float, ...]:
     return tuple(given)
 
 
+@seldom_collected()
 def sample(
     registry: Registry,
     count: int,

@@ -19,6 +19,7 @@ from w2w_registry.records import IdentityRef, Kind, OperationKind, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import why_held
+from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
 from w2w_registry.services.recording.nearest import Searched, search_all
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
@@ -88,6 +89,7 @@ class Permission:
         )
 
 
+@seldom_collected()
 def record(
     registry: Registry,
     space_row: Space,
