@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from w2w_registry.errors import BadFile, RegistryError
-from w2w_registry.files import opened, read_bytes, read_text
+from w2w_registry.files import first_there, opened, read_bytes, read_text
 from w2w_registry.lora import read_adapter
 from w2w_registry.services.audit.log import read_notes
 from w2w_registry.services.recording.labels import read_labels_csv
@@ -52,3 +53,33 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
             read_bytes(bad)
     with pytest.raises(BadFile, match="larger"):
         read_bytes(path, limit=3)
+
+
+@pytest.mark.parametrize("age", [0, 60])
+def test_what_comes_to_a_folder_later_is_found(tmp_path: Path, age: float) -> None:
+    def aged() -> None:
+        os.utime(tmp_path, (time.time() - age, time.time() - age))
+
+    (tmp_path / "x.bin").touch()
+    aged()
+    assert first_there(tmp_path, ("x.png", "x.jpg")) is None
+    (tmp_path / "x.jpg").touch()
+    if age:
+        os.utime(tmp_path, (time.time() - age / 2, time.time() - age / 2))
+    assert first_there(tmp_path, ("x.png", "x.jpg")) == tmp_path / "x.jpg"
+    (tmp_path / "x.png").mkdir()
+    if age:
+        os.utime(tmp_path, (time.time() - age / 3, time.time() - age / 3))
+    assert first_there(tmp_path, ("x.png", "x.jpg")) == tmp_path / "x.jpg"  # a folder is no file
+    assert first_there(tmp_path / "nowhere", ("x.png",)) is None
+
+
+def test_a_folder_that_cannot_be_listed_is_asked_name_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").touch()
+    os.utime(tmp_path, (1, 1))
+
+    def denied(_: object) -> list[str]:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "listdir", denied)
+    assert first_there(tmp_path, ("x.jpg", "x.png")) == tmp_path / "x.png"

@@ -10,8 +10,10 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,6 +22,7 @@ from w2w_registry.errors import BadFile
 TEXT_LIMIT = 64 * 2**20
 """Bytes a settings, label, evidence or document file may have."""
 PICTURE_LIMIT = 256 * 2**20
+_SETTLED = 3.0  # seconds: more than the coarsest of clocks that file systems have
 
 
 @contextmanager
@@ -105,3 +108,32 @@ def why(error: Exception) -> str:
         }
         return known.get(error.errno or 0, error.strerror or str(error))
     return str(error)
+
+
+def first_there(folder: Path, names: Iterable[str]) -> Path | None:
+    """The first of ``names`` that is a file in ``folder``.
+
+    A folder that has not changed since it was last asked about is not listed anew: each of thousands of LoRAs beside
+    one another asks for dozens of names that may lie beside it.
+    """
+    there = None
+    with suppress(OSError, ValueError):
+        info = os.stat(folder)
+        if time.time() - info.st_mtime > _SETTLED:  # else what comes within the clock's next tick would be overlooked
+            there = _listed(str(folder), info.st_dev, info.st_ino, info.st_mtime_ns)
+    for name in names:
+        if (there is None or name in there or not name.isascii()) and (path := folder / name).is_file():
+            return path
+    return None
+
+
+@lru_cache(maxsize=2)
+def _listed(folder: str, *_version: int) -> frozenset[str] | None:
+    """The names in a folder; None where they may be read but not listed, or found by other spellings of them."""
+    try:
+        names = frozenset(os.listdir(folder))
+    except OSError:
+        return None
+    some = next((name for name in names if name.swapcase() != name), None)
+    indifferent = some is not None and some.swapcase() not in names and Path(folder, some.swapcase()).exists()
+    return None if indifferent else names

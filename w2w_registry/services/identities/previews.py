@@ -7,13 +7,14 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from w2w_registry.catalog.models import Identity
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
-from w2w_registry.files import PICTURE_LIMIT, read_bytes
+from w2w_registry.files import PICTURE_LIMIT, first_there, read_bytes
 from w2w_registry.pictures import picture
 from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
@@ -31,14 +32,13 @@ def preview_file(lora: Path) -> Path | None:
     """The picture people put beside a LoRA: ``preview.png`` in its folder (or the first that training drew there,
     ``image_0.png``), or a file of its name (``x.preview.png``, ``x.png``, ``x.jpg``…) beside the file."""
     if lora.is_dir():
-        candidates = [lora / f"{name}{ending}" for name in ("preview", lora.name, "image_0") for ending in _PICTURES]
-    else:
-        candidates = [
-            lora.with_name(lora.stem + written)
-            for ending in _ENDINGS
-            for written in dict.fromkeys((ending, _capital(ending), ending.upper()))
-        ]
-    return next((c for c in candidates if c.is_file()), None)
+        return first_there(lora, (f"{n}{ending}" for n in ("preview", lora.name, "image_0") for ending in _PICTURES))
+    return first_there(lora.parent, (lora.stem + written for ending in _ENDINGS for written in _written(ending)))
+
+
+@cache
+def _written(ending: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((ending, _capital(ending), ending.upper())))
 
 
 def _capital(ending: str) -> str:
@@ -50,8 +50,7 @@ def video_beside(lora: Path) -> Path | None:
     """The video that download sites give a LoRA for a preview, where there is one."""
     if lora.is_dir():
         return None
-    videos = (lora.with_name(f"{lora.stem}{kind}{ending}") for kind in (".preview", "") for ending in _VIDEOS)
-    return next((video for video in videos if video.is_file()), None)
+    return first_there(lora.parent, (f"{lora.stem}{kind}{ending}" for kind in (".preview", "") for ending in _VIDEOS))
 
 
 def read_preview(lora: Path, metadata: Mapping[str, str] | None = None) -> bytes | None:
