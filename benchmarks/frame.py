@@ -126,6 +126,11 @@ def _pairs(values: Mapping[str, Scalar]) -> str:
     )
 
 
+def held(targets: Mapping[str, bool]) -> str:
+    """What was asked of a figure and whether it holds, for a row's quality: ``≥ 12x: yes, recall@1 = 1: NO``."""
+    return ", ".join(f"{target}: {'yes' if holds else 'NO'}" for target, holds in targets.items())
+
+
 def dump(rows: Iterable[Row]) -> str:
     """The rows as the JSON that ``--json`` writes."""
     return json.dumps([row.to_json() for row in rows], indent=1, allow_nan=False) + "\n"
