@@ -48,6 +48,9 @@ def test_what_is_there_is_read(tmp_path: Path) -> None:
     assert read_text(path) == "grüße"
     with opened(path) as (stream, size):
         assert len(stream.read()) == size == 10
+    for encoding in ("utf-16", "utf-16-be"):
+        path.write_bytes((b"\xfe\xff" if encoding.endswith("be") else b"") + "grüße".encode(encoding))
+        assert read_text(path) == "grüße"
     for bad in (tmp_path, tmp_path / "none", Path("/dev/null")):
         with pytest.raises(BadFile):
             read_bytes(bad)

@@ -6,6 +6,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import hashlib
 import os
@@ -69,9 +70,11 @@ def read_bytes(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = 
 
 
 def read_text(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int = TEXT_LIMIT) -> str:
-    """As :func:`read_bytes`, decoded as UTF-8 (a byte order mark is dropped)."""
+    """As :func:`read_bytes`, decoded as UTF-8, or as UTF-16 where a byte order mark says so; the mark is dropped."""
+    data = read_bytes(path, kind, limit=limit)
+    marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return read_bytes(path, kind, limit=limit).decode("utf-8-sig")
+        return data.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError:
         raise kind(path=str(path), reason="not a text file in UTF-8") from None
 

@@ -45,6 +45,27 @@ LAYERS = {
 }
 
 
+def test_a_dylora_file_is_the_lora_of_its_whole_rank(tmp_path: Path) -> None:
+    """Its module draws another rank each time it is asked for a weight; the file has them all and does not say that it
+    is one, so that LyCORIS itself loads it as a plain LoRA."""
+    from lycoris.modules.dylora import DyLoraModule
+    from lycoris.modules.locon import LoConModule
+
+    for name, base in LAYERS.values():
+        module = DyLoraModule(name, base(), 1.0, 4, 2.0, block_size=2)
+        for parameter in (*module.up_list, *module.down_list):
+            torch.nn.init.normal_(parameter)
+        state = {k: v.detach() for k, v in module.custom_state_dict().items()}
+        up, down = state["lora_up.weight"], state["lora_down.weight"]
+        given = (up.reshape(*up.shape[:2], *(1,) * (down.ndim - 2)), down, None, state["alpha"], None)
+        loaded = LoConModule.make_module_from_state_dict(name, base(), *given)
+        wanted = loaded.get_diff_weight(1.0)[0].detach().double()
+        named = {f"{name}.{k}": np.asarray(v, np.float32) for k, v in state.items()}
+        change = only(read_adapter(st_file(tmp_path / "x.safetensors", named)))
+        assert (change.kind, change.rank) == ("LoRA", 4)
+        assert relative(change.delta(), wanted) < 1e-6
+
+
 @quick
 @given(
     algorithm=st.sampled_from(["LoConModule", "LohaModule", "LokrModule"]),
@@ -405,6 +426,34 @@ def test_what_kohya_and_modelspec_say(tmp_path: Path) -> None:
     assert (told.base_model, told.base_hint, told.trigger) == (None, "realisticVisionV51", "sks person")
     assert told.facts["title"] == "Alice"
     assert told.facts["license"] == "CC-BY-4.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "hint"),
+    [
+        ("runwayml/stable-diffusion-v1-5", "runwayml/stable-diffusion-v1-5", None),
+        ("/home/me/models/sd15", None, "sd15"),
+        ("C:\\models\\flux1-dev", None, "flux1-dev"),
+        ("./models/sdxl/", None, "sdxl"),
+        ("models/sd/v1-5", None, "v1-5"),
+        ("~/sd.ckpt", None, "sd"),
+        ("/root/.cache/huggingface/hub/models--acme--sd-xl/snapshots/" + "0" * 40, "acme/sd-xl", None),
+        ("https://huggingface.co/acme/sd-xl/blob/main/sd_xl.safetensors", "acme/sd-xl", None),
+        ("flux1-dev-Q8_0.gguf", None, "flux1-dev-Q8_0"),
+    ],
+)
+def test_a_place_on_somebodys_machine_is_no_models_id(
+    tmp_path: Path, name: str, base: str | None, hint: str | None
+) -> None:
+    state = {f"{QKV}.lora_down.weight": rand(2, 12), f"{QKV}.lora_up.weight": rand(16, 2)}
+    kohya = read_adapter(st_file(tmp_path / "x.safetensors", state, {"ss_sd_model_name": name}))
+    layer = "base_model.model.mid_block.attentions.0.proj_in"
+    pair = {f"{layer}.lora_A.weight": rand(2, 12), f"{layer}.lora_B.weight": rand(16, 2)}
+    st_file(tmp_path / "one" / "adapter_model.safetensors", pair)
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "base_model_name_or_path": name}
+    (tmp_path / "one" / "adapter_config.json").write_text(json.dumps(config))
+    for adapter in (kohya, read_adapter(tmp_path / "one")):
+        assert (adapter.base_model, adapter.told.base_hint) == (base, hint)
 
 
 def test_a_gpt2_adapter_is_refused_as_a_language_models(tmp_path: Path) -> None:

@@ -154,6 +154,14 @@ def test_names_of_ten_thousand_characters(tmp_path: Path) -> None:
     assert "no B" in refused(st_file(tmp_path / "y.safetensors", arrays))
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "uint16", "int32", "uint64"])
+def test_factors_are_floats(tmp_path: Path, dtype: str) -> None:
+    stem = "lora_unet_mid_block_attentions_0_proj_in"
+    pair = {f"{stem}.lora_down.weight": np.ones((2, 4), dtype), f"{stem}.lora_up.weight": np.ones((4, 2), np.float32)}
+    path = st_file(tmp_path / "x.safetensors", pair)
+    assert f"lora_down.weight holds {dtype} numbers" in refused(path)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_not_finite(tmp_path: Path, value: float) -> None:
     bad = np.ones((1, 16), np.float32)
@@ -292,6 +300,8 @@ def test_a_text_where_a_model_should_be(tmp_path: Path, text: str) -> None:
         ({"r": 1, "lora_alpha": 1, "use_dora": True}, "DoRA"),
         ({"r": 1, "lora_alpha": 1, "modules_to_save": ["conv_in"]}, "modules_to_save"),
         ({"r": 1, "lora_alpha": 1, "init_lora_weights": "pissa_niter_4"}, "base weights"),
+        ({"r": 1, "lora_alpha": 1, "kasa_config": {"beta": 1e-4}}, "KaSA"),
+        ({"r": 1, "lora_alpha": 1, "use_bdlora": {"a": 1}}, "block-diagonal"),
         ({"r": 4, "lora_alpha": 1}, "rank 4"),
         ({"r": 1, "lora_alpha": "27"}, "lora_alpha"),
         ({"r": 1, "lora_alpha": -1}, "lora_alpha"),

@@ -37,14 +37,17 @@ def rounded(module: Any, dtype: Any, seed: int) -> None:
 
 
 def lycoris(draw: random.Random, folder: Path) -> Iterator[float]:
+    from lycoris.modules.dylora import DyLoraModule
     from lycoris.modules.locon import LoConModule
     from lycoris.modules.loha import LohaModule
     from lycoris.modules.lokr import LokrModule
 
-    make = draw.choice([LoConModule, LohaModule, LokrModule])
+    make = draw.choice([LoConModule, LohaModule, LokrModule, DyLoraModule])
     name, base = LAYERS[draw.choice(sorted(LAYERS))]
     options: dict[str, Any] = {"factor": draw.choice([-1, 2, 4])} if make is LokrModule else {}
     rank, alpha = draw.randint(1, 6), draw.choice([1.0, 4.0, 0.5, 27.0])
+    if make is DyLoraModule:
+        options = {"block_size": draw.choice([1, rank])}
     module = make(
         name, base(), 1.0, rank, alpha, use_tucker=draw.random() < 0.5, rs_lora=draw.random() < 0.3, **options
     )
@@ -53,14 +56,24 @@ def lycoris(draw: random.Random, folder: Path) -> Iterator[float]:
     state = module.custom_state_dict() if hasattr(module, "custom_state_dict") else {}
     state = state or {k: v for k, v in module.state_dict().items() if "org_module" not in k}
     state = {f"{name}.{k}": v for k, v in state.items()}
+    if make is DyLoraModule:  # whose module takes another rank each time; what it saved is LyCORIS' plain LoRA
+        up, down = (state[f"{name}.lora_{end}.weight"] for end in ("up", "down"))
+        up = up.reshape(*up.shape[:2], *(1,) * (down.ndim - 2))
+        module = LoConModule.make_module_from_state_dict(name, base(), up, down, None, state[f"{name}.alpha"], None)
     added = module.get_weight(module.shape) if hasattr(module, "get_weight") else module.get_diff_weight(1.0)[0]
     whole = {f"{name}.lokr_w1", f"{name}.lokr_w2"} <= set(state)
     change = only(read_adapter(save(folder / "x.safetensors", state, dtype)))
     yield relative(change.delta(), (added.detach() / (module.scale if whole else 1.0)).double())
 
 
-RANKS: list[dict[str, int]] = [{}, {"to_q": 3}, {r"down_blocks\.0\.(to_q|nothing)": 2}, {"conv_in": 2, "to_v": 1}]
-ALPHAS: list[dict[str, float]] = [{}, {"to_q": 5}, {r".*to_[qk]": 3, "to_q": 8}, {"^conv_in": 2}]
+RANKS: list[dict[str, int]] = [
+    *({}, {"to_q": 3}, {r"down_blocks\.0\.(to_q|nothing)": 2}, {"conv_in": 2, "to_v": 1}),
+    *({"to.q": 4}, {r"^to_q": 2, "to_q$": 3}, {"down_blocks.0.to_v": 2}, {"to_q|conv.in": 1}),
+]
+ALPHAS: list[dict[str, float]] = [
+    *({}, {"to_q": 5}, {r".*to_[qk]": 3, "to_q": 8}, {"^conv_in": 2}),
+    *({"to.v": 7}, {r"(^to_q|^conv_in$)": 9}, {"down_blocks_0.to_q": 3}, {r"\w+.0.to_[a-q]": 6, "to_v$": 2}),
+]
 
 
 def peft(draw: random.Random, folder: Path) -> Iterator[float]:

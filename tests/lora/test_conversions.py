@@ -11,7 +11,8 @@ import pytest
 
 from tests.lora.loras import st_file
 from w2w_registry.errors import BadLora
-from w2w_registry.lora import read_adapter
+from w2w_registry.lora import read_adapter, read_lora, write_lora
+from w2w_registry.lora.tensorfile import read_header
 
 conversions = pytest.importorskip("diffusers.loaders.lora_conversion_utils")
 torch = pytest.importorskip("torch")
@@ -179,3 +180,36 @@ def test_what_ends_like_an_adapter_and_is_none_is_named(tmp_path: Path, key: str
     state = {name: array.astype(np.float32) for name, array in {**pair, key: np.ones((2, 4))}.items()}
     with pytest.raises(BadLora, match=words):
         read_adapter(st_file(tmp_path / "x.safetensors", state))
+
+
+T5, CLIP = "encoder_block_0_layer_0_SelfAttention_q", "text_model_encoder_layers_0_mlp_fc1"
+DOTTED_T5 = "encoder.block.0.layer.0.SelfAttention.q"
+
+
+@pytest.mark.parametrize(
+    ("stems", "parts"),
+    [
+        (("lora_unet_single_blocks_0_linear2", f"lora_te1_{CLIP}", f"lora_te3_{T5}"), {"text_encoder_2"}),
+        (("lora_unet_double_blocks_0_img_attn_proj", f"lora_te3_{T5}"), {"text_encoder_2"}),
+        (
+            ("lora_unet_double_blocks_0_img_attn_proj", f"text_encoders.t5xxl.transformer.{DOTTED_T5}"),
+            {"text_encoder_2"},
+        ),
+        (("lora_unet_joint_blocks_0_x_block_attn_proj", f"lora_te3_{T5}"), {"text_encoder_3"}),
+        (
+            ("lora_unet_single_blocks_0_linear2", f"lora_te2_{CLIP}", f"lora_te3_{T5}"),
+            {"text_encoder_2", "text_encoder_3"},
+        ),
+    ],
+)
+def test_a_t5_is_the_encoder_its_model_has_it_as(tmp_path: Path, stems: tuple[str, ...], parts: set[str]) -> None:
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state_of(square("", stems), True)))
+    assert set(adapter.parts) - {"text_encoder", "transformer"} == parts
+
+
+def test_a_t5_of_flux_survives_kohyas_form(tmp_path: Path) -> None:
+    stems = ("lora_transformer_single_transformer_blocks_0_proj_out", f"lora_te1_{CLIP}", f"lora_te3_{T5}")
+    lora = read_lora(st_file(tmp_path / "x.safetensors", state_of(square("", stems), True)))
+    write_lora(tmp_path / "y.safetensors", lora, fmt="kohya")
+    assert any(key.startswith("lora_te3_encoder_block") for key in read_header(tmp_path / "y.safetensors").entries)
+    assert [one.part for one in read_lora(tmp_path / "y.safetensors").beside] == ["text_encoder", "text_encoder_2"]

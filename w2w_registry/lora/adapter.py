@@ -12,7 +12,7 @@ import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -26,12 +26,12 @@ from w2w_registry.lora import config
 from w2w_registry.lora.assemble import changes_of
 from w2w_registry.lora.change import Change
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
-from w2w_registry.lora.header import DTYPE_NAMES, Header, brief
-from w2w_registry.lora.metadata import Told, told_by
+from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
+from w2w_registry.lora.metadata import Told, base_named, told_by
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding, other_model, whole_model
 from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
-from w2w_registry.lora.roles import OWN_WEIGHTS
+from w2w_registry.lora.roles import OWN_WEIGHTS, is_factor
 from w2w_registry.lora.tensorfile import (
     DType,
     TensorData,
@@ -148,7 +148,9 @@ class Reading:
 
     @cached_property
     def told(self) -> Told:
-        return told_by(self.data.header.metadata)
+        told = told_by(self.data.header.metadata)
+        named = next((s.base_model for s in self.plan.settings.values() if s.base_model), None)
+        return replace(told, base_hint=told.base_hint or base_named(named or "")[1])
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -158,7 +160,8 @@ class Reading:
     def base(self) -> tuple[str | None, str | None]:
         """The base model and its revision, as the file claims."""
         named = next((s for s in self.plan.settings.values() if s.base_model), None)
-        return (self.told.base_model, None) if named is None else (named.base_model, named.revision)
+        base = None if named is None else base_named(named.base_model or "")[0]
+        return (self.told.base_model, None) if base is None or named is None else (base, named.revision)
 
     @property
     def alpha_source(self) -> str:
@@ -294,6 +297,10 @@ def _spelling(path: Path, file: Path, header: Header) -> Spelling:
         return known
     keys, forms, unread = _keys(path, file, header)
     _one_format_a_part(path, keys)
+    whole = next((k for k, one in keys.items() if header.entries[k].dtype in INTEGERS and is_factor(one.role)), None)
+    if whole is not None:
+        dtype = DTYPE_NAMES[header.entries[whole].dtype]
+        raise BadLora(path=str(path), reason=f"{brief(whole)} holds {dtype} numbers, where floats belong (quantised?)")
     dtypes = {DTYPE_NAMES[header.entries[key].dtype] for key, one in keys.items() if one.role != "alpha"}
     dtype = dtypes.pop() if len(dtypes) == 1 else "mixed"
     found = Spelling(keys, forms.most_common(1)[0][0], tuple(unread), dtype)

@@ -26,6 +26,10 @@ OWN_CONFIG = "w2w_adapter_config"
 # Settings under which the tensors alone are not all there is.
 _MORE = {
     "use_qalora": "QALoRA",
+    "use_bdlora": "block-diagonal factors",
+    "kasa_config": "KaSA, which changes the base weights too",
+    "alora_invocation_tokens": "activation by tokens",
+    "arrow_config": "routing between adapters",
     "layer_replication": "layer replication",
     "target_parameters": "parameters targeted by name",
     "trainable_token_indices": "trained tokens",
@@ -130,7 +134,7 @@ def settings_of(path: Path, table: Mapping[str, Any]) -> Settings:
         rank=number(table.get("r", 8 if kind in ("LOHA", "LOKR") else None)),
         alphas=_patterns(path, table.get("alpha_pattern"), "alpha_pattern"),
         ranks=_patterns(path, table.get("rank_pattern"), "rank_pattern"),
-        rslora=bool(table.get("use_rslora")),
+        rslora=kind == "LORA" and bool(table.get("use_rslora")),
         dora=bool(table.get("use_dora")),
         more=tuple(more),
         language=table.get("task_type") in _LANGUAGE_TASKS,

@@ -16,12 +16,20 @@ from typing import Any
 
 import numpy as np
 
-FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?"}
+FLOATS = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2},
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 1),
+}
+INTEGERS = {
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "BOOL": "?"},
+    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
+}
 _ITEM_SIZE = {**FLOATS, **{tag: np.dtype(kind).itemsize for tag, kind in INTEGERS.items()}}
 DTYPE_NAMES = {
-    **{"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "F8_E4M3": "fp8", "F8_E5M2": "fp8"},
-    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"},
+    **{"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16"},
+    **{tag: "fp8" for tag in FLOATS if tag.startswith("F8")},
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
 }
 
 
@@ -176,7 +184,7 @@ def _entry(name: str, raw: Any, data_size: int) -> TensorEntry:
     if not _counts(shape) or not _counts(offsets) or len(offsets) != 2 or len(shape) > 8:
         raise BrokenHeader(f"broken shape or offsets for {brief(name)}")
     if not isinstance(dtype, str) or dtype not in _ITEM_SIZE:
-        raise BrokenHeader(f"{brief(name)} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16 or fp64")
+        raise BrokenHeader(f"{brief(name)} has dtype {brief(str(dtype), 20)}, expected fp32, fp16, bf16, fp64 or fp8")
     start, end = offsets
     if not start <= end <= data_size:
         raise BrokenHeader(f"truncated: {brief(name)} claims bytes {start}-{end}, the file has {data_size}")

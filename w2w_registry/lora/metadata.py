@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _LIMIT = 2_000
-_CHECKPOINT = (".safetensors", ".ckpt", ".pt", ".bin")
+_CHECKPOINT = re.compile(r"\.(?:safetensors|sft|ckpt|pt|pth|bin|gguf)$", re.IGNORECASE)
+_CACHED = re.compile(r"(?:.*[\\/])?models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)(?:[\\/].*)?")
+_ADDRESS = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:[/?#].*)?")
+_ID = re.compile(r"[\w][\w.-]*(?:/[\w][\w.-]*)?")
 _REPEATS = re.compile(r"\d+_(?P<words>.+)")
 
 
@@ -38,7 +41,7 @@ def told_by(metadata: Mapping[str, str]) -> Told:
         return None
 
     name = text("ss_sd_model_name") or _trainers_base(metadata.get("ot_config", ""))
-    checkpoint = name is not None and name.lower().endswith(_CHECKPOINT)
+    base, hint = base_named(name or "")
     architecture = re.sub(r"/\w[\w-]*$", "", text("modelspec.architecture", "ss_base_model_version") or "") or None
     facts = {
         "title": text("modelspec.title", "ss_output_name"),
@@ -46,19 +49,31 @@ def told_by(metadata: Mapping[str, str]) -> Told:
         "license": text("modelspec.license"),
         "description": text("modelspec.description", "ss_training_comment"),
         "architecture": architecture,
-        "checkpoint": name if checkpoint else None,
+        "checkpoint": name if base is None else None,
         "resolution": text("modelspec.resolution", "ss_resolution"),
         "tags": text("modelspec.tags"),
     }
-    file = re.split(r"[\\/]", name)[-1] if name is not None else ""
-    hint = re.sub(r"\.(safetensors|ckpt|pt|bin)$", "", file, flags=re.IGNORECASE) or None
     return Told(
-        base_model=name if name is not None and not checkpoint else None,
-        base_hint=(hint if checkpoint else None) or architecture,
+        base_model=base,
+        base_hint=hint or architecture,
         trigger=text("modelspec.trigger_phrase", "ss_trigger_word", "trigger_word", "instance_prompt")
         or _folder_words(metadata.get("ss_tag_frequency", "")),
         facts={key: value for key, value in facts.items() if value},
     )
+
+
+def base_named(name: str) -> tuple[str | None, str | None]:
+    """(the id, a hint) of the base model a trainer was given: an id is what others can ask the Hub for, also where it
+    stands in an address or in a place of the Hub's cache. A file or a folder of somebody's machine is a hint by its
+    name alone."""
+    name = name.strip()
+    known = _CACHED.fullmatch(name) or _ADDRESS.fullmatch(name)
+    if known is not None:
+        return f"{known['owner']}/{known['name']}", None
+    if _ID.fullmatch(name) and not _CHECKPOINT.search(name):
+        return name, None
+    last = re.split(r"[\\/]", name.rstrip("\\/"))[-1]
+    return None, _CHECKPOINT.sub("", last) or None
 
 
 def _json(text: str) -> Any:

@@ -2,9 +2,9 @@
 
 PEFT treats the keys of these tables as regular expressions. A stranger's expression could run for ever in a
 backtracking matcher, so none is given to ``re``: expressions of literals, ``.``, ``\\d``, ``\\w``, classes, groups,
-``|``, ``?``, ``*``, ``+`` become a nondeterministic automaton (Thompson 1968), whose time is at most length of
-pattern × length of name. What else a pattern holds (look-around, back references, counted repeats) is refused, and so
-are long ones and many.
+``|``, ``?``, ``*``, ``+``, ``^``, ``$`` become a nondeterministic automaton (Thompson 1968), whose time is at most
+length of pattern × length of name. What else a pattern holds (look-around, back references, counted repeats) is
+refused, and so are long ones and many.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ class PatternTable:
     """
 
     def __init__(self, table: Iterable[tuple[str, float]]) -> None:
-        self._literal: dict[str, tuple[int, float]] = {}
-        self._whole: dict[str, tuple[int, float]] = {}
+        self._names: dict[tuple[int, Holes], dict[tuple[str, bool], tuple[int, float]]] = {}
         self._patterns: list[tuple[int, Automaton, float]] = []
         for order, (pattern, value) in enumerate(table):
-            name = _literal_name(pattern)
-            if name is not None and pattern.startswith("^"):
-                self._whole.setdefault(name, (order, value))
-            elif name is not None:
-                self._literal.setdefault(name, (order, value))
+            name = _plain_name(pattern)
+            if name is not None:
+                text, holes, whole = name
+                self._names.setdefault((len(text), holes), {}).setdefault((text, whole), (order, value))
             elif len(self._patterns) >= MAX_PATTERNS:
                 raise UnsafePattern(f"more than {MAX_PATTERNS} expressions")
             else:
+                Automaton(pattern)  # by itself: one that closes a group it did not open is none
                 self._patterns.append((order, Automaton(f"(.*\\.)?({pattern})"), value))
 
     def find(self, module: str) -> float | None:
         """The value for a module, None when no pattern matches it."""
-        hits = [self._whole[module]] if module in self._whole else []
-        parts = module.split(".")
-        for start in range(len(parts)):
-            hit = self._literal.get(".".join(parts[start:]))
-            if hit is not None:
-                hits.append(hit)
+        hits: list[tuple[int, float]] = []
+        ends = {len(module) - start for start in (0, *(i + 1 for i, c in enumerate(module) if c == "."))}
+        for (length, holes), names in self._names.items():
+            if length in ends:
+                text = _with_holes(module[len(module) - length :], holes)
+                whole = names.get((text, True)) if length == len(module) else None
+                hits += [hit for hit in (names.get((text, False)), whole) if hit is not None]
         first = min(hits)[0] if hits else None
         for order, automaton, value in self._patterns:
             if first is not None and order > first:
@@ -65,17 +65,35 @@ class PatternTable:
         return min(hits)[1] if hits else None
 
 
-def _literal_name(pattern: str) -> str | None:
-    """The one name a pattern can mean; dots in it are taken as dots, escaped or not."""
-    text = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
-    return text if text and not set(text) & set("\\()[]{}|?*+^$") else None
+Holes = tuple[int, ...]
+"""Places of a name where any character may stand: a dot that is not escaped."""
+
+
+def _plain_name(pattern: str) -> tuple[str, Holes, bool] | None:
+    """The name a pattern is when it holds nothing but characters and dots: with its holes, and whether it is meant from
+    the first character on. None for all other patterns."""
+    text = pattern.removeprefix("^").removesuffix("$")
+    plain = text.replace("\\.", "\0")
+    if not plain or set(plain) & set("\\()[]{}|?*+^$"):
+        return None
+    holes = tuple(i for i, character in enumerate(plain) if character == ".")
+    return _with_holes(plain.replace("\0", "."), holes), holes, pattern.startswith("^")
+
+
+def _with_holes(text: str, holes: Holes) -> str:
+    characters = list(text)
+    for hole in holes:
+        characters[hole] = "."
+    return "".join(characters)
 
 
 @dataclass
 class _State:
-    """One state: with a ``test`` it eats a character, without it is passed for nothing."""
+    """One state: with a ``test`` it eats a character, without it is passed for nothing; one with an ``anchor`` only at
+    the beginning (``^``) or the end (``$``) of the text."""
 
     test: Test | None = None
+    anchor: str = ""
     out: list[int] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
@@ -95,31 +113,36 @@ class Automaton:
             raise UnsafePattern(f"{pattern[self._at]!r} without its partner")
 
     def matches(self, text: str) -> bool:
-        here = self._closure([self._start])
-        for character in text:
+        here = self._closure([self._start], "^" if text else "^$")
+        for at, character in enumerate(text, 1):
             here = self._closure(
-                follow
-                for place in here
-                if (test := self._states[place].test) is not None and test(character)
-                for follow in self._states[place].out
+                (
+                    follow
+                    for place in here
+                    if (test := self._states[place].test) is not None and test(character)
+                    for follow in self._states[place].out
+                ),
+                "$" if at == len(text) else "",
             )
             if not here:
                 return False
         return self._end in here
 
-    def _closure(self, places: Iterable[int]) -> set[int]:
+    def _closure(self, places: Iterable[int], anchors: str) -> set[int]:
+        """Where one can be without eating a character; ``anchors``: those that hold here."""
         found: set[int] = set()
         todo = list(places)
         while todo:
             place = todo.pop()
-            if place not in found:
+            state = self._states[place]
+            if place not in found and state.anchor in anchors:
                 found.add(place)
-                if self._states[place].test is None:
-                    todo += self._states[place].out
+                if state.test is None:
+                    todo += state.out
         return found
 
-    def _new(self, test: Test | None = None) -> int:
-        self._states.append(_State(test))
+    def _new(self, test: Test | None = None, anchor: str = "") -> int:
+        self._states.append(_State(test, anchor))
         return len(self._states) - 1
 
     def _join(self, a: int, b: int) -> None:
@@ -170,7 +193,9 @@ class Automaton:
                 raise UnsafePattern("'(' without its partner")
             return inside
         if character in "^$":
-            place = self._new()  # the whole name is matched in any case
+            if self._text[self._at : self._at + 1] in tuple("?*+"):
+                raise UnsafePattern(f"a repeated {character!r}")
+            place = self._new(anchor=character)
             return place, place
         if character in "*+?{}])":
             raise UnsafePattern(f"{character!r} where a name is expected")

@@ -72,6 +72,14 @@ OWN_WEIGHTS = ("weight", "bias")
 """Roles every model has: alone they say nothing of an adapter."""
 
 
+_FACTOR = re.compile(r"A|B|mid|B_bias|magnitude|embedding_.|hada_.*|lokr_.*|diff|diff_b|[wb]_norm|[ab][12]|bm")
+
+
+def is_factor(role: str) -> bool:
+    """Whether a tensor of this role is multiplied or added to weights, so that its numbers are real ones."""
+    return _FACTOR.fullmatch(role) is not None
+
+
 def kind_of(roles: frozenset[str], tensors: Mapping[str, Any] | None = None) -> str:
     """The kind of adapter that has tensors of these roles for one module."""
     kind = next((kind for marks, kind in _KINDS if roles & marks), "other")

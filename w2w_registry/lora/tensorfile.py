@@ -257,16 +257,20 @@ def _encode(name: str, array: NDArray[Any], dtype: DType) -> bytes:
 
 @cache
 def _fp8(tag: str) -> NDArray[np.float32]:
-    """The 256 values of an 8-bit float (OCP 8-bit floating point specification): E4M3 has no infinities."""
-    exponent_bits = 4 if tag == "F8_E4M3" else 5
+    """The 256 values of an 8-bit float. E4M3 has no infinities (OCP 8-bit floating point specification); the FNUZ kinds
+    have neither infinities nor a negative zero, whose code is their NaN, and one more exponent (arXiv 2206.02915)."""
+    exponent_bits = 4 if tag.startswith("F8_E4M3") else 5
+    fnuz = tag.endswith("FNUZ")
     mantissa_bits = 7 - exponent_bits
-    bias = 2 ** (exponent_bits - 1) - 1
+    bias = 2 ** (exponent_bits - 1) - (0 if fnuz else 1)
     codes = np.arange(256)
     exponent = (codes >> mantissa_bits) & (2**exponent_bits - 1)
     mantissa = (codes & (2**mantissa_bits - 1)) / 2.0**mantissa_bits
     values = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
     top = exponent == 2**exponent_bits - 1
-    if exponent_bits == 5:
+    if fnuz:
+        values = np.where(codes == 128, np.nan, values)
+    elif exponent_bits == 5:
         values = np.where(top, np.where(mantissa == 0, np.inf, np.nan), values)
     else:
         values = np.where(top & (codes & 7 == 7), np.nan, values)

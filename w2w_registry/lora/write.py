@@ -205,7 +205,7 @@ def _kohya_tensors(path: Path, main: _Part, others: Sequence[_Part]) -> dict[str
     try:
         arrays = kohya.tensors(main.tensors, main.alphas)
         for other in others:
-            prefix = kohya.text_prefix(other.name, [one.name for one in others])
+            prefix = kohya.text_prefix(other.name, [one.name for one in others], main.alphas)
             arrays |= kohya.tensors(other.tensors, other.alphas, prefix)
     except UnknownKey as error:
         raise BadLora(path=str(path), reason=str(error)) from None

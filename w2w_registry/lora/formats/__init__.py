@@ -49,11 +49,26 @@ def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
             name: replace(key, part=part) if key.part == "model" and _bare(name, key) else key
             for name, key in keys.items()
         }
+    keys = _with_t5(keys)
     renamed = {name: key for name, key in keys.items() if key.part == "transformer" and _renamed(key)}
     if any(key.targets[0].module.startswith(_STACKS) for key in renamed.values()):
         return keys
     own = {name: dotted for name, key in renamed.items() if (dotted := _shared_name(key))}
     return keys | {name: replace(keys[name], targets=(Target(dotted),)) for name, dotted in own.items()}
+
+
+def _with_t5(keys: dict[str, Key]) -> dict[str, Key]:
+    """Tools count a T5 as the third text encoder, as SD3 does; Flux, which has one CLIP less, has it as its second."""
+    parts = {key.part for key in keys.values()}
+    if "text_encoder_3" not in parts or "text_encoder_2" in parts or not any(map(_of_flux, keys.values())):
+        return keys
+    return {n: replace(k, part="text_encoder_2") if k.part == "text_encoder_3" else k for n, k in keys.items()}
+
+
+def _of_flux(key: Key) -> bool:
+    return key.part == "transformer" and (
+        key.targets[0].module.startswith("single_transformer_blocks.") or "double_blocks" in key.name
+    )
 
 
 def _bare(name: str, key: Key) -> bool:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +42,12 @@ def tensors(
     return arrays
 
 
-def text_prefix(part: str, parts: Collection[str]) -> str:
-    """What stands before a text encoder's layers, where a file changes ``parts``: kohya numbers them only where there
-    are several. Raises UnknownKey."""
+def text_prefix(part: str, parts: Collection[str], modules: Iterable[str]) -> str:
+    """What stands before a text encoder's layers, where a file changes ``parts`` beside ``modules`` of the denoiser:
+    kohya numbers them only where there are several, and a T5 is the third of Flux too. Raises UnknownKey."""
     number = {"text_encoder": "1", "text_encoder_2": "2", "text_encoder_3": "3"}.get(part)
+    if number == "2" and any(module.startswith("single_transformer_blocks.") for module in modules):
+        number = "3"
     if number is None:
         raise UnknownKey(f"kohya's files have no place for the {part}")
     return "lora_te_" if number == "1" and len(parts) == 1 else f"lora_te{number}_"
