@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -282,6 +283,13 @@ def test_alphas_of_layers_that_a_tool_took_out(tmp_path: Path) -> None:
 )
 def test_other_models_by_their_names(tmp_path: Path, name: str, what: str) -> None:
     assert f"not a LoRA: {what} (" in refused(st_file(tmp_path / "x.safetensors", {name: np.ones(2, np.float32)}))
+
+
+def test_a_tar_under_another_name_is_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("x")
+    with tarfile.open(tmp_path / "x.safetensors", "w") as archive:
+        archive.add(tmp_path / "in.txt", "lora.safetensors")
+    assert "an archive" in refused(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("text", ['{"error": "unauthorized"}', "Access denied\n", "Not Found, sorry"])

@@ -66,6 +66,18 @@ QWEN = square(
 )
 HIDREAM = square("diffusion_model.double_stream_blocks.1.block.", ("attn1.to_q", "attn1.to_q_t", "ff_i.experts.0.w1"))
 LTX = square("diffusion_model.transformer_blocks.1.", ("attn1.to_q", "attn2.to_out.0", "ff.net.0.proj"))
+HUNYUAN = [
+    (f"diffusion_model.{name}", i * W, o * W)
+    for name, i, o in (
+        *((f"double_blocks.0.{x}_attn_qkv", 1, 3) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_attn_proj", 1, 1) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_mlp.fc1", 1, 4) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_mlp.fc2", 4, 1) for x in ("img", "txt")),
+        *((f"double_blocks.0.{x}_mod.linear", 1, 6) for x in ("img", "txt")),
+        *(("single_blocks.0.linear2", 5, 1), ("single_blocks.0.modulation.linear", 1, 3), ("img_in.proj", 1, 1)),
+        *(("time_in.mlp.0", 1, 1), ("guidance_in.mlp.2", 1, 1), ("final_layer.linear", 1, 1)),
+    )
+]
 CASES: dict[str, tuple[list[Layer], str, bool]] = {
     "wan": ([*WAN, *WAN_FF, *WAN_MORE], "_convert_non_diffusers_wan_lora_to_diffusers", False),
     "wan, kohya": (flat([*WAN, *WAN_FF]), "_convert_musubi_wan_lora_to_diffusers", True),
@@ -74,6 +86,7 @@ CASES: dict[str, tuple[list[Layer], str, bool]] = {
     "z-image, kohya": (flat(Z_IMAGE), "_convert_non_diffusers_z_image_lora_to_diffusers", True),
     "qwen, kohya": (flat(QWEN), "_convert_non_diffusers_qwen_lora_to_diffusers", True),
     "hidream": (HIDREAM, "_convert_non_diffusers_hidream_lora_to_diffusers", False),
+    "hunyuan video": (HUNYUAN, "_convert_hunyuan_video_lora_to_diffusers", False),
     "ltx": (LTX, "_convert_non_diffusers_ltxv_lora_to_diffusers", False),
 }
 
@@ -213,3 +226,23 @@ def test_a_t5_of_flux_survives_kohyas_form(tmp_path: Path) -> None:
     write_lora(tmp_path / "y.safetensors", lora, fmt="kohya")
     assert any(key.startswith("lora_te3_encoder_block") for key in read_header(tmp_path / "y.safetensors").entries)
     assert [one.part for one in read_lora(tmp_path / "y.safetensors").beside] == ["text_encoder", "text_encoder_2"]
+
+
+def test_names_of_sd3_outside_its_blocks(tmp_path: Path) -> None:
+    """As diffusers' conversion of the model itself has them: it converts no LoRA of these."""
+    tops = ("x_embedder_proj", "t_embedder_mlp_0", "y_embedder_mlp_2", "context_embedder", "final_layer_linear")
+    layers = flat(square("", ("joint_blocks_0_x_block_attn_proj", *tops)))
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state_of(layers, True)))
+    assert {c.module for c in adapter.changes} == {
+        *("transformer_blocks.0.attn.to_out.0", "pos_embed.proj", "context_embedder", "proj_out"),
+        *("time_text_embed.timestep_embedder.linear_1", "time_text_embed.text_embedder.linear_2"),
+    }
+
+
+@pytest.mark.parametrize(("width", "hint"), [(768, "sd-1"), (1024, "sd-2"), (2048, "sdxl"), (512, None)])
+def test_a_unet_is_known_by_the_prompt_it_reads(tmp_path: Path, width: int, hint: str | None) -> None:
+    stem = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_{}"
+    state = state_of([(stem.format("k"), width, 8), (stem.format("q"), 8, 8)], True)
+    assert read_adapter(st_file(tmp_path / "x.safetensors", state)).told.base_hint == hint
+    named = {"ss_sd_model_name": "acme/base"}
+    assert read_adapter(st_file(tmp_path / "y.safetensors", state, named)).told.base_hint is None

@@ -25,6 +25,7 @@ from w2w_registry.files import why
 from w2w_registry.lora import config
 from w2w_registry.lora.assemble import changes_of
 from w2w_registry.lora.change import Change
+from w2w_registry.lora.family import unet_family
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
 from w2w_registry.lora.metadata import Told, base_named, told_by
@@ -207,13 +208,17 @@ def adapter_of(reading: Reading) -> Adapter:
     base, revision = reading.base
     plan, metadata = reading.plan, reading.data.header.metadata
     own = reading.config_file is not None or config.OWN_CONFIG in metadata
+    changes = plan.changes(reading.data.values) if reading.changes is None else reading.changes
+    told = reading.told
+    if base is None and told.base_hint is None:
+        told = replace(told, base_hint=unet_family(changes))
     return Adapter(
-        changes=plan.changes(reading.data.values) if reading.changes is None else reading.changes,
+        changes=changes,
         format=reading.spelling.form,
         dtype=reading.spelling.dtype,
         base_model=base,
         base_revision=revision,
-        told=reading.told,
+        told=told,
         metadata=MappingProxyType(dict(metadata)),
         path=reading.path,
         sha256=reading.data.sha256,

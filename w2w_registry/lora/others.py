@@ -35,6 +35,8 @@ def whole_model(names: Iterable[str]) -> str | None:
 
 
 _MODELS = (
+    ("a T2I-Adapter", ("adapter.body.", "adapter.conv_in", "body.0.")),
+    ("a face or style encoder", ("id_encoder", "pulid_", "image_encoder.")),
     ("a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_")),
     ("a whole checkpoint", ("first_stage_model.", "cond_stage_model.", "conditioner.")),
     ("a VAE", ("decoder.conv_in.", "encoder.conv_in.", "first_stage_model.")),

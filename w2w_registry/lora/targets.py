@@ -53,6 +53,17 @@ FLUX_DOUBLE: dict[str, tuple[Target, ...]] = {
     "txt_attn_norm_key_norm": (Target("attn.norm_added_k"),),
     "img_mod_lin": (Target("norm1.linear"),),
     "txt_mod_lin": (Target("norm1_context.linear"),),
+    # HunyuanVideo's names for the same
+    "img_mlp_fc1": (Target("ff.net.0.proj"),),
+    "img_mlp_fc2": (Target("ff.net.2"),),
+    "txt_mlp_fc1": (Target("ff_context.net.0.proj"),),
+    "txt_mlp_fc2": (Target("ff_context.net.2"),),
+    "img_attn_q_norm": (Target("attn.norm_q"),),
+    "img_attn_k_norm": (Target("attn.norm_k"),),
+    "txt_attn_q_norm": (Target("attn.norm_added_q"),),
+    "txt_attn_k_norm": (Target("attn.norm_added_k"),),
+    "img_mod_linear": (Target("norm1.linear"),),
+    "txt_mod_linear": (Target("norm1_context.linear"),),
 }
 FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
     "linear1": (
@@ -65,6 +76,9 @@ FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
     "norm_key_norm": (Target("attn.norm_k"),),
     "linear2": (Target("proj_out"),),
     "modulation_lin": (Target("norm.linear"),),
+    "q_norm": (Target("attn.norm_q"),),
+    "k_norm": (Target("attn.norm_k"),),
+    "modulation_linear": (Target("norm.linear"),),
 }
 SD3_JOINT: dict[str, tuple[Target, ...]] = {
     "x_block_attn_qkv": IMAGE_QKV,
@@ -91,6 +105,20 @@ FLUX_TOP: dict[str, Target] = {
     "final_layer.linear": Target("proj_out"),
     "final_layer.adaLN_modulation.1": Target("norm_out.linear", "swapped"),
 }
+HUNYUAN_TOP: dict[str, Target] = {
+    "img_in.proj": Target("x_embedder.proj"),
+    "time_in.mlp.0": Target("time_text_embed.timestep_embedder.linear_1"),
+    "time_in.mlp.2": Target("time_text_embed.timestep_embedder.linear_2"),
+    "guidance_in.mlp.0": Target("time_text_embed.guidance_embedder.linear_1"),
+    "guidance_in.mlp.2": Target("time_text_embed.guidance_embedder.linear_2"),
+}
+SD3_TOP: dict[str, Target] = {
+    "x_embedder.proj": Target("pos_embed.proj"),
+    "t_embedder.mlp.0": Target("time_text_embed.timestep_embedder.linear_1"),
+    "t_embedder.mlp.2": Target("time_text_embed.timestep_embedder.linear_2"),
+    "y_embedder.mlp.0": Target("time_text_embed.text_embedder.linear_1"),
+    "y_embedder.mlp.2": Target("time_text_embed.text_embedder.linear_2"),
+}
 FLUX2_TOP: dict[str, Target] = {
     "double_stream_modulation_img.lin": Target("double_stream_modulation_img.linear"),
     "double_stream_modulation_txt.lin": Target("double_stream_modulation_txt.linear"),
@@ -106,8 +134,10 @@ WAN_TOP: dict[str, Target] = {
     "img_emb.proj.3": Target("condition_embedder.image_embedder.ff.net.2"),
     "head.head": Target("proj_out"),
 }
-TOP: dict[str, Target] = {name.replace(".", "_"): to for name, to in (FLUX_TOP | FLUX2_TOP | WAN_TOP).items()}
-SHARED_TOP = (*FLUX_TOP, *WAN_TOP)
+TOP: dict[str, Target] = {
+    name.replace(".", "_"): to for name, to in (FLUX_TOP | FLUX2_TOP | HUNYUAN_TOP | SD3_TOP | WAN_TOP).items()
+}
+SHARED_TOP = (*FLUX_TOP, *HUNYUAN_TOP, *SD3_TOP, *WAN_TOP)
 """Layers outside every block that other models give these names too."""
 WAN_ATTENTION = {
     "q": "to_q",

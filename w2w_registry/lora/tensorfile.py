@@ -160,7 +160,7 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
         raise bad("the file is empty")
     try:
         prefix = stream.read(8)
-        start = prefix + stream.peek(64)[:64] if hasattr(stream, "peek") else prefix
+        start = prefix + stream.peek(512)[:512] if hasattr(stream, "peek") else prefix
         if (is_pickle_name(path) and not _begins(start, size)) or _is_pickle(start, size):
             raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
         if len(prefix) < 8:
@@ -199,14 +199,14 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
         raise bad("a Git LFS pointer, not the file it points to", "run git lfs pull where it came from")
     if start[:4] == b"PK\x03\x04":
         raise bad("a zip archive, not a model", "unpack it first")
-    if start[:6] == b"7z\xbc\xaf\x27\x1c" or start[:4] in (b"Rar!", b"\x1f\x8b\x08\x00"):
+    if start[257:262] == b"ustar" or start[:6] == b"7z\xbc\xaf\x27\x1c" or start[:4] in (b"Rar!", b"\x1f\x8b\x08\x00"):
         raise bad("an archive, not a model", "unpack it first")
     if start[:4] == b"GGUF":
         raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():
         raise bad("a web page, not a model (a download that asked for a login?)", None)
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in start[:8]):
-        words = brief(start.decode("utf-8", "replace").strip())
+        words = brief(start[:72].decode("utf-8", "replace").strip())
         raise bad(f"a text, not a model (a download that was refused?): it begins with {words}", None)
 
 

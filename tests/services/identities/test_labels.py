@@ -49,7 +49,7 @@ def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> Non
 
 def test_binary_and_missing_files(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
-    file.write_bytes(b"\xff\xfe\x00\x80")
+    file.write_bytes(b"\x89PNG\x00\xff")
     with pytest.raises(BadFile):
         read_labels_csv(file)
     with pytest.raises(BadFile):
