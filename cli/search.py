@@ -17,6 +17,8 @@ CERTAINTY = {
     "fast": "a match may be missing, about three in a hundred; without --fast fewer than one",
 }
 
+MORE = 'weights alone say "likely" at most; to compare what is drawn: --by behaviour --pipeline FOLDER'
+
 
 @click.command()
 @click.argument("queries", metavar="QUERY...", nargs=-1, required=True)
@@ -63,9 +65,10 @@ def search(
 
     The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
     one of five. Weights alone say "same" of the very same model only, however its file was saved ("same model").
-    By behaviour any adapter that the base model loads can be a query.
+    By behaviour any adapter that the base model loads can be a query; it is the default where versions have
+    fingerprints and the base model is on this machine, which then takes seconds to open.
     """
-    from w2w_registry.services.recording.fingerprints import opener
+    from w2w_registry.services.recording.fingerprints import opener_for
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.search import draws as service
 
@@ -74,12 +77,12 @@ def search(
     registry = frame.registry()
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
-    asked = _asked(registry, queries, space, pipeline, device)
+    asked = _asked(registry, queries, by, space, pipeline, device)
     found = service.search_by(
         registry,
         asked,
         by,  # type: ignore[arg-type]
-        opener=opener(registry, pipeline, device) if pipeline or by in ("behaviour", "both") else None,
+        opener=opener_for(registry, by, pipeline, device),
         limit=limit,
         space=space,
         where=where,
@@ -92,13 +95,8 @@ def search(
         _draw(registry, found, sheet, force)
     values = [one.to_json() for one in found]
 
-    def human() -> None:
-        for one in values:
-            if len(values) > 1:
-                say(f"{one['query']}:")
-            _table(one)
-
-    emit(frame, values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}, human)
+    answer = values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}
+    emit(frame, answer, lambda: _tables(values))
 
 
 def _draw(registry: Any, found: list[Any], sheet: str, force: bool) -> None:
@@ -109,12 +107,16 @@ def _draw(registry: Any, found: list[Any], sheet: str, force: bool) -> None:
     write_sheet(registry, found[0], sheet, force=force)
 
 
-def _asked(registry: Any, queries: tuple[str, ...], space: str | None, pipeline: str | None, device: str) -> list[Any]:
+def _asked(
+    registry: Any, queries: tuple[str, ...], by: str | None, space: str | None, pipeline: str | None, device: str
+) -> list[Any]:
     """The queries in order: photos looked at, Hub repos fetched, the rest as typed."""
     from w2w_registry.services.hub.resolving import as_queries
     from w2w_registry.services.synthesis import looking
 
     photos = [text for text in queries if looking.is_photo(text)]
+    if not photos and by == "weights" and pipeline is not None:
+        raise click.UsageError("--pipeline is for comparing what is drawn: it does not go with --by weights")
     if not photos:
         return as_queries(registry, queries)
     from w2w_registry.services.synthesis.engine import Engine
@@ -125,9 +127,19 @@ def _asked(registry: Any, queries: tuple[str, ...], space: str | None, pipeline:
     return [one for text in queries for one in ([seen[text]] if text in seen else as_queries(registry, [text]))]
 
 
-def _table(found: dict[str, Any]) -> None:
+def _tables(values: list[dict[str, Any]]) -> None:
+    told: set[str] = set()
+    for one in values:
+        if len(values) > 1:
+            say(f"{one['query']}:")
+        _table(one, told)
+
+
+def _table(found: dict[str, Any], told: set[str]) -> None:
+    """``told``: what needs no saying again, as it was said of an earlier query."""
     for text in found["warnings"]:
-        warn(text)
+        if text not in told:
+            warn(text)
     columns = ["rank", "identity", "version", "score", "verdict", "false_alarm", "kind", "consent"]
     rows = [{**hit, "false_alarm": _chance(hit["false_alarm"]), "verdict": _verdict(hit)} for hit in found["results"]]
     if found["by"] == "both":
@@ -141,6 +153,10 @@ def _table(found: dict[str, Any]) -> None:
             f"space {found['space']}, metric {found['metric']}; same identity from {found['threshold']:.3f} up "
             f"(false matches: {found['false_match_rate']:.2g} of pairs){gap}"
         )
+    likely = found["by"] == "weights" and any(hit["verdict"] == "likely" for hit in found["results"])
+    if likely and MORE not in told:
+        note(MORE)
+    told.update((*found["warnings"], *([MORE] if likely else [])))
     if found["certainty"] != "exact":
         note(f"{found['certainty']} search: {CERTAINTY[found['certainty']]}")
 

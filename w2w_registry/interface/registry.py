@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from w2w_registry.interface.consent import Consent
 from w2w_registry.interface.plain import plain
@@ -99,8 +99,14 @@ class Registry:
         exact: bool = False,
         certified: bool = False,
         fast: bool = False,
+        by: Literal["weights", "behaviour", "both"] | None = None,
+        pipeline: str | None = None,
+        device: str = "auto",
     ) -> Rows:
         """The ``limit`` identities nearest to a registered name, a LoRA file or folder, or ``hf://owner/repo``.
+
+        ``by`` weights, by behaviour (what each makes the base model draw) or both; None is the best available, as for
+        ``w2w-reg search``. ``pipeline``: where the base model is.
 
         In a large registry ``exact`` compares with everyone, ``certified`` proves that nobody else reaches the
         threshold, and ``fast`` misses about three matches in a hundred. The rows have ``identity``, ``version``,
@@ -110,11 +116,14 @@ class Registry:
             NotFound: neither a name nor a path. ConsentDenied: the subject does not allow being searched for.
         """
         from w2w_registry.services.hub.resolving import as_query
-        from w2w_registry.services.search import query as service
+        from w2w_registry.services.recording.fingerprints import opener_for
+        from w2w_registry.services.search.draws import search_by
 
-        found = service.search(
+        (found,) = search_by(
             self._registry,
-            as_query(self._registry, str(query)),
+            [as_query(self._registry, str(query))],
+            by,
+            opener=opener_for(self._registry, by, pipeline, device),
             limit=limit,
             space=space,
             where=where,
@@ -122,8 +131,9 @@ class Registry:
             exact=exact,
             certified=certified,
             fast=fast,
-        ).to_json()
-        return Rows(found.pop("results"), found)
+        )
+        value = found.to_json()
+        return Rows(value.pop("results"), value)
 
     def list(self, where: str | None = None, *, sort: str = "name", limit: int | None = None) -> Rows:
         """The newest version of each identity that matches ``where``.

@@ -19,7 +19,7 @@ from w2w_registry.services.consent import withdraw
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.recording import fingerprints, newcomers
-from w2w_registry.services.recording.fingerprints import Prober, open_prober, take
+from w2w_registry.services.recording.fingerprints import Prober, open_prober, opener_for, take
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.behaviour import calibrate, calibrate_at_hand
 from w2w_registry.services.search.draws import search_by
@@ -137,6 +137,44 @@ def test_the_best_there_is_without_being_told(filled: Registry, world: Path) -> 
         search_by(filled, ["nobody"])
 
 
+def test_a_base_model_on_this_machine_is_asked_without_being_named(
+    filled: Registry, world: Path, prober: Prober, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = str(world / "again" / "p30")
+    assert opener_for(filled, "weights", None) is None
+    opener = opener_for(filled, None, None)
+    assert opener is not None  # where `fingerprint` opened it from was remembered
+    assert opener().base == prober.base
+    assert search_by(filled, [again], opener=lambda: prober)[0].by == "behaviour"
+    assert search_by(filled, [again], opener=lambda: prober, fast=True)[0].by == "weights"
+    with pytest.raises(UsageError, match="everybody is compared"):
+        search_by(filled, [again], "behaviour", opener=lambda: prober, fast=True)
+    # What the base model cannot load, or another base model, leaves weights, and says so.
+    other = replace(prober, base="0" * 64)
+    (found,) = search_by(filled, [again], opener=lambda: other)
+    assert found.by == "weights"
+    assert found.results[0].identity == "p30"
+    assert "what it draws was not compared" in found.warnings[0]
+    filled.settings.pipelines_used_file.unlink()
+    assert opener_for(filled, None, None) is None
+    monkeypatch.setattr(fingerprints, "find_spec", lambda _: None)
+    filled.settings.pipelines[BASE_MODEL] = str(DATA / "pipeline")
+    assert opener_for(filled, None, None) is None  # without torch
+
+
+def test_the_blocked_are_found_by_what_they_draw_when_asked_for(filled: Registry, world: Path, prober: Prober) -> None:
+    add(filled, AddRequest([str(world / "strangers" / "s1003")], subjects=["subject-1"]))
+    take(filled, prober)
+    withdraw.withdraw(filled, "subject-1")
+
+    def named(**options: bool) -> set[str]:
+        (found,) = search_by(filled, ["p07"], limit=PEOPLE + 1, **options)  # type: ignore[arg-type]
+        assert found.by == "behaviour"
+        return {hit.identity for hit in found.results}
+
+    assert named(include_blocked=True) - named() == {"s1003"}
+
+
 def test_both_show_the_weights_beside_it(filled: Registry) -> None:
     (found,) = search_by(filled, ["p07"], "both", limit=2)
     assert found.results[0].score_weights == pytest.approx(1.0, abs=1e-4)
@@ -190,14 +228,14 @@ def test_who_is_there_under_two_names(filled: Registry, world: Path, prober: Pro
 def test_what_cannot_be_probed_is_named_and_the_others_go_on(
     filled: Registry, prober: Prober, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = fingerprints._adapter
+    real = fingerprints.adapter_of
 
     def unreadable(registry: Registry, session: object, version: object) -> object:
         if version.id == 3:  # type: ignore[attr-defined]
             raise UsageError(reason="its file is gone")
         return real(registry, session, version)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fingerprints, "_adapter", unreadable)
+    monkeypatch.setattr(fingerprints, "adapter_of", unreadable)
     taken = take(filled, prober, again=True)
     assert taken.taken == PEOPLE - 1
     assert [reason for _, reason in taken.skipped] == ["its file is gone"]

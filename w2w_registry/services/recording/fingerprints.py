@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -17,10 +18,10 @@ from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Coordinates, Fingerprint, Identity, Space, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.errors import MissingExtra, NotFound, RegistryError, UsageError
+from w2w_registry.errors import BadLora, MissingExtra, NotFound, RegistryError, UsageError
 from w2w_registry.messages import message
 from w2w_registry.records import VersionState
-from w2w_registry.services.recording.pipelines import remember, to_open
+from w2w_registry.services.recording.pipelines import at_hand, remember, to_open
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.recording.workers import BaseModel, mapped
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PROMPT: Final = "photo of sks person"
 """What every adapter is asked with, unless ``--prompt`` says otherwise: answers to one prompt can be compared."""
+_PACKAGES: Final = ("torch", "diffusers", "transformers")
 AT_ONCE: Final = 256
 """Fingerprints per transaction: what an interruption can lose."""
 
@@ -68,6 +70,17 @@ class Prober:
         found: NDArray[np.float32] = self.of_adapters([read_adapter(path)])[0]
         return found
 
+    def of_each(self, adapters: Sequence[Adapter]) -> NDArray[np.float32]:
+        """As ``of_adapters``; where one of many does not fit, the error is about that one.
+
+        Raises:
+            BadLora.
+        """
+        try:
+            return self.of_adapters(adapters)
+        except BadLora:
+            return np.concatenate([self.of_adapters([one]) for one in adapters])
+
 
 @dataclass(frozen=True)
 class Taken:
@@ -103,9 +116,7 @@ def open_prober(
     Raises:
         MissingExtra, NotFound, DeviceError, UsageError.
     """
-    from importlib.util import find_spec
-
-    for package in ("torch", "diffusers", "transformers"):
+    for package in _PACKAGES:
         if find_spec(package) is None:
             raise MissingExtra(package=package, extra="diffusion", feature="taking fingerprints")
     from w2w_registry.diffusion.pipeline import load_model
@@ -136,6 +147,23 @@ def opener(
         return open_prober(name, prompt=prompt, device=device, local=local)
 
     return opened
+
+
+def opener_for(
+    registry: Registry, by: str | None, pipeline: str | None, device: Any = "auto"
+) -> Callable[[], Prober] | None:
+    """What opens the base model for a search ``by`` weights, behaviour or both: the one named, or where neither is said
+    the one that lies on this machine; None where none does, torch is not installed, or only weights are compared.
+    Nothing is opened to tell."""
+    if by == "weights":
+        return None
+    if by is not None or pipeline is not None:
+        return opener(registry, pipeline, device)
+    try:
+        there = at_hand(registry, base_model_of(registry))
+    except UsageError:
+        return None
+    return None if there is None or any(find_spec(p) is None for p in _PACKAGES) else opener(registry, None, device)
 
 
 def base_model_of(registry: Registry) -> str:
@@ -255,7 +283,7 @@ def _read(registry: Registry, version_ids: Sequence[int], start: int) -> _Part:
     with registry.catalog.read() as session:
         for version in versions_by_id(session, version_ids).values():
             try:
-                part.adapters.append(_adapter(registry, session, version))
+                part.adapters.append(adapter_of(registry, session, version))
                 part.ids.append(version.id)
             except RegistryError as error:
                 part.failed.append((_ref(session, version), message(error)))
@@ -301,7 +329,7 @@ def _each(registry: Registry, prober: Prober, part: _Part) -> tuple[list[int], N
     return good, np.array(rows, np.float32)
 
 
-def _adapter(registry: Registry, session: Session, version: Version) -> Adapter:
+def adapter_of(registry: Registry, session: Session, version: Version) -> Adapter:
     """What a version does: the file it came as, or its point in its space when that is all there is."""
     from w2w_registry.diffusion.fingerprint import Adapter, read_adapter
 

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import fingerprints as stored
+from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import NoFingerprints, RegistryError, UsageError
+from w2w_registry.errors import ConsentDenied, NoFingerprints, RegistryError, UsageError, WhereError
 from w2w_registry.messages import message
+from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
-from w2w_registry.services.recording.fingerprints import Prober
+from w2w_registry.services.recording.fingerprints import Prober, adapter_of
 from w2w_registry.services.recording.gallery import Gallery, best_question, fitting, open_gallery
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.search.copies import with_copies
 from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.services.search.query import registered_version, search_many
 from w2w_registry.space.verdict import LEAST_GALLERY
+
+if TYPE_CHECKING:
+    from w2w_registry.diffusion.fingerprint import Adapter
 
 By = Literal["weights", "behaviour", "both"]
 AT_ONCE: Final = 64
@@ -51,7 +56,8 @@ def search_by(
     """As :func:`query.search_many`, by weights, by behaviour, or by behaviour with the weights' scores beside it.
 
     ``by`` None is the best that can be had: behaviour where every query has a fingerprint or ``opener`` is given, and
-    enough registered versions have one; else weights.
+    enough registered versions have one; else weights, as when a ``space`` or a ``fast`` search is asked for. By
+    behaviour everybody is compared, so ``exact`` and ``certified`` hold of themselves.
 
     Raises:
         UsageError: behaviour was asked for and cannot be had. BadLora, NotFound, ConsentDenied: as by weights.
@@ -59,12 +65,35 @@ def search_by(
     wanted = [Query(q) if isinstance(q, str) else q for q in queries]
     common: dict[str, Any] = {"limit": limit, "space": space, "where": where, "include_blocked": include_blocked}
     common |= {"exact": exact, "certified": certified, "fast": fast}
-    if by == "weights" or (by is None and (space is not None or not _ready(registry, wanted, opener))):
+    if by is None:
+        return _best_available(registry, wanted, opener, common)
+    if by == "weights":
         return search_many(registry, wanted, **common)
-    found = _search(registry, wanted, opener, limit, where)
+    if fast:
+        raise UsageError(
+            reason="by behaviour everybody is compared: nothing is missed for speed", hint="leave [[fast]] out"
+        )
+    found = _search(registry, wanted, opener, limit, where, include_blocked)
     return (
         [_with_weights(registry, q, f, common) for q, f in zip(wanted, found, strict=True)] if by == "both" else found
     )
+
+
+def _best_available(
+    registry: Registry, queries: Sequence[Query], opener: Opener | None, common: dict[str, Any]
+) -> list[Found]:
+    """By behaviour where it can be had; by weights where it cannot, or what is asked for is about weights."""
+    about_weights = common["space"] is not None or common["fast"]
+    if about_weights or not _ready(registry, queries, opener):
+        return search_many(registry, queries, **common)
+    try:
+        return _search(registry, queries, opener, common["limit"], common["where"], common["include_blocked"])
+    except (ConsentDenied, WhereError):
+        raise
+    except RegistryError as error:
+        why = f"what it draws was not compared: {message(error)}"
+        found = search_many(registry, queries, **common)
+        return [replace(one, warnings=(why, *one.warnings)) for one in found]
 
 
 def _ready(registry: Registry, queries: Sequence[Query], opener: Opener | None) -> bool:
@@ -84,6 +113,7 @@ def _search(
     opener: Opener | None,
     limit: int,
     where: str | None,
+    include_blocked: bool,
 ) -> list[Found]:
     expression = None if where is None else parse_where(where)
     with registry.catalog.read() as session:
@@ -101,10 +131,10 @@ def _search(
             asked = best_question(session, prober)
             if asked is None:
                 raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
-            prints = [_asked(registry, session, prober, query, version)
-                      for query, version in zip(queries, versions, strict=True)]  # fmt: skip
-        gallery = open_gallery(session, asked)
-        allowed = None if expression is None else np.asarray(matching_ids(session, expression, None))
+            prints = list(_answers(registry, session, prober, queries, versions))
+        states = (*SERVED, VersionState.BLOCKED) if include_blocked else SERVED
+        gallery = open_gallery(session, asked, states)
+        allowed = None if expression is None else np.asarray(matching_ids(session, expression, None, states=states))
         found: list[Found] = []
         for start in range(0, len(queries), AT_ONCE):
             part = slice(start, start + AT_ONCE)
@@ -130,18 +160,29 @@ def _opened(opener: Opener | None, queries: Sequence[Query], prints: Sequence[ob
     return opener()
 
 
-def _asked(
-    registry: Registry, session: Session, prober: Prober, query: Query, version: Version | None
-) -> NDArray[np.float32]:
-    if version is None:
-        return prober.of_file(query.path)
-    kept = stored.answer_of(session, version.id, prober.base, prober.question)
-    if kept is not None:
-        return kept
-    path = None if version.artifact_digest is None else registry.artifacts.path(version.artifact_digest)
-    if path is None:
-        raise NoFingerprints(name=query.text)
-    return prober.of_file(path)
+def _answers(
+    registry: Registry, session: Session, prober: Prober, queries: Sequence[Query], versions: Sequence[Version | None]
+) -> list[NDArray[np.float32]]:
+    """What each query draws (D,): kept of those that were asked before, else asked now, many at once."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for n, version in enumerate(versions):
+        kept = None if version is None else stored.answer_of(session, version.id, prober.base, prober.question)
+        if kept is not None:
+            found[n] = kept
+    todo = [n for n in range(len(queries)) if n not in found]
+    for start in range(0, len(todo), AT_ONCE):
+        part = todo[start : start + AT_ONCE]
+        adapters = [_adapter(registry, session, queries[n], versions[n]) for n in part]
+        found |= zip(part, prober.of_each(adapters), strict=True)
+    return [found[n] for n in range(len(queries))]
+
+
+def _adapter(registry: Registry, session: Session, query: Query, version: Version | None) -> Adapter:
+    if version is not None:
+        return adapter_of(registry, session, version)
+    from w2w_registry.diffusion.fingerprint import read_adapter
+
+    return read_adapter(query.path)
 
 
 def _found(
