@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import io
 import json
+import re
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
 from examples.detect import false_alarm
+from tests.cli.walk import OUTPUTS, paths_of_commands
 from tests.marking.pictures import HELD, scene
+from tests.web.conftest import Build
+from tests.web.routes import own_routes, paths, raw
 from w2w_registry.catalog.events import events
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
@@ -85,6 +91,41 @@ def test_pictures_served_are_marked_once_and_on_record(pictured: Registry, brows
     told = whose(pictured, tmp_path / "seen.png")
     assert (told["identity"], told["operation"]) == ("p0001", "preview")
     assert log.verify(pictured).ok
+
+
+def test_whatever_the_pages_send_as_a_picture_is_marked(pictured: Registry, build: Build) -> None:
+    """Every route that is read, with something in it; and what stands in pages or archives."""
+    app = build()
+    seen = []
+    for route, path in zip(own_routes(app), [p for p in paths(app) if p != app.openapi_url], strict=True):
+        if "GET" not in route.methods or path.startswith("/static/"):
+            continue
+        status, body = asyncio.run(raw(app, "GET", path))
+        assert not re.search(rb"data:image/(?!svg)", body), path
+        if body.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")):
+            both_layers(pictured, body)
+            seen.append((path, status))
+    assert seen == [("/pictures/p0001", 200)]
+
+
+def test_commands_that_write_pictures_are_these() -> None:
+    """An option whose help speaks of a picture to be written: what it lets out is tried here or where it says."""
+    found = {
+        (name, option.opts[0])
+        for name, _, option in paths_of_commands()
+        if isinstance(option, click.Option) and _writes_pictures(option)
+    }
+    assert found == {
+        ("generate", "--out"),  # tests/services/synthesis/test_synthesis.py
+        ("sample", "--sheet"),  # tests/services/synthesis/test_synthesis.py
+        ("search", "--sheet"),
+        ("groups", "--sheet"),
+    }
+
+
+def _writes_pictures(option: click.Option) -> bool:
+    said = re.search(r"\b(pictures?|PNG|draw|sheet|images?|JPEG)\b", option.help or "", re.IGNORECASE)
+    return option.name in OUTPUTS and bool(said)
 
 
 def test_sheets_are_marked(pictured: Registry, tmp_path: Path) -> None:
