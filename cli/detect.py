@@ -7,7 +7,13 @@ from pathlib import Path
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, say
+from .output import emit, say, warn
+
+STATES = {
+    "trusted": "content credentials of {issuer}",
+    "valid": "unbroken content credentials in the name of {issuer}, which anybody can write",
+    "invalid": "broken content credentials",
+}
 
 
 @click.command()
@@ -26,11 +32,14 @@ def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
         for told in found:
             how = [f"mark in the pixels (false alarm at most {told['false_alarm']:.1e})"] if told["marked"] else []
             if told["credentials"]:
-                how.append(f"{told['credentials']['state']} content credentials of {told['credentials']['issuer']}")
+                how.append(STATES[told["credentials"]["state"]].format(issuer=told["credentials"]["issuer"]))
             what = "made by a model" if told["ai_generated"] else "no mark found"
             say(f"{told['picture']}: {what}" + (f": {', '.join(how)}" if how else ""))
             if not told["credentials_read"]:
                 say("  content credentials were not read: pip install 'w2w-registry[marking]'")
 
+    for told in found:
+        for warning in told["warnings"]:
+            warn(f"{told['picture']}: {warning}")
     emit(frame, found[0] if len(found) == 1 else found, human)
     return 0 if all(told["ai_generated"] for told in found) else 1

@@ -7,7 +7,9 @@ from pathlib import Path
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, pairs, say
+from .output import emit, pairs, say, warn
+
+COMPARE = "compare with what this version and seed draw"
 
 
 @click.command()
@@ -34,6 +36,11 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
             shown = ", ".join(one["ref"] for one in told["shows"])
             rows = [("shows", shown), *((k, told[k]) for k in ("operation", "seed", "made", "event", "consent", "by"))]
             pairs([*rows, ("made from", told["lineage"])])
+            if told["by"] == "watermark":
+                say(f"  known by the number in its pixels, which can be copied onto another picture: {COMPARE}")
 
+    for told in found:
+        for warning in told["warnings"]:
+            warn(f"{told['picture']}: {warning}")
     emit(frame, found[0] if len(found) == 1 else found, human)
     return 0 if all(told["found"] for told in found) else 3

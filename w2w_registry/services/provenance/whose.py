@@ -22,6 +22,9 @@ from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording import pictures
 from w2w_registry.services.registry import Registry, present
 
+BROKEN = "its content credentials are broken: the picture was changed after they were signed, or they are another's"
+FOREIGN = "its content credentials name another picture than the number in its pixels does"
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -55,7 +58,18 @@ class Seen:
                 "problems": list(claim.problems),
             },
             "credentials_read": self.credentials_read,
+            "warnings": list(self.warnings),
         }
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not fit together in the picture."""
+        claim = self.claim
+        if claim is None or claim.state != "invalid":
+            return ()
+        if claim.mark is None or self.found.mark in (None, claim.mark):
+            return (BROKEN,)
+        return (BROKEN, FOREIGN)
 
 
 def look(path: Path, *, secret: bytes | None = None, root: str | None = None) -> Seen:
