@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from w2w_registry.records import counted
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, note, progress, say, table, warn
@@ -18,6 +20,10 @@ CERTAINTY = {
 }
 
 MORE = 'weights alone say "likely" at most; to compare what is drawn: --by behaviour --pipeline FOLDER'
+UNPLACED = (
+    "no weight space holds this, so it is told by what it changes, which finds the same model in any file; another "
+    "training of one person is found by behaviour (--pipeline)"
+)
 
 
 @click.command()
@@ -66,7 +72,8 @@ def search(
     The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
     one of five. Weights alone say "same" of the very same model only, however its file was saved ("same model").
     By behaviour any adapter that the base model loads can be a query; it is the default where versions have
-    fingerprints and the base model is on this machine, which then takes seconds to open.
+    fingerprints and the base model is on this machine, which then takes seconds to open. What no weight space holds is
+    compared by what it changes (ΔW), which finds the same model in any file, format and rank.
     """
     from w2w_registry.services.recording.fingerprints import opener_for
     from w2w_registry.services.recording.outputs import check_outputs
@@ -144,9 +151,14 @@ def _table(found: dict[str, Any], told: set[str]) -> None:
     rows = [{**hit, "false_alarm": _chance(hit["false_alarm"]), "verdict": _verdict(hit)} for hit in found["results"]]
     if found["by"] == "both":
         columns.insert(4, "score_weights")
-    table(rows, columns, empty="nothing in this space yet")
+    unplaced = found["space"] is None and found["by"] == "weights"
+    table(rows, columns, empty="nothing to compare with yet" if unplaced else "nothing in this space yet")
     gap = "" if found["gap"] is None else f"; {found['gap']:.3g} above the next"
-    if found["space"] is None:
+    if unplaced:
+        if found["people"] and UNPLACED not in told:
+            note(f"compared with {counted(found['people'], 'version')}: {UNPLACED}")
+        told.add(UNPLACED)
+    elif found["by"] != "weights":
         note(f"by behaviour, {found['metric']}, among {found['people']} people{gap}")
     elif found["threshold"] is not None:
         note(

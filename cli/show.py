@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .frame import Frame, takes_frame
@@ -21,8 +23,19 @@ def show(frame: Frame, name: str) -> None:
         skip = {"versions", "operation"}
         pairs((k.replace("_", " "), v) for k, v in value.items() if k not in skip and (k != "held" or v))
         operation = value["operation"]
-        pairs([("made by", f"{operation['kind']} by {operation['agent']} at {operation['started_at']}")])
+        made_by = f"{operation['kind']} by {operation['agent']} at {operation['started_at']}"
+        pairs([("file", _file(operation["params"])), ("made by", made_by)])
         say()
         table(value["versions"], ["version", "state", "space", "residual", "operation", "created"])
 
     emit(frame, value, human)
+
+
+def _file(params: dict[str, Any]) -> str | None:
+    """What file an import came in, in a phrase: its format, ranks, numbers and layers."""
+    if "format" not in params:
+        return None
+    ranks = "/".join(params.get("ranks", ()))
+    layers = [f"{count} {part}" for part, count in params.get("layers", {}).items()]
+    said = [params["format"], ranks and f"rank {ranks}", params.get("dtype"), layers and f"layers: {', '.join(layers)}"]
+    return ", ".join(filter(None, said))

@@ -6,9 +6,11 @@ few that are known (``space.sketch``), and hardly any others do, however many th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import ForeignKey, Index, LargeBinary, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -21,6 +23,7 @@ from w2w_registry.catalog.types import BigInt, Number, Words
 from w2w_registry.records import VersionState
 
 _CELLS = 20_000  # looked into by one statement
+_BLOCK = 4_096  # sketches held at once
 
 
 class WeightsSketch(Base):
@@ -76,6 +79,22 @@ def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
         .order_by(WeightsSketch.version_id)
     )
     return [StoredSketch(*row) for row in session.execute(query)]
+
+
+def sketch_blocks(
+    session: Session, kind: str, states: Sequence[VersionState]
+) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    """The sketches of versions in these states, the oldest first, in blocks: version ids, and values (n, size)."""
+    query = (
+        select(WeightsSketch.version_id, WeightsSketch.data)
+        .join(Version, Version.id == WeightsSketch.version_id)
+        .where(WeightsSketch.kind == kind, Version.state.in_(states))
+        .order_by(WeightsSketch.version_id)
+    )
+    rows = session.connection().execute(query, execution_options={"yield_per": _BLOCK})
+    for block in rows.partitions():
+        data = np.frombuffer(b"".join(row.data for row in block), "<f4")
+        yield [row.version_id for row in block], data.reshape(len(block), -1).astype(np.float32)
 
 
 def without_sketch(session: Session, kind: str, after: int, limit: int) -> list[Version]:

@@ -27,7 +27,8 @@ from w2w_registry.services.recording.gallery import Gallery, best_question, fitt
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.search.copies import with_copies
 from w2w_registry.services.search.found import Found, Hit, Query
-from w2w_registry.services.search.query import registered_version, search_many
+from w2w_registry.services.search.query import registered_version
+from w2w_registry.services.search.unplaced import by_weights
 from w2w_registry.space.verdict import LEAST_GALLERY
 
 if TYPE_CHECKING:
@@ -57,7 +58,8 @@ def search_by(
 
     ``by`` None is the best that can be had: behaviour where every query has a fingerprint or ``opener`` is given, and
     enough registered versions have one; else weights, as when a ``space`` or a ``fast`` search is asked for. By
-    behaviour everybody is compared, so ``exact`` and ``certified`` hold of themselves.
+    behaviour everybody is compared, so ``exact`` and ``certified`` hold of themselves. By weights each query is looked
+    for in the space that holds it, and by the sketch of what it changes where none does (``unplaced``).
 
     Raises:
         UsageError: behaviour was asked for and cannot be had. BadLora, NotFound, ConsentDenied: as by weights.
@@ -68,7 +70,7 @@ def search_by(
     if by is None:
         return _best_available(registry, wanted, opener, common)
     if by == "weights":
-        return search_many(registry, wanted, **common)
+        return by_weights(registry, wanted, common)
     if fast:
         raise UsageError(
             reason="by behaviour everybody is compared: nothing is missed for speed", hint="leave [[fast]] out"
@@ -85,14 +87,14 @@ def _best_available(
     """By behaviour where it can be had; by weights where it cannot, or what is asked for is about weights."""
     about_weights = common["space"] is not None or common["fast"]
     if about_weights or not _ready(registry, queries, opener):
-        return search_many(registry, queries, **common)
+        return by_weights(registry, queries, common)
     try:
         return _search(registry, queries, opener, common["limit"], common["where"], common["include_blocked"])
     except (ConsentDenied, WhereError):
         raise
     except RegistryError as error:
         why = f"what it draws was not compared: {message(error)}"
-        found = search_many(registry, queries, **common)
+        found = by_weights(registry, queries, common)
         return [replace(one, warnings=(why, *one.warnings)) for one in found]
 
 
@@ -257,9 +259,9 @@ def _best(identities: NDArray[np.int64], order: Iterable[int], limit: int) -> li
 def _with_weights(registry: Registry, query: Query, found: Found, common: dict[str, Any]) -> Found:
     """The same results with what weights say of each, where weights can be compared at all."""
     try:
-        (by_weights,) = search_many(registry, [query], **(common | {"limit": 10_000}))
+        (weighed,) = by_weights(registry, [query], common | {"limit": 10_000})
     except RegistryError as error:
         return replace(found, by="both", warnings=(*found.warnings, f"weights cannot be compared: {message(error)}"))
-    scores = {(h.identity, h.version): h.score for h in by_weights.results}
+    scores = {(h.identity, h.version): h.score for h in weighed.results}
     hits = tuple(replace(h, by="both", score_weights=scores.get((h.identity, h.version))) for h in found.results)
     return replace(found, by="both", results=hits)
