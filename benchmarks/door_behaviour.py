@@ -8,13 +8,14 @@ that says how near strangers come is registered people who are neither and, wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cases.verdict import NAMES, Data
+from examples.miniworld.fingerprints import UNFINISHED
 from w2w_registry.consent.references import bits_of, likeliest
 from w2w_registry.space.intervals import share
 from w2w_registry.space.refusal import ALARM, CROWD, HOLD, Comparison, few_model, refusal_model
@@ -24,8 +25,28 @@ KEY = bytes(32)
 SETS = tuple(f"benchmark {n}" for n in range(8))
 REFUSED = 100
 STRANGER = "stranger, per add"
+OTHERWISE = "stranger trained in another way"
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
+
+
+Judging = Callable[[Rows], NDArray[np.bool_]]
+"""Which of these people (by number) may be judged."""
+
+
+def everybody(rows: Rows) -> NDArray[np.bool_]:
+    """All of them judge."""
+    return np.ones(len(rows), bool)
+
+
+def odd(rows: Rows) -> NDArray[np.bool_]:
+    """Those with odd numbers: what ``space.refusal`` presumes was chosen on the others."""
+    return np.asarray(rows % 2 == 1)
+
+
+def even(rows: Rows) -> NDArray[np.bool_]:
+    """Those with even numbers."""
+    return np.asarray(rows % 2 == 0)
 
 
 @dataclass(frozen=True)
@@ -74,10 +95,12 @@ REGISTRIES = (
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Who refuses (gallery rows), the registered, people nobody knows (fingerprints), the people learned from."""
+    """Who refuses (gallery rows), the registered, people nobody knows (gallery rows, and fingerprints of more of them),
+    the people learned from."""
 
     refused: Rows
     registered: Rows
+    unknown: Rows
     strangers: Array
     taught: Rows
 
@@ -98,9 +121,11 @@ def judged_half(data: Data) -> Data:
     )
 
 
-def folds(data: Data, registry: Registry, count: int) -> Iterator[Fold]:
-    """Of the people who were trained again or otherwise, some refuse; of the others some teach."""
+def folds(data: Data, registry: Registry, count: int, judging: Judging = everybody) -> Iterator[Fold]:
+    """Of the people who were trained again or otherwise, some refuse; of the others some teach. Whoever does not judge
+    neither refuses nor is a stranger."""
     known = np.unique(np.concatenate(list(data.of.values())))
+    known = known[judging(known)]
     for seed in range(count):
         rng = np.random.default_rng(seed)
         order = rng.permutation(known)
@@ -108,8 +133,10 @@ def folds(data: Data, registry: Registry, count: int) -> Iterator[Fold]:
         teachers = rest[: registry.taught]
         pool = rng.permutation(np.setdiff1d(np.arange(len(data.gallery)), np.concatenate([refused, teachers])))
         most = max(0, min(registry.registered - len(teachers), int(0.75 * len(pool))))
-        out = np.concatenate([data.gallery[pool[most:]], data.strangers])
-        yield Fold(refused, np.concatenate([pool[:most], teachers]), out, teachers)
+        unknown = pool[most:][judging(pool[most:])]
+        others = data.strangers[judging(np.arange(len(data.strangers)))]
+        out = np.concatenate([data.gallery[unknown], others])
+        yield Fold(refused, np.concatenate([pool[:most], teachers]), unknown, out, teachers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +187,19 @@ def alarms(by: Compared, queries: Array) -> Array:
     return np.concatenate(found)
 
 
-def rates(data: Data, registry: Registry, count: int) -> list[Rate]:
-    """The rates of ``count`` folds: strangers per add, and each kind of training."""
+def rates(data: Data, registry: Registry, count: int, judging: Judging = everybody) -> list[Rate]:
+    """The rates of ``count`` folds: strangers per add, and each kind of training of who refused and of strangers."""
     total: dict[str, list[Array]] = {}
     # With few who refused there are few to be missed: more draws.
-    for fold in folds(data, registry, count * REFUSED // registry.refused):
+    for fold in folds(data, registry, count * REFUSED // registry.refused, judging):
         by = compared(data, fold, kept=registry.kept)
         total.setdefault(STRANGER, []).append(alarms(by, fold.strangers).min(1))
         at = {int(who): column for column, who in enumerate(fold.refused)}
         for kind, prints in data.asked.items():
+            theirs = np.isin(data.of[kind], fold.unknown)
+            if theirs.any():
+                name = f"stranger, {kind}" if kind in UNFINISHED else OTHERWISE
+                total.setdefault(name, []).append(alarms(by, prints[theirs]).min(1))
             mine = np.flatnonzero(np.isin(data.of[kind], fold.refused))
             if len(mine):
                 own = alarms(by, prints[mine])[np.arange(len(mine)), [at[int(data.of[kind][m])] for m in mine]]
@@ -177,7 +208,9 @@ def rates(data: Data, registry: Registry, count: int) -> list[Rate]:
     return [Rate(w, int((a <= ALARM).sum()), int(((a > ALARM) & (a <= HOLD)).sum()), len(a)) for w, a in found.items()]
 
 
-def table(data: Data, name: str, registries: Sequence[Registry], count: int) -> tuple[str, list[Rate]]:
+def table(
+    data: Data, name: str, registries: Sequence[Registry], count: int, judging: Judging = everybody
+) -> tuple[str, list[Rate]]:
     """The rates as a table, and those of the first registry, in which nothing was learned."""
     lines = [
         f"| {name}: held against a hundred who refused | of | refused, 95% | held, 95% | let pass, 95% |",
@@ -185,7 +218,7 @@ def table(data: Data, name: str, registries: Sequence[Registry], count: int) -> 
     ]
     first: list[Rate] = []
     for registry in registries:
-        found = rates(data, registry, count)
+        found = rates(data, registry, count, judging)
         first = first or found
         for rate in found:
             cells = [_told(n, rate.tries) for n in (rate.refused, rate.held, rate.passed)]

@@ -35,6 +35,8 @@ PROMPT: Final = "photo of sks person"
 LEARNED: Final = 112
 """A model learns from repeats of the people before this one; the others judge it."""
 ALARMS: Final = 0.01
+UNFINISHED: Final = ("short", "barely")
+"""Kinds that were trained for a third, and for a twelfth, of the steps: the last draw nobody yet."""
 TEACHERS: Final = ("rank4-qkvo", "text-encoder")
 """Foreign kinds whose noise a model may learn, from people who judge nothing."""
 
@@ -103,7 +105,7 @@ def data() -> tuple[Array, dict[str, Array], dict[str, Rows], Array]:
     """As ``by_kind``, all foreign ones that were trained to the end together: what ``benchmarks --only verdict`` reads
     when it is given no files."""
     gallery, asked, of, strangers = by_kind()
-    kinds = [kind for kind in asked if kind not in ("queries", "short")]
+    kinds = [kind for kind in asked if kind not in ("queries", *UNFINISHED)]
     return (
         gallery,
         {"queries": asked["queries"], "foreign": np.concatenate([asked[kind] for kind in kinds])},

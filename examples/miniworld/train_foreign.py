@@ -67,6 +67,7 @@ KINDS: Final[dict[str, Kind]] = {
     "rank4-kv": Kind(4, KV),
     "alpha-1": Kind(4, QV, alpha=1.0),
     "short": Kind(4, QKVO, steps=40),
+    "barely": Kind(4, QKVO, steps=10),
     "long": Kind(4, QKVO, steps=240),
 }
 WIDELY: Final = ("rank4-qkvo", "text-encoder", "rank1-own-start", "rank16-qv", "trigger", "dora")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -10,11 +12,13 @@ from w2w_registry.consent.references import bits_of, cosines, likeliest
 from w2w_registry.space.refusal import (
     ALARM,
     HOLD,
+    WAYS,
     Comparison,
     Kept,
     chance,
     few_chance,
     few_model,
+    is_current,
     is_few,
     refusal_model,
 )
@@ -45,6 +49,11 @@ class People:
     def again(self, rows: Array, noise: float = 0.01) -> Array:
         white = np.sqrt(noise * (self.spread**2).sum() / WIDTH)
         return rows + white * self.rng.normal(size=rows.shape)
+
+    def shorter(self, rows: Array, length: float = 0.7) -> Array:
+        """As a few steps leave it: what people have in common first, the rest fainter, and never quite the same."""
+        learned = length * (self.spread / self.spread[0]) ** 0.3
+        return learned * rows + 0.15 * self.spread * self.rng.normal(size=rows.shape)
 
 
 @pytest.mark.parametrize("registered", [25, 60, 300])
@@ -107,13 +116,47 @@ def test_noise_learned_from_several_kinds_is_asked_beside_what_is_presumed() -> 
     native = Repeats("again", people.again(people.registered[40:100]), np.arange(40, 100))
     plain = refusal_model(people.registered, learn(people.registered, [native]))
     taught = refusal_model(people.registered, learn(people.registered, [native, louder]))
-    assert [len(model.trainings) for model in (plain, taught)] == [2, 4]
+    assert [len(model.trainings) for model in (plain, taught)] == [len(WAYS), len(WAYS) + 2]
     asked = people.again(1.6 * people.refused, 0.05)
     missed = [
         (np.diag(Comparison(model, asked, people.registered).with_known(people.refused)) > ALARM).mean()
         for model in (plain, taught)
     ]
     assert missed[1] <= min(missed[0], 0.1)
+
+
+def test_who_was_trained_for_a_few_steps_is_known_and_strangers_so_trained_pass() -> None:
+    people = People(600)
+    model = refusal_model(people.registered)
+    asked = people.shorter(people.refused)
+    comparison = Comparison(model, asked, people.registered, among=REFUSED)
+    together, by_itself = comparison.ratios(people.refused, np.full(REFUSED, -1))
+    assert (np.diag(chance(model, together, REFUSED)) > HOLD).mean() >= 0.5  # by what is asked of finished trainings
+    assert (by_itself.argmax(1) == np.arange(REFUSED)).mean() >= 0.95
+    assert (np.diag(comparison.with_known(people.refused)) <= HOLD).mean() >= 0.9
+    strangers = Comparison(model, people.shorter(people.some(600)), people.registered, among=REFUSED)
+    alarms = strangers.with_known(people.refused).min(1)
+    assert (alarms <= ALARM).mean() <= 0.002
+    assert (alarms <= HOLD).mean() <= 0.01
+
+
+def test_who_was_hardly_trained_draws_nobody_and_passes() -> None:
+    people = People(300)
+    model = refusal_model(people.registered)
+    hardly = people.shorter(np.concatenate([people.refused, people.some(400)]), 0.05)
+    alarms = Comparison(model, 0.1 * hardly, people.registered, among=REFUSED).with_known(people.refused)
+    assert (alarms.min(1) <= HOLD).mean() <= 0.005
+
+
+def test_a_comparison_is_kept_with_its_ways_of_training() -> None:
+    people = People(60)
+    model = refusal_model(people.registered)
+    again = VerdictModel.from_arrays(model.to_arrays())
+    asked = people.shorter(people.refused)
+    found = [Comparison(one, asked, people.registered).with_known(people.refused) for one in (model, again)]
+    assert is_current(again)
+    assert np.allclose(*found)
+    assert not is_current(replace(model, trainings=model.trainings[:2]))  # as an earlier release kept it
 
 
 def test_the_chance_of_a_false_alarm_falls_with_evidence_and_grows_with_who_refused() -> None:

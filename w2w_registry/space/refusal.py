@@ -28,7 +28,9 @@ from w2w_registry.space import spread
 from w2w_registry.space.spread import Array, Training
 from w2w_registry.space.verdict import (
     LEAST_GALLERY,
+    Strangers,
     VerdictModel,
+    View,
     learn,
     log_mean,
     log_mean_of_others,
@@ -48,8 +50,6 @@ DIRECTIONS: Final = 48
 WHITE: Final = 0.015
 """Presumed noise of one training, as a share of people's variance: the mini world's retrained show .02, not all of it
 in the directions that are compared (chosen, with ``ALARM``, on those of its people who have even numbers)."""
-LOUDER: Final = 1.13
-"""Presumed gain of another way of training; its noise is twice the registered way's."""
 PRESUMED: Final = "presumed"
 SEARCHES: Final = 2000
 """So many searches what strangers reached elsewhere counts for, beside those of the registered for one another."""
@@ -61,13 +61,43 @@ REACHED_LEARNED: Final = (
     (-400.0, 1.0), (-60.0, 0.112), (-40.0, 0.058), (-20.0, 0.0226), (-10.0, 0.0117), (0.0, 0.0056), (5.0, 0.004),
     (10.0, 0.0021), (15.0, 0.0014), (20.0, 0.00055), (25.0, 0.00025), (30.0, 0.0001), (35.0, 0.00004), (45.0, 0.000004),
 )  # fmt: skip
-"""Nats, and the share of strangers who reach them with one of ``AMONG``, without learned noise and with: half of 9,216
-people of the mini world, 1,000 of them registered (docs/door.md)."""
+REACHED_APART: Final = (
+    (-400.0, 1.0), (-60.0, 0.61), (-40.0, 0.37), (-20.0, 0.13), (-10.0, 0.05), (0.0, 0.0085), (5.0, 0.0024),
+    (10.0, 0.0006), (15.0, 0.0002), (20.0, 0.00008), (25.0, 0.00003), (30.0, 0.00001), (40.0, 0.000001),
+)  # fmt: skip
+"""Nats, and the share of strangers who reach them with one of ``AMONG``, without learned noise, with it, and by a way
+that is asked apart: half of 9,216 people of the mini world, 1,000 of them registered (docs/door.md)."""
 FEWER: Final = 1600.0
 FEWEST: Final = 32.0
 """Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more, but not over ``FEWEST``."""
 FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way of training whose outcome is presumed. What it makes of people is ``gain`` times as far from the base
+    model's own answer in the direction in which they vary most, and in others times (σ / σ₁)^``fade``: what few people
+    have in common is learned last. Its noise is ``white`` times ``WHITE``, and ``share`` of people's variance."""
+
+    name: str
+    gain: float
+    fade: float
+    white: float
+    share: float
+    apart: bool = False
+
+
+WAYS: Final = (
+    Way(PRESUMED, 1.0, 0.0, 1.0, 0.0),
+    Way(f"{PRESUMED} of another kind", 1.13, 0.0, 2.0, 0.0),
+    Way(f"{PRESUMED} longer", 1.1, -0.2, 3.0, 0.0),
+    Way(f"{PRESUMED} shorter", 0.75, 0.35, 1.0, 0.04, apart=True),
+)
+"""As the registered are trained, by another tool, twice as long, a third as long. Of the last so little is sure that
+strangers come nearer by it: it is asked apart, so that the others need no better evidence for it…"""
+SPENT: Final = 0.2
+"""…and this share of the alarm is spent on it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +124,39 @@ def refusal_model(gallery: ArrayLike, learned: VerdictModel | None = None) -> Ve
     if learned is not None and len(learned.trainings) > 1:  # one way alone says nothing of the others
         model = _narrowed(learned, len(directions))
         total, known = model.between + model.within, tuple(replace(t, amplitude=0.0) for t in model.trainings)
-    presumed = _presumed(total)
+    presumed = _presumed(total, -(model.centre @ model.directions.T))
     within = model.within if known else presumed[0].within
     model = replace(model, within=within, between=spread.between(total, within), trainings=(*known, *presumed))
-    return replace(model, strangers=strangers(model, rows))
+    return _with_strangers(replace(model, strangers=strangers(model, rows)), rows)
 
 
-def _presumed(total: Array) -> tuple[Training, Training]:
-    """A training like the registered ones and one of another kind, among people who vary by ``total`` (d, d)."""
-    width = len(total)
-    noise = WHITE * np.trace(total) / width * np.eye(width)
-    return (
-        Training(PRESUMED, 0, 1.0, np.zeros(width), noise, 0.0),
-        Training(f"{PRESUMED} of another kind", 0, LOUDER, np.zeros(width), 2 * noise, 0.0),
+def _with_strangers(model: VerdictModel, rows: Array) -> VerdictModel:
+    """The model, knowing how near registered people come to one another by the ways that are asked apart."""
+    best: list[Array] = []
+    for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 250)):
+        own = part[:, None] == np.arange(len(rows))
+        _, *apart = Comparison(model, rows[part], rows, own).ratios(rows, np.arange(len(rows)))
+        best.append(np.stack([np.where(own, -np.inf, ratio).max(1) for ratio in apart]))
+    reached = iter(np.sort(np.concatenate(best, axis=1)))
+    return replace(
+        model, trainings=tuple(t if t.apart is None else replace(t, apart=next(reached)) for t in model.trainings)
     )
+
+
+def _presumed(total: Array, base: Array) -> tuple[Training, ...]:
+    """``WAYS`` among people who vary by ``total`` (d, d) in order of their variances; ``base`` (d,) is where the base
+    model's own answer lies among them."""
+    width, variance = len(total), np.diag(total)
+    white = WHITE * np.trace(total) / width * np.eye(width)
+    found = []
+    for way in WAYS:
+        gain: float | Array = way.gain
+        if way.fade:
+            gain = way.gain * np.sqrt(np.maximum(variance / variance[0], 1e-6)) ** way.fade
+        offset = (1 - gain) * base
+        apart = np.zeros(0) if way.apart else None
+        found.append(Training(way.name, 0, gain, offset, way.white * white + way.share * np.diag(variance), 0.0, apart))
+    return tuple(found)
 
 
 def _narrowed(model: VerdictModel, width: int) -> VerdictModel:
@@ -131,12 +180,18 @@ def chance(model: VerdictModel, ratio: ArrayLike, among: int = AMONG) -> Array:
     nats, own = np.asarray(ratio, np.float64), model.strangers
     if not is_presumed(model):
         return own.false_alarm(nats, among)
-    table = np.array(REACHED_LEARNED if any(training.count for training in model.trainings) else REACHED)
+    learned = any(training.count for training in model.trainings)
+    return _chance(own.best, own, nats, REACHED_LEARNED if learned else REACHED, among)
+
+
+def _chance(best: Array, own: Strangers, nats: Array, reached: Sequence[tuple[float, float]], among: int) -> Array:
+    """The same where the registered, of whom ``own`` tells, came as near to one another as ``best`` (m,) says."""
+    table = np.array(reached)
     at = nats - min(FEWER / (own.size + 1), FEWEST)
     elsewhere = np.exp(np.interp(at, table[:, 0], np.log(table[:, 1])) - np.maximum(at - table[-1, 0], 0.0) / 4)
-    reached = (len(own.best) - np.searchsorted(own.best, nats, side="left")) / len(own.best)
+    beyond = (len(best) - np.searchsorted(best, nats, side="left")) / len(best)
     with np.errstate(divide="ignore"):
-        here = -np.expm1(AMONG / max(own.size, 1) * np.log1p(-reached))
+        here = -np.expm1(AMONG / max(own.size, 1) * np.log1p(-beyond))
         # Each pair of the registered was seen from both of its sides.
         searches = own.asked * own.size / 2 / AMONG
         p = (SEARCHES * elsewhere + searches * here) / (SEARCHES + searches)
@@ -157,6 +212,11 @@ def is_few(model: VerdictModel) -> bool:
 def is_presumed(model: VerdictModel) -> bool:
     """Whether its nats are those of ``REACHED``; those of models that an earlier release kept are not."""
     return any(training.name == PRESUMED for training in model.trainings)
+
+
+def is_current(model: VerdictModel) -> bool:
+    """Whether it asks all of ``WAYS``, as models that an earlier release kept do not."""
+    return {way.name for way in WAYS} <= {training.name for training in model.trainings}
 
 
 def few_chance(cosines: ArrayLike, crowd: ArrayLike = (), among: int = AMONG) -> Array:
@@ -206,9 +266,9 @@ class Comparison:
         rows = np.asarray(refused, np.float64)
         if is_few(self.model):
             return self._few(_unit(self.queries) @ _unit(rows).T)
-        known = self.model.project(rows)
         places = np.full(len(rows), -1) if theirs is None else np.asarray(theirs, np.int64)
-        return self._alarms([view.same(self.points, known) for view in self.model.views], places)
+        ratio, *apart = self.ratios(rows, places)
+        return self._alarms(ratio, apart)
 
     def with_kept(self, kept: Sequence[Kept], theirs: int = -1) -> Array:
         """Chance of a false alarm (q,) for somebody of whom each view is kept; ``theirs`` as in ``with_known``."""
@@ -218,31 +278,58 @@ class Comparison:
         for view, asked, one in zip(self.model.views, self.asked, kept, strict=True):
             aa = (asked**2).sum(1)
             same.append(view.likelihood(aa, np.sqrt(aa) * one.length * one.cosines, np.full(len(aa), one.length**2)))
-        return self._alarms([row[:, None] for row in same], np.array([theirs]))[:, 0]
+        ratio = self._mixed([row[:, None] for row in same]) - _of(self._densities, np.array([theirs]))
+        return chance(self.model, ratio, self.among)[:, 0]
+
+    def ratios(self, refused: ArrayLike, theirs: NDArray[np.int64]) -> list[Array]:
+        """Log likelihood ratios (q, r): by all ways of training together, and by each that is asked apart."""
+        known = self.model.project(refused)
+        found = [self._mixed([v.same(self.points, known) for v in self.model.views]) - _of(self._densities, theirs)]
+        for view in self.model.apart:
+            both = self._density((*self.model.views, view))
+            found.append(view.same(self.points, known) - _of(both, theirs))
+        return found
 
     def _few(self, cosines: Array) -> Array:
         return few_chance(cosines, self.crowd, self.among)
 
-    def _alarms(self, same: Sequence[Array], theirs: NDArray[np.int64]) -> Array:
-        everybody, others = self._densities
-        somebody_else = np.where(theirs < 0, everybody[:, None], others[:, theirs] if others.size else 0.0)
-        ratio = np.logaddexp.reduce(list(same), axis=0) - np.log(len(same)) - somebody_else
-        return chance(self.model, ratio, self.among)
+    def _alarms(self, ratio: Array, apart: Sequence[Array]) -> Array:
+        if not apart:
+            return chance(self.model, ratio, self.among)
+        found = chance(self.model, ratio, self.among) / (1 - SPENT)
+        for view, nats in zip(self.model.apart, apart, strict=True):
+            assert view.training.apart is not None
+            by = _chance(view.training.apart, self.model.strangers, nats, REACHED_APART, self.among)
+            found = np.minimum(found, by * len(apart) / SPENT)
+        return np.minimum(found, 1.0)
+
+    @staticmethod
+    def _mixed(densities: Sequence[Array]) -> Array:
+        """log density, whichever way of training it is."""
+        return np.asarray(np.logaddexp.reduce(list(densities), axis=0) - np.log(len(densities)))
 
     @cached_property
     def _densities(self) -> tuple[Array, Array]:
+        return self._density(self.model.views)
+
+    def _density(self, views: Sequence[View]) -> tuple[Array, Array]:
         """log density of everybody at the queries, (q,), and of everybody but each of the crowd, (q, n): plain Gaussian
         where the crowd is too small to say."""
         crowd = self.model.project(self.crowd) if len(np.asarray(self.crowd)) else np.zeros((0, self.points.shape[1]))
         few = len(crowd) <= LEAST_GALLERY
         centres, width = (np.zeros((1, self.points.shape[1])), 1.0) if few else (crowd, self.model.bandwidth)
-        kernels = np.logaddexp.reduce([view.kernel(self.points, centres, width) for view in self.model.views], axis=0)
-        kernels = kernels - np.log(len(self.model.views))
+        kernels = self._mixed([view.kernel(self.points, centres, width) for view in views])
         if few:
             everybody = log_mean(kernels)
             return everybody, np.repeat(everybody[:, None], len(crowd), axis=1)
         kernels = kernels if self._own is None else np.where(self._own, -np.inf, kernels)
         return log_mean(kernels), log_mean_of_others(kernels)
+
+
+def _of(densities: tuple[Array, Array], theirs: NDArray[np.int64]) -> Array:
+    """log density (q, r) of everybody but each of these (r,) of the crowd; −1: of everybody."""
+    everybody, others = densities
+    return np.where(theirs < 0, everybody[:, None], others[:, theirs] if others.size else 0.0)
 
 
 def _unit(rows: Array) -> Array:

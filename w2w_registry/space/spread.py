@@ -29,28 +29,39 @@ FOLDS: Final = 5
 class Training:
     """One way of training, seen from its repeats: ``gain`` g, ``offset`` b (d,), ``within`` W (d, d), ``amplitude`` τ.
 
-    ``count`` is the number of repeats behind it.
+    ``count`` is the number of repeats behind it. ``gain`` is one number, or one for each direction (d,). ``apart``: of
+    a way that is asked by itself, how near strangers came by it (m,), sorted.
     """
 
     name: str
     count: int
-    gain: float
+    gain: float | Array
     offset: Array
     within: Array
     amplitude: float
+    apart: Array | None = None
 
     def to_arrays(self) -> dict[str, Array]:
-        return {
+        one = np.ndim(self.gain) == 0
+        arrays = {
             "offset": self.offset,
             "within": self.within,
-            "numbers": np.array([self.count, self.gain, self.amplitude]),
+            "numbers": np.array([self.count, self.gain if one else 1.0, self.amplitude]),
         }
+        arrays |= {} if one else {"gain": np.asarray(self.gain)}
+        return arrays if self.apart is None else arrays | {"apart": self.apart}
 
     @classmethod
     def from_arrays(cls, name: str, arrays: Mapping[str, Any]) -> Training:
         count, gain, amplitude = (float(v) for v in arrays["numbers"])
         offset, within = (np.asarray(arrays[key], np.float64) for key in ("offset", "within"))
-        return cls(name, int(count), gain, offset, within, amplitude)
+        each, apart = (np.asarray(arrays[k], np.float64) if k in arrays else None for k in ("gain", "apart"))
+        return cls(name, int(count), gain if each is None else each, offset, within, amplitude, apart)
+
+    def gained(self, covariance: Array) -> Array:
+        """The covariance (d, d) of g·y, of y's."""
+        gain = np.broadcast_to(self.gain, len(covariance))
+        return np.asarray(gain[:, None] * covariance * gain)
 
 
 def like_registered(queries: ArrayLike, registered: ArrayLike, total: Array, name: str) -> Training:

@@ -148,7 +148,12 @@ class VerdictModel:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        return tuple(View(self.between, self.within, training) for training in self.trainings)
+        return tuple(View(self.between, self.within, one) for one in self.trainings if one.apart is None)
+
+    @cached_property
+    def apart(self) -> tuple[View, ...]:
+        """Ways of training that are asked each by itself."""
+        return tuple(View(self.between, self.within, one) for one in self.trainings if one.apart is not None)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, for an npz or safetensors file; ``trainings`` are named by the keys."""
@@ -189,7 +194,7 @@ class View:
         # E[y | x] = K x and what is left of y's uncertainty, (B⁻¹ + W⁻¹)⁻¹.
         self.posterior = np.linalg.solve(between + within, between)
         rest = between - between @ self.posterior
-        self.root, self.level = _whitening(training.gain**2 * rest + training.within)
+        self.root, self.level = _whitening(training.gained(rest) + training.within)
 
     def asked(self, q: Array) -> Array:
         """Queries (q, d), whitened."""
@@ -197,7 +202,7 @@ class View:
 
     def expected(self, g: Array) -> Array:
         """What is expected of the registered (n, d) when they are trained this way, whitened."""
-        return np.asarray((self.training.gain * g @ self.posterior) @ self.root)
+        return np.asarray((self.training.gain * (g @ self.posterior)) @ self.root)
 
     def same(self, q: Array, g: Array) -> Array:
         """log p(q | person of g), (q, n)."""
@@ -218,7 +223,7 @@ class View:
         Centres are drawn in by √(1 − h), so that the mixture has the population's covariance whatever h is
         (Silverman 1986, §6.4); h = 1 is the plain Gaussian.
         """
-        root, level = _whitening(self.training.gain**2 * bandwidth * self.between + self.training.within)
+        root, level = _whitening(bandwidth * self.training.gained(self.between) + self.training.within)
         a = (q - self.training.offset) @ root
         b = (np.sqrt(1 - bandwidth) * self.training.gain * g) @ root
         return np.asarray(level - 0.5 * ((a**2).sum(1)[:, None] - 2 * a @ b.T + (b**2).sum(1)))

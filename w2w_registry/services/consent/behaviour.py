@@ -34,8 +34,8 @@ from w2w_registry.space.refusal import (
     Comparison,
     Kept,
     few_model,
+    is_current,
     is_few,
-    is_presumed,
     refusal_model,
 )
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel
@@ -298,7 +298,7 @@ class Behaviour:
         or there are twice as many people to learn from."""
         row = stored.newest_of_door(self._session, *place, _ENOUGH)
         learned = stored.newest_calibration(self._session, *place)
-        if row is None or (learned is not None and learned.id > row.id) or not is_presumed(self._stored(row.id)):
+        if row is None or (learned is not None and learned.id > row.id) or not is_current(self._stored(row.id)):
             return None
         return None if len(self._population(place).versions) >= 2 * row.people else row
 
