@@ -323,11 +323,11 @@ def test_a_faiss_that_packs_otherwise_is_not_believed(
 ) -> None:
     real = faiss_scan.pack
     monkeypatch.setattr(faiss_scan, "pack", lambda codes: real(codes)[::-1])
-    faiss_scan.understands.cache_clear()
+    faiss_scan._understood.cache_clear()
     index = opened(saved)
     assert index.exhaustive
     assert agrees(index.search(queries[:3], 10), oracle.search(queries[:3], 10), 1.0)
-    faiss_scan.understands.cache_clear()
+    faiss_scan._understood.cache_clear()
 
 
 def with_a_card(monkeypatch: pytest.MonkeyPatch, flat: object) -> None:

@@ -7,12 +7,15 @@ enough", VLDB 2015; Guo et al., ICML 2020 for the scan of 4-bit codes by table l
 
     coarse  2 components a group, 2 bits each, of the leading half of the components: finds candidates, whose stored
             vectors then decide
-    fine    1 component a group, 4 bits each, of all: small enough an error to prove that a row is not worth reading
+    fine    1 component a group, 4 bits each, of the leading half, and 2 bits each of the rest: small enough an error to
+            prove that a row is not worth reading
 
 A scan costs what it reads. Coordinates come by falling variance, and among strangers the spread of a score goes with
 the squared variances, so that bits spent on the trailing half tell little: of as many bits, two on each leading
 component leave about half the candidates that one on every component leaves, and no more where the spectrum is flat
-(measured at 10⁵ rows of 1,000 components: docs/benchmarks.md).
+(measured at 10⁵ rows of 1,000 components: docs/benchmarks.md). For the same reason the trailing half has the shorter
+fine codes: with four bits on every component a scan takes twice as long, and what it excludes more, a few hundred rows,
+is read in a twentieth of that.
 
 One more pair of groups, the governor, holds the same code in every row, the largest. The scan adds 8-bit table entries
 in 16 bits, scaled by the widest group alone; for wide vectors or a query of even components the sum would overflow,
@@ -23,6 +26,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -49,22 +53,51 @@ _REACH = 4.0  # standard deviations; beyond it a component takes the outermost c
 class Quantiser:
     """16 ``centroids`` (16, per) for ``per`` components of a standard Gaussian; ``bits`` of the table's resolution."""
 
-    name: str
     per: int
     bits: int
     centroids: Vectors
 
+
+@dataclass(frozen=True)
+class Code:
+    """A row's code: runs of components, each with its quantiser and its width, one after another."""
+
+    name: str
+    parts: tuple[tuple[Quantiser, int], ...]
+
+    @property
+    def per(self) -> int:
+        """Components a group has room for; a quantiser of fewer leaves the rest zero."""
+        return max(quantiser.per for quantiser, _ in self.parts)
+
     @property
     def governor(self) -> int:
         """The code every row has there: the largest, so that a row's sum is never zero, which the scan passes over."""
-        return int(self.centroids[:, 0].argmax())
+        return int(self.parts[0][0].centroids[:, 0].argmax())
 
-    def groups(self, width: int) -> int:
-        """Groups of a row of ``width`` components, governors included."""
-        return width // self.per + GOVERNORS
+    @property
+    def groups(self) -> int:
+        """Groups of a row, governors included."""
+        return sum(width // quantiser.per for quantiser, width in self.parts) + GOVERNORS
 
-    def row_bytes(self, width: int) -> int:
-        return self.groups(width) // 2
+    @property
+    def row_bytes(self) -> int:
+        return self.groups // 2
+
+    def runs(self) -> Iterator[tuple[Quantiser, slice, slice]]:
+        """Of each part its quantiser, its components among a row's, and its groups among a code's."""
+        at, group = 0, 0
+        for quantiser, width in self.parts:
+            yield quantiser, slice(at, at + width), slice(group, group + width // quantiser.per)
+            at, group = at + width, group + width // quantiser.per
+
+    def centroids(self) -> Vectors:
+        """What each group's codes stand for, float32 (groups, 16, per); the governors' are those of the first part."""
+        out = np.zeros((self.groups, 16, self.per), np.float32)
+        for quantiser, at, groups in self.runs():
+            out[groups, :, : quantiser.per] = quantiser.centroids / np.float32(np.sqrt(at.stop - at.start))
+        out[-GOVERNORS:] = out[0]
+        return out
 
 
 # The best 16 points for a standard Gaussian, by Lloyd's iteration on its density: in one dimension (mean square error
@@ -76,8 +109,8 @@ _TWO = (
     (-0.0025, 0.0061), (-1.2850, 1.3593), (-1.9864, 0.2541), (-0.9515, 0.1136),
     (-0.5317, -0.7122), (1.6430, -0.8765), (0.7709, -1.8447), (0.8850, -0.1026),
 )  # fmt: skip
-FINE = Quantiser("fine", 1, 12, np.array([*(-x for x in reversed(_ONE)), *_ONE], np.float32)[:, None])
-COARSE = Quantiser("coarse", 2, 7, np.array(_TWO, np.float32))
+SINGLES = Quantiser(1, 12, np.array([*(-x for x in reversed(_ONE)), *_ONE], np.float32)[:, None])
+PAIRS = Quantiser(2, 7, np.array(_TWO, np.float32))
 
 
 @cache
@@ -157,30 +190,51 @@ def _signs(dim: int, rounds: int, width: int) -> Vectors:
     return np.where(bits, np.float32(1), np.float32(-1))
 
 
-def encode(rotated: Vectors, quantiser: Quantiser) -> Codes:
-    """Centroid numbers (n, groups) of rotated rows (n, width), and the governors'."""
-    rows, width = rotated.shape
-    out = np.full((rows, quantiser.groups(width)), quantiser.governor, np.uint8)
-    cells, table = 1 << quantiser.bits, _table(quantiser)
-    scale = np.float32(np.sqrt(width) * cells / (2 * _REACH))
-    for start in range(0, rows, _ROWS):
-        cell = rotated[start : start + _ROWS] * scale
-        cell += np.float32(cells / 2)
-        np.clip(cell, 0, cells - 1, out=cell)
-        at = cell.astype(np.uint16).reshape(len(cell), -1, quantiser.per)
-        key: NDArray[Any] = at[..., 0]
-        for i in range(1, quantiser.per):
-            key = (key << quantiser.bits) | at[..., i]
-        out[start : start + _ROWS, :-GOVERNORS] = table[key]
+class Turns:
+    """The rotations of rows of ``dim`` components, one of the leading and one of the others, and the two codes."""
+
+    def __init__(self, dim: int) -> None:
+        self._leading = leading(dim)
+        self._maps = [Rotation(part) for part in (self._leading, dim - self._leading) if part]
+        widths = [turn.width for turn in self._maps]
+        self.coarse = Code("coarse", ((PAIRS, widths[0]),))
+        self.fine = Code("fine", tuple(zip((SINGLES, PAIRS), widths, strict=False)))
+
+    def parts(self, vectors: Vectors) -> list[Vectors]:
+        """Rows (n, dim) as the rotated leading components (n, width) and, where there are others, those."""
+        others = [turn(np.ascontiguousarray(vectors[:, self._leading :])) for turn in self._maps[1:]]
+        return [self.heads(vectors), *others]
+
+    def heads(self, vectors: Vectors) -> Vectors:
+        """The rotated leading components alone."""
+        return self._maps[0](np.ascontiguousarray(vectors[:, : self._leading]))
+
+
+def encode(rotated: Vectors, code: Code) -> Codes:
+    """Centroid numbers (n, groups) of rotated rows (n, components), and the governors'."""
+    out = np.full((len(rotated), code.groups), code.governor, np.uint8)
+    for quantiser, at, groups in code.runs():
+        cells, table = 1 << quantiser.bits, _table(quantiser)
+        scale = np.float32(np.sqrt(at.stop - at.start) * cells / (2 * _REACH))
+        for start in range(0, len(rotated), _ROWS):
+            cell = rotated[start : start + _ROWS, at] * scale
+            cell += np.float32(cells / 2)
+            np.clip(cell, 0, cells - 1, out=cell)
+            whole = cell.astype(np.uint16).reshape(len(cell), -1, quantiser.per)
+            key: NDArray[Any] = whole[..., 0]
+            for i in range(1, quantiser.per):
+                key = (key << quantiser.bits) | whole[..., i]
+            out[start : start + _ROWS, groups] = table[key]
     return out
 
 
-def decode(codes: Codes, quantiser: Quantiser) -> Vectors:
-    """What rows of codes (n, groups) stand for, float32 (n, width)."""
-    groups = codes[:, :-GOVERNORS]
-    width = groups.shape[1] * quantiser.per
-    scaled = quantiser.centroids / np.float32(np.sqrt(width))
-    out: Vectors = scaled[groups].reshape(len(codes), width)
+def decode(codes: Codes, code: Code) -> Vectors:
+    """What rows of codes (n, groups) stand for, float32 (n, components)."""
+    found = []
+    for quantiser, at, groups in code.runs():
+        scaled = quantiser.centroids / np.float32(np.sqrt(at.stop - at.start))
+        found.append(scaled[codes[:, groups]].reshape(len(codes), -1))
+    out: Vectors = np.concatenate(found, axis=1)
     return out
 
 
@@ -198,15 +252,15 @@ def pack(codes: Codes) -> Codes:
 
 
 @cache
-def _spread(quantiser: Quantiser, width: int) -> tuple[Vectors, np.float32, np.float32]:
-    """The centroids for rows of ``width`` components, how far they reach apart along the first axis, and at all."""
+def _reaches(quantiser: Quantiser, width: int) -> tuple[np.float32, np.float32]:
+    """How far the centroids for ``width`` components reach apart along the first axis, and at all."""
     centroids = quantiser.centroids / np.float32(np.sqrt(width))
     across = np.sqrt(((centroids[:, None] - centroids[None]) ** 2).sum(axis=2).max())
-    return centroids, centroids[:, 0].max() - centroids[:, 0].min(), np.float32(across)
+    return centroids[:, 0].max() - centroids[:, 0].min(), np.float32(across)
 
 
-def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np.float32], NDArray[np.float32]]:
-    """Queries (q, width) as the scan takes them, with governors that keep its 16-bit sums from overflowing.
+def steered(rotated: Vectors, code: Code) -> tuple[Vectors, NDArray[np.float32], NDArray[np.float32]]:
+    """Queries (q, components) as the scan takes them, with governors that keep its 16-bit sums from overflowing.
 
     The scan's tables hold round(a·(entry − least of its group)) with a = 255 / (the widest group's span).
 
@@ -214,21 +268,28 @@ def steered(rotated: Vectors, quantiser: Quantiser) -> tuple[Vectors, NDArray[np
         The queries (q, groups · per); what every estimate then has too much, (q,); and how far an estimate can lie
         from ⟨query, decoded row⟩ by the tables' rounding, (q,): half a step a group.
     """
-    count, width = rotated.shape
-    centroids, reach, across = _spread(quantiser, width)
-    if quantiser.per == 1:
-        spans = np.abs(rotated) * across
-    else:  # |⟨query, c − d⟩| ≤ ‖query‖‖c − d‖, which is as good: the governor is to be wide enough, no more
-        pairs = rotated.reshape(count, -1, quantiser.per)
-        spans = np.sqrt(np.einsum("ijk,ijk->ij", pairs, pairs)) * across
-    widest = np.maximum(np.maximum(spans.max(axis=1), 1e-4), spans.sum(axis=1) * (255 / (_MOST - 2 * 255)))
-    out = np.zeros((count, quantiser.groups(width) * quantiser.per), np.float32)
-    out[:, :width] = rotated
+    count = len(rotated)
+    out = np.zeros((count, code.groups, code.per), np.float32)
+    widest: Any = 1e-4
+    total: Any = 0.0
+    for quantiser, at, groups in code.runs():
+        _, across = _reaches(quantiser, at.stop - at.start)
+        part = rotated[:, at].reshape(count, -1, quantiser.per)
+        if quantiser.per == 1:
+            spans = np.abs(part[..., 0]) * across
+        else:  # |⟨query, c − d⟩| ≤ ‖query‖‖c − d‖, which is as good: the governor is to be wide enough, no more
+            spans = np.sqrt(np.einsum("ijk,ijk->ij", part, part)) * across
+        widest, total = np.maximum(widest, spans.max(axis=1)), total + spans.sum(axis=1)
+        out[:, groups, : quantiser.per] = part
+    widest = np.maximum(widest, total * (255 / (_MOST - 2 * 255)))
+    first, width = code.parts[0]
+    reach, _ = _reaches(first, width)
     governor = (widest / reach).astype(np.float32)
-    out[:, width] = governor
+    out[:, -GOVERNORS, 0] = governor
     step = np.maximum(widest, governor * reach) * np.float32(1.001 / 255)
-    bound = 0.5 * quantiser.groups(width) * step + 1e-5
-    return out, governor * centroids[quantiser.governor, 0], bound.astype(np.float32)
+    bound = 0.5 * code.groups * step + 1e-5
+    excess = governor * (first.centroids[code.governor, 0] / np.float32(np.sqrt(width)))
+    return out.reshape(count, -1), excess, bound.astype(np.float32)
 
 
 def scale_of(heads: Vectors) -> np.float32:
@@ -237,27 +298,27 @@ def scale_of(heads: Vectors) -> np.float32:
     return np.float32(np.sqrt(square)) if square > 1e-12 else np.float32(1)
 
 
-def excess_norm(rotated: Vectors, codes: Codes, quantiser: Quantiser) -> Vectors:
-    """‖row − decoded row‖ of each row, rounded up, float32 (n,)."""
+def excess_norm(rotated: Vectors, codes: Codes, code: Code, scales: Vectors) -> Vectors:
+    """‖row − decoded row‖ of each row, rounded up, float32 (n,); ``rotated`` (n, components) are rows whose every part
+    was divided by its scale."""
     out = np.empty(len(codes), np.float32)
     for start in range(0, len(codes), _ROWS):
-        part = slice(start, start + _ROWS)
-        difference = rotated[part] - decode(codes[part], quantiser)
-        out[part] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
+        chosen = slice(start, start + _ROWS)
+        difference = rotated[chosen] - decode(codes[chosen], code)
+        for (_, at, _), scale in zip(code.runs(), scales, strict=True):
+            difference[:, at] *= scale
+        out[chosen] = np.sqrt(np.einsum("ij,ij->i", difference, difference))
     return out * np.float32(1 + 1e-5) + np.float32(1e-6)
 
 
 class CodeWriter:
     """Writes ``coarse.u8``, ``fine.u8`` (packed), ``coarse.crc``, ``fine.crc`` (CRC-32 of every chunk, uint32),
-    ``scale.f32`` (of the coarse codes: the norm of the leading components of the first rows) and ``errors.f32`` (of the
-    fine codes) beside the rows, as these are written."""
+    ``scale.f32`` (the norm of the leading components of the first rows, and that of the others where there are any) and
+    ``errors.f32`` (of the fine codes) beside the rows, as these are written."""
 
     def __init__(self, folder: Path, dim: int | None) -> None:
-        self._dim = dim  # None: rows that need no codes; the files stay empty
-        if dim is not None:
-            self._leading = leading(dim)
-            self._rotations = {COARSE: Rotation(self._leading), FINE: Rotation(dim)}
-        self._scale: np.float32 | None = None
+        self._turns = None if dim is None else Turns(dim)  # None: rows that need no codes; the files stay empty
+        self._scales: Vectors | None = None
         self._files: dict[str, IO[bytes]] = {
             name: open(folder / name, "wb")  # noqa: SIM115 - closed by close()
             for name in ("coarse.u8", "coarse.crc", "fine.u8", "fine.crc", "errors.f32", "scale.f32")
@@ -266,21 +327,21 @@ class CodeWriter:
         self._rows = 0
 
     def add(self, vectors: Vectors) -> None:
-        if self._dim is None:
+        if self._turns is None:
             return
         for start in range(0, len(vectors), _ROWS):
-            part = vectors[start : start + _ROWS]
-            head = np.ascontiguousarray(part[:, : self._leading])
-            if self._scale is None:
-                self._scale = scale_of(head)
-                self._files["scale.f32"].write(np.array([self._scale], "<f4").tobytes())
-            coarse = encode(self._rotations[COARSE](head) / self._scale, COARSE)
-            rotated = self._rotations[FINE](part)
-            fine = encode(rotated, FINE)
-            self._waiting["coarse"].append(coarse)
+            parts = self._turns.parts(vectors[start : start + _ROWS])
+            if self._scales is None:
+                self._scales = np.array([scale_of(part) for part in parts], np.float32)
+                self._files["scale.f32"].write(self._scales.astype("<f4").tobytes())
+            scaled = [part / scale for part, scale in zip(parts, self._scales, strict=True)]
+            rotated = np.concatenate(scaled, axis=1)
+            fine = encode(rotated, self._turns.fine)
+            self._waiting["coarse"].append(encode(scaled[0], self._turns.coarse))
             self._waiting["fine"].append(fine)
-            self._files["errors.f32"].write(excess_norm(rotated, fine, FINE).astype("<f4").tobytes())
-            self._rows += len(part)
+            errors = excess_norm(rotated, fine, self._turns.fine, self._scales)
+            self._files["errors.f32"].write(errors.astype("<f4").tobytes())
+            self._rows += len(rotated)
             while self._rows >= CHUNK:
                 self._flush(CHUNK)
 

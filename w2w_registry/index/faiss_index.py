@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
-from w2w_registry.index.codes import COARSE, FINE, CodeWriter, Quantiser, Rotation, leading
+from w2w_registry.index.codes import Code, CodeWriter, Turns
 from w2w_registry.index.exact import ExactIndex, reaching
 from w2w_registry.index.faiss_candidates import TOGETHER, decided, kth_of_each, settled
 from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
@@ -43,7 +43,7 @@ SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
 MIN_DIM = 32  # narrower rows are hardly longer than their codes
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
 MARGIN, SPARE = 1.1, 50  # candidates asked for under a filter, beyond what its share suggests
-FIRST_PROOF, MOST_PROOF = 256, 16_384
+FIRST_PROOF, FIRST_SHARE, MOST_PROOF = 256, 32, 32_768  # rows proposed to a proof: so many, or this part of all
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
 GPU_CANDIDATES = 200
 GPU_AFTER = 32  # queries in one process before the vectors are copied to the card
@@ -80,24 +80,27 @@ FAST = Effort(share=0.5, first=224, left=2000)
 
 
 class FaissSegment(Segment):
-    """Rows with their codes: ``coarse`` and ``fine`` scans, the ``scale`` of the coarse ones, and how far a fine code
-    is from its row (n,)."""
+    """Rows with their codes: how they were made (``turns``), ``coarse`` and ``fine`` scans, the ``scales`` of their
+    parts, and how far a fine code is from its row (n,)."""
 
-    def __init__(self, rows: Rows, coarse: Scan, fine: Scan, scale: np.float32, errors: Vectors) -> None:
+    def __init__(self, rows: Rows, turns: Turns, scans: tuple[Scan, Scan], scales: Vectors, errors: Vectors) -> None:
         super().__init__(rows)
-        self.coarse, self.fine, self.scale, self.errors = coarse, fine, scale, errors
-        self.rotate = Rotation(rows.dim)
-        self._turn = Rotation(leading(rows.dim))
+        self.turns, self._scales, self.errors = turns, scales, errors
+        self.coarse, self.fine = scans
         self.gpu: Any = None
         self._loose: tuple[NDArray[np.int64], np.float32] | None = None
 
     def propose(self, queries: Vectors, wanted: int) -> tuple[Vectors, NDArray[np.int64]]:
         """The ``wanted`` rows of each query that score best by their coarse codes: estimates (q, m), descending, and
         row numbers (q, m)."""
-        turned = self._turn(np.ascontiguousarray(queries[:, : self._turn.dim]))
-        estimates, places, _ = self.coarse.top(turned, wanted)
-        estimates *= self.scale
+        estimates, places, _ = self.coarse.top(self.turns.heads(queries), wanted)
+        estimates *= self._scales[0]
         return estimates, places
+
+    def rotate(self, queries: Vectors) -> Vectors:
+        """Queries (q, k) as the fine scan takes them."""
+        parts = self.turns.parts(queries)
+        return np.concatenate([part * scale for part, scale in zip(parts, self._scales, strict=True)], axis=1)
 
     def products(self, queries: Vectors, places: NDArray[np.int64]) -> Vectors:
         """float32 products of each query (q, k) with its rows (q, m), unverified: read where they lie, without a copy.
@@ -135,7 +138,7 @@ class FaissIndex(ExactIndex):
 
     @property
     def exhaustive(self) -> bool:
-        return not any(_scanned(segment, COARSE) for segment in self.segments)
+        return not any(map(_scanned, self.segments))
 
     @classmethod
     def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
@@ -153,10 +156,14 @@ class FaissIndex(ExactIndex):
         errors = files["errors.f32"].view("<f4").astype(np.float32, copy=False)
         if len(errors) != len(rows):
             raise IntegrityError(what="index codes", name="errors.f32", expected=len(rows), found=len(errors))
-        scale = files["scale.f32"].view("<f4")
-        widths = ((COARSE, Rotation(leading(dim)).width), (FINE, Rotation(dim).width))
-        scans = [_open(folder, files, len(rows), width, quantiser) for quantiser, width in widths]
-        return FaissSegment(rows, scans[0], scans[1], np.float32(scale[0]), errors)
+        scales = files["scale.f32"].view("<f4").astype(np.float32, copy=False)
+        turns = Turns(dim)
+        if len(scales) != len(turns.fine.parts):
+            raise IntegrityError(
+                what="index codes", name="scale.f32", expected=len(turns.fine.parts), found=len(scales)
+            )
+        scans = _open(folder, files, len(rows), turns.coarse), _open(folder, files, len(rows), turns.fine)
+        return FaissSegment(rows, turns, scans, scales, errors)
 
     # -- the nearest -----------------------------------------------------------------------------
     def _search_segment(
@@ -174,7 +181,7 @@ class FaissIndex(ExactIndex):
         eligible = count if rows is None else len(rows)
         wanted = max(effort.proposed(eligible, limit), 4 * limit)
         few = max(FEW_ROWS, count // FEW_SHARE, 2 * wanted)
-        if exact or eligible <= few or not _scanned(segment, COARSE):
+        if exact or eligible <= few or not _scanned(segment):
             return super()._search_segment(segment, queries, limit, rows, exact=exact, fast=fast)
         assert isinstance(segment, FaissSegment)
         self._asked += len(queries)
@@ -205,7 +212,7 @@ class FaissIndex(ExactIndex):
         limit: int | None,
     ) -> Found:
         few = max(FEW_ROWS, len(segment.rows) // FEW_SHARE)
-        if (rows is not None and len(rows) <= few) or not _scanned(segment, FINE):
+        if (rows is not None and len(rows) <= few) or not _scanned(segment):
             return super()._segment_above(segment, queries, threshold, rows, limit)
         assert isinstance(segment, FaissSegment)
         mask = None
@@ -213,7 +220,7 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(len(segment.rows), bool)
             mask[rows] = True
         rotated = segment.rotate(queries)
-        first = FIRST_PROOF if limit is None else max(FIRST_PROOF, 2 * limit)
+        first = max(FIRST_PROOF, len(segment.rows) // FIRST_SHARE, 2 * (limit or 0))
         estimates, places, slack = segment.fine.top(rotated, first, checked=True)
         found: Found = []
         for i, query in enumerate(queries):
@@ -316,14 +323,14 @@ def _not_excluded(
     return np.union1d(places[alive], loose)
 
 
-def _scanned(segment: Segment, quantiser: Quantiser) -> bool:
+def _scanned(segment: Segment) -> bool:
     """Whether a segment's codes can be used, here and with this FAISS."""
-    return isinstance(segment, FaissSegment) and understands(quantiser)
+    return isinstance(segment, FaissSegment) and all(map(understands, (segment.turns.coarse, segment.turns.fine)))
 
 
-def _open(folder: Path, files: Files, rows: int, width: int, quantiser: Quantiser) -> Scan:
-    sums = files[f"{quantiser.name}.crc"].view("<u4").astype(np.uint32, copy=False)
-    return Scan(folder / f"{quantiser.name}.u8", sums, rows, width, quantiser, threads())
+def _open(folder: Path, files: Files, rows: int, code: Code) -> Scan:
+    sums = files[f"{code.name}.crc"].view("<u4").astype(np.uint32, copy=False)
+    return Scan(folder / f"{code.name}.u8", sums, rows, code, threads())
 
 
 def _gpu_flat(module: ModuleType, dim: int) -> Any:

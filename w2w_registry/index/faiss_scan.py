@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError, MissingExtra
-from w2w_registry.index.codes import BLOCK, CHUNK, GOVERNORS, Quantiser, encode, pack, steered
+from w2w_registry.index.codes import BLOCK, CHUNK, Code, decode, encode, pack, steered
 from w2w_registry.index.protocol import Vectors
 
 _LARGE_PAGE = 2 << 20
@@ -49,22 +49,23 @@ def faiss() -> ModuleType:
     return found
 
 
-@cache
-def understands(quantiser: Quantiser) -> bool:
+def understands(code: Code) -> bool:
     """Whether this FAISS packs codes as we do and scores them within the bound that we rely on."""
-    width, rows = 64, 3 * BLOCK + 5
+    return _understood(Code(code.name, tuple((quantiser, 64) for quantiser, _ in code.parts)))
+
+
+@cache
+def _understood(code: Code) -> bool:
+    rows = 3 * BLOCK + 5
     rng = np.random.default_rng(0)
-    data = rng.standard_normal((rows + 4, width)).astype(np.float32)
+    data = rng.standard_normal((rows + 4, 64 * len(code.parts))).astype(np.float32)
     data /= np.linalg.norm(data, axis=1, keepdims=True)
-    codes = encode(data[:rows], quantiser)
-    scanner = _blank(quantiser, width)
+    codes = encode(data[:rows], code)
+    scanner = _blank(code)
     _fill(scanner, pack(codes), rows)
-    centroids = quantiser.centroids / np.float32(np.sqrt(width))
-    asked, excess, bound = steered(data[rows:], quantiser)
+    asked, excess, bound = steered(data[rows:], code)
     scores, found = scanner.search(asked, rows)
-    entries = data[rows:].reshape(4, -1, quantiser.per) @ centroids.T
-    own = codes[:, :-GOVERNORS].astype(np.int64)
-    true = np.stack([entry[np.arange(entry.shape[0]), own].sum(axis=1) for entry in entries])
+    true = data[rows:] @ decode(codes, code).T
     if (np.sort(found, axis=1) != np.arange(rows)).any():
         return False
     off = np.abs(scores - excess[:, None] - np.take_along_axis(true, found, axis=1))
@@ -74,12 +75,10 @@ def understands(quantiser: Quantiser) -> bool:
 class Scan:
     """The packed codes of a segment's rows in one file, with the checksums of its chunks."""
 
-    def __init__(
-        self, path: Path, sums: NDArray[np.uint32], rows: int, width: int, quantiser: Quantiser, threads: int
-    ) -> None:
+    def __init__(self, path: Path, sums: NDArray[np.uint32], rows: int, code: Code, threads: int) -> None:
         self._descriptor = os.open(path, os.O_RDONLY)
-        self._name, self._sums, self._rows, self._width, self._quantiser = path.name, sums, rows, width, quantiser
-        self._row_bytes = quantiser.row_bytes(width)
+        self._name, self._sums, self._rows, self._code = path.name, sums, rows, code
+        self._row_bytes = code.row_bytes
         if os.fstat(self._descriptor).st_size != -(-rows // BLOCK) * BLOCK * self._row_bytes:
             raise IntegrityError(what="index file", name=path.name, expected=rows, found="another length")
         self._threads = max(1, threads)
@@ -103,7 +102,7 @@ class Scan:
         """The ``wanted`` rows of each query whose decoded vectors score best.
 
         Args:
-            rotated: float32 (q, width).
+            rotated: float32 (q, components).
             checked: verify the codes that are read; those kept in memory have been verified.
 
         Returns:
@@ -113,7 +112,7 @@ class Scan:
         Raises:
             IntegrityError: codes found damaged.
         """
-        asked, excess, bound = steered(rotated, self._quantiser)
+        asked, excess, bound = steered(rotated, self._code)
         wanted = min(wanted, self._rows)
         if self._shards is None and self._asked + len(rotated) > RESIDENT_AFTER:
             self._shards = self._read_all()
@@ -146,7 +145,7 @@ class Scan:
 
         def shard(part: range) -> tuple[int, Any]:
             rows = min(part[-1] + CHUNK, self._rows) - part[0]
-            index = _blank(self._quantiser, self._width)
+            index = _blank(self._code)
             view = _room(index, rows, self._row_bytes)
             for start in part:
                 self._read(start, view[(start - part[0]) * self._row_bytes :], checked=True)
@@ -172,7 +171,7 @@ class Scan:
     def _stream(self, part: range, asked: Vectors, wanted: int, checked: bool) -> Found:
         """Search a run of chunks, each read into this thread's buffer."""
         if not hasattr(self._buffers, "index"):
-            self._buffers.index = _blank(self._quantiser, self._width)
+            self._buffers.index = _blank(self._code)
             self._buffers.view = _room(self._buffers.index, min(CHUNK, self._rows), self._row_bytes)
         index, view = self._buffers.index, self._buffers.view
         best: Found | None = None
@@ -209,13 +208,11 @@ def _best(scores: Vectors, rows: NDArray[np.int64], wanted: int) -> Found:
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
-def _blank(quantiser: Quantiser, width: int) -> Any:
-    """An empty FAISS index that decodes with our codebook."""
+def _blank(code: Code) -> Any:
+    """An empty FAISS index that decodes with our codebooks."""
     module = faiss()
-    groups = quantiser.groups(width)
-    index = module.IndexPQFastScan(groups * quantiser.per, groups, 4, module.METRIC_INNER_PRODUCT)
-    centroids = (quantiser.centroids / np.float32(np.sqrt(width))).astype(np.float32)
-    module.copy_array_to_vector(np.tile(centroids, (groups, 1)).ravel(), index.pq.centroids)
+    index = module.IndexPQFastScan(code.groups * code.per, code.groups, 4, module.METRIC_INNER_PRODUCT)
+    module.copy_array_to_vector(code.centroids().ravel(), index.pq.centroids)
     index.is_trained = True
     return index
 

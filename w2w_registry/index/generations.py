@@ -33,7 +33,7 @@ from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.index.segments import Segment, SegmentedIndex
 from w2w_registry.records import canonical_json
 
-FORMAT = 3
+FORMAT = 4
 POINTER, MANIFEST = "CURRENT", "manifest.json"
 
 
