@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +83,21 @@ def sample(
         purpose=purpose,
     )
 
-    if sheet is not None and value["samples"]:
+    drawn: Mapping[str, Any] = {}
+    if sheet is not None and value.samples:
         engine = options.gathered({**drawing, "prompt": None})["engine"]
         with progress("drawing") as report:
-            refs = [row["ref"] for row in value["samples"]]
-            value |= sample_sheet.write_sheet(
+            refs = [row.ref for row in value.samples]
+            drawn = sample_sheet.write_sheet(
                 frame.registry(), refs, sheet, steps=steps, purpose=purpose, engine=engine, force=force, progress=report
             )
 
     def human() -> None:
-        warn_all(value["warnings"])
-        table(value["samples"], ["ref", "nearest", "distance"], empty="none")
+        warn_all(value.warnings)
+        table(value.samples, ["ref", "nearest", "distance"], empty="none")
         if sheet is not None:
             say(f"wrote {sheet}")
-        if value["refused"]:
-            note(f"rejected for being nearer than {min_distance:g}: {counted(value['refused'], 'sample')}")
+        if value.refused:
+            note(f"rejected for being nearer than {min_distance:g}: {counted(value.refused, 'sample')}")
 
-    emit(frame, value, human)
+    emit(frame, {**value, **drawn}, human)

@@ -16,34 +16,42 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
+from functools import cache
 from typing import Any
 
 from w2w_registry.errors import BadName, UsageError
 
 
 class Result(Mapping[str, Any]):
-    """What a service answers: a frozen dataclass (``eq=False``), its fields the keys of ``--json``.
+    """What a service answers: a frozen dataclass (``eq=False``), its fields the keys of ``--json`` (``keyed`` gives a
+    field another key than its name).
 
     Whoever knows which answer it is reads fields; tables and templates, which do not, read keys.
     """
 
     def to_json(self) -> dict[str, Any]:
         """What ``--json`` prints: fields by name, answers inside it likewise."""
-        return {one.name: _json(getattr(self, one.name)) for one in fields(self)}  # type: ignore[arg-type]
+        return {key: _json(value) for key, value in self.items()}
 
     def __getitem__(self, key: str) -> Any:
-        if key in self._keys():
-            return getattr(self, key)
-        raise KeyError(key)
+        return getattr(self, _names(type(self))[key])
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._keys())
+        return iter(_names(type(self)))
 
     def __len__(self) -> int:
-        return len(self._keys())
+        return len(_names(type(self)))
 
-    def _keys(self) -> tuple[str, ...]:
-        return tuple(self.__dataclass_fields__)  # type: ignore[attr-defined]
+
+def keyed(key: str) -> dict[str, str]:
+    """``metadata`` of a ``Result``'s field that stands under ``key``, a word that Python keeps for itself."""
+    return {"alias": key}
+
+
+@cache
+def _names(answer: type[Result]) -> dict[str, str]:
+    """Keys and the fields that stand under them."""
+    return {one.metadata.get("alias", one.name): one.name for one in fields(answer)}  # type: ignore[arg-type]
 
 
 def _json(value: Any) -> Any:

@@ -51,6 +51,14 @@ def test_what_a_person_reads_fits_a_screen(run: Run, folder: Path) -> None:
     assert "w2w-reg search" in err
 
 
+def test_what_is_in_no_space_is_verified_as_what_is_in_one(run: Run, folder: Path) -> None:
+    run("add", folder, "--yes")
+    rows = json.loads(run("list", "--json")[1])
+    outside = next(row["identity"] for row in rows if row["space"] is None)
+    assert run("verify", outside)[0] == 0
+    assert run("audit", "query", "mismatched", "--json")[:2] == (0, "[]\n")
+
+
 def test_labels_notes_and_names(run: Run, folder: Path, tmp_path: Path) -> None:
     run("add", folder, "--yes")
     assert run("label", "set", "dora", "beard=1", "--json")[0] == 0

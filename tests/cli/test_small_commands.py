@@ -43,6 +43,10 @@ SMALL = (
     "consent show s-1",
     "consent receipt s-1",
     "consent dispute s-1",
+    "consent withdraw s-1",
+    "subject add s-2",
+    "consent grant s-2 --purpose research",
+    "consent invalidate s-2",
     "policy show",
     "policy history",
     "stats",
@@ -75,7 +79,7 @@ OTHERS = {
         "train", "invert", "initializer fit", "whose", "detect", "generate", "preview draw", "preview set", "evaluate",
     ),
     "compares likenesses, or keeps and drops them": (
-        "resolve", "consent check", "consent resolve", "consent sign", "consent withdraw", "consent invalidate",
+        "resolve", "consent check", "consent resolve", "consent sign",
         "subject protect", "subject assign",
     ),
     "looks at the schema through Alembic": (

@@ -110,7 +110,7 @@ def test_neighbours_and_json() -> None:
     assert UP.parents(4) == (1, 3, 2)
     assert UP.children(1) == (3, 4)
     assert UP.children(4) == ()
-    data = json.loads(json.dumps(UP.to_json()))
+    data = json.loads(json.dumps(UP.traced().to_json()))
     assert data["edges"] == [
         ["acme/a@1", "acme/a@2"],
         *([p, 'mix "q"@1'] for p in ("acme/a@1", "acme/a@2", "acme/b@1")),

@@ -84,8 +84,7 @@ def test_reading_costs_the_same_however_much_there_is(small: Small) -> None:
     assert costs() == few
 
 
-# `mismatched` reads every file, `photo` needs one
-PER_ROW = {"mismatched", "photo"}
+PER_ROW = {"photo"}  # it needs one
 
 
 def test_many_are_asked_about_at_once(small: Small) -> None:

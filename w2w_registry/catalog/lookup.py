@@ -241,6 +241,10 @@ def label_rows(session: Session, version_id: int) -> dict[str, Label]:
     return {row.name: row for row in session.scalars(select(Label).where(Label.version_id == version_id))}
 
 
-def coordinates_rows(session: Session, version_id: int) -> list[Coordinates]:
-    """A version's coordinates in every space it has some in."""
-    return list(session.scalars(select(Coordinates).where(Coordinates.version_id == version_id)))
+def coordinates_rows(session: Session, ids: Iterable[int]) -> dict[int, list[Coordinates]]:
+    """Coordinates of versions in every space they have some in; versions without any are left out."""
+    found: dict[int, list[Coordinates]] = {}
+    for chunk in chunked(ids):
+        for row in session.scalars(select(Coordinates).where(Coordinates.version_id.in_(chunk))):
+            found.setdefault(row.version_id, []).append(row)
+    return found

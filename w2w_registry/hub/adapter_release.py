@@ -12,7 +12,7 @@ from typing import Any
 
 from w2w_registry.errors import BadFile
 from w2w_registry.hub import bundle
-from w2w_registry.hub.bundle import Document, checked_hex, checked_text, optional_text
+from w2w_registry.hub.bundle import Document, Released, checked_text
 from w2w_registry.hub.safety import shorten
 from w2w_registry.records import canonical_json, digest_of
 
@@ -24,20 +24,11 @@ _MOST = 64
 
 
 @dataclass(frozen=True)
-class AdapterDocument:
-    """``model_digest``: of the adapter's numbers, whatever file they are in. ``files``: path → SHA-256 of the release's
-    other files, the card aside."""
+class AdapterDocument(Released):
+    """``model_digest``: of the adapter's numbers, whatever file they are in."""
 
-    name: str
-    number: int
-    kind: str
     adapter: str
-    base_model: str | None
-    base_revision: str | None
     labels: Mapping[str, float | str]
-    model_digest: str
-    manifest: Mapping[str, Any]
-    files: Mapping[str, str]
 
 
 def encode(document: AdapterDocument) -> bytes:
@@ -45,13 +36,9 @@ def encode(document: AdapterDocument) -> bytes:
     body: dict[str, Any] = {
         "format": bundle.FORMAT,
         "version": VERSION,
-        "identity": {"name": document.name, "number": document.number, "kind": document.kind},
+        **bundle.told(document),
         "adapter": document.adapter,
-        "base_model": {"id": document.base_model, "revision": document.base_revision},
         "labels": dict(document.labels),
-        "model_digest": document.model_digest,
-        "manifest": document.manifest,
-        "files": dict(document.files),
     }
     return (canonical_json({**body, "digest": digest_of(body)}) + "\n").encode()
 
@@ -70,20 +57,13 @@ def decode(
     expected = str(body.get("digest"))
     bundle.check_same("release", where, expected, digest_of({k: v for k, v in body.items() if k != "digest"}))
     try:
-        base, labels = body["base_model"], dict(body["labels"])
+        labels = dict(body["labels"])
         if len(labels) > _MOST:
             raise ValueError("more labels than any file needs")
         return None, AdapterDocument(
-            name=checked_text(body["identity"]["name"]),
-            number=int(body["identity"]["number"]),
-            kind=checked_text(body["identity"]["kind"]),
+            **bundle.read_told(body),
             adapter=checked_text(body["adapter"]),
-            base_model=optional_text(base["id"]),
-            base_revision=optional_text(base["revision"]),
             labels={name: _label(labels[name]) for name in PUBLISHED if name in labels},
-            model_digest=checked_hex(body["model_digest"]),
-            manifest=dict(body["manifest"]),
-            files={checked_text(path): checked_hex(digest) for path, digest in dict(body["files"]).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else str(error)

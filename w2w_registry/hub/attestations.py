@@ -35,23 +35,14 @@ _PARENT = "manifest"
 
 
 @dataclass(frozen=True)
-class Attested:
+class Attested(bundle.Released):
     """The facts behind both files.
 
-    ``manifest``: as recorded, perhaps by a stranger. ``files``: path → SHA-256 of the release's files, other than the
-    card, the signature and these two. ``policy``: digest of the policy under which it is published.
+    ``files`` are without the signature and these two. ``policy``: digest of the policy under which it is published.
     """
 
-    name: str
-    number: int
-    kind: str
     adapter: str
-    model_digest: str
-    base_model: str | None
-    base_revision: str | None
     license: str
-    manifest: Mapping[str, Any]
-    files: Mapping[str, str]
     policy: str | None
 
 
@@ -245,7 +236,7 @@ def _is_digest(value: object) -> bool:
 
 # -- checking a release that was fetched -------------------------------------------------------
 def check(
-    document: bundle.Described, files: Mapping[str, str], bom: bytes | None, envelope: bytes | None, where: str
+    document: bundle.Released, files: Mapping[str, str], bom: bytes | None, envelope: bytes | None, where: str
 ) -> None:
     """Hold both files against the release they came with; what only they say (licence, adapter, policy) is theirs.
 
@@ -262,17 +253,7 @@ def check(
         said, _ = dsse.decode(envelope, f"{where}/{STATEMENT}")
         policy = _policy_of(said, f"{where}/{STATEMENT}")
     facts = Attested(
-        name=document.name,
-        number=document.number,
-        kind=document.kind,
-        adapter=adapter,
-        model_digest=document.model_digest,
-        base_model=document.base_model,
-        base_revision=document.base_revision,
-        license=license,
-        manifest=document.manifest,
-        files=subjects_among(files),
-        policy=policy,
+        **document.beginning(), files=subjects_among(files), adapter=adapter, license=license, policy=policy
     )
     if bom is not None:
         _same(f"{where}/{BOM}", json.loads(bill_of_materials(facts)), json.loads(bom))

@@ -13,9 +13,9 @@ import binascii
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 from w2w_registry.errors import BadFile, BadLora, IntegrityError, RegistryError, UnsafeRepo, UsageError
 from w2w_registry.hub.addresses import address_of
@@ -44,29 +44,44 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class Document:
-    """The content of ``w2w.json``. ``coordinates`` are float32 little-endian, 4 bytes a component.
-
-    ``layout`` is the layout's own JSON, or None in a coordinates-only release. ``files``: path → SHA-256 of the
-    release's other files, the card aside (people edit cards).
-    """
+class Described:
+    """What every document about a version begins with. ``manifest``: as recorded, perhaps by a stranger."""
 
     name: str
     number: int
     kind: str
+    base_model: str | None
+    base_revision: str | None
+    model_digest: str
+    manifest: Mapping[str, Any]
+
+    def beginning(self) -> dict[str, Any]:
+        """These fields alone, for a document that begins with them."""
+        return {one.name: getattr(self, one.name) for one in fields(Described)}
+
+
+@dataclass(frozen=True)
+class Released(Described):
+    """What every document of a release says. ``files``: path → SHA-256 of the release's other files, the card aside
+    (people edit cards)."""
+
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Document(Released):
+    """The content of ``w2w.json``. ``coordinates`` are float32 little-endian, 4 bytes a component; ``layout`` is the
+    layout's own JSON, or None in a coordinates-only release."""
+
+    base_model: str
     space: str
     space_digest: str
     space_repo: str | None
-    base_model: str
-    base_revision: str | None
     layout_digest: str
     alpha: float
     layout: Mapping[str, Any] | None
     coordinates: bytes
-    model_digest: str
     residual: float | None
-    manifest: Mapping[str, Any]
-    files: Mapping[str, str]
 
     @property
     def components(self) -> int:
@@ -77,27 +92,6 @@ class Document:
         return hashlib.sha256(self.coordinates).hexdigest()
 
 
-class Described(Protocol):
-    """What every document of a release says, with coordinates or without (``adapter_release``)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def number(self) -> int: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def base_model(self) -> str | None: ...
-    @property
-    def base_revision(self) -> str | None: ...
-    @property
-    def model_digest(self) -> str: ...
-    @property
-    def manifest(self) -> Mapping[str, Any]: ...
-    @property
-    def files(self) -> Mapping[str, str]: ...
-
-
 def encode(document: Document) -> bytes:
     """``w2w.json``: canonical JSON with a digest over all of it. Coordinates are in it unless their file is listed."""
     layout: dict[str, Any] = {"alpha": document.alpha, "digest": document.layout_digest}
@@ -106,9 +100,8 @@ def encode(document: Document) -> bytes:
     body: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "identity": {"name": document.name, "number": document.number, "kind": document.kind},
+        **told(document),
         "space": {"name": document.space, "digest": document.space_digest, "repo": document.space_repo},
-        "base_model": {"id": document.base_model, "revision": document.base_revision},
         "layout": layout,
         "coordinates": {
             "dtype": "float32",
@@ -120,12 +113,34 @@ def encode(document: Document) -> bytes:
                 else {"data": base64.b64encode(document.coordinates).decode()}
             ),
         },
-        "model_digest": document.model_digest,
         "residual": document.residual,
+    }
+    return (canonical_json({**body, "digest": digest_of(body)}) + "\n").encode()
+
+
+def told(document: Released) -> dict[str, Any]:
+    """The parts of ``w2w.json`` that every release has."""
+    return {
+        "identity": {"name": document.name, "number": document.number, "kind": document.kind},
+        "base_model": {"id": document.base_model, "revision": document.base_revision},
+        "model_digest": document.model_digest,
         "manifest": document.manifest,
         "files": dict(document.files),
     }
-    return (canonical_json({**body, "digest": digest_of(body)}) + "\n").encode()
+
+
+def read_told(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a ``Released`` that ``told`` wrote. Raises KeyError, TypeError, ValueError: they are not there."""
+    return {
+        "name": checked_text(body["identity"]["name"]),
+        "number": int(body["identity"]["number"]),
+        "kind": checked_text(body["identity"]["kind"]),
+        "base_model": optional_text(body["base_model"]["id"]),
+        "base_revision": optional_text(body["base_model"]["revision"]),
+        "model_digest": checked_hex(body["model_digest"]),
+        "manifest": dict(body["manifest"]),
+        "files": {checked_text(path): checked_hex(digest) for path, digest in dict(body["files"]).items()},
+    }
 
 
 def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) -> Document:
@@ -157,25 +172,17 @@ def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) 
         if coordinates["dtype"] != "float32" or len(raw) != 4 * int(coordinates["components"]) or not raw:
             raise BadFile(path=where, reason="the coordinates are not the number of float32 values stated")
         layout = body["layout"]
+        checked_text(body["base_model"]["id"])  # what has a point in a space has a base model
         document = Document(
-            name=checked_text(body["identity"]["name"]),
-            number=int(body["identity"]["number"]),
-            kind=checked_text(body["identity"]["kind"]),
+            **read_told(body),
             space=checked_text(body["space"]["name"]),
             space_digest=checked_hex(body["space"]["digest"]),
             space_repo=optional_text(body["space"]["repo"]),
-            base_model=checked_text(body["base_model"]["id"]),
-            base_revision=None
-            if body["base_model"]["revision"] is None
-            else checked_text(body["base_model"]["revision"]),
             layout_digest=checked_hex(layout["digest"]),
             alpha=float(layout["alpha"]),
             layout={k: layout[k] for k in ("alpha", "tensors")} if "tensors" in layout else None,
             coordinates=raw,
-            model_digest=checked_hex(body["model_digest"]),
             residual=None if body["residual"] is None else float(body["residual"]),
-            manifest=dict(body["manifest"]),
-            files={checked_text(p): checked_hex(d) for p, d in dict(body["files"]).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, binascii.Error, RecursionError) as error:
         raise BadFile(path=where, reason=f"not a release document ({_named(error)})") from None
@@ -205,7 +212,7 @@ def decode_coordinates(data: bytes) -> bytes:
     return raw
 
 
-def check_files(document: Described, found: Mapping[str, str], where: str) -> None:
+def check_files(document: Released, found: Mapping[str, str], where: str) -> None:
     """That the files fetched (path → SHA-256) are the ones the document lists.
 
     Raises:
@@ -272,7 +279,7 @@ class Choice:
     files: tuple[HubFile, ...]
 
 
-def choose(state: RepoState, document: Described | None = None, *, name: str | None = None) -> Choice:
+def choose(state: RepoState, document: Released | None = None, *, name: str | None = None) -> Choice:
     """Which files make up the LoRA in a repo: ours as its document lists them, a stranger's whatever its format.
 
     Args:

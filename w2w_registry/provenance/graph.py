@@ -6,10 +6,12 @@ uses versions and outside things (photos, LoRA files by SHA-256, spaces, directi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
+
+from w2w_registry.records import Result
 
 
 class Direction(StrEnum):
@@ -32,9 +34,13 @@ class Input:
     version_id: int | None = None
     digest: str | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """What there is of it: keys without a value are absent."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
-@dataclass(frozen=True)
-class OperationNode:
+
+@dataclass(frozen=True, eq=False)
+class OperationNode(Result):
     """One operation: PROV activity. Times are RFC 3339 texts."""
 
     operation_id: str
@@ -49,8 +55,8 @@ class OperationNode:
     inputs: tuple[Input, ...] = ()
 
 
-@dataclass(frozen=True)
-class VersionNode:
+@dataclass(frozen=True, eq=False)
+class VersionNode(Result):
     """One version: PROV entity."""
 
     version_id: int
@@ -61,6 +67,19 @@ class VersionNode:
     subjects: tuple[str, ...] = ()
     coordinates_digest: str | None = None
     space: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Traced(Result):
+    """A lineage by names: ``edges`` go from what was used to what was made, ``cut`` are those whose further relatives
+    are left out."""
+
+    start: str
+    direction: Direction
+    versions: Sequence[VersionNode]
+    operations: Sequence[OperationNode]
+    edges: Sequence[list[str]]
+    cut: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -93,32 +112,22 @@ class Lineage:
                 found.setdefault(parent, []).append(child)
         return {parent: tuple(children) for parent, children in found.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for ``--json``; nodes by id, edges as [from, to] (from = used, to = made)."""
-        return {
-            "start": self.versions[self.start].ref,
-            "direction": str(self.direction),
-            "versions": [_plain(self.versions[i]) for i in sorted(self.versions)],
-            "operations": [_plain(self.operations[i]) for i in sorted(self.operations)],
-            "edges": [[self.versions[p].ref, self.versions[c].ref] for p, c in self.edges()],
-            "cut": sorted(self.versions[i].ref for i in self.cut),
-        }
+    def traced(self) -> Traced:
+        """The same by names, nodes in the order of their ids."""
+        return Traced(
+            start=self.versions[self.start].ref,
+            direction=self.direction,
+            versions=[self.versions[i] for i in sorted(self.versions)],
+            operations=[self.operations[i] for i in sorted(self.operations)],
+            edges=[[self.versions[p].ref, self.versions[c].ref] for p, c in self.edges()],
+            cut=sorted(self.versions[i].ref for i in self.cut),
+        )
 
     def edges(self) -> Iterator[tuple[int, int]]:
         """(parent, child) pairs, by child."""
         for child in sorted(self.versions):
             for parent in dict.fromkeys(self.parents(child)):
                 yield parent, child
-
-
-def _plain(node: VersionNode | OperationNode) -> dict[str, Any]:
-    out: dict[str, Any] = dict(node.__dict__)
-    if isinstance(node, VersionNode):
-        out["subjects"] = list(node.subjects)
-    if isinstance(node, OperationNode):
-        out["inputs"] = [{k: v for k, v in i.__dict__.items() if v is not None} for i in node.inputs]
-        out["parameters"] = dict(node.parameters)
-    return out
 
 
 def tree(lineage: Lineage) -> list[str]:

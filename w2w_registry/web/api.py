@@ -23,7 +23,6 @@ from w2w_registry.services.search.query import registered_ref
 from w2w_registry.services.spaces import showing as weight_spaces
 from w2w_registry.services.synthesis import edit as editing
 from w2w_registry.web import asking
-from w2w_registry.web.answers import Edited, Mixed, Traced
 from w2w_registry.web.idempotency import OnceRoute
 from w2w_registry.web.kept import keepable
 from w2w_registry.web.problems import TITLES
@@ -148,6 +147,8 @@ def plain(value: Any) -> Any:
     """Only what JSON has: moments as RFC 3339, tuples as lists, numpy's numbers as numbers."""
     from datetime import datetime
 
+    if hasattr(value, "to_json"):
+        value = value.to_json()
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
@@ -183,12 +184,12 @@ def history(desk: Look, name: str, at: str | None = None) -> JSONResponse:
     return keepable(answer(manage.history(desk.registry, name, at=at)))
 
 
-@router.get("/lineage/{name:path}", responses=answers_with(Traced))
+@router.get("/lineage/{name:path}", responses=says(tracing.traced))
 def lineage(
     desk: Look, name: str, down: bool = False, depth: Annotated[int | None, Query(ge=1, le=1000)] = None
 ) -> JSONResponse:
     """What a version was made from, or what was made of it, as `lineage --json`."""
-    return keepable(answer(tracing.trace(desk.registry, name, down=down, depth=depth, form="json")))
+    return keepable(answer(tracing.traced(desk.registry, name, down=down, depth=depth)))
 
 
 @router.post("/search", responses=says(asking.registered_version))
@@ -244,7 +245,7 @@ def aliases(desk: Make, change: AliasChange) -> JSONResponse:
     return answer(manage.unset_alias(desk.registry, change.alias, change.identity or ""))
 
 
-@router.post("/edits", openapi_extra=ONCE, status_code=201, responses=answers_with(Edited, 201))
+@router.post("/edits", openapi_extra=ONCE, status_code=201, responses=says(editing.edit, 201))
 def edits(desk: Make, asked: Edit) -> JSONResponse:
     """Record a version moved along directions, as `edit --json`."""
     made = editing.edit(
@@ -253,7 +254,7 @@ def edits(desk: Make, asked: Edit) -> JSONResponse:
     return answer(made, 201)
 
 
-@router.post("/mixes", openapi_extra=ONCE, status_code=201, responses=answers_with(Mixed, 201))
+@router.post("/mixes", openapi_extra=ONCE, status_code=201, responses=says(editing.mix, 201))
 def mixes(desk: Make, asked: Mix) -> JSONResponse:
     """Record a mix, as `mix --json`."""
     weights = editing.mixing_weights(len(asked.identities), asked.weights)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from datetime import datetime
 from typing import Any
 
@@ -32,6 +33,20 @@ _STATE: Mapping[Status, ConsentState] = {
     Status.INVALIDATED: ConsentState.INVALIDATED,
 }
 _STATUS = {state: status for status, state in _STATE.items()}
+_NOTICE = tuple(one.name for one in fields(Notice))
+_GIVEN = ("guardian", "compensation", "training_set_digest", "evidence_digest", "signature")
+"""Fields of a record's notice, and of the record itself, whose columns have their names."""
+_SCOPE = {
+    "purposes": "purposes",
+    "uses": "allowed_uses",
+    "forbidden": "forbidden_uses",
+    "derivatives": "derivatives",
+    "publication": "publication",
+    "territory": "territories",
+    "valid_from": "granted_at",
+    "expires_at": "expires_at",
+}
+"""Fields of a record's scope, and the columns they lie in."""
 
 
 def load_records(
@@ -74,7 +89,6 @@ def record_named(session: Session, subject: str, record_id: str) -> ConsentRecor
 
 def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bool = False) -> None:
     """Write a new record with its last event; a record that supersedes another puts that one out of force."""
-    notice = record.notice
     if record.supersedes is not None:
         old = uow.session.get_one(RecordRow, record.supersedes)
         old.state = ConsentState.EXPIRED
@@ -86,15 +100,7 @@ def insert_record(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bo
             supersedes=record.supersedes,
             state=_STATE[record.status],
             schema_version=record.schema_version,
-            notice=notice.notice,
-            language=notice.language,
-            data_types=_list(notice.data_types),
-            controllers=_list(notice.controllers),
-            recipients=_list(notice.recipients),
-            storage_location=notice.storage_location,
-            retention=notice.retention,
-            jurisdiction=notice.jurisdiction,
-            withdrawal_method=notice.withdrawal_method,
+            **{name: _stored(getattr(record.notice, name)) for name in _NOTICE},
             created=record.events[-1].at,
             **_given(record, evidence_stored),
         )
@@ -120,22 +126,10 @@ def grant_request(uow: UnitOfWork, record: ConsentRecord, *, evidence_stored: bo
 
 def _given(record: ConsentRecord, evidence_stored: bool) -> dict[str, Any]:
     """The columns that say what was given, by whom and on what evidence."""
-    scope = record.scope
     return {
-        "purposes": list(scope.purposes),
-        "derivatives": scope.derivatives,
-        "publication": scope.publication,
-        "territories": _list(scope.territory),
-        "allowed_uses": _list(scope.uses),
-        "forbidden_uses": _list(scope.forbidden),
-        "granted_at": scope.valid_from,
-        "expires_at": scope.expires_at,
-        "guardian": record.guardian,
-        "compensation": record.compensation,
-        "training_set_digest": record.training_set_digest,
-        "evidence_digest": record.evidence_digest,
+        **{column: _stored(getattr(record.scope, name)) for name, column in _SCOPE.items()},
+        **{name: getattr(record, name) for name in _GIVEN},
         "evidence_stored": evidence_stored,
-        "signature": record.signature,
     }
 
 
@@ -206,41 +200,24 @@ def _record(row: RecordRow, events: tuple[ConsentEvent, ...]) -> ConsentRecord:
         record_id=row.id,
         subject=row.subject_id,
         status=_STATUS[row.state],
-        scope=Scope(
-            purposes=tuple(row.purposes),
+        scope=replace(
+            Scope(**{name: _read(getattr(row, column)) for name, column in _SCOPE.items()}),
             uses=None if row.allowed_uses is None else tuple(Use(u) for u in row.allowed_uses),
             forbidden=tuple(row.forbidden_uses or ()),
-            derivatives=row.derivatives,
-            publication=row.publication,
-            territory=_tuple(row.territories),
-            valid_from=row.granted_at,
-            expires_at=row.expires_at,
         ),
-        notice=Notice(
-            notice=row.notice,
-            language=row.language,
-            controllers=_tuple(row.controllers),
-            data_types=_tuple(row.data_types),
-            storage_location=row.storage_location,
-            retention=row.retention,
-            jurisdiction=row.jurisdiction,
-            recipients=_tuple(row.recipients),
-            withdrawal_method=row.withdrawal_method,
-        ),
-        guardian=row.guardian,
-        compensation=row.compensation,
-        evidence_digest=row.evidence_digest,
-        signature=row.signature,
-        training_set_digest=row.training_set_digest,
+        notice=Notice(**{name: _read(getattr(row, name)) for name in _NOTICE}),
+        **{name: getattr(row, name) for name in _GIVEN},
         events=events,
         supersedes=row.supersedes,
         schema_version=row.schema_version,
     )
 
 
-def _list(values: Iterable[str] | None) -> list[str] | None:
-    return None if values is None else [str(v) for v in values]
+def _stored(value: Any) -> Any:
+    """A record's value as its column holds it."""
+    return [str(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _tuple(values: Iterable[str] | None) -> tuple[str, ...] | None:
-    return None if values is None else tuple(values)
+def _read(value: Any) -> Any:
+    """A column's value as a record holds it."""
+    return tuple(value) if isinstance(value, list) else value

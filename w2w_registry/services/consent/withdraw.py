@@ -45,12 +45,10 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
-from w2w_registry.services.consent.keeping import keep_versions
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.subjects import unprotect
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
-from w2w_registry.services.recording.nearest import forget_open
 from w2w_registry.services.registry import Registry
 
 _ABANDONED = 3600.0
@@ -247,10 +245,14 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal, tol
     for record in records:
         if record.record_id in plan.records:
             move_record(uow, lifecycle.withdraw(record, uow.now(), uow.actor))
-    if plan.protect:
-        own = [v.version_id for v in plan.versions if not v.derived]
+    own = [v.version_id for v in plan.versions if not v.derived]
+    if plan.protect and own:
+        from w2w_registry.services.consent.keeping import (
+            keep_versions,  # it computes; a person without models needs none
+        )
+
         keep_versions(registry, uow, plan.subject, own, {v.version_id for v in plan.versions})
-    else:
+    elif not plan.protect:
         unprotect(uow, plan.subject)
     active = [v.version_id for v in plan.versions if v.state in SERVED]
     uow.bulk_update(Version, active, {"state": VersionState.BLOCKED})
@@ -299,6 +301,8 @@ def _without_names(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
     """Delete files nobody else holds, kept evidence, and the index caches."""
+    from w2w_registry.services.recording.nearest import forget_open
+
     ids = {v.version_id for v in plan.versions}
     with registry.catalog.read() as session:
         wanted = {*plan.purged_artifacts, *evidence_of(session, plan.subject)}

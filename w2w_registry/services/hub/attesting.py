@@ -8,7 +8,7 @@ from pathlib import Path
 
 from w2w_registry.errors import BadFile
 from w2w_registry.hub import attestations, dsse
-from w2w_registry.hub.bundle import BOM, STATEMENT, Described
+from w2w_registry.hub.bundle import BOM, STATEMENT, Released
 from w2w_registry.services.hub.release_files import Options, VersionFacts
 from w2w_registry.services.hub.signatures import OWN_KEY, attesting_key, trusted_keys
 from w2w_registry.services.registry import Registry
@@ -26,17 +26,7 @@ def attest(
         SettingError: the signing key is not there. BadFile: it is not a usable key.
     """
     said = attestations.Attested(
-        name=facts.name,
-        number=facts.number,
-        kind=facts.kind,
-        adapter=facts.adapter,
-        model_digest=facts.model_digest,
-        base_model=facts.base_model,
-        base_revision=facts.base_revision,
-        license=options.license,
-        manifest=facts.manifest,
-        files={},
-        policy=policy,
+        **facts.beginning(), files={}, adapter=facts.adapter, license=options.license, policy=policy
     )
     bom, statement = attestations.of_release(said, files)
     return {BOM: bom, STATEMENT: dsse.encode(statement, attesting_key(registry))}
@@ -50,7 +40,7 @@ def attested_by(files: Mapping[str, bytes]) -> str | None:
 
 
 def check(
-    registry: Registry, folder: Path, document: Described, found: Mapping[str, str], where: str
+    registry: Registry, folder: Path, document: Released, found: Mapping[str, str], where: str
 ) -> tuple[str, ...]:
     """Hold the attestations in ``folder``, if there are any, against the release and the trusted keys.
 

@@ -75,26 +75,19 @@ class Place:
 
 
 @dataclass(frozen=True)
-class VersionFacts:
+class VersionFacts(bundle.Described):
     """A version as its release tells of it. ``place``: None when no weight space holds it; ``adapter``: its kind."""
 
     version_id: int
-    name: str
-    number: int
-    kind: str
     state: str
     adapter: str
     place: Place | None
-    model_digest: str
     residual: float | None
-    base_model: str | None
-    base_revision: str | None
     operation: str
     instance_prompt: str | None
     made_from: tuple[str, ...]
     artifact_digest: str | None
     preview_digest: str | None
-    manifest: Mapping[str, Any]
     labels: Mapping[str, float | str]
 
     @property
@@ -235,7 +228,7 @@ def build_files(
     if place is not None and options.coordinates_only:
         files[bundle.COORDINATES] = bundle.encode_coordinates(place.coordinates)
     if place is not None and facts.base_model is not None:
-        files[bundle.DOCUMENT] = bundle.encode(_document(facts, place, facts.base_model, files, options))
+        files[bundle.DOCUMENT] = bundle.encode(_document(facts, place, files, options))
     elif not options.coordinates_only:
         files[bundle.DOCUMENT] = adapter_release.encode(_adapter_document(facts, files))
     card = _card_facts(facts, options, consent, repo_id, files, previews)
@@ -243,44 +236,34 @@ def build_files(
     return files
 
 
-def _document(
-    facts: VersionFacts, place: Place, base_model: str, files: Mapping[str, bytes], options: Options
-) -> bundle.Document:
+def _document(facts: VersionFacts, place: Place, files: Mapping[str, bytes], options: Options) -> bundle.Document:
     """What the release says of itself to registries; ``files``: those it vouches for, by path."""
     return bundle.Document(
-        name=facts.name,
-        number=facts.number,
-        kind=facts.kind,
+        **facts.beginning(),
+        files=_digests(files),
         space=place.space,
         space_digest=place.digest,
         space_repo=place.repo,
-        base_model=base_model,
-        base_revision=facts.base_revision,
         layout_digest=place.layout.digest,
         alpha=float(place.layout.alpha),
         layout=None if options.coordinates_only else place.layout.to_json(),
         coordinates=place.coordinates,
-        model_digest=facts.model_digest,
         residual=facts.residual,
-        manifest=facts.manifest,
-        files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
     )
 
 
 def _adapter_document(facts: VersionFacts, files: Mapping[str, bytes]) -> adapter_release.AdapterDocument:
     """As ``_document``, of what no weight space holds, or one of a base model nobody named."""
     return adapter_release.AdapterDocument(
-        name=facts.name,
-        number=facts.number,
-        kind=facts.kind,
+        **facts.beginning(),
+        files=_digests(files),
         adapter=facts.adapter,
-        base_model=facts.base_model,
-        base_revision=facts.base_revision,
         labels={name: facts.labels[name] for name in adapter_release.PUBLISHED if name in facts.labels},
-        model_digest=facts.model_digest,
-        manifest=facts.manifest,
-        files={path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())},
     )
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
 
 
 def _card_facts(

@@ -94,7 +94,7 @@ def show(registry: Registry, name: str) -> IdentityShown:
         identity = session.get_one(Identity, version.identity_id)
         consent = consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
         operation = session.get_one(Operation, version.operation_id)
-        rows = {row.space_id: row.digest for row in coordinates_rows(session, version.id)}
+        rows = {row.space_id: row.digest for row in coordinates_rows(session, [version.id]).get(version.id, ())}
         return IdentityShown(
             identity=identity.name,
             version=version.number,

@@ -13,7 +13,7 @@ from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.provenance import graph, prov, svg
 from w2w_registry.provenance import manifest as manifests
-from w2w_registry.provenance.graph import Direction, Lineage
+from w2w_registry.provenance.graph import Direction, Lineage, Traced
 from w2w_registry.services.recording.manifests import _nodes, manifest_of, operation_nodes
 from w2w_registry.services.registry import Registry
 
@@ -31,6 +31,11 @@ def lineage(registry: Registry, reference: str, direction: Direction, *, depth: 
         return lineage_of(session, start.id, direction, depth=depth)
 
 
+def traced(registry: Registry, reference: str, *, down: bool, depth: int | None) -> Traced:
+    """``lineage`` by names. Raises NotFound: no such identity, version or alias."""
+    return lineage(registry, reference, Direction.DOWN if down else Direction.UP, depth=depth).traced()
+
+
 def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, form: str) -> Any:
     """``lineage`` for the command line. ``form``: ``json`` (plain values), ``tree`` (lines), ``dot`` and ``svg``
     (text) or ``prov`` (a W3C PROV-JSON document).
@@ -40,7 +45,7 @@ def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, 
     """
     found = lineage(registry, reference, Direction.DOWN if down else Direction.UP, depth=depth)
     forms: dict[str, Callable[[Lineage], Any]] = {
-        "json": Lineage.to_json,
+        "json": lambda found: found.traced().to_json(),
         "tree": graph.tree,
         "dot": graph.dot,
         "svg": svg.svg,

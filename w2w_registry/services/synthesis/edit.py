@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -17,14 +17,14 @@ from w2w_registry.catalog.resolve import direction_named, space_for, version_for
 from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.records import Kind, OperationKind, Result, check_name, keyed, now
 from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.nearest import search_all
 from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions as stored
-from w2w_registry.services.synthesis.new_versions import Draft, Permission, free_names, record, said_held
+from w2w_registry.services.synthesis.new_versions import Draft, Made, Permission, free_names, record, said_held
 from w2w_registry.space import directions as maths
 from w2w_registry.space import sampling
 from w2w_registry.space.basis import WeightSpace
@@ -79,6 +79,44 @@ def check_amounts(amounts: Mapping[str, float | bool]) -> dict[str, float | bool
 
 
 @dataclass(frozen=True, eq=False)
+class Edited(Made):
+    """A version moved along directions: from which, by how much, and how usual the result is for its space."""
+
+    source: str = field(metadata=keyed("from"))
+    amounts: Mapping[str, float]
+    typicality: float
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Mixed(Made):
+    """A version mixed of others, with their shares."""
+
+    sources: Sequence[str] = field(metadata=keyed("from"))
+    weights: Sequence[float]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampled(Made):
+    """A version sampled from a space, with the nearest registered one, None where there was none."""
+
+    nearest: str | None
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
+class Samples(Result):
+    """What was sampled; ``refused``: points drawn that were too near somebody."""
+
+    space: str
+    seed: int
+    refused: int
+    samples: Sequence[Sampled]
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
 class Move:
     """An edit worked out for one point: the change δ (k,), what was resolved, and the directions it used."""
 
@@ -130,7 +168,7 @@ def edit(
     keep: Sequence[str] = (),
     purpose: str | None = None,
     kind: str | None = None,
-) -> dict[str, Any]:
+) -> Edited:
     """Record ``ref`` moved along directions as a version of ``name``.
 
     Raises:
@@ -145,7 +183,8 @@ def edit(
         decision = permission.require(registry, session)
         space_row, space = open_space_of(registry, session, start.space_id)
         move = plan_move(session, space_row, space.component_std, start.coordinates, amounts, keep)
-    params = {"amounts": {k: float(v) for k, v in move.resolved.items()}, "keep": list(keep)}
+    moved = {k: float(v) for k, v in move.resolved.items()}
+    params: dict[str, Any] = {"amounts": moved, "keep": list(keep)}
     params["asked"] = {k: ("on" if v else "off") if isinstance(v, bool) else v for k, v in amounts.items()}
     activity = Activity(
         OperationKind.EDIT, started, params, (start.input("source"), space_input(space_row), *move.inputs())
@@ -157,12 +196,12 @@ def edit(
     warnings = [*said_held([made]), *(str(w) for w in decision.warnings)]
     if typical > max(1.6, 1.3 * float(sampling.typicality(start.coordinates, space.component_std))):
         warnings.append(f"the result is unusual for this space (typicality {typical:.2f}): expect artefacts")
-    return {**made, "from": start.ref, "amounts": params["amounts"], "typicality": typical, "warnings": warnings}
+    return Edited(**vars(made), source=start.ref, amounts=moved, typicality=typical, warnings=warnings)
 
 
 def mix(
     registry: Registry, refs: Sequence[str], weights: Sequence[float], *, name: str, purpose: str | None = None
-) -> dict[str, Any]:
+) -> Mixed:
     """Record the convex combination of identities as a version of ``name``.
 
     Raises:
@@ -184,12 +223,8 @@ def mix(
     kinds = {s.kind for s in sources}
     draft = Draft(name, kinds.pop() if len(kinds) == 1 else Kind.OTHER, mixed, activity)
     (made,) = record(registry, space_row, space, [draft], permission)
-    return {
-        **made,
-        "from": [s.ref for s in sources],
-        "weights": shares,
-        "warnings": [*said_held([made]), *(str(w) for w in decision.warnings)],
-    }
+    warnings = [*said_held([made]), *(str(w) for w in decision.warnings)]
+    return Mixed(**vars(made), sources=[s.ref for s in sources], weights=shares, warnings=warnings)
 
 
 def mixing_weights(count: int, given: Sequence[float]) -> tuple[float, ...]:
@@ -221,7 +256,7 @@ def sample(
     shape: sampling.Shape = "unmixed",
     kind: str = "person",
     purpose: str | None = None,
-) -> dict[str, Any]:
+) -> Samples:
     """Record ``count`` new identities ``name-001``… from the distribution of the space's identities.
 
     Distance is one minus the space's own identity score, to every registered identity and among the samples.
@@ -252,16 +287,14 @@ def sample(
     best = searched.ids[:, 0].tolist() if searched.size else []
     with registry.catalog.read() as session:
         refs = refs_of(session, best)
-    for i, row in enumerate(made):
-        far = {"nearest": str(refs[best[i]]), "distance": 1.0 - float(searched.scores[i, 0])} if best else {}
-        row |= {"nearest": None, "distance": 2.0} | far
-    return {
-        "space": space_row.ref,
-        "seed": seed,
-        "refused": found.refused,
-        "samples": made,
-        "warnings": [*said_held(made), *(str(w) for w in decision.warnings)],
-    }
+    samples = [
+        Sampled(**vars(one), nearest=str(refs[best[i]]), distance=1.0 - float(searched.scores[i, 0]))
+        if best
+        else Sampled(**vars(one), nearest=None, distance=2.0)
+        for i, one in enumerate(made)
+    ]
+    warnings = [*said_held(made), *(str(w) for w in decision.warnings)]
+    return Samples(space=space_row.ref, seed=seed, refused=found.refused, samples=samples, warnings=warnings)
 
 
 def learned_from(session: Session, space: Space) -> tuple[dict[str, int], Vector]:

@@ -15,7 +15,7 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.records import Kind, OperationKind, check_name, now
+from w2w_registry.records import Kind, OperationKind, Result, check_name, now
 from w2w_registry.services.recording import energy
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.nearest import open_nearest
@@ -24,7 +24,7 @@ from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, require_diffusion
-from w2w_registry.services.synthesis.new_versions import Draft, Permission, record, said_held
+from w2w_registry.services.synthesis.new_versions import Draft, Made, Permission, record, said_held
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
@@ -94,6 +94,32 @@ class Sitting:
 
 
 @dataclass(frozen=True, eq=False)
+class Near(Result):
+    """The nearest registered identity; ``same_identity``: None in a space that was not calibrated."""
+
+    ref: str
+    score: float
+    same_identity: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class Found(Made):
+    """A version found in photos (``photos``, the first is ``photo``: SHA-256), and how well it explains them."""
+
+    photo: str
+    photos: Sequence[str]
+    loss: float
+    explained: float
+    typicality: float
+    converged: bool
+    steps: int
+    seconds: float
+    guessed: bool
+    nearest: Near | None
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
 class _Run:
     """What all batches of one ``invert`` share."""
 
@@ -109,7 +135,7 @@ class _Run:
     electricity: energy.Meter
 
 
-def invert(registry: Registry, request: InvertRequest, progress: Progress = no_progress) -> list[dict[str, Any]]:
+def invert(registry: Registry, request: InvertRequest, progress: Progress = no_progress) -> list[Found]:
     """Find an identity in every photo, or one in all of them, and record each as a version.
 
     ``request.batch`` photos are inverted side by side, and what is found in them is recorded in one transaction, or
@@ -136,7 +162,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     run = _Run(
         registry, request, row, space, model, invert_config(request, model), found, permission, started, electricity
     )
-    made: list[dict[str, Any]] = []
+    made: list[Found] = []
     for first in range(0, len(sittings), request.batch):
         batch = sittings[first : first + request.batch]
 
@@ -147,7 +173,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     return made
 
 
-def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[dict[str, Any]]:
+def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[Found]:
     """Invert side by side and record together."""
     from w2w_registry.diffusion.images import load_mask, load_photo
 
@@ -177,22 +203,25 @@ def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[d
     decision = run.permission.require(run.registry)
     made = record(run.registry, row, run.space, drafts, run.permission, request.engine.pipeline)
     nearest = _nearest(run.registry, row, [d.coordinates for d in drafts], {m["ref"] for m in made})
-    for entry, seen, answer, near in zip(made, shown, answers, nearest, strict=True):
+    found = []
+    for one, seen, answer, near in zip(made, shown, answers, nearest, strict=True):
         notes = [note for photo in seen for note in photo.notes]
-        entry |= {
-            "photo": seen[0].sha256,
-            "photos": [photo.sha256 for photo in seen],
-            "loss": answer.loss,
-            "explained": answer.explained,
-            "typicality": answer.typicality,
-            "converged": answer.converged,
-            "steps": answer.steps,
-            "seconds": answer.seconds,
-            "guessed": run.guess is not None,
-            "nearest": near,
-            "warnings": [*said_held([entry]), *notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
-        }
-    return made
+        inverted = Found(
+            **vars(one),
+            photo=seen[0].sha256,
+            photos=[photo.sha256 for photo in seen],
+            loss=answer.loss,
+            explained=answer.explained,
+            typicality=answer.typicality,
+            converged=answer.converged,
+            steps=answer.steps,
+            seconds=answer.seconds,
+            guessed=run.guess is not None,
+            nearest=near,
+            warnings=[*said_held([one]), *notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
+        )
+        found.append(inverted)
+    return found
 
 
 def _activity(
@@ -299,11 +328,9 @@ def padded(coordinates: Vector, k: int) -> Vector:
     return full
 
 
-def _nearest(
-    registry: Registry, row: Space, coordinates: Sequence[Vector], own: set[str]
-) -> list[dict[str, Any] | None]:
+def _nearest(registry: Registry, row: Space, coordinates: Sequence[Vector], own: set[str]) -> list[Near | None]:
     """The nearest registered identity of each point that is not one of those just made."""
-    out: list[dict[str, Any] | None] = []
+    out: list[Near | None] = []
     with registry.catalog.read() as session:
         index = open_nearest(registry, session, row)
         ids, scores = index.search(np.stack(coordinates), len(own) + 1)
@@ -314,8 +341,7 @@ def _nearest(
                 ref = str(refs.get(int(version_id), ""))
                 if ref and ref not in own:
                     threshold = row.calibration.get("threshold")
-                    best = {"ref": ref, "score": float(value)}
-                    best["same_identity"] = None if threshold is None else bool(value >= threshold)
+                    best = Near(ref, float(value), None if threshold is None else bool(value >= threshold))
                     break
             out.append(best)
     return out

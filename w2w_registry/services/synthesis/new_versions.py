@@ -15,7 +15,7 @@ from w2w_registry.catalog.models import InputKind, Space
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import Factors, lora_files, model_digest
-from w2w_registry.records import IdentityRef, Kind, OperationKind, check_name
+from w2w_registry.records import IdentityRef, Kind, OperationKind, Result, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import why_held
@@ -29,6 +29,7 @@ from w2w_registry.services.recording.sources import (
 from w2w_registry.services.recording.versions import (
     RESEMBLES,
     Activity,
+    Admission,
     Input,
     NewVersion,
     Recorded,
@@ -46,6 +47,20 @@ _NEAREST = 3
 _HELD_SHOWN = 10
 _TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
 _PREPARED = 128  # drafts whose θ memory holds at once
+
+
+@dataclass(frozen=True, eq=False)
+class Made(Result):
+    """A version that was recorded. ``held``: why it waits for a second person, None when it does not."""
+
+    identity: str
+    version: int
+    ref: str
+    kind: str
+    space: str
+    operation: str
+    operation_kind: str
+    held: str | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +113,7 @@ def record(
     permission: Permission,
     pipeline: str | None = None,
     searched: Searched | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Made]:
     """Record every draft, or none: one transaction, one version with its operation and events per draft.
 
     The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``pipeline``: the base model the
@@ -118,8 +133,7 @@ def record(
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]
         prepared += _drawn(registry, space, few, _new_versions(registry, space_row, space, few), pipeline)
-    made: list[dict[str, Any]] = []
-    ref = space_row.ref
+    made: list[Made] = []
     with registry.catalog.write(registry.actor) as uow:
         door = Door(registry, uow.session)
         evidence = gate.evidence(permission.require(registry, uow.session))
@@ -133,8 +147,7 @@ def record(
             ]
             recorded = record_versions(uow, recordings)
             for i, one, word in zip(part, recorded, admissions, strict=True):
-                held = None if word.held is None else why_held(f"{drafts[i].name}@{one.number}", word.held)
-                made.append(_told(drafts[i], one, ref) | {"held": held})
+                made.append(_told(drafts[i], one, word, space_row.ref))
     return made
 
 
@@ -238,16 +251,18 @@ def _new_version(
     )
 
 
-def _told(draft: Draft, made: Recorded, space_ref: str) -> dict[str, Any]:
-    return {
-        "identity": draft.name,
-        "version": made.number,
-        "ref": f"{draft.name}@{made.number}",
-        "kind": str(draft.kind),
-        "space": space_ref,
-        "operation": made.operation_id,
-        "operation_kind": str(draft.activity.kind),
-    }
+def _told(draft: Draft, recorded: Recorded, word: Admission, space: str) -> Made:
+    ref = f"{draft.name}@{recorded.number}"
+    return Made(
+        identity=draft.name,
+        version=recorded.number,
+        ref=ref,
+        kind=str(draft.kind),
+        space=space,
+        operation=recorded.operation_id,
+        operation_kind=str(draft.activity.kind),
+        held=None if word.held is None else why_held(ref, word.held),
+    )
 
 
 def said_held(made: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -351,7 +351,7 @@ def _register(
     made = iter(record(registry, row, space, drafts, permission, request.engine.pipeline) if drafts else [])
     for i, entry in enumerate(entries):
         if i in fresh:
-            entry |= next(made) | {"residual": float(space.residual(written[i], coordinates[i]))}
+            entry |= {**next(made), "residual": float(space.residual(written[i], coordinates[i]))}
         else:
             ref = refs[known[digests[i]][0]]
             entry |= {"ref": str(ref), "version": ref.number, "existing": True}
