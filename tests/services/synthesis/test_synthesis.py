@@ -42,6 +42,7 @@ from w2w_registry.services.synthesis import (
     export,
     generate,
     invert,
+    new_versions,
     sample_sheet,
     train,
     training,
@@ -216,8 +217,8 @@ def test_one_operation_stands_behind_every_version(registry: Registry) -> None:
 def test_nothing_is_left_when_one_of_many_cannot_be_recorded(registry: Registry, monkeypatch: Any) -> None:
     before = counts(registry)
     calls = {"n": 0}
-    real = edit.record.__globals__["record_versions"]
-    monkeypatch.setitem(edit.record.__globals__, "_TOGETHER", 1)
+    real = new_versions.record_versions
+    monkeypatch.setattr(new_versions, "_TOGETHER", 1)
 
     def breaks(*args: Any) -> Any:
         calls["n"] += 1
@@ -225,7 +226,7 @@ def test_nothing_is_left_when_one_of_many_cannot_be_recorded(registry: Registry,
             raise OSError("power cut")
         return real(*args)
 
-    monkeypatch.setitem(edit.record.__globals__, "record_versions", breaks)
+    monkeypatch.setattr(new_versions, "record_versions", breaks)
     with pytest.raises(OSError, match="power cut"):
         edit.sample(registry, 3)
     assert counts(registry) == before
