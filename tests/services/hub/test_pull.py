@@ -48,6 +48,7 @@ from w2w_registry.messages import message
 from w2w_registry.records import Kind, canonical_json, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.hub import pull_adapters
 from w2w_registry.services.hub.pull import PullReport, PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, push
 from w2w_registry.services.hub.release_files import Options
@@ -642,6 +643,24 @@ def test_consents_come_with_what_no_space_holds(world: World, wiped: World, tmp_
     assert gate.ask(wiped.registry, "publish", versions=[after.id]).allowed
     assert not gate.ask(wiped.registry, "edit", versions=[after.id], purpose="advertising").allowed
     assert push(wiped.registry, wiped.client, PushRequest("acme/haha", "acme/again")).changed
+
+
+def test_what_no_space_holds_is_pulled_whole_or_not_at_all(
+    world: World, wiped: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last thing written of a pull fails: neither the version nor its consents are there without it."""
+    opaque(world, tmp_path / "x.safetensors", ["p0001"])
+
+    def broken(*_: object) -> None:
+        raise OSError("no more room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pull_adapters, "know_release", broken)
+        patch.setattr(pull_adapters, "owns", lambda *_: True)
+        with pytest.raises(OSError, match="no more room"):
+            pull(wiped.registry, wiped.client, PullRequest(REPO))
+    absent(wiped, "acme/haha")
+    assert [pull(wiped.registry, wiped.client, PullRequest(REPO)).status for _ in range(2)] == ["added", "existing"]
 
 
 def test_of_a_release_that_the_door_refuses_no_consent_stays(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import IntegrityError
 from w2w_registry.hub.adapter_release import AdapterDocument
 from w2w_registry.hub.addresses import address_of
@@ -17,6 +18,7 @@ from w2w_registry.services.hub import attesting, signatures
 from w2w_registry.services.hub.pull_checks import kind_of
 from w2w_registry.services.hub.pull_strangers import take_strangers
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, know_release
+from w2w_registry.services.identities.items import Item
 from w2w_registry.services.registry import Registry
 
 
@@ -45,20 +47,21 @@ def take_adapter(
         labels=document.labels,
         suggested=document.name,
     )
+
+    def pulled(uow: UnitOfWork, item: Item) -> None:
+        version = version_for(uow.session, f"{item.identity}@{item.version}", any_state=True)
+        if mine:
+            know_release(uow, hub, fetched, version)
+        about = {"version": version.id, "operation": version.operation_id}
+        uow.event("version.pull", about, status=item.status, commit=fetched.state.commit)
+
     if not request.dry_run:
         manifest = registry.artifacts.put(canonical_json(document.manifest).encode())
         with registry.catalog.read() as session:
             subjects = tuple(sorted({*request.subjects, *restored.depicts(session)}))
         # Written with the file, or not at all: of one that is refused nothing stays.
-        asked = replace(asked, subjects=subjects, manifest=manifest, brings=restored.write)
+        asked = replace(asked, subjects=subjects, manifest=manifest, brings=restored.write, noted=pulled)
     report = take_strangers(registry, asked, fetched)
-    if report.ref is not None and not request.dry_run:
-        with registry.catalog.write(registry.actor) as uow:
-            version = version_for(uow.session, report.ref, any_state=True)
-            if mine:
-                know_release(uow, hub, fetched, version)
-            about = {"version": version.id, "operation": version.operation_id}
-            uow.event("version.pull", about, status=report.status, commit=fetched.state.commit)
     consent = restored.state if request.dry_run else report.consent
     return replace(
         report, ours=True, consent=consent, warnings=(*remarks, *restored.warnings, *attested, *report.warnings)

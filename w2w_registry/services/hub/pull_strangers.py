@@ -92,6 +92,7 @@ def _asked(request: PullRequest, fetched: Fetched) -> AddRequest:
         labels=dict(request.labels),
         manifest=request.manifest,
         brings=request.brings,
+        noted=request.noted,
         candidates=[candidate],
     )
 

@@ -19,6 +19,7 @@ from w2w_registry.hub.plan import Access
 from w2w_registry.records import IdentityRef, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
+from w2w_registry.services.identities.items import Item
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Registry, present
 
@@ -28,7 +29,7 @@ class PullRequest:
     """What ``w2w-reg pull`` was asked. ``file``: the one LoRA wanted from a repo that holds several. ``pipeline``: the
     base model's folder, to see what it draws (default: where it is known to lie). ``labels``, ``suggested`` and
     ``manifest`` are what the release itself says: of the file, its name, and the digest of its manifest here;
-    ``brings`` writes what else came along, with the version or not at all."""
+    ``brings`` writes what else came along, and ``noted`` what became of it, with the version or not at all."""
 
     repo: str
     name: str | None = None
@@ -43,6 +44,7 @@ class PullRequest:
     suggested: str | None = None
     manifest: str | None = None
     brings: Callable[[UnitOfWork], object] | None = None
+    noted: Callable[[UnitOfWork, Item], object] | None = None
 
 
 @dataclass(frozen=True)

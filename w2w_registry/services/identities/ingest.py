@@ -174,7 +174,8 @@ class _Chunk:
             near = door.second.near(likenesses, points)
             done = self._record_all(uow, door, incoming, stored, near)
             return self.request.settled(
-                [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)]
+                uow,
+                [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)],
             )
 
     def _record_all(

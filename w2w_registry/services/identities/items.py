@@ -23,7 +23,8 @@ class AddRequest:
     under ``paths``, when it was looked for already; ``table``: labels by candidate's name, when they were read.
     ``evidence``: the digest of what proves whom they depict, for versions that are there and said to depict nobody yet.
     ``manifest``: the digest of the manifest that a release brought along (``pull``). ``brings``: writes what else it
-    brought, in the transaction that records the files; none of it stays when one of them fails.
+    brought, in the transaction that records the files; none of it stays when one of them fails. ``noted``: writes, in
+    that transaction too, what became of each file.
     ``pipeline``: the base model's folder, to see what each draws (default: where it is known to lie)."""
 
     paths: Sequence[str]
@@ -43,14 +44,15 @@ class AddRequest:
     manifest: str | None = None
     pipeline: str | None = None
     brings: Callable[[UnitOfWork], object] | None = None
+    noted: Callable[[UnitOfWork, Item], object] | None = None
 
     def bring(self, uow: UnitOfWork) -> None:
         """Write what comes with the files, before they are recorded."""
         if self.brings is not None:
             self.brings(uow)
 
-    def settled(self, items: Sequence[Item]) -> list[Item]:
-        """What became of the files, inside the transaction.
+    def settled(self, uow: UnitOfWork, items: Sequence[Item]) -> list[Item]:
+        """What became of the files, noted inside the transaction.
 
         Raises:
             RegistryError: one failed that brought something: nothing is to stay.
@@ -58,6 +60,8 @@ class AddRequest:
         for item in items:
             if self.brings is not None and item.error is not None:
                 raise item.error
+            if self.noted is not None and item.error is None:
+                self.noted(uow, item)
         return list(items)
 
     @property

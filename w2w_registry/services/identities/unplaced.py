@@ -68,7 +68,7 @@ def add_unplaced(
         recorder = _Recorder(registry, request, uow, labels)
         at = points or {}
         return request.settled(
-            [recorder.settle(one, asked.get(one.path, Asked()), at.get(one.path)) for one in candidates]
+            uow, [recorder.settle(one, asked.get(one.path, Asked()), at.get(one.path)) for one in candidates]
         )
 
 
