@@ -18,7 +18,11 @@ from .output import emit, print_csv, table
 @options.limit
 @click.option("--columns", metavar="A,B", help="What to show, as in identity,version,label.beard,tag.team.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
-@click.option("--at", metavar="DATE", help="As it was at the end of that day, or at that time.")
+@click.option(
+    "--at",
+    metavar="DATE",
+    help="As it was at the end of that day, or at that time; --where compares today's values.",
+)
 @takes_frame
 def list_(
     frame: Frame,

@@ -10,7 +10,7 @@ from .output import emit, table
 
 @click.command()
 @click.option("--where", metavar="EXPR", help="Only releases of identities for which this holds.")
-@click.option("--at", metavar="DATE", help="Only those published by then; their states are today's.")
+@click.option("--at", metavar="DATE", help="Those published by then, with the states and consents they had.")
 @takes_frame
 def releases(frame: Frame, where: str | None, at: str | None) -> None:
     """List what is published, with its state, consent and unfinished takedowns."""

@@ -62,6 +62,13 @@ def state(connection: sa.Connection, table: str, digests: Mapping[str, str], rev
         _append(connection, changes[start : start + _CHANGES], {"table": table, "revision": revision})
 
 
+def gone(connection: sa.Connection, table: str, revision: str) -> None:
+    """Append events that say that a table's rows are deleted: what a downgrade does with a table of its own."""
+    changes = [[table, row, "delete", None] for row, digest in claims(connection, table).items() if digest is not None]
+    for start in range(0, len(changes), _CHANGES):
+        _append(connection, changes[start : start + _CHANGES], {"table": table, "revision": revision})
+
+
 def claims(connection: sa.Connection, table: str) -> dict[str, str | None]:
     """Primary key -> digest, as the last event about each row has it."""
     named = sa.text("SELECT changes FROM event WHERE changes LIKE :table ORDER BY seq")

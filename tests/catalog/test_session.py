@@ -183,7 +183,8 @@ def test_bulk_changes_are_journaled_row_by_row(catalog: Catalog) -> None:
         assert (loaded.state, loaded.changed_seq) == (VersionState.BLOCKED, uow.next_seq)
         seq = uow.event("subject.block")
     event = last_event(catalog)
-    assert sorted(int(key) for _, key, _, _ in event.changes) == ids
+    assert sorted(int(key) for table, key, _, _ in event.changes if table == "version") == ids
+    assert sum(table == "former" for table, *_ in event.changes) == 60  # what each state was
     with catalog.read() as session:
         assert set(session.scalars(select(Version.changed_seq))) == {seq}
     with catalog.write("tester") as uow:

@@ -23,6 +23,7 @@ from w2w_registry.catalog.models import (
     ConsentEventType,
     ConsentRecord,
     Direction,
+    Former,
     GuardReference,
     Hold,
     Picture,
@@ -85,6 +86,7 @@ def fill(catalog: Catalog) -> None:
                 PictureVersion(picture_id=picture.id, version_id=version.id),
                 Alias(identity_id=version.identity_id, name="production", version_id=version.id),
                 AliasChange(identity_id=version.identity_id, alias="production", version_id=version.id, at=T0),
+                Former(version_id=version.id, what="label", name="job", text="baker", at=T0),
                 SpaceMember(space_id=space.id, position=0, model_digest=digest("m"), name="n"),
                 *likeness(version, parent.id),
             ]

@@ -9,8 +9,9 @@ from sqlalchemy import CTE, ColumnElement, and_, exists, func, literal, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Identity, Version, VersionSubject
+from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.lineage import descendant_ids, descendants
-from w2w_registry.catalog.lookup import versions_of_subject
+from w2w_registry.catalog.lookup import subjects_of, versions_of_subject
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation, OperationInput
 from w2w_registry.catalog.rows import chunked
@@ -137,6 +138,23 @@ def own_likenesses(session: Session, version_ids: Iterable[int], kinds: Collecti
     return found
 
 
+def own_likenesses_at(
+    session: Session, version_ids: Iterable[int], kinds: Collection[Kind], then: Then
+) -> dict[int, set[str | None]]:
+    """As ``own_likenesses``, of a moment."""
+    ids = sorted(set(version_ids))
+    subjects = then.subjects(subjects_of(session, ids), ids)
+    found: dict[int, set[str | None]] = {}
+    for chunk in chunked(ids):
+        query = select(Version.id, Identity.id, Identity.kind, _enters_here()).join(Identity).join(Operation)
+        rows = session.execute(query.where(Version.id.in_(chunk))).tuples().all()
+        was = then.kinds(identity for _, identity, _, _ in rows)
+        for version, identity, kind, enters in rows:
+            unnamed = enters and Kind(was.get(identity, kind)) in kinds and not subjects.get(version)
+            found[version] = {None} if unnamed else set(subjects.get(version, ()))
+    return found
+
+
 def _ancestors(version_ids: Sequence[int]) -> CTE:
     """Recursive SQL: (root, version_id, derived) for the given versions (derived 0) and all their ancestors (1)."""
     base = select(Version.id.label("root"), Version.id.label("version_id"), literal(0).label("derived")).where(
@@ -158,11 +176,13 @@ def _nobody_named(kinds: Collection[Kind]) -> ColumnElement[bool]:
     That is where a likeness enters the graph (no version behind it) without a subject. Sampled identities depict
     nobody.
     """
-    return and_(
-        Identity.kind.in_(sorted(kinds)),
-        Operation.kind != OperationKind.SAMPLE.value,
-        ~exists().where(VersionSubject.version_id == Version.id),
-        ~exists().where(
-            and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
-        ),
+    named = exists().where(VersionSubject.version_id == Version.id)
+    return and_(Identity.kind.in_(sorted(kinds)), ~named, _enters_here())
+
+
+def _enters_here() -> ColumnElement[bool]:
+    """SQL over version and operation: whom a version depicts was not there before, nor drawn by lot."""
+    made_of = exists().where(
+        and_(OperationInput.operation_id == Version.operation_id, OperationInput.version_id.is_not(None))
     )
+    return and_(Operation.kind != OperationKind.SAMPLE.value, ~made_of)

@@ -17,6 +17,7 @@ from w2w_registry.catalog.models import (
     ConsentRecord,
     Coordinates,
     Fingerprint,
+    Former,
     Hold,
     Identity,
     InputKind,
@@ -82,9 +83,9 @@ def person(session: Session, subject: str, version_ids: Iterable[int]) -> Person
 def erase(uow: UnitOfWork, who: Person) -> None:
     """Take out of the catalog what says who it was, as ``COLUMNS`` has it. Releases still up keep what their takedown
     needs: ``forget_releases`` is for when it is done."""
+    uow.bulk_update(Version, who.versions, {"state": VersionState.ERASED})
     for model, find in ROWS.items():
         _apply(uow, model, find(uow, who))
-    uow.bulk_update(Version, who.versions, {"state": VersionState.ERASED})
     forget_releases(uow)
     for identity in who.identities:
         row = uow.session.get_one(Identity, identity)
@@ -169,6 +170,11 @@ def _inputs(uow: UnitOfWork, who: Person) -> list[Key]:
     return list(dict.fromkeys([*own, *onwards, *elsewhere]))
 
 
+def _former(uow: UnitOfWork, who: Person) -> list[Key]:
+    own = uow.keys(Former, Former.subject_id == who.subject)
+    return [*_by_version(Former)(uow, who), *_by_identity(Former)(uow, who), *own]
+
+
 def _jobs(uow: UnitOfWork, who: Person) -> list[Key]:
     about = set(who.versions)
     return [(job.id,) for job in uow.session.scalars(select(Job)) if job.state.get("version") in about]
@@ -191,4 +197,5 @@ ROWS: Mapping[type[Base], Callable[[UnitOfWork, Person], Iterable[Key]]] = {
     SpaceMember: lambda uow, who: who.members,
     ConsentRecord: lambda uow, who: uow.keys(ConsentRecord, ConsentRecord.subject_id == who.subject),
     Job: _jobs,
+    Former: _former,  # the last: whatever changes above leaves a row there
 }

@@ -85,6 +85,15 @@ def open_holds(session: Session, version_ids: Iterable[int] | None = None) -> li
     ]
 
 
+def holds_at(session: Session, version_ids: Iterable[int], moment: datetime) -> list[Hold]:
+    """The holds of versions that were held at a moment."""
+    found: dict[int, Hold] = {}
+    for chunk in chunked(version_ids):
+        query = select(Hold).where(Hold.version_id.in_(chunk), Hold.created <= moment).order_by(Hold.id)
+        found |= {hold.version_id: hold for hold in session.scalars(query)}
+    return list(found.values())
+
+
 def concerning(session: Session, version_ids: Iterable[int]) -> list[Hold]:
     """Holds of these versions, and holds of others because they resemble one of these or were found to be the same."""
     found: dict[int, Hold] = {}

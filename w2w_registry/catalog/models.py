@@ -14,6 +14,7 @@ from w2w_registry.catalog.assets import (
 from w2w_registry.catalog.base import Base, audited_models
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
 from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
+from w2w_registry.catalog.former import Former
 from w2w_registry.catalog.holds import Hold
 from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
@@ -44,6 +45,7 @@ __all__ = [
     "Direction",
     "Event",
     "Fingerprint",
+    "Former",
     "GuardReference",
     "Hold",
     "Identity",

@@ -27,3 +27,9 @@ def newest_at(session: Session, moment: datetime) -> set[int]:
         if str(version) not in gone:
             newest[identity] = max(newest.get(identity, (0, 0)), (number, version))
     return {version for _, version in newest.values()}
+
+
+def placed_since(session: Session, moment: datetime) -> set[int]:
+    """Ids of the versions that were registered before there was a weight space for them, and came into one since."""
+    placed = events(session, action="version.place", since=moment)
+    return {int(event.objects["version"]) for event in placed if event.at > moment}

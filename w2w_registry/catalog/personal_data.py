@@ -121,6 +121,11 @@ COLUMNS: Mapping[str, Rule] = {
     "tag.salt": DELETE,
     "alias.name": DELETE,
     "alias_change.alias": DELETE,
+    "former.subject_id": DELETE,
+    "former.what": DELETE,
+    "former.name": DELETE,
+    "former.text": DELETE,
+    "former.salt": DELETE,
     # -- provenance
     "operation.id": _DIGEST,
     "operation.kind": _WORD,

@@ -18,6 +18,7 @@ from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.base import Base, Salted, new_salt
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.events import last_moment
+from w2w_registry.catalog.former import Former, ended, ended_at_once
 from w2w_registry.catalog.policies import Policy
 from w2w_registry.catalog.rows import (
     Key,
@@ -238,6 +239,7 @@ class UnitOfWork:
     def bulk_update(self, model: type[Base], keys: Iterable[Key | Any], values: Mapping[str, Any]) -> int:
         """Set the same plain ``values`` in the rows with these primary keys (a key of one column may be bare)."""
         wanted = self._existing(model, keys)
+        self.bulk_insert(Former, ended_at_once(self.session, model, wanted, values, self.now()))
         values = {**values, **self._stamp(model)}
         salts = {key: new_salt() for key in wanted} if issubclass(model, Salted) else {}
         connection = self.session.connection()
@@ -264,7 +266,7 @@ class UnitOfWork:
         return len(wanted)
 
     def bulk_delete(self, model: type[Base], keys: Iterable[Key | Any]) -> int:
-        """Delete the rows with these primary keys."""
+        """Delete the rows with these primary keys. What they said is kept nowhere (``former``): it is forgotten."""
         wanted = self._existing(model, keys)
         for chunk in chunked(wanted):
             self.session.connection().execute(delete(table_of(model)).where(has_key(model, chunk)))
@@ -299,7 +301,11 @@ class UnitOfWork:
     def _stamp(self, model: type[Base]) -> dict[str, Any]:
         return {"changed_seq": self.next_seq} if model is Version else {}
 
+    def _is_new(self, model: type[Base], key: int) -> bool:
+        return self._changes.get((model, (key,)), ("", None))[0] == "insert"
+
     def _before_flush(self, session: Session, _context: Any, _instances: Any) -> None:
+        session.add_all(ended(session, self.now(), self._is_new))
         for row in session.new:
             if isinstance(row, Version):
                 row.changed_seq = self.next_seq

@@ -46,7 +46,7 @@ def test_as_it_was(named: Registry) -> None:
     manage.remove(named, "acme/bob", perform=True)
     assert "acme/bob" not in names(browsing.browse(named))
     (row,) = browsing.browse(named, ["bob"], at=then)
-    assert (row["state"], row["aliases"]) == ("removed", {"production": 1})
+    assert (row["state"], row["aliases"]) == ("active", {"production": 1})
     assert browsing.browse(named, at="2020-01-01") == []
 
 

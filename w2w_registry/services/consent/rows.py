@@ -55,28 +55,43 @@ def load_records(
     *,
     history: bool = True,
     states: Sequence[ConsentState] | None = None,
+    at: datetime | None = None,
 ) -> dict[str, tuple[ConsentRecord, ...]]:
     """The records of each subject that no later one supersedes, oldest first; subjects without any are left out.
 
     Args:
         history: load each record's events too (digests need them; states do not).
         states: only records in these states.
+        at: as they were then: what was written since is left out.
     """
-    rows, happened = records_of(session, subjects, events=history)
+    rows, happened = records_of(session, subjects, events=history or at is not None)
+    if at is not None:
+        rows, happened = [r for r in rows if r.created <= at], [e for e in happened if e.at <= at]
     superseded = {row.supersedes for row in rows if row.supersedes is not None}
     events = _events(happened)
     by_id = {row.id: row for row in rows}
     found: dict[str, list[ConsentRecord]] = {}
     for row in rows:
         if row.id not in superseded and (states is None or row.state in states):
-            found.setdefault(row.subject_id, []).append(_record(row, _history(row, by_id, events)))
+            record = _record(row, _history(row, by_id, events))
+            found.setdefault(row.subject_id, []).append(record if at is None else _as_it_was(record))
     return {subject: tuple(records) for subject, records in found.items()}
 
 
-def records_of_subject(session: Session, subject: str) -> tuple[ConsentRecord, ...]:
-    """A subject's records that no later one supersedes, oldest first. Raises NotFound: no such subject."""
+def _as_it_was(record: ConsentRecord) -> ConsentRecord:
+    """A record in the state of its last event. A request's scope is what was granted, where it has been since."""
+    status = record.events[-1].status
+    if status is not Status.REQUESTED:
+        return replace(record, status=status)
+    scope = replace(record.scope, valid_from=None)
+    return replace(record, status=status, scope=scope, evidence_digest=None, signature=None)
+
+
+def records_of_subject(session: Session, subject: str, *, at: datetime | None = None) -> tuple[ConsentRecord, ...]:
+    """A subject's records that no later one supersedes (``at``: had by then), oldest first. Raises NotFound: no such
+    subject."""
     known = subject_by_id(session, subject).id
-    return load_records(session, [known]).get(known, ())
+    return load_records(session, [known], at=at).get(known, ())
 
 
 def record_named(session: Session, subject: str, record_id: str) -> ConsentRecord:

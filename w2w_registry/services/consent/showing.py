@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.resolve import subject_by_id, version_for
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.policy import Decision, is_signed, subject_state
 from w2w_registry.consent.records import ConsentRecord, Use, to_json
-from w2w_registry.records import Result, now
+from w2w_registry.errors import NotFound
+from w2w_registry.records import Result, iso, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.rows import (
     records_of_subject,
@@ -35,17 +37,18 @@ def show(registry: Registry, subject: str, *, moment: datetime | None = None) ->
     """A subject's consent: in one word, and every record; with ``moment`` as it was then.
 
     Raises:
-        NotFound: no such subject.
+        NotFound: no such subject, or not by then.
     """
     at = moment or now()
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject)
-        records = [
-            r for r in records_of_subject(session, row.id) if moment is None or any(e.at <= moment for e in r.events)
-        ]
+        if row.created > at:
+            raise NotFound(what=f"subject registered by {iso(at)}", name=row.id)
+        records = records_of_subject(session, row.id, at=moment)
+        before = None if moment is None else Then(session, moment).subject(row.id)
     return ConsentShown(
         subject=row.id,
-        state=row.state.value,
+        state=before or row.state.value,
         consent=subject_state(records, at).value,
         records=[describe(record, at) for record in records],
     )

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import depictions as depicted
 from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
+from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.membership import fitted_subjects
 from w2w_registry.consent.policy import Rules, Upstream, combined_state, subject_state
 from w2w_registry.records import ConsentState
@@ -17,16 +18,21 @@ from w2w_registry.services.consent.rows import load_records
 
 
 def consent_states(
-    session: Session, version_ids: Iterable[int], at: datetime, rules: Rules | None = None
+    session: Session, version_ids: Iterable[int], at: datetime, rules: Rules | None = None, then: Then | None = None
 ) -> dict[int, ConsentState]:
     """One word on the consent of everyone upstream, for many versions at a few queries per 500.
 
-    Ids that do not exist are left out.
+    Ids that do not exist are left out. ``then``: whom they depicted at ``at``, and what those had agreed to by then;
+    without it what is known today decides about that instant.
     """
     wanted = sorted(set(version_ids))
     reach = walks.ancestors(session, wanted)
     known = sorted(reach.depth)
-    likenesses = depicted.own_likenesses(session, known, (rules or Rules()).likeness_kinds)
+    kinds = (rules or Rules()).likeness_kinds
+    if then is None:
+        likenesses = depicted.own_likenesses(session, known, kinds)
+    else:
+        likenesses = depicted.own_likenesses_at(session, known, kinds, then)
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
     parents: dict[int, list[int]] = {}
     for child, parent in reach.edges:
@@ -37,7 +43,7 @@ def consent_states(
         own = frozenset(likenesses.get(version_id, ()))
         upstream[version_id] = own.union(*(upstream.get(p, nobody) for p in parents.get(version_id, ())))
     named = {subject for i in wanted for subject in upstream.get(i, nobody) if subject is not None}
-    records = load_records(session, named, history=False)
+    records = load_records(session, named, history=False, at=None if then is None else at)
     state_of: dict[str | None, ConsentState] = {s: subject_state(records.get(s, ()), at) for s in named}
     state_of[None] = ConsentState.UNKNOWN
     return {i: combined_state(state_of[s] for s in upstream[i]) for i in wanted if i in likenesses}

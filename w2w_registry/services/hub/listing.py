@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from w2w_registry.catalog import publications
+from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.models import Release, Takedown
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.hub.plan import Access
@@ -18,7 +19,7 @@ from w2w_registry.services.registry import Registry, present
 
 def list_releases(registry: Registry, where: str | None = None, *, moment: datetime | None = None) -> list[ReleaseRow]:
     """Releases, newest first; ``where`` speaks of the identity and version published, as elsewhere. ``moment``: only
-    those published by then; their states are today's.
+    those published by then, with the states and consents of then; names, access and takedowns are today's.
 
     Raises:
         WhereError: it does not parse.
@@ -27,9 +28,14 @@ def list_releases(registry: Registry, where: str | None = None, *, moment: datet
         rows = publications.list_releases(session, None if where is None else parse_where(where))
         rows = [r for r in rows if moment is None or r.created <= moment]
         versions = [r.version_id for r in rows if r.version_id is not None]
-        states = consent_states(session, versions, present(session), gate.rules_of(registry, session))
+        before = None if moment is None else Then(session, moment)
+        at, rules = moment or present(session), gate.rules_of(registry, session)
+        states = consent_states(session, versions, at, rules, before)
         waiting = {t.release_id: t for t in publications.open_takedowns(session)}
-        return [_row(r, states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows]
+        then = {} if before is None else before.releases(r.id for r in rows)
+        return [
+            _row(r, then.get(r.id), states.get(r.version_id) if r.version_id else None, waiting.get(r.id)) for r in rows
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +56,7 @@ class ReleaseRow(Result):
     takedown: dict[str, Any] | None
 
 
-def _row(row: Release, consent: Any, waiting: Takedown | None) -> ReleaseRow:
+def _row(row: Release, state: str | None, consent: Any, waiting: Takedown | None) -> ReleaseRow:
     return ReleaseRow(
         version=release_ref(row),
         repo=row.repo_id,
@@ -58,7 +64,7 @@ def _row(row: Release, consent: Any, waiting: Takedown | None) -> ReleaseRow:
         tag=row.revision,
         access=str(access_of(row)),
         format=row.format,
-        state=str(row.state),
+        state=state or str(row.state),
         consent=None if consent is None else str(consent),
         endpoint=row.endpoint,
         created=row.created,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.identities import names_beginning, names_in_service
+from w2w_registry.catalog.identities import names_in_service
 from w2w_registry.catalog.listing import list_versions
-from w2w_registry.catalog.moments import newest_at
-from w2w_registry.catalog.resolve import alias_at, alias_history
 from w2w_registry.catalog.where import All, Compare, Expression, Field, Some, parse_where
 from w2w_registry.errors import UsageError
-from w2w_registry.records import VersionState, composed
+from w2w_registry.records import composed
 from w2w_registry.services.identities.answers import IdentityRow
+from w2w_registry.services.identities.as_of import browse_at
 from w2w_registry.services.identities.manage import parse_moment, rows_of
 from w2w_registry.services.registry import Registry
 
@@ -56,48 +53,42 @@ def browse(
     Args:
         patterns: names or shell patterns (``acme/*``); a word without ``*``, ``?`` or ``[`` matches the names it is
             part of, in any case. An identity is listed that matches one of them.
-        at: a date or time; what was newest then, with the aliases of then. Labels, tags and consent are today's.
+        at: a date or time; what was in the registry then, as it was then. ``where`` looks at what it is today, and so
+            do sorts other than by name.
 
     Raises:
         WhereError: ``where`` does not parse. UsageError: an unknown sort, a moment that is none, a pattern too long.
     """
     expression = None if where is None else parse_where(where)
     with registry.catalog.read() as session:
+        if at is not None:
+            return browse_at(registry, session, _meaning(patterns), expression, sort, limit, parse_moment(at))
         if patterns:
-            named = matching_names(session, patterns, removed=at is not None)
+            named = matching_names(session, patterns)
             if not named:
                 return []
             terms = (_named(named), *(() if expression is None else (expression,)))
             expression = All(terms)
-        if at is None:
-            return rows_of(registry, session, list_versions(session, expression, sort=sort, limit=limit))
-        moment = parse_moment(at)
-        ids = newest_at(session, moment)
-        lines = list_versions(session, expression, sort=sort, every_version=True, states=tuple(VersionState))
-        listed = [line for line in lines if line.version.id in ids][:limit]
-        rows = rows_of(registry, session, listed)
-        told = [_aliases_then(session, line.identity, moment) for line in listed]
-        return [replace(row, aliases=names) for row, names in zip(rows, told, strict=True)]
+        return rows_of(registry, session, list_versions(session, expression, sort=sort, limit=limit))
 
 
-def _aliases_then(session: Session, identity: Any, moment: datetime) -> dict[str, int]:
-    names = sorted({period.alias for period in alias_history(session, identity)})
-    then = {name: alias_at(session, identity, name, moment) for name in names}
-    return {name: version.number for name, version in then.items() if version is not None}
-
-
-def matching_names(session: Session, patterns: Sequence[str], *, removed: bool = False) -> list[str]:
-    """Names of identities in service (or ``removed`` ones too) that one of the patterns means, sorted.
+def matching_names(session: Session, patterns: Sequence[str]) -> list[str]:
+    """Names of identities in service that one of the patterns means, sorted.
 
     Raises:
         UsageError: a pattern too long to try.
     """
+    meant = _meaning(patterns)
+    return sorted(name for name in names_in_service(session) if meant(name))
+
+
+def _meaning(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a name is one that the patterns mean; without patterns every name is."""
     if any(len(pattern) > _LARGEST_PATTERN for pattern in patterns):
         raise UsageError(reason=f"a pattern has at most {_LARGEST_PATTERN} characters")
     wanted = [composed(pattern).casefold() for pattern in patterns]
-    tests = [text if any(mark in text for mark in "*?[") else f"*{text}*" for text in wanted]
-    names = names_beginning(session, "") if removed else names_in_service(session)
-    return sorted(name for name in names if any(fnmatch.fnmatchcase(name.casefold(), test) for test in tests))
+    tests = [text if any(mark in text for mark in "*?[") else f"*{text}*" for text in wanted] or ["*"]
+    return lambda name: any(fnmatch.fnmatchcase(name.casefold(), test) for test in tests)
 
 
 def _named(names: Sequence[str]) -> Expression:

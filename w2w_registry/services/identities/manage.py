@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
-from w2w_registry.catalog.holds import open_holds
+from w2w_registry.catalog.holds import Hold, open_holds
 from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
 from w2w_registry.catalog.listing import Listed, list_versions
 from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of, refs_of, subjects_of, tags_of
@@ -79,12 +79,13 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
 
 def held_by(session: Session, ids: Iterable[int]) -> dict[int, str]:
     """Of the versions that are held, whom each resembles and why: ``p0007@1 (another subject; by weights)``."""
-    held = open_holds(session, ids)
-    likes = refs_of(session, {one.hold.like_id for one in held if one.hold.like_id is not None})
-    return {
-        one.hold.version_id: f"{likes.get(one.hold.like_id or 0, '?')} ({one.hold.why}; by {one.hold.by})"
-        for one in held
-    }
+    return said_of_hold(session, [one.hold for one in open_holds(session, ids)])
+
+
+def said_of_hold(session: Session, holds: Sequence[Hold]) -> dict[int, str]:
+    """Of each version that one of these holds, whom it resembles and why."""
+    likes = refs_of(session, {hold.like_id for hold in holds if hold.like_id is not None})
+    return {hold.version_id: f"{likes.get(hold.like_id or 0, '?')} ({hold.why}; by {hold.by})" for hold in holds}
 
 
 def show(registry: Registry, name: str) -> IdentityShown:
