@@ -62,8 +62,8 @@ def list_(frame: Frame) -> None:
 @takes_frame
 def show(frame: Frame, name: str) -> None:
     """List the identities of a collection."""
-    from w2w_registry.services.identities import browsing, bulk
+    from w2w_registry.services.identities import bulk
 
-    rows = browsing.browse(frame.registry(), where=bulk.where_of(name))
+    rows = bulk.members(frame.registry(), name)
     columns = ["identity", "version", "kind", "state", "space", "consent", "created"]
-    emit(frame, rows, lambda: table(rows, columns, empty=f"nothing is in {name}"))
+    emit(frame, rows, lambda: table(rows, columns))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, say, table
+from .output import emit, say, table, warn
 
 
 @click.group()
@@ -38,7 +38,13 @@ def set_(frame: Frame, key: str, value: str) -> None:
     from w2w_registry.services.recording import configuring
 
     done = configuring.put(frame.settings(), key, value)
-    emit(frame, done, lambda: say(f"{done['key']} = {done['value']}  ({done['file']})"))
+
+    def human() -> None:
+        say(f"{done['key']} = {done['value']}  ({done['file']})")
+        for warning in done["warnings"]:
+            warn(warning)
+
+    emit(frame, done, human)
 
 
 @config.command()

@@ -17,7 +17,7 @@ from .output import emit, print_csv, table
 @click.option("--sort", default="name", show_default=True, help="Field to sort by; '-' before it for descending.")
 @options.limit
 @click.option("--columns", metavar="A,B", help="What to show, as in identity,version,label.beard,tag.team.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV; cells that a spreadsheet would run begin with .")
 @click.option(
     "--at",
     metavar="DATE",

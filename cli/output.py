@@ -134,11 +134,14 @@ def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None
     click.echo(clean(out.getvalue().rstrip("\n"), lines=True))
 
 
+_FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a cell begins with that a spreadsheet runs, the wide forms too
+
+
 def _harmless(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     text = _text(value)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and not _is_number(value) else text
+    return f"'{text}" if text[:1] in _FORMULA and not _is_number(value) else text
 
 
 def _shortened(text: str) -> str:

@@ -26,7 +26,7 @@ def stats(frame: Frame) -> None:
         for title, rows in value["by"].items():
             if rows:
                 say()
-                say(f"by {title}")
+                say("by what made them" if title == "made by" else f"by {title}")
                 pairs((f"  {name}", count) for name, count in _few(rows))
 
     emit(frame, value, human)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Any
 
 from w2w_registry import errors as e
@@ -57,17 +58,30 @@ def _not_found(f: _Fields) -> str:
     if not f["name"]:
         return f"there is no {f['what']} yet{_FIND.get(str(f['what']), '')}"
     text = f"no {f['what']} named {_short(f['name'])!r}"
+    if f["what"] == "identity" and PurePath(str(f["name"])).suffix.lower() in _FILES:
+        return f"there is no file {_short(f['name'])}, and no identity of that name"
+    if f["reason"]:
+        return f"{text}; {f['reason']}"
     if f["near"]:
         return f"{text}; did you mean {', '.join(f['near'])}?"
-    if f["what"] == "base model on this machine":
-        return f"{text}; {f['reason']}"
     return text + _FIND.get(str(f["what"]), "")
 
+
+def _nowhere(f: _Fields) -> str:
+    """Where none is: in a home folder, or in a database of another place."""
+    file = PurePath(str(f["name"]))
+    return f"at {f['home']}" if file.name in ("", "catalog.db") or str(file) == str(f["home"]) else f"in {file}"
+
+
+_FILES = (".safetensors", ".sft", ".pt", ".bin", ".ckpt", ".png", ".jpg", ".jpeg", ".webp")
 
 _FIND = {
     "identity": "; `w2w-reg list` shows what there is",
     "space": "; `w2w-reg space list` shows what there is, `w2w-reg space fit` makes one",
     "subject": "; `w2w-reg subject list` shows what there is",
+    "collection": "; `w2w-reg collection list` shows what there is",
+    "label": "; `w2w-reg show NAME` shows what there is",
+    "tag": "; `w2w-reg show NAME` shows what there is",
     "artifact": ": the file was erased or the artifact store is not the one the catalog was made with",
 }
 
@@ -116,7 +130,8 @@ _PREDICATES = ("cannot", "differs", "exists", "holds", "is")
 def _conflict(f: _Fields) -> str:
     """One sentence where the reason is what the thing does or is, else the thing and, after a colon, the reason."""
     reason = str(f["reason"])
-    return f"{f['what']} {_short(f['name'])!r}{'' if reason.split(' ')[0] in _PREDICATES else ':'} {reason}"
+    verb = reason.split(" ")[0].rstrip(";,")
+    return f"{f['what']} {_short(f['name'])!r}{'' if verb in _PREDICATES else ':'} {reason}"
 
 
 _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
@@ -146,13 +161,13 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
     e.NotInitialised: lambda f: (
-        f"no registry at {f['home']}; run `w2w-reg init` or `w2w-reg add FOLDER --yes` (or set W2W_HOME)"
+        f"no registry {_nowhere(f)}; run `w2w-reg init` or `w2w-reg add FOLDER --yes` (or set W2W_HOME)"
     ),
     e.ConsentDenied: _denied,
     e.HeldBack: _held,
     e.NotCompared: _uncompared,
     e.SecondPersonNeeded: lambda f: (
-        f"not allowed to {f['operation']}, as {_short(f['actor'], 60)}: another person does, with `{f['command']}`"
+        f"{_short(f['actor'], 60)} alone is not allowed to {f['operation']}: another person does, with `{f['command']}`"
         f"{f.hint} (a registry of one person says so: `w2w-reg policy set second_person=false`)"
     ),
     e.LikenessRefused: lambda f: (

@@ -114,10 +114,9 @@ def load_settings(
     """
     root = Path(home or env.get("W2W_HOME") or Path.home() / ".w2w-registry").expanduser().absolute()
     data = read_settings_file(root / POLICY_FILE)
-    url = (
-        database or env.get("W2W_DATABASE_URL") or data.get("database", {}).get("url") or f"sqlite:///{root}/catalog.db"
-    )
-    artifacts = env.get("W2W_ARTIFACTS") or data.get("artifacts", {}).get("url") or str(root / "artifacts")
+    said = {table: data.get(table, {}).get("url") for table in ("database", "artifacts")}
+    url = database or env.get("W2W_DATABASE_URL") or placed_url(root, said["database"] or "sqlite:///catalog.db")
+    artifacts = env.get("W2W_ARTIFACTS") or placed_url(root, said["artifacts"] or "artifacts")
     who = actor or env.get("W2W_ACTOR") or env.get("USER") or env.get("LOGNAME") or _account()
     return Settings(
         home=root,
@@ -131,6 +130,14 @@ def load_settings(
         organisation=data.get("organisation", {}),
         pipelines=_pipelines(root, data.get("pipelines", {})),
     )
+
+
+def placed_url(folder: Path, url: str) -> str:
+    """Where a relative path, or a SQLite file of one, is: in ``folder``; any other address as it is."""
+    scheme, is_file, path = url.partition("sqlite:///")
+    if is_file and not scheme and path not in ("", ":memory:"):
+        return f"sqlite:///{folder / Path(path).expanduser()}"
+    return url if "://" in url else str(folder / Path(url).expanduser())
 
 
 def _pipelines(home: Path, table: Mapping[str, Any]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -91,6 +92,19 @@ def test_a_key_completes_what_is_there(run: Run, folder: Path, monkeypatch: pyte
     assert "doctor" in completed([], "doc")
     monkeypatch.setenv("W2W_HOME", "/nowhere")
     assert completed(["show"], "p") == []
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|x", "-2+3", "@SUM(A1)", "\t=1", "＝1+1"])
+def test_no_cell_is_a_formula(filled: Run, text: str) -> None:
+    assert filled("tag", "set", "p0001", f"note={text}")[0] == 0
+    assert filled("label", "set", "p0001", f"job={text}", "depth=-2.5")[0] == 0
+    code, out, _ = filled("list", "p0001", "--columns", "identity,tag.note,label.job,label.depth,tags", "--csv")
+    (row,) = list(csv.reader(out.splitlines()))[1:]
+    assert code == 0
+    assert row[1].startswith("'")
+    assert row[2].startswith("'")
+    assert row[3] == "-2.5"  # a number stays one
+    assert row[4].startswith("note=")
 
 
 def test_a_note_is_shown_and_goes_only_when_asked_to(run: Run, folder: Path) -> None:

@@ -265,3 +265,33 @@ def test_questions_and_what_they_are_about(filled: Run) -> None:
     )
     assert "one word too many" in refused(filled, "audit", "query", "held", "s-1")
     assert "does not use --subject" in refused(filled, "audit", "query", "held", "--subject", "s-1")
+
+
+def test_what_is_misspelt_is_named(filled: Run) -> None:
+    assert filled("label", "set", "p0001", "mood=glad")[0] == 0
+    assert filled("tag", "set", "p0001", "team=ads")[0] == 0
+    assert filled("collection", "add", "pals", "p0001")[0] == 0
+    assert "did you mean mood?" in refused(filled, "label", "unset", "p0001", "mod", code=3)
+    assert "did you mean team?" in refused(filled, "tag", "unset", "p0001", "teem", code=3)
+    assert "did you mean pals?" in refused(filled, "collection", "show", "palz", code=3)
+    assert "`w2w-reg collection list`" in refused(filled, "collection", "show", "enemies", code=3)
+    assert "there is no kind 'Persn', only person, product" in refused(filled, "list", "--where", "kind = Persn")
+    assert "say --stars 4" in refused(filled, "rate", "p0001", "4")
+
+
+def test_the_old_name_of_an_identity_leads_to_the_new_one(filled: Run) -> None:
+    assert filled("rename", "p0001", "anna")[0] == 0
+    assert "it was renamed, and is now anna" in refused(filled, "show", "p0001", code=3)
+    assert filled("rename", "anna", "p0001")[0] == 0
+    assert filled("show", "p0001")[0] == 0
+    assert "'p0002' exists" in refused(filled, "rename", "p0001", "p0002", code=7)
+
+
+def test_a_file_that_is_not_there_is_called_one(filled: Run) -> None:
+    assert "there is no file photos/me.jpg" in refused(filled, "search", "photos/me.jpg", code=3)
+
+
+def test_a_database_that_holds_no_registry_is_named(run: Run, tmp_path: Path) -> None:
+    assert f"no registry in {tmp_path / 'other.db'};" in refused(
+        run, "--database", f"sqlite:///{tmp_path / 'other.db'}", "list", code=3
+    )

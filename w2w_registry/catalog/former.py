@@ -200,6 +200,13 @@ class Then:
             yield from self.session.execute(query.order_by(Former.id.desc())).tuples()
 
 
+def new_name(session: Session, name: str) -> str | None:
+    """The name now of the identity in service that was called ``name`` last; None: none was."""
+    query = select(Identity.name).join(Former, Former.identity_id == Identity.id)
+    query = query.where(Former.what == NAME, Former.text == name, Identity.removed.is_(None))
+    return session.scalar(query.order_by(Former.id.desc()).limit(1))
+
+
 def _turned_back(now: Mapping[int, Row], rows: Iterable[tuple[int, Former]]) -> dict[int, dict[str, Any]]:
     then = {key: dict(values) for key, values in now.items()}
     for key, row in rows:

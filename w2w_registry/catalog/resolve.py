@@ -13,6 +13,7 @@ from sqlalchemy import LargeBinary, Select, cast, func, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, AliasChange, Identity, Version
+from w2w_registry.catalog.former import new_name
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import Subject
@@ -34,6 +35,9 @@ def identity_named(session: Session, name: str) -> Identity:
     """
     found = session.scalar(select(Identity).where(Identity.name == name))
     if found is None:
+        new = new_name(session, name)
+        if new is not None:
+            raise NotFound(what="identity", name=name, near=(new,), reason=f"it was renamed, and is now {new}")
         raise NotFound(what="identity", name=name, near=near_identities(session, name))
     return found
 
@@ -67,7 +71,7 @@ def version_for(session: Session, ref: IdentityRef | str, *, any_state: bool = F
         return found
     if ref.alias is not None:
         names = session.scalars(select(Alias.name).where(Alias.identity_id == identity.id)).all()
-        raise NotFound(what="alias", name=str(ref), near=tuple(f"{ref.name}@{n}" for n in _near(ref.alias, names)))
+        raise NotFound(what="alias", name=str(ref), near=tuple(f"{ref.name}@{n}" for n in near_names(ref.alias, names)))
     if ref.number is not None:
         numbers = session.scalars(
             select(Version.number)
@@ -99,7 +103,7 @@ def space_for(session: Session, ref: SpaceRef | str | None) -> Space:
     found = session.scalar(query.order_by(Space.state != SpaceState.ACTIVE, Space.number.desc()).limit(1))
     if found is None:
         refs = [space.ref for space in session.scalars(select(Space).order_by(Space.name, Space.number.desc()))]
-        raise NotFound(what="space", name=str(ref), near=_near(str(ref), refs))
+        raise NotFound(what="space", name=str(ref), near=near_names(str(ref), refs))
     return found
 
 
@@ -118,7 +122,7 @@ def direction_named(session: Session, space: Space, name: str) -> Direction:
     found = session.scalar(select(Direction).where(Direction.space_id == space.id, Direction.name == name))
     if found is None:
         names = session.scalars(select(Direction.name).where(Direction.space_id == space.id)).all()
-        raise NotFound(what="direction", name=name, near=_near(name, names))
+        raise NotFound(what="direction", name=name, near=near_names(name, names))
     return found
 
 
@@ -198,7 +202,7 @@ def alias_at(session: Session, identity: Identity, alias: str, at: datetime) -> 
 
 def near_identities(session: Session, name: str) -> tuple[str, ...]:
     """Names of identities in service that look like ``name``, nearest first, at most three."""
-    return _near(name, _candidates(session, name))
+    return near_names(name, _candidates(session, name))
 
 
 def _candidates(session: Session, name: str) -> Sequence[str]:
@@ -212,7 +216,7 @@ def _candidates(session: Session, name: str) -> Sequence[str]:
     return [*before, *after]
 
 
-def _near(name: str, names: Sequence[str]) -> tuple[str, ...]:
+def near_names(name: str, names: Sequence[str]) -> tuple[str, ...]:
     folded: dict[str, str] = {}
     for candidate in sorted(names):
         folded.setdefault(candidate.casefold(), candidate)

@@ -290,7 +290,8 @@ class _Parser:
             value = Numeral(text)
         choices = None if equal_to is None else CHOICES.get(equal_to.kind)
         if choices is not None and text not in choices:
-            self._error(f"no {equal_to.kind if equal_to else ''} is {text!r}, only {', '.join(choices)}")
+            kind = "" if equal_to is None else equal_to.kind
+            self._error(f"there is no {kind} {text!r}, only {', '.join(choices)}")
         self._at += 1
         return value
 

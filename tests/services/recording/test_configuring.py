@@ -45,6 +45,30 @@ def test_one_key_changes_and_the_rest_stays(home: Path) -> None:
         configuring.put(load_settings(home), "hub.endpoint", None)
 
 
+def test_a_relative_place_is_meant_from_where_it_was_typed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home / "models")
+    told = configuring.put(load_settings(home), "database.url", "sqlite:///x.db")
+    assert any("no registry is there yet" in warning for warning in told["warnings"])
+    configuring.put(load_settings(home), "artifacts.url", "files")
+    monkeypatch.chdir(home)
+    settings = load_settings(home)
+    assert settings.database_url == f"sqlite:///{home}/models/x.db"
+    assert settings.artifacts_url == str(home / "models" / "files")
+    (home / "models" / "x.db").touch()
+    told = configuring.put(load_settings(home), "database.url", f"sqlite:///{home}/models/x.db")
+    assert not told["warnings"]
+    configuring.put(load_settings(home), "artifacts.url", "s3://bucket/files")
+    assert load_settings(home).artifacts_url == "s3://bucket/files"
+
+
+def test_a_relative_place_in_the_file_is_meant_from_the_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "registry.toml").write_text("[database]\nurl = 'sqlite:///c.db'\n[artifacts]\nurl = '../files'\n")
+    monkeypatch.chdir("/")
+    settings = load_settings(home)
+    assert settings.database_url == f"sqlite:///{home}/c.db"
+    assert settings.artifacts_url == str(home / "../files")
+
+
 def test_what_makes_no_sense_changes_nothing(home: Path) -> None:
     before = (home / "registry.toml").read_bytes()
     for key, value, error in (

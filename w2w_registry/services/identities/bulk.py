@@ -12,12 +12,13 @@ from w2w_registry.catalog.identities import tag_rows
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.lookup import tags_of
 from w2w_registry.catalog.models import Identity, Tag, Version
-from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.resolve import near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
-from w2w_registry.errors import UsageError
+from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import Result, check_name
-from w2w_registry.services.identities.browsing import matching_names
+from w2w_registry.services.identities.answers import IdentityRow
+from w2w_registry.services.identities.browsing import browse, matching_names
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.registry import Registry
 
@@ -120,7 +121,7 @@ def rate(
         UsageError: a rating outside that, or nothing to do.
     """
     if rating is None and favourite is None:
-        raise UsageError(reason="nothing to do", hint="give a rating from 0 to 5, or say [[favourite]]")
+        raise UsageError(reason="nothing to do", hint="say [[stars]] 4, of 0 to 5, or [[favourite]]")
     if rating is not None and not 0 <= rating <= HIGHEST:
         raise UsageError(reason=f"a rating is a number from 0 to {HIGHEST}")
     tags = {} if rating is None else {RATING: f"{rating:g}"}
@@ -156,6 +157,19 @@ def collections(registry: Registry) -> list[CollectionRow]:
                 if key.startswith(COLLECTION):
                     found.setdefault(key.removeprefix(COLLECTION), []).append(line.identity.name)
     return [CollectionRow(collection=name, identities=len(members)) for name, members in sorted(found.items())]
+
+
+def members(registry: Registry, collection: str) -> list[IdentityRow]:
+    """The identities of a collection, as a list shows them.
+
+    Raises:
+        NotFound: a collection nobody is in.
+    """
+    found = browse(registry, where=where_of(collection))
+    if not found:
+        near = near_names(collection, [one.collection for one in collections(registry)])
+        raise NotFound(what="collection", name=collection, near=near)
+    return found
 
 
 def where_of(collection: str) -> str:

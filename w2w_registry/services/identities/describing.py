@@ -10,7 +10,7 @@ from w2w_registry.catalog.identities import find_identity
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.lookup import label_rows, labels_of, tags_of
 from w2w_registry.catalog.models import Identity, Version
-from w2w_registry.catalog.resolve import identity_named, version_for
+from w2w_registry.catalog.resolve import identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, NotFound
 from w2w_registry.records import check_name
@@ -54,7 +54,7 @@ def unlabel(registry: Registry, name: str, names: Iterable[str]) -> dict[str, An
         have = label_rows(uow.session, version.id)
         for one in names:
             if one not in have:
-                raise NotFound(what="label", name=one)
+                raise NotFound(what="label", name=one, near=near_names(one, list(have)))
             uow.delete(have[one])
         uow.event("label.unset", {"version": version.id})
         return _shown(uow, version)

@@ -13,7 +13,7 @@ from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_row
 from w2w_registry.catalog.listing import Listed, list_versions
 from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of, refs_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
-from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, version_for
+from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
@@ -257,7 +257,7 @@ def unset_tags(registry: Registry, name: str, keys: Iterable[str]) -> Tagged:
         present = tag_rows(uow.session, identity.id)
         for key in keys:
             if key not in present:
-                raise NotFound(what="tag", name=key)
+                raise NotFound(what="tag", name=key, near=near_names(key, list(present)))
             uow.delete(present[key])
         uow.event("tag.unset", {"identity": identity.id})
         return Tagged(identity=identity.name, tags=tags_of(uow.session, [identity.id]).get(identity.id, {}))

@@ -14,7 +14,7 @@ from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
-from w2w_registry.settings import POLICY_FILE, TABLES, Settings, read_settings_file
+from w2w_registry.settings import POLICY_FILE, TABLES, Settings, placed_url, read_settings_file
 
 _ELSEWHERE: Final = {"policy": "`w2w-reg policy set` changes it, on record"}
 _ENVIRONMENT: Final = {
@@ -24,6 +24,10 @@ _ENVIRONMENT: Final = {
     "artifacts.url": "W2W_ARTIFACTS",
     "hub.endpoint": "HF_ENDPOINT",
 }
+_NOT_THERE: Final = (
+    "no registry is there yet: `w2w-reg init` makes an empty one; to take this one along, `w2w-reg copy-to URL` first, "
+    "and this afterwards"
+)
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]\s*(?:#.*)?")
@@ -81,6 +85,8 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         if not folder.is_dir():
             raise SettingError(setting=key, value=text, reason="no such folder")
         text = str(folder)
+    if key in ("database.url", "artifacts.url") and text is not None:
+        text = placed_url(Path.cwd(), text)
     path = settings.home / POLICY_FILE
     before = read_text(path, limit=2**20) if path.exists() else ""
     after = _edited(before, table, name, None if text is None else _value(text))
@@ -92,7 +98,18 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     with storing(path):
         settings.home.mkdir(parents=True, exist_ok=True)
         write_atomic(path, after.encode())
-    return {"key": key, "value": text, "file": str(path), "changed": after != before}
+    return {
+        "key": key,
+        "value": text,
+        "file": str(path),
+        "changed": after != before,
+        "warnings": [_NOT_THERE] if key == "database.url" and _no_file(text) else [],
+    }
+
+
+def _no_file(url: str | None) -> bool:
+    """Whether this is the address of a SQLite file that is not there."""
+    return url is not None and url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists()
 
 
 def _keys() -> list[str]:
