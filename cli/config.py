@@ -7,6 +7,11 @@ import click
 from .frame import Frame, takes_frame
 from .output import emit, say, table, warn
 
+_NOT_THERE = (
+    "no registry is there yet: `w2w-reg init` makes an empty one; to take along the one there was, go back with "
+    "`w2w-reg config unset database.url` and run `w2w-reg copy-to URL` first"
+)
+
 
 @click.group()
 def config() -> None:
@@ -41,8 +46,8 @@ def set_(frame: Frame, key: str, value: str) -> None:
 
     def human() -> None:
         say(f"{done['key']} = {done['value']}  ({done['file']})")
-        for warning in done["warnings"]:
-            warn(warning)
+        if done["missing"]:
+            warn(_NOT_THERE)
 
     emit(frame, done, human)
 

@@ -27,6 +27,7 @@ def copy_to(frame: Frame, url: str) -> None:
     def human() -> None:
         pairs((table, count) for table, count in value["rows"].items() if count)
         note(f"copied to {value['target']}; every row and the log are the same there")
-        note("Next: w2w-reg config set database.url with the same URL")
+        url = "the same URL" if "***" in value["target"] else value["target"]  # no password is said
+        note(f"Next: w2w-reg config set database.url {url}")
 
     emit(frame, value, human)

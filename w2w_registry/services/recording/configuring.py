@@ -24,10 +24,6 @@ _ENVIRONMENT: Final = {
     "artifacts.url": "W2W_ARTIFACTS",
     "hub.endpoint": "HF_ENDPOINT",
 }
-_NOT_THERE: Final = (
-    "no registry is there yet: `w2w-reg init` makes an empty one; to take this one along, `w2w-reg copy-to URL` first, "
-    "and this afterwards"
-)
 _SECRET = re.compile(r"password|secret|token", re.IGNORECASE)
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]\s*(?:#.*)?")
@@ -67,6 +63,7 @@ def _masked(url: str) -> str:
 
 def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     """Set ``TABLE.NAME`` in registry.toml (None: take it out); comments and the other lines stay as they are.
+    ``missing`` in the answer: the database named is a file that is not there.
 
     ``pipelines.ID`` takes a base model's id with its dots and slashes, and a folder that is there.
 
@@ -103,7 +100,7 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         "value": text,
         "file": str(path),
         "changed": after != before,
-        "warnings": [_NOT_THERE] if key == "database.url" and _no_file(text) else [],
+        "missing": key == "database.url" and _no_file(text),
     }
 
 
