@@ -51,7 +51,7 @@ from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.settings import Settings
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits
+from w2w_registry.web.limits import Limits
 
 TOKEN = "benchmark-token-0123456789"
 HOST = "127.0.0.1:8765"

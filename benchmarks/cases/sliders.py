@@ -24,7 +24,7 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.settings import load_settings
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits
+from w2w_registry.web.limits import Limits
 
 SOMEBODY = "p1000"
 

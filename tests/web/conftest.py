@@ -24,7 +24,7 @@ from w2w_registry.settings import Settings
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits
+from w2w_registry.web.limits import Limits
 
 TOKEN = "a-token-for-tests-0123456789"
 HOST = "127.0.0.1:8765"

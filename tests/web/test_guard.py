@@ -11,7 +11,8 @@ from fastapi.testclient import TestClient
 from tests.web.conftest import HOST, ORIGIN, TOKEN, Build, csrf_of, enter
 from tests.web.routes import METHODS, dependencies, mutating, own_routes, paths, raw
 from w2w_registry.web.access import READING, Right
-from w2w_registry.web.guard import HEADERS, Limits
+from w2w_registry.web.guard import HEADERS
+from w2w_registry.web.limits import Limits
 from w2w_registry.web.site import RIGHT_OF, own_form
 
 FORM = "application/x-www-form-urlencoded"
@@ -253,3 +254,18 @@ def test_a_caller_who_hammers_has_to_wait(build: Build) -> None:
     codes = [client.get("/api/v1/identities?limit=1").status_code for _ in range(8)]
     assert codes == [200] * 5 + [429] * 3
     assert int(client.get("/").headers["retry-after"]) > 0
+
+
+def test_the_cookie_is_this_sites_alone(stranger: TestClient) -> None:
+    said = stranger.get(f"/?token={TOKEN}").headers["set-cookie"]
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= {part.strip() for part in said.split(";")}
+    assert "Domain" not in said
+
+
+def test_no_page_is_kept_by_anybody_between(app: FastAPI) -> None:
+    client = enter(app)
+    for path in paths(app):
+        kept = client.get(path).headers["cache-control"]
+        assert kept == "no-store" or kept.startswith("private, max-age="), path
+        if not path.startswith("/static/"):
+            assert "immutable" not in kept, path

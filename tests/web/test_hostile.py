@@ -133,3 +133,62 @@ def test_hostile_json_is_refused_or_harmless(program: TestClient, app: FastAPI, 
                 answer = program.post(route.path, content=text, headers={"content-type": "application/json"})
                 assert answer.status_code < 500, f"{route.path}: {answer.text[:200]}"
                 assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"identity": "p0001", "identity": "p0002", "set": ["a=b"], "query": "p0001"}',
+        b'{"identity": "p0001", "set": ["a=b"], "query": "p0001", "more": {"x": 1, "x": 2}}',
+        b'{"identity": "p0001", "sets": ["a=b"], "query": "p0001"}',
+        b'{"identity": "p0001", "amounts": {"beard": NaN}, "name": "x"}',
+        b'{"query": "p0001", "limit": Infinity}',
+        '{"identity": "p0001", "set": ["a=b"]}'.encode("utf-16"),
+        b'\xef\xbb\xbf{"identity": "p0001", "set": ["a=b"]}',
+        b'{"identity": "\xff"}',
+        b"[" * 100_000,
+        b'{"identity":' * 50_000 + b"1" + b"}" * 50_000,
+        b'{"limit": 1' + b"0" * 5000 + b"}",
+    ],
+    ids=lambda body: repr(body[:40]),
+)
+def test_json_that_can_be_read_in_two_ways_is_refused(program: TestClient, app: FastAPI, body: bytes) -> None:
+    """Two keys of one name, numbers that are none, other encodings, bottomless nesting, keys that nobody reads."""
+    for route in own_routes(app):
+        if "POST" in route.methods and route.path.startswith("/api/") and not route.path.endswith("/file"):
+            answer = program.post(route.path, content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 400, f"{route.path}: {answer.text[:200]}"
+            assert len(answer.text) < 500
+    assert program.get("/api/v1/identities/p0002").json()["tags"] == {}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a\u0301lice",
+        "\uff0e\uff0e/\uff0e\uff0e/etc",
+        "p0001\u200b",
+        "\uff50\uff10\uff10\uff10\uff11",
+        "\u2024\u2024/x",
+        "\u212a",
+        "p0001 ",
+    ],
+)
+def test_a_name_in_another_form_is_another_name(program: TestClient, name: str) -> None:
+    for place in ("/identities/", "/api/v1/identities/", "/pictures/", "/spaces/", "/make/pictures/"):
+        assert program.get(place + name).status_code in (400, 404), f"{place}{name!r}"
+
+
+@pytest.mark.parametrize(
+    "back", ["//evil.example", "/\\evil", "/\t/evil", "\\\\evil", "https:evil", "/\r\nX: y", "/ /evil"]
+)
+def test_no_form_leads_to_another_site(app: FastAPI, back: str) -> None:
+    from urllib.parse import urljoin
+
+    from tests.web.conftest import csrf_of
+
+    client = enter(app)
+    form = {"csrf": csrf_of(client), "action": "tag", "identity": "p0001", "tags": "x=y", "back": back}
+    answer = client.post("/selection", data=form, headers={"origin": ORIGIN})
+    assert answer.status_code == 303
+    assert urljoin(ORIGIN + "/", answer.headers["location"]).startswith(ORIGIN + "/")

@@ -10,12 +10,13 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.responses import JSONResponse, Response
 
-from tests.web.conftest import ORIGIN, TOKEN, Build
+from tests.web.conftest import ORIGIN, TOKEN, Build, csrf_of
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants, withdraw
 from w2w_registry.services.recording.answered import AnswerFolder
 from w2w_registry.services.registry import Registry
+from w2w_registry.web.access import Proxy, Role
 from w2w_registry.web.idempotency import KEPT_FOR, Answers
 from w2w_registry.web.problems import Problem
 
@@ -113,3 +114,17 @@ def test_under_way_failed_and_forgotten(registry: Registry) -> None:
         assert len(made) == 4
 
     asyncio.run(run())
+
+
+def test_a_key_of_somebody_else_is_no_key(build: Build) -> None:
+    """Two people send the same change under the same key: each makes their own, and neither hears of the other's."""
+    proxy = Proxy("X-User", frozenset({"testclient"}), default=Role.MAKER)
+    app = build(proxy=proxy)
+    for who in ("alice", "bob", "Alice"):
+        client = TestClient(app, base_url=ORIGIN, headers={"x-user": who, "origin": ORIGIN})
+        csrf = csrf_of(client)
+        more = {"idempotency-key": "k", "x-csrf-token": csrf}
+        first, again = (client.post("/api/v1/tags", json=TAG, headers=more) for _ in range(2))
+        assert first.status_code == 200
+        assert "idempotency-replayed" not in first.headers
+        assert again.headers["idempotency-replayed"] == "true"

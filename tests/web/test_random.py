@@ -30,7 +30,7 @@ from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits
+from w2w_registry.web.limits import Limits
 
 OF_THE_MOMENT = frozenset((
     "id", "operation", "operation_id", "started_at", "ended_at", "created", "at", "since", "until", "manifest_digest",

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import socket
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -29,7 +30,7 @@ class Listener:
         self.status = 204
         self.told: list[tuple[str, Mapping[str, str], Any]] = []
 
-    def __call__(self, url: str, headers: Mapping[str, str], body: bytes) -> int:
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes, *, private: bool) -> int:
         name, moment = headers["webhook-id"], headers["webhook-timestamp"]
         expected = hmac.new(SECRET, f"{name}.{moment}.".encode() + body, hashlib.sha256).digest()
         assert headers["webhook-signature"] == "v1," + base64.b64encode(expected).decode()
@@ -107,6 +108,44 @@ def test_settings_are_checked(tmp_path: Path) -> None:
     for bad in (
         {"url": "http://a.example/"}, {"url": 1}, {"secret_file": "no.key"}, {"secret_file": "short.key"},
         {"events": "consent."}, {"events": [""]}, {"url": "file:///etc/passwd"},
+        {"url": "http://localhost@evil.example/"}, {"url": "http://127.0.0.1.evil.example/"}, {"private": 1},
     ):  # fmt: skip
         with pytest.raises(SettingError):
             webhooks_of({"webhooks": [{**good, **bad}]}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+        "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1",
+        "2002:7f00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
+    ],
+)  # fmt: skip
+def test_no_webhook_reaches_into_the_network_it_is_sent_from(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a name means at the moment of connecting, by whichever spelling of an address."""
+    reached: list[object] = []
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    told = [(family, socket.SOCK_STREAM, 6, "", (address, 443))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: told)
+    monkeypatch.setattr(socket.socket, "connect", lambda _, place: reached.append(place))
+    assert post("https://hooks.example/", {}, b"{}", private=False) == 0
+    assert reached == []
+
+
+def test_a_public_address_is_connected_to_as_it_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    reached: list[object] = []
+
+    def looked_up(host: str, *_: object, **__: object) -> list[object]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (a, 443)) for a in ("10.0.0.1", "93.184.215.14")]
+
+    def connect(_: object, place: object) -> None:
+        reached.append(place)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    assert post("https://hooks.example/", {}, b"{}") == 0
+    assert (asked, reached) == (["hooks.example"], [("93.184.215.14", 443)])

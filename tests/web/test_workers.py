@@ -27,7 +27,7 @@ from w2w_registry.services.registry import Registry
 from w2w_registry.web import workers
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits, OwnBuckets
+from w2w_registry.web.limits import Limits, OwnBuckets
 
 pytestmark = pytest.mark.skipif(not workers.possible(), reason="this system cannot fork")
 BEARER = {"authorization": f"Bearer {TOKEN}"}

@@ -31,6 +31,11 @@ Pixels = NDArray[np.uint8]
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MIN_SIDE: Final = 16
 MAX_BYTES: Final = 500_000_000
+STRIP: Final = 4_000_000
+"""Pixels that are converted at once."""
+ORIENTATION: Final = 0x0112
+TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""EXIF's orientation -> Pillow's transposition that sets it upright."""
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
 METADATA_KEY: Final = "w2w-registry"
@@ -67,11 +72,10 @@ def load_photo(path: Path, size: int) -> Photo:
     Raises:
         BadImage: not a picture, damaged, or too small or too large to use.
     """
-    data = _read(path)
-    image, notes = _open(path, data, size)
-    square = _centre_square(image)
     from PIL import Image
 
+    data = _read(path)
+    square, _, notes = _open(path, data, size)
     pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS), np.uint8)
     if int(np.ptp(pixels, axis=(0, 1)).max()) < 4:
         notes = (*notes, "the picture is one flat colour: nothing can be recognised in it")
@@ -85,18 +89,17 @@ def load_mask(path: Path, photo: Path, size: int) -> tuple[NDArray[np.float32], 
         BadImage: not a picture, of another shape than the photo, or with (almost) nothing marked.
     """
     data = _read(path)
-    image, _ = _open(path, data, size, grey=True)
-    other, _ = _open(photo, _read(photo), size)
-    ratio = (image.width / image.height) / (other.width / other.height)
-    if not 0.97 < ratio < 1.03:
+    marked, (width, height), _ = _open(path, data, size)
+    _, (wide, high), _ = _open(photo, _read(photo), size)
+    if not 0.97 < (width / height) / (wide / high) < 1.03:
         raise BadImage(
             path=str(path),
-            reason=f"the mask is {image.width}×{image.height}, the photo {other.width}×{other.height}",
+            reason=f"the mask is {width}×{height}, the photo {wide}×{high}",
             hint="make the mask from the photo itself, in the same shape",
         )
     from PIL import Image
 
-    square = _centre_square(image).resize((size, size), Image.Resampling.BOX)
+    square = marked.convert("L").resize((size, size), Image.Resampling.BOX)
     mask = np.asarray(square, np.float32) / np.float32(255.0)
     check_mask(mask, str(path))
     return mask, sha256(data).hexdigest()
@@ -122,38 +125,69 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _open(path: Path, data: bytes, size: int, *, grey: bool = False) -> tuple[PilImage, tuple[str, ...]]:
-    """The first frame, upright, as RGB (or L), reduced while decoding when the file is much larger than needed."""
-    from PIL import ImageOps
+def _open(path: Path, data: bytes, size: int) -> tuple[PilImage, tuple[int, int], tuple[str, ...]]:
+    """The largest centred square of the first frame, upright, as RGB, and the (width, height) of the whole; reduced
+    when it is much larger than needed."""
+    from PIL.Image import Transpose
 
     notes: list[str] = []
     with picture(data, str(path)) as image:
-        width, height = image.size
-        if min(width, height) < MIN_SIDE:
-            raise BadImage(path=str(path), reason=f"{width}×{height} pixels are too few")
+        if min(image.size) < MIN_SIDE:
+            raise BadImage(path=str(path), reason=f"{image.width}×{image.height} pixels are too few")
         if getattr(image, "is_animated", False):  # asking for the number of frames would read them all
             notes.append("animated: the first frame is used")
             image.seek(0)
-        if image.format == "JPEG" and not grey:
+        if image.format == "JPEG":
             image.draft("RGB", (4 * size, 4 * size))
         image.load()
-        upright = _to_srgb(ImageOps.exif_transpose(image), notes)
-        if max(upright.size) > 8 * size:
-            upright = upright.reduce(max(1, min(upright.size) // (4 * size)))
-        return (upright.convert("L") if grey else upright), tuple(notes)
+        way = image.getexif().get(ORIENTATION, 1)
+        square = _square_in_srgb(image, size, notes)
+        if way in TURNS:
+            square = square.transpose(Transpose(TURNS[way]))
+        return square, image.size if way < 5 else image.size[::-1], tuple(dict.fromkeys(notes))
 
 
-def _to_srgb(image: PilImage, notes: list[str]) -> PilImage:
+def _square_in_srgb(image: PilImage, size: int, notes: list[str]) -> PilImage:
+    """Strip by strip where that is worth it, each reduced before the next is made: a file of 24 kB can hold 200
+    million pixels, which take gigabytes as soon as all of them are converted at once."""
+    from PIL import Image
+
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    factor = side // (4 * size) if side > 8 * size else 1
+    high = side if factor == 1 else factor * max(1, STRIP // (side * factor))
+    strips = [
+        (start, (left, top + start, left + side, top + min(side, start + high))) for start in range(0, side, high)
+    ]
+    white = _white(image, [box for _, box in strips])
+    found = Image.new("RGB", (-(-side // factor),) * 2)
+    for start, box in strips:
+        found.paste(_to_srgb(image.crop(box), white, notes).reduce(factor), (0, start // factor))
+    return found
+
+
+def _is_deep(image: PilImage) -> bool:
+    """Whether a pixel has one value of more than eight bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _white(image: PilImage, boxes: Sequence[tuple[int, int, int, int]]) -> float:
+    """The value of white. Nothing in a file of deep values says it: the smallest usual range that holds every one."""
+    if not _is_deep(image):
+        return 255.0
+    most = max(float(np.asarray(image.crop(box)).max()) for box in boxes)
+    ranges = (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0)
+    return next((r for r in ranges if most <= r), most)
+
+
+def _to_srgb(image: PilImage, white: float, notes: list[str]) -> PilImage:
     from PIL import Image, ImageCms
 
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if _is_deep(image):
         values = np.asarray(image, np.float64)
         if not np.isfinite(values).all():
             raise ValueError("values that are not numbers")
-        # Nothing in the file says what white is: take the smallest usual range that holds every value.
-        ranges = (65535.0,) if image.mode.startswith("I") else (1.0, 255.0, 65535.0)
-        top = next((r for r in ranges if values.max() <= r), float(values.max()))
-        return Image.fromarray(np.clip(values / top * 255.0, 0, 255).astype(np.uint8), "L").convert("RGB")
+        return Image.fromarray(np.clip(values / white * 255.0, 0, 255).astype(np.uint8), "L").convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         if int(np.asarray(rgba.getchannel("A")).min()) < 255:
@@ -171,12 +205,6 @@ def _to_srgb(image: PilImage, notes: list[str]) -> PilImage:
         except (ImageCms.PyCMSError, OSError):
             notes.append("the colour profile is damaged and was ignored")
     return image.convert("RGB")
-
-
-def _centre_square(image: PilImage) -> PilImage:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
 
 
 # -- pictures out ------------------------------------------------------------------------------------

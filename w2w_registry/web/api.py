@@ -9,7 +9,7 @@ from typing import Annotated, Any, BinaryIO, cast, get_type_hints
 
 from fastapi import APIRouter, Query, Request, UploadFile
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from w2w_registry.records import iso
 from w2w_registry.services.audit import log as audit_log
@@ -40,6 +40,12 @@ class Refusal(BaseModel):
     status: int
     code: str
     detail: str
+
+
+class Asked(BaseModel):
+    """What is sent: a key that nobody reads was meant for something, so it is refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -93,7 +99,7 @@ def answers_with(model: type[BaseModel], status: int = 200) -> dict[int | str, d
     return {status: {"model": model, "description": TITLES.get(status, "What was asked for")}}
 
 
-class Tags(BaseModel):
+class Tags(Asked):
     """Tags to set (``KEY=VALUE``) and keys to unset."""
 
     identity: str
@@ -101,7 +107,7 @@ class Tags(BaseModel):
     unset: list[str] = []
 
 
-class AliasChange(BaseModel):
+class AliasChange(Asked):
     """An alias and the version it is to mean; without ``target`` it is unset on ``identity``."""
 
     alias: str
@@ -109,7 +115,7 @@ class AliasChange(BaseModel):
     identity: str | None = None
 
 
-class Edit(BaseModel):
+class Edit(Asked):
     """A version, how far to move it along which directions (units, or true and false for yes and no), and a name."""
 
     identity: str
@@ -119,7 +125,7 @@ class Edit(BaseModel):
     purpose: str | None = None
 
 
-class Mix(BaseModel):
+class Mix(Asked):
     """Versions to mix, their weights (equal when left out), and a name."""
 
     identities: list[str]
@@ -128,7 +134,7 @@ class Mix(BaseModel):
     purpose: str | None = None
 
 
-class Search(BaseModel):
+class Search(Asked):
     """A registered version to look around, by weights, by behaviour or by both; left out: the best that can be had."""
 
     query: str
@@ -290,7 +296,7 @@ def subject(desk: Audit, subject: str) -> JSONResponse:
     return answer(people.show_subject(desk.registry, subject))
 
 
-class Decision(BaseModel):
+class Decision(Asked):
     """Whom a held version depicts: the `same_as` another version, or whom it says (`distinct`); and why."""
 
     version: str
@@ -349,7 +355,7 @@ class Verified(BaseModel):
     findings: list[Finding]
 
 
-class Verify(BaseModel):
+class Verify(Asked):
     """Nothing needs to be said: `{}`."""
 
 

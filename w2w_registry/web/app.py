@@ -21,9 +21,10 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import api, pages
 from w2w_registry.web.access import Access
-from w2w_registry.web.guard import API, Buckets, Guard, Limits
+from w2w_registry.web.guard import API, Guard
 from w2w_registry.web.idempotency import KEPT_FOR, Answers
 from w2w_registry.web.kept import Changes, KeptAnswers
+from w2w_registry.web.limits import Buckets, Limits
 from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
 from w2w_registry.web.site import Site, desk_of
 

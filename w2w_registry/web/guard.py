@@ -10,17 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.cookies import CookieError, SimpleCookie
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from w2w_registry.web.access import SESSION_SECONDS, Access, Principal
+from w2w_registry.web.limits import Buckets, Limits, OwnBuckets
 from w2w_registry.web.oidc import Oidc
 from w2w_registry.web.problems import Problem, respond
 
@@ -42,23 +43,19 @@ HEADERS: Final = {
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
 MAX_PATH: Final = 4096
+MOST_HEADERS: Final = 100
+MAX_HEADERS: Final = 32 * 1024
+ONCE: Final = frozenset(
+    {
+        *("host", "authorization", "cookie", "origin", "x-csrf-token", "idempotency-key"),
+        *("content-type", "content-length", "transfer-encoding"),
+        *("sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest"),
+    }
+)
+"""What a request says once or not at all: of two that differ, a proxy may have believed the other one."""
 COUNTED: Final = "w2w.counted"
 """In the scope of a request that another process of this gallery counted for its caller's rate."""
 _LOG = logging.getLogger("w2w_registry.web")
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a request may cost. ``form_bytes`` for JSON and plain forms, ``upload_bytes`` for files; a body that comes
-    slower than ``slowest`` bytes a second after ``patience`` seconds is given up. ``rate`` requests a second go on for
-    ever, ``burst`` at once."""
-
-    form_bytes: int = 1 << 20
-    upload_bytes: int = 512 << 20
-    patience: float = 20.0
-    slowest: float = 64 * 1024
-    rate: float = 100.0
-    burst: int = 400
 
 
 class Guard:
@@ -76,6 +73,7 @@ class Guard:
         self._app, self._access, self._hosts, self._limits = app, access, hosts, limits
         self._buckets = buckets or OwnBuckets(limits)
         self._oidc = access.people if isinstance(access.people, Oidc) else None
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -96,7 +94,8 @@ class Guard:
                 scope.setdefault("state", {})["principal"] = found
             body = _Body(receive, answer, self._limits, headers)
             body.check_announced()
-            await self._app(scope, body.receive, answer.send)
+            with self._one_of_few(scope, found):
+                await self._app(scope, body.receive, answer.send)
         except Problem as problem:
             await answer.refuse(problem)
         except Exception:
@@ -112,10 +111,29 @@ class Guard:
         method, path = scope["method"], scope["path"]
         if len(headers.getlist("host")) != 1 or headers["host"].lower() not in self._hosts:
             raise Problem(421, "host", "this server does not answer to that host name")
+        _check_headers(headers)
         _check_path(path, scope.get("query_string", b""))
         if method not in METHODS:
             raise Problem(405, "method", "that method is never used here", {"allow": ", ".join(sorted(METHODS))})
         _check_site(method, headers)
+
+    @contextmanager
+    def _one_of_few(self, scope: Scope, who: Principal | None) -> Iterator[None]:
+        """Of all that one caller asked for and was not answered yet.
+
+        Raises:
+            Problem.
+        """
+        caller = f"{(scope.get('client') or ('',))[0]} {'' if who is None else who.actor}"
+        if self._under_way[caller] >= self._limits.together:
+            raise Problem(429, "rate", "too many requests at once; wait for an answer", {"retry-after": "1"})
+        self._under_way[caller] += 1
+        try:
+            yield
+        finally:
+            self._under_way[caller] -= 1
+            if not self._under_way[caller]:
+                del self._under_way[caller]
 
     async def _signed_in(self, scope: Scope, headers: Headers) -> dict[str, str] | None:
         """Where people sign in by OIDC: the headers that send a browser there, and those that let it in again."""
@@ -204,6 +222,14 @@ def _cookie(headers: Headers, name: str) -> str | None:
     except CookieError:
         return None
     return None if found is None else found.value
+
+
+def _check_headers(headers: Headers) -> None:
+    if len(headers.raw) > MOST_HEADERS or sum(len(name) + len(value) for name, value in headers.raw) > MAX_HEADERS:
+        raise Problem(431, "headers", "the request has too many headers, or too long ones")
+    names = [name for name in headers.keys() if name in ONCE]  # noqa: SIM118 - repeated ones are repeated here
+    if len(names) != len(set(names)) or {"content-length", "transfer-encoding"} <= set(names):
+        raise Problem(400, "headers", "the request says something twice that can be said once")
 
 
 def _check_path(path: str, query: bytes) -> None:
@@ -333,29 +359,3 @@ class _Body:
 
     def _too_much(self) -> Problem:
         return Problem(413, "size", f"at most {self._most:,} bytes can be sent here")
-
-
-class Buckets(Protocol):
-    """How many requests each caller may make yet."""
-
-    def take(self, caller: str) -> int:
-        """0, or how many seconds to wait."""
-
-
-class OwnBuckets:
-    """Token buckets by caller, for one process; the least recently seen forgotten first."""
-
-    def __init__(self, limits: Limits, most: int = 4096) -> None:
-        self._limits, self._most = limits, most
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, caller: str) -> int:
-        """0, or how many seconds to wait."""
-        at = time.monotonic()
-        level, before = self._levels.pop(caller, (float(self._limits.burst), at))
-        level = min(float(self._limits.burst), level + (at - before) * self._limits.rate)
-        enough = level >= 1.0
-        self._levels[caller] = (level - 1.0 if enough else level, at)
-        while len(self._levels) > self._most:
-            self._levels.popitem(last=False)
-        return 0 if enough else 1 + int((1.0 - level) / self._limits.rate)

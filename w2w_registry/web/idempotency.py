@@ -8,6 +8,7 @@ Of a change that a server was stopped in the midst of nobody can say whether it 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from w2w_registry.services.recording.answered import Answered, AnswerFolder
-from w2w_registry.web.problems import Problem, api_refusal, problem_from
+from w2w_registry.web.problems import Problem, Unreadable, api_refusal, problem_from
 
 HEADER: Final = "idempotency-key"
 KEPT_FOR: Final = 24 * 3600.0
@@ -89,10 +90,11 @@ class OnceRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
 
-        async def handle(request: Request) -> Response:
+        async def handle(asked: Request) -> Response:
+            request = StrictRequest(asked.scope, asked.receive)
             key = request.headers.get(HEADER)
-            json = request.headers.get("content-type", "").startswith("application/json")
-            if key is None or request.method != "POST" or not json:
+            is_json = request.headers.get("content-type", "").startswith("application/json")
+            if key is None or request.method != "POST" or not is_json:
                 return await handler(request)
             if not 0 < len(key) <= MAX_KEY or not key.isprintable():
                 raise Problem(400, "idempotency", f"an Idempotency-Key has 1 to {MAX_KEY} printable characters")
@@ -104,6 +106,34 @@ class OnceRoute(APIRoute):
             )
 
         return handle
+
+
+class StrictRequest(Request):
+    """A request whose JSON (RFC 8259, in UTF-8) can only be read in one way: of a key that is there twice another
+    reader takes the other one, and NaN is no number to most."""
+
+    async def json(self) -> Any:
+        """Raises Unreadable."""
+        body = await self.body()
+        try:
+            return json.loads(body.decode(), object_pairs_hook=_each_once, parse_constant=_no_number)
+        except UnicodeDecodeError:
+            raise Unreadable("JSON is sent in UTF-8") from None
+        except RecursionError:
+            raise Unreadable("the JSON is nested too deeply") from None
+        except ValueError as error:
+            raise Unreadable(f"that is not JSON ({error})") from None
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands there twice")
+    return found
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 async def _answer(handler: Handler, request: Request) -> Response:

@@ -67,6 +67,13 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+class Unreadable(HTTPException):
+    """A body that cannot be read, and why, in a sentence that may be shown."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(400, reason)
+
+
 def problem_of(error: e.RegistryError) -> Problem:
     """A registry's error as the web says it: the command line's sentence, without the server's own places."""
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
@@ -97,7 +104,8 @@ def problem_from(error: Exception) -> Problem:
             return Problem(404, "not-found", "there is nothing at this address")
         if error.status_code == 405:
             return Problem(405, "method", "this address does not take that method", dict(error.headers or {}))
-        return Problem(error.status_code, "request", "the request cannot be read")
+        ours = isinstance(error, Unreadable)
+        return Problem(error.status_code, "request", error.detail if ours else "the request cannot be read")
     raise error
 
 
@@ -147,6 +155,7 @@ TITLES: Final = {
     421: "Not this server",
     422: "A file that cannot be used",
     429: "Too many requests",
+    431: "Too long",
     500: "Something went wrong",
     501: "Not installed",
     502: "Another service failed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import socket
 import threading
@@ -21,8 +22,9 @@ from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web import workers
 from w2w_registry.web.access import Access, check_token, new_token, proxy_of
 from w2w_registry.web.app import create_app
-from w2w_registry.web.guard import Limits
+from w2w_registry.web.connection import Connection
 from w2w_registry.web.kept import LAG
+from w2w_registry.web.limits import Limits
 from w2w_registry.web.oidc import oidc_of
 from w2w_registry.web.site import Site
 from w2w_registry.web.webhooks import Teller, webhooks_of
@@ -30,6 +32,8 @@ from w2w_registry.web.webhooks import Teller, webhooks_of
 LOOPBACK: Final = ("127.0.0.1", "localhost", "[::1]")
 CONNECTIONS: Final = 512
 CACHE_KIB: Final = 4096
+_M_ARENA_MAX: Final = -8
+"""As glibc's malloc.h has it; other systems' libraries do not know the function or the number."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,7 @@ def _whole(prepared: Prepared, app: FastAPI, listener: socket.socket, front: ASG
 def _serve(app: ASGIApp, listener: socket.socket) -> None:
     """No access log (addresses may hold a token), and no header trusted from anybody."""
     _collect_less()
+    _few_arenas()
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -151,6 +156,7 @@ def _serve(app: ASGIApp, listener: socket.socket) -> None:
         timeout_graceful_shutdown=5,
         h11_max_incomplete_event_size=32 * 1024,
         ws="none",
+        http=Connection,
     )
     uvicorn.Server(config).run(sockets=[listener])
 
@@ -161,6 +167,13 @@ def _collect_less() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
+
+
+def _few_arenas() -> None:
+    """Two heaps for all threads (glibc makes eight a core): each keeps what its largest pages took, so that a process
+    went on growing until every thread had made one of each."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _warm(site: Site) -> None:

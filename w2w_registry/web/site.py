@@ -37,6 +37,9 @@ KINDS: Final = {
     ".txt": "text/plain; charset=utf-8",
 }
 FOR_EVER: Final = "private, max-age=31536000, immutable"
+A_WHILE: Final = "private, max-age=600"
+"""How long a browser shows a picture without asking: whoever withdraws is not to be seen for a year in what others
+looked at."""
 MAX_FIELDS: Final = 1000
 MAX_FILES: Final = 8
 Value = TypeVar("Value")
@@ -267,9 +270,10 @@ def url(place: str, name: str = "", /, **query: Any) -> str:
 
 
 def picture_response(data: bytes, digest: str, request: Request, *, kind: str = "image/png") -> Response:
-    """A picture under an address that names its digest: kept for ever by the browser of whoever may see it."""
+    """A picture under an address that names its digest: kept for a while by the browser of whoever may see it, then
+    asked for again, which costs no picture while it is the same."""
     tag = f'"{digest}"'
-    headers = {"cache-control": FOR_EVER, "etag": tag}
+    headers = {"cache-control": A_WHILE, "etag": tag}
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     return keepable(Response(data, headers=headers, media_type=kind), lagging=True)

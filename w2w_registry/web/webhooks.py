@@ -11,8 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import http.client
+import ipaddress
 import json
 import logging
+import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -20,7 +24,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from w2w_registry.errors import BadFile, RegistryError, SettingError
@@ -36,17 +40,24 @@ LONGEST: Final = 3600.0
 TIMEOUT: Final = 10.0
 MIN_SECRET: Final = 16
 _LOG = logging.getLogger("w2w_registry.web")
-Send = Callable[[str, Mapping[str, str], bytes], int]
-"""(url, headers, body) -> HTTP status; 0 when nobody answers."""
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+class Send(Protocol):
+    """Sends a body to an address; the HTTP status, 0 when nobody answers."""
+
+    def __call__(self, url: str, headers: Mapping[str, str], body: bytes, *, private: bool) -> int: ...
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """Who is told of events whose action begins with one of ``events`` (all, when there are none)."""
+    """Who is told of events whose action begins with one of ``events`` (all, when there are none). ``private``: may be
+    on an address of a private network."""
 
     url: str
     secret: bytes
     events: tuple[str, ...] = ()
+    private: bool = False
 
     @property
     def key(self) -> str:
@@ -58,7 +69,8 @@ class Webhook:
 
 
 def webhooks_of(options: Mapping[str, Any], home: Path) -> tuple[Webhook, ...]:
-    """The ``[[web.webhooks]]`` of registry.toml: ``url``, ``secret_file`` (from the home folder), ``events``.
+    """The ``[[web.webhooks]]`` of registry.toml: ``url``, ``secret_file`` (from the home folder), ``events``,
+    ``private``.
 
     Raises:
         SettingError.
@@ -84,7 +96,10 @@ def _webhook(given: Any, home: Path) -> Webhook:
         raise wrong("secret_file cannot be read") from None
     if len(secret) < MIN_SECRET:
         raise wrong(f"secret_file holds fewer than {MIN_SECRET} characters")
-    return Webhook(given["url"], secret, tuple(events))
+    private = given.get("private", False)
+    if not isinstance(private, bool):
+        raise wrong("private is true or false")
+    return Webhook(given["url"], secret, tuple(events), private)
 
 
 def signed(hook: Webhook, event: Mapping[str, Any], at: float) -> tuple[dict[str, str], bytes]:
@@ -153,7 +168,7 @@ class Teller:
 
     def _taken(self, hook: Webhook, event: Mapping[str, Any]) -> bool:
         headers, body = signed(hook, event, self._clock())
-        status = self._send(hook.url, headers, body)
+        status = self._send(hook.url, headers, body, private=hook.private)
         if 200 <= status < 300:
             self._waits.pop(hook.key, None)
             return True
@@ -176,11 +191,49 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post(url: str, headers: Mapping[str, str], body: bytes) -> int:
-    """POST, without following redirects; the status, 0 when nobody answers."""
+def _public(address: str) -> bool:
+    """Whether an address is one of the open network, also when it is an IPv4 address written as an IPv6 one."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
+    nat64 = ipaddress.ip_address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None
+    return all(one.is_global and not one.is_multicast for one in (found, inner, nat64) if one is not None)
+
+
+class _Checked(urllib.request.HTTPSHandler):
+    """HTTPS to addresses that are looked at when they are connected to: what a name meant a moment before says nothing
+    (DNS rebinding). Behind a proxy the proxy looks names up."""
+
+    def https_open(self, request: urllib.request.Request) -> Any:
+        if getattr(request, "_tunnel_host", None):
+            return super().https_open(request)
+        return self.do_open(_CheckedConnection, request)
+
+
+class _CheckedConnection(http.client.HTTPSConnection):
+    def connect(self) -> None:
+        reached = None
+        for family, kind, number, _, place in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM):
+            if _public(str(place[0])):
+                reached = socket.socket(family, kind, number)
+                reached.settimeout(TIMEOUT)
+                try:
+                    reached.connect(place)
+                    break
+                except OSError:
+                    reached.close()
+                    reached = None
+        if reached is None:
+            raise OSError(f"no public address of {self.host} can be reached")
+        self.sock = ssl.create_default_context().wrap_socket(reached, server_hostname=self.host)
+
+
+def post(url: str, headers: Mapping[str, str], body: bytes, *, private: bool = False) -> int:
+    """POST, without following redirects; the status, 0 when nobody answers, or only on addresses of a private network
+    and ``private`` does not allow that."""
     request = urllib.request.Request(url, body, dict(headers), method="POST")
+    kinds = (_NoRedirect,) if private else (_NoRedirect, _Checked)
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT) as answer:
+        with urllib.request.build_opener(*kinds).open(request, timeout=TIMEOUT) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         error.close()

@@ -30,8 +30,9 @@ from typing import Any, Final
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from w2w_registry.web.guard import COUNTED, Limits
+from w2w_registry.web.guard import COUNTED
 from w2w_registry.web.kept import Changes
+from w2w_registry.web.limits import Limits
 from w2w_registry.web.problems import Problem
 
 FORWARDED: Final = b"x-w2w-forwarded"
@@ -79,7 +80,7 @@ class SharedChanges(Changes):
 
 
 class SharedBuckets:
-    """Token buckets by caller, as :class:`guard.Buckets`, for all processes that were forked from this one."""
+    """Token buckets by caller, as :class:`limits.OwnBuckets`, for all processes that were forked from this one."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
