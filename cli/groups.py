@@ -8,7 +8,7 @@ from w2w_registry.records import counted
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, say, table
+from .output import chance, emit, note, say, table
 
 
 @click.command()
@@ -39,7 +39,7 @@ def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, f
             {
                 "one person": "  ".join(names),
                 "score": round(link.score, 3),
-                "false alarm": "unknown" if link.false_alarm is None else f"{link.false_alarm:.2g}",
+                "false alarm": chance(link.false_alarm) or "unknown",
             }
             for names, link in zip(found.groups, found.weakest, strict=True)
         ]

@@ -263,5 +263,10 @@ def _spelt(value: Any) -> Any:
     return value
 
 
+def chance(value: float | None) -> str | None:
+    """A chance as people read it: to two digits, and never as nought."""
+    return None if value is None else f"{value:.2g}" if value >= 1e-6 else "< 1e-06"
+
+
 def report_bug(error: Exception) -> None:
     click.echo(f"bug: {type(error).__name__}: {error}. Please report it with the traceback below.", err=True)

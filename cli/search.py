@@ -11,7 +11,7 @@ from w2w_registry.records import counted
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, progress, say, table, warn
+from .output import chance, emit, note, progress, say, table, warn
 
 CERTAINTY = {
     "certified": "nobody else reaches the threshold; further down, a match may be missing",
@@ -148,7 +148,7 @@ def _table(found: dict[str, Any], told: set[str]) -> None:
         if text not in told:
             warn(text)
     columns = ["rank", "identity", "version", "score", "verdict", "false_alarm", "kind", "consent"]
-    rows = [{**hit, "false_alarm": _chance(hit["false_alarm"]), "verdict": _verdict(hit)} for hit in found["results"]]
+    rows = [{**hit, "false_alarm": chance(hit["false_alarm"]), "verdict": _verdict(hit)} for hit in found["results"]]
     if found["by"] == "both":
         columns.insert(4, "score_weights")
     unplaced = found["space"] is None and found["by"] == "weights"
@@ -175,8 +175,3 @@ def _table(found: dict[str, Any], told: set[str]) -> None:
 
 def _verdict(hit: dict[str, Any]) -> str | None:
     return "same model" if hit["same_model"] else hit["verdict"]
-
-
-def _chance(value: float | None) -> str | None:
-    """A chance as people read it: to two digits, and never as nought."""
-    return None if value is None else f"{value:.2g}" if value >= 1e-6 else "< 1e-06"

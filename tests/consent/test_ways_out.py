@@ -33,8 +33,8 @@ NO_RECORD = Reason(ReasonCode.NO_RECORD, "s-1")
         (
             refused(Use.EXPORT, NOBODY),
             (
-                "w2w-reg subject assign SUBJECT acme/ann --evidence FORM",
                 "w2w-reg consent grant SUBJECT --purpose research",
+                "w2w-reg subject assign SUBJECT acme/ann --evidence FORM",
             ),
         ),
         (refused(Use.EXPORT, NO_RECORD, Reason(ReasonCode.WITHDRAWN, "s-2")), ()),

@@ -34,6 +34,8 @@ def test_those_who_are_there_twice_are_found(seed: int) -> None:
     assert found.strangers <= 0.1 * len(found.pairs)
     scores = [pair.score for pair in found.pairs]
     assert scores == sorted(scores, reverse=True)
+    # What no stranger was seen to do is as unlikely as so many strangers can show, and not impossible.
+    assert all(1 / (len(who) + 1) <= pair.alarm <= 1 for pair in found.pairs)
 
 
 def test_strangers_are_not_paired_by_learning_from_one_another() -> None:

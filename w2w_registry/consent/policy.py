@@ -134,7 +134,8 @@ _GRANTABLE = frozenset(
 
 
 def ways_out(decision: Decision) -> tuple[str, ...]:
-    """The commands that record what a refused use lacks, all of it at once; none where somebody refused."""
+    """The commands that record what a refused use lacks, all of it at once, in an order in which they can be typed: a
+    grant registers its subject. None where somebody refused."""
     if any(reason.code not in _GRANTABLE for reason in decision.reasons):
         return ()
     nameless = {(reason.through or "NAME").partition("@")[0] for reason in decision.reasons if reason.subject is None}
@@ -143,7 +144,7 @@ def ways_out(decision: Decision) -> tuple[str, ...]:
     terms += " [[publication]]" if decision.use is Use.PUBLISH else ""
     assign = [f"w2w-reg subject assign SUBJECT {' '.join(sorted(nameless))} [[evidence]] FORM"] if nameless else []
     subjects = [*decision.subjects, *(["SUBJECT"] if nameless else [])]
-    return (*assign, *(f"w2w-reg consent grant {subject} {terms}" for subject in subjects))
+    return (*(f"w2w-reg consent grant {subject} {terms}" for subject in subjects), *assign)
 
 
 def decide(

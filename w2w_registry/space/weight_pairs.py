@@ -39,7 +39,7 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Twin:
     """Rows i < j that are one person; ``score``: more is surer, ``alarm``: the share of people whose second nearest, a
-    stranger, scores as well."""
+    stranger, scores as well, as far as so many can tell: never less than one in their number."""
 
     i: int
     j: int
@@ -103,7 +103,8 @@ def _expected(near: _Nearest, chosen: NDArray[np.bool_], wide: float) -> float:
 
 
 def _found(near: _Nearest, chosen: NDArray[np.bool_], strangers: float) -> Twins:
-    alarms = [float((near.second >= score).mean()) for score in near.score]
+    # One more on either side, so that what none of n was seen to do is not called impossible (Phipson, Smyth 2010).
+    alarms = [(float((near.second >= score).sum()) + 1) / (len(near.second) + 1) for score in near.score]
     found = (
         Twin(min(i, j), max(i, j), score, alarm)
         for (i, j), score, alarm, yes in zip(near.pairs.tolist(), near.score.tolist(), alarms, chosen, strict=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +81,33 @@ def by_path(told: dict[str, Any]) -> dict[str, Any]:
     return {"files": files, **{name: told[name] for name in ("counts", "spaces", "fitted", "unmatched_labels")}}
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry that was just made, to be copied: making one takes as long as the rest of an example."""
+    folder = tmp_path_factory.mktemp("bare")
+    init_registry(at(folder))
+    return folder
+
+
+def at(folder: Path) -> Settings:
+    return Settings(folder / "home", f"sqlite:///{folder}/home/catalog.db", "tester", str(folder / "artifacts"))
+
+
+@settings(
+    max_examples=int(os.environ.get("W2W_FORESEEN", "12")),
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(first=FOLDERS, second=FOLDERS, mood=st.booleans(), kind=st.sampled_from([None, "style"]))
 def test_a_dry_run_says_what_the_run_says(
-    tmp_path_factory: pytest.TempPathFactory, first: Folder, second: Folder, mood: bool, kind: str | None
+    tmp_path_factory: pytest.TempPathFactory, bare: Path, first: Folder, second: Folder, mood: bool, kind: str | None
 ) -> None:
-    tmp_path = tmp_path_factory.mktemp("word")
-    home = Settings(tmp_path / "home", f"sqlite:///{tmp_path}/home/catalog.db", "tester", str(tmp_path / "artifacts"))
-    init_registry(home)
+    """``W2W_FORESEEN``: how many examples."""
+    tmp_path = shutil.copytree(bare, tmp_path_factory.mktemp("word"), dirs_exist_ok=True)
     table = tmp_path / "labels.csv"
     table.write_text("name,mood\nann,1\nnobody,2\n")
-    with open_registry(home) as registry:
+    with open_registry(at(tmp_path)) as registry:
         for name, content in (("in", first), ("in", second), ("other", second)):
             folder = write(tmp_path / name, content)
             request = AddRequest(
