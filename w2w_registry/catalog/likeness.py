@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from sqlalchemy import ForeignKey, Index, LargeBinary, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -81,10 +79,8 @@ def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
     return [StoredSketch(*row) for row in session.execute(query)]
 
 
-def sketch_blocks(
-    session: Session, kind: str, states: Sequence[VersionState]
-) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-    """The sketches of versions in these states, the oldest first, in blocks: version ids, and values (n, size)."""
+def sketch_blocks(session: Session, kind: str, states: Sequence[VersionState]) -> Iterator[tuple[list[int], bytes]]:
+    """The sketches of versions in these states, the oldest first, in blocks: version ids, and their data joined."""
     query = (
         select(WeightsSketch.version_id, WeightsSketch.data)
         .join(Version, Version.id == WeightsSketch.version_id)
@@ -93,8 +89,7 @@ def sketch_blocks(
     )
     rows = session.connection().execute(query, execution_options={"yield_per": _BLOCK})
     for block in rows.partitions():
-        data = np.frombuffer(b"".join(row.data for row in block), "<f4")
-        yield [row.version_id for row in block], data.reshape(len(block), -1).astype(np.float32)
+        yield [row.version_id for row in block], b"".join(row.data for row in block)
 
 
 def without_sketch(session: Session, kind: str, after: int, limit: int) -> list[Version]:

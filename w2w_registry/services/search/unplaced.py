@@ -20,6 +20,7 @@ from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
+from w2w_registry.catalog.vectors import unpack
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ForeignStart
@@ -148,7 +149,8 @@ def _scores(
         return {}
     mine = sketch.values / (np.linalg.norm(sketch.values) or 1.0)
     found: dict[int, float] = {}
-    for ids, rows in sketch_blocks(session, KIND, states):
+    for ids, data in sketch_blocks(session, KIND, states):
+        rows = unpack(data).reshape(len(ids), -1)
         sizes = np.linalg.norm(rows, axis=1)
         cosines = rows @ mine / np.where(sizes > 0, sizes, 1.0)
         found |= {i: float(c) for i, c in zip(ids, cosines, strict=True) if allowed is None or i in allowed}
