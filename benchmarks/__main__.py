@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks import frame
@@ -54,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     failed = []
     for name in asked.only or known:
         print(f"{name} …", file=sys.stderr, flush=True)
+        start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         found, status = _in_a_process(name, small=asked.small)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(f"{name}: {time.monotonic() - start:,.0f} s, {cpu:,.0f} s of CPU", file=sys.stderr, flush=True)
         rows += found
         if status:
             failed.append(name)
