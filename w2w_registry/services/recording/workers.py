@@ -110,7 +110,7 @@ def _on_cluster(work: Callable[[Job], Answer], jobs: Iterable[Job], address: str
             ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError, RuntimeError) as error:
             why = (str(error).splitlines() or ["it does not answer"])[0]
-            reason = f"no Ray cluster at {address}: {why}"
+            reason = f"no Ray cluster at {address}: {why.rstrip('.')}"
             raise UsageError(reason=reason, hint="start one with `ray start --head`") from None
     try:
         task: Any = ray.remote(max_retries=_AGAIN, num_cpus=1, num_gpus=int(card))(_answered)
