@@ -40,6 +40,11 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force
         pairs(rows)
         say()
         table(told["operations"], ("kind", "count", "seconds", "rate", "cost"))
+        if told["totals"]["left_out"]:
+            missing = "; ".join(
+                f"{one['kind']} ({one['count']}, no {one['why']})" for one in told["totals"]["left_out"]
+            )
+            say(f"the cost is a lower bound, without: {missing}")
         sums = told["reconciliation"]
         say(f"{sums['events_counted']} of {sums['events_in_log']} events counted; difference {sums['difference']}")
         if out is not None:

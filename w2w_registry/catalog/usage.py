@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -12,12 +12,12 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Identity, SourceFile, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.fingerprints import Fingerprint
-from w2w_registry.catalog.operations import Operation, OperationInput
+from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.pictures import Picture
 from w2w_registry.catalog.releases import Release, ReleaseState
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import ConsentRecord, Subject
-from w2w_registry.records import ConsentState, VersionState
+from w2w_registry.records import ConsentState, OperationKind, VersionState
 
 
 class Used(NamedTuple):
@@ -30,10 +30,51 @@ class Used(NamedTuple):
     joules: float | None
 
 
-def operations(session: Session) -> list[Used]:
+class Use(NamedTuple):
+    """That an operation made something of a version (by its identity's name), a space or a direction."""
+
+    what: InputKind
+    name: str
+    operation: str
+
+
+class Traces(NamedTuple):
+    """Where the log tells of what: ``operations``, by id, the first event that names each and the joules it tells of;
+    ``rows``, by table and key, the last event that changed it."""
+
+    operations: Mapping[str, tuple[int, float | None]]
+    rows: Mapping[str, Mapping[str, int]]
+
+    def of(self, table: str, keys: Iterable[object]) -> list[int]:
+        """The events that left these rows as they are."""
+        known = self.rows.get(table, {})
+        return [known[str(key)] for key in keys if str(key) in known]
+
+
+TRACED: Final = frozenset({"version", "source_file", "fingerprint", "space", "direction", "release", "consent_record"})
+
+
+def traces(session: Session) -> Traces:
+    """One walk over the log."""
+    told: dict[str, tuple[int, float | None]] = {}
+    rows: dict[str, dict[str, int]] = {table: {} for table in TRACED}
+    query = select(Event.seq, Event.objects, Event.changes, Event.payload).order_by(Event.seq)
+    for seq, objects, changes, payload in session.execute(query.execution_options(yield_per=500)):
+        used = payload.get("energy")
+        here = seq, float(used["joules"]) if isinstance(used, dict) and "joules" in used else None
+        for key in _texts(objects.get("operation", ())):
+            told.setdefault(key, here)
+        for table, key, *_ in changes:
+            if table == "operation":
+                told.setdefault(str(key), here)
+            elif table in TRACED:
+                rows[table][str(key)] = seq
+    return Traces(told, rows)
+
+
+def operations(session: Session, told: Traces) -> list[Used]:
     """Every recorded operation, oldest first. What one run did side by side (one agent, one kind, one beginning) took
     the time until the last of it ended, once: each bears an equal share."""
-    told = _first_events(session)
     rows = session.execute(
         select(Operation.id, Operation.kind, Operation.agent, Operation.started_at, Operation.ended_at).order_by(
             Operation.started_at, Operation.id
@@ -45,15 +86,14 @@ def operations(session: Session) -> list[Used]:
             runs.setdefault((kind, agent, started), []).append(ended)
     share = {run: max(0.0, (max(ends) - run[2]).total_seconds()) / len(ends) for run, ends in runs.items()}
     return [
-        Used(kind, None if ended is None else share[kind, agent, started], *told.get(key, (None, None)))
+        Used(kind, None if ended is None else share[kind, agent, started], *told.operations.get(key, (None, None)))
         for key, kind, agent, started, ended in rows
     ]
 
 
-def untold_operations(session: Session) -> int:
+def untold_operations(session: Session, told: Traces) -> int:
     """Operations that no event names."""
-    told = _first_events(session)
-    return sum(key not in told for key in session.scalars(select(Operation.id)))
+    return sum(key not in told.operations for key in session.scalars(select(Operation.id)))
 
 
 def events_by_action(session: Session) -> dict[str, int]:
@@ -67,15 +107,34 @@ def head(session: Session) -> tuple[int, str]:
     return row.seq, row.hash
 
 
-def active_versions(session: Session) -> list[int]:
-    """Ids of the versions that are served."""
-    return list(session.scalars(select(Version.id).where(Version.state == VersionState.ACTIVE).order_by(Version.id)))
+def active_versions(session: Session) -> dict[int, int]:
+    """The versions that are served, by id, and the identity of each."""
+    query = select(Version.id, Version.identity_id).where(Version.state == VersionState.ACTIVE).order_by(Version.id)
+    return dict(session.execute(query).tuples().all())
 
 
-def inputs_used(session: Session) -> list[int]:
-    """The version behind every input that was one, once for each use."""
-    query = select(OperationInput.version_id).where(OperationInput.version_id.is_not(None))
-    return [number for number in session.scalars(query) if number is not None]
+def uses(session: Session, *, besides: str) -> list[Use]:
+    """What was made of what was there. To be taken in (imported, pulled) is no use of a space; nor is it one to be
+    named as an input in the role ``besides``."""
+    query = (
+        select(OperationInput.kind, Identity.name, OperationInput.ref, OperationInput.operation_id)
+        .join(Operation, Operation.id == OperationInput.operation_id)
+        .outerjoin(Version, Version.id == OperationInput.version_id)
+        .outerjoin(Identity, Identity.id == Version.identity_id)
+        .where(
+            OperationInput.kind.in_((InputKind.VERSION, InputKind.SPACE, InputKind.DIRECTION)),
+            OperationInput.role != besides,
+            Operation.kind.not_in((OperationKind.IMPORT, OperationKind.PULL)),
+        )
+        .order_by(OperationInput.operation_id, OperationInput.position)
+    )
+    return [Use(kind, name or ref or "", key) for kind, name, ref, key in session.execute(query)]
+
+
+def spaces_and_directions(session: Session) -> tuple[int, int]:
+    """How many spaces are in use, and how many directions there are."""
+    spaces = session.scalar(select(func.count()).select_from(Space).where(Space.state == SpaceState.ACTIVE))
+    return spaces or 0, session.scalar(select(func.count()).select_from(Direction)) or 0
 
 
 def files(session: Session) -> tuple[int, int]:
@@ -84,35 +143,45 @@ def files(session: Session) -> tuple[int, int]:
     return int(count), int(size)
 
 
-def published(session: Session) -> int:
-    """Releases that are up."""
+def published(session: Session) -> list[int]:
+    """Ids of the releases that are up."""
     up = Release.state.in_((ReleaseState.PUBLISHED, ReleaseState.GATED))
-    return session.scalar(select(func.count()).select_from(Release).where(up)) or 0
+    return list(session.scalars(select(Release.id).where(up).order_by(Release.id)))
 
 
-def expiring_within(session: Session, at: datetime, days: int) -> int:
-    """Consent records that expire within ``days``."""
+def expiring_within(session: Session, at: datetime, days: int) -> list[str]:
+    """Ids of the consent records that expire within ``days``."""
     ends = ConsentRecord.expires_at.between(at, at + timedelta(days=days))
-    query = select(func.count()).select_from(ConsentRecord).where(ConsentRecord.state == ConsentState.GRANTED, ends)
-    return session.scalar(query) or 0
+    query = select(ConsentRecord.id).where(ConsentRecord.state == ConsentState.GRANTED, ends)
+    return list(session.scalars(query.order_by(ConsentRecord.id)))
 
 
-def quality_gates(session: Session) -> list[dict[str, Any]]:
-    """What was measured of what was made: ``gate``, how many ``passed``, ``of`` how many."""
-    spaces = list(session.scalars(select(Space.calibration).where(Space.state == SpaceState.ACTIVE)))
-    measures = list(session.scalars(select(Direction.quality)))
+def quality_gates(session: Session, told: Traces) -> list[dict[str, Any]]:
+    """What was measured of what was made: ``gate``, how many ``passed``, ``of`` how many, and the ``events`` that say
+    so of those that passed."""
+    spaces = session.execute(select(Space.id, Space.calibration).where(Space.state == SpaceState.ACTIVE)).all()
+    measures = session.execute(select(Direction.id, Direction.quality)).all()
     versions = session.scalar(select(func.count()).where(Version.state == VersionState.ACTIVE)) or 0
-    known = session.scalar(
-        select(func.count(Fingerprint.version_id.distinct()))
-        .join(Version, Version.id == Fingerprint.version_id)
-        .where(Version.state == VersionState.ACTIVE)
+    prints = dict(
+        session.execute(
+            select(Fingerprint.version_id, func.min(Fingerprint.id))
+            .join(Version, Version.id == Fingerprint.version_id)
+            .where(Version.state == VersionState.ACTIVE)
+            .group_by(Fingerprint.version_id)
+        )
+        .tuples()
+        .all()
     )
-    rows = [
-        ("space_calibrated", sum("threshold" in (c or {}) for c in spaces), len(spaces)),
-        ("direction_measured", sum(bool(q) for q in measures), len(measures)),
-        ("identity_fingerprinted", known or 0, versions),
+    rows: list[tuple[str, str, list[int], int]] = [
+        ("space_calibrated", "space", [key for key, c in spaces if "threshold" in (c or {})], len(spaces)),
+        ("direction_measured", "direction", [key for key, quality in measures if quality], len(measures)),
+        ("identity_fingerprinted", "fingerprint", list(prints.values()), versions),
     ]
-    return [{"gate": gate, "passed": passed, "of": of} for gate, passed, of in rows if of]
+    return [
+        {"gate": gate, "passed": len(passed), "of": of, "events": told.of(table, passed)}
+        for gate, table, passed, of in rows
+        if of
+    ]
 
 
 def period(session: Session) -> tuple[datetime, datetime] | tuple[()]:
@@ -137,21 +206,6 @@ def rows_by_state(session: Session) -> list[dict[str, Any]]:
         for what, column in kinds
         for state, count in session.execute(select(column, func.count()).group_by(column).order_by(column))
     ]
-
-
-def _first_events(session: Session) -> dict[str, tuple[int, float | None]]:
-    """Operation id -> the first event that names it, among its objects or its rows, and the joules it tells of."""
-    found: dict[str, tuple[int, float | None]] = {}
-    query = select(Event.seq, Event.objects, Event.changes, Event.payload).order_by(Event.seq)
-    for seq, objects, changes, payload in session.execute(query.execution_options(yield_per=500)):
-        used = payload.get("energy")
-        told = seq, float(used["joules"]) if isinstance(used, dict) and "joules" in used else None
-        for key in _texts(objects.get("operation", ())):
-            found.setdefault(key, told)
-        for table, key, *_ in changes:
-            if table == "operation":
-                found.setdefault(str(key), told)
-    return found
 
 
 def _texts(value: object) -> Iterable[str]:

@@ -15,6 +15,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import SettingError, UsageError
 from w2w_registry.records import now
 from w2w_registry.services.audit.phrases import ENGLISH
+from w2w_registry.services.consent import withdraw
 from w2w_registry.services.recording.versions import Activity, record_operation
 from w2w_registry.services.reports import figures, roi
 from w2w_registry.services.reports import subject as subject_page
@@ -187,3 +188,33 @@ def test_the_plan_says_when_to_stop_and_the_gates_what_was_measured(small: Small
     assert told["poc"]["kill"][0]["limit"] == 50.0
     gates = {one["gate"]: (one["passed"], one["of"]) for one in told["quality_gates"]}
     assert gates["identity_fingerprinted"] == (0, 3)
+
+
+def test_a_cost_that_leaves_something_out_never_says_go_on(small: Small) -> None:
+    told = roi.roi(small.registry, Rates("EUR", {"mix": 1.0}, baseline=1e6, setup=1.0, per_month=1.0))
+    assert told["totals"]["left_out"] == [
+        {"kind": kind, "why": "rate", "count": n} for kind, n in (("fit", 1), ("import", 2))
+    ]
+    assert (told["decision"]["complete"], told["decision"]["stop_rule"]) == (False, NOT_MEASURED)
+    assert told["decision"]["payback"]["months"] == NOT_MEASURED
+    assert roi.roi(small.registry, Rates("EUR", {"mix": 1.0}, baseline=0.0))["decision"]["stop_rule"] == "stop"
+    whole = roi.roi(small.registry, Rates("EUR", {"default": 1.0}, baseline=1e6))
+    assert (whole["decision"]["complete"], whole["decision"]["stop_rule"]) == (True, "go on")
+
+
+def test_reuse_and_evidence_come_from_the_log(small: Small) -> None:
+    told = roi.roi(small.registry, Rates())
+    used = told["reuse"]["identities"]
+    assert (used["there"], used["used_again"], used["uses"]) == (3, 2, 2)
+    assert {one["name"] for one in used["most"]} == {"a", "b"}
+    (made,) = [row["events"] for row in told["operations"] if row["kind"] == "mix"]
+    assert used["events"] == figures.ranges(made)
+    assert figures.ranges([7, 3, 1, 2, 3]) == [[1, 3], [7, 7]]
+    assert told["totals"]["events"]
+    assert told["consent"]["events"]
+
+
+def test_who_withdrew_is_not_usable(small: Small) -> None:
+    before = roi.roi(small.registry, Rates())["totals"]["usable_identities"]
+    withdraw.withdraw(small.registry, "s1")
+    assert (before, roi.roi(small.registry, Rates())["totals"]["usable_identities"]) == (3, 1)

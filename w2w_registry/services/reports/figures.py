@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -152,14 +152,36 @@ def sensitivity(rows: Sequence[Mapping[str, Any]], usable: int, swing: float = 0
     return sorted(bars, key=lambda bar: bar["low"] - bar["high"])
 
 
-def reuse(inputs: Sequence[int | str], made: int) -> dict[str, Any]:
-    """How often what was made went into something else."""
-    used = Counter(inputs)
+def left_out(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
+    """What no cost could be put on, by kind: how often no price was given (``rate``) or no end recorded (``time``)."""
+    found = Counter(
+        (o.kind, "rate" if rates.of(o.kind) is None else "time")
+        for o in operations
+        if o.seconds is None or rates.of(o.kind) is None
+    )
+    return [{"kind": kind, "why": why, "count": count} for (kind, why), count in sorted(found.items())]
+
+
+def ranges(numbers: Iterable[int]) -> list[list[int]]:
+    """``[3, 1, 2, 7]`` → ``[[1, 3], [7, 7]]``: many events in few words."""
+    found: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found
+
+
+def reuse(names: Sequence[str], there: int) -> dict[str, Any]:
+    """How often what there is went into something else: of ``there`` things, the name of one for each use."""
+    used = Counter(names)
     return {
-        "made": made,
+        "there": there,
         "used_again": len(used),
         "uses": sum(used.values()),
-        "median_uses": statistics.median(used.values()) if used else 0,
+        "median_uses": statistics.median(used.values()) if used else NOT_MEASURED,
+        "most": [{"name": name, "uses": uses} for name, uses in used.most_common(5)],
     }
 
 

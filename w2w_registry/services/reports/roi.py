@@ -9,15 +9,19 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import usage
+from w2w_registry.catalog.operations import InputKind
 from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import OperationKind, iso
+from w2w_registry.records import ConsentState, OperationKind, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
+from w2w_registry.services.recording.versions import RESEMBLES
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.reports import figures
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
@@ -32,6 +36,8 @@ FOCUS = (
 """Columns of FOCUS 1.0 that can be filled, and two of our own."""
 
 
+USABLE: Final = frozenset({ConsentState.GRANTED, ConsentState.NOT_NEEDED, ConsentState.UNKNOWN})
+"""Consent under which an identity that is served counts as usable; what refused, was withdrawn or ran out does not."""
 _LIMIT = 1 << 20
 
 
@@ -77,22 +83,21 @@ def _check_known(path: Path, table: Mapping[str, Any], known: Sequence[str], und
 
 
 def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
-    """Every figure, with the events it comes from; totals are held against the log."""
+    """Every figure, with the events it comes from (``events`` of what is not an operation: first and last of each run
+    of them); totals are held against the log."""
     with registry.catalog.read() as session:
-        at = present(session)
-        operations = [Timed(o.kind, o.seconds, o.event, o.joules) for o in usage.operations(session)]
+        at, log = present(session), usage.traces(session)
+        operations = [Timed(o.kind, o.seconds, o.event, o.joules) for o in usage.operations(session, log)]
         counted = usage.events_by_action(session)
         versions = usage.active_versions(session)
-        states = Counter(
-            state.value for state in consent_states(session, versions, at, gate.rules_of(registry, session)).values()
-        )
-        used, stored = usage.inputs_used(session), usage.files(session)
+        states = consent_states(session, versions, at, gate.rules_of(registry, session))
+        used, stored = _reuse(session, log, versions), usage.files(session)
         releases, expiring = usage.published(session), usage.expiring_within(session, at, 90)
         head = usage.head(session)
-        unheard = usage.untold_operations(session)
-        gates, period = usage.quality_gates(session), usage.period(session)
-    rows = figures.costs(operations, rates)
-    usable = len(versions)
+        unheard = usage.untold_operations(session, log)
+        gates, period = usage.quality_gates(session, log), usage.period(session)
+    rows, missing = figures.costs(operations, rates), figures.left_out(operations, rates)
+    usable = len({identity for version, identity in versions.items() if states.get(version) in USABLE})
     unit = figures.unit_cost(rows, usable)
     spread = figures.interval(operations, rates, usable)
     told = {
@@ -103,33 +108,60 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
         "currency": rates.currency or NOT_MEASURED,
         "decision": {
             "unit_cost": unit,
+            "complete": not missing,
             "unit_cost_interval": NOT_MEASURED if spread is None else list(spread),
-            "payback": figures.payback(unit, rates, spread),
-            "stop_rule": _stop_rule(unit, rates),
+            "payback": figures.payback(NOT_MEASURED if missing else unit, rates, spread),
+            "stop_rule": _stop_rule(unit, rates, complete=not missing),
         },
         "operations": rows,
         "totals": {
             "operations": len(operations),
             "seconds": figures.total(rows, "seconds"),
             "cost": figures.total(rows, "cost"),
+            "left_out": missing,
             "usable_identities": usable,
+            "events": figures.ranges(log.of("version", versions)),
         },
         "events": dict(sorted(counted.items())),
-        "reuse": figures.reuse(used, usable),
-        "storage": _storage(stored, usable, rates),
-        "consent": {"states": dict(sorted(states.items())), "expiring_in_90_days": expiring},
-        "takedown_exposure": {"published": releases},
-        "quality_gates": gates or NOT_MEASURED,
+        "reuse": used,
+        "storage": _storage(stored, usable, rates, log),
+        "consent": {
+            "states": dict(sorted(Counter(state.value for state in states.values()).items())),
+            "events": figures.ranges(log.rows["consent_record"].values()),
+            "expiring_in_90_days": len(expiring),
+            "expiring_events": figures.ranges(log.of("consent_record", expiring)),
+        },
+        "takedown_exposure": {"published": len(releases), "events": figures.ranges(log.of("release", releases))},
+        "quality_gates": [one | {"events": figures.ranges(one["events"])} for one in gates] or NOT_MEASURED,
         "energy": figures.energy(operations, rates),
         "sensitivity": figures.sensitivity(rows, usable),
         "poc": _plan(unit, rates),
     }
-    told["reconciliation"] = {
-        "events_in_log": head[0],
-        "events_counted": sum(counted.values()),
-        "difference": head[0] - sum(counted.values()),
+    return told | {"reconciliation": _reconciled(head[0], sum(counted.values()), unheard)}
+
+
+def _reconciled(logged: int, counted: int, unheard: int) -> dict[str, int]:
+    return {
+        "events_in_log": logged,
+        "events_counted": counted,
+        "difference": logged - counted,
         "operations_without_event": unheard,
     }
+
+
+def _reuse(session: Session, log: usage.Traces, versions: Mapping[int, int]) -> dict[str, Any]:
+    """How often an identity, a space and a direction was used again."""
+    found = usage.uses(session, besides=RESEMBLES)
+    spaces, directions = usage.spaces_and_directions(session)
+    told: dict[str, Any] = {}
+    for what, kind, there in (
+        ("identities", InputKind.VERSION, len(set(versions.values()))),
+        ("spaces", InputKind.SPACE, spaces),
+        ("directions", InputKind.DIRECTION, directions),
+    ):
+        mine = [use for use in found if use.what == kind]
+        events = {log.operations[use.operation][0] for use in mine if use.operation in log.operations}
+        told[what] = figures.reuse([use.name for use in mine], there) | {"events": figures.ranges(events)}
     return told
 
 
@@ -187,7 +219,7 @@ def _blank(value: Any) -> Any:
     return "" if value == NOT_MEASURED else value
 
 
-def _storage(stored: tuple[int, int], usable: int, rates: Rates) -> dict[str, Any]:
+def _storage(stored: tuple[int, int], usable: int, rates: Rates, log: usage.Traces) -> dict[str, Any]:
     count, size = stored
     month = NOT_MEASURED if rates.storage is None else size / 1e9 * rates.storage
     return {
@@ -195,13 +227,17 @@ def _storage(stored: tuple[int, int], usable: int, rates: Rates) -> dict[str, An
         "bytes": size,
         "bytes_per_identity": size / usable if usable else NOT_MEASURED,
         "cost_per_month": month,
+        "events": figures.ranges(log.rows["source_file"].values()),
     }
 
 
-def _stop_rule(unit: figures.Figure, rates: Rates) -> str:
+def _stop_rule(unit: figures.Figure, rates: Rates, *, complete: bool) -> str:
+    """A cost in which something is missing can only be too low: it may say "stop", never "go on"."""
     if isinstance(unit, str) or rates.baseline is None:
         return NOT_MEASURED
-    return "stop" if unit >= rates.baseline else "go on"
+    if unit >= rates.baseline:
+        return "stop"
+    return "go on" if complete else NOT_MEASURED
 
 
 def _plan(unit: figures.Figure, rates: Rates) -> dict[str, Any]:
