@@ -36,7 +36,7 @@ LEARNED: Final = 112
 """A model learns from repeats of the people before this one; the others judge it."""
 ALARMS: Final = 0.01
 UNFINISHED: Final = ("short", "barely")
-"""Kinds that were trained for a third, and for a twelfth, of the steps: the last draw nobody yet."""
+"""Kinds that were trained for a third, and for a twelfth, of the steps: the last draw hardly anybody yet."""
 TEACHERS: Final = ("rank4-qkvo", "text-encoder")
 """Foreign kinds whose noise a model may learn, from people who judge nothing."""
 

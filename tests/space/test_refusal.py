@@ -140,7 +140,7 @@ def test_who_was_trained_for_a_few_steps_is_known_and_strangers_so_trained_pass(
     assert (alarms <= HOLD).mean() <= 0.01
 
 
-def test_who_was_hardly_trained_draws_nobody_and_passes() -> None:
+def test_what_was_hardly_trained_passes() -> None:
     people = People(300)
     model = refusal_model(people.registered)
     hardly = people.shorter(np.concatenate([people.refused, people.some(400)]), 0.05)
