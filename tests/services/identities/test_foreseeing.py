@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.lora.loras import st_file
@@ -93,6 +93,12 @@ def at(folder: Path) -> Settings:
     return Settings(folder / "home", f"sqlite:///{folder}/home/catalog.db", "tester", str(folder / "artifacts"))
 
 
+@example(
+    first={"Ann": ("lora", 3), "bob": ("lora", 0), "ann": ("lora", 0), "y/ann": ("lora", 1)},
+    second={"ann": ("zero", 0), "Ann": ("lora", 0), "y/ann": ("alpha", 3)},
+    mood=False,
+    kind=None,
+)  # two newcomers, whose own name is taken, come upon one other
 @settings(
     max_examples=int(os.environ.get("W2W_FORESEEN", "12")),
     deadline=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -103,6 +104,7 @@ def at_the_door(
     by_path = {str(candidate.path): candidate for candidate in candidates}
     new = [item for item in items if item.status == "added"]
     found: dict[str, Item] = {}
+    given: Counter[str] = Counter()
     for start in range(0, len(new), CHUNK):
         part = new[start : start + CHUNK]
         drawn = drawn_by(registry, request, [by_path[item.path] for item in part])
@@ -112,11 +114,21 @@ def at_the_door(
             door = Door(registry, session)
             for item in part:
                 candidate = by_path[item.path]
-                found[item.path] = _said(session, door, request, item, candidate, drawn.get(candidate.path, Asked()))
+                said = _said(session, door, request, item, candidate, drawn.get(candidate.path, Asked()), given)
+                found[item.path] = said
+                given.update([str(said.identity)] if said.status == "added" else ())
     return tuple(found.get(item.path, item) for item in items)
 
 
-def _said(session: Session, door: Door, request: AddRequest, item: Item, candidate: Candidate, drawn: Asked) -> Item:
+def _said(
+    session: Session,
+    door: Door,
+    request: AddRequest,
+    item: Item,
+    candidate: Candidate,
+    drawn: Asked,
+    given: Counter[str],
+) -> Item:
     try:
         adapter = read_adapter(candidate.path)
         likeness = replace(of_adapter(adapter), prints=drawn.prints)
@@ -125,10 +137,12 @@ def _said(session: Session, door: Door, request: AddRequest, item: Item, candida
     except RegistryError as error:
         return replace(item, status="failed", error=error)
     try:
-        name, renamed = own_name(session, candidate, request.prefix, request.subjects, lambda _: None)
+        name, renamed = own_name(session, candidate, request.prefix, request.subjects, lambda _: None, given)
     except RegistryError as error:
         return replace(item, status="failed", error=error)
     _, newest = identities_named(session, {name}).get(name, (None, 0))
     held = door.second.told(name, request.meant_kind, request.subjects, None, near)
     told = (*renamed, *door.second.remarks(name, near, held), *said_uncompared(door, likeness, drawn.why))
-    return replace(item, identity=name, version=newest + 1, warnings=(*told, *item.warnings), held=held is not None)
+    return replace(
+        item, identity=name, version=newest + 1 + given[name], warnings=(*told, *item.warnings), held=held is not None
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 
 from sqlalchemy.orm import Session
@@ -23,13 +23,21 @@ Compare = Callable[[str], Comparison | None]
 
 
 def own_name(
-    session: Session, candidate: Candidate, prefix: str, subjects: Iterable[str], compare: Compare
+    session: Session,
+    candidate: Candidate,
+    prefix: str,
+    subjects: Iterable[str],
+    compare: Compare,
+    given: Collection[str] = (),
 ) -> tuple[str, tuple[str, ...]]:
     """The name to register a new model under, and what is to be told of it.
 
     A name that the user said is taken at their word. One that comes from the file is shared with an identity only
     when the newcomer looks like it, or is said to depict the same subject; otherwise the folders above are put before
     it until it is nobody else's.
+
+    Args:
+        given: names that this command gives to others, of the same subjects, and has not recorded yet.
 
     Raises:
         BadName: the prefix makes an illegal name of it.
@@ -43,9 +51,14 @@ def own_name(
     further = (check_name(prefix + name) for name in further_ones)
     for name in dict.fromkeys((first, *further)):
         identity, _ = identities_named(session, {name}).get(name, (None, 0))
-        free = identity is None or identity.removed is not None
+        free = (identity is None or identity.removed is not None) and name not in given
         near = None if free else compare(name)
-        if free or (near is not None and near.same) or named & subjects_named(session, name):
+        if (
+            free
+            or (near is not None and near.same)
+            or (named and name in given)
+            or named & subjects_named(session, name)
+        ):
             if name == first:
                 return name, _unlike(near)
             return name, (
