@@ -152,6 +152,7 @@ def pages(registry: Registry, client: TestClient, count: int, rounds: int) -> It
             "CPU": median_cpu(first),
             "kept": statistics.median(one.wall for one in kept),
             "cold CPU": cold.cpu,
+            "holds": holds(at(times, 0.95) <= 0.15 and first[0].size <= 200_000),
         },
         size,
     )
@@ -175,6 +176,7 @@ def pages(registry: Registry, client: TestClient, count: int, rounds: int) -> It
             "jump CPU": median_cpu(jumps),
             "first jump": jumps[0].wall,
             "again CPU": median_cpu(again),
+            "holds": holds(at(sorted(one.wall for one in jumps), 0.95) <= 0.2),
         },
         size,
     )
@@ -264,11 +266,11 @@ def crowds(folder: Path, count: int, *, small: bool) -> Iterator[Row]:
         adding = Beside([*COMMAND, "--home", str(folder), "--actor", "bench", "add", str(loras), "--yes"])
         threading.Thread(target=lambda: (adding.wait(), (folder / "added").touch()), daemon=True).start()
         human = replace(plan, think=THINK, seconds=20.0 if small else 120.0, seed=3, until=str(folder / "added"))
-        yield crowd_row("at a human pace beside `add`", human, asked(folder, human), adding, pid, before, count)
+        yield crowd_row("at a human pace beside `add`", human, watched(folder, human, pid), adding, pid, before, count)
         human = replace(human, seconds=10.0 if small else 40.0, seed=4, until=None)
-        yield crowd_row("at a human pace", human, asked(folder, human), adding, pid, before, count)
+        yield crowd_row("at a human pace", human, watched(folder, human, pid), adding, pid, before, count)
         closed = replace(plan, seconds=5.0 if small else 20.0, seed=2)
-        yield crowd_row("closed loop", closed, asked(folder, closed), adding, pid, before, count)
+        yield crowd_row("closed loop", closed, watched(folder, closed, pid), adding, pid, before, count)
         adding.stop()
 
 
@@ -279,9 +281,12 @@ def crowd_row(name: str, plan: Plan, seen: dict[str, Any], adding: Beside, pid: 
     quality |= {"answers": len(pages), "pictures": len(seen["times"].get("picture", ()))}
     quality |= {
         "beside": "add running still" if adding.running else "add ended",
-        "memory MB": memory(pid),
-        "before": before,
+        "MB at quarters": " ".join(f"{one:.0f}" for one in quarters(seen["memory"])),
+        "MB before": before,
     }
+    grown = growth(seen["memory"])
+    good = at(pages, 0.95) <= 0.5 and not seen["failed"] and grown <= 0.05
+    quality |= {"grown in the second half": grown, "holds": holds(good) if plan.think else "no target"}
     quality |= {"load": os.getloadavg()[0]}
     if seen["errors"]:
         quality["first error"] = seen["errors"][0]
@@ -343,6 +348,38 @@ def asked(folder: Path, plan: Plan) -> dict[str, Any]:
     words = [sys.executable, "-m", "benchmarks.crowd", str(folder / "plan.json")]
     found: dict[str, Any] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
     return found
+
+
+def watched(folder: Path, plan: Plan, pid: int) -> dict[str, Any]:
+    """What a crowd saw, and under ``memory`` what the server held every second meanwhile."""
+    held, over = [memory(pid)], threading.Event()
+
+    def look() -> None:
+        while not over.wait(1.0):
+            held.append(memory(pid))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        return {**asked(folder, plan), "memory": held}
+    finally:
+        over.set()
+        thread.join()
+
+
+def quarters(held: list[float]) -> list[float]:
+    """What was held at the end of each quarter of a time."""
+    return [held[len(held) * i // 4 - 1] for i in range(1, 5)] if len(held) >= 4 else held
+
+
+def growth(held: list[float]) -> float:
+    """By which share the most held in the last quarter exceeds the most held in the one before it."""
+    size = max(1, len(held) // 4)
+    return max(held[-size:]) / max(held[-2 * size : -size] or held) - 1
+
+
+def holds(good: bool) -> str:
+    return "yes" if good else "NO"
 
 
 def memory(pid: int) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
-from benchmarks.cases.gallery import HOST, TOKEN, at
+from benchmarks.cases.gallery import HOST, TOKEN, at, holds
 from benchmarks.frame import Row
 from examples.miniworld.unpack import unpack
 from w2w_registry.cli.app import main as typed
@@ -84,6 +84,10 @@ def row(client: TestClient, rounds: int) -> Row:
             "where it leads": where,
             "again, p95": at(sorted(wall for _, wall, _ in again), 0.95),
             "again CPU": statistics.median(cpu for _, _, cpu in again),
+            "holds": holds(
+                at(sorted(wall for _, wall, _ in drawn), 0.95) <= 1.5
+                and at(sorted(wall for _, wall, _ in again), 0.95) <= 0.05
+            ),
         },
         {"moves": rounds, "threads": 1},
     )
