@@ -43,9 +43,23 @@ def _entry(name: str, item: object, *, level: int) -> list[str]:
     if isinstance(item, property):
         return [f"{'#' * level} `{name}`", "", _prose(item), ""]
     assert callable(item)
-    signature = re.sub(r"\(self(, )?", "(", str(inspect.signature(item)))
-    signature = re.sub(r"w2w_registry\.(?:\w+\.)*", "", signature).replace("'", "")
+    signature = _as_written(inspect.signature(item))
     return [f"{'#' * level} `{name}`", "", "```python", f"{name}{signature}", "```", "", _prose(item), ""]
+
+
+class _Words(str):
+    """An annotation as its author wrote it."""
+
+    __repr__ = str.__str__
+
+
+def _as_written(signature: inspect.Signature) -> str:
+    """A signature as its author wrote it, without ``self``."""
+    written = [one for name, one in signature.parameters.items() if name != "self"]
+    parameters = [one.replace(annotation=_Words(one.annotation)) for one in written]
+    returns = _Words(signature.return_annotation)
+    text = str(signature.replace(parameters=parameters, return_annotation=returns))
+    return re.sub(r"w2w_registry\.(?:\w+\.)*", "", text)
 
 
 def _prose(item: object) -> str:

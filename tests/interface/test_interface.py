@@ -170,3 +170,11 @@ def test_pandas_and_notebooks(world: Path, tmp_path: Path) -> None:
 def test_a_missing_registry_is_said_at_the_first_use(tmp_path: Path) -> None:
     with w2w.open(tmp_path / "none") as reg, pytest.raises(NotInitialised):
         reg.list()
+
+
+def test_a_command_in_an_error_can_be_typed_wherever_it_is_read() -> None:
+    error = ConsentDenied(
+        operation="edit", subjects=(), reasons=(), ways_out=("w2w-reg subject assign SUBJECT p@1 [[evidence]] FORM",)
+    )
+    assert "w2w-reg subject assign SUBJECT p@1 --evidence FORM" in str(error)
+    assert str(UsageError(reason="give [[name]]")).endswith("'give name'")

@@ -136,10 +136,13 @@ class Registry:
         return Rows(value.pop("results"), value)
 
     def list(self, where: str | None = None, *, sort: str = "name", limit: int | None = None) -> Rows:
-        """The newest version of each identity that matches ``where``.
+        """The newest version of each identity that matches ``where``, as in ``list("beard > 0.5", sort="label.age")``.
+
+        Args:
+            sort: as for ``w2w-reg list``.
 
         Raises:
-            WhereError: the expression does not parse. UsageError: an unknown sort.
+            WhereError: the expression does not parse. UsageError: nothing to sort by.
         """
         from w2w_registry.services.identities import manage
 
@@ -228,7 +231,10 @@ class Registry:
         return Row(plain(service.edit(self._registry, name, moves, name=new, keep=keep, purpose=purpose)))
 
     def mix(self, *names: str, weights: Sequence[float] = (), new: str, purpose: str | None = None) -> Row:
-        """Mix identities: ``mix("alice", "bob", weights=[0.3], new="both")`` is 0.3 of alice and 0.7 of bob."""
+        """Mix identities: ``mix("alice", "bob", weights=[0.3], new="both")`` is 0.3 of alice and 0.7 of bob.
+
+        The row's ``["from"]`` names them (``from`` is a word of Python's own, so ``row.from`` is not possible).
+        """
         from w2w_registry.services.synthesis import edit as service
 
         shares = service.mixing_weights(len(names), weights)
