@@ -86,6 +86,12 @@ def test_after_a_withdrawal_every_lookup_says_so(small: Small, tmp_path: Path) -
         assert (told["ref"], told["consent"], told["lineage"]) == ("e@1", "withdrawn", ["a@1"])
 
 
+def test_a_question_makes_no_keys(small: Small, tmp_path: Path) -> None:
+    told = whose(small.registry, plain(tmp_path, scene(np.random.default_rng(1), 256)))
+    assert not told["found"]
+    assert not (small.registry.settings.home / "keys").exists()
+
+
 def test_a_sheet_shows_several(small: Small, tmp_path: Path) -> None:
     for subject in ("s1", "s2"):
         small.grant(subject)

@@ -103,7 +103,8 @@ def whose(registry: Registry, path: Path) -> dict[str, Any]:
     Raises:
         BadImage: not a picture.
     """
-    seen = look(path, secret=pictures.marking_secret(registry), root=pictures.content_credentials(registry).root)
+    secret, root = pictures.keys_to_read_by(registry)
+    seen = look(path, secret=secret, root=root)
     with registry.catalog.read() as session:
         shown, by = _known(session, seen)
         told = {"picture": str(path), "found": shown is not None, "by": by, **seen.to_json()}

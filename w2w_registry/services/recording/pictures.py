@@ -160,6 +160,13 @@ def content_credentials(registry: Registry) -> Credentials:
     return Credentials("".join(chain), parts[0], chain[-1])
 
 
+def keys_to_read_by(registry: Registry) -> tuple[bytes | None, str | None]:
+    """The secret of the numbers and the root of the credentials, where there are any: who only asks makes none."""
+    folder = registry.settings.home / "keys"
+    secret = marking_secret(registry) if (folder / "marking.key").exists() else None
+    return secret, content_credentials(registry).root if (folder / "content.pem").exists() else None
+
+
 def _kept(registry: Registry, name: str, make: Any) -> str:
     folder = registry.settings.home / "keys"
     path = folder / name
