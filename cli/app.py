@@ -88,8 +88,9 @@ def _run(args: list[str], *, as_json: bool) -> None:
     except click.ClickException as error:
         report("usage", usage_message(error), error.exit_code, {}, as_json=as_json)
         sys.exit(error.exit_code)
-    except click.Abort:
-        click.echo("Aborted: nothing more was changed.", err=True)
+    except click.Abort as stop:
+        more = "; run the same command again to go on" if isinstance(stop.__cause__, KeyboardInterrupt) else ""
+        click.echo(f"Aborted: nothing more was changed{more}.", err=True)
         sys.exit(130)
     except RegistryError as error:
         report_error(error, as_json=as_json)
