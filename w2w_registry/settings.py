@@ -93,6 +93,11 @@ class Settings:
         return self.home / "answers"
 
     @property
+    def galleries_dir(self) -> Path:
+        """Fingerprints of large registries as they are compared."""
+        return self.home / "galleries"
+
+    @property
     def training_dir(self) -> Path:
         """How far unfinished training got."""
         return self.home / "training"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Select, UniqueConstraint, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -81,6 +81,20 @@ class Answers:
     matrix: NDArray[np.float32]
 
 
+@dataclass(frozen=True, eq=False)
+class Listed:
+    """Whose fingerprints there are: their ``ids``, ``versions`` and ``identities`` (n,) int64, ascending by id, and the
+    place of each version's state in ``STATES`` (n,) uint8."""
+
+    ids: NDArray[np.int64]
+    versions: NDArray[np.int64]
+    identities: NDArray[np.int64]
+    states: NDArray[np.uint8]
+
+
+STATES: Final = tuple(VersionState)
+
+
 def questions(session: Session) -> list[Asked]:
     """Every base and question that versions in service have answered, the most answered first."""
     count = func.count()
@@ -117,6 +131,33 @@ def answers(session: Session, base: str, question: str, states: Iterable[Version
     matrix = np.frombuffer(b"".join(row.data for row in rows), "<f4").astype(np.float32)
     ids, owners = (np.array([row[column] for row in rows], np.int64) for column in (0, 1))
     return Answers(ids, owners, matrix.reshape(len(rows), -1) if rows else matrix.reshape(0, 0))
+
+
+def listed(session: Session, base: str, question: str) -> Listed:
+    """Whose fingerprints of one base and question there are, whatever became of the versions."""
+    import numpy as np
+
+    query = (
+        select(Fingerprint.id, Fingerprint.version_id, Version.identity_id, Version.state)
+        .join(Version, Version.id == Fingerprint.version_id)
+        .where(Fingerprint.base == base, Fingerprint.question == question)
+        .order_by(Fingerprint.id)
+    )
+    rows = session.execute(query).all()
+    place = {state: number for number, state in enumerate(STATES)}
+    ids, versions, identities = (np.array([row[column] for row in rows], np.int64) for column in range(3))
+    return Listed(ids, versions, identities, np.array([place[row[3]] for row in rows], np.uint8))
+
+
+def matrix_of(session: Session, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Fingerprints (n, D) float32 by their ids, in this order."""
+    import numpy as np
+
+    found: dict[int, bytes] = {}
+    for chunk in chunked(ids.tolist()):
+        query = select(Fingerprint.id, Fingerprint.data).where(Fingerprint.id.in_(chunk))
+        found.update(session.execute(query).tuples().all())
+    return np.frombuffer(b"".join(found[number] for number in ids.tolist()), "<f4").reshape(len(ids), -1)
 
 
 def answer_of(session: Session, version_id: int, base: str, question: str) -> NDArray[np.float32] | None:

@@ -40,6 +40,8 @@ STRANGERS: Final = 1500
 CROWD: Final = 4096
 """Registered people searched for to learn how near strangers come; kernels of the population's density."""
 LEVELS: Final = 400
+PART: Final = 65_536
+"""Registered fingerprints compared at once."""
 _TAIL: Final = 0.05
 _TAIL_LEAST: Final = 15
 
@@ -121,9 +123,12 @@ class VerdictModel:
 
         ``absent`` (q, n) bool: candidates that are to be taken for not registered; they score −inf.
         """
-        q, g = self.project(queries), self.project(gallery)
-        gone = np.zeros((len(q), len(g)), bool) if absent is None else np.asarray(absent, bool)
-        return np.where(gone, -np.inf, self._score(q, g, gone))
+        return self.score_projected(self.project(queries), self.project(gallery), absent)
+
+    def score_projected(self, queries: Array, gallery: NDArray[Any], absent: ArrayLike | None = None) -> Array:
+        """As ``score``, of what ``project`` gave: (q, d) against (n, d), which is gone through in parts."""
+        gone = np.zeros((len(queries), len(gallery)), bool) if absent is None else np.asarray(absent, bool)
+        return np.where(gone, -np.inf, self._score(queries, gallery, gone))
 
     def judge(self, scores: ArrayLike, size: int) -> Verdicts:
         """What the scores (n,) of one search among ``size`` people say."""
@@ -133,10 +138,13 @@ class VerdictModel:
         best = np.sort(s)[::-1]
         return Verdicts(tuple(words), chance, float(best[0] - best[1]) if len(best) > 1 else None)
 
-    def _score(self, q: Array, g: Array, gone: NDArray[np.bool_]) -> Array:
+    def _score(self, q: Array, g: NDArray[Any], gone: NDArray[np.bool_]) -> Array:
+        parts = [np.asarray(g[start : start + PART], np.float64) for start in range(0, len(g), PART)]
         if not self.trainings:
-            return _unit(q) @ _unit(g).T
-        same = np.logaddexp.reduce([v.same(q, g) for v in self.views], axis=0) - np.log(len(self.views))
+            return np.concatenate([_unit(q) @ _unit(part).T for part in parts], axis=1)
+        same = np.concatenate(
+            [np.logaddexp.reduce([v.same(q, part) for v in self.views], axis=0) for part in parts], axis=1
+        ) - np.log(len(self.views))
         # The crowd is a fixed sample of the gallery where that is large: a density needs no more.
         crowd = np.unique(np.linspace(0, len(g) - 1, min(len(g), CROWD)).astype(int))
         kernels = np.logaddexp.reduce([v.kernel(q, g[crowd], self.bandwidth) for v in self.views], axis=0)

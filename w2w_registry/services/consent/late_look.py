@@ -22,7 +22,7 @@ from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import Near, SecondLook, as_held, in_doubt
-from w2w_registry.services.recording.gallery import open_gallery
+from w2w_registry.services.recording.gallery import open_answered
 from w2w_registry.services.recording.versions import Held, hold_values, told_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import pairs_of_one
@@ -47,11 +47,12 @@ def _near(registry: Registry, base: str, question: str) -> dict[int, list[Near]]
         asked = next((one for one in questions(session) if (one.base, one.question) == (base, question)), None)
         if asked is None or not LEAST_GALLERY <= asked.versions <= MOST:
             return {}
-        gallery = open_gallery(session, asked)
+        there = open_answered(session, asked)
+        gallery = there.gallery
         if gallery.size < LEAST_GALLERY:
             return {}
-        pairs = pairs_of_one(gallery.answers.matrix, np.asarray(gallery.people), gallery.model)
-        versions = gallery.answers.versions.tolist()
+        pairs = pairs_of_one(there.matrix, np.asarray(gallery.people), gallery.model)
+        versions = gallery.versions.tolist()
         done = decided(session, versions)
     near: dict[int, list[Near]] = {}
     for pair in pairs:

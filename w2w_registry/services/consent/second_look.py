@@ -254,7 +254,7 @@ class SecondLook:
             if gallery is None:
                 continue
             values = [next(p.values for p in likenesses[i].prints if (p.base, p.question) == asked) for i in rows]
-            versions = gallery.answers.versions
+            versions = gallery.versions
             scores, verdicts = gallery.verdicts(np.stack(values))
             for i, row, verdict in zip(rows, scores, verdicts, strict=True):
                 best = [j for j in np.argsort(-row)[:NEIGHBOURS] if verdict.false_alarm[j] <= LIKELY]
@@ -268,8 +268,10 @@ class SecondLook:
     def _gallery(self, base: str, question: str) -> Gallery | None:
         if (base, question) not in self._galleries:
             asked = next((a for a in questions(self._session) if (a.base, a.question) == (base, question)), None)
-            few = asked is None or asked.versions < LEAST_GALLERY
-            self._galleries[base, question] = None if few or asked is None else _gallery_of(self._session, asked)
+            there = None
+            if asked is not None and asked.versions >= LEAST_GALLERY:
+                there = _gallery_of(self._registry, self._session, asked)
+            self._galleries[base, question] = there
         return self._galleries[base, question]
 
     def _spaces(self) -> list[Space]:
@@ -334,9 +336,9 @@ def _extend(found: list[Near], more: Sequence[Near]) -> None:
     found += [one for one in more if one.version_id not in known]
 
 
-def _gallery_of(session: Session, asked: Asked) -> Gallery | None:
+def _gallery_of(registry: Registry, session: Session, asked: Asked) -> Gallery | None:
     try:
-        return open_gallery(session, asked, _ANY_STATE)
+        return open_gallery(registry, session, asked, _ANY_STATE)
     except UsageError:  # too few people
         return None
 

@@ -315,8 +315,8 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     forget_open()
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
     # Nor can it be told whom these learned from, show or name; they are made again when they are asked for.
-    settings = registry.settings
-    for folder in (settings.guesses_dir, settings.training_dir, settings.pictures_dir, settings.answers_dir):
+    home = registry.settings
+    for folder in (home.guesses_dir, home.training_dir, home.pictures_dir, home.answers_dir, home.galleries_dir):
         _remove(folder)
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(

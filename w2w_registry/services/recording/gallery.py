@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,12 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.assets import SERVED
-from w2w_registry.catalog.fingerprints import Answers, Asked, VerdictCalibration
-from w2w_registry.catalog.lookup import subjects_of
+from w2w_registry.catalog.fingerprints import Asked, VerdictCalibration
 from w2w_registry.records import VersionState
 from w2w_registry.services.recording.fingerprints import Prober
+from w2w_registry.services.recording.kept_galleries import LARGE, open_kept
+from w2w_registry.services.recording.subjects import people_of
+from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import learn_unspoilt
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel, Verdicts
 
@@ -25,23 +28,34 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Everybody in service who answered one question, and how to compare them. ``people`` (n,): one number a person
-    (versions of one identity, identities of one subject)."""
+    """Everybody who answered one question, and how to compare them. ``versions``, their ``identities`` and ``people``
+    (n,): one number a person (versions of one identity, identities of one subject). ``points`` (n, d): what each
+    answered, on the model's directions."""
 
     asked: Asked
-    answers: Answers
+    versions: NDArray[np.int64]
+    identities: NDArray[np.int64]
     people: NDArray[np.int64]
+    points: NDArray[Any]
     model: VerdictModel
 
-    @property
+    @cached_property
     def size(self) -> int:
         """How many different people."""
         return len(np.unique(self.people))
 
     def verdicts(self, fingerprints: Float32) -> tuple[NDArray[np.float64], list[Verdicts]]:
         """Scores (q, n) against every answer, and what each search concludes."""
-        scores = self.model.score(fingerprints, self.answers.matrix)
+        scores = self.model.score_projected(self.model.project(fingerprints), self.points)
         return scores, [self.model.judge(row, self.size) for row in scores]
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """A gallery with what everybody answered, ``matrix`` (n, D): for comparing everybody with everybody."""
+
+    gallery: Gallery
+    matrix: Float32
 
 
 def best_question(session: Session, prober: Prober | None = None) -> Asked | None:
@@ -66,8 +80,11 @@ def fitting(session: Session, prober: Prober) -> Prober:
     return prober
 
 
-def open_gallery(session: Session, asked: Asked, states: Iterable[VersionState] = SERVED) -> Gallery:
-    """Everybody who answered, compared by what `calibrate` learned, or by plain cosine where nothing was.
+def open_gallery(
+    registry: Registry, session: Session, asked: Asked, states: Iterable[VersionState] = SERVED
+) -> Gallery:
+    """Everybody who answered, compared by what `calibrate` learned, or by plain cosine where nothing was. A large one
+    is kept from one time to the next (``kept_galleries``).
 
     Args:
         states: of the versions taken for registered.
@@ -75,31 +92,31 @@ def open_gallery(session: Session, asked: Asked, states: Iterable[VersionState] 
     Raises:
         UsageError: too few people.
     """
+    if asked.versions < LARGE:
+        return open_answered(session, asked, states).gallery
+    row = stored.newest_calibration(session, asked.base, asked.question)
+    calibrated = None if row is None else (row.id, read_model(row))
+    kept = open_kept(registry.settings.galleries_dir, session, asked, calibrated)
+    wanted = np.isin(kept.listed.states, [stored.STATES.index(state) for state in states])
+    every = bool(wanted.all())
+    versions, identities, people = (
+        column if every else column[wanted] for column in (kept.listed.versions, kept.listed.identities, kept.people)
+    )
+    return Gallery(asked, versions, identities, people, kept.points if every else kept.points[wanted], kept.model)
+
+
+def open_answered(session: Session, asked: Asked, states: Iterable[VersionState] = SERVED) -> Answered:
+    """As ``open_gallery``, with everything that was answered.
+
+    Raises:
+        UsageError: too few people.
+    """
     answers = stored.answers(session, asked.base, asked.question, states)
-    people = people_of(session, answers)
-    kept = stored.newest_calibration(session, asked.base, asked.question)
-    model = learn_unspoilt(answers.matrix, people=people) if kept is None else read_model(kept)
-    return Gallery(asked, answers, people, model)
-
-
-def people_of(session: Session, answers: Answers) -> NDArray[np.int64]:
-    """A number for each row's person: identities that depict one subject are one."""
-    parent: dict[Any, Any] = {}
-
-    def root(x: Any) -> Any:
-        while parent.setdefault(x, x) != x:
-            x = parent[x]
-        return x
-
-    subjects = subjects_of(session, {int(v) for v in answers.versions})
-    for version, identity in zip(answers.versions.tolist(), answers.identities.tolist(), strict=True):
-        own = root(("identity", identity))
-        said = subjects.get(version, ())
-        if len(said) == 1:
-            parent[own] = root(("subject", next(iter(said))))
-    roots = [root(("identity", i)) for i in answers.identities.tolist()]
-    numbers = {r: n for n, r in enumerate(dict.fromkeys(roots))}
-    return np.array([numbers[r] for r in roots], np.int64)
+    people = people_of(session, answers.versions, answers.identities)
+    row = stored.newest_calibration(session, asked.base, asked.question)
+    model = learn_unspoilt(answers.matrix, people=people) if row is None else read_model(row)
+    points = model.project(answers.matrix)
+    return Answered(Gallery(asked, answers.versions, answers.identities, people, points, model), answers.matrix)
 
 
 def written(model: VerdictModel) -> bytes:

@@ -17,8 +17,9 @@ from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageErr
 from w2w_registry.lora import find_loras
 from w2w_registry.messages import message
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
-from w2w_registry.services.recording.gallery import best_question, fitting, people_of, written
+from w2w_registry.services.recording.gallery import best_question, fitting, written
 from w2w_registry.services.recording.pipelines import at_hand
+from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.people import learn_unspoilt
 from w2w_registry.space.verdict import LEAST_GALLERY, Repeats
@@ -48,7 +49,7 @@ def calibrate(
         if asked is None:
             raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
         answers = stored.answers(session, asked.base, asked.question)
-        people = people_of(session, answers)
+        people = people_of(session, answers.versions, answers.identities)
         names = _names(session, answers)
     row_of = {name: row for row, name in enumerate(names)}
     given, unknown = [], []

@@ -135,7 +135,7 @@ def _search(
                 raise NoFingerprints(least=LEAST_GALLERY, of=" of this base model")
             prints = list(_answers(registry, session, prober, queries, versions))
         states = (*SERVED, VersionState.BLOCKED) if include_blocked else SERVED
-        gallery = open_gallery(session, asked, states)
+        gallery = open_gallery(registry, session, asked, states)
         allowed = None if expression is None else np.asarray(matching_ids(session, expression, None, states=states))
         found: list[Found] = []
         for start in range(0, len(queries), AT_ONCE):
@@ -199,7 +199,7 @@ def _found(
     allowed: NDArray[np.int64] | None,
 ) -> Found:
     """The best version of each of the best ``limit`` identities."""
-    versions, identities = gallery.answers.versions, gallery.answers.identities
+    versions, identities = gallery.versions, gallery.identities
     order = np.argsort(-scores, kind="stable")
     if allowed is not None:
         order = order[np.isin(versions[order], allowed)]

@@ -15,7 +15,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import space_for
 from w2w_registry.errors import NoFingerprints, UsageError
-from w2w_registry.services.recording.gallery import best_question, open_gallery
+from w2w_registry.services.recording.gallery import best_question, open_answered
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.pairs import near_pairs
@@ -78,11 +78,12 @@ def groups(
         if asked is None and by == "behaviour":
             raise NoFingerprints(least=LEAST_GALLERY)
         if asked is not None:
-            gallery = open_gallery(session, asked)
-            versions = gallery.answers.versions
+            there = open_answered(session, asked)
+            gallery = there.gallery
+            versions = gallery.versions
             known = named(session, versions.tolist())
             identities = [known[v].identity_id for v in versions.tolist()]
-            found = pairs_of_one(gallery.answers.matrix, np.asarray(identities), gallery.model)
+            found = pairs_of_one(there.matrix, np.asarray(identities), gallery.model)
             links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in found]
             strangers: float | None = max((pair.strangers for pair in found), default=0.0)
             way = "behaviour"
