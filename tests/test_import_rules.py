@@ -213,6 +213,7 @@ OWN_FILES = {
     "w2w_registry/services/audit/log.py": "an export that is written",
     "w2w_registry/services/audit/publish.py": "tiles it published",
     "w2w_registry/services/audit/told.py": "its own notes",
+    "w2w_registry/services/recording/kept_galleries.py": "a cache under the home",
     "w2w_registry/services/consent/door_key.py": "a key that is made",
     "w2w_registry/services/hub/attesting.py": "downloaded within bounds",
     "w2w_registry/services/hub/pull.py": "downloaded within bounds",
