@@ -197,7 +197,7 @@ def test_vectors_in_milvus_go_too(sqlite_catalog: Catalog, tmp_path: Path, by: s
     version = small.add(NAME, "s1")
     small.add("b")
     with registry.catalog.read() as session:
-        (row,) = coordinates_rows(session, version)
+        (row,) = coordinates_rows(session, [version])[version]
         point = metric_of(session.get_one(Space, row.space_id)).unit(unpack(row.data))
     assert [hit.identity for hit in search(registry, "b").results] == ["b", NAME]
     engines = list(kept_engines(registry.settings.index, registry.settings.index_dir))
