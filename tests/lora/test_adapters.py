@@ -48,8 +48,8 @@ LAYERS = {
 def test_a_dylora_file_is_the_lora_of_its_whole_rank(tmp_path: Path) -> None:
     """Its module draws another rank each time it is asked for a weight; the file has them all and does not say that it
     is one, so that LyCORIS itself loads it as a plain LoRA."""
-    from lycoris.modules.dylora import DyLoraModule
-    from lycoris.modules.locon import LoConModule
+    DyLoraModule = pytest.importorskip("lycoris.modules.dylora").DyLoraModule
+    LoConModule = pytest.importorskip("lycoris.modules.locon").LoConModule
 
     for name, base in LAYERS.values():
         module = DyLoraModule(name, base(), 1.0, 4, 2.0, block_size=2)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from w2w_registry.catalog.base import Base, Salted, where_given
 from w2w_registry.catalog.types import BigInt, Hex, Json, UtcDateTime, Words, choice
+
+RESEMBLES: Final = "resembles"
+"""Role of an input that nothing was computed from, but that the result came out near."""
 
 
 class InputKind(StrEnum):

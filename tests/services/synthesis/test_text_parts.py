@@ -11,6 +11,7 @@ from PIL import Image
 from tests.lora.loras import st_file
 from tests.services import studio
 from tests.services.synthesis.test_synthesis import registry, template  # noqa: F401
+from w2w_registry.catalog.resolve import default_space
 from w2w_registry.diffusion.pipeline import load_model
 from w2w_registry.lora import read_lora
 from w2w_registry.services.identities import ingest
@@ -32,7 +33,9 @@ def test_a_text_encoders_share_is_drawn_with(
     kind: str,
 ) -> None:
     lora = read_lora(template / "loras" / "p00")
-    model = load_model(Path(str(lora.base_model)), device="cpu")
+    with registry.catalog.read() as session:
+        pipeline = default_space(session).base_model  # type: ignore[union-attr]
+    model = load_model(Path(pipeline), device="cpu")
     name, layer = next((n, m) for n, m in model.pipe.text_encoder.named_modules() if n.endswith("self_attn.v_proj"))
     width = layer.weight.shape[0] + (kind != "fits")
     rng = np.random.default_rng(0)
@@ -43,7 +46,7 @@ def test_a_text_encoders_share_is_drawn_with(
         f"text_encoder.{name}.lora_B.weight": 3 * rng.normal(size=(width, 2)).astype(np.float32),
     }
     file = st_file(tmp_path / "spoken.safetensors", state)
-    (item,) = ingest.add(registry, ingest.AddRequest([str(file)], base_model=lora.base_model)).items
+    (item,) = ingest.add(registry, ingest.AddRequest([str(file)], base_model=pipeline)).items
     assert item.status == "added", item
     silent, _ = pixels(registry, "p00", tmp_path / "a")
     spoken, told = pixels(registry, "spoken", tmp_path / "b")

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.identities import first_between
 from w2w_registry.catalog.lineage import inputs_of
 from w2w_registry.catalog.models import Coordinates, InputKind, OperationInput, Space, Version
+from w2w_registry.catalog.operations import RESEMBLES
 from w2w_registry.catalog.points import newest_points
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.space_rows import knows_direction
@@ -28,7 +29,6 @@ from w2w_registry.services.provenance import replay_training
 from w2w_registry.services.provenance.replay_training import Impossible, Rerun
 from w2w_registry.services.recording.manifests import operation_nodes
 from w2w_registry.services.recording.sources import Vector
-from w2w_registry.services.recording.versions import RESEMBLES
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.version import __version__
 

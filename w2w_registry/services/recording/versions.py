@@ -39,9 +39,6 @@ from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.space.sketch import KIND, Sketch, cells
 from w2w_registry.version import __version__
 
-RESEMBLES = "resembles"
-"""Role of an input that nothing was computed from, but that the result came out near."""
-
 
 @dataclass(frozen=True)
 class Input:

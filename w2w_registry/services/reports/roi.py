@@ -15,13 +15,12 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import usage
-from w2w_registry.catalog.operations import InputKind
+from w2w_registry.catalog.operations import RESEMBLES, InputKind
 from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.files import read_text
 from w2w_registry.records import ConsentState, OperationKind, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
-from w2w_registry.services.recording.versions import RESEMBLES
 from w2w_registry.services.registry import Registry, present
 from w2w_registry.services.reports import figures
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed

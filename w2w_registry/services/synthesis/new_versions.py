@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.identities import names_beginning
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind, Space
+from w2w_registry.catalog.operations import RESEMBLES
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import Factors, lora_files, model_digest
@@ -27,7 +28,6 @@ from w2w_registry.services.recording.sources import (
     Vector,
 )
 from w2w_registry.services.recording.versions import (
-    RESEMBLES,
     Activity,
     Admission,
     Input,
