@@ -300,6 +300,7 @@ def test_codes_on_disk_and_in_memory_and_in_threads_answer_alike(
 ) -> None:
     for module in (codes, faiss_scan):  # several chunks
         monkeypatch.setattr(module, "CHUNK", 1024)
+    monkeypatch.setattr(faiss_scan, "WORTH_A_THREAD", 1024)
     index = FaissIndex(DIM)
     index.add(np.arange(ROWS), vectors)
     store.save(tmp_path, index, STAMP)
@@ -310,6 +311,7 @@ def test_codes_on_disk_and_in_memory_and_in_threads_answer_alike(
             monkeypatch.setattr(faiss_scan, "RESIDENT_AFTER", resident)
             index = opened(tmp_path)
             (segment,) = index.segments
+            assert len(segment.coarse._parts()) == int(threads)
             answers.append((index.search(queries, 10), index.above(queries, 0.36)))
             assert (segment.coarse.resident_bytes > 0) == (resident == 0)
     for (ids, scores), above in answers[1:]:
