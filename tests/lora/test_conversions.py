@@ -246,3 +246,16 @@ def test_a_unet_is_known_by_the_prompt_it_reads(tmp_path: Path, width: int, hint
     assert read_adapter(st_file(tmp_path / "x.safetensors", state)).told.base_hint == hint
     named = {"ss_sd_model_name": "acme/base"}
     assert read_adapter(st_file(tmp_path / "y.safetensors", state, named)).told.base_hint is None
+
+
+def test_a_pipelines_folder_is_a_base_model_only_where_it_lies(tmp_path: Path) -> None:
+    """Trained from a folder of this machine: the base model is at hand. From one of another machine: a hint."""
+    pipeline = tmp_path / "models" / "my-faces"
+    pipeline.mkdir(parents=True)
+    factors = {("unet.mid", "A"): np.ones((1, 4), np.float32), ("unet.mid", "B"): np.ones((4, 1), np.float32)}
+    write_lora(tmp_path / "lora", factors, 1.0, fmt="peft", base_model=str(pipeline))
+    adapter = read_adapter(tmp_path / "lora")
+    assert (adapter.base_model, adapter.told.base_hint) == (None, "my-faces")
+    (pipeline / "model_index.json").write_text("{}")
+    assert read_adapter(tmp_path / "lora").base_model == str(pipeline)
+    assert read_lora(tmp_path / "lora").base_model == str(pipeline)

@@ -28,7 +28,7 @@ from w2w_registry.lora.change import Change
 from w2w_registry.lora.family import unet_family
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
-from w2w_registry.lora.metadata import Told, base_named, told_by
+from w2w_registry.lora.metadata import Told, base_at_hand, base_named, told_by
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding, other_model, whole_model
 from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
@@ -159,9 +159,11 @@ class Reading:
 
     @property
     def base(self) -> tuple[str | None, str | None]:
-        """The base model and its revision, as the file claims."""
+        """The base model and its revision, as the file claims: an id, or the folder of a pipeline that lies where it
+        says (a folder of somebody else's machine is no more than a hint)."""
         named = next((s for s in self.plan.settings.values() if s.base_model), None)
-        base = None if named is None else base_named(named.base_model or "")[0]
+        said = "" if named is None else named.base_model or ""
+        base = base_at_hand(said)
         return (self.told.base_model, None) if base is None or named is None else (base, named.revision)
 
     @property

@@ -6,6 +6,7 @@ Everything here is a stranger's word: shown and used as a hint, never relied on.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,16 @@ def base_named(name: str) -> tuple[str | None, str | None]:
         return name, None
     last = re.split(r"[\\/]", name.rstrip("\\/"))[-1]
     return None, _CHECKPOINT.sub("", last) or None
+
+
+def base_at_hand(name: str) -> str | None:
+    """The id of the base model a trainer was given, or the folder of a pipeline that lies on this machine."""
+    known, _ = base_named(name)
+    try:
+        here = os.path.isabs(name) and os.path.isfile(os.path.join(name, "model_index.json"))
+    except ValueError:  # no name of a file at all
+        return known
+    return name if known is None and here else known
 
 
 def _json(text: str) -> Any:
