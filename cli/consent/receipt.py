@@ -8,7 +8,7 @@ import click
 
 from .. import options
 from ..frame import Frame, takes_frame
-from ..output import emit, say, say_text
+from ..output import emit, say, say_text, warn_all
 from . import shared
 
 
@@ -24,6 +24,8 @@ def receipt(frame: Frame, subject: str, record_id: str | None, out: Path | None,
 
     found = service.receipt(frame.registry(), subject, record_id=record_id)
     written = service.write_receipts(frame.registry(), found, out, force=force) if out is not None else []
+
+    warn_all(list(dict.fromkeys(text for one in found for text in one["warnings"])))
 
     def human() -> None:
         for path in written:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from click.shell_completion import ShellComplete
 from tests.cli.conftest import Run
 from tests.services.identities.folder import make_folder
 from tests.services.world import make_world
+from w2w_registry.marking.certificates import SELF_MADE, make_credentials
+from w2w_registry.records import now
+from w2w_registry.services.reports.doctor import examine
+from w2w_registry.settings import load_settings
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +29,23 @@ def test_a_bare_machine_is_told_what_to_do(run: Run) -> None:
     assert code == 6
     assert "WRONG database" in out
     assert "w2w-reg init" in out
+
+
+def test_certificates_made_before_the_organisation_was_named_are_told(tmp_path: Path) -> None:
+    settings = load_settings(tmp_path)
+    made = make_credentials(SELF_MADE, now())
+    (tmp_path / "keys").mkdir()
+    for name, text in {"content.pem": made.key + made.chain, "audit.pub": "anybody may read this\n"}.items():
+        (tmp_path / "keys" / name).write_text(text)
+    (tmp_path / "keys" / "content.pem").chmod(0o600)
+    (tmp_path / "keys" / "audit.pub").chmod(0o644)
+    assert {one.check for one in examine(settings)} & {"certificates", "keys"} == set()
+    named = replace(settings, organisation={"name": "A Studio"})
+    [told] = [one for one in examine(named) if one.check == "certificates"]
+    assert (told.state, "'A Studio'" in told.said, "content.pem.old" in str(told.cure)) == ("note", True, True)
+    ours = make_credentials("A Studio", now())
+    (tmp_path / "keys" / "content.pem").write_text(ours.key + ours.chain)
+    assert not [one for one in examine(named) if one.check == "certificates"]
 
 
 def test_a_day(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from w2w_registry.catalog.fingerprints import Fingerprint
 from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked
-from w2w_registry.catalog.subjects import GuardReference
+from w2w_registry.catalog.subjects import ConsentRecord, GuardReference
 
 
 class Photo(NamedTuple):
@@ -56,6 +56,14 @@ def measured(session: Session, versions: Sequence[int]) -> list[tuple[int, str]]
         for column, word in ((Fingerprint.version_id, "fingerprint"), (WeightsSketch.version_id, "sketch")):
             found += [(key, word) for key in session.scalars(select(column).where(column.in_(chunk)))]
     return sorted(found)
+
+
+def evidence_kept(session: Session, subject: str) -> set[str]:
+    """Digests of the evidence of a subject's consents whose content is kept too."""
+    query = select(ConsentRecord.evidence_digest).where(
+        ConsentRecord.subject_id == subject, ConsentRecord.evidence_stored, ConsentRecord.evidence_digest.is_not(None)
+    )
+    return {digest for digest in session.scalars(query) if digest is not None}
 
 
 def references(session: Session, subject: str) -> list[GuardReference]:

@@ -49,9 +49,13 @@ _DPV_STATUS = {
 }
 
 
-def receipt(record: ConsentRecord, now: datetime) -> dict[str, Any]:
-    """The receipt of one record as JSON-LD; ``record`` inside is the record bit for bit (``digest`` is its digest)."""
+def receipt(record: ConsentRecord, now: datetime, withdraw: str | None = None) -> dict[str, Any]:
+    """The receipt of one record as JSON-LD; ``record`` inside is the record bit for bit (``digest`` is its digest).
+
+    ``withdraw``: how the subject can withdraw today, said where the record itself does not.
+    """
     full = to_json(record)
+    way = {} if withdraw is None else {"withdrawal_method": withdraw}
     return {
         "@context": {**CONTEXT, "@vocab": "urn:w2w-registry:terms#"},
         "@type": "dpv:ConsentReceipt",
@@ -63,6 +67,7 @@ def receipt(record: ConsentRecord, now: datetime) -> dict[str, Any]:
         "status": _DPV_STATUS[record.status_at(now)],
         "purposes": list(record.scope.purposes),
         "digest": record.digest(),
+        **way,
         **{k: v for k, v in full["notice"].items() if k in CONTEXT and v is not None},
         "record": full,
     }
@@ -86,8 +91,8 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
     }
 
 
-def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
-    """The receipt for reading."""
+def receipt_markdown(record: ConsentRecord, now: datetime, withdraw: str | None = None) -> str:
+    """The receipt for reading; ``withdraw`` as in ``receipt``."""
     scope, notice = record.scope, record.notice
     rows = [
         ("Record", record.record_id),
@@ -110,7 +115,7 @@ def receipt_markdown(record: ConsentRecord, now: datetime) -> str:
         ("Retention", notice.retention or "none recorded"),
         ("Jurisdiction", notice.jurisdiction or "none recorded"),
         ("Evidence (SHA-256)", record.evidence_digest or "none recorded"),
-        ("To withdraw", notice.withdrawal_method or "none recorded"),
+        ("To withdraw", notice.withdrawal_method or withdraw or "none recorded"),
         ("Digest", record.digest()),
     ]
     lines = [f"# Consent receipt {record.record_id}", "", f"Issued {iso(now)}.", "", "| | |", "| --- | --- |"]

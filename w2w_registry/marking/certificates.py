@@ -21,6 +21,10 @@ LEAF_DAYS: Final = 365 * 10
 """Without a timestamp authority a picture stays valid only as long as the leaf does."""
 
 
+SELF_MADE: Final = "w2w-registry, self-made"
+"""In whose name certificates are while nobody has said who the organisation is."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """PEM texts: the chain, leaf first; the leaf's private key (PKCS#8, not encrypted); the root to be trusted."""
@@ -52,6 +56,16 @@ def make_credentials(name: str, now: datetime) -> Credentials:
     )
     signed_root, signed_leaf = _signed(root, root_key), _signed(leaf, root_key)
     return Credentials(signed_leaf + signed_root, _pem(leaf_key), signed_root)
+
+
+def issuer(chain: str) -> str | None:
+    """The organisation that the first certificate among these PEM texts names. Raises ValueError: there is none."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    leaf = x509.load_pem_x509_certificates(chain.encode())[0]
+    named = leaf.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    return str(named[0].value) if named else None
 
 
 def _name(organisation: str, common: str) -> x509.Name:

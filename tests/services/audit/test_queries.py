@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.services.small import ANY, Small, digest
+from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.consent.records import Use
+from w2w_registry.consent.records import Notice, Use
 from w2w_registry.errors import BadFile, NotFound, UsageError, WhereError
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.audit import queries
 from w2w_registry.services.audit.queries import Filters
-from w2w_registry.services.consent import withdraw
+from w2w_registry.services.consent import amendments, withdraw
+from w2w_registry.services.identities import assigning
 
 
 @pytest.fixture
@@ -55,6 +57,31 @@ def test_everything_about_a_subject(small: Small) -> None:
         ask(small, "subject", subject="nobody")
     with pytest.raises(UsageError):
         ask(small, "subject")
+
+
+def test_a_subject_is_told_what_they_agreed_to_before_and_by_what_documents(small: Small, tmp_path: Path) -> None:
+    form, contract = tmp_path / "form.pdf", tmp_path / "contract.pdf"
+    form.write_bytes(b"signed form")
+    contract.write_bytes(b"contract")
+    first = small.grant("s2", evidence=form, keep_evidence=True, notice=Notice(recipients=("acme",)))
+    first_id, less = first["record_id"], {"forbidden": ("advertising",)}
+    second = amendments.narrow(small.registry, "s2", lambda s: replace(s, **less), record_id=first_id)
+    shown = small.add("c", made=OperationKind.IMPORT)
+    other = replace(small.registry, settings=replace(small.registry.settings, actor="another"))
+    assigning.assign(other, "s2", ["c@1"], evidence=contract)
+    with small.registry.catalog.write("tester") as uow:
+        uow.session.get_one(Version, shown).preview_digest = digest("preview")
+        uow.event("preview.draw", {"version": shown})
+    rows = ask(small, "subject", subject="s2")
+    told = {(r["what"], r["id"]): r["state"] for r in rows}
+    [details] = [str(r["details"]) for r in rows if r["id"] == second["record_id"] and r["what"] == "consent"]
+    assert "not for advertising" in details
+    assert told["consent", first_id] == "replaced by a later one"
+    assert told["consent", second["record_id"]] == "given"
+    assert told["evidence", digest("signed form")] == "kept"
+    assert told["evidence", digest("contract")] == "digest"
+    assert told["picture", digest("preview")] == "kept to show the model by"
+    assert [r["state"] for r in rows if r["what"] == "recipient"] == ["given"]
 
 
 def test_everything_from_a_photo(small: Small, tmp_path: Path) -> None:

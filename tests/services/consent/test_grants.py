@@ -152,6 +152,19 @@ def test_receipts_are_issued_and_noted(small: Small) -> None:
         receipts.receipt(small.registry, "s2")
 
 
+def test_a_receipt_says_how_to_withdraw_today_and_what_is_missing(small: Small) -> None:
+    small.grant("s1", RESEARCH)
+    [one] = receipts.receipt(small.registry, "s1")
+    assert "withdrawal_method" not in one["json"]
+    assert ["no notice" in one["warnings"][0], "no way to withdraw" in one["warnings"][-1]] == [True, True]
+    settings = replace(small.registry.settings, organisation={"contact": "privacy@example.org"})
+    [one] = receipts.receipt(replace(small.registry, settings=settings), "s1")
+    assert "privacy@example.org" in one["json"]["withdrawal_method"]
+    assert "| To withdraw | write to privacy@example.org" in one["markdown"]
+    assert one["json"]["record"]["notice"]["withdrawal_method"] is None
+    assert not any("withdraw" in text for text in one["warnings"])
+
+
 def test_check_lists_every_use(small: Small) -> None:
     small.add("a", "s1")
     small.grant("s1", RESEARCH)

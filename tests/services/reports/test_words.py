@@ -20,8 +20,9 @@ from w2w_registry.consent.reasons import ReasonCode
 from w2w_registry.consent.records import PURPOSES, Status, Use
 from w2w_registry.consent.withdrawal import Step
 from w2w_registry.records import ConsentState, Kind, OperationKind, VersionState
+from w2w_registry.services.audit.phrases import said
 from w2w_registry.services.reports import regulator
-from w2w_registry.services.reports.words import LANGUAGES, _column, messages
+from w2w_registry.services.reports.words import LANGUAGES, _column, _said, messages
 
 PACKAGE = Path(w2w_registry.__file__).parent
 VOCABULARIES = (
@@ -57,6 +58,11 @@ def test_every_action_of_the_log_is_said_in_every_language() -> None:
     assert len(found) > 40
     for language in LANGUAGES:
         assert {f"act_{action}" for action in found} - set(own(language)) == set(), language
+
+
+@pytest.mark.parametrize(("language", "words"), [("en", "for any purpose"), ("ja", "目的 すべて")])
+def test_purposes_in_a_phrase_have_words_of_their_own(language: str, words: str) -> None:
+    assert words in _said(said("terms_open", purposes="any"), messages(language))
 
 
 def test_names_are_left_alone() -> None:

@@ -53,19 +53,21 @@ def about_subject(registry: Registry, subject: str) -> list[Row]:
         subject = row.id
         known = _Known.of(session, subject)
         out = [_row("subject", row.kind, row.id, row.state.value, row.created, row.kind)]
-        out += _agreed(known, present(session))
+        out += _agreed(session, known, present(session))
         out += _made(session, known)
         out += _kept(session, known)
         out += _held(session, known)
         out += [_row("space", "fit", s.ref, s.state.value, s.created, said("fitted")) for s in known.spaces]
-        out += [_event(event, known) for event in _touching(session, known)]
+        touching = _touching(session, known)
+        out += _shown_by(touching, known)
+        out += [_event(event, known) for event in touching]
     return out
 
 
 @dataclass(frozen=True)
 class _Known:
-    """What belongs to a subject: records, versions (id -> whether only derived) with their names, identities, releases,
-    withdrawals, spaces fitted with their models."""
+    """What belongs to a subject: records (superseded ones too), versions (id -> whether only derived) with their
+    names, identities, releases, withdrawals, spaces fitted with their models."""
 
     subject: str
     records: tuple[ConsentRecord, ...]
@@ -81,7 +83,7 @@ class _Known:
         derived = {one.version_id: one.derived for one in depictions(session, subject)}
         return cls(
             subject,
-            tuple(load_records(session, [subject]).get(subject, ())),
+            tuple(load_records(session, [subject], superseded=True).get(subject, ())),
             derived,
             {key: str(ref) for key, ref in refs_of(session, derived).items()},
             frozenset(v.identity_id for v in versions_by_id(session, derived).values()),
@@ -96,20 +98,35 @@ class _Known:
         return sorted(key for key, derived in self.derived.items() if not derived)
 
 
-def _agreed(known: _Known, at: datetime) -> Iterator[Row]:
+def _agreed(session: Session, known: _Known, at: datetime) -> Iterator[Row]:
+    replaced = {record.supersedes for record in known.records}
+    stored, named = holdings.evidence_kept(session, known.subject), set[str]()
+    current = {r for one in known.records if one.record_id not in replaced for r in one.notice.recipients or ()}
     for record in known.records:
         shown = describe(record, at)
         given = next((e.at for e in record.events if e.status is Status.GIVEN), None)
-        purposes, until = ", ".join(shown["scope"]["purposes"]), shown["scope"]["expires_at"]
-        told = said("terms_open", purposes=purposes) if until is None else said("terms", purposes=purposes, until=until)
+        purposes, until = ", ".join(shown["scope"]["purposes"]), record.scope.expires_at
+        told = (
+            said("terms_open", purposes=purposes)
+            if until is None
+            else said("terms", purposes=purposes, until=f"{until:%Y-%m-%d}")
+        )
+        if record.scope.forbidden:
+            told = told.and_("except_for", purposes=", ".join(record.scope.forbidden))
         if given is not None:
             told = told.and_("given", at=iso(given)[:19].replace("T", " "))
         last = record.events[-1].at if record.events else None
-        yield _row("consent", "consent", record.record_id, shown["status"], given or last, told)
-        if record.evidence_digest is not None:
-            yield _row("evidence", "evidence", record.evidence_digest, "digest", given or last, record.record_id)
+        old = record.record_id in replaced
+        state = said("replaced") if old else shown["status"]
+        yield _row("consent", "consent", record.record_id, state, given or last, told)
+        evidence = record.evidence_digest
+        if evidence is not None and evidence not in named:
+            named.add(evidence)
+            kept = "kept" if evidence in stored else "digest"
+            yield _row("evidence", "evidence", evidence, kept, given or last, record.record_id)
         for recipient in record.notice.recipients or ():
-            yield _row("recipient", "recipient", recipient, shown["status"], given or last, record.record_id)
+            if not old or recipient not in current:
+                yield _row("recipient", "recipient", recipient, state, given or last, record.record_id)
     for one in known.withdrawals:
         done = said("finished") if one.finished else said("held_phase", phase=one.phase)
         yield _row("withdrawal", "withdraw", one.id, done, one.started, said("with_erasure") if one.erase else "")
@@ -125,6 +142,10 @@ def _made(session: Session, known: _Known) -> Iterator[Row]:
         mark = said("no_number") if picture.mark is None else said("mark", mark=f"{picture.mark:08x}")
         told = said("event", seq=picture.event_seq)
         yield _row("picture", picture.operation, picture.digest, mark, picture.made, told)
+    for key, version in sorted(kept.items()):
+        if version.preview_digest is not None:
+            told = said("models", versions=known.refs[key])
+            yield _row("picture", "preview", version.preview_digest, said("kept_as_preview"), version.created, told)
     for release in known.releases:
         told = said("at_commit", version=known.refs[release.version_id or 0], commit=release.commit_id[:12])
         yield _row("release", "publish", release.repo_id, release.state.value, release.created, told)
@@ -187,6 +208,14 @@ def _touching(session: Session, known: _Known) -> list[Event]:
         fits = log.events_touching(session, {"space": spaces}, {})
         found |= {event.seq: event for event in fits if event.action.startswith("space.")}
     return [found[seq] for seq in sorted(found)]
+
+
+def _shown_by(events: list[Event], known: _Known) -> Iterator[Row]:
+    """The documents by which somebody said that models depict the subject."""
+    for event in events:
+        evidence = event.payload.get("evidence")
+        if isinstance(evidence, str) and event.objects.get("subject") == known.subject:
+            yield _row("evidence", "evidence", evidence, "digest", event.at, said("event", seq=event.seq))
 
 
 def _event(event: Event, known: _Known) -> Row:

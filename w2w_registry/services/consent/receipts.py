@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from w2w_registry.consent import lifecycle
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
 from w2w_registry.errors import NotFound
+from w2w_registry.services.consent import notices
 from w2w_registry.services.consent.rows import (
     journal,
     move_record,
@@ -21,7 +23,9 @@ from w2w_registry.services.registry import Registry
 
 
 def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -> list[dict[str, Any]]:
-    """Receipts of a subject's records: ``json`` (JSON-LD) and ``markdown`` of each; that they were issued is noted.
+    """Receipts of a subject's records: ``json`` (JSON-LD) and ``markdown`` of each, and ``warnings`` on what the
+    subject is not told; that they were issued is noted. A way to withdraw that the record does not state is taken from
+    ``[organisation]`` as it is today.
 
     Raises:
         NotFound: no such subject or record, or nothing was ever asked or granted.
@@ -35,7 +39,14 @@ def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -
             noted = lifecycle.note(record, "receipt", uow.now(), registry.actor)
             move_record(uow, noted)
             journal(uow, "consent.receipt", noted)
-            out.append({"json": receipt_json(noted, uow.now()), "markdown": receipt_markdown(noted, uow.now())})
+            way = notices.completed(registry, noted.notice).withdrawal_method
+            out.append(
+                {
+                    "json": receipt_json(noted, uow.now(), way),
+                    "markdown": receipt_markdown(noted, uow.now(), way),
+                    "warnings": notices.missing(replace(noted.notice, withdrawal_method=way)),
+                }
+            )
     return out
 
 

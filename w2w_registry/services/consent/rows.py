@@ -56,6 +56,7 @@ def load_records(
     history: bool = True,
     states: Sequence[ConsentState] | None = None,
     at: datetime | None = None,
+    superseded: bool = False,
 ) -> dict[str, tuple[ConsentRecord, ...]]:
     """The records of each subject that no later one supersedes, oldest first; subjects without any are left out.
 
@@ -63,16 +64,17 @@ def load_records(
         history: load each record's events too (digests need them; states do not).
         states: only records in these states.
         at: as they were then: what was written since is left out.
+        superseded: those that a later one supersedes as well.
     """
     rows, happened = records_of(session, subjects, events=history or at is not None)
     if at is not None:
         rows, happened = [r for r in rows if r.created <= at], [e for e in happened if e.at <= at]
-    superseded = {row.supersedes for row in rows if row.supersedes is not None}
+    old = set() if superseded else {row.supersedes for row in rows if row.supersedes is not None}
     events = _events(happened)
     by_id = {row.id: row for row in rows}
     found: dict[str, list[ConsentRecord]] = {}
     for row in rows:
-        if row.id not in superseded and (states is None or row.state in states):
+        if row.id not in old and (states is None or row.state in states):
             record = _record(row, _history(row, by_id, events))
             found.setdefault(row.subject_id, []).append(record if at is None else _as_it_was(record))
     return {subject: tuple(records) for subject, records in found.items()}

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +28,17 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.diffusion.images import png_bytes
 from w2w_registry.errors import SettingError, storing
 from w2w_registry.marking import c2pa, watermark
-from w2w_registry.marking.certificates import Credentials, make_credentials
+from w2w_registry.marking.certificates import SELF_MADE, Credentials, issuer, make_credentials
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.records import now
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.manifests import manifest_of
 from w2w_registry.services.registry import Registry
+from w2w_registry.settings import Settings
 from w2w_registry.version import __version__
 
+CREDENTIALS: Final = "content.pem"
+"""Key and certificates, in the registry's folder of keys."""
 CHOICES = 16
 """How many random numbers a picture may choose its own from: those that suit it make a stronger mark."""
 
@@ -146,13 +149,13 @@ def content_credentials(registry: Registry) -> Credentials:
 
     Made by the registry itself at first; an owner with a certificate of a public authority puts it there.
     """
-    owner = str(registry.settings.organisation.get("name") or "w2w-registry, self-made")
+    owner = str(registry.settings.organisation.get("name") or SELF_MADE)
 
     def make() -> str:
         made = make_credentials(owner, now())
         return made.key + made.chain
 
-    text = _kept(registry, "content.pem", make)
+    text = _kept(registry, CREDENTIALS, make)
     parts = text.split("-----BEGIN CERTIFICATE-----")
     if len(parts) < 2 or "PRIVATE KEY" not in parts[0]:
         raise SettingError(setting="keys/content.pem", value="", reason="not a private key and its certificates")
@@ -160,11 +163,26 @@ def content_credentials(registry: Registry) -> Credentials:
     return Credentials("".join(chain), parts[0], chain[-1])
 
 
+def certified_name(settings: Settings) -> str | None:
+    """The organisation in whose name this registry's pictures are signed; None: there are no certificates yet.
+
+    Raises:
+        SettingError: what is there holds no certificate.
+    """
+    path = settings.home / "keys" / CREDENTIALS
+    if not path.exists():
+        return None
+    try:
+        return issuer(path.read_text("ascii"))
+    except (OSError, ValueError, IndexError) as error:
+        raise SettingError(setting=f"keys/{CREDENTIALS}", value="", reason=str(error)) from None
+
+
 def keys_to_read_by(registry: Registry) -> tuple[bytes | None, str | None]:
     """The secret of the numbers and the root of the credentials, where there are any: who only asks makes none."""
     folder = registry.settings.home / "keys"
     secret = marking_secret(registry) if (folder / "marking.key").exists() else None
-    return secret, content_credentials(registry).root if (folder / "content.pem").exists() else None
+    return secret, content_credentials(registry).root if (folder / CREDENTIALS).exists() else None
 
 
 def _kept(registry: Registry, name: str, make: Any) -> str:

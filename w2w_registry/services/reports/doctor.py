@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -18,9 +19,11 @@ from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import RegistryError
+from w2w_registry.marking.certificates import SELF_MADE
 from w2w_registry.messages import message
 from w2w_registry.records import UNKNOWN_BASE, Result, now
 from w2w_registry.services.hub.intents import JOB
+from w2w_registry.services.recording.pictures import CREDENTIALS, certified_name
 from w2w_registry.services.registry import Registry, current_schema, open_registry
 from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
 
@@ -50,7 +53,7 @@ class Finding(Result):
 
 def examine(settings: Settings) -> list[Finding]:
     """Look at everything; what cannot be looked at because of something else is left out."""
-    found = [*_home(settings), *_settings_file(settings), *_packages(), *_keys(settings)]
+    found = [*_home(settings), *_settings_file(settings), *_packages(), *_keys(settings), *_certificates(settings)]
     try:
         schema = current_schema(settings)
     except RegistryError as error:
@@ -115,8 +118,23 @@ def _packages() -> Iterator[Finding]:
 def _keys(settings: Settings) -> Iterator[Finding]:
     folder = settings.home / "keys"
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.is_file() and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
+        if path.is_file() and path.suffix != ".pub" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield Finding("keys", "bad", f"others on this machine can read {path}", f"chmod 600 {path}")
+
+
+def _certificates(settings: Settings) -> Iterator[Finding]:
+    named = settings.organisation.get("name")
+    try:
+        made_for = certified_name(settings)
+    except RegistryError as error:
+        yield Finding("certificates", "bad", message(error), "put it back from a backup")
+        return
+    if named and made_for == SELF_MADE:
+        path = settings.home / "keys" / CREDENTIALS
+        said = f"pictures are signed in the name of {made_for!r}: {path} was made before {named!r} was set"
+        old = shlex.quote(str(path))
+        cure = f"mv {old} {old}.old, and the next picture makes new ones; keep the old root for pictures signed before"
+        yield Finding("certificates", "note", said, cure)
 
 
 def _clock(registry: Registry) -> Iterator[Finding]:

@@ -45,6 +45,9 @@ def render(template: str, language: str, **values: Any) -> str:
     room.filters["figure"] = lambda value: _figure(value, texts)
     room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
     room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
+    room.filters["happened"] = lambda row: (
+        texts.get(f"you_{row['kind']}") or texts.get(f"act_{row['state']}", _figure(row["kind"], texts))
+    )
     room.filters["tried"] = lambda value: texts.get(f"try_{value}", _figure(value, texts))
     room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
@@ -82,7 +85,17 @@ def _said(value: Any, texts: dict[str, str]) -> str:
     if not isinstance(value, Said):
         return _figure(value, texts)
     phrases = {key.removeprefix("said_"): text for key, text in texts.items() if key.startswith("said_")}
-    return spoken(value.parts, phrases)
+    parts = tuple(
+        (name, {key: _purposes(key, one, texts) for key, one in values.items()}) for name, values in value.parts
+    )
+    return spoken(parts, phrases)
+
+
+def _purposes(key: str, value: Any, texts: dict[str, str]) -> Any:
+    """A value of a phrase; purposes are of a fixed vocabulary and have words of their own."""
+    if key not in ("purpose", "purposes"):
+        return value
+    return ", ".join(texts.get(f"for_{one}") or texts.get(one, one) for one in str(value).split(", "))
 
 
 def _moment(value: Any) -> str:
