@@ -37,12 +37,12 @@ def open(
     Args:
         home: the registry's folder; None = ``W2W_HOME``, or ``~/.w2w-registry``.
         database: the catalog's URL; None = what the environment, ``registry.toml`` or the folder says.
-        actor: who acts, for the audit log; None = the login name.
-        create: make the registry first when there is none.
-        progress: called with (done, total) as long work goes on.
+        actor: the name recorded in the audit log; None = the login name.
+        create: create the registry first if there is none.
+        progress: called with (done, total) during long operations.
 
     Raises:
-        SettingError: ``registry.toml`` cannot be used. NotInitialised: at the first use, when nothing is there.
+        SettingError: ``registry.toml`` cannot be used. NotInitialised: at the first use, if there is no registry.
     """
     from w2w_registry.interface.registry import Registry
 

@@ -33,9 +33,9 @@ class Consent:
 
         Args:
             purposes: as in ``["research"]``; ``["any"]`` grants every purpose, derivatives included.
-            uses: which uses, as ``["edit", "generate"]``; none named = all.
-            expires: the last day of the term, as ``"2027-12-31"``.
-            evidence: a signed form, a recording…; kept by its digest.
+            uses: the uses allowed, as in ``["edit", "generate"]``; none given = all.
+            expires: the last day of the term, as in ``"2027-12-31"``.
+            evidence: a signed form or a recording; only its digest is kept.
 
         Raises:
             BadName, BadFile, UsageError.
@@ -55,7 +55,7 @@ class Consent:
         return Row(plain(grants.grant(self._registry, subject, scope, evidence=given, method="Python API")))
 
     def show(self, subject: str) -> Row:
-        """Every consent record of a subject, and their consent in one word."""
+        """Every consent record of a subject, with their consent in one word."""
         from w2w_registry.services.consent import showing
 
         return Row(plain(showing.show(self._registry, subject)))

@@ -18,8 +18,8 @@ from w2w_registry.settings import load_settings
 class Registry:
     """An open registry. Methods are named like the commands, and their results have the keys of ``--json``.
 
-    Every method raises a subclass of :class:`w2w_registry.errors.RegistryError` for what a user can mend: NotFound,
-    UsageError, ConsentDenied…; nothing is half-written then.
+    For errors that a user can fix, every method raises a subclass of :class:`w2w_registry.errors.RegistryError`:
+    NotFound, UsageError, ConsentDenied…; nothing is half-written then.
 
     Attributes:
         consent: what subjects granted, and withdrawal (:class:`Consent`).
@@ -54,15 +54,16 @@ class Registry:
         return f"Registry({str(self._registry.settings.home)!r})"
 
     def close(self) -> None:
-        """Close every connection. The registry cannot be used after."""
+        """Close every connection. The registry cannot be used afterwards."""
         self._stack.close()
 
     # -- who is there -----------------------------------------------------------------------------
     def add(self, *paths: str | Path, **options: Any) -> Rows:
         """Add LoRA files, folders or globs as identities; one row per file, with ``status`` and ``warnings``.
 
-        Each goes to the space that ``space`` names, else to one that fits, or to none, as the file it is. No space is
-        fitted. ``space`` and ``skipped`` (path and reason of what was passed over) are attributes of the whole.
+        Each is placed in the space that ``space`` names, else in one that fits, or, if none does, registered as a plain
+        file. No space is fitted. ``space`` and ``skipped`` (path and reason of each file skipped) are attributes of
+        the result.
 
         Args:
             options: ``space``, ``name``, ``prefix``, ``kind``, ``subjects``, ``labels``, ``labels_csv``,
@@ -105,12 +106,12 @@ class Registry:
     ) -> Rows:
         """The ``limit`` identities nearest to a registered name, a LoRA file or folder, or ``hf://owner/repo``.
 
-        ``by`` weights, by behaviour (what each makes the base model draw) or both; None is the best available, as for
-        ``w2w-reg search``. ``pipeline``: where the base model is.
+        ``by`` compares weights, behaviour (what each makes the base model draw) or both; None means the best available,
+        as for ``w2w-reg search``. ``pipeline`` is the base model's folder or Hub id.
 
         In a large registry ``exact`` compares with everyone, ``certified`` proves that nobody else reaches the
         threshold, and ``fast`` misses about three matches in a hundred. The rows have ``identity``, ``version``,
-        ``score``…; ``threshold``, ``space``, ``certainty`` and ``warnings`` are attributes of the whole.
+        ``score``…; ``threshold``, ``space``, ``certainty`` and ``warnings`` are attributes of the result.
 
         Raises:
             NotFound: neither a name nor a path. ConsentDenied: the subject does not allow being searched for.
@@ -149,7 +150,7 @@ class Registry:
         return Rows(plain(manage.list_identities(self._registry, where=where, sort=sort, limit=limit)))
 
     def show(self, name: str) -> Row:
-        """One version of an identity, and all that is known of it.
+        """One version of an identity, with everything known about it.
 
         Raises:
             NotFound: no such identity, version or alias.
@@ -159,7 +160,7 @@ class Registry:
         return Row(plain(manage.show(self._registry, name)))
 
     def history(self, name: str, *, at: str | None = None) -> Rows:
-        """Which version each alias of an identity meant, and when."""
+        """Which version each alias of an identity pointed to, and when."""
         from w2w_registry.services.identities import manage
 
         return Rows(plain(manage.history(self._registry, name, at=at)))
@@ -171,7 +172,7 @@ class Registry:
         return Row(plain(manage.remove(self._registry, name, perform=not dry_run)))
 
     def alias(self, alias: str, target: str) -> Row:
-        """Let ``alias`` mean the version ``target``, as in ``alias("production", "acme/alice@3")``."""
+        """Point ``alias`` to the version ``target``, as in ``alias("production", "acme/alice@3")``."""
         from w2w_registry.services.identities import manage
 
         return Row(plain(manage.set_alias(self._registry, alias, target)))
@@ -183,14 +184,14 @@ class Registry:
         return Row(plain(manage.set_tags(self._registry, name, [f"{k}={v}" for k, v in tags.items()])))
 
     def lineage(self, name: str, *, down: bool = False, depth: int | None = None) -> Row:
-        """What a version was made from (or, ``down``, what was made of it), with the operations between."""
+        """What a version was made from (with ``down``, what was made from it), with the operations in between."""
         from w2w_registry.services.provenance import lineage as service
 
         return Row(service.trace(self._registry, name, down=down, depth=depth, form="json"))
 
     # -- make more --------------------------------------------------------------------------------
     def train(self, *photos: str | Path, **options: Any) -> Row:
-        """Train DreamBooth LoRAs from photos, a folder of them, or a folder of such folders. Needs torch.
+        """Train DreamBooth LoRAs from photos, a folder of photos, or a folder of such folders. Needs torch.
 
         Args:
             options: those of ``w2w-reg train``, and ``pipeline``, ``device``, ``dtype``.
@@ -201,7 +202,7 @@ class Registry:
         return Row(plain(service.train(self._registry, request, self._progress)))
 
     def invert(self, *photos: str | Path, **options: Any) -> Rows:
-        """Find the coordinates of whom each photo shows, and register them. Needs torch.
+        """Find the coordinates of the identity in each photo, and register them. Needs torch.
 
         Args:
             options: those of ``w2w-reg invert``, and ``pipeline``, ``device``, ``dtype``.
@@ -233,7 +234,7 @@ class Registry:
     def mix(self, *names: str, weights: Sequence[float] = (), new: str, purpose: str | None = None) -> Row:
         """Mix identities: ``mix("alice", "bob", weights=[0.3], new="both")`` is 0.3 of alice and 0.7 of bob.
 
-        The row's ``["from"]`` names them (``from`` is a word of Python's own, so ``row.from`` is not possible).
+        The row's ``["from"]`` names them (``from`` is a Python keyword, so ``row.from`` is not possible).
         """
         from w2w_registry.services.synthesis import edit as service
 

@@ -54,7 +54,7 @@ class Row(Mapping[str, Any]):
 
 
 class Rows(Sequence[Row]):
-    """Results in order, with what is true of all of them (``space``, ``threshold``, ``warnings``…) as attributes."""
+    """Results in order, with values common to all of them (``space``, ``threshold``, ``warnings``…) as attributes."""
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None) -> None:
         self._rows = tuple(row if isinstance(row, Row) else Row(row) for row in rows)
@@ -88,7 +88,7 @@ class Rows(Sequence[Row]):
         return [row.to_json() for row in self._rows]
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A data frame with a row per result; nested values (labels, tags) spread out as ``labels.beard``.
+        """A data frame with a row per result; nested values (labels, tags) become columns such as ``labels.beard``.
 
         Raises:
             MissingExtra: pandas is not installed.
@@ -105,7 +105,7 @@ class Rows(Sequence[Row]):
 
 
 class Pictures(Row):
-    """What :meth:`Registry.generate` drew: ``files``, ``folder`` and a contact ``sheet``, which a notebook shows."""
+    """What :meth:`Registry.generate` drew: ``files``, ``folder`` and a contact ``sheet``, which notebooks display."""
 
     def _repr_html_(self) -> str:
         sheet = Path(str(self["sheet"]))
