@@ -96,8 +96,8 @@ def _denied(f: _Fields) -> str:
 def _held(f: _Fields) -> str:
     choice = f"`w2w-reg resolve {_short(f['name'])} --same-as {_short(f['like'].partition('@')[0])}"
     return (
-        f"not allowed to {f['operation']}: {_short(f['name'])} is held, it resembles {_short(f['like'])} "
-        f"({f['why']}; by {f['by']}); another person decides: {choice} | --distinct --reason TEXT`"
+        f"not allowed to {f['operation']}: {_short(f['name'])} is held because it resembles {_short(f['like'])} "
+        f"({f['why']}; by {f['by']}); another person must decide: {choice} | --distinct --reason TEXT`"
     )
 
 
@@ -105,15 +105,15 @@ def _uncompared(f: _Fields) -> str:
     name = _short(f["name"])
     return (
         f"not allowed to {f['operation']}: {name} came from outside, and what it draws was never compared with those "
-        f"who refused; `w2w-reg fingerprint {name} --pipeline FOLDER` does, or another person looks at it and says "
-        f"`w2w-reg resolve {name} --distinct --reason TEXT`"
+        f"who refused; compare it with `w2w-reg fingerprint {name} --pipeline FOLDER`, or another person looks at it "
+        f"and runs `w2w-reg resolve {name} --distinct --reason TEXT`"
     )
 
 
 def _schema(f: _Fields) -> str:
     if not f["current"]:
         return "the database has no registry schema; run `w2w-reg init`"
-    return f"the catalog's schema is {f['current']}, this release needs {f['head']}; run `w2w-reg db upgrade`"
+    return f"the catalog's schema is {f['current']}, but this release needs {f['head']}; run `w2w-reg db upgrade`"
 
 
 def _unknown_field(f: _Fields) -> str:
@@ -167,8 +167,8 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.HeldBack: _held,
     e.NotCompared: _uncompared,
     e.SecondPersonNeeded: lambda f: (
-        f"{_short(f['actor'], 60)} alone is not allowed to {f['operation']}: another person does, with `{f['command']}`"
-        f"{f.hint} (a registry of one person says so: `w2w-reg policy set second_person=false`)"
+        f"{_short(f['actor'], 60)} alone is not allowed to {f['operation']}: another person must do it, with "
+        f"`{f['command']}`{f.hint} (in a registry that one person runs: `w2w-reg policy set second_person=false`)"
     ),
     e.LikenessRefused: lambda f: (
         f"{_short(f['path'])}: too near a protected or withdrawn subject "
@@ -183,12 +183,12 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
     ),
     e.ForeignStart: lambda f: (
-        f"{_short(f['path'])}: was trained from another start than the LoRAs of space {f['space']} "
-        f"(agreement {_number(f['agreement'])}), so it has no coordinates there that would mean anything"
+        f"{_short(f['path'])}: was trained from another initialisation than the LoRAs of space {f['space']} "
+        f"(agreement {_number(f['agreement'])}), so it has no meaningful coordinates there"
     ),
     e.IntegrityError: _integrity,
     e.LogForked: lambda f: (
-        f"the log {f['log']} is not to be trusted: {f['reason']}"
+        f"the log {f['log']} cannot be trusted: {f['reason']}"
         + (f"; what was signed then and now is kept in {f['kept']}" if f["kept"] else "")
     ),
     e.Conflict: _conflict,
@@ -196,13 +196,13 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.SchemaOutOfDate: _schema,
     e.CatalogLost: lambda f: (
         f"the catalog {f['path']} is empty or gone, but its files are there ({f['artifacts']}): restore the catalog "
-        "from a backup; a new one would know none of them"
+        "from a backup; a new catalog would know none of them"
     ),
     e.MissingExtra: lambda f: (
         f"{f['feature'] or 'this'} needs the package {f['package']}: pip install 'w2w-registry[{f['extra']}]'"
     ),
     e.DeviceError: lambda f: f"device {f['device']}: {f['reason']}{f.hint}",
-    e.UnknownSetting: lambda f: f"{f['path']}: nothing reads {_short(f['name'], 60)}; there is {', '.join(f['known'])}",
+    e.UnknownSetting: lambda f: f"{f['path']}: unknown setting {_short(f['name'], 60)}; known: {', '.join(f['known'])}",
     e.SettingError: lambda f: f"setting {f['setting']}{_value(f['value'])}: {f['reason']}",
     e.StorageError: lambda f: f"cannot write or read {f['path']}: {f['reason']}",
     e.DatabaseError: lambda f: f"database {f['url']}: {f['reason']}",

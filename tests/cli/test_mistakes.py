@@ -217,7 +217,7 @@ def test_a_registry_may_name_purposes_of_its_own(filled: Run, tmp_path: Path) ->
 
 def test_a_misspelt_rule_is_no_rule(filled: Run, tmp_path: Path) -> None:
     (tmp_path / "home" / "registry.toml").write_text("[policy]\nunkown = []\n")
-    assert "nothing reads unkown in [policy]" in refused(filled, "list", code=8)
+    assert "unknown setting unkown in [policy]" in refused(filled, "list", code=8)
 
 
 @pytest.mark.parametrize("url", ["foo://x/y", "gcs://bucket/x"])
