@@ -26,24 +26,27 @@ _LISTED = 10
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH…")
 @click.option("--space", metavar="NAME[@V]", help="Weight space to place them in (default: one that fits).")
-@click.option("--name", help="Identity name (one PATH only; default: what tells the file or folder from others).")
+@click.option("--name", help="Identity name (one PATH only; default: the distinctive part of its file or folder name).")
 @options.prefix
 @options.kind
 @options.subjects
 @options.labels
 @click.option(
-    "--labels", "labels_csv", type=click.Path(dir_okay=False), help="CSV: a row per name, a column per label."
+    "--labels",
+    "labels_csv",
+    type=click.Path(dir_okay=False),
+    help="CSV file with a row per name and a column per label.",
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
 @click.option(
     "--evidence",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="What proves that models already there depict --subject; its digest is kept.",
+    help="Proof that models already registered depict --subject; its digest is kept.",
 )
 @options.seen_with
-@click.option("--yes", is_flag=True, help="Make the registry and fit weight spaces where needed, without asking.")
+@click.option("--yes", is_flag=True, help="Create the registry and fit weight spaces where needed, without asking.")
 @click.option(
-    "--translate", is_flag=True, help="Find coordinates by what each makes the base model draw, whatever its weights."
+    "--translate", is_flag=True, help="Compute coordinates from what each adapter draws, whatever its weights."
 )
 @options.dry_run
 @takes_frame
@@ -66,14 +69,14 @@ def add(
 ) -> int:
     """Add adapters (LoRA, LyCORIS, DoRA…): files, folders or globs.
 
-    Says what is there and what it would do; with --yes, or "y" at a terminal, it makes the registry when there is
+    Prints what it finds and what it would do. With --yes, or "y" at a terminal, it creates the registry if there is
     none, fits a weight space for every group of LoRAs that is large enough, and registers everything: in a space that
-    fits, or in none, as the file it is. The same model again is "already there", also re-saved in another format or
-    dtype; labels and a --subject given then are added to it (whom a model depicts that is there already takes two
-    people who say the same, or --evidence). Files that cannot be used are named with the reason, and
-    the others are added all the same (exit 5 says some were not). With --translate, adapters whose weights fit no
-    space (another rank, start or tool, DoRA, text encoders) are placed in one by their behaviour: they can then be
-    edited and mixed, and exported from their coordinates; the file itself is kept.
+    fits, or, if none does, as a plain file. A model that is registered already is "already there", even if it was
+    re-saved in another format or dtype; labels and a --subject given with it are added (to say whom a registered model
+    depicts takes two people who agree, or --evidence). Files that cannot be used are listed with the reason, and the
+    others are added all the same (exit 5 says that some were not). With --translate, adapters whose weights fit no
+    space (another rank, initialisation or tool, DoRA, text encoders) are placed in one by their behaviour: they can
+    then be edited, mixed, and exported from their coordinates. The file itself is kept.
     """
     from w2w_registry.services.consent.evidence import evidence_digest
     from w2w_registry.services.identities.items import AddRequest
@@ -190,18 +193,18 @@ def _show_plan(planned: Plan) -> None:
     from w2w_registry.messages import message
 
     if planned.init:
-        say("There is no registry yet; one would be made.")
+        say("There is no registry yet; one would be created.")
     for group in planned.groups:
         say(_group_line(group))
     for space, error in planned.unfitted.items():
         warn(f"space {space} could not be fitted: {message(error)}")
     _failures(list(planned.survey.failed), "cannot be used")
-    _failures(list(planned.refused), "would not be let in")
+    _failures(list(planned.refused), "would be refused")
     _warnings(planned.items)
     warn_unmatched(planned.survey.unmatched, "file")
     _skipped(planned.survey.skipped)
     held = f" ({planned.held} of them held)" if planned.held else ""
-    refused = f"{len(planned.refused)} would not be let in, " if planned.refused else ""
+    refused = f"{len(planned.refused)} would be refused, " if planned.refused else ""
     note(
         f"{planned.added} would be added{held}, {planned.existing} already there or twice, {refused}"
         f"{len(planned.survey.failed)} failed, {len(planned.survey.skipped)} skipped"
@@ -231,7 +234,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
     relabelled = sum(bool(item.updated) for item in old)
     if len(old) > _LISTED and relabelled:
-        note(f"labels of {relabelled} that were already there were updated (--json names them)")
+        note(f"labels were updated on {relabelled} of those already there (--json lists them)")
     _warnings(done.items)
     warn_unmatched(done.unmatched, "file")
     for space, error in done.unfitted.items():
@@ -251,8 +254,8 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         from w2w_registry.services.identities.intake import ENOUGH
 
         note(
-            f"A space takes {ENOUGH} LoRAs of one base model, rank and set of layers. "
-            "What is in none is listed, compared and exported all the same."
+            f"Fitting a space takes {ENOUGH} LoRAs of one base model, rank and set of layers. "
+            "Adapters in no space can still be listed, compared and exported."
         )
     if new and not dry_run:
         placed = next((item for item in new if item.residual is not None), None)
@@ -305,7 +308,7 @@ def _causes(pairs: list[tuple[str, str]], word: str) -> None:
         warn(f"{len(same)} {word}: {reason}  (as {path})")
     if len(ordered) > _SHOWN:
         rest = sum(len(same) for same in ordered[_SHOWN:])
-        warn(f"{rest} more {word}, for {len(ordered) - _SHOWN} other causes (--json lists all files)")
+        warn(f"{rest} more {word}, for {len(ordered) - _SHOWN} other reasons (--json lists all files)")
 
 
 def _warnings(items: Sequence[Item]) -> None:

@@ -10,7 +10,7 @@ from .output import emit, say
 
 @click.group()
 def alias() -> None:
-    """Set and unset movable names of versions, as in p0007@production."""
+    """Set and unset aliases: movable names for versions, as in p0007@production."""
 
 
 @alias.command(name="set")

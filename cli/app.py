@@ -35,9 +35,9 @@ from .sections import COMMANDS, EXAMPLES, SECTIONS
 @click.option("--home", type=click.Path(file_okay=False), help="Registry folder [env: W2W_HOME].")
 @click.option("--database", metavar="URL", help="Catalog database [env: W2W_DATABASE_URL].")
 @click.option("--actor", metavar="WHO", help="Name recorded in the audit log [env: W2W_ACTOR].")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON (also after the command's name).")
-@click.option("-q", "--quiet", is_flag=True, help="Print answers, warnings and errors only.")
-@click.option("-v", "--verbose", is_flag=True, help="Also say what is being done, and how long it took.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (may also follow the command's name).")
+@click.option("-q", "--quiet", is_flag=True, help="Print only results, warnings and errors.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print what is being done and how long it took.")
 @click.option("--log-file", type=click.Path(dir_okay=False), metavar="FILE", help="Also append every message to FILE.")
 @click.option(
     "--install-completion",
@@ -45,7 +45,7 @@ from .sections import COMMANDS, EXAMPLES, SECTIONS
     is_eager=True,
     expose_value=False,
     callback=completion.install,
-    help="Set up completion of commands, identities, spaces, directions and aliases in your shell.",
+    help="Set up shell completion of commands, identities, spaces, directions and aliases.",
 )
 @click.version_option(__version__, prog_name="w2w-reg")
 @click.pass_context
@@ -59,7 +59,7 @@ def cli(
     verbose: bool,
     log_file: str | None,
 ) -> None:
-    """A registry of identity models: who each LoRA draws, made from what, allowed by whom."""
+    """A registry of identity models: whom each LoRA draws, what it was made from, and who allowed it."""
     ctx.obj = Frame(home, database, actor, as_json, quiet, verbose, log_file)
     loudness.set_up(quiet=quiet, verbose=verbose, log_file=log_file)
 
@@ -89,7 +89,7 @@ def _run(args: list[str], *, as_json: bool) -> None:
         report("usage", usage_message(error), error.exit_code, {}, as_json=as_json)
         sys.exit(error.exit_code)
     except click.Abort as stop:
-        more = "; run the same command again to go on" if isinstance(stop.__cause__, KeyboardInterrupt) else ""
+        more = "; run the same command again to continue" if isinstance(stop.__cause__, KeyboardInterrupt) else ""
         click.echo(f"Aborted: nothing more was changed{more}.", err=True)
         sys.exit(130)
     except RegistryError as error:

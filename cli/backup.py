@@ -16,11 +16,11 @@ from .output import emit, progress, say, warn
 @options.force
 @takes_frame
 def backup(frame: Frame, file: Path, force: bool) -> None:
-    """Write the registry into one file: catalog, stored files, settings and keys.
+    """Back up the registry to one file: catalog, stored files, settings and keys.
 
-    The catalog in it is that of one moment, even while others write; a PostgreSQL catalog becomes a SQLite file. The
-    backup holds the private keys: keep it where only you can read it. People erased later are still in it: delete old
-    backups.
+    The catalog is a consistent snapshot, even while others write; a PostgreSQL catalog becomes a SQLite file. The
+    backup contains the private keys: keep it where only you can read it. People erased later are still in it: delete
+    old backups.
     """
     from w2w_registry.services.recording import backups
 
@@ -29,7 +29,7 @@ def backup(frame: Frame, file: Path, force: bool) -> None:
 
     def human() -> None:
         for digest in value["missing"][:3]:
-            warn(f"file {digest[:16]}… is gone and not in the backup")
+            warn(f"file {digest[:16]}… is missing and not in the backup")
         say(f"{value['file']}: {value['files']} files, {value['bytes'] / 1e6:.1f} MB")
 
     emit(frame, value, human)

@@ -15,17 +15,17 @@ from .output import emit, note, progress, say
     multiple=True,
     required=True,
     type=click.Path(exists=True, file_okay=False),
-    help="A folder of second trainings, named as the identities are (repeatable: one folder a way of training).",
+    help="A folder of repeat trainings, named like the identities (repeatable: one folder per way of training).",
 )
 @options.pipeline
 @options.prompt
 @options.device
 @takes_frame
 def calibrate(frame: Frame, repeats: tuple[str, ...], pipeline: str | None, prompt: str | None, device: str) -> None:
-    """Learn from repeats which fingerprints are the same person's, and how often a stranger comes as near.
+    """Learn from repeat trainings which fingerprints belong to the same person, and how often a stranger comes as near.
 
-    The first folder holds LoRAs trained as the registered ones were, from other photos; every further folder LoRAs
-    trained another way (rank, start, modules, tool). Sixteen of each are the fewest that count.
+    The first folder holds LoRAs trained like the registered ones, from other photos; each further folder holds LoRAs
+    trained another way (rank, initialisation, modules, tool). At least sixteen of each are needed.
     """
     from w2w_registry.services.recording import fingerprints
     from w2w_registry.services.search import behaviour as service
@@ -39,6 +39,6 @@ def calibrate(frame: Frame, repeats: tuple[str, ...], pipeline: str | None, prom
         learned = ", ".join(f"{count} {name}" for name, count in value["repeats"].items())
         say(f"learned from {learned}, among {value['people']} people")
         if value["unknown"]:
-            note(f"{len(value['unknown'])} adapters are named as nobody registered, and were left out")
+            note(f"{len(value['unknown'])} adapters match no registered identity by name, and were left out")
 
     emit(frame, value, human)

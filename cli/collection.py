@@ -11,7 +11,7 @@ from .output import emit, table, told_changes
 
 @click.group()
 def collection() -> None:
-    """Group identities under a name; an identity can be in several groups.
+    """Group identities under a name; an identity can be in several collections.
 
     \b
     w2w-reg collection add summer alice bob
@@ -26,7 +26,7 @@ def collection() -> None:
 @options.where
 @takes_frame
 def add(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -> None:
-    """Put identities into a collection."""
+    """Add identities to a collection."""
     from w2w_registry.services.identities import bulk
 
     value = bulk.collect(frame.registry(), name, names, where=where)
@@ -39,7 +39,7 @@ def add(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -> N
 @options.where
 @takes_frame
 def remove(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -> None:
-    """Take identities out of a collection; they stay in the registry."""
+    """Remove identities from a collection; they stay in the registry."""
     from w2w_registry.services.identities import bulk
 
     value = bulk.collect(frame.registry(), name, names, where=where, out=True)
@@ -49,7 +49,7 @@ def remove(frame: Frame, name: str, names: tuple[str, ...], where: str | None) -
 @collection.command(name="list")
 @takes_frame
 def list_(frame: Frame) -> None:
-    """List collections and how many identities each has."""
+    """List collections and the number of identities in each."""
     from w2w_registry.services.identities import bulk
 
     rows = bulk.collections(frame.registry())

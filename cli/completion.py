@@ -29,7 +29,7 @@ def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         return
     shell = Path(os.environ.get("SHELL", "bash")).name
     if shell not in _SCRIPTS:
-        raise click.UsageError(f"completion is for {', '.join(_SCRIPTS)}; this shell is {shell}")
+        raise click.UsageError(f"completion works in {', '.join(_SCRIPTS)}; this shell is {shell}")
     name, line = _SCRIPTS[shell]
     path = Path.home() / name
     have = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -37,7 +37,7 @@ def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as stream:
             stream.write(("" if not have or have.endswith("\n") else "\n") + line + "\n")
-    say(f"{path} turns completion on; open a new shell, or run: source {path}")
+    say(f"completion is set up in {path}; open a new shell, or run: source {path}")
     ctx.exit()
 
 

@@ -8,14 +8,14 @@ from .frame import Frame, takes_frame
 from .output import emit, say, table, warn
 
 _NOT_THERE = (
-    "no registry is there yet: `w2w-reg init` makes an empty one; to take along the one there was, go back with "
+    "there is no registry there yet: `w2w-reg init` creates an empty one; to keep the one you had, go back with "
     "`w2w-reg config unset database.url` and run `w2w-reg copy-to URL` first"
 )
 
 
 @click.group()
 def config() -> None:
-    """Show and change settings: where base models lie, which database, which Hub.
+    """Show and change settings: paths of base models, database, Hub.
 
     \b
     w2w-reg config show
@@ -39,7 +39,7 @@ def show(frame: Frame) -> None:
 @click.argument("value", metavar="VALUE")
 @takes_frame
 def set_(frame: Frame, key: str, value: str) -> None:
-    """Set one key of registry.toml; its other lines and comments stay."""
+    """Set one key of registry.toml; its other lines and comments are kept."""
     from w2w_registry.services.recording import configuring
 
     done = configuring.put(frame.settings(), key, value)

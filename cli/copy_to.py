@@ -12,9 +12,9 @@ from .output import emit, note, pairs
 @click.argument("url", metavar="URL")
 @takes_frame
 def copy_to(frame: Frame, url: str) -> None:
-    """Copy the catalog into another database, SQLite or PostgreSQL, and compare every row's digest and the log.
+    """Copy the catalog to another database, SQLite or PostgreSQL, and compare every row's digest and the log.
 
-    The other database must be empty. Files stay where they are; nothing changes here.
+    The other database must be empty. Files stay where they are, and this registry is not changed.
 
     \b
     w2w-reg copy-to postgresql://team@db/registry

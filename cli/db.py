@@ -16,7 +16,7 @@ def db() -> None:
 @db.command()
 @takes_frame
 def upgrade(frame: Frame) -> None:
-    """Upgrade the schema to the one this release needs, and compute what earlier ones did not keep."""
+    """Upgrade the schema to the one this release needs, and compute what earlier releases did not store."""
     from w2w_registry.services import registry
     from w2w_registry.services.recording import sketches
 

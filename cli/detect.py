@@ -11,7 +11,7 @@ from .output import emit, say, warn
 
 STATES = {
     "trusted": "content credentials of {issuer}",
-    "valid": "unbroken content credentials in the name of {issuer}, which anybody can write",
+    "valid": "intact content credentials in the name of {issuer}, which anybody could have written",
     "invalid": "broken content credentials",
 }
 
@@ -22,7 +22,7 @@ STATES = {
 def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
     """Check whether PICTURE carries the mark of generated pictures, in its pixels or in signed metadata.
 
-    Needs no registry. Exit 1 when one of them carries none.
+    Needs no registry. Exit 1 if any picture carries none.
     """
     from w2w_registry.services.provenance.whose import detect as look
 

@@ -15,7 +15,7 @@ from .output import emit, say, table
 @click.argument("second", metavar="NAME[@V]")
 @takes_frame
 def diff(frame: Frame, first: str, second: str) -> None:
-    """Show how two versions differ: their weights, coordinates, labels, tags and how they were made.
+    """Show how two versions differ in weights, coordinates, labels, tags and how they were made.
 
     \b
     w2w-reg diff alice@1 alice@2
@@ -28,7 +28,7 @@ def diff(frame: Frame, first: str, second: str) -> None:
 
 def _show(value: dict[str, Any]) -> None:
     one, two = value["versions"]
-    words = {True: "the same model", False: "different models", None: "not known whether one model"}
+    words = {True: "the same model", False: "different models", None: "not known whether they are the same model"}
     related = f", {one} is the {value['related']}" if value["related"] in ("ancestor", "descendant") else ""
     say(f"{one} and {two}: {words[value['same_model']]}{related}")
     weights, points = value["weights"], value["coordinates"]

@@ -11,8 +11,8 @@ from .output import emit, say
 @click.command()
 @takes_frame
 def doctor(frame: Frame) -> int:
-    """Check that everything this registry needs is in order, and say what to do about what is not. Exit 6 if something
-    is wrong. Looks at this machine only; `verify` and `audit verify` look into files and log."""
+    """Check that everything this registry needs is in order, and say how to fix what is not. Exit 6 if something is
+    wrong. Only this machine is checked; `verify` and `audit verify` check the files and the log."""
     from w2w_registry.services.reports import doctor as service
 
     found = service.examine(frame.settings())

@@ -11,8 +11,8 @@ from .output import emit, note, progress, say
 @click.command()
 @takes_frame
 def duplicates(frame: Frame) -> None:
-    """List versions that are the same model, re-saved, rescaled or of another rank or precision, in any space, the
-    surest first."""
+    """List versions that are the same model (re-saved, rescaled, or at another rank or precision), in any space, the
+    most certain first."""
     from w2w_registry.services.search import duplicates as service
 
     with progress("comparing") as tick:

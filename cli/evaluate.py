@@ -20,7 +20,9 @@ from .output import emit, note, progress, table
     metavar="PATH|ID|MODULE:FUNCTION",
     help="An image embedding (CLIP, DINOv2, …) by folder or Hub id, or your own IdentityScorer.",
 )
-@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="Held-out photos, a folder each.")
+@click.option(
+    "--photos", type=click.Path(exists=True, file_okay=False), help="Held-out photos, one folder per identity."
+)
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(2), help="Measure at most N identities.")
 @options.seeds
 @options.steps
@@ -30,9 +32,9 @@ from .output import emit, note, progress, table
 @options.engine
 @takes_frame
 def evaluate(frame: Frame, seeds: str, **given: Any) -> None:
-    """Measure a space's inversions, edits or samples with an identity scorer; registers nothing.
+    """Measure a space's inversions, edits or samples with an identity scorer; register nothing.
 
-    Every figure has a 95% interval over identities.
+    Every figure comes with a 95% interval over identities.
     """
     from w2w_registry.services.synthesis import evaluate as service
     from w2w_registry.services.synthesis.generate import parse_seeds

@@ -18,7 +18,7 @@ from .output import emit, say, warn_all
     "--format",
     "fmt",
     type=click.Choice(["peft", "diffusers", "kohya", "coordinates", "original"]),
-    help="Format to write (default: peft; the file as it came for an adapter in no weight space).",
+    help="Format to write (default: peft; for an adapter in no weight space, the original file).",
 )
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")

@@ -11,8 +11,13 @@ from .output import emit, note, progress, say, warn, warn_all
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME]...")
-@click.option("--missing", "which", flag_value="missing", help="All that have none yet (the default without names).")
-@click.option("--all", "which", flag_value="all", help="All, including those that have one.")
+@click.option(
+    "--missing",
+    "which",
+    flag_value="missing",
+    help="All versions that have none yet (the default if no names are given).",
+)
+@click.option("--all", "which", flag_value="all", help="All versions, including those that have one.")
 @options.pipeline
 @options.prompt
 @options.device
@@ -29,8 +34,9 @@ def fingerprint(
 ) -> None:
     """Fingerprint registered versions: what each makes the base model draw, in 512 numbers.
 
-    They find the same person whatever rank, modules or tool an adapter has (`search --by behaviour`). A version that
-    turns out to draw somebody other than it says is held (`resolve`). An interrupted run resumes where it stopped.
+    Fingerprints find the same person whatever an adapter's rank, modules or tool (`search --by behaviour`). A version
+    that turns out to draw somebody other than it claims is held (`resolve`). An interrupted run resumes where it
+    stopped.
     """
     from w2w_registry.services.consent.late_look import look_again
     from w2w_registry.services.recording import fingerprints as service
@@ -47,7 +53,7 @@ def fingerprint(
         warn_all(held[:10])
         if len(held) > 10:
             warn(f"{len(held) - 10} more are held; `w2w-reg audit query held` lists them")
-        say(f"{taken.taken} fingerprints taken, {taken.already} were there")
+        say(f"{taken.taken} fingerprints taken, {taken.already} already there")
         for ref, reason in taken.skipped[:10]:
             warn(f"{ref}: {reason}")
         if len(taken.skipped) > 10:

@@ -41,9 +41,9 @@ def generate(
 ) -> None:
     """Generate pictures of an identity: a PNG per seed and a contact sheet in the --out folder.
 
-    An edit from a timestep on keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail. A local edit
-    keeps everything that the edit is not about; it takes twice as long.
-    Each PNG says who it shows, how it was made, and that a model made it.
+    With --from-timestep, an edit keeps the picture's layout: 600 to 1000 changes shape, 300 to 600 detail. With
+    --local, it keeps everything that the edit is not about, and takes twice as long.
+    Each PNG records whom it shows, how it was made, and that a model made it.
     """
     from w2w_registry.services.synthesis import edit as edits_service
     from w2w_registry.services.synthesis import generate as service

@@ -16,13 +16,13 @@ from .output import chance, emit, note, say, table
     "--by", type=click.Choice(["weights", "behaviour"]), help="What to compare (default: the best available)."
 )
 @options.space
-@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews, a row for each group.")
+@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews, one row per group.")
 @options.force
 @takes_frame
 def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, force: bool) -> None:
-    """Find identities that are one person under several names, the most certain first.
+    """Find identities that are the same person under several names, the most certain first.
 
-    Beside each group stand the score of the weakest link that holds it together, and the chance that somebody who is
+    Each group is shown with the score of the weakest link that holds it together, and the chance that somebody who is
     not registered finds a match as near. At most about one link in ten is expected to join two people; the last line
     says how many.
     """

@@ -10,10 +10,10 @@ from .output import emit, table
 
 @click.command()
 @click.argument("name", metavar="NAME[@ALIAS]")
-@click.option("--at", metavar="DATE", help="Only what each alias meant at this moment (ISO date or time, UTC).")
+@click.option("--at", metavar="DATE", help="Only what each alias pointed to at this time (ISO date or time, UTC).")
 @takes_frame
 def history(frame: Frame, name: str, at: str | None) -> None:
-    """Show which version each alias of an identity meant, and from when to when."""
+    """Show which version each alias of an identity pointed to, and from when to when."""
     from w2w_registry.services.identities import manage
 
     rows = manage.history(frame.registry(), name, at=at)

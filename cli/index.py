@@ -17,9 +17,9 @@ def index() -> None:
 @click.option("--space", metavar="NAME[@V]", help="Weight space (default: every space).")
 @takes_frame
 def optimize(frame: Frame, space: str | None) -> None:
-    """Write each space's search index as one piece, up to date and without removed rows.
+    """Rewrite each space's search index as one piece, up to date and without removed rows.
 
-    Searches go on meanwhile. Nothing has to be optimized: adding keeps the index in a few pieces by itself.
+    Searches keep working meanwhile. This is never required: adding keeps the index in a few pieces anyway.
     """
     from w2w_registry.services.recording import nearest
 
@@ -28,6 +28,6 @@ def optimize(frame: Frame, space: str | None) -> None:
     def human() -> None:
         table(found, ["space", "kind", "pieces", "rows"], empty="no spaces yet; `w2w-reg space fit NAME PATH…`")
         if any(one["pieces"] is None for one in found):
-            note("left as they are: those that another process is writing, or that a server keeps")
+            note("left unchanged: those that another process is writing, or that a server keeps")
 
     emit(frame, found, human)

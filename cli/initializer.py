@@ -15,13 +15,15 @@ from .output import emit, note, progress, say
 
 @click.group()
 def initializer() -> None:
-    """Fit the initializer of inversions: a regression from what the base model sees to coordinates."""
+    """Fit the initializer for inversions: a regression from base-model features to coordinates."""
 
 
 @initializer.command()
 @options.space
-@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="A folder of photos per identity.")
-@click.option("--drawn", default=0, show_default=True, type=click.IntRange(0), help="Pictures to generate of each.")
+@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="Photos, one folder per identity.")
+@click.option(
+    "--drawn", default=0, show_default=True, type=click.IntRange(0), help="Pictures to generate of each identity."
+)
 @click.option("--components", type=click.IntRange(1), metavar="K", help="Predict the first K components only.")
 @options.prompt
 @options.seed
@@ -30,7 +32,7 @@ def initializer() -> None:
 def fit(frame: Frame, **given: Any) -> None:
     """Fit the initializer on photos of registered identities, on pictures generated of them, or on both.
 
-    Only statistics over the pictures are kept, none of the pictures.
+    Only statistics of the pictures are kept, not the pictures themselves.
     """
     from w2w_registry.services.synthesis import engine as service
 

@@ -14,7 +14,9 @@ from .output import emit, progress, table, warn_all
 
 @click.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO…", type=click.Path(exists=True))
-@click.option("--name", help="Find one identity of this name in all PHOTOs (default: one in each, named as the file).")
+@click.option(
+    "--name", help="Find one identity of this name in all PHOTOs (default: one in each, named after the file)."
+)
 @options.prefix
 @click.option("--mask", type=click.Path(exists=True, dir_okay=False), help="Mask image, white where the identity is.")
 @options.space
@@ -25,7 +27,7 @@ from .output import emit, progress, table, warn_all
 @click.option("--lr", "rate", type=float, help="Learning rate; a higher one fits the photo more closely.")
 @click.option("--prior", type=float, help="Weight of the pull towards the initial coordinates.")
 @click.option("--emphasis", type=float, help="Scale the result's distance from the average identity.")
-@click.option("--no-initializer", is_flag=True, help="Start at the average.")
+@click.option("--no-initializer", is_flag=True, help="Start at the average identity.")
 @click.option("--no-guess", is_flag=True, hidden=True)
 @click.option(
     "--batch",
@@ -42,7 +44,7 @@ def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **giv
     """Find the coordinates of the identity in each PHOTO, or with --name of the one identity in all of them, and
     register them. A folder stands for the photos in it.
 
-    Fastest and best after `initializer fit`, which learns where to start.
+    This is fastest and most accurate after `initializer fit`, which learns where to start.
     """
     from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.synthesis import invert as service

@@ -19,7 +19,7 @@ def label() -> None:
 @options.where
 @takes_frame
 def label_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
-    """Set labels of one version, of several, or of all that --where finds.
+    """Set labels on one version, on several, or on all that match --where.
 
     \b
     w2w-reg label set p0007 beard=1 team=ads
@@ -42,7 +42,7 @@ def label_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
 @click.argument("labels", nargs=-1, required=True, metavar="LABEL…")
 @takes_frame
 def label_unset(frame: Frame, name: str, labels: tuple[str, ...]) -> None:
-    """Take labels away."""
+    """Remove labels."""
     from w2w_registry.services.identities import describing
 
     value = describing.unlabel(frame.registry(), name, labels)
@@ -53,7 +53,10 @@ def label_unset(frame: Frame, name: str, labels: tuple[str, ...]) -> None:
 @click.argument("file", type=click.Path(dir_okay=False), metavar="CSV")
 @takes_frame
 def label_import(frame: Frame, file: str) -> None:
-    """Set labels from a CSV: a row per identity, a column per label. Rows that match no identity are named."""
+    """Set labels from a CSV file with a row per identity and a column per label.
+
+    Rows that match no identity are listed.
+    """
     from w2w_registry.services.identities import describing
 
     done = describing.import_labels(frame.registry(), file)

@@ -12,9 +12,9 @@ from .output import emit, print_json, reader_may_leave, say_text
 @click.argument("name", metavar="NAME[@V]")
 @click.option("--up/--down", "up", default=True, help="What it was made from (default), or what was made from it.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Follow at most N steps.")
-@click.option("--dot", "form", flag_value="dot", help="Graphviz, for `dot -Tsvg`.")
-@click.option("--svg", "form", flag_value="svg", help="An SVG drawing.")
-@click.option("--prov", "form", flag_value="prov", help="W3C PROV-JSON.")
+@click.option("--dot", "form", flag_value="dot", help="Print Graphviz source, for `dot -Tsvg`.")
+@click.option("--svg", "form", flag_value="svg", help="Print an SVG drawing.")
+@click.option("--prov", "form", flag_value="prov", help="Print W3C PROV-JSON.")
 @takes_frame
 def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | None) -> None:
     """Show ancestors or descendants of a version, with the operations between them."""

@@ -14,14 +14,18 @@ from .output import emit, print_csv, table
 @click.command(name="list")
 @click.argument("patterns", nargs=-1, metavar="[NAME…]")
 @options.where
-@click.option("--sort", default="name", show_default=True, help="Field to sort by; '-' before it for descending.")
+@click.option(
+    "--sort", default="name", show_default=True, help="Field to sort by; put '-' before it for descending order."
+)
 @options.limit
 @click.option("--columns", metavar="A,B", help="What to show, as in identity,version,label.beard,tag.team.")
-@click.option("--csv", "as_csv", is_flag=True, help="Print CSV; cells that a spreadsheet would run begin with .")
+@click.option(
+    "--csv", "as_csv", is_flag=True, help="Print CSV; an apostrophe marks cells that a spreadsheet would run."
+)
 @click.option(
     "--at",
     metavar="DATE",
-    help="As it was at the end of that day, or at that time; --where compares today's values.",
+    help="Show what was there at the end of that day, or at that time; --where compares today's values.",
 )
 @takes_frame
 def list_(
@@ -34,7 +38,7 @@ def list_(
     as_csv: bool,
     at: str | None,
 ) -> None:
-    """List identities (their newest active versions): all, or those whose name has NAME in it or matches a pattern.
+    """List identities (their newest active versions): all, or those whose names contain NAME or match a pattern.
 
     \b
     w2w-reg list alice

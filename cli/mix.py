@@ -12,7 +12,7 @@ from .output import emit, say, warn_all
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="A B…")
 @click.option(
-    "--weight", "weights", type=float, multiple=True, help="Weight of A (of two), or one weight per identity."
+    "--weight", "weights", type=float, multiple=True, help="Weight of A (when mixing two), or one weight per identity."
 )
 @click.option("--name", "new", required=True, metavar="NEW", help="Name of the mixture.")
 @options.purpose

@@ -14,7 +14,7 @@ from .output import emit, say
 @click.option("--remove", is_flag=True, help="Remove the note.")
 @takes_frame
 def note(frame: Frame, name: str, text: str | None, remove: bool) -> None:
-    """Keep a note on an identity; without TEXT, show it.
+    """Write a note on an identity; without TEXT, show it.
 
     \b
     w2w-reg note acme/alice "shot in May; the lighting was poor"

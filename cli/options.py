@@ -56,10 +56,12 @@ class Word(click.ParamType[str]):
 subjects = click.option(
     "--subject", "subjects", multiple=True, type=Word(), metavar="ID", help="Whom it depicts (repeatable)."
 )
-labels = click.option("--label", "labels", multiple=True, metavar="K=V", help="A label, number or text (repeatable).")
+labels = click.option(
+    "--label", "labels", multiple=True, metavar="K=V", help="Label, with a number or text as its value (repeatable)."
+)
 base_model = click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
 purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")
-prefix = click.option("--prefix", default="", help="Put before every name taken from a file or folder, as in 'acme/'.")
+prefix = click.option("--prefix", default="", help="Prefix for every name taken from a file or folder, as in 'acme/'.")
 prompt = click.option("--prompt", help="The prompt the LoRAs were trained with (default: 'photo of sks person').")
 seed = click.option("--seed", default=0, show_default=True, type=Integer(0), help="Random seed.")
 seeds = click.option("--seeds", default="1-4", show_default=True, help="Random seeds, as in 1-8 or 3,7.")
@@ -69,10 +71,10 @@ days = click.option(
     "--days", metavar="N", type=click.IntRange(0, 36_500), default=30, show_default=True, help="How many days ahead."
 )
 language = click.option("--lang", "language", default="en", show_default=True, help="Language: en or ja.")
-keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to hold still.")
-EDITS = "As in 'beard=+1.5, glasses=-1, hat=on' (repeatable)."
-replace = click.option("--replace", is_flag=True, help="Replace the direction that has this name.")
-force = click.option("--force", is_flag=True, help="Replace a file that exists.")
+keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to keep unchanged.")
+EDITS = "Edits, as in 'beard=+1.5, glasses=-1, hat=on' (repeatable)."
+replace = click.option("--replace", is_flag=True, help="Replace an existing direction of this name.")
+force = click.option("--force", is_flag=True, help="Replace an existing file.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
 pipeline = click.option(
     "--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: the space's own id)."
@@ -80,12 +82,12 @@ pipeline = click.option(
 seen_with = click.option(
     "--pipeline",
     metavar="PATH|ID",
-    help="The base model, to see what each draws (default: where [pipelines] says, or `fingerprint` last found it).",
+    help="Base model, to compare what each one draws (default: as set in [pipelines] or last used by `fingerprint`).",
 )
 device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda.")
 dtype = click.option("--dtype", default="auto", show_default=True, help="auto, float32, bfloat16, float16.")
 
-ray = click.option("--ray", metavar="ADDRESS", help="Work on the Ray cluster there (auto, ray://host:10001).")
+ray = click.option("--ray", metavar="ADDRESS", help="Run on the Ray cluster at ADDRESS (auto, ray://host:10001).")
 
 described = together(kind, subjects, labels, purpose)
 """What every command that makes something new of somebody asks about it."""

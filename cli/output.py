@@ -192,7 +192,7 @@ def told_changes(value: Mapping[str, Sequence[str]]) -> None:
     for name in value["changed"][:20]:
         say(name)
     if len(value["changed"]) > 20:
-        note(f"… {len(value['changed']) - 20} more (--json names them)")
+        note(f"… {len(value['changed']) - 20} more (--json lists them)")
     note(f"{len(value['changed'])} changed, {len(value['unchanged'])} unchanged")
 
 

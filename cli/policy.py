@@ -10,8 +10,8 @@ from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table, warn
 
 ONE_PERSON = (
-    "one person decides alone here, and can bring back anybody who refused (`consent withdraw --forget`, "
-    "`consent grant`, `resolve`); the log and `audit report` say so each time"
+    "one person decides alone in this registry and can bring back anybody who refused (`consent withdraw --forget`, "
+    "`consent grant`, `resolve`); the log and `audit report` record each such decision"
 )
 
 
@@ -33,7 +33,7 @@ def show(frame: Frame) -> None:
         if value["one_person"]:
             warn(ONE_PERSON)
         if value["file_differs"]:
-            warn("registry.toml says something else, which changes nothing until `w2w-reg policy set` adopts it")
+            warn("registry.toml differs, which has no effect until `w2w-reg policy set` adopts it")
 
     emit(frame, value, human)
 
@@ -41,18 +41,19 @@ def show(frame: Frame) -> None:
 @policy.command("set")
 @click.argument("items", nargs=-1, metavar="[KEY=VALUE…]")
 @click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="A file with a [policy] table.")
-@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
 @takes_frame
 def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool) -> None:
-    """Put the [policy] table of registry.toml (or of --file) in force, or change single keys of the policy that is:
-    `policy set second_person=false`. The log records it.
+    """Put the [policy] table of registry.toml (or of --file) in force, or change single keys of the policy in force:
+    `policy set second_person=false`. The log records the change.
 
-    Where several people work, what allows more than before takes two of them: the second types the same command.
+    Where several people work, a policy that allows more than before takes two of them: the second types the same
+    command.
     """
     from w2w_registry.services.recording import policies
 
     if items and file is not None:
-        raise click.UsageError("say either KEY=VALUE or --file")
+        raise click.UsageError("give either KEY=VALUE or --file")
     value = policies.adopt(frame.registry(), file, items=items, dry_run=dry_run)
 
     def human() -> None:
@@ -61,7 +62,7 @@ def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool)
         if not value["changes"]:
             say("nothing changes")
         elif dry_run:
-            say("nothing was changed: --dry-run")
+            say("nothing was changed (--dry-run)")
         else:
             say(f"in force: {value['digest']}")
         if value["one_person"]:
@@ -73,7 +74,7 @@ def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool)
 @policy.command()
 @takes_frame
 def history(frame: Frame) -> None:
-    """List every policy there was, and what each changed."""
+    """List every policy that was in force, and what each one changed."""
     from w2w_registry.services.recording import policies
 
     rows = policies.history(frame.registry())

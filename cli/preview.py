@@ -13,7 +13,7 @@ from .output import emit, progress, say, warn_all
 
 @click.group()
 def preview() -> None:
-    """Set and draw previews: the small picture that lists, sheets and the gallery show."""
+    """Set and draw previews: the small pictures that lists, sheets and the gallery show."""
 
 
 @preview.command()
@@ -21,7 +21,7 @@ def preview() -> None:
 @click.option("--prompt", default="photo of sks person", show_default=True, help="What to draw.")
 @click.option("--seed", default=1, show_default=True, type=options.Integer(0), help="Random seed.")
 @click.option("--steps", default=20, show_default=True, type=click.IntRange(1, 1000), help="Denoising steps.")
-@click.option("--replace", is_flag=True, help="Also for versions that have a picture.")
+@click.option("--replace", is_flag=True, help="Also draw for versions that have a preview.")
 @options.purpose
 @options.pipeline
 @options.device
@@ -37,9 +37,9 @@ def draw(
     pipeline: str | None,
     device: str,
 ) -> None:
-    """Draw pictures for versions that came without one, as edits, mixes and samples do. The gallery shows them.
+    """Draw previews for versions that have none, such as edits, mixes and samples.
 
-    It needs the same consent as `generate`; the picture is marked whenever it leaves the registry.
+    This needs the same consent as `generate`; the picture is marked whenever it leaves the registry.
     """
     from w2w_registry.services.synthesis import previewing as service
     from w2w_registry.services.synthesis.engine import WarmEngine

@@ -22,7 +22,7 @@ from .output import emit, progress, say, warn
 )
 @options.subjects
 @click.option("--base-model", metavar="ID", help="Base model, when the card does not name it.")
-@click.option("--file", metavar="PATH", help="The LoRA wanted from a repo that holds several.")
+@click.option("--file", metavar="PATH", help="LoRA to pull from a repo that holds several.")
 @options.seen_with
 @click.option("--dry-run", is_flag=True, help="Download and check; register nothing.")
 @takes_frame
@@ -40,9 +40,9 @@ def pull(
 ) -> None:
     """Register the identity that a Hub repo publishes: a release of a registry like this one, or anyone's LoRA.
 
-    A release is taken bit for bit once its digests, weights and coordinates have been checked against one another. A
-    stranger's LoRA is placed like an added file. Pickles are never fetched. oci://HOST/NAME[@TAG] names a repository of
-    an OCI registry.
+    A release is registered bit for bit once its digests, weights and coordinates have been checked against one
+    another. Any other LoRA is placed like an added file. Pickles are never fetched. oci://HOST/NAME[@TAG] names a
+    repository in an OCI registry.
     """
     from w2w_registry.services.hub import pull as service
     from w2w_registry.services.hub.connecting import connect

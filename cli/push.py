@@ -13,19 +13,19 @@ from .pushed import show_push
 @click.command()
 @click.argument("name", metavar="NAME[@V]", required=False)
 @click.argument("repo_id", metavar="OWNER/REPO", required=False)
-@click.option("--to", metavar="ADDRESS", help="Where to, instead of OWNER/REPO: oci://HOST/NAME for an OCI registry.")
+@click.option("--to", metavar="ADDRESS", help="Destination instead of OWNER/REPO: oci://HOST/NAME for an OCI registry.")
 @options.access
 @click.option(
     "--format",
     "formats",
     multiple=True,
     type=click.Choice(["peft", "diffusers", "kohya"]),
-    help="Forms of the LoRA to publish (repeatable; default: peft and diffusers).",
+    help="LoRA formats to publish (repeatable; default: peft and diffusers).",
 )
 @click.option("--coordinates-only", is_flag=True, help="Publish the coordinates, not the LoRA.")
 @click.option("--license", "license_", metavar="ID", help="License in the card (default: other, bound to the consent).")
 @click.option("--instance-prompt", metavar="TEXT", help="The prompt that triggers the identity.")
-@click.option("--cancel", metavar="OWNER/REPO", help="Give up an unfinished push to this repo, and push nothing.")
+@click.option("--cancel", metavar="OWNER/REPO", help="Cancel an unfinished push to this repo, and push nothing.")
 @options.purpose
 @options.dry_run
 @takes_frame
@@ -45,24 +45,24 @@ def push(
 ) -> None:
     """Publish an identity as a Hub repo that diffusers and PEFT load, with its provenance and consent.
 
-    A person's likeness needs consent for publication, and is private unless --gated is asked for. The
-    same content again makes no commit; a changed one makes one commit and a tag. In an OCI registry
-    it is a ModelPack artifact, private unless --public is asked for.
+    A person's likeness needs consent to publication, and is private unless you give --gated. Unchanged content makes
+    no commit; changed content makes one commit and a tag. In an OCI registry the release is a ModelPack artifact,
+    private unless you give --public.
     """
     from w2w_registry.services.hub import release
     from w2w_registry.services.hub.connecting import connect
 
     if to is not None:
         if repo_id is not None:
-            raise click.UsageError("OWNER/REPO and --to exclude each other: say once where it goes")
+            raise click.UsageError("OWNER/REPO and --to cannot be combined: name one destination")
         repo_id = to
     if cancel is not None:
         if name is not None:
-            raise click.UsageError("--cancel stands alone: it takes the repo, and pushes nothing")
+            raise click.UsageError("--cancel takes only the repo: it pushes nothing")
         registry = frame.registry()
         done = release.cancel(registry, connect(registry, cancel), cancel)
-        said = "what had arrived was taken back" if done == "undone" else "nothing of it had arrived"
-        emit(frame, {"repo": cancel, "cancelled": done}, lambda: say(f"{cancel}: given up; {said}"))
+        said = "what had been uploaded was removed" if done == "undone" else "nothing had been uploaded"
+        emit(frame, {"repo": cancel, "cancelled": done}, lambda: say(f"{cancel}: cancelled; {said}"))
         return
     if name is None or repo_id is None:
         raise click.UsageError("say what to push and where: w2w-reg push NAME OWNER/REPO, or --to oci://HOST/NAME")

@@ -18,7 +18,7 @@ from .pushed import show_push
 @options.dry_run
 @takes_frame
 def push_space(frame: Frame, name: str, repo_id: str, access: str | None, license_: str, dry_run: bool) -> None:
-    """Publish a weight space as a Hub repo, private unless asked; `space import NAME hf://OWNER/REPO` reads it.
+    """Publish a weight space as a Hub repo, private by default; `space import NAME hf://OWNER/REPO` reads it.
 
     oci://HOST/NAME publishes it in an OCI registry.
     """

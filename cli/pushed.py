@@ -18,6 +18,6 @@ def show_push(frame: Frame, value: dict[str, Any], dry_run: bool) -> None:
             return
         say(f"{value['repo']}  {value['access']}  {value['commit'][:12]}  {value['tag']}")
         if value.get("attested_by"):
-            note(f"how it was made is attested by key {value['attested_by'][:16]}")
+            note(f"how it was made is attested with key {value['attested_by'][:16]}")
 
     emit(frame, value, human)

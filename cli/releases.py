@@ -9,8 +9,8 @@ from .output import emit, table
 
 
 @click.command()
-@click.option("--where", metavar="EXPR", help="Only releases of identities for which this holds.")
-@click.option("--at", metavar="DATE", help="Those published by then, with the states and consents they had.")
+@click.option("--where", metavar="EXPR", help="Only releases of identities that match.")
+@click.option("--at", metavar="DATE", help="Releases published by then, with the state and consent they had.")
 @takes_frame
 def releases(frame: Frame, where: str | None, at: str | None) -> None:
     """List what is published, with its state, consent and unfinished takedowns."""

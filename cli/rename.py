@@ -13,7 +13,7 @@ from .output import emit, say
 @click.argument("new", metavar="NEW-NAME")
 @takes_frame
 def rename(frame: Frame, old: str, new: str) -> None:
-    """Give an identity another name; its versions, aliases and history stay."""
+    """Rename an identity; its versions, aliases and history are kept."""
     from w2w_registry.services.identities import describing
 
     value = describing.rename(frame.registry(), old, new)

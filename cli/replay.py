@@ -35,12 +35,13 @@ from .output import emit, note, pairs, progress, say, table
 @options.purpose
 @takes_frame
 def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: Any) -> int:
-    """Recompute a version from its recorded inputs: identical, equal within tolerance, or different, and why.
+    """Recompute a version from its recorded inputs, and say whether it comes out identical, equal within tolerance or
+    different, and why.
 
-    Trainings and inversions run again: the registry knows their photos by digest only, --photos says where to look
-    for them. Consent has to allow the use of these photos today, as it did then.
+    Trainings and inversions run again. The registry knows their photos only by digest; --photos says where to find
+    them. Consent must allow the use of these photos today, as it did then.
 
-    Exit 6 when it comes out different, 3 when an input is gone.
+    Exit 6 if the result is different, 3 if an input is missing.
     """
     from w2w_registry.services.provenance import replay as service
     from w2w_registry.services.provenance.replay_training import Given
@@ -56,7 +57,7 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: An
         for change in value["changed"]:
             note(f"changed since: {change}")
         if dry_run:
-            say("nothing is missing" if value["possible"] else "impossible as it stands")
+            say("nothing is missing" if value["possible"] else "not possible as things stand")
             for step in value["steps"]:
                 if step["missing"] is not None:
                     say(f"  {step['missing']}")

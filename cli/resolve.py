@@ -10,15 +10,17 @@ from .output import emit, note, say
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
-@click.option("--same-as", metavar="NAME[@V]", help="It depicts whom this one does: their consent decides.")
-@click.option("--distinct", is_flag=True, help="It is who it says it is, whomever it resembles.")
+@click.option(
+    "--same-as", metavar="NAME[@V]", help="It depicts the same person as this version: their consent decides."
+)
+@click.option("--distinct", is_flag=True, help="It depicts whom it claims to, whomever it resembles.")
 @click.option("--reason", metavar="TEXT", required=True, help="Why; kept with the decision.")
 @takes_frame
 def resolve(frame: Frame, name: str, same_as: str | None, distinct: bool, reason: str) -> None:
-    """Decide whom a held version depicts. `audit query held` lists those that are waiting.
+    """Decide whom a held version depicts. `audit query held` lists the versions that are waiting.
 
-    Another person decides than the one who added it (a registry of one person: `policy set second_person=false`). A
-    decision can only be changed by another one; each is in the audit log.
+    Somebody other than the person who added it must decide (in a registry that one person runs: `policy set
+    second_person=false`). Only another decision can change a decision; each is recorded in the audit log.
     """
     from w2w_registry.services.consent import resolve as service
 
@@ -31,6 +33,6 @@ def resolve(frame: Frame, name: str, same_as: str | None, distinct: bool, reason
         else:
             say(f"{value['version']} is who it says it is")
         if value["state"] != "active":
-            note(f"it is {value['state']}: whom it depicts withdrew")
+            note(f"it is {value['state']}: whoever it depicts has withdrawn")
 
     emit(frame, value, human)

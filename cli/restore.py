@@ -16,7 +16,7 @@ from .output import emit, note, progress, say
 @options.dry_run
 @takes_frame
 def restore(frame: Frame, file: Path, dry_run: bool) -> None:
-    """Make a registry from a backup, in an empty home folder (--home). Every file is checked first.
+    """Restore a registry from a backup into an empty home folder (--home). Every file is checked first.
 
     \b
     w2w-reg --home ~/restored restore backup.tar

@@ -42,7 +42,9 @@ from .output import emit, note, progress, say, table, warn_all
 )
 @options.kind
 @options.purpose
-@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw each once, into one marked PNG.")
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw each sample once, into one marked PNG."
+)
 @options.steps
 @options.engine
 @options.force
@@ -64,7 +66,7 @@ def sample(
 ) -> None:
     """Make new identities from the distribution of a space, and register them.
 
-    `--sheet FILE` also draws them, once each with the same seed, with the base model that --pipeline names.
+    `--sheet FILE` also draws each of them once, all with the same seed, with the base model that --pipeline names.
     """
     from w2w_registry.services.synthesis import edit as service
     from w2w_registry.services.synthesis import sample_sheet

@@ -14,15 +14,15 @@ from .frame import Frame, takes_frame
 from .output import chance, emit, note, progress, say, table, warn
 
 CERTAINTY = {
-    "certified": "nobody else reaches the threshold; further down, a match may be missing",
-    "approximate": "a match may be missing, fewer than one in a hundred; --exact compares with everyone",
-    "fast": "a match may be missing, about three in a hundred; without --fast fewer than one",
+    "certified": "nobody else reaches the threshold; below it, matches may be missing",
+    "approximate": "fewer than one match in a hundred is missed; --exact compares with every version",
+    "fast": "about three matches in a hundred are missed; without --fast, fewer than one",
 }
 
-MORE = 'weights alone say "likely" at most; to compare what is drawn: --by behaviour --pipeline FOLDER'
+MORE = 'weights alone say "likely" at most; to compare what is drawn, use --by behaviour --pipeline FOLDER'
 UNPLACED = (
-    "no weight space holds this, so it is told by what it changes, which finds the same model in any file; another "
-    "training of one person is found by behaviour (--pipeline)"
+    "this is in no weight space, so it is compared by its weight change (ΔW), which finds the same model in any file; "
+    "another training of the same person is found by behaviour (--pipeline)"
 )
 
 
@@ -32,21 +32,27 @@ UNPLACED = (
     "-k", "--limit", metavar="N", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Show at most N."
 )
 @click.option("--space", metavar="NAME[@V]", help="Weight space to search in (default: the query's, or the newest).")
-@click.option("--where", metavar="EXPR", help='Only identities for which this holds, as in "kind = person".')
+@click.option("--where", metavar="EXPR", help='Only identities that match, as in "kind = person".')
 @click.option("--include-blocked", is_flag=True, help="Include versions blocked by consent.")
-@click.option("--exact", is_flag=True, help="Compare with every version; a large index compares with likely ones only.")
+@click.option(
+    "--exact", is_flag=True, help="Compare with every version, not only with the likely ones of a large index."
+)
 @click.option("--certified", is_flag=True, help="Prove that nobody else reaches the threshold.")
 @click.option(
-    "--fast", is_flag=True, help="Look at fewer versions of a large index: about three in a hundred matches are missed."
+    "--fast",
+    is_flag=True,
+    help="Compare with fewer versions of a large index; misses about three matches in a hundred.",
 )
 @click.option(
     "--by",
     type=click.Choice(["weights", "behaviour", "both"]),
-    help="Compare LoRAs as they are, or what they draw (default: the best available).",
+    help="Compare the weights, what they draw, or both (default: the best available).",
 )
 @options.pipeline
 @options.device
-@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of query and matches.")
+@click.option(
+    "--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of the query and its matches."
+)
 @options.force
 @takes_frame
 def search(
@@ -66,21 +72,21 @@ def search(
     force: bool,
 ) -> None:
     """Find the identities nearest to each QUERY: a registered name (p0007, p0007@2, p0007@production), a LoRA
-    file or folder, a folder of them, a Hub repo (hf://owner/repo), or a photo (which needs the base model; nothing of
-    it is registered).
+    file or folder, a folder of them, a Hub repo (hf://owner/repo), or a photo (which needs the base model and is not
+    registered).
 
-    The verdict is "same" when a stranger would come as near in at most one of a hundred searches, "likely" in at most
-    one of five. Weights alone say "same" of the very same model only, however its file was saved ("same model").
-    By behaviour any adapter that the base model loads can be a query; it is the default where versions have
-    fingerprints and the base model is on this machine, which then takes seconds to open. What no weight space holds is
-    compared by what it changes (ΔW), which finds the same model in any file, format and rank.
+    The verdict is "same" if a stranger would come as near in at most one search in a hundred, and "likely" if in at
+    most one in five. Weights alone say "same" only of the very same model, however its file was saved ("same model").
+    By behaviour, any adapter that the base model loads can be a query. This is the default where versions have
+    fingerprints and the base model is on this machine; loading it takes seconds. An adapter in no weight space is
+    compared by its weight change (ΔW), which finds the same model in any file, format and rank.
     """
     from w2w_registry.services.recording.fingerprints import opener_for
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.search import draws as service
 
     if fast and (exact or certified):
-        raise click.UsageError("--fast may miss someone: it does not go with --exact or --certified")
+        raise click.UsageError("--fast may miss matches: it cannot be combined with --exact or --certified")
     registry = frame.registry()
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
@@ -123,7 +129,7 @@ def _asked(
 
     photos = [text for text in queries if looking.is_photo(text)]
     if not photos and by == "weights" and pipeline is not None:
-        raise click.UsageError("--pipeline is for comparing what is drawn: it does not go with --by weights")
+        raise click.UsageError("--pipeline is for comparing what is drawn: it cannot be combined with --by weights")
     if not photos:
         return as_queries(registry, queries)
     from w2w_registry.services.synthesis.engine import Engine

@@ -17,9 +17,9 @@ from .output import note, say
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8765, show_default=True, help="Port; 0 for a free one.")
 @click.option("--open", "open_", is_flag=True, help="Open the gallery in a browser.")
-@click.option("--read-only", is_flag=True, help="Show everything, change nothing.")
+@click.option("--read-only", is_flag=True, help="Show everything; change nothing.")
 @click.option("--token", metavar="TOKEN", envvar="W2W_TOKEN", help="Access token (default: a new one).")
-@click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="A name it is reached by (repeatable).")
+@click.option("--allow-host", multiple=True, metavar="HOST[:PORT]", help="Host name it may be reached by (repeatable).")
 @click.option("--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id, for drawing.")
 @click.option(
     "--workers", type=click.IntRange(1, 64), help="Processes that serve pages (default: one per core, at most four)."
@@ -48,7 +48,7 @@ def serve(
     prepared = prepare(frame.registry(), asked)
     say(prepared.url)
     sys.stdout.flush()
-    note("Ctrl+C stops it." if read_only else "Ctrl+C stops it. Whoever has this address can do what you can.")
+    note("Ctrl+C stops it." if read_only else "Ctrl+C stops it. Anybody with this address can do what you can.")
     if open_:
         opened = _open(prepared.url)
         if not opened:

@@ -13,7 +13,7 @@ from .output import emit, pairs
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="FOLDER")
-@click.option("--key", type=click.Path(path_type=Path), help="Private key (PEM). Without it sigstore signs.")
+@click.option("--key", type=click.Path(path_type=Path), help="Private key (PEM). Without one, sigstore signs.")
 @click.option(
     "--new-key", type=click.Path(file_okay=False, path_type=Path), help="Make a key pair in this folder first."
 )
@@ -31,8 +31,8 @@ def sign(
 ) -> None:
     """Sign an exported folder (OpenSSF model signing); the signature is FOLDER/model.sig.
 
-    With a key pair nothing leaves this machine. Without one sigstore signs: it needs the internet, and writes who
-    signed into a public log. (That way is tested against a stand-in only, never against the real service.)
+    With a key pair, nothing leaves this machine. Without one, sigstore signs, which needs the internet and records
+    the signer in a public log. (This is tested against a stand-in only, never against the real service.)
     """
     from w2w_registry.services import signing as service
 

@@ -49,7 +49,7 @@ def list_(frame: Frame) -> None:
 @click.argument("subject_id", type=options.Word(), metavar="ID")
 @takes_frame
 def show(frame: Frame, subject_id: str) -> None:
-    """Show one subject: consent records, versions, withdrawals. All of it: `audit query subject --subject ID`."""
+    """Show a subject's consent records, versions and withdrawals (everything: `audit query subject --subject ID`)."""
     from w2w_registry.services.consent import subjects
 
     value = subjects.show_subject(frame.registry(), subject_id)
@@ -61,7 +61,7 @@ def show(frame: Frame, subject_id: str) -> None:
         say()
         records = [{"record": r["record_id"], "state": r["status"], **r["scope"]} for r in value["records"]]
         columns = ["record", "state", "purposes", "derivatives", "publication", "territory", "expires_at"]
-        table(records, columns, empty="no consent was asked for or given")
+        table(records, columns, empty="no consent has been requested or given")
         say()
         table(value["versions"], ["version", "state"], empty="no version names this subject")
 
@@ -74,9 +74,9 @@ def show(frame: Frame, subject_id: str) -> None:
 @click.option("--space", metavar="NAME[@V]", help="Weight space, for a LoRA file (default: the newest).")
 @takes_frame
 def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> None:
-    """Keep a do-not-recreate reference of a subject, from a registered version or a LoRA that stays outside.
+    """Keep a do-not-recreate reference of a subject, from a registered version or a LoRA that is not registered itself.
 
-    What is kept is a salted sketch, not coordinates. From then on, new models too near to it are refused.
+    Only a salted sketch is kept, no coordinates. From then on, new models that come too near to it are refused.
     """
     from w2w_registry.services.consent import protect as protecting
 
@@ -84,7 +84,7 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
     emit(
         frame,
         value,
-        lambda: say(f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} on"),
+        lambda: say(f"{value['subject']} is protected in {value['space']}, from score {value['threshold']:.3f} up"),
     )
 
 
@@ -103,7 +103,7 @@ def protect(frame: Frame, subject_id: str, source: str, space: str | None) -> No
 def assign(
     frame: Frame, subject_id: str, names: tuple[str, ...], where: str | None, evidence: Path, dry_run: bool
 ) -> None:
-    """Record that versions depict a registered subject. It takes somebody other than the person who added them.
+    """Record that versions depict a registered subject. Somebody other than the person who added them must do this.
 
     \b
     w2w-reg subject assign s-17 acme/alice --evidence form.pdf
@@ -117,7 +117,7 @@ def assign(
         for ref in value["assigned"]:
             say(f"{ref} {verb} {value['subject']}")
         for ref in value["blocked"]:
-            warn(f"{ref} is blocked: whom it depicts withdrew")
+            warn(f"{ref} is blocked: whoever it depicts has withdrawn")
         note(f"{len(value['assigned'])} {'would be ' if dry_run else ''}assigned, {len(value['unchanged'])} unchanged")
 
     emit(frame, value, human)

@@ -18,18 +18,18 @@ from .output import emit, note, progress, say, warn
 @options.dry_run
 @takes_frame
 def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool) -> int:
-    """Reconcile the catalog with the Hub. Exit code 1 means that something (still) differs.
+    """Reconcile the catalog with the Hub. Exit code 1 means that they differ, or still differ.
 
-    Unfinished pushes and takedowns are completed, repos that are too open are closed, releases without consent
-    are taken down, and repos deleted or renamed there are noted. Content moves only with --push or --pull. OCI
-    registries with releases of yours are asked as well.
+    Unfinished pushes and takedowns are completed, access to repos that are too open is restricted, releases without
+    consent are taken down, and repos deleted or renamed on the Hub are recorded. Content is transferred only with
+    --push or --pull. OCI registries that hold releases of yours are checked as well.
     """
     from w2w_registry.messages import message
     from w2w_registry.services.hub import sync as service
     from w2w_registry.services.hub.connecting import connect
 
     if push and pull:
-        raise click.UsageError("--push and --pull exclude each other")
+        raise click.UsageError("--push and --pull cannot be combined")
     registry = frame.registry()
     with progress("settling") as tick:
         report = service.sync(

@@ -19,7 +19,7 @@ def tag() -> None:
 @options.where
 @takes_frame
 def tag_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
-    """Set tags of one identity, of several, or of all that --where finds.
+    """Set tags on one identity, on several, or on all that match --where.
 
     \b
     w2w-reg tag set p0007 team=ads campaign=spring

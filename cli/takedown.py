@@ -19,7 +19,7 @@ from .output import emit, note, pairs, progress, say, warn
     type=click.Choice(["gate", "hide", "erase", "delete"]),
     default="hide",
     show_default=True,
-    help="How far: gate it, hide it, hide it and erase its files for good, or delete the repo as well.",
+    help="How far to go: gate the repo, hide it, also erase its files for good, or also delete the repo.",
 )
 @options.dry_run
 @takes_frame
@@ -33,7 +33,7 @@ def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dr
     from w2w_registry.services.hub.connecting import connect
 
     if (name is None) == (subject is None):
-        raise click.UsageError("say either NAME or --subject")
+        raise click.UsageError("give either NAME or --subject")
     registry = frame.registry()
     with progress("taking down") as tick:
         report = service.takedown(

@@ -18,20 +18,22 @@ from .output import emit, note, progress, table, warn_all
 @click.option("--out", type=click.Path(file_okay=False), help="Write the LoRAs here, a PEFT folder each.")
 @click.option("--space", metavar="NAME[@V]", help="Weight space to register them in (default: the newest).")
 @click.option("--no-register", is_flag=True, help="Only write the LoRAs, for `space fit`.")
-@click.option("--prompt", help="The prompt that means the identity (default: 'photo of sks person').")
+@click.option("--prompt", help="Prompt that stands for the identity (default: 'photo of sks person').")
 @click.option("--steps", default=400, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
 @click.option(
     "--samples", default=4, show_default=True, type=click.IntRange(1), help="Noised photos per step and identity."
 )
 @click.option("--lr", default=2e-3, show_default=True, type=float, help="Learning rate, falling to zero.")
-@click.option("--rank", default=1, show_default=True, type=click.IntRange(1), help="LoRA rank, without a space.")
-@click.option("--alpha", default=27.0, show_default=True, type=float, help="LoRA alpha, without a space.")
+@click.option("--rank", default=1, show_default=True, type=click.IntRange(1), help="LoRA rank, if no space sets it.")
+@click.option("--alpha", default=27.0, show_default=True, type=float, help="LoRA alpha, if no space sets it.")
 @click.option("--batch", default=16, show_default=True, type=click.IntRange(1), help="Identities trained at once.")
 @click.option(
     "--prior", default=0, show_default=True, type=click.IntRange(0), help="Class pictures for prior preservation."
 )
 @click.option("--at-once", type=click.IntRange(1), help="Identities in the model at once (default: the batch).")
-@click.option("--checkpointing", is_flag=True, help="A third more time, a fraction of the memory.")
+@click.option(
+    "--checkpointing", is_flag=True, help="Checkpoint gradients: a third more time, a fraction of the memory."
+)
 @options.ray
 @options.seed
 @click.option(
@@ -43,8 +45,8 @@ from .output import emit, note, progress, table, warn_all
 @options.engine
 @takes_frame
 def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tuple[str, ...], **given: Any) -> None:
-    """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with a folder
-    for each identity. All identities train together in one batch; an interrupted run resumes where it stopped.
+    """Train DreamBooth LoRAs from PHOTOS…: photos of one identity, a folder of them, or a folder with one folder
+    per identity. All identities train together in one batch; an interrupted run resumes where it stopped.
     """
     from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.synthesis import train as service

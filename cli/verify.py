@@ -17,7 +17,7 @@ from .output import emit, note, say
 @click.option("--issuer", metavar="URL", help="Identity provider of that signer.")
 @takes_frame
 def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issuer: str | None) -> int:
-    """Verify a signed folder, or a registered version's files and coordinates. Exit 6 when something does not hold."""
+    """Verify a signed folder, or a registered version's files and coordinates. Exit 6 if something fails."""
     from w2w_registry.services import signing
     from w2w_registry.services.provenance import verify as service
 

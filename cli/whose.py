@@ -19,8 +19,8 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
     """Find out whose PICTURE this is: identity, version, operation, lineage, and the consent of everybody upstream
     today.
 
-    A picture is known by its file, by its signed metadata, or by the number in its pixels, which survives when all
-    metadata is lost. Exit 3 when one of them is not known here.
+    A picture is recognised by its file, by its signed metadata, or by the number in its pixels, which survives when
+    all metadata is lost. Exit 3 if any picture is not known here.
     """
     from w2w_registry.services.provenance.whose import whose as ask
 
@@ -37,7 +37,7 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
             rows = [("shows", shown), *((k, told[k]) for k in ("operation", "seed", "made", "event", "consent", "by"))]
             pairs([*rows, ("made from", told["lineage"])])
             if told["by"] == "watermark":
-                say(f"  known by the number in its pixels, which can be copied onto another picture: {COMPARE}")
+                say(f"  recognised by the number in its pixels, which can be copied onto another picture: {COMPARE}")
 
     for told in found:
         for warning in told["warnings"]:

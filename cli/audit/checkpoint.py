@@ -26,7 +26,7 @@ def checkpoint(frame: Frame, out: Path | None, force: bool) -> None:
 
     def human() -> None:
         if not value["created"]:
-            note("nothing happened since the last checkpoint")
+            note("nothing has happened since the last checkpoint")
         say_text(value["note"])
         note(f"public key {value['public_key']}")
 

@@ -16,7 +16,7 @@ from ..output import emit, pairs
 @options.force
 @takes_frame
 def export(frame: Frame, out: Path, force: bool) -> None:
-    """Write the whole log as JSON lines; check it anywhere with examples/verify_audit.py."""
+    """Write the whole log as JSON Lines, which can be checked anywhere with examples/verify_audit.py."""
     from w2w_registry.services.audit import log as service
     from w2w_registry.services.recording.outputs import check_outputs
 

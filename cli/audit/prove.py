@@ -25,7 +25,7 @@ from ..output import emit, note, say
 @options.force
 @takes_frame
 def prove(frame: Frame, seq: int | None, since: Path | None, out: Path | None, force: bool) -> None:
-    """Prove that event SEQ is in the log, or that the log still begins with what --since says.
+    """Prove that event SEQ is in the log, or that the log still begins with the checkpoint given by --since.
 
     The proof (RFC 9162, as JSON) is for `verify-audit --proof`, which needs no registry.
     """

@@ -25,7 +25,7 @@ from ..output import emit, note, pairs
 def publish(frame: Frame, out: Path, cosigned: tuple[Path, ...]) -> None:
     """Write the log's checkpoint and tiles into FOLDER, for any static web host to serve.
 
-    The folder holds hashes only. Anybody who kept an older checkpoint can tell whether the log was cut, forked or
+    The folder holds hashes only. Anybody who kept an older checkpoint can tell if the log was cut, forked or
     rolled back (`verify-audit --published`); witnesses cosign it (`w2w-reg audit witness`).
     """
     from w2w_registry.services.audit import publish as service

@@ -35,7 +35,7 @@ class _Query(click.Command):
 @click.option("--since", metavar="DATE", help="From this day on.")
 @click.option("--until", metavar="DATE", help="Up to this day.")
 @click.option("--by", "actor", metavar="WHO", help="Only by this actor.")
-@click.option("--action", metavar="WHAT", help="Only this action, or 'consent.' for all of its kind.")
+@click.option("--action", metavar="WHAT", help="Only this action, or all of a kind, as in 'consent.'.")
 @click.option("--where", metavar="EXPR", help="A free question about versions, as in `w2w-reg list --where`.")
 @options.limit
 @takes_frame
@@ -55,7 +55,7 @@ def query(
 ) -> None:
     """Answer a common question from the catalog and its log.
 
-    ABOUT is the subject's ID, or the photo's SHA-256 or file, of the questions that take one.
+    For questions that take one, ABOUT is the subject's ID, or the photo's SHA-256 or file.
     """
     from w2w_registry.services.audit import queries as service
     from w2w_registry.services.consent.scopes import parse_day
@@ -67,7 +67,7 @@ def query(
     elif about is not None and "photo" in takes and photo is None:
         photo = about
     elif about is not None and asked in service.QUESTIONS:
-        raise click.UsageError(f"{about!r} is one word too many for the question {asked!r}")
+        raise click.UsageError(f"{about!r} is one argument too many for the question {asked!r}")
     filters = service.Filters(
         subject=subject,
         photo=photo,

@@ -28,10 +28,11 @@ from ..output import emit, pairs, say
 @options.force
 @takes_frame
 def report(frame: Frame, out: Path, since: str | None, until: str | None, days: int, language: str, force: bool) -> int:
-    """Write a report for a regulator. Exit 6 when the log does not verify.
+    """Write a report for a regulator. Exit 6 if the log does not verify.
 
-    It says who is responsible ([organisation] in registry.toml), whether the log verifies, what was decided on people's
-    consent under which policy, what is published without consent, how long withdrawals took, and how much is marked.
+    It states who is responsible ([organisation] in registry.toml), whether the log verifies, what was decided about
+    people's consent and under which policy, what is published without consent, how long withdrawals took, and how much
+    is marked.
     """
     from w2w_registry.services.consent.scopes import parse_day
     from w2w_registry.services.recording.outputs import check_outputs

@@ -23,7 +23,7 @@ from ..output import emit, say, table
 )
 @takes_frame
 def verify(frame: Frame, key: str | None, kept: tuple[Path, ...]) -> int:
-    """Check the whole chain, all checkpoints, and every row against its events. Exit 6 when something is wrong."""
+    """Check the whole chain, all checkpoints, and every row against its events. Exit 6 if something is wrong."""
     from w2w_registry.services.audit import log as service
 
     verdict = service.verify(frame.registry(), public_key=service.read_key(key), kept=service.read_notes(kept))

@@ -13,14 +13,14 @@ from ..output import emit, note, say_text
 
 @click.command()
 @click.argument("source", metavar="URL|FOLDER")
-@click.option("--key", metavar="HEX", help="The log's public key (needed the first time that you see this log).")
+@click.option("--key", metavar="HEX", help="The log's public key (needed the first time you see this log).")
 @click.option("--name", metavar="NAME", help="Your name as a witness, such as your domain (needed the first time).")
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("~/.w2w-witness"),
     show_default=True,
-    help="Folder of your key and of what you have seen.",
+    help="Folder for your key and what you have seen.",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the cosigned checkpoint there.")
 @options.force
@@ -28,10 +28,11 @@ from ..output import emit, note, say_text
 def witness(
     frame: Frame, source: str, key: str | None, name: str | None, state: Path, out: Path | None, force: bool
 ) -> None:
-    """Cosign a published log's checkpoint, if the log still begins with all that you have seen of it.
+    """Cosign a published log's checkpoint, if the log still begins with everything you have seen of it.
 
-    Needs no registry. For a FOLDER, the line is added to its checkpoint; for a URL, send the note that --out writes to
-    whoever runs the log, for `w2w-reg audit publish --cosigned`. Exit 6 when the log was cut, forked or rolled back.
+    Needs no registry. For a FOLDER, your signature is added to its checkpoint; for a URL, send the note that --out
+    writes to whoever runs the log, for `w2w-reg audit publish --cosigned`. Exit 6 if the log was cut, forked or rolled
+    back.
     """
     from w2w_registry.services.audit import log
     from w2w_registry.services.audit import witness as service

@@ -20,7 +20,7 @@ from ..output import emit, pairs, say, table
 def check(
     frame: Frame, name: str, uses: tuple[str, ...], purpose: str | None, territory: str | None, at: str | None
 ) -> int:
-    """Say what may be done with a version, and why not. Exit 4 when one of the uses asked about is denied."""
+    """Show what may be done with a version, what may not, and why. Exit 4 if a use named with --use is denied."""
     from w2w_registry.services.consent import scopes
     from w2w_registry.services.consent import showing as service
 

@@ -24,16 +24,16 @@ from . import shared
 @click.option(
     "--evidence",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A signed form or the like; its digest is kept.",
+    help="Evidence, such as a signed form; its digest is kept.",
 )
 @click.option(
     "--signed",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="A consent that the subject signed (a JWS of a verifiable credential); its terms are what counts.",
+    help="A consent that the subject signed (a JWS of a verifiable credential); its terms apply.",
 )
 @click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
-@click.option("--guardian", metavar="ID", help="Who consents for the subject: guardian or estate.")
+@click.option("--guardian", metavar="ID", help="Who consents on the subject's behalf: a guardian or estate.")
 @click.option("--compensation", metavar="TEXT", help="What the subject receives.")
 @click.option("--training-set", "training_set_digest", metavar="SHA256", help="Digest of the photos it covers.")
 @takes_frame
@@ -51,11 +51,11 @@ def grant(
 ) -> None:
     """Record a consent.
 
-    `--purpose any` grants every purpose, derivatives included; publication always has to be named. Models that a
-    withdrawal had blocked are served again, unless somebody else upstream holds them back.
+    `--purpose any` grants every purpose, derivatives included; publication must always be granted explicitly.
+    Models that a withdrawal blocked are served again, unless somebody else upstream blocks them.
 
-    That somebody who refused agrees again takes two people, evidence that is new (--evidence), or a consent that they
-    signed since (--signed).
+    To record that somebody who refused agrees again takes two people, new evidence (--evidence), or a consent that
+    they have signed since (--signed).
     """
     from w2w_registry.services.consent import grants as service
     from w2w_registry.services.consent import scopes

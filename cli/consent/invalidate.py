@@ -17,7 +17,7 @@ from . import shared
 @shared.record
 @takes_frame
 def invalidate(frame: Frame, subject: str, record_id: str | None) -> None:
-    """Record that a consent was never valid (forged, coerced, not theirs to give), and block what relied on it."""
+    """Record that a consent was never valid (forged, coerced, not theirs to give), and block whatever relied on it."""
     from w2w_registry.services.consent import withdraw as service
 
     value = service.invalidate(frame.registry(), subject, record_id=record_id)

@@ -20,7 +20,7 @@ from . import shared
 @shared.record
 @takes_frame
 def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> None:
-    """Narrow a consent; what is not named stays as it is. To widen one, grant a new one."""
+    """Narrow a consent; terms that are not given stay as they are. To widen a consent, grant a new one."""
     from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 

@@ -16,7 +16,7 @@ from . import shared
 @shared.record
 @takes_frame
 def renew(frame: Frame, subject: str, expires: str | None, record_id: str | None) -> None:
-    """Extend the term of a consent; of one that has expired, two people say so."""
+    """Extend the term of a consent; if it has expired, this takes two people."""
     from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 

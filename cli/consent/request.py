@@ -25,4 +25,4 @@ def request(frame: Frame, subject: str, **given: Any) -> None:
 
     scope, notice = shared.scope_of(given), scopes.build_notice(**shared.notice_of(given))
     value = service.request(frame.registry(), subject, scope, notice=notice)
-    emit(frame, value, lambda: shared.say_record(value, "asked for"))
+    emit(frame, value, lambda: shared.say_record(value, "requested"))

@@ -16,7 +16,7 @@ from . import shared
 @shared.record
 @takes_frame
 def resolve(frame: Frame, subject: str, upheld: bool, record_id: str | None) -> None:
-    """End a dispute: the consent stands again, which two people say, or is invalidated."""
+    """End a dispute: the consent is upheld, which takes two people, or invalidated."""
     from w2w_registry.services.consent import amendments as service
 
     value = service.resolve(frame.registry(), subject, upheld=upheld, record_id=record_id)

@@ -31,7 +31,7 @@ scope: Callable[[Any], Any] = options.together(
 
 grants: Callable[[Any], Any] = options.together(
     click.option("--derivatives", is_flag=True, help="Edits and mixes are allowed (implied by --purpose any)."),
-    click.option("--publication", is_flag=True, help="Publication is allowed (always has to be named)."),
+    click.option("--publication", is_flag=True, help="Publication is allowed (must always be granted explicitly)."),
     click.option("--from", "valid_from", metavar="DATE", help="First day of the term (default: now)."),
 )
 

@@ -13,7 +13,7 @@ from ..output import emit, pairs, say, table
 
 @click.command()
 @click.argument("subject", type=options.Word(), metavar="SUBJECT")
-@click.option("--at", metavar="DATE", help="As they stood at the end of that day, or at that time.")
+@click.option("--at", metavar="DATE", help="Show the records as they stood at the end of that day, or at that time.")
 @takes_frame
 def show(frame: Frame, subject: str, at: str | None) -> None:
     """Show a subject's consent records."""
@@ -29,7 +29,7 @@ def show(frame: Frame, subject: str, at: str | None) -> None:
         ]
         columns = ["record", "state", "purposes", "uses", "forbidden", "derivatives", "publication", "territory"]
         say()
-        table(rows, [*columns, "expires_at", "signed"], empty="no consent was asked for or given")
+        table(rows, [*columns, "expires_at", "signed"], empty="no consent has been requested or given")
 
     emit(frame, value, human)
 

@@ -22,7 +22,7 @@ from . import shared
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Your private key (Ed25519, PEM); made there when there is none yet.",
+    help="Your private key (Ed25519, PEM); created there if there is none yet.",
 )
 @click.option(
     "--out",
@@ -35,10 +35,10 @@ from . import shared
 def sign(frame: Frame, subject: str, key: Path, out: Path, **given: Any) -> None:
     """Sign a consent as the person it is about. Whoever runs the registry records it with `consent grant --signed`.
 
-    Needs no registry. SUBJECT is the pseudonym you are known by there. What you do not grant here is not granted, and
-    nobody can add to it afterwards. The file says when you signed it: once you have withdrawn, only one that you sign
-    later counts. Keep the key: the first consent that is recorded fixes it as yours. examples/ has a script that does
-    the same with nothing installed but cryptography, and a page that signs with a passkey.
+    Needs no registry. SUBJECT is your pseudonym in the registry. Anything you do not grant here is not granted, and
+    nobody can add to it afterwards. The file states when you signed it: after you withdraw, only a consent that you
+    sign later counts. Keep the key: the first consent that is recorded fixes it as yours. examples/ has a script that
+    does the same with only the package cryptography installed, and a page that signs with a passkey.
     """
     from w2w_registry.services.consent import signatures as service
 
@@ -46,7 +46,7 @@ def sign(frame: Frame, subject: str, key: Path, out: Path, **given: Any) -> None
 
     def human() -> None:
         if value["key_made"]:
-            note(f"made a key for you: {key} (readable by you alone; keep it)")
+            note(f"created a key for you: {key} (readable by you alone; keep it)")
         say(f"signed: {out}")
         pairs((name.replace("_", " "), value["scope"][name]) for name in shared.TERMS)
 

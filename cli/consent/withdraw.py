@@ -18,7 +18,7 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.option(
     "--protect/--forget",
     default=True,
-    help="Keep references of the likeness, by which it is refused from now on; --forget (two people) keeps none.",
+    help="Keep references of the likeness, so that it is refused from now on; --forget (two people) keeps none.",
 )
 @options.dry_run
 @click.option("--yes", is_flag=True, help="Erase without asking.")
@@ -32,9 +32,9 @@ def withdraw(
 ) -> int:
     """Withdraw everything a subject granted, and act on it.
 
-    Whatever depicts the subject, or was made from it, goes out of service and out of search at once; releases are
-    queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files go for good. An interrupted
-    withdrawal goes on where it stopped; withdrawing twice does nothing more.
+    Everything that depicts the subject, or was made from it, is taken out of service and out of search at once;
+    releases are queued for takedown (`w2w-reg takedown`). With --erase, coordinates and files are erased for good. An
+    interrupted withdrawal resumes where it stopped; repeating a finished one changes nothing.
     """
     from w2w_registry.services.consent import withdraw as service
     from w2w_registry.services.recording.outputs import check_outputs
@@ -54,7 +54,7 @@ def withdraw(
 
     def human() -> None:
         if value["already"]:
-            note("withdrawn before; nothing was left to do")
+            note("already withdrawn; nothing was left to do")
         say_text(value["markdown"])
 
     emit(frame, value, human)
@@ -68,6 +68,6 @@ def _show_plan(plan: dict[str, Any]) -> None:
     for title, key in (("releases to take down", "releases"), ("files to erase", "purged_artifacts")):
         if plan[key]:
             say(f"{title}: {len(plan[key])}")
-    for title, key in (("weight spaces fitted with them", "spaces"), ("to be told", "recipients")):
+    for title, key in (("weight spaces fitted with them", "spaces"), ("to be notified", "recipients")):
         if plan[key]:
             say(f"{title}: {', '.join(plan[key])}")

@@ -17,7 +17,7 @@ from .printing import show_direction
 @options.replace
 @takes_frame
 def compose(frame: Frame, name: str, parts: str, space: str | None, replace: bool) -> None:
-    """Store direction NAME that moves several at once: `direction compose pirate 'beard=1, hat=2'`."""
+    """Store a direction NAME that combines several: `direction compose pirate 'beard=1, hat=2'`."""
     from w2w_registry.services.synthesis import directions as service
     from w2w_registry.services.synthesis.edit import parse_amounts
 

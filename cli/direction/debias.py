@@ -22,7 +22,7 @@ from .printing import show_direction
 def debias(
     frame: Frame, name: str, against: tuple[str, ...], new: str | None, space: str | None, replace: bool
 ) -> None:
-    """Store direction NAME with what it does to other attributes taken out."""
+    """Store direction NAME with its effect on other attributes removed."""
     from w2w_registry.services.synthesis import directions as service
 
     value = service.debias(frame.registry(), new or f"{name}-only", name, against, space, replace_existing=replace)

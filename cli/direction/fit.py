@@ -14,7 +14,7 @@ from .printing import show_direction, show_directions
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--all", "every", is_flag=True, help="A direction for every numeric label, named as the label is.")
+@click.option("--all", "every", is_flag=True, help="Fit a direction for every numeric label, named after it.")
 @click.option("--attribute", metavar="LABEL", help="The label to fit (default: NAME).")
 @click.option(
     "--method",
@@ -43,7 +43,7 @@ def fit(
     space: str | None,
     replace: bool,
 ) -> None:
-    """Fit direction NAME on the labels of the registered identities, or with --all one for every label.
+    """Fit direction NAME on the labels of the registered identities, or, with --all, one for every label.
 
     One unit is one standard deviation of the attribute in the space. Quality (AUROC or R²) is
     cross-validated; leakage says how far one unit moves the other labelled attributes, in their units.

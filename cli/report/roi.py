@@ -18,8 +18,8 @@ from ..output import emit, pairs, say, table
 @options.force
 @takes_frame
 def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force: bool) -> None:
-    """What identities cost and brought in, computed from the log. What was not measured is marked as such; totals are
-    checked against the log."""
+    """Report what identities cost and brought in, computed from the log. Whatever was not measured is marked as such;
+    totals are checked against the log."""
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.reports import roi as service
 
@@ -44,7 +44,7 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force
             missing = "; ".join(
                 f"{one['kind']} ({one['count']}, no {one['why']})" for one in told["totals"]["left_out"]
             )
-            say(f"the cost is a lower bound, without: {missing}")
+            say(f"the cost is a lower bound; it leaves out {missing}")
         sums = told["reconciliation"]
         say(f"{sums['events_counted']} of {sums['events_in_log']} events counted; difference {sums['difference']}")
         if out is not None:

@@ -18,7 +18,7 @@ from ..output import emit, pairs
 @options.force
 @takes_frame
 def subject(frame: Frame, subject: str, out: Path, language: str, force: bool) -> None:
-    """Everything about SUBJECT, as a page to give to them."""
+    """Write a page with everything about SUBJECT, to give to them."""
     from w2w_registry.services.recording.outputs import check_outputs
     from w2w_registry.services.reports import subject as service
 

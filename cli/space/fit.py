@@ -18,10 +18,13 @@ from ..output import emit, pairs, progress, warn
     "--components", type=click.IntRange(1), metavar="K", help="Components to keep (default: chosen automatically)."
 )
 @click.option(
-    "--repeats", type=click.Path(), metavar="PATH", help="A second, independent LoRA of each identity, same names."
+    "--repeats",
+    type=click.Path(),
+    metavar="PATH",
+    help="A second, independent LoRA of each identity, with the same names.",
 )
 @click.option("--force", is_flag=True, help="Fit even if the LoRAs were trained from different initialisations.")
-@click.option("--device", default="cpu", show_default=True, metavar="D", help="What to compute on: cpu or cuda.")
+@click.option("--device", default="cpu", show_default=True, metavar="D", help="Device to compute on: cpu or cuda.")
 @options.ray
 @takes_frame
 def fit(
@@ -38,10 +41,10 @@ def fit(
 ) -> None:
     """Fit a weight space NAME to the LoRAs at PATH…: standardise, PCA, calibrate "same identity".
 
-    Fitting a NAME that exists makes its next version. With --repeats the metric also learns which
-    components are reliable across trainings, and, where identities of these names are registered and
-    the base model is on this machine, what trainings of one person draw (as `calibrate` does).
-    With --ray the machines of that cluster read and check the files; what is computed on them, here.
+    Fitting an existing NAME creates its next version. With --repeats, the metric also learns which components are
+    reliable across trainings and, where identities of these names are registered and the base model is on this
+    machine, what trainings of the same person draw (as `calibrate` does). With --ray, the machines of that cluster
+    read and check the files; everything else is computed here.
     """
     from w2w_registry.services.search.behaviour import calibrate_at_hand
     from w2w_registry.services.spaces import manage

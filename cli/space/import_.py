@@ -18,7 +18,7 @@ from ..output import emit, note, pairs, progress
 def import_(
     frame: Frame, name: str, path: str, components: int | None, base_model: str | None, identities: bool
 ) -> None:
-    """Import a weight space from PATH: a folder of `space export`, the public weights2weights release
+    """Import a weight space from PATH: a folder written by `space export`, the public weights2weights release
     (mean.pt, std.pt, V.pt, weight_dimensions.pt), or a Hub repo (hf://owner/repo[@rev])."""
     from w2w_registry.services.hub.resolving import space_folder
     from w2w_registry.services.spaces import manage

@@ -17,8 +17,8 @@ from ..output import emit, pairs, progress, warn_all
 def migrate(frame: Frame, source: str, target: str, no_files: bool, dry_run: bool) -> None:
     """Place every identity of space FROM in space TO as well.
 
-    An identity whose LoRA is stored is placed exactly; of others the coordinates are mapped, and what that loses
-    is shown.
+    An identity whose LoRA is stored is placed exactly; for the others the coordinates are mapped, and what that
+    loses is shown.
     """
     from w2w_registry.services.spaces.migrate import migrate_space
 

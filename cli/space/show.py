@@ -12,7 +12,7 @@ from ..output import emit, pairs
 @click.argument("name", metavar="NAME[@V]")
 @takes_frame
 def show(frame: Frame, name: str) -> None:
-    """Show a weight space: base model, layout, explained variance, metric, calibration, versions of software."""
+    """Show a weight space: base model, layout, explained variance, metric, calibration, software versions."""
     from w2w_registry.services.spaces import showing
 
     value = showing.show_space(frame.registry(), name)

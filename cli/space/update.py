@@ -17,7 +17,7 @@ def update(frame: Frame, name: str, paths: tuple[str, ...], components: int | No
     """Make the next version of space NAME with the LoRAs at PATH… added to its fit set, and place every identity
     of NAME in it.
 
-    The LoRAs that NAME was fitted on are not read: what the space remembers of them stands in, and what that
+    The LoRAs that NAME was fitted on are not read: what the space has kept of them is used instead, and what that
     loses is shown.
     """
     from w2w_registry.services.spaces.update import update_space

@@ -161,7 +161,7 @@ def test_lineage_commands(small: Small, shell: Shell) -> None:
     assert shell.run("lineage", "e", "--dot").startswith("digraph")
     assert "entity" in json.loads(shell.run("lineage", "e", "--prov"))
     assert shell.json("manifest", "e")["manifest"]["operation"]["kind"] == "edit"
-    assert "impossible as it stands\n  photo " in shell.run("replay", "a", "--dry-run")
+    assert "not possible as things stand\n  photo " in shell.run("replay", "a", "--dry-run")
     assert shell.run("replay", "e", "--dry-run").endswith("nothing is missing\n")
     plan = shell.json("replay", "a", "--dry-run")
     assert not plan["possible"]

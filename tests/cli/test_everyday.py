@@ -157,7 +157,7 @@ def test_add_says_where_everything_went(run: Run, folder: Path) -> None:
     _, _, err = run("add", folder, "--yes")
     assert "23 added (20 in space base-r1@1, 3 in none), " in err
     assert "fitted base-r1@1: one space for each base model, rank and set of layers" in err
-    assert "A space takes 20 LoRAs of one base model, rank and set of layers." in err
+    assert "Fitting a space takes 20 LoRAs of one base model, rank and set of layers." in err
     assert err.splitlines()[-1].startswith("Next: w2w-reg search p")
 
 

@@ -102,7 +102,7 @@ def test_a_release_in_an_oci_registry(
         assert "acme/alice-lora" not in oci.repositories or not oci.repositories["acme/alice-lora"].blobs
         for words, exit_code, said in (
             (("push", "acme/alice", "--to", address, "--gated"), 2, "no gate"),
-            (("push", "acme/alice", REPO, "--to", address), 2, "exclude each other"),
+            (("push", "acme/alice", REPO, "--to", address), 2, "cannot be combined"),
             (("push", "acme/alice", "--to", "oci://Here/A"), 2, "lower case"),
             (("pull", oci.address("acme/nobody")), 3, "acme/nobody"),
         ):
@@ -131,7 +131,7 @@ def test_a_space_there_and_looked_up(world: World, capsys: pytest.CaptureFixture
         (("pull", "acme/none"), 3, "no Hub repo named"),
         (("takedown", "acme/alice"), 3, "no release on the Hub"),
         (("takedown",), 2, "either NAME or --subject"),
-        (("sync", "--push", "--pull"), 2, "exclude each other"),
+        (("sync", "--push", "--pull"), 2, "cannot be combined"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

@@ -34,7 +34,7 @@ def test_history_of_an_identity_without_aliases(filled: Run) -> None:
 
 @pytest.mark.parametrize("other", ["--exact", "--certified"])
 def test_a_search_that_may_miss_someone_proves_nothing(filled: Run, other: str) -> None:
-    assert "--fast may miss someone" in refused(filled, "search", "p0001", "--fast", other)
+    assert "--fast may miss matches" in refused(filled, "search", "p0001", "--fast", other)
     assert value(filled, "search", "p0001", "--fast", "-k", "1")["certainty"] == "exact"  # everyone, where they are few
 
 
@@ -263,7 +263,7 @@ def test_questions_and_what_they_are_about(filled: Run) -> None:
     assert value(filled, "audit", "query", "subject", "s-1") == value(
         filled, "audit", "query", "subject", "--subject", "s-1"
     )
-    assert "one word too many" in refused(filled, "audit", "query", "held", "s-1")
+    assert "one argument too many" in refused(filled, "audit", "query", "held", "s-1")
     assert "does not use --subject" in refused(filled, "audit", "query", "held", "--subject", "s-1")
 
 
