@@ -25,6 +25,7 @@ PAGES = {
     "events": "/compliance/events",
     "subject": "/compliance/subjects/s-0",
     "withdrawal": "/compliance/withdrawals/s-0",
+    "api": "/api",
     "not found": "/identities/nobody",
 }
 SIZES = {"phone": (320, 640), "desk": (1440, 900), "wall": (3840, 2160)}

@@ -206,3 +206,17 @@ def test_what_is_held_waits_for_another_person(
     assert program.post("/api/v1/held", json=decision).json()["outcome"] == "distinct"
     assert program.get("/api/v1/held").json() == []
     assert log.verify(registry).ok
+
+
+def test_the_api_is_read_as_a_page(browser: TestClient) -> None:
+    text = browser.get("/api").text
+    assert 'href="/api">API</a>' in browser.get("/").text
+    document = browser.get("/api/v1/openapi.json").json()
+    for path, methods in document["paths"].items():
+        for method in methods:
+            assert f"<b>{method.upper()}</b> {path}</code>" in text
+    assert "whole number from 1 to 500" in text  # limit of a list
+    assert "weights, behaviour or both" in text  # by of a search
+    command = "curl -H &#34;Authorization: Bearer $W2W_TOKEN&#34; --json &#39;{&#34;query&#34;: &#34;…&#34;}&#39;"
+    assert f"{command} &#39;http://{HOST}/api/v1/search&#39;" in text
+    assert "<code>[].fit_size</code>" in text  # of a list's rows

@@ -26,6 +26,7 @@ MOST = {
     "/compliance/events": 6,
     "/compliance/subjects/{subject:path}": 21,
     "/compliance/withdrawals/{subject:path}": 9,
+    "/api": 0,
     "/static/{name}": 0,
     "/pictures/{name:path}": 34,
     "/api/v1/identities": 15,
