@@ -97,7 +97,10 @@ def test_a_selection_is_tagged_and_collected(browser: TestClient, registry: Regi
     answer = browser.post(
         "/selection", data={"csrf": csrf_of(browser), "action": "tag", "tags": "a=1,b=2", **form}, headers=OWN
     )
-    assert answer.headers["location"] == "/evil.example"
+    assert answer.headers["location"] == "/evil.example?done=2"
+    assert "2 identities are tagged." in browser.get("/?done=2").text
+    assert "One identity is tagged." in browser.get("/?done=1").text
+    assert "tagged." not in browser.get("/").text
     assert post(browser, "/selection", action="collect", collection="spring", **form)[0] == 303
     assert manage.show(registry, "p0002")["tags"] == {"a": "1", "b": "2", "collection": "spring"}
     assert post(browser, "/selection", action="tag", tags="a=1")[0] == 400

@@ -51,6 +51,26 @@ def test_a_file_is_registered_when_that_is_asked(browser: TestClient, registry: 
     assert send(viewer, *files, name="acme/more").startswith("403")
 
 
+def test_a_registered_file_is_the_same_model_and_is_not_registered_twice(
+    browser: TestClient, registry: Registry, tmp_path: Path
+) -> None:
+    own = make_world(COUNT).write(tmp_path / "own", range(7, 8)) / "p0007"
+    files = [(p.name, p.read_bytes()) for p in own.iterdir()]
+    text = send(browser, *files)
+    assert 'same model</span> This exact model is registered as <a href="/identities/p0007@1">' in text
+    assert "False alarm" not in text  # it is certain
+    before = len(manage.list_identities(registry))
+    text = send(browser, *files, name="acme/other")
+    assert 'It was registered already, as <a href="/identities/p0007@1">' in text
+    assert len(manage.list_identities(registry)) == before
+
+
+def test_a_file_without_its_settings_says_so(browser: TestClient, again: Path) -> None:
+    said = "its file states no alpha"
+    assert said in send(browser, ("adapter_model.safetensors", (again / "adapter_model.safetensors").read_bytes()))
+    assert said not in send(browser, *((p.name, p.read_bytes()) for p in again.iterdir()))
+
+
 def test_a_photo_without_a_base_model_says_what_is_missing(browser: TestClient, registry: Registry) -> None:
     picture = io.BytesIO()
     Image.new("RGB", (64, 64), "red").save(picture, "PNG")

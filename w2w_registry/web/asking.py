@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from fastapi import UploadFile
 
 from w2w_registry.errors import RegistryError
+from w2w_registry.lora import read_adapter
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.search.draws import By, Opener, search_by
@@ -22,6 +24,9 @@ from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.site import Desk
 
 PATIENCE: Final = 300.0
+ALPHA_UNKNOWN: Final = (
+    "its file states no alpha, so its rank is taken; if it has an adapter_config.json, send both files together"
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,15 @@ class Registering:
 @dataclass(frozen=True)
 class Answer:
     """What was found. ``photo``: whether a photo asked. ``outside``: share of the adapter that the space compared in
-    cannot say, or why weights say nothing of it. ``registered``: the reference of what was registered."""
+    cannot say, or why weights say nothing of it. ``registered``: the reference of what was registered; ``already``: it
+    was there before, whatever name was asked for."""
 
     found: Found
     photo: bool = False
     outside: float | None = None
     unplaced: str | None = None
     registered: str | None = None
+    already: bool = False
 
 
 def registered_version(desk: Desk, ref: str, asked: Asking) -> Found:
@@ -102,8 +109,19 @@ def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registerin
             query = Query(given.name, given.path)
         answer = Answer(_search(desk, query, asked), given.photo)
         if not given.photo:
-            answer = _placed(desk, query, asked, answer)
-    return answer if register is None else replace(answer, registered=_register(desk, given, asked, register))
+            answer = _placed(desk, query, asked, _with_alpha_said(answer, given.path))
+    if register is None:
+        return answer
+    ref, already = _register(desk, given, asked, register)
+    return replace(answer, registered=ref, already=already)
+
+
+def _with_alpha_said(answer: Answer, path: Path) -> Answer:
+    """A PEFT file sent without its settings draws weaker or stronger than it does, so nobody may be found."""
+    if read_adapter(path).alpha_source != "default":
+        return answer
+    warnings = (*answer.found.warnings, ALPHA_UNKNOWN)
+    return replace(answer, found=replace(answer.found, warnings=warnings))
 
 
 def _search(desk: Desk, query: str | Query, asked: Asking) -> Found:
@@ -138,8 +156,9 @@ def _placed(desk: Desk, query: Query, asked: Asking, answer: Answer) -> Answer:
     return replace(answer, found=found, outside=by_weights.residual)
 
 
-def _register(desk: Desk, given: uploads.Sent, asked: Asking, register: Registering) -> str:
-    """The reference of what was sent, now a version: by the ordinary way of its kind, with all its refusals."""
+def _register(desk: Desk, given: uploads.Sent, asked: Asking, register: Registering) -> tuple[str, bool]:
+    """The reference of what was sent, now a version, and whether it was one before: by the ordinary way of its kind,
+    with all its refusals."""
     if given.photo:
         inversion = invert.InvertRequest(
             photos=[str(given.path)],
@@ -149,9 +168,9 @@ def _register(desk: Desk, given: uploads.Sent, asked: Asking, register: Register
             engine=desk.site.engine,
         )
         with desk.site.engine.lock:
-            return str(invert.invert(desk.registry, inversion)[0]["ref"])
+            return str(invert.invert(desk.registry, inversion)[0]["ref"]), False
     addition = AddRequest(paths=(str(given.path),), name=register.name, space=asked.space, subjects=register.subjects)
     (item,) = add(desk.registry, addition).items
     if item.error is not None:
         raise item.error
-    return f"{item.identity}@{item.version}"
+    return f"{item.identity}@{item.version}", item.status == "existing"

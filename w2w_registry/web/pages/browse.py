@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from fastapi import Query
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import UsageError
@@ -15,6 +16,8 @@ from w2w_registry.web.site import Desk, Look, page_router, url
 
 router = page_router()
 PAGE: Final = 60
+MOST_PICKED: Final = 1000
+"""As many fields as a form may have."""
 SORTS: Final = (
     ("name", "Name"),
     ("-created", "Newest first"),
@@ -41,16 +44,27 @@ class Choice:
 
 @router.get("/")
 def browse(
-    desk: Look, where: str = "", sort: str = "name", cursor: str | None = None, page: int | None = None
+    desk: Look,
+    where: str = "",
+    sort: str = "name",
+    cursor: str | None = None,
+    page: int | None = None,
+    done: Annotated[int, Query(ge=0, le=MOST_PICKED)] = 0,
 ) -> HTMLResponse:
-    """Cards of the identities that match."""
+    """Cards of the identities that match; ``done``: how many were tagged just now."""
     with desk.one_moment():
-        return _browse(desk, where.strip(), sort, cursor, page)
+        return _browse(desk, where.strip(), sort, cursor, page, done)
 
 
-def _browse(desk: Desk, where: str, sort: str, cursor: str | None, page: int | None) -> HTMLResponse:
+def _browse(desk: Desk, where: str, sort: str, cursor: str | None, page: int | None, done: int) -> HTMLResponse:
     everybody = overview(desk, "")
-    context: dict[str, Any] = {"where": where, "sort": sort, "sorts": _sorts(sort), "words": _words(everybody)}
+    context: dict[str, Any] = {
+        "where": where,
+        "sort": sort,
+        "sorts": _sorts(sort),
+        "words": _words(everybody),
+        "done": done,
+    }
     empty = {"rows": [], "problem": None, "facets": _facets(everybody, "", sort), "pages": 0, "total": 0}
     try:
         counted = overview(desk, where)

@@ -47,7 +47,8 @@ def selection(
     for name in names:
         manage.set_tags(desk.registry, name, wanted)
     # Only a place in this gallery: two slashes would name another host.
-    return RedirectResponse("/" + back.lstrip("/\\"), 303)
+    place = "/" + back.lstrip("/\\")
+    return RedirectResponse(f"{place}{'&' if '?' in place else '?'}done={len(names)}", 303)
 
 
 def _export(desk: Desk, names: list[str]) -> Response:
