@@ -35,6 +35,7 @@ PAGES = {
     "events": "/compliance/events",
     "subject": "/compliance/subjects/s-17",
     "withdrawal": "/compliance/withdrawals/s-17",
+    "api": "/api",
     "problem": "/identities/p00001",
 }
 DARK = ("browse", "identity")
