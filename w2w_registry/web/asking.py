@@ -11,9 +11,9 @@ from typing import Final
 from fastapi import UploadFile
 
 from w2w_registry.errors import RegistryError
-from w2w_registry.lora import read_adapter
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.search.copies import alpha_remarks
 from w2w_registry.services.search.draws import By, Opener, search_by
 from w2w_registry.services.search.found import Found, Query
 from w2w_registry.services.search.query import search
@@ -24,9 +24,6 @@ from w2w_registry.web.problems import Problem, problem_of
 from w2w_registry.web.site import Desk
 
 PATIENCE: Final = 300.0
-ALPHA_UNKNOWN: Final = (
-    "its file states no alpha, so its rank is taken; if it has an adapter_config.json, send both files together"
-)
 
 
 @dataclass(frozen=True)
@@ -109,18 +106,15 @@ def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registerin
             query = Query(given.name, given.path)
         answer = Answer(_search(desk, query, asked), given.photo)
         if not given.photo:
-            answer = _placed(desk, query, asked, _with_alpha_said(answer, given.path))
+            answer = _placed(desk, query, asked, _with_alpha_remarked(answer, given.path))
     if register is None:
         return answer
     ref, already = _register(desk, given, asked, register)
     return replace(answer, registered=ref, already=already)
 
 
-def _with_alpha_said(answer: Answer, path: Path) -> Answer:
-    """A PEFT file sent without its settings draws weaker or stronger than it does, so nobody may be found."""
-    if read_adapter(path).alpha_source != "default":
-        return answer
-    warnings = (*answer.found.warnings, ALPHA_UNKNOWN)
+def _with_alpha_remarked(answer: Answer, path: Path) -> Answer:
+    warnings = (*answer.found.warnings, *alpha_remarks(path))
     return replace(answer, found=replace(answer.found, warnings=warnings))
 
 

@@ -46,6 +46,20 @@ def with_copies(registry: Registry, session: Session, version: Version | None, p
     return replace(found, results=tuple(_told(found.results, known)))
 
 
+def alpha_remarks(path: Path) -> tuple[str, ...]:
+    """What to tell of an adapter whose alpha is guessed: a PEFT file without its settings is taken to draw weaker or
+    stronger than it does, so that whoever it shows may not be found.
+
+    Raises:
+        BadLora.
+    """
+    if read_adapter(path).alpha_source != "default":
+        return ()
+    return (
+        "its file states no alpha, so its rank is taken; if it has an adapter_config.json, send both files together",
+    )
+
+
 def _near(hit: Hit) -> bool:
     return hit.verdict in ("same", "likely") or hit.score >= ALIKE
 
