@@ -65,6 +65,20 @@ def test_no_page_scrolls_sideways(chromium: Any, gallery: str) -> None:
             assert over <= 0, f"{name} is {over} px too wide at 320 px"
 
 
+def test_what_is_used_on_a_phone_is_large_enough(chromium: Any, gallery: str) -> None:
+    """Sliders can be moved by a thumb, charts read, and no word is broken in a table of the withdrawal's plan."""
+    with page(chromium, gallery, "phone") as opened:
+        opened.goto(f"{gallery}/make?from=acme/alice")
+        for slider in opened.locator('input[type="range"]').all():
+            assert slider.bounding_box()["width"] >= 240
+        opened.goto(f"{gallery}/spaces/faces@1")
+        for text in opened.locator(".chart text").all():
+            assert text.bounding_box()["height"] >= 9
+        opened.goto(f"{gallery}/compliance/withdrawals/s-0")
+        for heading in opened.locator("thead th").all():
+            assert heading.bounding_box()["height"] < 40
+
+
 def test_the_policy_refuses_nothing_of_our_own(chromium: Any, gallery: str) -> None:
     said: list[str] = []
     with page(chromium, gallery) as opened:

@@ -107,6 +107,12 @@ def test_a_selection_is_tagged_and_collected(browser: TestClient, registry: Regi
     assert post(browser, "/selection", action="collect", identity="p0001")[0] == 400
 
 
+def test_a_selection_leads_to_whom_it_depicts(browser: TestClient, alice: str) -> None:
+    assert "The selected identity depicts:" in post(browser, "/selection", action="withdraw", identity=alice)[1]
+    both = post(browser, "/selection", action="withdraw", identity=[alice, "p0001"])[1]
+    assert "The 2 selected identities depict:" in both
+
+
 def test_an_export_takes_who_agreed_and_names_who_did_not(browser: TestClient, alice: str) -> None:
     form = {"csrf": csrf_of(browser), "action": "export", "identity": [alice, "p0001"]}
     answer = browser.post("/selection", data=form, headers=OWN)
