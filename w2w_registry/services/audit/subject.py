@@ -144,8 +144,8 @@ def _made(session: Session, known: _Known) -> Iterator[Row]:
         yield _row("picture", picture.operation, picture.digest, mark, picture.made, told)
     for key, version in sorted(kept.items()):
         if version.preview_digest is not None:
-            told = said("models", versions=known.refs[key])
-            yield _row("picture", "preview", version.preview_digest, said("kept_as_preview"), version.created, told)
+            state, told = said("kept_as_preview"), said("models", versions=known.refs[key])
+            yield _row("picture", "kept_preview", version.preview_digest, state, version.created, told)
     for release in known.releases:
         told = said("at_commit", version=known.refs[release.version_id or 0], commit=release.commit_id[:12])
         yield _row("release", "publish", release.repo_id, release.state.value, release.created, told)
