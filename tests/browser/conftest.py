@@ -56,9 +56,10 @@ def gallery(filled_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     registry.catalog.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """The browser itself."""
+    """The browser itself, closed with the file that uses it: Playwright's event loop runs as long as it is open, and no
+    other file could run one of its own in this process."""
     if not CHROMIUM.exists():
         if os.environ.get("W2W_BROWSER") == "required":
             pytest.fail(f"no Chromium at {CHROMIUM}")

@@ -1,8 +1,8 @@
 """Large galleries, kept as they are compared: everybody's fingerprint on the model's directions, mapped from disk.
 
-Reading half a million floats of a thousand people, learning from them and comparing takes a blink. Of a hundred
-thousand it takes half a minute, for each search and each newcomer, and nearly all of it was done before. So a large
-gallery is kept in the home folder, and what changed since is all that is read:
+Reading half a million floats of a thousand people, learning from them and comparing takes half a second; of a hundred
+thousand people it takes half a minute, for each search and each newcomer, and nearly all of it was done before. So a
+large gallery is kept in the home folder, and what changed since is all that is read:
 
     galleries/<base and question>.npz             who is there, the model, and the log's head when it was true
     galleries/<base and question>-<random>.npy    their points (n, d) float32, mapped
@@ -35,7 +35,7 @@ from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.space.people import learn_unspoilt
 from w2w_registry.space.verdict import VerdictModel
 
-LARGE: Final = 4096
+LARGE: Final = 512
 """Registered versions from which on a gallery is kept."""
 LEARNED_FROM: Final = 20_000
 """Fingerprints that the model is learned from where no repeats taught it; of more, as many evenly among them."""
