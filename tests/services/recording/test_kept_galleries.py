@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.services.world import BASE
+from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import fingerprints as stored
+from w2w_registry.catalog import schema
 from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.fingerprints import Asked
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.session import Catalog
 from w2w_registry.errors import StorageError
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import withdraw
@@ -174,6 +178,26 @@ def test_what_is_not_committed_is_not_kept(drawn: Registry) -> None:
     with drawn.catalog.write("tester") as uow:
         open_gallery(drawn, uow.session, Asked(PROBER.base, PROBER.question, 10_000))
     assert not drawn.settings.galleries_dir.exists()
+
+
+def test_what_another_database_left_in_the_home_is_not_believed(drawn: Registry, tmp_path: Path, loras: Path) -> None:
+    """Its fingerprints have the same ids, and are other people's."""
+    _both(drawn)
+    url = f"sqlite:///{tmp_path}/other.db"
+    settings = replace(drawn.settings, database_url=url)
+    schema.upgrade(url)
+    other = replace(drawn, settings=settings, catalog=Catalog(url, event_hash=event_hash))
+    fit_space(other, "tiny", [str(loras)], base_model=BASE)
+    add(other, AddRequest([str(loras / f"p{n:04d}") for n in range(60)]))
+    with other.catalog.read() as session:
+        ids = [version_for(session, f"p{n:04d}").id for n in range(60)]
+    keep(other, PROBER, ids, DRAWN[60:0:-1])
+    for registry in (other, drawn):
+        kept, fresh = _both(registry)
+        _agree_on_who(kept, fresh)
+        order = np.argsort(kept.versions)
+        np.testing.assert_allclose(kept.points[order], kept.model.project(_matrix(registry)), rtol=1e-4, atol=1e-4)
+    other.catalog.close()
 
 
 def test_erasing_leaves_nothing_of_it(drawn: Registry) -> None:

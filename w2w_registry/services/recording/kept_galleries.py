@@ -30,6 +30,7 @@ from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.engine import WRITE
 from w2w_registry.catalog.fingerprints import Asked, Listed
 from w2w_registry.catalog.usage import head
+from w2w_registry.catalog.vectors import event_hash_at
 from w2w_registry.errors import StorageError
 from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.space.people import learn_unspoilt
@@ -75,11 +76,19 @@ def open_kept(folder: Path, session: Session, asked: Asked, calibrated: tuple[in
     known = _read(folder, name)
     if known is not None and known[0] == stamp:
         return known[1]
-    found = _current(session, asked, calibrated, None if known is None else known[1])
+    ours = known is not None and _of_this_history(session, known[0])
+    found = _current(session, asked, calibrated, known[1] if ours and known is not None else None)
     if not session.connection().get_execution_options().get(WRITE, False):
         with suppress(StorageError):  # a home that cannot be written is searched all the same
             _write(folder, name, stamp, found)
     return found
+
+
+def _of_this_history(session: Session, stamp: str) -> bool:
+    """Whether what is kept was true at an event of this log: another database may share the home folder, and its
+    fingerprints may have the same ids."""
+    _, seq, digest, _ = stamp.split()
+    return event_hash_at(session, int(seq)) == digest
 
 
 def _current(session: Session, asked: Asked, calibrated: tuple[int, VerdictModel] | None, known: Kept | None) -> Kept:
