@@ -96,7 +96,7 @@ def open_gallery(
         return open_answered(session, asked, states).gallery
     row = stored.newest_calibration(session, asked.base, asked.question)
     calibrated = None if row is None else (row.id, read_model(row))
-    kept = open_kept(registry.settings.galleries_dir, session, asked, calibrated)
+    kept = open_kept(registry, session, asked, calibrated)
     wanted = np.isin(kept.listed.states, [stored.STATES.index(state) for state in states])
     every = bool(wanted.all())
     versions, identities, people = (

@@ -33,6 +33,7 @@ from w2w_registry.catalog.usage import head
 from w2w_registry.catalog.vectors import event_hash_at
 from w2w_registry.errors import StorageError
 from w2w_registry.services.recording.subjects import people_of
+from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import learn_unspoilt
 from w2w_registry.space.verdict import VerdictModel
 
@@ -61,8 +62,8 @@ class Kept:
     learned: int
 
 
-def open_kept(folder: Path, session: Session, asked: Asked, calibrated: tuple[int, VerdictModel] | None) -> Kept:
-    """The gallery as the session sees it, from what is kept in ``folder`` and what came since; kept for the next.
+def open_kept(registry: Registry, session: Session, asked: Asked, calibrated: tuple[int, VerdictModel] | None) -> Kept:
+    """The gallery as the session sees it, from what is kept in the home folder and what came since; kept for the next.
 
     Args:
         calibrated: id and model of what repeats taught; None where nothing was.
@@ -70,6 +71,7 @@ def open_kept(folder: Path, session: Session, asked: Asked, calibrated: tuple[in
     Raises:
         UsageError: too few people.
     """
+    folder = registry.settings.galleries_dir
     name = hashlib.sha256(f"{asked.base} {asked.question}".encode()).hexdigest()[:32]
     seq, digest = head(session)
     stamp = f"{FORMAT} {seq} {digest} {0 if calibrated is None else calibrated[0]}"
@@ -81,6 +83,8 @@ def open_kept(folder: Path, session: Session, asked: Asked, calibrated: tuple[in
     if not session.connection().get_execution_options().get(WRITE, False):
         with suppress(StorageError):  # a home that cannot be written is searched all the same
             _write(folder, name, stamp, found)
+            if registry.catalog.last_change() != seq:  # it may hold somebody erased meanwhile, whose files are gone
+                _drop(folder, name)
     return found
 
 
@@ -176,6 +180,11 @@ def _write(folder: Path, name: str, stamp: str, kept: Kept) -> None:
     for old in folder.glob(f"{name}-*.npy"):
         if old.name != points:
             old.unlink(missing_ok=True)
+
+
+def _drop(folder: Path, name: str) -> None:
+    for path in (folder / f"{name}.npz", *folder.glob(f"{name}-*.npy")):
+        path.unlink(missing_ok=True)
 
 
 def _npy(array: NDArray[np.float32]) -> Iterator[bytes]:
