@@ -11,7 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lora.loras import make_tensors
-from w2w_registry.lora import Factors, Sameness, model_digest, model_digests, read_lora, same_model, write_lora
+from w2w_registry.lora import (
+    Factors,
+    Sameness,
+    model_digest,
+    model_digests,
+    read_lora,
+    rounding_errors,
+    same_model,
+    write_lora,
+)
 from w2w_registry.lora.tensorfile import round_to
 from w2w_registry.space.layout import Layout, layout_of
 
@@ -60,6 +69,24 @@ def test_any_resave_is_the_same_model(
     # Equality of digests finds every pair with at least one of the two unrounded.
     if "fp32" in (dtype_a, dtype_b) or dtype_a == dtype_b:
         assert shared
+
+
+@given(st.integers(0, 10**6), st.sampled_from([1, 4]), st.integers(-9, 2), st.sampled_from(["fp16", "bf16"]))
+@settings(max_examples=60, deadline=None)
+def test_rounding_moves_a_model_no_further_than_stated(seed: int, rank: int, power: int, dtype: str) -> None:
+    """Down to a B that fp16 loses altogether: there the bound tells that a sketch would not know the file again."""
+    layout, theta = layout_and_theta(seed, rank, 10.0**power)
+    exact, rounded = (layout.unflatten(x.astype(np.float64)) for x in (theta, round_to(theta, dtype)))
+    moved = size = 0.0
+    for module in layout.modules:
+        whole, other = (layout.scale(module) * x[(module, "B")] @ x[(module, "A")] for x in (exact, rounded))
+        moved, size = moved + np.sum((whole - other) ** 2), size + np.sum(whole**2)
+    (stated,) = rounding_errors([theta], layout)
+    assert np.sqrt(moved) <= stated * (1 + 1e-5)
+    if rank == 1:
+        assert stated < 0.03 * np.sqrt(size) if power >= -2 else stated > 0
+    if power == -9:
+        assert stated > np.sqrt(size)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**6), dtypes, dtypes)

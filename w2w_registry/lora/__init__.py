@@ -17,7 +17,15 @@
 
 from w2w_registry.lora.adapter import Adapter, alone_there, read_adapter
 from w2w_registry.lora.change import Change
-from w2w_registry.lora.equivalence import Factors, ModelDigests, Sameness, model_digest, model_digests, same_model
+from w2w_registry.lora.equivalence import (
+    Factors,
+    ModelDigests,
+    Sameness,
+    model_digest,
+    model_digests,
+    rounding_errors,
+    same_model,
+)
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.names import Format
 from w2w_registry.lora.others import is_embedding
@@ -53,6 +61,7 @@ __all__ = [
     "not_plain",
     "read_adapter",
     "read_lora",
+    "rounding_errors",
     "same_adapter",
     "same_model",
     "same_shares",

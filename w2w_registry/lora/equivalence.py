@@ -10,8 +10,9 @@ find (two different roundings of one original, other factors, another rank) is d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -32,18 +33,27 @@ LOSS = 1.1e-3
 the arithmetic."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelDigests:
-    """``exact`` over θ in fp32; ``fp16`` and ``bf16`` over θ rounded to those (hex SHA-256).
+    """``exact`` over θ in fp32; ``fp16`` and ``bf16`` over θ rounded to those, taken when first asked for (SHA-256).
 
     Two LoRAs are re-saves of one another when any digest of one is a digest of the other.
     """
 
     exact: str
-    fp16: str
-    bf16: str
+    theta: NDArray[Any]
+    layout: Layout
 
-    def __iter__(self) -> Any:
+    @cached_property
+    def fp16(self) -> str:
+        # A value fp16 cannot hold becomes Inf, which no readable file has: such a digest is found by nothing.
+        return model_digest(round_to(self.theta, "fp16"), self.layout)
+
+    @cached_property
+    def bf16(self) -> str:
+        return model_digest(round_to(self.theta, "bf16"), self.layout)
+
+    def __iter__(self) -> Iterator[str]:
         return iter((self.exact, self.fp16, self.bf16))
 
 
@@ -60,12 +70,28 @@ def model_digest(theta: NDArray[Any], layout: Layout) -> str:
 def model_digests(theta: NDArray[Any], layout: Layout) -> ModelDigests:
     """Exact digest and those of θ as a fp16 and as a bf16 file would hold it."""
     exact = np.asarray(theta, np.float32)
-    return ModelDigests(
-        model_digest(exact, layout),
-        # A value fp16 cannot hold becomes Inf, which no readable file has: such a digest is found by nothing.
-        model_digest(round_to(exact, "fp16"), layout),
-        model_digest(round_to(exact, "bf16"), layout),
-    )
+    return ModelDigests(model_digest(exact, layout), exact, layout)
+
+
+def rounding_errors(thetas: Sequence[NDArray[Any]], layout: Layout) -> NDArray[np.float64]:
+    """How far ‖ΔW − ΔW'‖ can be (n,), with ΔW' of θ (D,) as a fp16 or a bf16 file holds it: a bound, to first order.
+
+    An entry moves by at most u|x| + s, with u the coarser unit roundoff and s half the coarser smallest step, so a
+    factor X of n entries by u‖X‖ + s√n, and a product by what each factor's movement times the other's length comes to.
+    """
+    at = {tensor.key: i for i, tensor in enumerate(layout.tensors)}
+    starts = [place.start for place in layout.places.values()]
+    roots = np.sqrt([tensor.size for tensor in layout.tensors])
+    of_a, of_b = (np.array([at[(m, factor)] for m in layout.modules]) for factor in ("A", "B"))
+    scales = np.array([layout.scale(m) for m in layout.modules])
+    unit, step = max(_UNIT["fp16"], _UNIT["bf16"]), max(_STEP["fp16"], _STEP["bf16"])
+    found = np.empty(len(thetas))
+    for i, theta in enumerate(thetas):
+        lengths = np.sqrt(np.add.reduceat(np.square(theta), starts).astype(np.float64))
+        moved = unit * lengths + step * roots
+        each = moved[of_a] * lengths[of_b] + lengths[of_a] * moved[of_b] + moved[of_a] * moved[of_b]
+        found[i] = np.linalg.norm(scales * each)
+    return found
 
 
 @dataclass(frozen=True)

@@ -203,15 +203,15 @@ class WeightSpace:
         large = self.dim * self.k >= _LARGE
         dtype: Any = np.float32 if large else np.float64
         padded = -(-count // _ROWS) * _ROWS if large else count
-        mean, inverse = self.mean.astype(np.float64), self._inverse()
+        mean, inverse = self.mean.astype(dtype), self._inverse().astype(dtype)
         total, whole = np.zeros((count, self.k)), np.zeros(count)
         for rows in self._row_blocks():
-            some = values[:, rows] if isinstance(values, np.ndarray) else np.stack([one[rows] for one in values])
-            z = some - mean[rows]
+            block = np.zeros((padded, rows.stop - rows.start), dtype)
+            z = block[:count]
+            for row, theta in zip(z, values, strict=True):
+                np.subtract(theta[rows], mean[rows], out=row, casting="same_kind")
             z *= inverse[rows]
-            whole += np.einsum("nd,nd->n", z, z)
-            block = np.zeros((padded, z.shape[1]), dtype)
-            block[:count] = z
+            whole += (z[:, None, :] @ z[:, :, None])[:, 0, 0]
             total += (block @ np.asarray(self.components[rows], dtype))[:count]
         return total, whole
 

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from w2w_registry.errors import ForeignStart, SpaceMismatch
 from w2w_registry.space.factors import SINGULAR, best_factors, canonical_pair, complement, flat
 from w2w_registry.space.layout import Layout, LayoutTensor, TensorKey, differences
-from w2w_registry.space.start import FOREIGN_START, above_chance, agreement_of, one_column, start_tensors
+from w2w_registry.space.start import FOREIGN_START, above_chance, agreement_of, start_tensors
 
 Array = NDArray[np.float64]
 How = Literal["as-is", "rescaled", "canonical", "gauge"]
@@ -187,12 +187,18 @@ def _one_rows(own: NDArray[np.float32], layout: Layout, start: NDArray[np.float3
         part = slice(first, first + _AT_ONCE)
         for j, (module, reference) in enumerate(references.items()):
             at_a, at_b = layout.places[(module, "A")], layout.places[(module, "B")]
-            rows, columns = own[part, at_a].astype(np.float64), own[part, at_b].astype(np.float64)
-            new_a, new_b = one_column(rows[:, None], columns[:, :, None], reference)
-            theta[part, at_a], theta[part, at_b] = new_a[:, 0], new_b[:, :, 0]
-            size = np.einsum("ni,ni->n", rows, rows)
-            live = columns.any(axis=1) & (size > 0)
-            cosine = np.abs(rows @ reference[0])[live] / np.sqrt(size[live] * (reference[0] @ reference[0]))
+            rows, columns = own[part, at_a], own[part, at_b]
+            # Lengths and angles in float64; the numbers themselves are only scaled, which float32 does as well.
+            wide, size_0 = rows.astype(np.float64), float(reference[0] @ reference[0])
+            along, size = wide @ reference[0], np.einsum("ni,ni->n", wide, wide)
+            acts = columns.any(axis=1)
+            idle = ~acts | (along == 0)
+            scale = np.where(idle, 1.0, along / size_0).astype(np.float32)[:, None]
+            np.divide(rows, scale, out=theta[part, at_a])
+            np.multiply(columns, scale, out=theta[part, at_b])
+            theta[part, at_a][idle], theta[part, at_b][idle] = reference[0], 0.0
+            live = acts & (size > 0)
+            cosine = np.abs(along[live]) / np.sqrt(size[live] * size_0)
             cosines[part, j][live] = cosine
             agreements[part, j][live] = above_chance(cosine**2, 1, rows.shape[1])
     found: list[Gauged | ForeignStart] = []

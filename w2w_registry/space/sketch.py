@@ -31,6 +31,9 @@ KIND = "rademacher-256x16"
 NEAR = 0.08
 """Relative distance of sketches up to which two models may be the same: rounding to bf16 moves a sketch by 0.003, two
 trainings of one person lie at 0.6 and more (mini world)."""
+SURELY_NEAR = 0.03
+"""Relative distance up to which a sketch is found by another's cells (``near_cells``), not one in two thousand missed;
+what is bounded by it lies far nearer."""
 _PART = 64
 _PARTS = 6
 """A cell is told by the largest of ``_PART`` mixed floats and its sign, so many times (cross-polytope hashing, Andoni

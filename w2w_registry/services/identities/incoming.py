@@ -14,7 +14,16 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import Space
 from w2w_registry.errors import Conflict, RegistryError
-from w2w_registry.lora import Candidate, Factors, LoraFile, ModelDigests, model_digests, read_lora, same_model
+from w2w_registry.lora import (
+    Candidate,
+    Factors,
+    LoraFile,
+    ModelDigests,
+    model_digests,
+    read_lora,
+    rounding_errors,
+    same_model,
+)
 from w2w_registry.records import check_name
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.items import AddRequest, Item
@@ -24,6 +33,7 @@ from w2w_registry.services.recording.placement import Placed, place_all
 from w2w_registry.services.recording.versions import File
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
+from w2w_registry.space.sketch import SURELY_NEAR
 
 TOGETHER = 16
 """So many in a chunk are worth telling apart those that can be recorded together."""
@@ -31,7 +41,8 @@ TOGETHER = 16
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
-    """One readable LoRA on its way in. ``unasked``: why what it draws could not be seen, when that was tried."""
+    """One readable LoRA on its way in. ``firm``: rounding moves it so little that its sketch finds it among fp16 and
+    bf16 files. ``unasked``: why what it draws could not be seen, when that was tried."""
 
     candidate: Candidate
     name: str
@@ -41,6 +52,7 @@ class Incoming:
     likeness: Likeness
     coordinates: NDArray[np.float32]
     residual: float
+    firm: bool
     unasked: str | None = None
 
     @property
@@ -77,6 +89,7 @@ def read(
     coordinates, residuals = space.placed([placed.theta for *_, placed in fitting])
     likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], space)
     incoming = []
+    errors = rounding_errors([placed.own for *_, placed in fitting], space.layout)
     for i, (candidate, name, lora, placed) in enumerate(fitting):
         digests = model_digests(placed.own, space.layout)
         path = str(candidate.path)
@@ -85,9 +98,10 @@ def read(
             reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
             failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
             continue
-        incoming.append(
-            Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], float(residuals[i]))
-        )
+        drawn = likenesses[i].sketch
+        firm = placed.gauge != "gauge" and drawn is not None and bool(errors[i] <= SURELY_NEAR * drawn.norm)
+        residual = float(residuals[i])
+        incoming.append(Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], residual, firm))
     return incoming, failed
 
 
@@ -116,7 +130,10 @@ def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> list[
 
 def strangers(session: Session, incoming: Sequence[Incoming]) -> list[int]:
     """Those that no version is, and no other of them, under names that no identity and no other of them has."""
-    arrivals = [Arrival(one.lora.sha256, tuple(one.digests), one.likeness.sketch) for one in incoming]
+    arrivals = [
+        Arrival(one.lora.sha256, (one.digests.exact,) if one.firm else tuple(one.digests), one.likeness.sketch)
+        for one in incoming
+    ]
     new = plainly_new(session, arrivals)
     times = Counter(one.name for one in incoming)
     taken = identities_named(session, times)

@@ -24,7 +24,6 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import ForeignStart, RegistryError
 from w2w_registry.lora import (
     Candidate,
-    ModelDigests,
     lora_files,
     read_adapter,
     read_lora,
@@ -69,7 +68,7 @@ class _Foreseen:
 
     path: str
     name: str
-    digests: ModelDigests
+    digests: tuple[str, ...]
     sketch: Sketch | None
 
 
@@ -250,7 +249,7 @@ class _Chunk:
             one, told = self._named(session, one)
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        self.foreseen.append(_Foreseen(one.path, one.name, one.digests, one.likeness.sketch))
+        self.foreseen.append(_Foreseen(one.path, one.name, tuple(one.digests), one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
         held = door.second.told(one.name, self.kind, self.request.subjects, None, near)
         told = (*told, *door.second.remarks(one.name, near, held), *said_uncompared(door, one.likeness, one.unasked))
@@ -370,7 +369,7 @@ class _Chunk:
 
 def _is_same(earlier: _Foreseen, one: Incoming) -> bool:
     """Whether two files of one command are the same model."""
-    if earlier.digests.exact in tuple(one.digests) or one.digests.exact in tuple(earlier.digests):
+    if earlier.digests[0] in tuple(one.digests) or one.digests.exact in earlier.digests:
         return True
     first, second = earlier.sketch, one.likeness.sketch
     if first is None or second is None or abs(first.norm - second.norm) > NEAR * first.norm:

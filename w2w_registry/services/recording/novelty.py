@@ -22,7 +22,8 @@ from w2w_registry.space.sketch import NEAR, PROBES, Sketch
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """A model on its way in: of its file, of its numbers (exact, and as fp16 and bf16 round them), of its ΔW."""
+    """A model on its way in: of its file, of its numbers (exact, and as fp16 and bf16 round them; exact alone where
+    rounding moves its ΔW so little that ``sketch`` finds what it rounds to), of its ΔW."""
 
     sha256: str
     digests: tuple[str, ...]
