@@ -298,10 +298,12 @@ def test_an_outsider_finds_what_the_story_gives_away(verifier: ModuleType) -> No
         (first, "policy.set", {"digest": "p"}, None),
         (second, "clock.back", {"seconds": 86400}, "p"),
         (second, "version.add", {}, "p"),
+        (second, "clock.off", {"seconds": 86400}, "p"),
+        (second, "policy.ignored", {}, "p"),
     )
     notices: list[tuple[int, str]] = []
     assert verifier.check_log(exported(honest, []), PUBLIC.hex(), notices=notices)[2] == []
-    assert [seq for seq, _ in notices] == [2]
+    assert [seq for seq, _ in notices] == [2, 4, 5]
     for bad, seq, word in (
         (bodies((second, "a", {}, None), (first, "b", {}, None)), 2, "time runs back"),
         (bodies((first, "policy.set", {"digest": "p"}, None), (first, "b", {}, "q")), 2, "policy"),

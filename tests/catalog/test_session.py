@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import delete, select, text, update
 from tests.catalog.build import T0, add_space, add_version, claims, new_identity, new_operation
 from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events
+from w2w_registry.catalog.clock import clock_off
 from w2w_registry.catalog.engine import CACHE_KIB, WRITE, make_engine, parse_url
 from w2w_registry.catalog.models import (
     Alias,
@@ -27,7 +29,7 @@ from w2w_registry.catalog.models import (
 from w2w_registry.catalog.rows import key_of, key_text, row_digest
 from w2w_registry.catalog.session import Catalog, UnitOfWork
 from w2w_registry.errors import Busy, DatabaseError, NotInitialised, SchemaOutOfDate, SettingError
-from w2w_registry.records import Kind, VersionState
+from w2w_registry.records import Kind, VersionState, now
 
 
 def problems(catalog: Catalog) -> list[Any]:
@@ -51,6 +53,33 @@ def problems(catalog: Catalog) -> list[Any]:
 def last_event(catalog: Catalog) -> Event:
     with catalog.read() as session:
         return next(events.events(session, newest_first=True, limit=1))
+
+
+@pytest.mark.parametrize("days", [30, -30])
+def test_the_server_s_clock_decides_where_the_machine_s_is_apart(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """A PostgreSQL catalog goes by one clock, whatever a machine's says, and every such try is an event."""
+    wrong = lambda: now() + timedelta(days=days)  # noqa: E731
+    with catalog.write("curator") as uow:
+        uow.event("before")
+    monkeypatch.setattr("w2w_registry.catalog.clock.now", wrong)
+    catalog._clock = wrong
+    for _ in range(2):
+        with catalog.write("mallory") as uow:
+            uow.event("meanwhile")
+    with catalog.read() as session:
+        log = [(e.action, abs(e.at - now()) < timedelta(minutes=5)) for e in events.events(session)]
+        is_off = clock_off(session)
+    if not catalog.is_file:
+        said = "clock.off" if days > 0 else "clock.back"
+        assert [e for e in log if e[0] != "policy.set"] == [
+            (a, True) for a in ("before", said, "meanwhile", "meanwhile")
+        ]
+        assert abs(is_off - timedelta(days=days)) < timedelta(minutes=5)
+    else:
+        assert [action for action, _ in log].count("clock.back") == (days < 0)
+        assert is_off == timedelta()
 
 
 def test_an_event_holds_the_digest_of_every_row_touched(catalog: Catalog) -> None:

@@ -73,6 +73,7 @@ class Catalog:
         self._cache_kib = CACHE_KIB
         self._engine: Engine | None = None
         self._notes = Notes()
+        self._said_back = False  # that the clock is behind the log, since this was opened
         self._shared = _Shared()
         self._pulse: Pulse | None = None
         self._pulse_lock = threading.Lock()
@@ -154,10 +155,12 @@ class Catalog:
                     connection.execution_options(isolation_level="READ COMMITTED")
                 with connection.begin(), Session(connection, expire_on_commit=False) as session:
                     unit = UnitOfWork(session, actor, self._hash, self._clock)
+                    behind = unit.note_clock(said=self._said_back)
                     yield unit
                     for note in self._notes.take():
                         unit.event(note.action, note.objects, **note.payload)
                     unit._finish()
+                self._said_back = behind  # and it is on record: what was rolled back has said nothing
         finally:
             self._notes.writing -= 1
             self._write_notes()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, delete, insert, select, update
@@ -16,6 +16,7 @@ from sqlalchemy.orm.session import ORMExecuteState
 
 from w2w_registry.catalog.assets import Coordinates, Version
 from w2w_registry.catalog.base import Base, Salted, new_salt
+from w2w_registry.catalog.clock import EventClock
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.former import Former, ended, ended_at_once
@@ -34,9 +35,6 @@ from w2w_registry.catalog.staging import NewRow, insert_rows, model_of, write
 from w2w_registry.catalog.types import normal_json, normalised, storable
 from w2w_registry.errors import IntegrityError
 from w2w_registry.records import iso
-
-CLOCK_BACK = "clock.back"
-CLOCK_TOLERANCE = timedelta(minutes=1)  # what clocks of one team may differ by
 
 EventHash = Callable[[str, Mapping[str, Any]], str]
 Row = TypeVar("Row", bound=Base)
@@ -59,7 +57,6 @@ class UnitOfWork:
     def __init__(self, session: Session, actor: str, event_hash: EventHash, clock: Callable[[], datetime]) -> None:
         self.session = session
         self.actor = storable(actor)
-        self._clock = clock
         self._hash = event_hash
         # on PostgreSQL this lock makes writers take turns; SQLite's BEGIN IMMEDIATE has done so already
         head = session.execute(select(ChainHead.seq, ChainHead.hash).with_for_update()).one_or_none()
@@ -74,22 +71,19 @@ class UnitOfWork:
         listen.listen(session, "after_flush", self._after_flush)
         listen.listen(session, "do_orm_execute", _refuse_bulk)
         self._policy = self._policy_digest()
-        self._last = last_moment(session)
-        self._note_clock()
+        self._clock = EventClock(session, last_moment(session), clock)
 
     def now(self) -> datetime:
         """The present, never before the last event."""
-        moment = self._clock()
-        return moment if self._last is None else max(moment, self._last)
+        return self._clock.now()
 
-    def _note_clock(self) -> None:
-        """A clock behind the log is said once for each time that it was set back."""
-        behind = timedelta() if self._last is None else self._last - self._clock()
-        if behind <= CLOCK_TOLERANCE:
-            return
-        said = select(Event.seq).where(Event.action == CLOCK_BACK, Event.at >= self._last).limit(1)
-        if self.session.scalar(said) is None:
-            self.event(CLOCK_BACK, {}, seconds=round(behind.total_seconds()))
+    def note_clock(self, *, said: bool) -> bool:
+        """A clock that is wrong is an event, one for every opening of the catalog (``said``: this one has said so).
+        Returns whether it is wrong."""
+        wrong = self._clock.wrong()
+        if wrong is not None and not said:
+            self.event(wrong[0], {}, seconds=wrong[1])
+        return wrong is not None
 
     def _policy_digest(self) -> str | None:
         newest = select(Policy.digest).order_by(Policy.id.desc()).limit(1)
@@ -197,7 +191,7 @@ class UnitOfWork:
         new_hash = self._hash(self._head, body)
         texts = {"objects": told_text, "changes": normal_json(changes), "payload": said_text}
         entry = {"policy": None, **body, **texts, "at": at, "prev_hash": self._head, "hash": new_hash}
-        self._seq, self._head, self._last = seq, new_hash, at
+        self._seq, self._head, self._clock.last = seq, new_hash, at
         if any(table == Policy.__tablename__ for table, *_ in changes):  # decided under the one that ends here
             self._policy = self._policy_digest()
         return entry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import ArtifactStore, sweep, temporary_folder, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
+from w2w_registry.catalog.clock import clock_off
 from w2w_registry.catalog.events import anything_recorded, last_moment
 from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.session import Catalog
@@ -57,6 +58,8 @@ class Registry:
     settings: Settings
     catalog: Catalog
     artifacts: ArtifactStore
+    tried: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
+    """(actor, policy digest) of the policies that were tried here and are not in force: said once while it is open."""
 
     @property
     def actor(self) -> str:
@@ -68,10 +71,10 @@ class Registry:
 
 
 def present(session: Session) -> datetime:
-    """The instant that decisions are made for: now, or the last event when the clock is behind it. Setting the clock
-    back brings no consent back to life."""
-    last = last_moment(session)
-    return now() if last is None else max(now(), last)
+    """The instant that decisions are made for: now (by the database server's clock, where there is one), or the last
+    event when the clock is behind it. Setting the clock back brings no consent back to life."""
+    last, moment = last_moment(session), now() - clock_off(session)
+    return moment if last is None else max(moment, last)
 
 
 def no_progress(done: int, total: int) -> None:

@@ -42,9 +42,9 @@ _STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
 _LEAVING = frozenset({Use.EXPORT, Use.PUBLISH})
 
 
-def rules_of(registry: Registry, session: Session) -> Rules:
-    """The rules in force. Raises SettingError when the policy cannot be used."""
-    return Rules.from_settings(policies.in_force(registry, session))
+def rules_of(registry: Registry, session: Session, *, looking: bool = True) -> Rules:
+    """The rules in force; ``looking``: nothing is decided by them. Raises SettingError: the policy cannot be used."""
+    return Rules.from_settings(policies.in_force(registry, session, looking=looking))
 
 
 class About(TypedDict, total=False):
@@ -147,7 +147,7 @@ def ask_uses(
 ) -> list[Decision]:
     """As ``ask`` for several uses: who is upstream is found once for them all."""
     with _session(registry, session) as where:
-        rules, moment = rules_of(registry, where), at or present(where)
+        rules, moment = rules_of(registry, where, looking=False), at or present(where)
         upstream = list(upstream_of(where, versions, rules)) if versions else []
         upstream += directly(where, subjects)
         if kind is not None and not subjects and kind in rules.likeness_kinds:
@@ -202,6 +202,7 @@ def _remember(registry: Registry, decision: Decision, versions: Sequence[int], s
         registry.actor,
         "consent.refuse",
         {"version": sorted(set(versions)), "subject": sorted({*subjects, *decision.subjects})},
+        **({} if (file := policies.ignored(registry)) is None else {"ignored": file}),
         use=str(decision.use),
         purpose=decision.purpose,
         reasons=[{"code": str(r.code), "subject": r.subject, "record": r.record_id} for r in decision.reasons],

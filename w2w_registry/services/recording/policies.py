@@ -3,7 +3,9 @@
 The catalog's policy decides. ``[policy]`` of a registry.toml, with whom its ``[hub]`` trusts, is where one is written
 down; it takes effect when
 ``w2w-reg policy set`` (or the first ``init``) adopts it, which is an event. A file that differs, from whatever folder,
-changes nothing: the difference is an event too, once for each file that turns up.
+changes nothing, and each try is an event: one for every opening of the registry (every command, every ``open`` from
+Python; of a server, for every person who acts there) in which the policy decides something. What only looks (lists,
+searches, pages) says so once for each file, so that looking does not fill the log. A refusal names the file itself.
 """
 
 from __future__ import annotations
@@ -31,15 +33,25 @@ IGNORED, ASKED = "policy.ignored", "policy.ask"
 SECOND_PERSON = "second_person"
 
 
-def in_force(registry: Registry, session: Session) -> Mapping[str, Any]:
-    """The policy that decides: the catalog's. A catalog that was never given one goes by the settings."""
+def in_force(registry: Registry, session: Session, *, looking: bool = False) -> Mapping[str, Any]:
+    """The policy that decides: the catalog's. A catalog that was never given one goes by the settings.
+
+    Args:
+        looking: it is only shown what the policy says; nothing is decided by it.
+    """
     found = policies.in_force(session)
     if found is None:
         return registry.settings.policy
     here = registry.settings.policy
     if here and policies.policy_digest(here) != found.digest:
-        _say_ignored(registry, session, policies.policy_digest(here), found.digest)
+        _say_ignored(registry, session, policies.policy_digest(here), found.digest, looking)
     return found.rules
+
+
+def ignored(registry: Registry) -> str | None:
+    """The digest of the policy that was tried, and ignored, since this registry was opened by whoever acts."""
+    file = policies.policy_digest(registry.settings.policy)
+    return file if (registry.actor, file) in registry.tried else None
 
 
 def hub_trust(registry: Registry) -> Mapping[str, Any]:
@@ -52,7 +64,7 @@ def hub_trust(registry: Registry) -> Mapping[str, Any]:
 def show(registry: Registry) -> dict[str, Any]:
     """The policy in force, since when, and whether this registry.toml says something else."""
     with registry.catalog.read() as session:
-        rules = in_force(registry, session)
+        rules = in_force(registry, session, looking=True)
         found = policies.in_force(session)
     here = registry.settings.policy
     return {
@@ -214,11 +226,13 @@ def _adopt(registry: Registry, rules: Mapping[str, Any]) -> None:
         uow.event(POLICY_SET, {"policy": row.id}, digest=row.digest, before=None if before is None else before.digest)
 
 
-def _say_ignored(registry: Registry, session: Session, file: str, in_force: str) -> None:
-    if session.info.get(IGNORED) == file:
+def _say_ignored(registry: Registry, session: Session, file: str, in_force: str, looking: bool) -> None:
+    if (registry.actor, file) in registry.tried or (looking and session.info.get(IGNORED) == file):
         return
-    session.info[IGNORED] = file
-    last = next(events(session, action="policy.", newest_first=True, limit=1), None)
-    if last is not None and last.action == IGNORED and last.payload.get("file") == file:
-        return
+    if looking:
+        session.info[IGNORED] = file
+        last = next(events(session, action="policy.", newest_first=True, limit=1), None)
+        if last is not None and last.action == IGNORED and last.payload.get("file") == file:
+            return
+    registry.tried.add((registry.actor, file))
     registry.catalog.note(registry.actor, IGNORED, {}, file=file, in_force=in_force)

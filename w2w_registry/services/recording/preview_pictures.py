@@ -54,7 +54,7 @@ def left_before(registry: Registry, version_id: int, digest: str) -> bytes | Non
         NotFound, IntegrityError, StorageError.
     """
     with registry.catalog.read() as session:
-        marking = bool(policies.in_force(registry, session).get("marking", True))
+        marking = bool(policies.in_force(registry, session, looking=True).get("marking", True))
     return kept_preview(registry, version_id, digest) if marking else registry.artifacts.get(digest)
 
 
