@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2w_registry.space.eigen import Leading, _eigh, lanczos, leading
+from w2w_registry.space.eigen import Leading, _eigh, _orthonormal, lanczos, leading
 
 
 def matrix(size: int, decay: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -89,3 +89,14 @@ def test_a_small_problem_is_solved_where_the_rest_is_and_by_numpy_where_that_fai
         np.testing.assert_allclose(values, exact, atol=1e-9)
         np.testing.assert_allclose(vectors * values @ vectors.T, small, atol=1e-9)
     assert len(asked) == 3
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("off", [1e-7, 1e-4, 1.0])
+def test_a_block_comes_out_orthonormal_however_near_it_was(dtype: type[np.floating], off: float) -> None:
+    rng = np.random.default_rng(0)
+    block = np.linalg.qr(rng.standard_normal((300, 12)))[0] + off * rng.standard_normal((300, 12)) / 60
+    made = _orthonormal(xp, block.astype(dtype))
+    assert made.dtype == dtype
+    assert np.abs(made.T @ made - np.eye(12)).max() < 20 * np.finfo(dtype).eps
+    assert np.linalg.matrix_rank(np.hstack([made, block]).astype(np.float64), tol=1e-4) == 12  # of the same span

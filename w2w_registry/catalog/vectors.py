@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import SERVED, Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.moment import once
+from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import VersionState
 
 _BATCH = 4096
@@ -111,6 +112,10 @@ def batches(
 
 def matrix(session: Session, space_id: int, *, states: Collection[VersionState] = SERVED) -> Vectors:
     """All coordinates of a space at once; (0, 0) when there are none."""
+    if VersionState.ACTIVE not in states:
+        found = coordinates_of(session, space_id, _in_states(session, states))
+        order = sorted(found)
+        return Vectors(np.array(order, np.int64), np.stack([found[i] for i in order])) if order else _vectors([], [])
     size, start, parts = count(session, space_id, states), 0, None
     for batch in batches(session, space_id, states=states):
         if parts is None:
@@ -119,6 +124,16 @@ def matrix(session: Session, space_id: int, *, states: Collection[VersionState] 
         parts.ids[start:stop], parts.matrix[start:stop] = batch.ids, batch.matrix
         start = stop
     return parts or _vectors([], [])
+
+
+def _in_states(session: Session, states: Collection[VersionState]) -> list[int]:
+    """Ids of the versions in states that few are in, placed in a space or in none: looked up in the index, where a
+    space's coordinates would each be asked for the state of their version."""
+    found: list[int] = []
+    for space_id in (None, *session.scalars(select(Space.id))):
+        query = select(Version.id).where(Version.space_id == space_id, Version.state.in_(states))
+        found += session.scalars(query)
+    return found
 
 
 @once

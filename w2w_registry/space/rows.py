@@ -128,7 +128,7 @@ class Standardised:
                 self.xp.asarray(inverse, dtype=self.dtype, device=place),
             )
         mean, inverse = self._constants
-        z = self.xp.astype(raw, self.dtype) - mean[part]
+        z = (raw if raw.dtype == self.dtype else self.xp.astype(raw, self.dtype)) - mean[part]
         z *= inverse[part]
         return z
 
