@@ -278,6 +278,12 @@ def test_alphas_of_layers_that_a_tool_took_out(tmp_path: Path) -> None:
         ("decoder.conv_in.weight", "a VAE"),
         ("first_stage_model.decoder.conv_in.weight", "a whole checkpoint"),
         ("model.diffusion_model.conv_in.weight", "a UNet or transformer by itself"),
+        ("decoder.mid.attn_1.q.weight", "a VAE"),
+        ("320.0.linear.0.weight", "a hypernetwork"),
+        ("lllite_unet_input_blocks_4_1_to_q.conditioning1.0.weight", "a ControlNet-LLLite"),
+        ("down_blocks.0.motion_modules.0.proj_in.weight", "a motion module"),
+        ("vision_model.encoder.layers.0.mlp.fc1.weight", "an image encoder"),
+        ("model.1.sub.0.RDB1.conv1.0.weight", "an upscaler"),
         ("some.layer.weight", "its tensors are model weights"),
     ],
 )
@@ -290,6 +296,20 @@ def test_a_tar_under_another_name_is_an_archive(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "x.safetensors", "w") as archive:
         archive.add(tmp_path / "in.txt", "lora.safetensors")
     assert "an archive" in refused(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\x1f\x8b\x08\x08name", "an archive"),
+        (b"\x89PNG\r\n\x1a\n", "a picture or a film"),
+        (b"\0\0\0 ftypisom", "a picture or a film"),
+        (bytes(64), "begins with zeros only: a download that was not finished?"),
+    ],
+)
+def test_other_files_under_a_models_name(tmp_path: Path, start: bytes, what: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(start + bytes(600))
+    assert what in refused(tmp_path / "x.safetensors")
 
 
 @pytest.mark.parametrize("text", ['{"error": "unauthorized"}', "Access denied\n", "Not Found, sorry"])

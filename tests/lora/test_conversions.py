@@ -78,6 +78,24 @@ HUNYUAN = [
         *(("time_in.mlp.0", 1, 1), ("guidance_in.mlp.2", 1, 1), ("final_layer.linear", 1, 1)),
     )
 ]
+CHROMA_GUIDE = "distilled_guidance_layer.layers.3.linear_2"
+ANIMA = square(
+    "diffusion_model.",
+    (
+        *(f"blocks.0.{attn}_attn.{x}_proj" for attn in ("self", "cross") for x in ("q", "k", "v", "output")),
+        *("blocks.0.mlp.layer1", "blocks.0.mlp.layer2", "blocks.0.adaln_modulation_cross_attn.2", "final_layer.linear"),
+    ),
+)
+LUMINA_WIDTH, LUMINA_ROWS = 2304, 3840  # diffusers cuts its fused layer there
+LUMINA = [
+    (f"diffusion_model.{block}.{name}", i, o)
+    for block in ("layers.0", "noise_refiner.0", "context_refiner.0")
+    for name, i, o in (
+        *(("attention.qkv", LUMINA_WIDTH, LUMINA_ROWS), ("attention.out", W, W)),
+        *((f"feed_forward.w{n}", W, W) for n in (1, 2, 3)),
+        *((("adaLN_modulation.1", W, W),) if block != "context_refiner.0" else ()),
+    )
+]
 CASES: dict[str, tuple[list[Layer], str, bool]] = {
     "wan": ([*WAN, *WAN_FF, *WAN_MORE], "_convert_non_diffusers_wan_lora_to_diffusers", False),
     "wan, kohya": (flat([*WAN, *WAN_FF]), "_convert_musubi_wan_lora_to_diffusers", True),
@@ -87,6 +105,8 @@ CASES: dict[str, tuple[list[Layer], str, bool]] = {
     "qwen, kohya": (flat(QWEN), "_convert_non_diffusers_qwen_lora_to_diffusers", True),
     "hidream": (HIDREAM, "_convert_non_diffusers_hidream_lora_to_diffusers", False),
     "hunyuan video": (HUNYUAN, "_convert_hunyuan_video_lora_to_diffusers", False),
+    "anima": (ANIMA, "_convert_non_diffusers_anima_lora_to_diffusers", False),
+    "lumina 2": (LUMINA, "_convert_non_diffusers_lumina2_lora_to_diffusers", False),
     "ltx": (LTX, "_convert_non_diffusers_ltxv_lora_to_diffusers", False),
 }
 
@@ -123,6 +143,46 @@ def test_the_layers_that_diffusers_makes_of_it(tmp_path: Path, case: str) -> Non
         mine = found[module]
         assert mine is not None
         assert np.abs(mine - delta).max() <= 1e-6 * np.abs(delta).max()
+
+
+@pytest.mark.parametrize("layers", [ANIMA, HIDREAM, LUMINA], ids=["anima", "hidream", "lumina 2"])
+def test_flattened_names_are_of_the_same_layers(tmp_path: Path, layers: list[Layer]) -> None:
+    """As sd-scripts writes the models whose files other tools write with dots."""
+    dotted = read_adapter(st_file(tmp_path / "x.safetensors", state_of(layers, False)))
+    found = read_adapter(st_file(tmp_path / "y.safetensors", state_of(flat(layers), True)))
+    assert {(c.part, c.module, c.rows) for c in found.changes} == {(c.part, c.module, c.rows) for c in dotted.changes}
+    assert found.parts.keys() == {"transformer"}
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_layers_2_attention_", "diffusion_model.layers.2.attention."])
+def test_z_images_fused_layer_is_cut_in_three(tmp_path: Path, prefix: str) -> None:
+    state = state_of([(f"{prefix}qkv", W, 3 * W), (f"{prefix}out", W, W)], True)
+    found = {c.module: c.delta() for c in read_adapter(st_file(tmp_path / "x.safetensors", state)).changes}
+    whole = 2.0 * state[f"{prefix}qkv.lora_up.weight"].astype(float) @ state[f"{prefix}qkv.lora_down.weight"]
+    for third, x in zip(np.split(whole, 3), "qkv", strict=True):
+        assert np.allclose(found.pop(f"layers.2.attention.to_{x}"), third, rtol=1e-6, atol=0)
+    assert list(found) == ["layers.2.attention.to_out.0"]
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("blocks.0.self_attn.q.lora_{}.default", "blocks.0.attn1.to_q"),  # DiffSynth's Wan
+        ("pipe.dit.blocks.0.ffn.0.lora_{}.default", "blocks.0.ffn.net.0.proj"),
+        ("diffusion.blocks.0.cross_attn.o.lora_{}", "blocks.0.attn2.to_out.0"),
+        ("lora_unet_layers.0.attention.to.k.lora_{}", "layers.0.attention.to_k"),  # dots left where they were
+        ("diffusion_model.distilled_guidance_layer.layers.3.out_layer.lora_{}", CHROMA_GUIDE),
+        ("lora_unet_distilled_guidance_layer_layers_3_out_layer.lora_{}", CHROMA_GUIDE),
+        ("lora_unet_blocks_7_attn2_to_v.lora_{}", "blocks.7.attn2.to_v"),
+        ("lora_unet_all_x_embedder_2_1.lora_{}", "all_x_embedder.2-1"),
+    ],
+)
+def test_one_layer_under_each_tools_name(tmp_path: Path, name: str, module: str) -> None:
+    state = {f"{name.format('A')}.weight": np.ones((2, W)), f"{name.format('B')}.weight": np.ones((W, 2))}
+    (change,) = read_adapter(
+        st_file(tmp_path / "x.safetensors", {k: v.astype(np.float32) for k, v in state.items()})
+    ).changes
+    assert (change.part, change.module) == ("transformer", module)
 
 
 def test_flux_1_keeps_its_own_layers(tmp_path: Path) -> None:

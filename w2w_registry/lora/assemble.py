@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,7 +18,7 @@ from w2w_registry.lora.change import BrokenChange, Change, check_shapes, rank_of
 from w2w_registry.lora.formats import Key
 from w2w_registry.lora.header import brief
 from w2w_registry.lora.roles import OWN_WEIGHTS, kind_of
-from w2w_registry.lora.targets import Target, as_flux2
+from w2w_registry.lora.targets import Target, as_flux2, as_lumina
 from w2w_registry.lora.tensorfile import TensorData
 
 _LINEAR = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2")
@@ -37,6 +38,7 @@ def changes_of(
         group[one.role] = data.arrays[key]
         # A config's patterns are of dotted names.
         names[one.part, one.targets] = one.name if "." in one.name else one.targets[0].module if settings else one.name
+    lumina = _is_lumina(groups)
     changes: list[Change] = []
     without: list[str] = []
     with_alpha: Counter[float] = Counter()
@@ -48,6 +50,8 @@ def changes_of(
             continue
         if "double_blocks" in names[place] or "single_blocks" in names[place]:
             targets = as_flux2(targets, *_sizes(tensors))
+        if lumina and part == "transformer":
+            targets = tuple(replace(one, module=as_lumina(one.module)) for one in targets)
         try:
             made, own = _layer(part, targets, names[place], tensors, settings.get(part, settings.get("")))
         except BrokenChange as error:
@@ -69,6 +73,18 @@ def changes_of(
             f"others are taken at alpha = rank, where diffusers would take {usual:g}"
         )
     return tuple(changes), remarks, "settings" if settings else "tensor" if with_alpha else "default"
+
+
+def _is_lumina(groups: Mapping[tuple[str, tuple[Target, ...]], Mapping[str, NDArray[np.float32]]]) -> bool:
+    """Whether the layers are Lumina 2's and not Z-Image's, which names them alike: there several queries share a key,
+    and a block's modulation is its second layer."""
+    for (part, targets), tensors in groups.items():
+        if part == "transformer" and targets[0].module.startswith(("layers.", "noise_refiner.", "context_refiner.")):
+            width, rows = _sizes(tensors)
+            fused = targets[0].module.endswith(".attention.to_q") and len(targets) == 3
+            if (fused and rows != 3 * width) or targets[0].module.endswith(".adaLN_modulation.1"):
+                return True
+    return False
 
 
 def _sizes(tensors: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:

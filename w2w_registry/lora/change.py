@@ -75,6 +75,8 @@ def row_index(rows: Rows, count: int, width: int) -> slice | list[int]:
         "second": slice(width, 2 * width),
         "third": slice(2 * width, 3 * width),
         "rest": slice(3 * width, count),
+        "keys": slice(width, (width + count) // 2),
+        "values": slice((width + count) // 2, count),
     }
     if rows == "swapped":
         return [*range(half, count), *range(half)]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target
+from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target, further_layer
 
 Format = Literal["peft", "diffusers", "kohya"]
 """What is written; more is read (``formats``)."""
@@ -40,6 +40,7 @@ _PREFIXES = {
     "clip_g.transformer.": "text_encoder_2",
     "clip_l.": "text_encoder",
     "clip_g.": "text_encoder_2",
+    "t5.": "text_encoder_3",
     "prior.": "prior",
     "vae.": "vae",
 }
@@ -71,6 +72,8 @@ _TRANSFORMER_ROOTS = (
 )
 # Wan's blocks, where no prefix says what they are of
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
+# Llama's original code has layers of this name too.
+_ANY_MODEL = re.compile(r"layers\.\d+\.feed_forward\.w[123]")
 # What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
 _HOLDERS = ("base_model.model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
@@ -99,16 +102,20 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
             if part == "transformer" and _original(rest) is not None:
                 return _original_layer(rest)
             return Layer(part, (Target(module),))
-    for prefix in ("model.diffusion_model.", "diffusion_model."):
+    if stem.startswith("lora_unet_"):  # with the layer's dots left as they were
+        layer = flat_layer(stem.replace(".", "_"))
+        if layer is not None and layer.part in DENOISERS:
+            return layer
+    for prefix in ("model.diffusion_model.", "diffusion_model.", "diffusion."):
         if stem.startswith(prefix):
             return _original_layer(stem.removeprefix(prefix))
     module = _plain_module(stem, processor)
     if module.startswith(_UNET_ROOTS):
         return Layer("unet", (Target(module),))
+    if not _ANY_MODEL.fullmatch(stem) and _original(stem) is not None:
+        return _original_layer(stem)
     if module.startswith(_TRANSFORMER_ROOTS) or _BARE_BLOCKS.fullmatch(module):
         return Layer("transformer", (Target(module),))
-    if _original(stem) is not None:
-        return _original_layer(stem)
     if _CLIP.fullmatch(stem):
         return Layer("text_encoder", (Target(_plain_text(stem)),))
     for holder in _HOLDERS if held else ():
@@ -153,11 +160,12 @@ def _plain_text(module: str) -> str:
 _WAN = re.compile(
     r"blocks_(?P<n>\d+)_(?:(?P<attn>self|cross)_attn_(?P<x>q|k|v|o|k_img|v_img|norm_q|norm_k|norm_k_img)|ffn_(?P<ff>[02]))"
 )
-_ORIGINAL = re.compile(r"(?P<stack>double_blocks|single_blocks|joint_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
+_ORIGINAL = re.compile(rf"(?P<stack>{'|'.join(STACKS)})_(?P<n>\d+)_(?P<inner>\w+)")
 
 
 def _original(name: str) -> Layer | None:
-    """A layer named as the original code of SD, SDXL, Flux, SD3 or Wan does, with dots or underscores."""
+    """A layer named as the original code of a model does (SD, SDXL, Flux, SD3, Wan, Lumina 2, Z-Image, Cosmos, Chroma,
+    HiDream), with dots or underscores."""
     flat = name.replace(".", "_")
     wan = _WAN.fullmatch(flat)
     if wan is not None:
@@ -174,8 +182,11 @@ def _original(name: str) -> Layer | None:
         targets = inner.get(match["inner"])
         if targets is None:
             return None
-        block = f"{stack}.{int(match['n'])}"
+        block = f"{stack or match['stack']}.{int(match['n'])}"
         return Layer("transformer", tuple(Target(f"{block}.{t.module}", t.rows) for t in targets))
+    further = further_layer(flat)
+    if further is not None:
+        return Layer("transformer", (Target(further),))
     module = _TOP.get(flat) if flat in _LDM_TOP else _from_ldm_name(flat)
     return None if module is None else Layer("unet", (Target(module),))
 
@@ -188,18 +199,20 @@ _INNER = (
     *("norm.linear", "norm1.linear", "norm1_context.linear", "proj_mlp", "proj_out", "img_mod.1", "txt_mod.1"),
 )
 _FLAT_TOP = {
-    name.replace(".", "_"): name
+    re.sub(r"[.-]", "_", name): name
     for name in (
         *("x_embedder", "context_embedder", "proj_out", "norm_out.linear", "pos_embed.proj", "adaln_single.linear"),
         *(f"time_text_embed.{x}_embedder.linear_{n}" for x in ("timestep", "text", "guidance") for n in (1, 2)),
+        *(
+            "cap_embedder.1",
+            "all_x_embedder.2-1",
+            "all_final_layer.2-1.linear",
+            "all_final_layer.2-1.adaLN_modulation.1",
+        ),
     )
 }
 _FLAT_INNER = {name.replace(".", "_"): name for name in _INNER}
-_FLAT_LAYERS = re.compile(
-    r"(?P<stack>layers|context_refiner|noise_refiner)_(?P<n>\d+)_"
-    r"(?P<inner>attention_to_[qkv]|attention_to_out_0|feed_forward_w[123]|adaLN_modulation_[01])"
-)
-_FLAT_STACK = re.compile(r"(?P<stack>transformer_blocks|single_transformer_blocks)_(?P<n>\d+)_(?P<inner>\w+)")
+_FLAT_STACK = re.compile(r"(?P<stack>transformer_blocks|single_transformer_blocks|blocks)_(?P<n>\d+)_(?P<inner>\w+)")
 _FLAT_CLIP = re.compile(
     r"text_model_encoder_layers_(?P<n>\d+)_(?:self_attn_(?P<attn>[qkv]_proj|out_proj)|mlp_(?P<mlp>fc[12]))"
 )
@@ -234,10 +247,6 @@ def _flat_denoiser(flat: str, stem: str) -> Layer:
         return Layer("transformer", (Target(name),))
     if flat in _FLAT_TOP:
         return Layer("transformer", (Target(_FLAT_TOP[flat]),))
-    match = _FLAT_LAYERS.fullmatch(flat)
-    if match is not None:
-        inner = re.sub(r"(attention|feed_forward|adaLN_modulation|to_out)_(?=to_|w|\d)", r"\1.", match["inner"])
-        return Layer("transformer", (Target(f"{match['stack']}.{int(match['n'])}.{inner}"),))
     original = _original(flat)
     if original is not None:
         return original

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 _EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
 
 
+_PICTURE_KEYS = (".to_k_ip.weight", ".to_v_ip.weight")
+_HYPERNETWORK = re.compile(r"(?:\d+\.)+linear\.\d+\.(?:weight|bias)")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
@@ -23,7 +26,7 @@ def other_model(names: Iterable[str]) -> str | None:
     moments = [name.startswith("optimizer.") or name.endswith(_MOMENTS) for name in names]
     if moments and (all(moments) or any(name.startswith("optimizer.") for name in names)):
         return "an optimizer's state"
-    if any(name.startswith(("ip_adapter.", "image_proj.")) for name in names):
+    if any(name.startswith(("ip_adapter.", "image_proj.")) or name.endswith(_PICTURE_KEYS) for name in names):
         return "an IP-Adapter, which takes pictures as prompts"
     return None
 
@@ -31,16 +34,23 @@ def other_model(names: Iterable[str]) -> str | None:
 def whole_model(names: Iterable[str]) -> str | None:
     """What model these weights are of, where their names say it."""
     names = set(names)
+    if any("motion_modules." in name for name in names):
+        return "a motion module"
+    if any(map(_HYPERNETWORK.fullmatch, names)):
+        return "a hypernetwork"
     return next((what for what, mark in _MODELS if any(name.startswith(mark) for name in names)), None)
 
 
 _MODELS = (
     ("a T2I-Adapter", ("adapter.body.", "adapter.conv_in", "body.0.")),
     ("a face or style encoder", ("id_encoder", "pulid_", "image_encoder.")),
+    ("a ControlNet-LLLite", ("lllite_",)),
     ("a ControlNet", ("control_model.", "controlnet_cond_embedding.", "controlnet_")),
     ("a whole checkpoint", ("first_stage_model.", "cond_stage_model.", "conditioner.")),
-    ("a VAE", ("decoder.conv_in.", "encoder.conv_in.", "first_stage_model.")),
+    ("a VAE", ("decoder.conv_in.", "encoder.conv_in.", "first_stage_model.", "encoder.down.", "decoder.mid.")),
     ("a UNet or transformer by itself", ("model.diffusion_model.", "down_blocks.", "transformer_blocks.", "double_")),
+    ("an image encoder", ("vision_model.",)),
+    ("an upscaler", ("model.1.sub.", "conv_first.", "params_ema.")),
     ("a text encoder", ("text_model.", "shared.weight", "encoder.block.")),
 )
 """The first that fits is meant: a ControlNet has a UNet's blocks too."""

@@ -5,12 +5,14 @@ Source: diffusers' conversion scripts and the models' own module names.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
-Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "swapped"]
+Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "keys", "values", "swapped"]
 """Which rows of a fused layer one of its parts has: thirds; pieces as long as the layer's input is wide and what is
-left; or both halves the other way round."""
+left; the halves of what is left after the first piece (keys and values, which several queries may share); or both
+halves the other way round."""
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,42 @@ WAN_ATTENTION = {
     "norm_k": "norm_k",
     "norm_k_img": "norm_added_k",
 }
-STACKS = {
+NEXT_DIT: dict[str, tuple[Target, ...]] = {
+    "attention_qkv": (
+        Target("attention.to_q", "first"),
+        Target("attention.to_k", "keys"),
+        Target("attention.to_v", "values"),
+    ),
+    "attention_out": (Target("attention.to_out.0"),),
+    **{f"attention_to_{x}": (Target(f"attention.to_{x}"),) for x in "qkv"},
+    "attention_to_out_0": (Target("attention.to_out.0"),),
+    **{f"feed_forward_w{n}": (Target(f"feed_forward.w{n}"),) for n in (1, 2, 3)},
+    **{f"adaLN_modulation_{n}": (Target(f"adaLN_modulation.{n}"),) for n in (0, 1)},
+}
+"""Z-Image's layers, and Lumina 2's until it is told from Z-Image (:func:`as_lumina`)."""
+COSMOS: dict[str, tuple[Target, ...]] = {
+    **{
+        f"{attention}_attn_{theirs}": (Target(f"{ours}.{to}"),)
+        for attention, ours in (("self", "attn1"), ("cross", "attn2"))
+        for theirs, to in (("q_proj", "to_q"), ("k_proj", "to_k"), ("v_proj", "to_v"), ("output_proj", "to_out.0"))
+    },
+    "mlp_layer1": (Target("ff.net.0.proj"),),
+    "mlp_layer2": (Target("ff.net.2"),),
+    **{
+        f"adaln_modulation_{what}_{n}": (Target(f"norm{i}.linear_{n}"),)
+        for i, what in enumerate(("self_attn", "cross_attn", "mlp"), start=1)
+        for n in (1, 2)
+    },
+}
+"""Cosmos Predict 2's and Anima's."""
+STACKS: dict[str, tuple[str | None, dict[str, tuple[Target, ...]]]] = {
+    **dict.fromkeys(("layers", "context_refiner", "noise_refiner"), (None, NEXT_DIT)),
+    "blocks": ("transformer_blocks", COSMOS),
     "double_blocks": ("transformer_blocks", FLUX_DOUBLE),
     "single_blocks": ("single_transformer_blocks", FLUX_SINGLE),
     "joint_blocks": ("transformer_blocks", SD3_JOINT),
 }
+"""By the name of the original code's stack: diffusers' name (None: the same), and its layers."""
 
 
 def as_flux2(targets: tuple[Target, ...], width: int, rows: int) -> tuple[Target, ...]:
@@ -180,3 +213,39 @@ def as_flux2(targets: tuple[Target, ...], width: int, rows: int) -> tuple[Target
     if module.startswith("single_") and module.endswith(".proj_out") and width == 4 * rows:
         return (Target(f"{module.removesuffix('proj_out')}attn.to_out"),)
     return targets
+
+
+def as_lumina(module: str) -> str:
+    """diffusers' name of Lumina 2's layer that Z-Image has under ``module``."""
+    stack, dot, inner = module.partition(".attention.")
+    if dot:
+        return f"{stack}.attn.{inner}"
+    return module.replace(".feed_forward.w", ".feed_forward.linear_").replace(".adaLN_modulation.1", ".norm1.linear")
+
+
+_GUIDANCE = re.compile(
+    r"distilled_guidance_layer_(?:(?P<end>in_proj|out_proj)|layers_(?P<n>\d+)_(?P<side>in_layer|linear_1|out_layer|linear_2))"
+)
+_HIDREAM = re.compile(
+    r"(?P<stack>double|single)_stream_blocks_(?P<n>\d+)_block_(?:attn1_(?P<attn>to_(?:q|k|v|out)(?:_t)?)"
+    r"|ff_(?P<ff>[it])_(?:(?P<shared>shared_experts)_|experts_(?P<expert>\d+)_)?(?P<w>w[123])|(?P<modulation>adaLN_modulation_1))"
+)
+
+
+def further_layer(flat: str) -> str | None:
+    """A layer of Chroma or HiDream outside the stacks that other models have too, and blocks whose name is kept."""
+    match = _GUIDANCE.fullmatch(flat)
+    if match is not None:
+        side = {"in_layer": "linear_1", "out_layer": "linear_2"}.get(match["side"], match["side"])
+        inner = match["end"] or f"layers.{int(match['n'])}.{side}"
+        return f"distilled_guidance_layer.{inner}"
+    match = _HIDREAM.fullmatch(flat)
+    if match is None:
+        return None
+    block = f"{match['stack']}_stream_blocks.{int(match['n'])}.block"
+    if match["attn"]:
+        return f"{block}.attn1.{match['attn']}"
+    if match["modulation"]:
+        return f"{block}.adaLN_modulation.1"
+    expert = "shared_experts." if match["shared"] else f"experts.{int(match['expert'])}." if match["expert"] else ""
+    return f"{block}.ff_{match['ff']}.{expert}{match['w']}"

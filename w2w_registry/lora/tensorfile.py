@@ -28,6 +28,8 @@ DType = Literal["fp32", "fp16", "bf16"]
 MAX_HEADER = 100_000_000  # the limit the safetensors library itself sets
 MAX_DATA = 16 * 2**30  # no adapter is larger; a sparse file may be of any length
 _TAGS: dict[DType, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+_ARCHIVES = (b"Rar!", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
@@ -199,8 +201,12 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
         raise bad("a Git LFS pointer, not the file it points to", "run git lfs pull where it came from")
     if start[:4] == b"PK\x03\x04":
         raise bad("a zip archive, not a model", "unpack it first")
-    if start[257:262] == b"ustar" or start[:6] == b"7z\xbc\xaf\x27\x1c" or start[:4] in (b"Rar!", b"\x1f\x8b\x08\x00"):
+    if start[257:262] == b"ustar" or start[:6] == b"7z\xbc\xaf\x27\x1c" or start.startswith(_ARCHIVES):
         raise bad("an archive, not a model", "unpack it first")
+    if start.startswith(_PICTURES) or start[4:8] == b"ftyp" or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
+        raise bad("a picture or a film, not a model", None)
+    if start and not any(start):
+        raise bad("begins with zeros only: a download that was not finished?", "download it again")
     if start[:4] == b"GGUF":
         raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():
