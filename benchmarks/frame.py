@@ -131,6 +131,17 @@ def held(targets: Mapping[str, bool]) -> str:
     return ", ".join(f"{target}: {'yes' if holds else 'NO'}" for target, holds in targets.items())
 
 
+def missed(row: Row) -> str:
+    """The targets a row states and does not meet, as its quality says them; empty when it meets all."""
+    told: list[str] = []
+    for key, value in row.quality.items():
+        if value == "NO":
+            told.append(f"{key}: NO")
+        elif isinstance(value, str):
+            told += [part for part in value.split(", ") if part.endswith(": NO")]
+    return ", ".join(told)
+
+
 def dump(rows: Iterable[Row]) -> str:
     """The rows as the JSON that ``--json`` writes."""
     return json.dumps([row.to_json() for row in rows], indent=1, allow_nan=False) + "\n"

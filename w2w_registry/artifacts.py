@@ -303,6 +303,15 @@ def _age(path: Path) -> float:
         return 0.0
 
 
+def _created(path: Path, mode: int) -> int:
+    """Descriptor of a new file, in a folder that comes into being where it is missing."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+
+
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
     """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part.
     ``mode``: who may read it (less the umask), from the first byte on.
@@ -312,9 +321,8 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666
     """
     temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+            with open(_created(temporary, mode), "wb") as stream:
                 stream.writelines([data] if isinstance(data, bytes) else data)
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -96,3 +96,9 @@ def test_ratio_is_above_one_when_ours_is_better() -> None:
     assert Row("time", 1.0, 3.0, "x").ratio == 3.0
     assert Row("rate", 3.0, 1.0, "x", more_is_better=True).ratio == 3.0
     assert Row("alone", 3.0, None, "").ratio is None
+
+
+def test_targets_that_are_missed_are_named() -> None:
+    asked = {"asked": frame.held({"≥ 12x": True, "recall@10 ≥ 0.99": False}), "holds": "NO", "recall": 0.98}
+    assert frame.missed(Row("search", 1.0, 9.0, "x", asked)) == "recall@10 ≥ 0.99: NO, holds: NO"
+    assert frame.missed(Row("search", 1.0, 9.0, "x", {"asked": frame.held({"≥ 4x": True}), "holds": "yes"})) == ""

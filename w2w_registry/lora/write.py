@@ -137,7 +137,9 @@ def _written_alike(
     try:
         start, order = _start_of(shapes, alphas, dtype, base_model, revision, tuple((metadata or {}).items()))
         values = np.concatenate([tensors[key].reshape(-1) for key in order]).astype(np.float32, copy=False)
-        return start + encoded(values, dtype) if np.isfinite(values).all() else None
+        if not np.isfinite(values).all():
+            return None
+        return b"".join((start, values.astype("<f4", copy=False).data if dtype == "fp32" else encoded(values, dtype)))
     except (BadLora, OverflowError):
         return None
 

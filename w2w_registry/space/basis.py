@@ -203,13 +203,13 @@ class WeightSpace:
         large = self.dim * self.k >= _LARGE
         dtype: Any = np.float32 if large else np.float64
         padded = -(-count // _ROWS) * _ROWS if large else count
-        mean, inverse = self.mean.astype(dtype), self._inverse().astype(dtype)
+        mean, inverse = np.array(self.mean, dtype), np.array(self._inverse(), dtype)  # read whole, not by the piece
         total, whole = np.zeros((count, self.k)), np.zeros(count)
         for rows in self._row_blocks():
             block = np.zeros((padded, rows.stop - rows.start), dtype)
-            z = block[:count]
+            z, middle = block[:count], mean[rows]
             for row, theta in zip(z, values, strict=True):
-                np.subtract(theta[rows], mean[rows], out=row, casting="same_kind")
+                np.subtract(theta[rows], middle, out=row, casting="same_kind")
             z *= inverse[rows]
             whole += (z[:, None, :] @ z[:, :, None])[:, 0, 0]
             total += (block @ np.asarray(self.components[rows], dtype))[:count]
