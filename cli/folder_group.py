@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from .completion import teach
-from .once import refuse_repeats
+from .once import refuse_unmeant
 
 _NUMBERS: Mapping[type[click.ParamType[Any]], str] = {
     **dict.fromkeys((click.IntRange, click.types.IntParamType), "N"),
@@ -63,7 +63,7 @@ def _made_ready(command: click.Command) -> click.Command:
     for param in command.params:
         if isinstance(param, click.Option) and param.metavar is None and not param.is_flag and not param.count:
             param.metavar = next((word for kind, word in _NUMBERS.items() if isinstance(param.type, kind)), None)
-    return teach(refuse_repeats(command))
+    return teach(refuse_unmeant(command))
 
 
 class FolderGroup(click.Group):
@@ -87,6 +87,7 @@ class FolderGroup(click.Group):
         super().__init__(*args, **kwargs)
         self._sections = sections
         self._package, self._helps, self._former = package, helps, former or {}
+        refuse_unmeant(self)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._helps)

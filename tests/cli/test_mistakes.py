@@ -243,6 +243,29 @@ def test_an_option_given_twice(filled: Run, line: tuple[str, ...]) -> None:
     assert "is given 2 times; give it once" in refused(filled, *line)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [("add", ""), ("search", "p0001", ""), ("list", ""), ("takedown", ""), ("show", "p0001", "--home", "")]
+    + [("tag", "set", "--where", "", "team=ads"), ("generate", "p0001", "--out", ""), ("consent", "show", "")],
+)
+def test_a_variable_that_is_not_set(filled: Run, line: tuple[str, ...]) -> None:
+    assert "is empty" in refused(filled, *line)
+
+
+def test_prose_may_be_empty_and_so_may_what_is_empty_when_not_given(filled: Run) -> None:
+    assert filled("note", "p0001", "")[0] == 0
+    assert filled("edit", "p0001", "--direction", "x=1", "--keep", "", "--name", "y")[0] == 4  # nobody agreed
+
+
+def test_the_folder_at_hand_is_a_path_as_any_other(filled: Run, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(loras / "p0001")
+    assert filled("add", ".", "--dry-run")[0] == 0
+    assert [one["name"] for one in value(filled, "add", ".")["existing"]] == ["p0001"]
+    (loras / "p0001" / "inner").mkdir()
+    monkeypatch.chdir(loras / "p0001" / "inner")
+    assert [one["name"] for one in value(filled, "add", "..")["existing"]] == ["p0001"]
+
+
 def test_a_flag_given_twice_and_a_repeatable_option(filled: Run) -> None:
     assert value(filled, "list", "--json", "--limit", "1")
     assert filled("add", "nowhere", "--subject", "a", "--subject", "b")[0] == 5

@@ -108,7 +108,7 @@ def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped
                 if isinstance(hit, Skipped):
                     skipped.setdefault(os.path.abspath(hit.path), hit)
                 else:
-                    found.setdefault(os.path.abspath(hit), hit)
+                    found.setdefault(os.path.abspath(hit), _with_a_name(hit))
     names = _distinct(list(found.values()))
     return [Candidate(path, name) for path, name in zip(found.values(), names, strict=True)], list(skipped.values())
 
@@ -200,6 +200,11 @@ def _distinct(paths: list[Path]) -> list[str]:
         if seen[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
             names[i] = f"{name[: MAX_NAME - 9]}-{_mark(paths[i])}"
     return names
+
+
+def _with_a_name(path: Path) -> Path:
+    """``.``, ``..`` and the root say no name: what lies beside them is found by the folder's own."""
+    return path if path.name not in ("", "..") else Path(os.path.abspath(path))
 
 
 def _expand(given: str) -> Iterator[Path]:
