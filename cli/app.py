@@ -19,7 +19,7 @@ from w2w_registry.version import __version__
 from . import completion, loudness
 from .folder_group import FolderGroup
 from .frame import Frame
-from .output import report, report_bug, report_error
+from .output import open_standard_streams, report, report_bug, report_error
 from .sections import COMMANDS, EXAMPLES, SECTIONS
 
 
@@ -68,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     """Console entry: every error a user can meet becomes one line and a documented exit code."""
     args = sys.argv[1:] if argv is None else argv
     as_json = "--json" in args
+    open_standard_streams()
     try:
         _run(args, as_json=as_json)
     except SystemExit as stop:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -34,13 +35,26 @@ def set_up(*, quiet: bool, verbose: bool, log_file: str | None) -> None:
                 _log[log_file] = open(log_file, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             except OSError as error:
                 raise click.UsageError(f"--log-file {log_file}: {error.strerror}") from None
-            write("command", " ".join(sys.argv[1:]))
+            write("command", " ".join(_without_secrets(sys.argv[1:])))
     _handlers.extend([_ToFile()] if _log else [])
     _handlers.extend([logging.StreamHandler(sys.stderr)] if verbose else [])
     for handler in _handlers:
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if _handlers else logging.NOTSET)
+
+
+_PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*(?=@)")
+_SECRETS = ("--token", "--identity-token")
+
+
+def _without_secrets(words: list[str]) -> list[str]:
+    """A command line as others may read it: no token, no password of a database."""
+    shown = [_PASSWORD.sub(r"\1:***", word) for word in words]
+    for option in _SECRETS:
+        shown = [f"{option}=***" if word.startswith(f"{option}=") else word for word in shown]
+        shown = [word if before != option else "***" for before, word in zip(["", *shown], shown, strict=False)]
+    return shown
 
 
 def close() -> None:
@@ -66,9 +80,14 @@ def ended(code: int) -> None:
 
 def write(kind: str, text: str) -> None:
     """One line into the log file, if there is one."""
-    for stream in _log.values():
-        stream.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {kind}: {' '.join(text.split())}\n")
-        stream.flush()
+    line = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {kind}: {' '.join(text.split())}\n"
+    for name, stream in list(_log.items()):
+        try:
+            stream.write(line)
+            stream.flush()
+        except OSError as error:  # what is being done matters more than what is said of it
+            del _log[name]
+            sys.stderr.write(f"warning: --log-file {name}: {error.strerror}; nothing more is written there\n")
 
 
 class _ToFile(logging.Handler):

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
-
 _MAY_BE_EMPTY = frozenset({"prompt", "negative", "text", "value"})
 """Prose, by the parameter's name, of which nothing is something to say; so is an option's default of ""."""
 
 
 def refuse_unmeant(command: click.Command) -> click.Command:
-    """``command``, which now refuses an option that is given again though only one value can count, and empty values."""
+    """``command``, which now refuses empty values, and an option given again though only one value can count."""
     if "make_parser" in vars(command):
         return command
     made = command.make_parser

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from w2w_registry.errors import RegistryError, spelt
+from w2w_registry.errors import RegistryError, StorageError, spelt
 from w2w_registry.records import counted
 
 from . import loudness
@@ -64,12 +64,30 @@ def print_json(value: Any) -> None:
 
 @contextmanager
 def reader_may_leave() -> Iterator[None]:
-    """Around all output: what a closed pipe no longer takes is dropped."""
+    """Around all output: what a closed pipe no longer takes is dropped.
+
+    Raises:
+        StorageError: the file that stdout goes to takes no more.
+    """
     try:
         yield
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
+        if not isinstance(error, BrokenPipeError):
+            raise StorageError(path="the output", reason=error.strerror or str(error)) from error
+
+
+def open_standard_streams() -> None:
+    """Open what a caller closed of the three streams (``>&-``): the next file to be opened, a database say, would get
+    its number, and whatever is printed would be written into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def say(text: object = "") -> None:

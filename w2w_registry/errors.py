@@ -209,7 +209,7 @@ class Conflict(RegistryError):
 
 
 class OutputExists(Conflict):
-    """A file that an answer would replace. Fields: path."""
+    """A file that an answer would replace. Fields: path, special (a device, a pipe or a socket: never replaced)."""
 
     code = "output-exists"
 

@@ -157,7 +157,11 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         "`w2w-reg fingerprint --all`"
     ),
     e.OutputInHome: lambda f: f"{_short(f['path'])} is in {_short(f['home'])}, the registry's own folder; name another",
-    e.OutputExists: lambda f: f"{_short(f['path'])} exists; add --force to replace it",
+    e.OutputExists: lambda f: (
+        f"{_short(f['path'])} is not an ordinary file, and only such are written; name another"
+        if f.get("special")
+        else f"{_short(f['path'])} exists; add --force to replace it"
+    ),
     e.BadName: lambda f: f"{f['what']} name {_short(f['name'], 60)!r} is not allowed: {f['reason']}",
     e.NotFound: _not_found,
     e.NotInitialised: lambda f: (

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +85,29 @@ def test_how_much_is_said(run: Run, folder: Path, tmp_path: Path) -> None:
     assert "end: exit 5" in log.read_text()
     assert "exit 0 after" in run("-v", "list")[2]
     assert "exit" not in run("list")[2]
+
+
+def test_no_secret_gets_into_a_log_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from w2w_registry.cli import loudness
+
+    said = ["--database", "postgresql://me:hunter2@db/x", "serve", "--token", "hunter2", "--token=hunter2"]
+    monkeypatch.setattr("sys.argv", ["w2w-reg", *said])
+    loudness.set_up(quiet=False, verbose=False, log_file=str(tmp_path / "said.log"))
+    loudness.close()
+    log = (tmp_path / "said.log").read_text()
+    assert "postgresql://me:***@db/x serve --token *** --token=***" in log
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_an_output_that_takes_no_more(run: Run, folder: Path) -> None:
+    run("add", folder, "--yes")
+    command = [sys.executable, "-c", "from w2w_registry.cli.app import main; main()", "list"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (9, "error: cannot write or read the output: No space left on device\n")
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (0, "")
+    assert run("list", "--log-file", "/dev/full")[0] == 0
 
 
 def test_usage_errors_are_json_too(run: Run) -> None:

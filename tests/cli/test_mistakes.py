@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,18 @@ def test_nothing_is_overwritten_unasked(filled: Run, loras: Path, tmp_path: Path
         code, _, err = filled(*command, "--force")
         assert code == 0, (command, err)
         assert path.read_bytes() != b"mine"
+        path.unlink()
+        os.mkfifo(path)  # as a device would be: replaced by a file, it would be gone for everybody
+        assert "not an ordinary file" in refused(filled, *command, "--force", code=7)
+        assert path.is_fifo()
+
+
+def test_the_name_of_the_output_is_no_file_to_replace(filled: Run, tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert "not an ordinary file" in refused(filled, "audit", "export", tmp_path / "stdout", "--force", code=7)
+    assert "exists" in refused(filled, "audit", "export", tmp_path / "nowhere", code=7)
+    assert "not an ordinary file" in refused(filled, "backup", "/dev/null", "--force", code=7)
 
 
 def test_nothing_is_written_among_the_registrys_own(filled: Run, tmp_path: Path) -> None:
@@ -245,8 +258,16 @@ def test_an_option_given_twice(filled: Run, line: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [("add", ""), ("search", "p0001", ""), ("list", ""), ("takedown", ""), ("show", "p0001", "--home", "")]
-    + [("tag", "set", "--where", "", "team=ads"), ("generate", "p0001", "--out", ""), ("consent", "show", "")],
+    [
+        ("add", ""),
+        ("search", "p0001", ""),
+        ("list", ""),
+        ("takedown", ""),
+        ("show", "p0001", "--home", ""),
+        ("tag", "set", "--where", "", "team=ads"),
+        ("generate", "p0001", "--out", ""),
+        ("consent", "show", ""),
+    ],
 )
 def test_a_variable_that_is_not_set(filled: Run, line: tuple[str, ...]) -> None:
     assert "is empty" in refused(filled, *line)
@@ -260,10 +281,10 @@ def test_prose_may_be_empty_and_so_may_what_is_empty_when_not_given(filled: Run)
 def test_the_folder_at_hand_is_a_path_as_any_other(filled: Run, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(loras / "p0001")
     assert filled("add", ".", "--dry-run")[0] == 0
-    assert [one["name"] for one in value(filled, "add", ".")["existing"]] == ["p0001"]
+    assert [one["identity"] for one in value(filled, "add", ".")["existing"]] == ["p0001"]
     (loras / "p0001" / "inner").mkdir()
     monkeypatch.chdir(loras / "p0001" / "inner")
-    assert [one["name"] for one in value(filled, "add", "..")["existing"]] == ["p0001"]
+    assert [one["identity"] for one in value(filled, "add", "..")["existing"]] == ["p0001"]
 
 
 def test_a_flag_given_twice_and_a_repeatable_option(filled: Run) -> None:

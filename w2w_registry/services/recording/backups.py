@@ -25,6 +25,7 @@ from w2w_registry.catalog.transfer import copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import check_file, why
 from w2w_registry.records import Result, iso, now
+from w2w_registry.services.recording.outputs import check_free
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.settings import Settings
 from w2w_registry.version import __version__
@@ -54,11 +55,11 @@ def backup(registry: Registry, out: Path, *, force: bool = False, progress: Prog
     """Write everything into the tar ``out``; it is there whole or not at all, and readable by its owner only.
 
     Raises:
-        Conflict: it exists. StorageError: it cannot be written. UsageError: it would lie among what is backed up.
+        OutputExists: see ``check_free``.
+        StorageError: it cannot be written. UsageError: it would lie among what is backed up.
     """
     settings = registry.settings
-    if out.exists() and not force:
-        raise Conflict(what="file", name=str(out), reason="exists; name another, or add [[force]] to replace it")
+    check_free(out, force=force)
     if out.resolve().is_relative_to(settings.home.resolve()):
         raise UsageError(reason=f"{out} is in the registry's own folder", hint="name a place outside it")
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")

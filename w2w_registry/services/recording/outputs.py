@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -32,7 +34,7 @@ def check_outputs(registry: Registry, *paths: Path, force: bool = False) -> None
                 raise OutputInHome(path=str(path), home=str(folder))
         if database.is_file() and target.parent == database.parent and target.name.startswith(database.name):
             raise OutputInHome(path=str(path), home=str(database))
-        check_free(target, force=force)
+        check_free(path.expanduser(), force=force)
 
 
 def _is_temporary(registry: Registry, target: Path) -> bool:
@@ -42,9 +44,26 @@ def _is_temporary(registry: Registry, target: Path) -> bool:
 
 
 def check_free(path: Path, *, force: bool = False) -> None:
-    """Ask whether a file may be written. Raises OutputExists: something is there already."""
-    if not force and path.exists():
-        raise OutputExists(path=str(path))
+    """Ask whether a file may be written.
+
+    Raises:
+        OutputExists: something is there already; or it is a device, a pipe or a socket, whatever ``force`` says: a file
+            is written beside and takes its place, which would take ``/dev/null`` from the whole machine.
+    """
+    if _is_special(path):
+        raise OutputExists(path=str(path), special=True)
+    if not force and os.path.lexists(path):
+        raise OutputExists(path=str(path), special=False)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        if path.is_symlink() and os.readlink(path).startswith("/proc/"):  # /dev/stdout, whatever it goes to
+            return True
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def write_outputs(registry: Registry, files: Mapping[Path, bytes], *, force: bool = False) -> None:
