@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from w2w_registry.records import canonical_json
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.metrics import Calibration, Metric
+from w2w_registry.space.rounding import can_be_exact, exact_product, summing_error
 from w2w_registry.space.start import canonical_rows, start_size
 
 Float32 = NDArray[np.float32]
@@ -142,14 +143,36 @@ class WeightSpace:
         return coordinates[0] if single else coordinates
 
     def reconstruct(self, coordinates: ArrayLike) -> Float32:
-        """θ̂ (D,) of coordinates (k,), or (n, D) of (n, k): θ̂ = (V c)·σ + μ."""
+        """θ̂ (D,) of coordinates (k,), or (n, D) of (n, k): θ̂ = (V c)·σ + μ.
+
+        The same to the last bit on every machine, of one point or of many (``space.rounding``): the digest of a model
+        that is kept as coordinates hangs on it.
+        """
         c = np.asarray(coordinates, np.float64)
         points = np.atleast_2d(c)
         theta = np.empty((len(points), self.dim), np.float32)
         for rows in self._row_blocks():
             z = points @ np.asarray(self.components[rows], np.float64).T
-            theta[:, rows] = z * self.std[rows].astype(np.float64) + self.mean[rows]
+            theta[:, rows] = self._settled(z, points, rows)
         return theta[0] if c.ndim == 1 else theta
+
+    def _settled(self, z: NDArray[np.float64], points: NDArray[np.float64], rows: slice) -> Float32:
+        """These rows of θ̂ (n, rows) of z, with those worked out exactly whose float32 depends on z's error."""
+        std, mean = self.std[rows].astype(np.float64), self.mean[rows].astype(np.float64)
+        error = summing_error(self.k) * np.linalg.norm(points, axis=1)[:, None] * self._row_norms[rows]
+        theta = np.asarray((z - error) * std + mean, np.float32)
+        # θ is monotone in z, so where both ends of what z may be give one number, z itself gives it.
+        open_ends = theta != np.asarray((z + error) * std + mean, np.float32)
+        if open_ends.any() and can_be_exact(points):
+            for i, d in np.argwhere(open_ends):
+                theta[i, d] = exact_product(self.components[rows.start + d], points[i]) * std[d] + mean[d]
+        return theta + np.float32(0)  # no zero below zero
+
+    @cached_property
+    def _row_norms(self) -> NDArray[np.float64]:
+        """‖V's row‖ (D,), good to a thousandth."""
+        parts = (np.asarray(self.components[rows], np.float32) for rows in self._row_blocks())
+        return np.sqrt(np.concatenate([np.einsum("dk,dk->d", v, v) for v in parts]).astype(np.float64))
 
     def residual(self, theta: ArrayLike, coordinates: ArrayLike | None = None) -> Any:
         """‖z − V c‖ / ‖z‖ of θ (D,) as a float, or (n,) float64 of (n, D): the share the space cannot represent.

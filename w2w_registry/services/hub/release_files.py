@@ -118,7 +118,8 @@ def read_facts(registry: Registry, session: Session, version: Version) -> Versio
         state=str(version.state),
         adapter=PLAIN_ADAPTER if translated else version.adapter or PLAIN_ADAPTER,
         place=place,
-        model_digest=_point_digest(registry, session, place) if translated and place else version.model_digest,
+        # Of the numbers published: the one an earlier release recorded may differ in a last bit.
+        model_digest=_point_digest(registry, session, place) if kept is None and place else version.model_digest,
         residual=version.residual,
         base_model=version.base_model or (version.space.base_model if translated and version.space else None),
         base_revision=version.base_revision,

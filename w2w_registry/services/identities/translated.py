@@ -124,7 +124,7 @@ def _learned(session: Session, prober: Prober, row: Space, space: WeightSpace) -
         if len(at) < LEAST:  # before anybody is asked
             raise too_few(len(at))
         points = placed.matrix[:TAUGHT]
-        thetas = np.stack([space.reconstruct(point) for point in points])
+        thetas = space.reconstruct(points)
         prints = of_thetas(prober.model, space.layout, thetas, prober.prompt, probes=prober.probes)
     spread = np.maximum(space.component_std, 1e-6 * float(space.component_std.max()))
     return fit_ridge(prints, np.asarray(points / spread, np.float32)), len(points)

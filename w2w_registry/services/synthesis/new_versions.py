@@ -132,7 +132,8 @@ def record(
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]
-        prepared += _drawn(registry, space, few, _new_versions(registry, space_row, space, few), pipeline)
+        thetas = _thetas(space, few)
+        prepared += _drawn(registry, space, thetas, _new_versions(registry, space_row, space, few, thetas), pipeline)
     made: list[Made] = []
     with registry.catalog.write(registry.actor) as uow:
         door = Door(registry, uow.session)
@@ -182,33 +183,33 @@ def _resembling(draft: Draft, near: Sequence[int], refs: Mapping[int, IdentityRe
 def _drawn(
     registry: Registry,
     space: WeightSpace,
-    drafts: Sequence[Draft],
+    thetas: Sequence[Vector],
     prepared: Sequence[NewVersion],
     pipeline: str | None,
 ) -> list[NewVersion]:
     """The versions with what they draw, where the base model is at hand."""
     if not can_ask(registry, space.base_model, pipeline):
         return list(prepared)
-    newcomers = [
-        Newcomer(
-            space.base_model,
-            layout=space.layout,
-            theta=space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta,
-        )
-        for draft in drafts
-    ]
+    newcomers = [Newcomer(space.base_model, layout=space.layout, theta=theta) for theta in thetas]
     return [
         replace(new, likeness=replace(new.likeness, prints=answer.prints))
         for new, answer in zip(prepared, ask(registry, newcomers, pipeline), strict=True)
     ]
 
 
+def _thetas(space: WeightSpace, drafts: Sequence[Draft]) -> list[Vector]:
+    """θ (D,) of each draft: its own, else what its coordinates amount to."""
+    thetas = {i: draft.theta for i, draft in enumerate(drafts) if draft.theta is not None}
+    points = {i: draft.coordinates for i, draft in enumerate(drafts) if draft.theta is None}
+    if points:
+        thetas |= dict(zip(points, space.reconstruct(np.stack(list(points.values()))), strict=True))
+    return [thetas[i] for i in range(len(drafts))]
+
+
 def _new_versions(
-    registry: Registry, space_row: Space, space: WeightSpace, drafts: Sequence[Draft]
+    registry: Registry, space_row: Space, space: WeightSpace, drafts: Sequence[Draft], thetas: Sequence[Vector]
 ) -> list[NewVersion]:
     """What is to be recorded of each draft. θ itself is let go: it is worked out again where the door asks for it."""
-    # One at a time, as a release and a pull do: the digest hangs on the last bit, and a product of many rows may differ
-    thetas = [space.reconstruct(draft.coordinates) if draft.theta is None else draft.theta for draft in drafts]
     drawn = sketches_of(thetas, space.layout)
     return [
         _new_version(registry, space_row, space, draft, theta, sketch)
