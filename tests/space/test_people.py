@@ -48,6 +48,15 @@ def test_no_more_pairs_are_two_people_than_is_said() -> None:
         assert wrong <= max(1, max(p.strangers for p in pairs))
 
 
+def test_three_of_one_person_are_not_kept_apart_by_one_another() -> None:
+    rows, who = crowd(1, 220, 40)
+    spread = np.arange(1, 65) ** -0.5
+    third = rows[:2] + 0.12 * spread * np.random.default_rng(0).normal(size=(2, 64))
+    pairs = {(p.i, p.j) for p in pairs_of_one(np.concatenate([rows, third]), np.arange(len(rows) + 2))}
+    twin = {int(who[n]): n for n in range(260, 300)}
+    assert sum({(n, twin[n]), (n, 300 + n), (twin[n], 300 + n)} <= pairs for n in range(2)) == 2
+
+
 def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:
     rows, who = crowd(2, 200, 60)
     numbers = np.arange(len(rows))

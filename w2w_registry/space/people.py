@@ -8,6 +8,7 @@ training (``space.verdict``), no longer count as strangers, and everybody is sea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -29,6 +30,14 @@ them, where that is more: a few who are there twice are found too."""
 MISTAKEN: Final = 0.0063
 """Sure pairs that are two people, for each person compared: 31 among 7,000 of two worlds where nobody was there twice,
 and 63 in 10,000 at most, at 95%."""
+GATES: Final = (0.0, 3.5, 4.0, 4.5, 5.0, 5.5)
+"""Gaps asked of pairs, in usual gaps: the least that leaves few enough false ones is taken (``_gated``)…"""
+DECAY: Final = 0.6
+UNGATED: Final = 3.0
+"""…and each usual gap beyond ``UNGATED`` is said to leave exp(−``DECAY``) of them (measured: 2.5 a folder of 270 people
+where none is asked for, 1.25 where 4 are, .8, .6 and .3 where 4.5, 5 and 5.5 are)."""
+SHARE: Final = 0.04
+"""The share of false pairs, as foretold, that is few enough."""
 BLOCK: Final = 256
 MOST: Final = 2048
 """So many people are all compared with one another when a gallery is opened; of more, the few who are there twice are
@@ -53,8 +62,9 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     """Pairs of fingerprints (n, D) of one person though ``people`` (n,) calls them two, the surest first.
 
     As many are taken as keep the false ones to a tenth, or to one in every other registry, by what strangers' searches
-    say. Pairs that taught the noise are no strangers any more, and those that taught it
-    wrongly are counted besides in ``Pair.strangers``.
+    say; where that leaves more false ones than ``SHARE`` all the same, a gap to everybody else is asked for too.
+    Pairs that taught the noise are no strangers any more, and those that taught it wrongly are counted besides in
+    ``Pair.strangers``.
 
     ``learned``: a model whose noise was learned from repeats that somebody gave.
 
@@ -65,13 +75,14 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     sure = _sure(learn(rows, people=who), rows, who)
     merged = _merged(who, sure)
     mistaken = 0.0
-    if learned is not None and learned.learned:
+    alone = learned is None or not learned.learned
+    if not alone and learned is not None:
         model = replace(learned, strangers=strangers(learned, rows, merged))
     else:
         enough = len(sure) >= FEW_REPEATS
         given = [Repeats("again", rows[[j for _, j in sure]], np.array([i for i, _ in sure]))] if enough else []
         model = learn(rows, given, people=merged)
-        mistaken = MISTAKEN * len(np.unique(who)) if enough else 0.0
+        mistaken = MISTAKEN * len(np.unique(who))
     size = len(np.unique(merged))
     seen: dict[tuple[int, int], tuple[float, float]] = {}
     for start in range(0, len(rows), BLOCK):
@@ -90,7 +101,42 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     expected = np.array([alarm for alarm, *_ in both]) * size / 2
     within = np.flatnonzero(expected <= np.maximum(ONCE, FALSE * np.arange(1, len(both) + 1)))
     kept = both[: int(within[-1]) + 1 if len(within) else 0]
-    return [Pair(i, j, score, alarm, alarm * size / 2 + mistaken) for alarm, score, i, j in kept]
+    pairs = [Pair(i, j, score, alarm, alarm * size / 2 + mistaken) for alarm, score, i, j in kept]
+    return _gated(pairs, learn(rows, people=who), rows, who) if alone and len(rows) <= MOST else pairs
+
+
+def _gated(pairs: list[Pair], plain: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[Pair]:
+    """Those of the pairs whose gap to everybody else is as wide as keeps the false ones few (``GATES``). Of three or
+    more who are one person each two are measured against those who are not of them."""
+    if not pairs:
+        return pairs
+    group = _merged(np.arange(len(rows)), [(pair.i, pair.j) for pair in pairs])
+    near = np.concatenate([_nearness(plain, rows, who, start) for start in range(0, len(rows), BLOCK)])
+    usual = _usual_gap(-np.sort(np.partition(-near, 3, axis=1)[:, :3], axis=1))
+    besides = np.where(group[:, None] == group[None, :], -np.inf, near).max(1)
+    gaps = np.array([near[p.i, p.j] - max(besides[p.i], besides[p.j]) for p in pairs]) / usual
+    foretold = np.maximum.accumulate([pair.strangers for pair in pairs])
+    for gate in GATES:
+        left = float(np.exp(-DECAY * max(gate - UNGATED, 0.0)))
+        chosen = np.flatnonzero(gaps > gate) if gate else np.arange(len(pairs))
+        if len(chosen) == 0 or foretold[chosen[-1]] * left <= SHARE * len(chosen):
+            break
+    return [replace(pairs[n], strangers=float(pairs[n].strangers * left)) for n in chosen.tolist()]
+
+
+def _nearness(model: VerdictModel, rows: Array, who: NDArray[np.int64], start: int) -> Array:
+    """−log(1 − cosine) of ``BLOCK`` rows from ``start`` on and all rows (b, n), where a twin does not run into the end
+    at 1; nobody is near themselves."""
+    part = slice(start, start + BLOCK)
+    scores = model.score(rows[part], rows, who[part][:, None] == who[None, :])
+    return np.asarray(-np.log(1 - np.clip(np.where(np.isfinite(scores), scores, -1.0), -1.0, 1 - 1e-9)), np.float64)
+
+
+def _usual_gap(top: Array) -> float:
+    """A usual gap between strangers, of the three nearest of each (n, 3). For an exponential tail the gap from the
+    first to the second has twice the mean of that from the second to the third (Rényi 1953), whose median no twin
+    moves."""
+    return 2 * float(np.median(top[:, 1] - top[:, 2])) / math.log(2)
 
 
 def learn_unspoilt(
@@ -108,21 +154,15 @@ def learn_unspoilt(
 
 
 def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs each of which is the other's nearest, with a wide gap to the next.
-
-    Gaps are of −log(1 − cosine), where a twin does not run into the end at 1. For an exponential tail the gap from the
-    first to the second has twice the mean of that from the second to the third (Rényi 1953), whose median no twin
-    moves.
-    """
+    """Pairs each of which is the other's nearest, with a wide gap to the next."""
     nearest = np.zeros(len(rows), np.int64)
     top = np.zeros((len(rows), 3))
     for start in range(0, len(rows), BLOCK):
         part = slice(start, start + BLOCK)
-        scores = model.score(rows[part], rows, who[part][:, None] == who[None, :])
-        near = -np.log(1 - np.clip(np.where(np.isfinite(scores), scores, -1.0), -1.0, 1 - 1e-9))
+        near = _nearness(model, rows, who, start)
         nearest[part] = near.argmax(1)
         top[part] = -np.sort(np.partition(-near, 3, axis=1)[:, :3], axis=1)
-    usual = 2 * float(np.median(top[:, 1] - top[:, 2])) / np.log(2)
+    usual = _usual_gap(top)
     gap = top[:, 0] - top[:, 1]
     both = (nearest[nearest] == np.arange(len(rows))) & (np.minimum(gap, gap[nearest]) > WIDE * usual)
     return [(int(i), int(nearest[i])) for i in np.flatnonzero(both) if i < nearest[i]]
