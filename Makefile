@@ -52,7 +52,8 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy w2w_registry cli
 
-# Files, not tests, are dealt out: fixtures of a file (servers, fitted spaces) are then made once.
+# Files, not tests, are dealt out: fixtures of a file (servers, fitted spaces) are then made once. "auto" is one worker
+# more than processors (tests/conftest.py).
 test: check
 	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not soak and not live'
 

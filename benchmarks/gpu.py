@@ -61,9 +61,9 @@ class Card:
 
     def timed(self, work: Callable[[], Any]) -> tuple[Any, float, float]:
         """What the work gives, seconds, and GiB at most (0 without a card)."""
-        gc.collect()
         self.wait()
         if self.device.type == "cuda":
+            gc.collect()  # what is left of the row before counts in the peak
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
@@ -352,7 +352,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception:
             traceback.print_exc()
             failed.append(name)
-        gc.collect()
     print(frame.table(rows))
     if asked.json:
         asked.json.write_text(frame.dump(rows))

@@ -5,6 +5,8 @@ The schema is built once per database by migrating to head and copied for every 
 
 from __future__ import annotations
 
+import gc
+import os
 import shutil
 import tempfile
 import uuid
@@ -16,6 +18,17 @@ import pytest
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.session import Catalog
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than processors: tests wait for databases, servers, browsers and child processes."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of collected tests and their modules stay to the end: no search for garbage goes through them again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

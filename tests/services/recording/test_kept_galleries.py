@@ -202,10 +202,12 @@ def test_what_another_database_left_in_the_home_is_not_believed(drawn: Registry,
 
 def test_a_search_that_was_under_way_while_somebody_was_erased_leaves_nothing(drawn: Registry) -> None:
     asked = Asked(PROBER.base, PROBER.question, 10_000)
+    eraser = Catalog(drawn.settings.database_url, event_hash=event_hash, busy_timeout=1.0)  # SQLite waits for readers
     with drawn.catalog.read() as session:
         assert stored.listed(session, asked.base, asked.question).ids.size == 60  # its view is from before
-        withdraw.withdraw(drawn, "s-1", erase=True)
+        withdraw.withdraw(replace(drawn, catalog=eraser), "s-1", erase=True)
         assert len(open_gallery(drawn, session, asked).versions) == 60
+    eraser.close()
     assert not list(drawn.settings.galleries_dir.glob("*"))
 
 
