@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.small import Small
+from w2w_registry.catalog.events import events
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import SettingError, UsageError
@@ -56,6 +57,22 @@ def test_what_ran_side_by_side_took_its_time_once(sqlite_catalog: Catalog, tmp_p
     assert row["count"] == 4
     assert row["seconds"] == pytest.approx(60, abs=20)
     assert told["energy"]["kwh"] == pytest.approx(4 * 7200 / 3.6e6)
+
+
+def test_drawing_pictures_has_a_cost_and_every_second_is_an_event_s(small: Small) -> None:
+    with small.registry.catalog.write("curator") as uow:
+        uow.event("version.generate", {"version": 1}, seconds=1800.0)
+        uow.event("preview.draw", {"version": 1}, seconds=900.0)
+        old = uow.event("version.generate", {"version": 1})
+    told = roi.roi(small.registry, Rates("EUR", {"generate": 4.0}))
+    (row,) = [one for one in told["operations"] if one["kind"] == "generate"]
+    assert (row["count"], row["timed"], row["seconds"], row["cost"]) == (3, 2, 2700.0, 3.0)
+    assert {"kind": "generate", "why": "time", "count": 1} in told["totals"]["left_out"]
+    assert row["events"] == [old - 2, old - 1, old]
+    with small.registry.catalog.read() as session:
+        said = {e.seq: e.payload.get("seconds") for e in events(session)}
+    assert sum(said[seq] or 0 for seq in row["events"]) == row["seconds"]
+    assert told["reconciliation"]["difference"] == 0
 
 
 def test_without_rates_nothing_costs_zero(small: Small) -> None:

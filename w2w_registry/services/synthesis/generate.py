@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -137,6 +138,7 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
     require_diffusion()
     from w2w_registry.diffusion.generate import Shot, draw
 
+    began = time.perf_counter()
     request.check()
     check_outputs(registry, Path(request.out), force=True)
     recipe = request.recipe()
@@ -169,7 +171,7 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         facts = {"pictures": len(pictures), "seeds": list(request.seeds), **gate.evidence(decision)}
-        facts |= outgoing.record(uow, ready)
+        facts |= outgoing.record(uow, ready) | {"seconds": round(time.perf_counter() - began, 3)}
         uow.event("version.generate", {"version": origin.version_id}, **facts)
     files = _write(folder, ready)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> PreviewDrawn:
     require_diffusion()
     from w2w_registry.diffusion.generate import Recipe, Shot, draw
 
+    began = time.perf_counter()
     recipe = Recipe(request.prompt, steps=request.steps)
     recipe.check()
     with registry.catalog.read() as session:
@@ -70,6 +72,7 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> PreviewDrawn:
         _check(request, version.preview_digest)
         version.preview_digest = digest
         facts = {"digest": digest, "seed": request.seed, "steps": request.steps, "models": model.versions()}
+        facts["seconds"] = round(time.perf_counter() - began, 3)
         uow.event("preview.draw", {"version": version.id}, **facts, **gate.evidence(decision))
     return PreviewDrawn(version=origin.ref, preview=digest, warnings=[str(w) for w in decision.warnings])
 

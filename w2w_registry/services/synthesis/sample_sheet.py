@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def write_sheet(
     Raises:
         ConsentDenied, NotFound, DeviceError, StorageError, MissingExtra; OutputExists, OutputInHome.
     """
+    began = time.perf_counter()
     check_sheet(registry, path, force=force)
     from w2w_registry.diffusion.generate import Recipe, Shot, draw
     from w2w_registry.diffusion.images import contact_sheet
@@ -80,6 +82,6 @@ def write_sheet(
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         facts = {"pictures": 1, "seeds": [seed], **gate.evidence(decision), **outgoing.record(uow, [ready])}
-        uow.event("version.generate", {"version": ids}, **facts)
+        uow.event("version.generate", {"version": ids}, seconds=round(time.perf_counter() - began, 3), **facts)
     write_outputs(registry, {path: ready.data}, force=force)
     return SheetDrawn(sheet=str(path), pictures=len(drawn))
