@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.lookup import identities_named
 from w2w_registry.catalog.models import Space
+from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.errors import Conflict, RegistryError
 from w2w_registry.lora import (
     Candidate,
@@ -115,17 +116,18 @@ def _likenesses(fitting: Sequence[tuple[LoraFile, Placed]], space: WeightSpace) 
     ]
 
 
-def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> list[int]:
-    """Those of many that can be recorded together: plainly new, refused by nobody, under names nobody has."""
+def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> tuple[list[int], int]:
+    """Those of many that can be recorded together: plainly new, refused by nobody, under names nobody has. And the last
+    event there was then: as long as there is no later one, they are."""
     if len(incoming) < TOGETHER:
-        return []
+        return [], 0
     with registry.catalog.read() as session:
         refused = Door(registry, session).refuses(
             [one.likeness for one in incoming],
             [{row.id: one.coordinates} for one in incoming],
             [one.digests.exact for one in incoming],
         )
-        return [i for i in strangers(session, incoming) if not refused[i]]
+        return [i for i in strangers(session, incoming) if not refused[i]], last_seq(session)
 
 
 def strangers(session: Session, incoming: Sequence[Incoming]) -> list[int]:

@@ -20,6 +20,7 @@ from w2w_registry.catalog.models import (
     Version,
 )
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ForeignStart, RegistryError
 from w2w_registry.lora import (
@@ -158,7 +159,8 @@ class _Chunk:
                 near = door.second.near(likenesses, points)
                 return [self._foresee(session, door, one, near[i]) for i, one in enumerate(incoming)]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
-        stored = {i: self._store(incoming[i]) for i in plain(self.registry, self.row, incoming)}
+        new, seen = plain(self.registry, self.row, incoming)
+        stored = {i: self._store(incoming[i]) for i in new}
         with self.registry.catalog.write(self.registry.actor) as uow:
             self.request.bring(uow)
             gate.require(
@@ -171,7 +173,7 @@ class _Chunk:
             )
             door = Door(self.registry, uow.session)
             near = door.second.near(likenesses, points)
-            done = self._record_all(uow, door, incoming, stored, near)
+            done = self._record_all(uow, door, incoming, stored, near, seen)
             return self.request.settled(
                 uow,
                 [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)],
@@ -184,11 +186,14 @@ class _Chunk:
         incoming: Sequence[Incoming],
         stored: Mapping[int, tuple[str, str | None]],
         near: Sequence[Sequence[Near]],
+        seen: int,
     ) -> dict[int, Item]:
-        """Record those that are ``stored``, in a few statements; nothing when one of them cannot be, after all."""
+        """Record those that are ``stored``, in a few statements; nothing when one of them cannot be, after all. After
+        event ``seen`` they were new."""
         if not stored:
             return {}
-        still = [i for i in strangers(uow.session, incoming) if i in stored]
+        unchanged = last_seq(uow.session) == seen
+        still = list(stored) if unchanged else [i for i in strangers(uow.session, incoming) if i in stored]
         news = [self._new_version(incoming[i], stored[i]) for i in still]
         activities = [self._activity(incoming[i]) for i in still]
         try:
