@@ -27,8 +27,9 @@ from w2w_registry.catalog.models import (
     Version,
 )
 from w2w_registry.catalog.rows import key_of, key_text, row_digest
+from w2w_registry.catalog.schema import upgrade
 from w2w_registry.catalog.session import Catalog, UnitOfWork
-from w2w_registry.errors import Busy, DatabaseError, NotInitialised, SchemaOutOfDate, SettingError
+from w2w_registry.errors import Busy, DatabaseError, NotInitialised, SchemaOutOfDate, SettingError, StorageError
 from w2w_registry.records import Kind, VersionState, now
 
 
@@ -356,6 +357,30 @@ def test_a_file_that_is_no_database(tmp_path: Any) -> None:
     (tmp_path / "catalog.db").write_bytes(b"certainly not a database, and long enough to be looked at" * 100)
     with pytest.raises(DatabaseError), Catalog(f"sqlite:///{tmp_path}/catalog.db", event_hash=event_hash).read():
         pass
+
+
+def test_a_disk_without_room_is_read_and_said(tmp_path: Any) -> None:
+    """No room for the log either, which SQLite makes even to read."""
+    resource = pytest.importorskip("resource")
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    upgrade(url)
+    made = Catalog(url, event_hash=event_hash)
+    with made.write("tester") as uow:
+        add_space(uow)
+    made.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        full = Catalog(url, event_hash=event_hash)
+        with full.read() as session:
+            found = len(session.scalars(select(Space)).all())
+        with pytest.raises(StorageError) as refused, full.write("tester") as uow:
+            add_space(uow, number=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    full.close()
+    assert found == 1
+    assert "full" in refused.value.fields["reason"]
 
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:

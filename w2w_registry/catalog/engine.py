@@ -100,7 +100,7 @@ def database_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except sa.DBAPIError as error:
-        cause: Any = error.orig
+        cause = _cause(error)
         if getattr(cause, "sqlstate", None) in _BUSY_SQLSTATES or getattr(cause, "sqlite_errorcode", 0) & 0xFF in (
             sqlite3.SQLITE_BUSY,
             sqlite3.SQLITE_LOCKED,
@@ -109,6 +109,8 @@ def database_errors(url: URL) -> Iterator[None]:
         full = getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
         if full or getattr(cause, "sqlstate", None) == "53100":
             raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed") from error
+        if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
+            raise StorageError(path=safe_url(url), reason=f"{cause}: the disk or a quota on it may be full") from error
         if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
             reason = "read-only here, so nothing was changed; a copy made by `backup` and `restore` can be written"
             raise DatabaseError(url=safe_url(url), reason=reason) from error
@@ -122,6 +124,16 @@ def database_errors(url: URL) -> Iterator[None]:
         raise
 
 
+def _cause(error: sa.DBAPIError) -> Any:
+    """What the driver said first: SQLite takes a transaction back by itself when it cannot write, and what is asked of
+    it after that (the savepoint) is gone."""
+    before: BaseException | None = error
+    while before is not None and "no such savepoint" in str(error.orig):
+        before = before.__context__
+        error = before if isinstance(before, sa.DBAPIError) else error
+    return error.orig
+
+
 def _mode(path: Path) -> str:
     """How to open a file: to read and write, or, in a folder where nothing may be written (an archive, a NAS), as one
     that nobody changes: SQLite would else want to make its log and index beside it."""
@@ -129,6 +141,18 @@ def _mode(path: Path) -> str:
         return "mode=rw"
     log = path.with_name(f"{path.name}-wal")
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
+
+
+def _no_room(path: Path, error: sqlite3.Error) -> bool:
+    """Whether a file cannot be opened because there is no room for its log and index. With nothing in a log it can be
+    read as one that nobody changes: whoever wrote would have a log."""
+    log = path.with_name(f"{path.name}-wal")
+    failed = getattr(error, "sqlite_errorcode", 0) & 0xFF in (
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+    return failed and not (log.exists() and log.stat().st_size)
 
 
 def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: int) -> Engine:
@@ -140,12 +164,28 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
-    address = f"file:{quote(str(path.absolute()))}?{'mode=rwc' if create else _mode(path)}"
+    address = f"file:{quote(str(path.absolute()))}?"
+    full: list[sqlite3.Error] = []
+
+    def opened(mode: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            address + mode, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA schema_version")  # the first that reads: it makes the log and its index
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def connect() -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            address, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
-        )
+        try:
+            connection = opened("mode=rwc" if create else _mode(path))
+        except sqlite3.OperationalError as error:
+            if create or not _no_room(path, error):
+                raise
+            full[:] = [error]
+            connection = opened("mode=ro&immutable=1")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not left in the file
@@ -158,6 +198,8 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
         # the driver starts no transaction of its own (isolation_level=None). A writer takes the lock at once, so that
         # it waits for its turn instead of failing halfway; a reader cannot write by mistake.
         writes = connection.get_execution_options().get(WRITE, False)
+        if writes and full:
+            raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed") from full[0]
         connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
         kept = CACHE_KIB if writes else cache_kib
         if connection.info.get(_KEPT) != kept:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import CheckConstraint, Connection, Enum, inspect, text
+from sqlalchemy.exc import OperationalError
 
 from w2w_registry.catalog import triggers
 from w2w_registry.catalog.engine import WRITE, database_errors, make_engine, parse_url, schema_version
@@ -47,8 +49,11 @@ def upgrade(url: str, revision: str = "head") -> str:
             # outside any transaction; kept in the file from then on
             cursor = connection.connection.cursor()
             # Of an empty file: two vectors of 1,000 components fit a page, where each took two of the default's.
-            cursor.execute("PRAGMA page_size=8192")
-            cursor.execute("PRAGMA journal_mode=WAL")
+            for statement in ("PRAGMA page_size=8192", "PRAGMA journal_mode=WAL"):
+                try:
+                    cursor.execute(statement)
+                except sqlite3.Error as error:
+                    raise OperationalError(statement, None, error) from error
             cursor.close()
         with connection.begin():
             _one_at_a_time(connection)
