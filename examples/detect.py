@@ -98,7 +98,7 @@ def main(paths):
         try:
             with Image.open(path) as image:
                 pixels = np.asarray(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: no picture ({error})", file=sys.stderr)
             return 2
         alarm = false_alarm(pixels)
