@@ -128,3 +128,16 @@ def test_a_key_of_somebody_else_is_no_key(build: Build) -> None:
         assert first.status_code == 200
         assert "idempotency-replayed" not in first.headers
         assert again.headers["idempotency-replayed"] == "true"
+
+
+def test_a_kept_answer_is_for_whoever_may_still_ask(build: Build, registry: Registry) -> None:
+    """Somebody whose role was lowered since hears of it again no more; raised again, they do, and nothing is made."""
+    for role, status in ((Role.MAKER, 200), (Role.VIEWER, 403), (Role.STEWARD, 200)):
+        app = build(proxy=Proxy("X-User", frozenset({"testclient"}), default=role))
+        client = TestClient(app, base_url=ORIGIN, headers={"x-user": "alice", "origin": ORIGIN})
+        more = {"idempotency-key": "k", "x-csrf-token": csrf_of(client)}
+        answer = client.post("/api/v1/tags", json=TAG, headers=more)
+        assert answer.status_code == status
+        assert (answer.headers.get("idempotency-replayed") == "true") == (role is Role.STEWARD)
+        assert answer.headers["content-type"].startswith("application/problem+json") == (status == 403)
+    assert events(registry) == 1

@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from w2w_registry.services.recording.answered import Answered, AnswerFolder
 from w2w_registry.web.problems import Problem, Unreadable, api_refusal, problem_from
+from w2w_registry.web.site import RIGHT_OF, let_in
 
 HEADER: Final = "idempotency-key"
 KEPT_FOR: Final = 24 * 3600.0
@@ -89,6 +90,7 @@ class OnceRoute(APIRoute):
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
+        rights = [RIGHT_OF[one.call] for one in self.dependant.dependencies if one.call in RIGHT_OF]
 
         async def handle(asked: Request) -> Response:
             request = StrictRequest(asked.scope, asked.receive)
@@ -98,6 +100,8 @@ class OnceRoute(APIRoute):
                 return await handler(request)
             if not 0 < len(key) <= MAX_KEY or not key.isprintable():
                 raise Problem(400, "idempotency", f"an Idempotency-Key has 1 to {MAX_KEY} printable characters")
+            for right in rights:  # an answer kept is given to whoever may still ask for it
+                let_in(request, right)
             text = f"{request.url.path}?{request.url.query}\n".encode() + await request.body()
             answers: Answers = request.app.state.answers
             who = request.state.principal

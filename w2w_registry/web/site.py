@@ -194,14 +194,23 @@ RIGHT_OF: Final[dict[Any, Right]] = {}
 
 def _needs(right: Right) -> Callable[[Request], Awaitable[Desk]]:
     async def desk(request: Request) -> Desk:
-        found = desk_of(request)
-        if right not in found.who.rights:
-            why = "this gallery is read-only" if found.site.access.read_only else f"a {found.who.role} may not do that"
-            raise Problem(403, "role", why)
-        return found
+        return let_in(request, right)
 
     RIGHT_OF[desk] = right
     return desk
+
+
+def let_in(request: Request, right: Right) -> Desk:
+    """The desk of somebody who has ``right`` now.
+
+    Raises:
+        Problem: they have not.
+    """
+    found = desk_of(request)
+    if right not in found.who.rights:
+        why = "this gallery is read-only" if found.site.access.read_only else f"a {found.who.role} may not do that"
+        raise Problem(403, "role", why)
+    return found
 
 
 Look = Annotated[Desk, Depends(_needs(Right.LOOK))]
