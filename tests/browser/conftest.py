@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from tests.services.world import make_world
-from tests.web.conftest import TOKEN, NoModel, app, build, filled_home, open_home, registry  # noqa: F401
+from tests.web.conftest import TOKEN, NoModel, build, filled_home, open_home, registry  # noqa: F401
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import describing, manage

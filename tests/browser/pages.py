@@ -1,4 +1,4 @@
-"""Every page there is, by the route that gives it; a route that is not here fails ``test_every_route_is_a_page_here``."""
+"""Every page there is, by the route that gives it; one that is not here fails ``test_every_route_is_a_page_here``."""
 
 from __future__ import annotations
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from tests.browser.pages import NO_PAGES, READ, SENT, addresses, page_routes, ways
-from tests.web.conftest import TOKEN
+from tests.web.conftest import TOKEN, Build
 from tests.web.routes import own_routes
 
 SIZES = {"phone": (320, 640), "desk": (1440, 900), "wall": (3840, 2160)}
@@ -39,10 +38,12 @@ SEEN = [
 """Rules that ask what is seen, so that another size or other colours can break them; the others read the document."""
 
 
-def test_every_route_is_a_page_here(app: FastAPI) -> None:
+def test_every_route_is_a_page_here(build: Build) -> None:
     here = {("GET", path) for path in READ} | {("POST", path) for path in SENT}
     assert not here & set(NO_PAGES)
-    assert here | set(NO_PAGES) == set(page_routes(own_routes(app))), "say in tests/browser/pages.py how it is reached"
+    assert here | set(NO_PAGES) == set(page_routes(own_routes(build()))), (
+        "say in tests/browser/pages.py how it is reached"
+    )
 
 
 def test_nothing_serious_on_any_page(chromium: Any, gallery: str, asked: Path) -> None:
@@ -104,7 +105,8 @@ WATCH = """() => {
     const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map(v => v / 255)
         .map(v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b; };
     const ground = e => { for (let at = e.parentElement; at; at = at.parentElement) {
-        const c = getComputedStyle(at).backgroundColor; if (!/^rgba\\(.*, 0\\)$/.test(c) && !c.includes('color(')) return c; }
+        const c = getComputedStyle(at).backgroundColor;
+        if (!/^rgba\\(.*, 0\\)$/.test(c) && !c.includes('color(')) return c; }
         return 'rgb(255, 255, 255)'; };
     const before = new Map(wanted.map(e => [e, look(e)]));
     const left = new Set(wanted), faults = [];
@@ -112,8 +114,8 @@ WATCH = """() => {
         for (let at = e.parentElement; at && at !== document.body; at = at.parentElement) {
             if (getComputedStyle(at).overflowX === 'visible' || at.namespaceURI.endsWith('svg')) continue;
             const b = at.getBoundingClientRect();
-            if (r.left - ring < b.left - .6 || r.right + ring > b.right + .6 || r.top - ring < b.top - .6 || r.bottom + ring > b.bottom + .6)
-                return told(at); }
+            const over = [b.left - r.left, r.right - b.right, b.top - r.top, r.bottom - b.bottom];
+            if (Math.max(...over) + ring > .6) return told(at); }
         return null; };
     document.addEventListener('focusin', ({target: e}) => {
         if (!left.delete(e)) return;
@@ -124,8 +126,10 @@ WATCH = """() => {
         if ((one + .05) / (other + .05) < 3) faults.push(`ring of ${s.outlineColor} on ${ground(e)}: ` + told(e));
         const by = cut(e, width + parseFloat(s.outlineOffset));
         if (by && !e.closest('.wide')) faults.push(`ring cut off by ${by}: ` + told(e));
-        const r = e.getBoundingClientRect(), at = document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2);
-        if (!at || !(e.contains(at) || at.contains(e) || at.closest('label')?.control === e)) faults.push('hidden: ' + told(e));
+        const r = e.getBoundingClientRect();
+        const at = document.elementFromPoint(r.left + r.width / 2, r.top + r.height / 2);
+        const there = at && (e.contains(at) || at.contains(e) || at.closest('label')?.control === e);
+        if (!there) faults.push('hidden: ' + told(e));
     });
     window.watched = {left: () => [...left].map(told), faults};
     return wanted.length;

@@ -227,3 +227,23 @@ def test_streams_of_one_caller_are_few(port: int, monkeypatch: pytest.MonkeyPatc
         assert time.monotonic() < end
         time.sleep(0.05)
     go.set()
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/who", "multipart/form-data; boundary=B"),
+        ("/api/v1/search/file", "application/octet-stream"),
+        ("/api/v1/tags", "application/json"),
+    ],
+)
+def test_who_hangs_up_leaves_no_traceback(port: int, path: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """In the midst of what it sends, whatever reads that; the next one is answered."""
+    more = [f"Content-Type: {kind}", "Content-Length: 90000", "Idempotency-Key: k", f"Origin: http://127.0.0.1:{port}"]
+    with reach(port) as gone:
+        gone.sendall(head(port, "POST", path, *more) + b"{")
+        time.sleep(0.1)
+    with reach(port) as other:
+        other.sendall(head(port, "GET", "/api/v1/spaces", "Connection: close"))
+        assert other.recv(100).startswith(b"HTTP/1.1 200")
+    assert [record for record in caplog.records if record.exc_info] == []

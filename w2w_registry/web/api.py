@@ -170,7 +170,7 @@ def plain(value: Any) -> Any:
 def identities(
     desk: Look,
     where: str | None = None,
-    sort: str = "name",
+    sort: Annotated[str, Query(description="As `list --sort`: a field, with `-` before it for descending.")] = "name",
     limit: Annotated[int, Query(ge=1, le=paging.MAX_PAGE)] = 60,
     cursor: str | None = None,
 ) -> JSONResponse:

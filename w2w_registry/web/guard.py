@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from w2w_registry.web.access import SESSION_SECONDS, Access, Principal
@@ -98,6 +99,8 @@ class Guard:
                 await self._app(scope, body.receive, answer.send)
         except Problem as problem:
             await answer.refuse(problem)
+        except ClientDisconnect:
+            _LOG.debug("a client went away before its request was whole")  # nobody is left to be answered
         except Exception:
             _LOG.exception("a request failed")
             await answer.refuse(Problem(500, "internal", "something went wrong here; the server's log says what"))

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from w2w_registry.web.guard import COUNTED
@@ -121,7 +122,7 @@ class Elsewhere:
     async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = (scope.get("client") or ("",))[0]
         headers = [(name, value) for name, value in scope["headers"] if name not in _HOP and name != FORWARDED]
-        headers.append((FORWARDED, f"{self._secret} {client}".encode()))
+        headers.append((FORWARDED, f"{self._secret} {client}".rstrip().encode()))
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
         sized = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
@@ -151,7 +152,7 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
     while True:
         message: Message = await receive()
         if message["type"] != "http.request":
-            raise httpx.WriteError("the client went away")
+            raise ClientDisconnect
         yield message.get("body", b"")
         if not message.get("more_body", False):
             return
