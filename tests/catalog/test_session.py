@@ -378,6 +378,10 @@ def test_a_disk_without_room_is_read_and_said(tmp_path: Any) -> None:
             add_space(uow, number=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full.write("tester") as uow:  # there is room again
+        add_space(uow, number=2)
+    with full.read() as session:
+        assert len(session.scalars(select(Space)).all()) == 2
     full.close()
     assert found == 1
     assert "full" in refused.value.fields["reason"]

@@ -143,6 +143,10 @@ def _mode(path: Path) -> str:
     return "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
 
 
+class _Unchanging(sqlite3.Connection):
+    """One that reads a file as if nobody changed it: for one use, since somebody may later."""
+
+
 def _no_room(path: Path, error: sqlite3.Error) -> bool:
     """Whether a file cannot be opened because there is no room for its log and index. With nothing in a log it can be
     read as one that nobody changes: whoever wrote would have a log."""
@@ -165,11 +169,10 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
         except OSError as error:
             raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
     address = f"file:{quote(str(path.absolute()))}?"
-    full: list[sqlite3.Error] = []
 
-    def opened(mode: str) -> sqlite3.Connection:
+    def opened(mode: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            address + mode, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False
+            address + mode, uri=True, timeout=busy_timeout, isolation_level=None, check_same_thread=False, factory=kind
         )
         try:
             connection.execute("PRAGMA schema_version")  # the first that reads: it makes the log and its index
@@ -184,8 +187,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
         except sqlite3.OperationalError as error:
             if create or not _no_room(path, error):
                 raise
-            full[:] = [error]
-            connection = opened("mode=ro&immutable=1")
+            connection = opened("mode=ro&immutable=1", _Unchanging)
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten, not left in the file
@@ -193,13 +195,19 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
 
     engine = create_engine("sqlite://", creator=connect, poolclass=QueuePool)  # the default is one for in-memory files
 
+    @event.listens_for(engine, "checkout")
+    def checkout(connection: Any, record: Any, proxy: Any) -> None:
+        if isinstance(connection, _Unchanging) and record.info.setdefault("used", 0):
+            raise sa.DisconnectionError  # there may be room by now, and something new: open it again
+        record.info["used"] = 1
+
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         # the driver starts no transaction of its own (isolation_level=None). A writer takes the lock at once, so that
         # it waits for its turn instead of failing halfway; a reader cannot write by mistake.
         writes = connection.get_execution_options().get(WRITE, False)
-        if writes and full:
-            raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed") from full[0]
+        if writes and isinstance(connection.connection.dbapi_connection, _Unchanging):
+            raise StorageError(path=safe_url(url), reason="the disk is full; nothing was changed")
         connection.exec_driver_sql(f"PRAGMA query_only={'OFF' if writes else 'ON'}")
         kept = CACHE_KIB if writes else cache_kib
         if connection.info.get(_KEPT) != kept:
