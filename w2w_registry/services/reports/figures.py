@@ -67,7 +67,7 @@ def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
                 "seconds": seconds,
                 "rate": NOT_MEASURED if rate is None else rate,
                 "cost": NOT_MEASURED if rate is None or not timed else sum(timed) / 3600 * rate,
-                "events": [o.event for o in mine if o.event is not None],
+                "events": sorted(o.event for o in mine if o.event is not None),
             }
         )
     return rows
