@@ -13,7 +13,7 @@ from tests.catalog.build import T0, add_space, add_version, claims, digest, new_
 from tests.catalog.test_session import problems
 from w2w_registry.catalog.base import table_name
 from w2w_registry.catalog.engine import WRITE, make_engine, parse_url
-from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
+from w2w_registry.catalog.fingerprints import Fingerprint, SpaceFingerprint, VerdictCalibration
 from w2w_registry.catalog.likeness import WeightsSketch
 from w2w_registry.catalog.models import (
     Alias,
@@ -87,6 +87,7 @@ def fill(catalog: Catalog) -> None:
                 Alias(identity_id=version.identity_id, name="production", version_id=version.id),
                 AliasChange(identity_id=version.identity_id, alias="production", version_id=version.id, at=T0),
                 Former(version_id=version.id, what="label", name="job", text="baker", at=T0),
+                SpaceFingerprint(space_id=space.id, part=0, base=digest("b"), question="q", data=b"\0" * 8),
                 SpaceMember(space_id=space.id, position=0, model_digest=digest("m"), name="n"),
                 *likeness(version, parent.id),
             ]

@@ -45,6 +45,21 @@ class Fingerprint(Base):
     data: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class SpaceFingerprint(Base):
+    """What a model that a weight space is made around (``part``: ``space.basis.WeightSpace.centres``) makes the base
+    model predict, as ``Fingerprint`` of a version."""
+
+    __tablename__ = "space_fingerprint"
+    __table_args__ = (UniqueConstraint("space_id", "part", "base", "question"), autoincrement())
+
+    id: Mapped[int] = mapped_column(BigInt, primary_key=True)
+    space_id: Mapped[int] = mapped_column(ForeignKey("space.id"))
+    part: Mapped[int] = mapped_column(Integer)
+    base: Mapped[str] = mapped_column(Hex)
+    question: Mapped[str] = mapped_column(Words)
+    data: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class VerdictCalibration(Base):
     """What repeats taught about fingerprints of one base and question: ``data`` is an npz of the model's arrays, the
     newest counts. ``repeats``: how many second trainings it was learned from. What the door compares by is kept as well
@@ -196,6 +211,12 @@ def of_versions(session: Session, version_ids: Iterable[int]) -> list[Fingerprin
             select(Fingerprint).where(Fingerprint.version_id.in_(chunk)).order_by(Fingerprint.version_id)
         )
     return found
+
+
+def of_spaces(session: Session, space_ids: Iterable[int]) -> list[SpaceFingerprint]:
+    """Every fingerprint of what these spaces are made around."""
+    query = select(SpaceFingerprint).where(SpaceFingerprint.space_id.in_(set(space_ids)))
+    return list(session.scalars(query.order_by(SpaceFingerprint.id)))
 
 
 def newest_calibration(session: Session, base: str, question: str) -> VerdictCalibration | None:

@@ -121,8 +121,9 @@ def found_distinct(session: Session, version_ids: Iterable[int]) -> set[int]:
 
 
 def unlooked(session: Session, version_ids: Iterable[int]) -> set[int]:
-    """Of these versions, those that came from a file or a repo and that nobody looked at."""
-    outside = (OperationKind.IMPORT.value, OperationKind.PULL.value)
+    """Of these versions, those that came from a file or a repo, or were worked out in a space, and that nobody looked
+    at."""
+    outside = tuple(kind.value for kind in OperationKind if kind is not OperationKind.TRAIN)
     seen = exists().where(Hold.version_id == Version.id, Hold.outcome == "distinct")
     query = (
         select(Version.id)

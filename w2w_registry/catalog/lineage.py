@@ -15,6 +15,7 @@ from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
+from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import Kind, VersionState
 
 _VERSION, _INPUT = table_of(Version), table_of(OperationInput)
@@ -81,6 +82,33 @@ def made_with(session: Session, digest: str) -> list[int]:
     """Ids of the versions whose operation took in this photo, file, space or direction (by digest)."""
     query = select(Version.id).join(OperationInput, OperationInput.operation_id == Version.operation_id)
     return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
+
+
+class MadeIn(NamedTuple):
+    """What a version may be a point of: the space it lives in, whether a file is kept of it, the parameters of the
+    operation that made it, and a space that operation took in (a row for each; None: none)."""
+
+    version_id: int
+    space_id: int | None
+    file: str | None
+    params: dict[str, Any]
+    took_in: int | None
+
+
+def made_in(session: Session, version_ids: Iterable[int]) -> list[MadeIn]:
+    """The spaces that these versions were made in or live in."""
+    query = (
+        select(Version.id, Version.space_id, Version.artifact_digest, Operation.params, Space.id)
+        .join(Operation, Operation.id == Version.operation_id)
+        .outerjoin(
+            OperationInput,
+            (OperationInput.operation_id == Operation.id) & (OperationInput.kind == InputKind.SPACE),
+        )
+        .outerjoin(Space, Space.digest == OperationInput.digest)
+    )
+    return [
+        MadeIn(*row) for chunk in chunked(version_ids) for row in session.execute(query.where(Version.id.in_(chunk)))
+    ]
 
 
 class VersionFacts(NamedTuple):

@@ -13,7 +13,7 @@ from w2w_registry.catalog.assets import (
 )
 from w2w_registry.catalog.base import Base, audited_models
 from w2w_registry.catalog.event_log import ChainHead, Checkpoint, Event, Job
-from w2w_registry.catalog.fingerprints import Fingerprint, VerdictCalibration
+from w2w_registry.catalog.fingerprints import Fingerprint, SpaceFingerprint, VerdictCalibration
 from w2w_registry.catalog.former import Former
 from w2w_registry.catalog.holds import Hold
 from w2w_registry.catalog.likeness import WeightsSketch
@@ -61,6 +61,7 @@ __all__ = [
     "ReleaseState",
     "SourceFile",
     "Space",
+    "SpaceFingerprint",
     "SpaceMember",
     "SpaceState",
     "Subject",

@@ -28,6 +28,7 @@ _BLOCK = 1 << 22
 # multiple of _ROWS rows, so that the same product is made of a row whether it comes alone or among others.
 _LARGE = 1 << 22
 _ROWS = 64
+_ASIDE = 0.1  # spreads of a component: identities lying about a point no farther than this lie about the mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +174,14 @@ class WeightSpace:
         """‖V's row‖ (D,), good to a thousandth."""
         parts = (np.asarray(self.components[rows], np.float32) for rows in self._row_blocks())
         return np.sqrt(np.concatenate([np.einsum("dk,dk->d", v, v) for v in parts]).astype(np.float64))
+
+    def centres(self) -> Float32:
+        """θ (p, D) of the models it is made around: its mean, and where its identities lie about when that is
+        elsewhere (p = 2)."""
+        middle = self.coordinate_mean
+        if middle is None or not np.any(np.abs(middle) > _ASIDE * self.component_std):
+            return np.asarray(self.mean[None], np.float32)
+        return np.stack([self.mean, self.reconstruct(middle)]).astype(np.float32)
 
     def residual(self, theta: ArrayLike, coordinates: ArrayLike | None = None) -> Any:
         """‖z − V c‖ / ‖z‖ of θ (D,) as a float, or (n,) float64 of (n, D): the share the space cannot represent.

@@ -69,7 +69,8 @@ REACHED_APART: Final = (
 that is asked apart: half of 9,216 people of the mini world, 1,000 of them registered (docs/door.md)."""
 FEWER: Final = 1600.0
 FEWEST: Final = 32.0
-"""Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more, but not over ``FEWEST``."""
+"""Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more, but not over ``FEWEST``. By the
+ways that are asked apart they do not: with half of 9,216 people, 10 to 300 registered refuse .0002 to .0004."""
 FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
 
@@ -181,13 +182,17 @@ def chance(model: VerdictModel, ratio: ArrayLike, among: int = AMONG) -> Array:
     if not is_presumed(model):
         return own.false_alarm(nats, among)
     learned = any(training.count for training in model.trainings)
-    return _chance(own.best, own, nats, REACHED_LEARNED if learned else REACHED, among)
+    more = min(FEWER / (own.size + 1), FEWEST)
+    return _chance(own.best, own, nats, REACHED_LEARNED if learned else REACHED, among, more)
 
 
-def _chance(best: Array, own: Strangers, nats: Array, reached: Sequence[tuple[float, float]], among: int) -> Array:
-    """The same where the registered, of whom ``own`` tells, came as near to one another as ``best`` (m,) says."""
+def _chance(
+    best: Array, own: Strangers, nats: Array, reached: Sequence[tuple[float, float]], among: int, more: float = 0.0
+) -> Array:
+    """The same where the registered, of whom ``own`` tells, came as near to one another as ``best`` (m,) says, and
+    strangers elsewhere ``more`` nats nearer than ``reached``."""
     table = np.array(reached)
-    at = nats - min(FEWER / (own.size + 1), FEWEST)
+    at = nats - more
     elsewhere = np.exp(np.interp(at, table[:, 0], np.log(table[:, 1])) - np.maximum(at - table[-1, 0], 0.0) / 4)
     beyond = (len(best) - np.searchsorted(best, nats, side="left")) / len(best)
     with np.errstate(divide="ignore"):

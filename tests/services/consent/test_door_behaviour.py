@@ -14,8 +14,9 @@ from sqlalchemy import select
 
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Fingerprint, GuardReference
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, SecondPersonNeeded
+from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, NotCompared, SecondPersonNeeded
 from w2w_registry.lora import lora_files
 from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
 from w2w_registry.services.consent.door import Door
@@ -28,10 +29,12 @@ from w2w_registry.services.recording import newcomers
 from w2w_registry.services.recording.fingerprints import take
 from w2w_registry.services.recording.likeness import Print
 from w2w_registry.services.recording.pipelines import at_hand
+from w2w_registry.services.recording.space_files import write_space
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Registry, init_registry, no_progress, open_registry
-from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.services.spaces.manage import fit_space, import_space
 from w2w_registry.services.spaces.release_points import add_points
+from w2w_registry.services.synthesis import edit
 from w2w_registry.services.synthesis.export import export
 from w2w_registry.settings import load_settings
 
@@ -304,3 +307,69 @@ def test_what_lies_nowhere_is_known_at_once(home: Registry) -> None:
     assert at_hand(home, BASE_MODEL) == PIPELINE
     assert at_hand(home, "somebody/other-model") is None
     assert at_hand(home, None) is None
+
+
+def forged(home: Registry, row: int, out: Path, *, shift: float = 0.0) -> str:
+    """A space around a second training of somebody, as ``faces`` is otherwise; ``shift``: its mean lies aside, and only
+    its identities about that person."""
+    _, space = open_space(home, "faces")
+    mean, middle = load_loras().retrained[row], None
+    if shift:
+        middle = np.zeros(space.k, np.float32)
+        middle[0] = shift * space.component_std[0]
+        mean = mean - (space.reconstruct(middle) - space.mean)
+    write_space(out, replace(space, mean=mean, coordinate_mean=middle, calibration=None))
+    return str(import_space(home, out.name, str(out))["space"])
+
+
+@pytest.mark.parametrize("shift", [0.0, 4.0])
+def test_what_was_made_in_a_space_around_somebody_who_refused_stays(
+    home: Registry, tmp_path: Path, shift: float
+) -> None:
+    """They withdraw after the samples were made: each is too far from them by itself, all are made around them."""
+    ref = forged(home, 5, tmp_path / "theirs", shift=shift)
+    made = [one for one in edit.sample(home, 8, space=ref, name="n", seed=1)["samples"] if one["held"] is None]
+    assert len(made) > 2
+    edit.mix(home, [one["ref"] for one in made[:2]], [0.5, 0.5], name="mixed")
+    edit.sample(home, 1, space="faces", name="fine", seed=2)
+    withdraw.withdraw(home, "s005")
+    with home.catalog.read() as session:
+        met = Door(home, session).encounters([version_for(session, one["ref"]).id for one in made])
+    assert len(met) < len(made)
+    for name in (*(one["ref"] for one in made), "mixed"):
+        with pytest.raises(ConsentDenied) as caught:
+            export(home, name, str(tmp_path / "out"), fmt="kohya")
+        assert "s005" in caught.value.fields["subjects"]
+    with pytest.raises(ConsentDenied):
+        edit.sample(home, 1, space=ref, name="again", seed=3)
+    export(home, "fine-001", str(tmp_path / "fine"), fmt="kohya")
+
+
+def test_a_stranger_cut_to_a_point_around_somebody_who_refused_stays(
+    home: Registry, world: Path, tmp_path: Path
+) -> None:
+    """The stranger's own LoRA leaves; of a space of one axis their coordinates leave only that person."""
+    _, space = open_space(home, "faces")
+    cut = replace(space.truncated(1), mean=load_loras().retrained[5], calibration=None, start=None)
+    write_space(tmp_path / "thin", cut)
+    import_space(home, "thin", str(tmp_path / "thin"))
+    assert put(home, world / "strangers" / "s1005", space="thin", name="odd", kind="style").status == "added"
+    withdraw.withdraw(home, "s005")
+    export(home, "odd", str(tmp_path / "own"), fmt="original")
+    with pytest.raises(LikenessRefused):
+        export(home, "odd", str(tmp_path / "cut"), fmt="kohya", from_coordinates=True)
+    with pytest.raises(LikenessRefused):
+        export(home, "odd", str(tmp_path / "point"), fmt="coordinates")
+
+
+def test_a_sample_made_unseen_does_not_leave_unseen(
+    home: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withdraw.withdraw(home, "s005")
+    with monkeypatch.context() as blind:
+        blind.setattr(newcomers, "at_hand", lambda *a: None)
+        edit.sample(home, 1, space="faces", name="n", seed=1)
+        with pytest.raises(NotCompared):
+            export(home, "n-001", str(tmp_path / "out"))
+    take(home, newcomers.opened(PIPELINE), ["n-001"])
+    export(home, "n-001", str(tmp_path / "out"))

@@ -14,6 +14,7 @@ coordinates in every space in which somebody refuses; and what it draws, where i
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -40,6 +41,7 @@ from w2w_registry.services.recording.versions import Activity, Admission, NewVer
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
 
+_SAME_MODEL = 0.95  # cosine of sketches
 _AT_ONCE = 2000  # vectors compared at once: their bits take 8 kB each
 
 
@@ -138,6 +140,21 @@ class Door:
         for own, more in zip(found, self._who.behaviour.against([one.prints for one in likenesses]), strict=True):
             own += more
         return [gravest(encounters) for encounters in found]
+
+    def meets_centres(self, likenesses: Sequence[Likeness]) -> list[Encounter | None]:
+        """As :meth:`meets_all`, for what spaces are made around. A mean has of all that models have in common, so its
+        sketch comes nearer to everybody's than a stranger's does: by it only the same model is refused."""
+        met = self.meets_all([replace(one, sketch=None) for one in likenesses], [{} for _ in likenesses])
+        for i, one in enumerate(likenesses):
+            if one.sketch is not None and one.sketch.norm > 0:
+                same = [e for e in self._against(None, one.sketch.values[None])[0] if e.similarity >= _SAME_MODEL]
+                met[i] = gravest([*same, *(e for e in (met[i],) if e is not None)])
+        return met
+
+    @property
+    def places(self) -> set[tuple[str, str]]:
+        """Base models and questions of which somebody who refused has a fingerprint."""
+        return self._who.behaviour.places
 
     def refuses(
         self,

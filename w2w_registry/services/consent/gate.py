@@ -26,8 +26,9 @@ from typing import Any, NoReturn, TypedDict, Unpack
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog.holds import anything_open, open_holds, unlooked
+from w2w_registry.catalog.holds import anything_open, found_distinct, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
+from w2w_registry.catalog.models import Space
 from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, ways_out
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
@@ -163,6 +164,8 @@ def ask_uses(
             if decision.allowed and not held and versions and what not in _STATE_FREE:
                 met = list(_met(registry, where, versions).values()) if met is None else met
                 held = met
+            if decision.allowed and not held and spaces and what not in _STATE_FREE:
+                held = _around(registry, where, spaces)
             if decision.allowed and not held and versions and what in _LEAVING:
                 decision = _compared(registry, where, decision, versions)
             found.append(_refused(decision, held))
@@ -212,13 +215,43 @@ def _remember(registry: Registry, decision: Decision, versions: Sequence[int], s
 def _met(registry: Registry, session: Session, versions: Collection[int]) -> dict[int, Reason]:
     """Versions that are somebody who refused, whatever they are said to be: version id -> reason."""
     from w2w_registry.services.consent.door import Door  # it compares arrays; most small commands compare nothing
+    from w2w_registry.services.consent.made_in import reasons_of, spaces_of
 
-    met = Door(registry, session).encounters(versions)
+    door = Door(registry, session)
+    if not door.anybody:
+        return {}
+    met = {i: (e, "") for i, e in door.encounters(versions).items()}
+    around = reasons_of(registry, session, door, spaces_of(session, set(versions) - set(met)))
+    met |= {i: (e, f"what {space} is made around: ") for i, (e, space) in around.items()}
     refs = refs_of(session, met)
     return {
-        i: Reason(ReasonCode.LIKENESS, e.subject, None, f"{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}", str(refs[i]))
-        for i, e in sorted(met.items())
+        i: Reason(
+            ReasonCode.LIKENESS,
+            e.subject,
+            None,
+            f"{what}{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}",
+            str(refs[i]),
+        )
+        for i, (e, what) in sorted(met.items())
     }
+
+
+def _around(registry: Registry, session: Session, spaces: Collection[int]) -> list[Reason]:
+    """Why spaces that are made around somebody who refused are not worked in."""
+    from w2w_registry.services.consent.door import Door
+    from w2w_registry.services.consent.made_in import refused
+
+    met = refused(registry, session, Door(registry, session), spaces)
+    return [
+        Reason(
+            ReasonCode.LIKENESS,
+            e.subject,
+            None,
+            f"{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}",
+            session.get_one(Space, i).ref,
+        )
+        for i, e in sorted(met.items())
+    ]
 
 
 def evidence(decision: Decision) -> dict[str, Any]:
@@ -227,17 +260,23 @@ def evidence(decision: Decision) -> dict[str, Any]:
 
 
 def _compared(registry: Registry, session: Session, decision: Decision, versions: Sequence[int]) -> Decision:
-    """The decision, refused when a model of outside origin, or one made of such, leaves uncompared.
+    """The decision, refused when a model of outside origin, one made of such, or one made in a space leaves uncompared,
+    or when what that space is made around was not compared.
 
     What it draws has to be compared with those who refused, or a second person has to have looked at it: weights alone
     miss most second trainings. Nothing is asked while nobody has refused; a registry of one person is only told.
     """
     from w2w_registry.services.consent.door import Door
+    from w2w_registry.services.consent.made_in import spaces_of, uncompared
 
     door = Door(registry, session)
-    if not door.anybody or not door.uncompared(versions):
+    if not door.anybody:
         return decision
-    left = door.uncompared(unlooked(session, set(walks.ancestors(session, versions).depth)))
+    spaces = spaces_of(session, versions)
+    blank = uncompared(session, door, set().union(*spaces.values()))
+    left = {i for i, own in spaces.items() if own & blank} - found_distinct(session, spaces)
+    if door.uncompared(versions):
+        left |= door.uncompared(unlooked(session, set(walks.ancestors(session, versions).depth)))
     if not left:
         return decision
     refs = refs_of(session, left)

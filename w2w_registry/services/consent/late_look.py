@@ -21,6 +21,7 @@ from w2w_registry.consent.second_look import By, Claim, Contradiction, second_lo
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.made_in import look
 from w2w_registry.services.consent.second_look import Near, SecondLook, as_held, in_doubt
 from w2w_registry.services.recording.gallery import open_answered
 from w2w_registry.services.recording.versions import Held, hold_values, told_of
@@ -35,6 +36,7 @@ MOST: Final = 20_000
 def look_again(registry: Registry, base: str, question: str, seen: Sequence[int] = ()) -> list[str]:
     """Hold versions that draw somebody they do not say they are, and those just ``seen`` that may draw somebody who
     refused; returns why, one sentence each."""
+    look(registry, seen)
     near = _near(registry, base, question)
     with registry.catalog.write(registry.actor) as uow:
         told = [held for version, likes in sorted(near.items()) for held in _look(registry, uow, version, likes)]

@@ -26,6 +26,8 @@ from w2w_registry.hub.addresses import check_repo_id, is_oci
 from w2w_registry.hub.api import Digests, Hub, RepoState
 from w2w_registry.hub.plan import Access, PushPlan, choose_access, plan_push
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.made_in import look as look_at_spaces
+from w2w_registry.services.consent.results import hold_point
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.consent.upstream import upstream_of
 from w2w_registry.services.hub import signatures, takedown
@@ -42,6 +44,7 @@ from w2w_registry.services.hub.release_files import (
     preview_of,
     read_facts,
 )
+from w2w_registry.services.recording.sources import open_space_of, source
 from w2w_registry.services.registry import Progress, Registry, no_progress, present
 
 
@@ -180,7 +183,13 @@ def prepare(
     Raises:
         ConsentDenied.
     """
+    look_at_spaces(registry, [facts.version_id])
     decision = gate.require(registry, Use.PUBLISH, versions=[facts.version_id], purpose=options.purpose)
+    if options.coordinates_only and facts.artifact_digest is not None:
+        with registry.catalog.read() as session:
+            origin = source(session, session.get_one(Version, facts.version_id))
+            _, arrays = open_space_of(registry, session, origin.space_id)
+        hold_point(registry, origin, arrays, operation="publish")
     with registry.catalog.read() as session:
         upstream = upstream_of(session, [facts.version_id], gate.rules_of(registry, session))
         consent = consent_of(upstream, decision, present(session))

@@ -57,12 +57,12 @@ def _consenting(registry: Registry, fit_set: FitSet) -> FitSet:
 
 
 def hold_space(registry: Registry, space: WeightSpace, name: str) -> None:
-    """Raise when a space's mean, a model like any other and where sampling begins, is somebody who refused.
+    """Raise when what a space is made around, its mean and where its identities lie about, is somebody who refused.
 
     Raises:
         LikenessRefused, SettingError.
     """
-    hold_models(registry, space.layout, [space.mean], base_model=space.base_model, path=name)
+    hold_models(registry, space.layout, list(space.centres()), base_model=space.base_model, path=name, centres=True)
 
 
 def _not_refused(registry: Registry, fit_set: FitSet, base_model: str) -> FitSet:

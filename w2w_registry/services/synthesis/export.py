@@ -16,6 +16,8 @@ from w2w_registry.errors import UsageError
 from w2w_registry.lora import DType, Format, lora_files, lora_of, model_digest, not_plain, read_adapter
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.made_in import look
+from w2w_registry.services.consent.results import hold_point
 from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.outputs import check_outputs, holds, write_outputs
 from w2w_registry.services.recording.sources import beside_of, open_space_of, source, theta_of
@@ -76,9 +78,13 @@ def _placed(
     """A version of a weight space, as its own LoRA or its point."""
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
-        permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
+    look(registry, [origin.version_id])
+    permission = Permission(Use.EXPORT, versions=[origin.version_id], purpose=purpose)
+    with registry.catalog.read() as session:
         permission.require(registry, session)
         row, space = open_space_of(registry, session, origin.space_id)
+    if origin.artifact_digest is not None and (from_coordinates or fmt == "coordinates"):
+        hold_point(registry, origin, space, operation="export")
     data, digest = pack(origin.coordinates)
     facts: dict[str, Any] = {
         "identity": origin.ref,

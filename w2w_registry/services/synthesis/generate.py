@@ -17,7 +17,8 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoEdit, UsageError, storing
 from w2w_registry.lora import Change, read_adapter
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.results import hold_models
+from w2w_registry.services.consent.made_in import look
+from w2w_registry.services.consent.results import hold_models, hold_point
 from w2w_registry.services.recording import pictures as outgoing
 from w2w_registry.services.recording.outputs import check_outputs
 from w2w_registry.services.recording.pictures import Outgoing, Ready
@@ -146,11 +147,15 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
         raise UsageError(reason=f"between 1 and {MAX_PICTURES} pictures can be drawn at once")
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, request.ref))
+    look(registry, [origin.version_id], request.engine.pipeline)
+    with registry.catalog.read() as session:
         permission = Permission(Use.GENERATE, versions=[origin.version_id], purpose=request.purpose)
         decision = permission.require(registry, session)
         row, space = open_space_of(registry, session, origin.space_id)
         theta = theta_of(registry, origin, space, row.ref, from_coordinates=request.from_coordinates)
         plan = _plan(session, row, space, origin, theta, request)
+    if request.from_coordinates and origin.artifact_digest is not None:
+        hold_point(registry, origin, space, operation="generate", pipeline=request.engine.pipeline)
     edited = {d.strength: d.edited for d in plan if d.edited is not None}
     hold_models(
         registry,

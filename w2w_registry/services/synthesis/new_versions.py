@@ -20,6 +20,7 @@ from w2w_registry.records import IdentityRef, Kind, OperationKind, Result, check
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import why_held
+from w2w_registry.services.recording import centres
 from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
 from w2w_registry.services.recording.nearest import Searched, search_all
@@ -129,6 +130,8 @@ def record(
             searched = search_all(registry, session, space_row, points)
     if searched is not None:
         drafts = with_resembled(registry, space_row, drafts, searched)
+    if can_ask(registry, space.base_model, pipeline):
+        centres.see(registry, [space_row.id], pipeline=pipeline)
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]

@@ -12,6 +12,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import Conflict
 from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
+from w2w_registry.services.consent.made_in import look
 from w2w_registry.services.recording.sources import open_space_of, source, theta_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import PROMPT, Engine, require_diffusion
@@ -59,6 +60,8 @@ def draw_preview(registry: Registry, request: PreviewRequest) -> PreviewDrawn:
         version = version_for(session, request.ref)
         _check(request, version.preview_digest)
         origin = source(session, version)
+    look(registry, [origin.version_id], request.engine.pipeline)
+    with registry.catalog.read() as session:
         permission = Permission(Use.GENERATE, versions=[origin.version_id], purpose=request.purpose)
         permission.require(registry, session)
         row, space = open_space_of(registry, session, origin.space_id)
