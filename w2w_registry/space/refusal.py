@@ -70,7 +70,9 @@ that is asked apart: half of 9,216 people of the mini world, 1,000 of them regis
 FEWER: Final = 1600.0
 FEWEST: Final = 32.0
 """Among n people, of whom less is known, strangers reach up to ``FEWER`` / n nats more, but not over ``FEWEST``. By the
-ways that are asked apart they do not: with half of 9,216 people, 10 to 300 registered refuse .0002 to .0004."""
+ways that are asked apart they reach ``FEWER_APART`` of that: so 10 to 300 registered refuse .0002 to .0003 of half of
+9,216 people's strangers, as without those ways."""
+FEWER_APART: Final = 0.25
 FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
 
@@ -182,12 +184,16 @@ def chance(model: VerdictModel, ratio: ArrayLike, among: int = AMONG) -> Array:
     if not is_presumed(model):
         return own.false_alarm(nats, among)
     learned = any(training.count for training in model.trainings)
-    more = min(FEWER / (own.size + 1), FEWEST)
-    return _chance(own.best, own, nats, REACHED_LEARNED if learned else REACHED, among, more)
+    return _chance(own.best, own, nats, REACHED_LEARNED if learned else REACHED, among, _more(own))
+
+
+def _more(own: Strangers) -> float:
+    """How much nearer strangers come than was counted elsewhere, in nats."""
+    return min(FEWER / (own.size + 1), FEWEST)
 
 
 def _chance(
-    best: Array, own: Strangers, nats: Array, reached: Sequence[tuple[float, float]], among: int, more: float = 0.0
+    best: Array, own: Strangers, nats: Array, reached: Sequence[tuple[float, float]], among: int, more: float
 ) -> Array:
     """The same where the registered, of whom ``own`` tells, came as near to one another as ``best`` (m,) says, and
     strangers elsewhere ``more`` nats nearer than ``reached``."""
@@ -304,7 +310,8 @@ class Comparison:
         found = chance(self.model, ratio, self.among) / (1 - SPENT)
         for view, nats in zip(self.model.apart, apart, strict=True):
             assert view.training.apart is not None
-            by = _chance(view.training.apart, self.model.strangers, nats, REACHED_APART, self.among)
+            own = self.model.strangers
+            by = _chance(view.training.apart, own, nats, REACHED_APART, self.among, FEWER_APART * _more(own))
             found = np.minimum(found, by * len(apart) / SPENT)
         return np.minimum(found, 1.0)
 

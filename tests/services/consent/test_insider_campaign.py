@@ -91,7 +91,7 @@ def test_whom_a_policy_of_one_person_lets_out_is_told_from_who_gets_out(
         (escape,) = insider.out
         assert escape.row == shown
         assert (escape.allowed is not None) is (how == "forgotten")  # whoever was resolved is a stranger
-        told = report([{**NOTHING, "alone": True, "out": [{**asdict(escape), "kind": escape.kind}]}])
+        told = report({0: {**NOTHING, "alone": True, "out": [{**asdict(escape), "kind": escape.kind}]}})
     assert told.endswith("0 out" if how == "forgotten" else "1 out")
     assert ("consent.withdraw of s3, by insider alone" in told) is (how == "forgotten")
 
@@ -126,7 +126,7 @@ class Sees:
 
 def test_runs_from_before_the_event_was_kept_are_listed_as_they_are() -> None:
     old = {"step": 116, "row": 3, "way": "train --out", "what": "p0003", "kind": "copy"}
-    told = report([{**NOTHING, "alone": True, "out": [old]}])
+    told = report({0: {**NOTHING, "alone": True, "out": [old]}})
     assert "run 0 step 116: p0003 by train --out: p0003 (a registry of one person)" in told
     assert told.endswith("1 out")
 

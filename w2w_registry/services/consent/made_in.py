@@ -16,6 +16,7 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.references import Encounter
+from w2w_registry.errors import RegistryError
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording import centres
 from w2w_registry.services.recording.likeness import Likeness, Print, of_theta
@@ -52,7 +53,10 @@ def refused(registry: Registry, session: Session, door: Door, space_ids: Collect
         prints.setdefault((row.space_id, row.part), []).append(Print(row.base, row.question, unpack(row.data)))
     found: dict[int, Encounter] = {}
     for space_id in sorted(set(space_ids)):
-        space = load_space(registry.artifacts, session.get_one(Space, space_id))
+        try:
+            space = load_space(registry.artifacts, session.get_one(Space, space_id))
+        except RegistryError:
+            continue  # nothing can be made in a space whose arrays are gone or damaged
         likenesses = [
             _with(of_theta(theta, space.layout), prints.get((space_id, part), ()))
             for part, theta in enumerate(space.centres())

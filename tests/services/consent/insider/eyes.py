@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,10 @@ class Eyes:
 
     def keep(self) -> None:
         if self.cache is not None:
-            part = self.cache.with_suffix(".part.npz")
+            if self.cache.exists():  # another process may have kept more since
+                with np.load(self.cache) as file:
+                    self.seen = {key: file[key] for key in file.files} | self.seen
+            part = self.cache.with_suffix(f".{os.getpid()}.npz")
             np.savez(part, **self.seen)
             part.replace(self.cache)
 

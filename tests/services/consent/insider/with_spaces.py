@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from examples.miniworld.unpack import BASE_MODEL
 from tests.services.consent.insider.play import Insider, move
 from tests.services.consent.insider.with_files import plain, theta_of
+from tests.services.consent.insider.with_registered import taken_out
 from w2w_registry.catalog.resolve import space_for
 from w2w_registry.services.hub.spaces import push_space
 from w2w_registry.services.recording.space_files import read_space, write_space
@@ -21,6 +22,7 @@ from w2w_registry.services.spaces.manage import export_space, fit_space, import_
 from w2w_registry.services.spaces.migrate import migrate_space
 from w2w_registry.services.spaces.refit import refit_space
 from w2w_registry.services.spaces.update import update_space
+from w2w_registry.services.synthesis.edit import mix, sample
 from w2w_registry.space.basis import WeightSpace
 
 
@@ -76,6 +78,29 @@ def forged(insider: Insider) -> None:
     out, name = insider.folder / insider.fresh("forged"), insider.fresh("g")
     write_space(out, replace(space, mean=np.asarray(theta + noise, np.float32), calibration=None))
     import_space(insider.registry, name, str(out))
+
+
+@move("space import", "sample", "edit", "mix", weight=1)
+def made_around(insider: Insider) -> None:
+    """Points of a space around somebody, by its mean or by where its identities are said to lie, or of one axis only:
+    kept for later, when that person may have withdrawn, and tried at once."""
+    path, what = plain(insider)
+    _, space = open_space(insider.registry, "faces")
+    mean, middle = theta_of(insider, path), None
+    how = insider.one(["mean", "aside", "thin"])
+    if how == "aside":
+        middle = np.asarray(insider.rng.normal(size=space.k) * 2 * space.component_std, np.float32)
+        mean = mean - (space.reconstruct(middle) - space.mean)
+    forgery = replace(space, mean=np.asarray(mean, np.float32), coordinate_mean=middle, calibration=None)
+    out, name, stem = insider.folder / insider.fresh("around"), insider.fresh("a"), insider.fresh("n")
+    write_space(out, forgery.truncated(2) if how == "thin" else forgery)
+    import_space(insider.registry, name, str(out))
+    made = sample(insider.registry, 4, space=name, name=stem, seed=int(insider.rng.integers(1 << 30)))["samples"]
+    for one in made:
+        insider.came_in(one["ref"], f"sample of a space around {what}")
+    mix(insider.registry, [one["ref"] for one in made[:2]], [0.5, 0.5], name=f"{stem}-mix")
+    insider.came_in(f"{stem}-mix", f"mixture of samples of a space around {what}")
+    taken_out(insider, insider.registry, insider.one([one["ref"] for one in made]).partition("@")[0])
 
 
 @move("space import", weight=0.4)
