@@ -130,8 +130,6 @@ def record(
             searched = search_all(registry, session, space_row, points)
     if searched is not None:
         drafts = with_resembled(registry, space_row, drafts, searched)
-    if can_ask(registry, space.base_model, pipeline):
-        centres.see(registry, [space_row.id], pipeline=pipeline)
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]
@@ -152,6 +150,8 @@ def record(
             recorded = record_versions(uow, recordings)
             for i, one, word in zip(part, recorded, admissions, strict=True):
                 made.append(_told(drafts[i], one, word, space_row.ref))
+    if can_ask(registry, space.base_model, pipeline):
+        centres.see(registry, [space_row.id], pipeline=pipeline)
     return made
 
 
