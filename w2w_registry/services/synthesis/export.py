@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, get_args
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import pack
+from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import DType, Format, lora_files, lora_of, model_digest, not_plain, read_adapter
@@ -114,11 +115,7 @@ def _placed(
         facts["model_digest"] = model_digest(theta, space.layout)
     told = [f"{len(left)} more {_LEFT}"] if left else []
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
-    with registry.catalog.write(registry.actor) as uow:
-        decision = permission.require(registry, uow.session)
-        digests = sorted(sha256(content).hexdigest() for content in files.values())
-        facts_told = {"format": fmt, "files": digests, **gate.evidence(decision)}
-        uow.event("version.export", {"version": origin.version_id}, **facts_told)
+    decision = _noted(registry, permission, origin.version_id, fmt, files)
     # The tensor file comes first and is written last: settings beside old tensors would be another model.
     write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
     return {
@@ -128,6 +125,18 @@ def _placed(
         "bytes": sum(len(c) for c in files.values()),
         "warnings": [*map(str, decision.warnings), *told],
     }
+
+
+def _noted(
+    registry: Registry, permission: Permission, version_id: int, fmt: str, files: Mapping[Path, bytes]
+) -> Decision:
+    """The gate once more, in the transaction that says what leaves."""
+    with registry.catalog.write(registry.actor) as uow:
+        decision = permission.require(registry, uow.session)
+        digests = sorted(sha256(content).hexdigest() for content in files.values())
+        told = {"format": fmt, "files": digests, **gate.evidence(decision)}
+        uow.event("version.export", {"version": version_id}, **told)
+    return decision
 
 
 def _check_words(fmt: str | None, dtype: str) -> None:
