@@ -316,6 +316,9 @@ def test_a_pipelines_folder_is_a_base_model_only_where_it_lies(tmp_path: Path) -
     write_lora(tmp_path / "lora", factors, 1.0, fmt="peft", base_model=str(pipeline))
     adapter = read_adapter(tmp_path / "lora")
     assert (adapter.base_model, adapter.told.base_hint) == (None, "my-faces")
+    assert [read_lora(tmp_path / "lora").base_hint for _ in range(2)] == [
+        "my-faces"
+    ] * 2  # of the second it is remembered
     (pipeline / "model_index.json").write_text("{}")
     assert read_adapter(tmp_path / "lora").base_model == str(pipeline)
     assert read_lora(tmp_path / "lora").base_model == str(pipeline)

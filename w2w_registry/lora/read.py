@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from w2w_registry.errors import BadLora
 from w2w_registry.lora.adapter import Adapter, Reading, adapter_of, read
 from w2w_registry.lora.change import Change, row_index
+from w2w_registry.lora.family import unet_family
 from w2w_registry.lora.header import brief
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding
@@ -42,7 +44,8 @@ class LoraFile:
     ``part``: the denoiser it changes, ``unet`` or ``transformer``. ``alphas`` holds every module's alpha, so that
     ΔW = (alpha / r) · B A; ``alpha_source`` says where it was found (``default``: nowhere, so alpha = rank). ``dtype``
     is the dtype on disk (``mixed`` when several). ``base_model`` and ``base_revision`` are what the file claims, None
-    when it does not say. ``beside``: its shares in other parts, which are written with it and which a weight space
+    when it does not say; ``base_hint``: the name of a checkpoint or a folder of somebody's machine that it gives
+    instead. ``beside``: its shares in other parts, which are written with it and which a weight space
     cannot represent. ``left``: tensors of the file that are in none of these (embeddings kept with the LoRA, other
     kinds of changes of a text encoder). ``sha256`` (hex) is of the tensor file, ``files`` lists it and the config that
     was used.
@@ -62,6 +65,18 @@ class LoraFile:
     left: tuple[str, ...] = ()
     alpha_source: AlphaSource = "default"
     part: str = "unet"
+    base_hint: str | None = None
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What is known of it, for people and for the record of how it came in (as ``Adapter.summary`` says it)."""
+        ranks = Counter(self.rank(module) for module in self.alphas)
+        return {
+            "format": self.format,
+            "dtype": self.dtype,
+            "layers": {self.part: len(self.alphas), **{one.part: len(one.alphas) for one in self.beside}},
+            "ranks": {str(rank): count for rank, count in sorted(ranks.items())},
+        }
 
     @property
     def ignored(self) -> tuple[str, ...]:
@@ -138,6 +153,7 @@ class _Plain:
             tensors=_filled(self.places, values),
             base_model=base,
             base_revision=revision,
+            base_hint=reading.told.base_hint,
             metadata=MappingProxyType(dict(reading.data.header.metadata)),
             path=reading.path,
             sha256=reading.data.sha256,
@@ -205,6 +221,7 @@ def lora_of(adapter: Adapter) -> LoraFile:
         ),
         alpha_source=cast(AlphaSource, adapter.alpha_source),
         part=adapter.denoiser[0].part,
+        base_hint=adapter.told.base_hint if adapter.told.base_hint != unet_family(adapter.changes) else None,
     )
 
 

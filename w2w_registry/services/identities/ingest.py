@@ -326,8 +326,7 @@ class _Chunk:
             OperationKind.IMPORT if origin is None else OperationKind.PULL,
             self.started,
             params={
-                "format": one.lora.format,
-                "dtype": one.lora.dtype,
+                **one.lora.summary,
                 "gauge": one.placed.gauge,
                 "loss": one.placed.loss,
                 **named_base(one.lora.base_model, one.placed.base_model),

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import ForeignStart, RegistryError, SpaceMismatch
 from w2w_registry.lora import LoraFile
-from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import UNKNOWN_BASE, Rank, Told
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import obstacles, to_gauge_all
@@ -109,10 +108,10 @@ def _remarks(lora: LoraFile, how: str, loss: float, base_model: str | None, spac
         yield f"its factors come from another initialisation or rank and were rewritten in the space's gauge{kept}"
     if base_model is None and lora.base_model is None:
         known = space.base_model != UNKNOWN_BASE
-        told = told_by(lora.metadata).base_hint
+        told = lora.base_hint
         yield (
             "its file names no base model"
-            + (f", but was trained on {told}" if told else "")
+            + (f" that others could ask for; it was trained on {told}" if told else "")
             + (f"; taken to be {space.base_model}" if known else "")
         )
 
