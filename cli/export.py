@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from w2w_registry.records import FORMATS
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, say, warn_all
@@ -17,7 +19,7 @@ from .output import emit, say, warn_all
 @click.option(
     "--format",
     "fmt",
-    type=click.Choice(["peft", "diffusers", "kohya", "coordinates", "original"]),
+    type=click.Choice([*FORMATS, "coordinates", "original"]),
     help="Format to write (default: peft; for an adapter in no weight space, the original file).",
 )
 @click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))

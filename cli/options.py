@@ -59,7 +59,6 @@ subjects = click.option(
 labels = click.option(
     "--label", "labels", multiple=True, metavar="K=V", help="Label, with a number or text as its value (repeatable)."
 )
-base_model = click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
 purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")
 prefix = click.option("--prefix", default="", help="Prefix for every name taken from a file or folder, as in 'acme/'.")
 prompt = click.option("--prompt", help="The prompt the LoRAs were trained with (default: 'photo of sks person').")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from w2w_registry.records import FORMATS
+
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, progress, say
@@ -19,7 +21,7 @@ from .pushed import show_push
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(["peft", "diffusers", "kohya"]),
+    type=click.Choice(FORMATS),
     help="LoRA formats to publish (repeatable; default: peft and diffusers).",
 )
 @click.option("--coordinates-only", is_flag=True, help="Publish the coordinates, not the LoRA.")

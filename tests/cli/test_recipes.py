@@ -22,6 +22,7 @@ from w2w_registry.lora import formats
 from w2w_registry.lora.adapter import read_adapter
 from w2w_registry.lora.formats.key import Key
 from w2w_registry.lora.targets import Target
+from w2w_registry.records import FORMATS
 from w2w_registry.services.audit import queries
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -52,6 +53,14 @@ def test_a_format_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (adapter.format, adapter.exact) == ("toy", True)
     assert [change.module for change in adapter.changes] == [module]
     np.testing.assert_allclose(adapter.changes[0].delta(), b @ a)
+
+
+def test_what_is_written_is_offered_by_every_command_that_writes() -> None:
+    written = {form.NAME for form in formats.FORMATS if hasattr(form, "FILE")}
+    assert written == set(FORMATS)
+    for name, further in (("export", {"coordinates", "original"}), ("push", set())):
+        (option,) = [one for one in dict(commands())[name].params if "--format" in one.opts]
+        assert set(option.type.choices) == written | further  # type: ignore[attr-defined]
 
 
 def test_an_engine_is_a_class_and_a_line(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from datetime import datetime
-from typing import NamedTuple
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
@@ -16,14 +15,6 @@ from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.subjects import ConsentRecord, GuardReference, Subject, SubjectState
 from w2w_registry.records import ConsentState, VersionState
-
-
-class Point(NamedTuple):
-    """A version's stored vector, and whose it is."""
-
-    version_id: int
-    subject: str
-    data: bytes
 
 
 @once

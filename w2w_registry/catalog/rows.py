@@ -53,13 +53,6 @@ def key_text(key: Key) -> str:
     return "/".join(map(str, key))
 
 
-def key_of(model: type[Base], text: str) -> Key:
-    """The primary key that ``key_text`` wrote."""
-    columns = primary_key(model)
-    parts = text.split("/", len(columns) - 1)
-    return tuple(column.type.python_type(part) for column, part in zip(columns, parts, strict=True))
-
-
 def primary_key(model: type[Base]) -> Sequence[Any]:
     return list(table_of(model).primary_key.columns)
 

@@ -27,12 +27,12 @@ from w2w_registry.lora.equivalence import (
     same_model,
 )
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
-from w2w_registry.lora.names import Format
 from w2w_registry.lora.others import is_embedding
 from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
 from w2w_registry.lora.write import lora_files, write_lora
+from w2w_registry.records import Format
 
 __all__ = [
     "Adapter",

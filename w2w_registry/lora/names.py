@@ -11,12 +11,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Literal
 
 from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target, further_layer
-
-Format = Literal["peft", "diffusers", "kohya"]
-"""What is written; more is read (``formats``)."""
 
 DENOISERS = ("unet", "transformer")
 

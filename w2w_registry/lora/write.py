@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, StorageError, UsageError
-from w2w_registry.lora.formats import diffusers, kohya, peft
-from w2w_registry.lora.names import DENOISERS, Format, UnknownKey, denoiser_of
+from w2w_registry.lora.formats import FORMATS, diffusers, kohya, peft
+from w2w_registry.lora.names import DENOISERS, UnknownKey, denoiser_of
 from w2w_registry.lora.read import Beside, LoraFile
 from w2w_registry.lora.tensorfile import DType, encode, encoded
+from w2w_registry.records import Format
 from w2w_registry.space.layout import TensorKey, module_order
 
-_FILES: dict[Format, str] = {"peft": peft.FILE, "diffusers": diffusers.FILE, "kohya": kohya.FILE}
+_FILES: dict[str, str] = {form.NAME: form.FILE for form in FORMATS if hasattr(form, "FILE")}
 
 
 def write_lora(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
 from w2w_registry.space.verdict import LEAST_GALLERY
 from w2w_registry.space.weight_pairs import LEAST, MOST, pairs_by_weights
-
-BLOCK: Final = 256
 
 
 @dataclass(frozen=True)

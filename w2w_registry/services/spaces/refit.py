@@ -23,8 +23,6 @@ from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.services.spaces.migrate import move, theta_of
 from w2w_registry.services.spaces.showing import show_space
 
-_CHUNK = 500
-
 
 def refit_space(
     registry: Registry, ref: str, *, without: Sequence[str] = (), progress: Progress = no_progress

@@ -26,7 +26,7 @@ from w2w_registry.services.recording.spaces import no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.new_versions import Permission
 
-ExportFormat = Literal["peft", "diffusers", "kohya", "coordinates", "original"]
+ExportFormat = Literal[Format, "coordinates", "original"]
 FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
 _LEFT = "tensors of its file have no place in this form; in the format original it has them all"
 DTYPES: Final[tuple[DType, ...]] = ("fp32", "fp16", "bf16")
