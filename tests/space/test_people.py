@@ -57,6 +57,30 @@ def test_three_of_one_person_are_not_kept_apart_by_one_another() -> None:
     assert sum({(n, twin[n]), (n, 300 + n), (twin[n], 300 + n)} <= pairs for n in range(2)) == 2
 
 
+@pytest.mark.parametrize("epochs", [2, 3, 5, 10])
+def test_epochs_of_one_training_hide_neither_one_another_nor_anybody_else(epochs: int) -> None:
+    rows, who = crowd(1, 200, 40)
+    rng = np.random.default_rng(0)
+    people = np.arange(40, 52)  # who are there once otherwise
+    nearly = [rows[people] + 0.004 * rng.normal(size=(12, 64)) for _ in range(epochs - 1)]
+    everybody, whose = np.concatenate([rows, *nearly]), np.concatenate([who, *[who[people]] * (epochs - 1)])
+    pairs = pairs_of_one(everybody, np.arange(len(everybody)))
+    true = 40 + 12 * epochs * (epochs - 1) // 2
+    right = sum(whose[p.i] == whose[p.j] for p in pairs)
+    assert right >= 0.95 * true
+    assert len(pairs) - right <= 1
+
+
+def test_where_nearly_everybody_is_there_three_times_they_are_found() -> None:
+    rows, _ = crowd(3, 60, 0)
+    spread = np.arange(1, 65) ** -0.5
+    again = [rows + 0.12 * spread * np.random.default_rng(n).normal(size=rows.shape) for n in range(2)]
+    pairs = pairs_of_one(np.concatenate([rows, *again]), np.arange(180))
+    right = sum(p.i % 60 == p.j % 60 for p in pairs)
+    assert right >= 0.95 * 180
+    assert right >= 0.95 * len(pairs)
+
+
 def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:
     rows, who = crowd(2, 200, 60)
     numbers = np.arange(len(rows))

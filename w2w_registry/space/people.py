@@ -2,8 +2,9 @@
 
 People who are there twice spoil what a verdict rests on: how near strangers come is learned by searching for registered
 people, and a twin looks like a near stranger. So the surest pairs are found first, without any model: each is the
-other's nearest, and the gap to the next is too wide for strangers. They then serve as repeats that teach the noise of a
-training (``space.verdict``), no longer count as strangers, and everybody is searched for once more.
+other's nearest, and the gap to the next is too wide for strangers (or three or more are together: epochs of one
+training). They then serve as repeats that teach the noise of a training (``space.verdict``), no longer count as
+strangers, and everybody is searched for once more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from w2w_registry.space.verdict import FEW_REPEATS, LEAST_GALLERY, Repeats, Verd
 WIDE: Final = 4.0
 """Gaps so many times wider than strangers' make a pair sure: among 776 people of the mini world who were there once,
 one pair came so near; of 224 twice there, .89 did."""
+WIDER: Final = 8.0
+"""…and three or more: whoever comes near one of two who are one person comes near the other too, by the same chance."""
 LEVEL: Final = 0.02
 """Chance of a false alarm, each way, up to which a pair may be one person…"""
 FALSE: Final = 0.1
@@ -33,11 +36,16 @@ and 63 in 10,000 at most, at 95%."""
 GATES: Final = (0.0, 3.5, 4.0, 4.5, 5.0, 5.5)
 """Gaps asked of pairs, in usual gaps: the least that leaves few enough false ones is taken (``_gated``)…"""
 DECAY: Final = 0.6
+TRIPLETS: Final = 4.0
+"""A gap after the second nearest that is usually so many times wider than the third's says that most people are there
+three times."""
 UNGATED: Final = 3.0
 """…and each usual gap beyond ``UNGATED`` is said to leave exp(−``DECAY``) of them (measured: 2.5 a folder of 270 people
 where none is asked for, 1.25 where 4 are, .8, .6 and .3 where 4.5, 5 and 5.5 are)."""
 SHARE: Final = 0.04
 """The share of false pairs, as foretold, that is few enough."""
+TOGETHER: Final = 12
+"""So many others who are one person with somebody are looked for: the epochs of a training, say."""
 BLOCK: Final = 256
 MOST: Final = 2048
 """So many people are all compared with one another when a gallery is opened; of more, the few who are there twice are
@@ -79,8 +87,9 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     if not alone and learned is not None:
         model = replace(learned, strangers=strangers(learned, rows, merged))
     else:
-        enough = len(sure) >= FEW_REPEATS
-        given = [Repeats("again", rows[[j for _, j in sure]], np.array([i for i, _ in sure]))] if enough else []
+        apart = dict(reversed(sure))  # one repeat a person, the one least like the first
+        enough = len(apart) >= FEW_REPEATS
+        given = [Repeats("again", rows[list(apart.values())], np.array(list(apart)))] if enough else []
         model = learn(rows, given, people=merged)
         mistaken = MISTAKEN * len(np.unique(who))
     size = len(np.unique(merged))
@@ -112,7 +121,7 @@ def _gated(pairs: list[Pair], plain: VerdictModel, rows: Array, who: NDArray[np.
         return pairs
     group = _merged(np.arange(len(rows)), [(pair.i, pair.j) for pair in pairs])
     near = np.concatenate([_nearness(plain, rows, who, start) for start in range(0, len(rows), BLOCK)])
-    usual = _usual_gap(-np.sort(np.partition(-near, 3, axis=1)[:, :3], axis=1))
+    usual = _usual_gap(-np.sort(np.partition(-near, 4, axis=1)[:, :4], axis=1))
     besides = np.where(group[:, None] == group[None, :], -np.inf, near).max(1)
     gaps = np.array([near[p.i, p.j] - max(besides[p.i], besides[p.j]) for p in pairs]) / usual
     foretold = np.maximum.accumulate([pair.strangers for pair in pairs])
@@ -133,10 +142,11 @@ def _nearness(model: VerdictModel, rows: Array, who: NDArray[np.int64], start: i
 
 
 def _usual_gap(top: Array) -> float:
-    """A usual gap between strangers, of the three nearest of each (n, 3). For an exponential tail the gap from the
-    first to the second has twice the mean of that from the second to the third (Rényi 1953), whose median no twin
-    moves."""
-    return 2 * float(np.median(top[:, 1] - top[:, 2])) / math.log(2)
+    """A usual gap between strangers, of the four or more nearest of each (n, 4…). For an exponential tail the gap from
+    the first to the second has twice the mean of that from the second to the third (Rényi 1953), whose median no twin
+    moves, and thrice that from the third to the fourth, which triplets leave alone if nearly everybody is one."""
+    second, third = (number * float(np.median(top[:, number - 1] - top[:, number])) / math.log(2) for number in (2, 3))
+    return second if second <= TRIPLETS * third else third
 
 
 def learn_unspoilt(
@@ -154,18 +164,30 @@ def learn_unspoilt(
 
 
 def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs each of which is the other's nearest, with a wide gap to the next."""
-    nearest = np.zeros(len(rows), np.int64)
-    top = np.zeros((len(rows), 3))
+    """Pairs (i < j) each of which is the other's nearest, with a wide gap to everybody else. Of three or more that are
+    so together each is paired with the first, the least like it coming first."""
+    most = min(TOGETHER, len(rows) - 2)
+    nearest = np.zeros((len(rows), most), np.int64)
+    top = np.zeros((len(rows), most + 1))
     for start in range(0, len(rows), BLOCK):
-        part = slice(start, start + BLOCK)
         near = _nearness(model, rows, who, start)
-        nearest[part] = near.argmax(1)
-        top[part] = -np.sort(np.partition(-near, 3, axis=1)[:, :3], axis=1)
+        order = np.argsort(-near, axis=1)[:, : most + 1]
+        nearest[start : start + BLOCK] = order[:, :most]
+        top[start : start + BLOCK] = np.take_along_axis(near, order, 1)
     usual = _usual_gap(top)
-    gap = top[:, 0] - top[:, 1]
-    both = (nearest[nearest] == np.arange(len(rows))) & (np.minimum(gap, gap[nearest]) > WIDE * usual)
-    return [(int(i), int(nearest[i])) for i in np.flatnonzero(both) if i < nearest[i]]
+    merged = np.arange(len(rows))
+    for size in range(2, most + 2):
+        members = np.sort(np.column_stack([np.arange(len(rows)), nearest[:, : size - 1]]), axis=1)
+        apart = top[:, size - 2] - top[:, size - 1] > (WIDE if size == 2 else WIDER) * usual
+        together = [(members[members[:, one]] == members).all(1) & apart[members[:, one]] for one in range(size)]
+        for i in np.flatnonzero(np.all(together, axis=0)):
+            merged[np.isin(merged, merged[members[i]])] = merged[i]
+    found: list[tuple[int, int]] = []
+    for group in np.unique(merged[np.bincount(merged, minlength=len(rows))[merged] > 1]):
+        first, *others = np.flatnonzero(merged == group).tolist()
+        others.sort(key=lambda other: -float(((rows[first] - rows[other]) ** 2).sum()))
+        found += [(first, other) for other in others]
+    return found
 
 
 def _merged(who: NDArray[np.int64], sure: list[tuple[int, int]]) -> NDArray[np.int64]:
