@@ -2,8 +2,9 @@
 
 Errors carry fields (what, where, which value). Where a field speaks of an option of the request it writes
 ``[[name]]``, which every surface spells in its own way (:func:`spelt`). The sentence a person reads is written once, at
-the boundary (``messages.py``). ``code`` is a stable machine name for ``--json`` output, ``exit_code``
-the process exit status documented in the README. Everything that is *not* a ``RegistryError`` is a bug.
+the boundary (``messages.py``), which ``str`` of an error asks too. ``code`` is a stable machine name for ``--json``
+output, ``exit_code`` the process exit status documented in the README. Everything that is *not* a ``RegistryError`` is
+a bug.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, ClassVar
 
 
@@ -34,7 +36,13 @@ class RegistryError(Exception):
             raise AttributeError(name) from None
 
     def __str__(self) -> str:
-        return spelt(f"{self.code}: " + ", ".join(f"{k}={v!r}" for k, v in self.fields.items()), lambda name: name)
+        """The sentence, options spelt as arguments (``space=``). Its writers stand on a floor above this one, and are
+        asked only where somebody reads."""
+        writers = import_module("w2w_registry.messages")
+        return str(writers.message(self, lambda name: f"{name.replace('-', '_')}="))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.fields.items())})"
 
 
 def _again(kind: type[RegistryError], fields: dict[str, Any]) -> RegistryError:

@@ -10,14 +10,14 @@ from typing import Any
 from w2w_registry import errors as e
 
 
-def message(error: e.RegistryError) -> str:
+def message(error: e.RegistryError, option: Callable[[str], str] = "--{}".format) -> str:
     """The line for ``error``: the most specific writer in its class tree, control characters made harmless, options of
-    the request spelt as at a prompt."""
+    the request spelt by ``option``, by default as at a prompt."""
     for kind in type(error).__mro__:
         writer = _WRITERS.get(kind)
         if writer is not None:
-            return _one_line(e.spelt(writer(_Fields(error.fields)), "--{}".format))
-    return _one_line(str(error))
+            return _one_line(e.spelt(writer(_Fields(error.fields)), option))
+    return _one_line(e.spelt(f"{error.code}: " + ", ".join(f"{k}={v!r}" for k, v in error.fields.items()), option))
 
 
 class _Fields(dict[str, Any]):

@@ -47,7 +47,7 @@ def test_a_second_process_is_told_that_the_file_is_taken(milvus: MilvusTarget) -
         [sys.executable, "-c", SCRIPT, milvus.uri, "write"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"{Busy.__module__}.Busy: busy:")
+    assert done.stderr.splitlines()[-1].startswith(f"{Busy.__module__}.Busy: Milvus Lite file ")
     assert "milvus_lite" not in done.stderr
 
 

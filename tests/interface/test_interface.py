@@ -177,4 +177,33 @@ def test_a_command_in_an_error_can_be_typed_wherever_it_is_read() -> None:
         operation="edit", subjects=(), reasons=(), ways_out=("w2w-reg subject assign SUBJECT p@1 [[evidence]] FORM",)
     )
     assert "w2w-reg subject assign SUBJECT p@1 --evidence FORM" in str(error)
-    assert str(UsageError(reason="give [[name]]")).endswith("'give name'")
+    assert str(UsageError(reason="give [[name]]")).endswith("give name=")
+
+
+def test_an_error_reads_as_a_sentence_and_spells_options_as_arguments(world: Path) -> None:
+    with w2w.open(world / "home") as reg:
+        with pytest.raises(NotFound) as missing:
+            reg.show("nobody")
+        assert str(missing.value).startswith("no identity named 'nobody'")
+        assert repr(missing.value).startswith("NotFound(what='identity', name='nobody'")
+    assert str(UsageError(reason="[[base-model]] is needed")) == "base_model= is needed"
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        ("add", ("x",)), ("train", ("x",)), ("invert", ("x",)), ("sample", (1,)), ("generate", ("x", "y")),
+        ("export", ("x", "y")),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_exist_is_named_with_those_that_do(
+    world: Path, method: str, given: tuple[object, ...]
+) -> None:
+    with w2w.open(world / "home") as reg:
+        with pytest.raises(UsageError) as unknown:
+            getattr(reg, method)(*given, purpos="research")
+        assert f"{method}() has no option 'purpos'" in str(unknown.value)
+        for name, arguments in (("fit", ("x", "y")), ("import_", ("x", "y"))):
+            more = {"base_model": "b"} if name == "fit" else {}
+            with pytest.raises(UsageError, match="did you mean components="):
+                getattr(reg.spaces, name)(*arguments, component=3, **more)

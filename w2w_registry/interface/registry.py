@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 from w2w_registry.interface.consent import Consent
+from w2w_registry.interface.options import checked
 from w2w_registry.interface.plain import plain
 from w2w_registry.interface.results import Pictures, Row, Rows
 from w2w_registry.interface.spaces import Spaces
@@ -75,7 +76,7 @@ class Registry:
         from w2w_registry.services.identities import ingest, intake
         from w2w_registry.services.identities.items import AddRequest
 
-        request = AddRequest(paths=[str(path) for path in paths], **options)
+        request = AddRequest(paths=[str(path) for path in paths], **checked("add", AddRequest, options, own=["paths"]))
         passed: list[dict[str, str]] = []
         if request.space is not None or request.dry_run:
             done = ingest.add(self._registry, request, self._progress)
@@ -198,7 +199,9 @@ class Registry:
         """
         from w2w_registry.services.synthesis import train as service
 
-        request = service.TrainRequest(photos=[str(p) for p in photos], **_with_engine(options))
+        request = service.TrainRequest(
+            photos=[str(p) for p in photos], **_with_engine("train", service.TrainRequest, options, "photos")
+        )
         return Row(plain(service.train(self._registry, request, self._progress)))
 
     def invert(self, *photos: str | Path, **options: Any) -> Rows:
@@ -209,7 +212,9 @@ class Registry:
         """
         from w2w_registry.services.synthesis import invert as service
 
-        request = service.InvertRequest(photos=[str(p) for p in photos], **_with_engine(options))
+        request = service.InvertRequest(
+            photos=[str(p) for p in photos], **_with_engine("invert", service.InvertRequest, options, "photos")
+        )
         return Rows(plain(service.invert(self._registry, request, self._progress)))
 
     def edit(
@@ -249,7 +254,9 @@ class Registry:
         """
         from w2w_registry.services.synthesis import edit as service
 
-        return Row(plain(service.sample(self._registry, count, **options)))
+        return Row(
+            plain(service.sample(self._registry, count, **checked("sample", service.sample, options, own=["count"])))
+        )
 
     def generate(self, name: str, out: str | Path, **options: Any) -> Pictures:
         """Draw an identity into the folder ``out``: a PNG per seed and a contact sheet. Needs torch.
@@ -259,7 +266,9 @@ class Registry:
         """
         from w2w_registry.services.synthesis import generate as service
 
-        request = service.GenerateRequest(ref=name, out=str(out), **_with_engine(options))
+        request = service.GenerateRequest(
+            ref=name, out=str(out), **_with_engine("generate", service.GenerateRequest, options, "ref", "out")
+        )
         return Pictures(plain(service.generate(self._registry, request, self._progress)))
 
     def export(self, name: str, out: str | Path, **options: Any) -> Row:
@@ -270,6 +279,7 @@ class Registry:
         """
         from w2w_registry.services.synthesis import export as service
 
+        options = checked("export", service.export, options, own=["ref", "out"])
         return Row(plain(service.export(self._registry, name, str(out), **options)))
 
     # -- trust ------------------------------------------------------------------------------------
@@ -280,10 +290,14 @@ class Registry:
         return Row(log.verify(self._registry).to_json())
 
 
-def _with_engine(options: Mapping[str, Any]) -> dict[str, Any]:
-    """``options`` with ``pipeline``, ``device`` and ``dtype`` gathered into an engine."""
+def _with_engine(method: str, request: Callable[..., Any], options: Mapping[str, Any], *own: str) -> dict[str, Any]:
+    """``options`` of a request, with ``pipeline``, ``device`` and ``dtype`` gathered into an engine.
+
+    Raises:
+        UsageError: an option that does not exist.
+    """
     from w2w_registry.services.synthesis.engine import Engine
 
     rest = dict(options)
     engine = Engine(rest.pop("pipeline", None), rest.pop("device", "auto"), rest.pop("dtype", "auto"))
-    return {**rest, "engine": engine}
+    return {**checked(method, request, rest, own=[*own, "engine"]), "engine": engine}

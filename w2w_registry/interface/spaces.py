@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from w2w_registry.interface.options import checked
 from w2w_registry.interface.plain import plain
 from w2w_registry.interface.results import Row, Rows
 from w2w_registry.services.registry import Progress
@@ -28,6 +29,7 @@ class Spaces:
         """
         from w2w_registry.services.spaces import manage
 
+        options = checked("fit", manage.fit_space, options, own=["name", "paths", "base_model"])
         files = [str(path) for path in paths]
         found = manage.fit_space(self._registry, name, files, base_model=base_model, progress=self._progress, **options)
         return Row(plain(found))
@@ -41,6 +43,7 @@ class Spaces:
         from w2w_registry.services.hub.resolving import space_folder
         from w2w_registry.services.spaces import manage
 
+        options = checked("import_", manage.import_space, options, own=["name", "path", "origin"])
         with space_folder(self._registry, str(path), self._progress) as (folder, origin):
             found = manage.import_space(self._registry, name, folder, origin=origin, progress=self._progress, **options)
         return Row(plain(found))
