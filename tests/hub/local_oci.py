@@ -12,7 +12,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +22,10 @@ from urllib.parse import parse_qs, urlsplit
 
 USER, PASSWORD = "acme", "secret"
 _NAME = r"(?P<name>[a-z0-9/._-]+)"
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 @dataclass
@@ -75,6 +79,23 @@ class LocalOci:
         there = self.repositories[name]
         layers = json.loads(there.manifests[there.tags[tag]])["layers"]
         return {layer["annotations"]["org.cncf.model.filepath"]: there.blobs[layer["digest"]] for layer in layers}
+
+    def replant(self, name: str, changes: Mapping[str, bytes | None]) -> None:
+        """Give files of every tag other content, or none, with all digests of the host made to fit: what whoever may
+        write to it can do."""
+        there = self.repositories[name]
+        for tag, digest in list(there.tags.items()):
+            manifest = json.loads(there.manifests[digest])
+            layers = []
+            for layer in manifest["layers"]:
+                path = layer["annotations"]["org.cncf.model.filepath"]
+                data = changes.get(path, there.blobs[layer["digest"]])
+                if data is not None:
+                    layers.append(layer | {"digest": _digest(data), "size": len(data)})
+                    there.blobs[_digest(data)] = data
+            changed = json.dumps(manifest | {"layers": layers}).encode()
+            there.manifests[_digest(changed)] = changed
+            there.tags[tag] = _digest(changed)
 
     def holds(self, data: bytes) -> bool:
         """Whether some blob or manifest anywhere has these bytes in it."""
@@ -170,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
         value = json.loads(body)
         if any(d["digest"] not in there.blobs for d in (value["config"], *value["layers"])):
             return self.error(404, "MANIFEST_BLOB_UNKNOWN")
-        digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+        digest = _digest(body)
         there.manifests[digest] = body
         if not at["ref"].startswith("sha256:"):
             there.tags[at["ref"]] = digest
@@ -207,7 +228,7 @@ class _Handler(BaseHTTPRequestHandler):
         digest = query["digest"][0]
         if at["ref"] not in self.oci.uploads:
             return self.error(404, "BLOB_UPLOAD_UNKNOWN")
-        if digest != f"sha256:{hashlib.sha256(body).hexdigest()}":
+        if digest != _digest(body):
             return self.error(400, "DIGEST_INVALID")
         self.oci.uploads.discard(at["ref"])
         there.blobs[digest] = body

@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -257,32 +257,41 @@ def check(
     )
     if bom is not None:
         _same(f"{where}/{BOM}", json.loads(bill_of_materials(facts)), json.loads(bom))
+    if envelope is None and bom is not None:  # they were always written together
+        raise IntegrityError(what="file", name=f"{where}/{STATEMENT}", expected="a statement", found="nothing")
     if envelope is not None:
         if bom is None:
             raise IntegrityError(what="file", name=f"{where}/{BOM}", expected="as attested", found="nothing")
         _same(f"{where}/{STATEMENT}", json.loads(statement(facts, bom)), json.loads(said))
 
 
-def check_subjects(envelope: bytes, files: Mapping[str, str], where: str) -> bool:
-    """Hold files of a release without ``w2w.json`` against its statement; False when the statement is not one of ours.
+def check_subjects(
+    envelope: bytes, files: Mapping[str, str], there: Collection[str], where: str
+) -> frozenset[str] | None:
+    """Hold files of a release that are fetched without its ``w2w.json`` against its statement.
 
     Args:
-        files: path → SHA-256 of those that were fetched, not necessarily all.
+        files: path → SHA-256 of those that were fetched, not necessarily all. there: every path of the repo.
+
+    Returns:
+        Which of ``files`` the statement speaks of; None when it is not one of ours.
 
     Raises:
-        IntegrityError: one of them is not as attested.
+        IntegrityError: one of them is not as attested, or the attested ``w2w.json`` was taken out of the repo.
     """
     try:
         said = json.loads(dsse.decode(envelope, where)[0])
         if said["predicate"]["buildDefinition"]["buildType"] != _BUILD_TYPE:
-            return False
+            return None
         attested = {subject["name"]: subject["digest"]["sha256"] for subject in said["subject"]}
     except (BadFile, KeyError, TypeError, ValueError, RecursionError):
-        return False
+        return None
+    if bundle.DOCUMENT in attested and bundle.DOCUMENT not in there:
+        raise IntegrityError(what="file", name=f"{where}/{bundle.DOCUMENT}", expected="as attested", found="nothing")
     for path, digest in subjects_among(files).items():
         if attested.get(path, digest) != digest:  # a file that somebody added beside the release is not spoken of
             raise IntegrityError(what="file", name=f"{where}/{path}", expected=_show(attested[path]), found=digest)
-    return True
+    return frozenset(attested) & frozenset(files)
 
 
 def _own_words(bom: bytes, where: str) -> tuple[str, str]:

@@ -136,6 +136,7 @@ def verify_folder(
         hint = "give [[key]] PUBLIC_KEY, or [[identity]] and [[issuer]] of who signed through sigstore"
         raise BadFile(path=str(folder), reason="no key to check its signature with", hint=hint)
     with _signing_errors(public_key or folder):
+        from cryptography.exceptions import InvalidSignature
         from model_signing import hashing, verifying
 
         config = verifying.Config().set_hashing_config(
@@ -153,6 +154,9 @@ def verify_folder(
             config.verify(folder, signature)
         except (KeyError, TypeError):
             reason = f"{SIGNATURE} is not a signature"
+            raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
+        except InvalidSignature:
+            reason = f"a {SIGNATURE} that was changed, or was made with another key"
             raise IntegrityError(what="folder", name=str(folder), expected="as signed", found=reason) from None
         except ValueError as error:
             raise IntegrityError(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +16,21 @@ from tests.hub.conftest import _plain_uploads, hub, owner  # noqa: F401
 from tests.hub.local_hub import LocalHub
 from tests.hub.local_hub.store import User
 from tests.hub.local_oci import LocalOci
-from tests.services.hub.test_pull import coordinates
+from tests.services.hub.test_pull import absent, coordinates
 from tests.services.hub_world import World, open_world
 from w2w_registry.catalog.models import ReleaseState
 from w2w_registry.errors import ConsentDenied, HubError, RegistryError, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.oci import OciHub
 from w2w_registry.hub.plan import Access
+from w2w_registry.messages import message
 from w2w_registry.records import Kind
 from w2w_registry.services.hub.intents import all_unfinished
 from w2w_registry.services.hub.pull import PullRequest, pull
 from w2w_registry.services.hub.release import PushRequest, cancel, push
 from w2w_registry.services.hub.sync import sync
 from w2w_registry.services.hub.takedown import drain, takedown
+from w2w_registry.services.signing import new_key_pair
 
 NAME = "acme/alice-lora"
 
@@ -80,6 +86,52 @@ def test_there_and_back(world: World, oci: LocalOci, tmp_path: Path, sqlite_temp
     twice = pull(world.registry, hub_of(oci), PullRequest(oci.address(NAME), name="acme/twice"))
     assert twice.warnings[-1].startswith("held: it resembles acme/alice@1")
     assert world.version("acme/twice").state == "held"
+    other.registry.catalog.close()
+
+
+def flipped(data: bytes) -> bytes:
+    return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
+
+
+def other_signature(data: bytes) -> bytes:
+    """Of the right form, over the same files, and made by nobody."""
+    body = json.loads(data)
+    sig = base64.b64decode(body["dsseEnvelope"]["signatures"][0]["sig"])
+    body["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(flipped(sig)).decode()
+    return json.dumps(body).encode()
+
+
+def test_each_part_of_a_release_tampered_with(
+    world: World, oci: LocalOci, tmp_path: Path, sqlite_template: Path
+) -> None:
+    """Consents, bill of materials, statement, signature, document and weights: each changed or taken out alone is one
+    line and nothing registered, whoever writes to the host and makes its digests fit."""
+    pytest.importorskip("model_signing")
+    keys = new_key_pair(tmp_path / "k")
+    settings = replace(world.registry.settings, hub={"signing_key": keys["private_key"]})
+    push(replace(world.registry, settings=settings), hub_of(oci), PushRequest("acme/alice", oci.address(NAME)))
+    other = open_world(tmp_path, sqlite_template, world.hub, world.owner, "other")
+    policy = {"hub": {"keys": [keys["public_key"]], "require_signature": True}}
+    trusting = replace(other.registry, settings=replace(other.registry.settings, policy=policy))
+    whole, kept = oci.files(NAME), deepcopy(oci.repositories[NAME])
+    parts = set(whole) - {bundle.CARD}
+    assert {bundle.CONSENT, bundle.BOM, bundle.STATEMENT, bundle.SIGNATURE, bundle.DOCUMENT} < parts
+    cases: list[dict[str, bytes | None]] = [{part: flipped(whole[part])} for part in sorted(parts)]
+    cases += [{part: None} for part in sorted(parts)]
+    cases += [{bundle.SIGNATURE: other_signature(whole[bundle.SIGNATURE])}]
+    cases += [{bundle.DOCUMENT: None, bundle.STATEMENT: None}, {bundle.BOM: None, bundle.STATEMENT: None}]
+    for changes in cases:
+        # Without a key to hold it against, a signature proves nothing; nor does a release without any document.
+        readers = [trusting] if bundle.SIGNATURE in changes or len(changes) > 1 else [trusting, other.registry]
+        for reader in readers:
+            oci.repositories[NAME] = deepcopy(kept)
+            oci.replant(NAME, changes)
+            with pytest.raises(RegistryError) as refused:
+                pull(reader, hub_of(oci), PullRequest(oci.address(NAME), name="acme/again"))
+            assert "\n" not in message(refused.value), changes
+    absent(other, "acme/again")
+    oci.repositories[NAME] = kept
+    assert pull(trusting, hub_of(oci), PullRequest(oci.address(NAME), name="acme/again")).consent == "granted"
     other.registry.catalog.close()
 
 

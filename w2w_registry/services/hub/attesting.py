@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from w2w_registry.errors import BadFile
+from w2w_registry.errors import BadFile, IntegrityError
 from w2w_registry.hub import attestations, dsse
 from w2w_registry.hub.bundle import BOM, STATEMENT, Released
+from w2w_registry.services.hub import signatures
 from w2w_registry.services.hub.release_files import Options, VersionFacts
 from w2w_registry.services.hub.signatures import OWN_KEY, attesting_key, trusted_keys
 from w2w_registry.services.registry import Registry
@@ -58,15 +59,24 @@ def check(
     return () if envelope is None else _check_signatures(registry, envelope, where)
 
 
-def check_without_document(registry: Registry, folder: Path, found: Mapping[str, str], where: str) -> None:
-    """Hold what was fetched from a repo without ``w2w.json`` against its statement, when that is one of a registry.
+def check_without_document(
+    registry: Registry, folder: Path, found: Mapping[str, str], there: Collection[str], where: str
+) -> None:
+    """Hold what was fetched without a ``w2w.json`` against the repo's statement, when that is one of a registry.
+
+    Args:
+        found: path → SHA-256 of the files as fetched. there: every path of the repo.
 
     Raises:
-        IntegrityError: a file is not as attested, or a trusted key's signature does not hold.
+        IntegrityError: a file is not as attested, a trusted key's signature does not hold, or the policy demands a
+        signature, which only a statement signed by a trusted key gives to a file without its release.
     """
     envelope = _content(folder / STATEMENT)
-    if envelope is not None and attestations.check_subjects(envelope, found, where):
-        _check_signatures(registry, envelope, where)
+    spoken_of = None if envelope is None else attestations.check_subjects(envelope, found, there, where)
+    vouched = envelope is not None and spoken_of is not None and not _check_signatures(registry, envelope, where)
+    tensors = {path for path in found if path.endswith(".safetensors")}
+    if signatures.demanded(registry) and not (vouched and tensors <= (spoken_of or frozenset())):
+        raise IntegrityError(what="release", name=where, expected="a signature", found="none")
 
 
 def _check_signatures(registry: Registry, envelope: bytes, where: str) -> tuple[str, ...]:

@@ -61,7 +61,8 @@ def pull(registry: Registry, hub: Hub, request: PullRequest, progress: Progress 
             return _take_ours(registry, hub, request, fetched, fetched.document)
         if fetched.adapter is not None:
             return take_adapter(registry, hub, request, fetched, fetched.adapter)
-        attesting.check_without_document(registry, folder, fetched.digests, address_of(fetched.state.repo_id))
+        there = {file.path for file in fetched.state.files}
+        attesting.check_without_document(registry, folder, fetched.digests, there, address_of(fetched.state.repo_id))
         return take_strangers(registry, request, fetched)
 
 

@@ -5,7 +5,7 @@ registry.toml::
     [hub]
     signing_key = "/keys/signing.key"      # w2w-reg sign --new-key makes a pair
     keys = ["/keys/acme.pub"]              # whose releases are known to be theirs
-    require_signature = false              # true: refuse releases that none of the keys signed
+    require_signature = false              # true: pull nothing that none of the keys signed
 
 ``keys`` and ``require_signature`` are part of the policy: `w2w-reg policy set` puts them in force.
 
@@ -91,10 +91,10 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
         IntegrityError: it is signed, but by none of the keys or over other content; or not signed where it has to be.
         SettingError: a key that is named is not there.
     """
-    trust, keys = hub_trust(registry), trusted_keys(registry)
+    keys = trusted_keys(registry)
     signed = (folder / SIGNATURE).is_file()
     if not signed:
-        if trust.get("require_signature"):
+        if demanded(registry):
             raise IntegrityError(what="release", name=where, expected="a signature", found="none")
         return False, ()
     if not keys:
@@ -109,6 +109,11 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
             continue
         return True, ()
     raise IntegrityError(what="signature of", name=where, expected="made by a trusted key", found="by none of them")
+
+
+def demanded(registry: Registry) -> bool:
+    """Whether the policy in force takes only what a trusted key signed."""
+    return bool(hub_trust(registry).get("require_signature"))
 
 
 def trusted_keys(registry: Registry) -> list[Path]:
