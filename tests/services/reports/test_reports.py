@@ -207,6 +207,14 @@ def test_the_plan_says_when_to_stop_and_the_gates_what_was_measured(small: Small
     assert gates["identity_fingerprinted"] == (0, 3)
 
 
+def test_a_limit_that_nobody_measured_is_no_number_in_a_sentence(small: Small, tmp_path: Path) -> None:
+    for language, wrong in (("en", "at least not measured"), ("ja", "未測定 以上")):
+        roi.write(small.registry, Rates(), tmp_path / "roi.html", language)
+        page = (tmp_path / "roi.html").read_text("utf-8")
+        assert wrong not in page
+        assert messages(language)["kill_unit_cost_unset"] in page
+
+
 def test_a_cost_that_leaves_something_out_never_says_go_on(small: Small) -> None:
     told = roi.roi(small.registry, Rates("EUR", {"mix": 1.0}, baseline=1e6, setup=1.0, per_month=1.0))
     assert told["totals"]["left_out"] == [

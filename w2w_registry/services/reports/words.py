@@ -44,6 +44,7 @@ def render(template: str, language: str, **values: Any) -> str:
     room.globals["t"] = lambda key, **more: str(texts.get(key, key)).format(**more)
     room.filters["figure"] = lambda value: _figure(value, texts)
     room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
+    room.filters["money"] = lambda value: _money(value, texts)
     room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
     room.filters["happened"] = lambda row: (
         texts.get(f"you_{row['kind']}") or texts.get(f"act_{row['state']}", _figure(row["kind"], texts))
@@ -67,6 +68,11 @@ def _figure(value: Any, texts: dict[str, str]) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return texts.get(str(value), str(value))
+
+
+def _money(value: Any, texts: dict[str, str]) -> str:
+    """An amount to the hundredth; the smaller ones are said to be smaller (JSON and CSV have them in full)."""
+    return "< 0.01" if isinstance(value, float) and 0 < value < 0.005 else _figure(value, texts)
 
 
 def _column(column: str | None, value: Any, texts: dict[str, str]) -> str:
