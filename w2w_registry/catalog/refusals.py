@@ -23,6 +23,17 @@ def references(session: Session) -> list[GuardReference]:
     return list(session.scalars(select(GuardReference).order_by(GuardReference.id)))
 
 
+def active(session: Session, subjects: Collection[str]) -> set[str]:
+    """Those of the subjects who neither withdrew nor are protected."""
+    return {
+        subject
+        for chunk in chunked(sorted(subjects))
+        for subject in session.scalars(
+            select(Subject.id).where(Subject.id.in_(chunk), Subject.state == SubjectState.ACTIVE)
+        )
+    }
+
+
 _OVER = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED, ConsentState.UNKNOWN)
 
 

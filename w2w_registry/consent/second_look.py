@@ -31,6 +31,7 @@ class Why(StrEnum):
     REFUSED = "may be somebody who refused"
     SUBJECT = "another subject"
     NOBODY = "depicts somebody, and says nobody"
+    AGREED = "may be somebody who agreed again, and does not say so"
     UNNAMED = "names a subject where none was named"
     KIND = "another kind"
 

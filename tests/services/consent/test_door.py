@@ -12,7 +12,7 @@ from tests.services.identities.test_same_model import disguises
 from tests.services.world import BASE, World
 from w2w_registry.catalog.models import GuardReference
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import ConsentDenied, LikenessRefused, SettingError
+from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, SettingError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.consent import grants, resolve, withdraw
 from w2w_registry.services.consent.door_key import key_path
@@ -127,3 +127,25 @@ def test_the_catalog_alone_says_nothing_about_looks(home: Registry, loras: Path)
     key_path(home).unlink()
     (item,) = items(home, [loras / "p0008"])
     assert isinstance(item.error, SettingError)
+
+
+@pytest.mark.parametrize("told", [{"kind": "style"}, {}, {"subjects": ["bob"]}])
+def test_who_agrees_again_is_known_though_nothing_of_them_is_left(
+    home: Registry, world: World, tmp_path: Path, told: dict[str, object]
+) -> None:
+    """Whatever it calls itself, a model of theirs is held unless it names them; and they may withdraw once more."""
+    withdraw.withdraw(home, "alice", erase=True)
+    grants.grant(home, "alice", EVERYTHING)
+    padded = [p for p in disguises(world, tmp_path, ALICE) if p.name == "padded-fp32.safetensors"]
+    (found,) = items(home, padded, name="unnamed", **told)
+    assert found.status == "added"
+    assert "held: it looks like alice" in " ".join(found.warnings)
+    with pytest.raises(HeldBack, match="unnamed"):
+        export(home, "unnamed", str(tmp_path / "out"))
+    manage.remove(home, "unnamed", perform=True)
+    withdraw.withdraw(home, "alice")
+    assert refused(home, padded, kind="style", name="later")
+    grants.grant(home, "alice", EVERYTHING)
+    withdraw.withdraw(home, "alice", protect=False)
+    with home.catalog.read() as session:
+        assert list(session.scalars(select(GuardReference))) == []

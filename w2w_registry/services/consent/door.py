@@ -33,7 +33,7 @@ from w2w_registry.consent.references import (
 )
 from w2w_registry.errors import LikenessRefused
 from w2w_registry.services.consent.places import Places
-from w2w_registry.services.consent.refusing import OLD, Refusing
+from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import Searched
@@ -48,10 +48,15 @@ _AT_ONCE = 2000  # vectors compared at once: their bits take 8 kB each
 class Door:
     """The door as it stands at one instant of one session. Who refuses is looked up once, when first asked."""
 
-    def __init__(self, registry: Registry, session: Session) -> None:
+    def __init__(self, registry: Registry, session: Session, whose: Whose = Whose.REFUSE) -> None:
         self._registry, self._session = registry, session
         self._places = Places(registry, session)
-        self._who = Refusing(registry, session, self._places)
+        self._who = Refusing(registry, session, self._places, whose)
+
+    @cached_property
+    def agreeing(self) -> Door:
+        """The same comparison with those who agree again, of whom references were kept: whom it refuses is known."""
+        return Door(self._registry, self._session, Whose.AGREE)
 
     @property
     def anybody(self) -> bool:
@@ -88,7 +93,8 @@ class Door:
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points, searched) if near is None else near
         said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
-        held = self.second.held_all(said, found, met)
+        known = self.agreeing.meets_all(likenesses, points) if self.agreeing.anybody else [None] * len(news)
+        held = self.second.held_all(said, found, met, known)
         return [Admission(new.model_digest, held=one) for new, one in zip(news, held, strict=True)]
 
     @cached_property
@@ -174,6 +180,11 @@ class Door:
     def doubts(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that may draw somebody who refused, and are not refused: version id -> encounter."""
         return {version_id: e for version_id, e in self._worst(version_ids).items() if e.doubtful}
+
+    def known(self, version_ids: Collection[int]) -> dict[int, Encounter]:
+        """Registered versions that are, or may draw, somebody who agrees again: version id -> encounter."""
+        worst = self.agreeing._worst(version_ids)
+        return {version_id: e for version_id, e in worst.items() if e.refused or e.doubtful}
 
     def _worst(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         if not self.anybody:

@@ -73,8 +73,8 @@ def grant(
     """Write down a consent: an answer to request ``record_id``, or a new record.
 
     Models of the subject that a withdrawal had blocked, and that nobody else upstream holds back, are served again;
-    the subject's do-not-recreate references are forgotten. That somebody who withdrew agrees again takes evidence that
-    no record of theirs has given before, or two people who say so.
+    the subject's do-not-recreate references are forgotten, unless nothing else is left of them. That somebody who
+    withdrew agrees again takes evidence that no record of theirs has given before, or two people who say so.
 
     Args:
         scope: None = what was requested.
@@ -179,16 +179,20 @@ def _agrees_again(
 
 
 def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list[str]:
-    """A subject who refused agrees: forget their references, and serve again what their withdrawal had blocked, unless
-    somebody else upstream holds it back. Nothing when they had not refused."""
+    """A subject who refused agrees: serve again what their withdrawal had blocked, unless somebody else upstream holds
+    it back, and forget their references where models of theirs are left. Where none is, the references alone tell who a
+    newcomer is that does not name them, and refuse it should they withdraw once more. Nothing when they had not
+    refused."""
     session = uow.session
     row = subject_by_id(session, subject)
     if row.state is SubjectState.ACTIVE:
         return []
     row.state = SubjectState.ACTIVE
-    unprotect(uow, subject)
+    theirs = depictions(session, subject)
+    if any(not v.derived and v.state is not VersionState.ERASED for v in theirs):
+        unprotect(uow, subject)
     session.flush()
-    blocked = [v.version_id for v in depictions(session, subject) if v.state is VersionState.BLOCKED]
+    blocked = [v.version_id for v in theirs if v.state is VersionState.BLOCKED]
     states = consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
     waiting = {one.hold.version_id for one in open_holds(session, free)}

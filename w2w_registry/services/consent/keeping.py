@@ -15,7 +15,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.references import bits_of, cosines, key_id, seal_bits, threshold
 from w2w_registry.services.consent.door_key import ensure_key
 from w2w_registry.services.consent.places import SKETCH, Places
-from w2w_registry.services.consent.refusing import Refusing
+from w2w_registry.services.consent.refusing import Refusing, Whose
 from w2w_registry.services.recording.likeness import Likeness, Print
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
@@ -31,7 +31,7 @@ class Keeper:
     def __init__(self, registry: Registry, uow: UnitOfWork) -> None:
         self._registry, self._uow = registry, uow
         self._places = Places(registry, uow.session)
-        self._refusing = Refusing(registry, uow.session, self._places)
+        self._refusing = Refusing(registry, uow.session, self._places, Whose.ALL)
 
     def keep(
         self,

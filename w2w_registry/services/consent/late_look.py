@@ -17,12 +17,12 @@ from w2w_registry.catalog.holds import decided
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Hold, Version
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.consent.second_look import By, Claim, Contradiction, second_look
+from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.made_in import look
-from w2w_registry.services.consent.second_look import Near, SecondLook, as_held, in_doubt
+from w2w_registry.services.consent.second_look import Near, SecondLook, as_held, in_doubt, known_again
 from w2w_registry.services.recording.gallery import open_answered
 from w2w_registry.services.recording.versions import Held, hold_values, told_of
 from w2w_registry.services.registry import Registry
@@ -66,11 +66,21 @@ def _near(registry: Registry, base: str, question: str) -> dict[int, list[Near]]
 
 def _doubts(registry: Registry, uow: UnitOfWork, seen: Sequence[int]) -> list[str]:
     door = Door(registry, uow.session)
-    if not seen or not door.anybody:
+    if not seen or not (door.anybody or door.agreeing.anybody):
         return []
     rows = versions_by_id(uow.session, set(seen) - decided(uow.session, seen))
-    met = door.doubts([version_id for version_id, row in rows.items() if row.state is VersionState.ACTIVE])
-    return [_hold(uow, version_id, in_doubt(one)) for version_id, one in sorted(met.items())]
+    active = [version_id for version_id, row in rows.items() if row.state is VersionState.ACTIVE]
+    held = {version_id: in_doubt(one) for version_id, one in door.doubts(active).items()}
+    again = {i: one for i, one in door.known(active).items() if i not in held}
+    likely = SecondLook(registry, uow.session).likely(
+        [Near(i, By.BEHAVIOUR, 0.0, 0.0) for i in again], gate.rules_of(registry, uow.session)
+    )
+    held |= {i: known_again(again[i]) for i in again if again[i].subject not in _depicted(likely, i)}
+    return [_hold(uow, version_id, one) for version_id, one in sorted(held.items())]
+
+
+def _depicted(likely: Sequence[Likely], version_id: int) -> Depicted:
+    return next((one.depicts for one in likely if one.version_id == version_id), frozenset())
 
 
 def _look(registry: Registry, uow: UnitOfWork, version_id: int, likes: list[Near]) -> list[str]:

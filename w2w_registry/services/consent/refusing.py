@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from functools import cached_property
 
 import numpy as np
@@ -26,11 +27,24 @@ OLD = "simhash-512"
 """Kind of the references that were kept before the door had a key."""
 
 
-class Refusing:
-    """Everybody who refuses at one instant of one session: looked up when first asked, and not again."""
+class Whose(Enum):
+    """Whose references count: of those who refuse, of those who agree again (nothing else may be left by which they are
+    known), or all."""
 
-    def __init__(self, registry: Registry, session: Session, places: Places) -> None:
-        self._registry, self._session, self._places = registry, session, places
+    REFUSE = "refuse"
+    AGREE = "agree"
+    ALL = "all"
+
+
+class Refusing:
+    """Everybody who refuses at one instant of one session: looked up when first asked, and not again.
+
+    Args:
+        whose: with ``AGREE``, those of whom references are kept though they agree, and no version.
+    """
+
+    def __init__(self, registry: Registry, session: Session, places: Places, whose: Whose = Whose.REFUSE) -> None:
+        self._registry, self._session, self._places, self._whose = registry, session, places, whose
 
     @property
     def anybody(self) -> bool:
@@ -39,8 +53,13 @@ class Refusing:
 
     @cached_property
     def rows(self) -> list[GuardReference]:
-        """Every reference, sealed, of every kind."""
-        return refusals.references(self._session)
+        """Every reference of theirs, sealed, of every kind."""
+        rows = refusals.references(self._session)
+        active = refusals.active(self._session, {row.subject_id for row in rows})
+        if self._whose is Whose.ALL or (not active and self._whose is Whose.REFUSE):
+            return rows
+        agree = active - self._stopped if active else set()
+        return [row for row in rows if (row.subject_id in agree) is (self._whose is Whose.AGREE)]
 
     @cached_property
     def key(self) -> bytes | None:
@@ -50,11 +69,15 @@ class Refusing:
     @cached_property
     def versions(self) -> dict[int, str]:
         """Versions still there whose subject refuses: id -> subject."""
+        return {} if self._whose is Whose.AGREE else refusals.depicting(self._session, self._stopped)
+
+    @cached_property
+    def _stopped(self) -> set[str]:
+        """Subjects whose consent is over, contested, or was never given."""
         at, session = present(self._session), self._session
         perhaps = refusals.perhaps_refusing(session, at)
         records = load_records(session, perhaps, history=False)
-        stopped = {s for s in perhaps if s not in records or has_ended(records[s], at)}
-        return refusals.depicting(session, stopped)
+        return {s for s in perhaps if s not in records or has_ended(records[s], at)}
 
     @cached_property
     def references(self) -> dict[int | None, list[Reference]]:

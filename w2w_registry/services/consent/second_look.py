@@ -136,16 +136,26 @@ class SecondLook:
         return [found for _, _, found in self._judged(said, near, [False] * len(said))]
 
     def held_all(
-        self, said: Sequence[Said], near: Sequence[Sequence[Near]], doubts: Sequence[Encounter | None]
+        self,
+        said: Sequence[Said],
+        near: Sequence[Sequence[Near]],
+        doubts: Sequence[Encounter | None],
+        known: Sequence[Encounter | None],
     ) -> list[Held | None]:
         """Which of many are held, and why: as ``told_all``, and where it is in doubt whether they draw somebody who
-        refused. Not those that draw somebody else who is registered and is what they say they are."""
+        refused, or where they are ``known`` to be somebody who agrees again and whom they do not name. Not those that
+        draw somebody else who is registered and is what they say they are."""
         held: list[Held | None] = []
-        judged = self._judged(said, near, [met is not None and met.doubtful for met in doubts])
-        for met, (claim, likely, found) in zip(doubts, judged, strict=True):
+        unsure = [met if met is not None and met.doubtful else None for met in doubts]
+        again = [met if met is not None and (met.refused or met.doubtful) else None for met in known]
+        either = [one is not None or two is not None for one, two in zip(unsure, again, strict=True)]
+        for one, two, (claim, likely, found) in zip(unsure, again, self._judged(said, near, either), strict=True):
             told = as_held(found)
-            if told is None and met is not None and claim is not None and met.doubtful:
-                told = None if met.subject in claim.depicts or seen_as(claim, likely) else in_doubt(met)
+            if told is None and claim is not None and not seen_as(claim, likely):
+                if one is not None and one.subject not in claim.depicts:
+                    told = in_doubt(one)
+                elif two is not None and two.subject not in claim.depicts:
+                    told = known_again(two)
             held.append(told)
         return held
 
@@ -348,8 +358,22 @@ def in_doubt(met: Encounter) -> Held:
     return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.REFUSED), met.similarity, 1 - met.similarity)
 
 
+def known_again(met: Encounter) -> Held:
+    """What is recorded of one that looks like a subject who agrees again, and does not name them."""
+    drawn = met.by == By.BEHAVIOUR
+    alarm = 1 - met.similarity if drawn else None
+    return Held(None, met.subject, str(By.BEHAVIOUR if drawn else By.WEIGHTS), str(Why.AGREED), met.similarity, alarm)
+
+
 def why_held(name: str, held: Held) -> str:
     """That a newcomer is held, whom it resembles, and what to do."""
+    if held.why == Why.AGREED:
+        return (
+            f"held: it looks like {held.like}, who had refused and agrees again (by {held.by}), and does not name "
+            f"them, so it is found and shown, and nothing else: if it shows them, `w2w-reg remove {name}` and "
+            f"`w2w-reg add PATH --subject {held.like}`; if not, another person decides so: `w2w-reg "
+            f"resolve {name} --distinct --reason TEXT`"
+        )
     if held.like_id is None:
         return (
             f"held: it may draw {held.like} (a stranger comes so near once in {1 / (held.false_alarm or 1):,.0f} "
