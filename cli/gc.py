@@ -6,7 +6,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, progress, say
+from .output import emit, note, progress, say, warn
 
 
 @click.command()
@@ -34,5 +34,7 @@ def gc(frame: Frame, yes: bool, dry_run: bool) -> None:
         say(f"{verb} {count} {'file' if count == 1 else 'files'}, {found.size / 1e6:.1f} MB")
         if found.young:
             note(f"{found.young} unreferenced files are less than an hour old and were left alone")
+        if not found.recorded:
+            warn("the disk left no room to record this in the log")
 
     emit(frame, found.to_json(), human)

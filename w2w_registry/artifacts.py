@@ -62,6 +62,11 @@ class ArtifactStore:
         """Local path of an artifact, or None when the store is not a local folder."""
         return None if self._local is None else self._local / digest[:2] / digest
 
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder here."""
+        return self._local is not None
+
     def exists(self, digest: str) -> bool:
         local = self.path(digest)
         return local.exists() if local is not None else bool(self._remote().exists(self._key(digest)))

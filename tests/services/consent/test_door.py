@@ -139,7 +139,7 @@ def test_who_agrees_again_is_known_though_nothing_of_them_is_left(
     padded = [p for p in disguises(world, tmp_path, ALICE) if p.name == "padded-fp32.safetensors"]
     (found,) = items(home, padded, name="unnamed", **told)
     assert found.status == "added"
-    assert "held: it looks like alice" in " ".join(found.warnings)
+    assert "held: it may draw alice, who" in " ".join(found.warnings)
     with pytest.raises(HeldBack, match="unnamed"):
         export(home, "unnamed", str(tmp_path / "out"))
     manage.remove(home, "unnamed", perform=True)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.services.small import Small, digest
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog.schema import upgrade
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.errors import UsageError
 from w2w_registry.services.consent import withdraw
@@ -76,3 +78,35 @@ def test_a_store_that_others_may_use_is_swept_only_when_asked(small: Small, tmp_
         gc(registry, perform=True)
     assert gc(registry, perform=False).unused == ()
     assert gc(registry, perform=True, alone=True).performed
+
+
+@pytest.mark.parametrize("room", [False, True])
+def test_a_full_disk_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: bool) -> None:
+    """No room for the lock or the event: the largest goes first; what there is room for then is recorded."""
+    resource = pytest.importorskip("resource")
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    upgrade(url)
+    small = Small(Catalog(url, event_hash=event_hash), tmp_path)
+    orphans = {small.registry.artifacts.put(b"left" * size) for size in (1, 1000)}
+    for name in orphans:
+        age(small, name)
+    events = small.events()
+    small.registry.catalog.close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    remove, removed = small.registry.artifacts.remove, list[str]()
+
+    def removing(digest: str) -> bool:
+        if room:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        removed.append(digest)
+        return bool(remove(digest))
+
+    monkeypatch.setattr(small.registry.artifacts, "remove", removing)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        found = gc(small.registry, perform=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert removed[0] == digest("left" * 1000)
+    assert (set(found.unused), found.size, found.performed, found.recorded) == (orphans, 4004, True, room)
+    assert small.events() == [*events, *(["artifact.gc"] if room else [])]

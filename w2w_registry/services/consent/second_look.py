@@ -365,20 +365,20 @@ def known_again(met: Encounter) -> Held:
     return Held(None, met.subject, str(By.BEHAVIOUR if drawn else By.WEIGHTS), str(Why.AGREED), met.similarity, alarm)
 
 
+def _once_in(held: Held) -> str:
+    return f"{1 / max(held.false_alarm or 0, 1e-9):,.0f}"
+
+
 def why_held(name: str, held: Held) -> str:
     """That a newcomer is held, whom it resembles, and what to do."""
-    if held.why == Why.AGREED:
-        return (
-            f"held: it looks like {held.like}, who had refused and agrees again (by {held.by}), and does not name "
-            f"them, so it is found and shown, and nothing else: if it shows them, `w2w-reg remove {name}` and "
-            f"`w2w-reg add PATH --subject {held.like}`; if not, another person decides so: `w2w-reg "
-            f"resolve {name} --distinct --reason TEXT`"
-        )
     if held.like_id is None:
+        rare = "" if held.false_alarm is None else f" (a stranger comes so near once in {_once_in(held)} times)"
+        agreed = held.why == Why.AGREED
+        who = f"{held.like}, who had refused and agrees again, and does not say so" if agreed else held.like
         return (
-            f"held: it may draw {held.like} (a stranger comes so near once in {1 / (held.false_alarm or 1):,.0f} "
-            "times), so it is found and shown, and nothing else, until another person decides: `w2w-reg remove "
-            f"{name}` when it does, `w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
+            f"held: it may draw {who}{rare}, so it is found and shown, and nothing else, until another person decides: "
+            f"`w2w-reg remove {name}` when it does{', then add it as theirs' if agreed else ''}, `w2w-reg resolve "
+            f"{name} --distinct --reason TEXT` when it does not"
         )
     like = held.like.partition("@")[0]
     return (

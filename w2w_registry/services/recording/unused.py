@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from w2w_registry.catalog.artifact_refs import referred
-from w2w_registry.errors import UsageError
+from w2w_registry.errors import StorageError, UsageError
 from w2w_registry.records import Result
 from w2w_registry.services.registry import Progress, Registry, no_progress
 
@@ -17,12 +17,14 @@ GRACE = 3600.0
 @dataclass(frozen=True, eq=False)
 class Swept(Result):
     """What nothing refers to (SHA-256 of each), its size in bytes, and how many files too young to judge were left.
-    ``performed``: whether it was deleted."""
+    ``performed``: whether it was deleted; ``recorded``: whether the log says so, which a full disk may leave no room
+    for."""
 
     unused: tuple[str, ...]
     size: int
     young: int
     performed: bool
+    recorded: bool = True
 
 
 def gc(
@@ -31,7 +33,8 @@ def gc(
     """Mark what the catalog refers to, and delete the rest.
 
     Marking and sweeping hold the catalog's write lock, so that no command records a reference meanwhile; a crash
-    half-way leaves a part unswept, which the next run finds.
+    half-way leaves a part unswept, which the next run finds. Where the disk is too full for that, files are deleted
+    one by one, the largest first and each only if it is still old, until there is room for the lock and the event.
 
     Args:
         perform: delete; else only say what would be.
@@ -40,7 +43,7 @@ def gc(
 
     Raises:
         UsageError: the store is elsewhere, and may hold files of other registries. Busy: another process is writing.
-        StorageError: a file cannot be deleted.
+        StorageError: a file cannot be deleted, or the database's disk is full and the files are not on this machine.
     """
     if perform and not alone and Path(registry.settings.artifacts_url) != registry.settings.home / "artifacts":
         raise UsageError(
@@ -49,20 +52,65 @@ def gc(
         )
     if not perform:
         with registry.catalog.read() as session:
-            return _found(registry, referred(session), grace)
+            found = _found(registry, referred(session), grace)
+        return Swept(found.unused, sum(found.sizes.values()), found.young, False)
+    gone: dict[str, int] = {}
+    try:
+        return _swept(registry, gone, grace, progress)
+    except StorageError as error:
+        if not registry.artifacts.is_local:
+            raise
+        with registry.catalog.read() as session:
+            found = _found(registry, referred(session), grace)
+        full = error
+    for digest in sorted(found.unused, key=lambda one: found.sizes[one], reverse=True):
+        facts = registry.artifacts.facts(digest)
+        if facts is None or facts.age < grace:
+            continue  # somebody stored it again
+        registry.artifacts.remove(digest)
+        gone[digest] = facts.size
+        try:
+            return _swept(registry, gone, grace, progress)
+        except StorageError as error:
+            full = error
+    if not gone and found.unused:
+        raise full
+    return Swept(tuple(gone), sum(gone.values()), found.young, True, recorded=not gone)
+
+
+def _swept(registry: Registry, gone: dict[str, int], grace: float, progress: Progress) -> Swept:
+    """Sweep with the catalog's write lock held. ``gone``: size by digest of what is deleted already, and what is now.
+
+    Raises:
+        StorageError: there is no room for the lock or the event.
+    """
     with registry.catalog.write(registry.actor) as uow:
         found = _found(registry, referred(uow.session), grace)
         for number, digest in enumerate(found.unused, start=1):
             registry.artifacts.remove(digest)
+            gone[digest] = found.sizes[digest]
             progress(number, len(found.unused))
-        if found.unused:
-            uow.event("artifact.gc", {}, files=len(found.unused), bytes=found.size)
-    return Swept(found.unused, found.size, found.young, True)
+        size = sum(gone.values())
+        if gone:
+            uow.event("artifact.gc", {}, files=len(gone), bytes=size)
+    return Swept(tuple(gone), size, found.young, True)
 
 
-def _found(registry: Registry, used: set[str], grace: float) -> Swept:
-    unused: list[str] = []
-    size = young = 0
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Size by digest of what nothing refers to, and how many are too young to judge."""
+
+    sizes: dict[str, int]
+    young: int
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        return tuple(self.sizes)
+
+
+def _found(registry: Registry, used: set[str], grace: float) -> _Found:
+    sizes: dict[str, int] = {}
+    young = 0
     for digest in registry.artifacts.digests():
         if digest in used:
             continue
@@ -72,6 +120,5 @@ def _found(registry: Registry, used: set[str], grace: float) -> Swept:
         if found.age < grace:
             young += 1
         else:
-            unused.append(digest)
-            size += found.size
-    return Swept(tuple(unused), size, young, False)
+            sizes[digest] = found.size
+    return _Found(sizes, young)
