@@ -19,7 +19,7 @@ from w2w_registry.version import __version__
 from . import completion, loudness
 from .folder_group import FolderGroup
 from .frame import Frame
-from .output import open_standard_streams, report, report_bug, report_error
+from .output import open_standard_streams, output_lost, report, report_bug, report_error
 from .sections import COMMANDS, EXAMPLES, SECTIONS
 
 
@@ -96,6 +96,13 @@ def _run(args: list[str], *, as_json: bool) -> None:
     except RegistryError as error:
         report_error(error, as_json=as_json)
         sys.exit(error.exit_code)
+    except OSError as error:
+        lost = output_lost(error)
+        if lost is None:
+            report_bug(error)
+            raise
+        report_error(lost, as_json=as_json)
+        sys.exit(lost.exit_code)
     except Exception as error:  # the last boundary: say it is a bug, keep the traceback for the report
         report_bug(error)
         raise

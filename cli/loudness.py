@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import re
+import stat
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import IO
 
@@ -31,6 +34,7 @@ def set_up(*, quiet: bool, verbose: bool, log_file: str | None) -> None:
     if log_file not in _log:
         close()
         if log_file is not None:
+            _refuse_unusual(log_file)
             try:
                 _log[log_file] = open(log_file, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             except OSError as error:
@@ -42,6 +46,15 @@ def set_up(*, quiet: bool, verbose: bool, log_file: str | None) -> None:
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
         logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if _handlers else logging.NOTSET)
+
+
+def _refuse_unusual(log_file: str) -> None:
+    """A pipe would wait for a reader, and a device keeps nothing. Raises UsageError: it is there, and no file."""
+    with suppress(OSError):  # what cannot be looked at is not there, or cannot be opened either
+        mode = os.stat(log_file).st_mode
+        if not stat.S_ISREG(mode):
+            what = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device or socket"
+            raise click.UsageError(f"--log-file {log_file}: this is a {what}, not a file")
 
 
 _PASSWORD = re.compile(r"(?<=://)([^/@:\s]*):[^/\s]*(?=@)")

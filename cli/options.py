@@ -30,6 +30,12 @@ class Integer(click.IntRange):
     def __init__(self, least: int) -> None:
         super().__init__(least, 2**63 - 1)
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number = int(click.INT.convert(value, param, ctx))
+        if number > 2**63 - 1:
+            self.fail(f"{value} is too large: at most {2**63 - 1}", param, ctx)
+        return int(super().convert(number, param, ctx))
+
     def _describe_range(self) -> str:
         return f"x>={self.min}"
 

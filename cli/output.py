@@ -5,6 +5,7 @@ Everything a person reads passes :func:`clean` here, so that no name, tag or lab
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -88,6 +89,58 @@ def open_standard_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    if sys.stderr is sys.__stderr__ and isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _Remarks(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+    if sys.stdout is sys.__stdout__ and isinstance(out := sys.stdout, io.TextIOWrapper):
+        sys.stdout = _Answers(out.buffer, out.encoding, out.errors, line_buffering=out.line_buffering)
+
+
+class _Remarks(io.TextIOWrapper):
+    """stderr that may be full, or read by nobody any more: what is done matters more than what is said of it."""
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self._drop()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self._drop()
+
+    def _drop(self) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what is still buffered has to go somewhere
+
+
+class _Answers(io.TextIOWrapper):
+    """stdout that remembers what kept it from taking an answer."""
+
+    lost: OSError | None = None
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self.lost = error
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self.lost = error
+            raise
+
+
+def output_lost(error: OSError) -> StorageError | None:
+    """What to say of an error that came of printing an answer or a help text; None when it came of anything else."""
+    if not isinstance(sys.stdout, _Answers) or sys.stdout.lost is not error:
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
+    return StorageError(path="the output", reason=error.strerror or str(error))
 
 
 def say(text: object = "") -> None:

@@ -40,6 +40,35 @@ TABLES: dict[str, frozenset[str] | None] = {
 }
 """Tables of registry.toml and the keys each may hold; None = its reader checks them. ``[pipelines]`` says where base
 models lie on this machine: a base model's id (quoted, as LoRAs name it) = its folder."""
+TEXT, TEXTS, FLAG = "a text", 'a list of texts, as in ["a", "b"]', "true or false"
+TABLE, TABLE_LIST = "a table", "a list of tables"
+VALUES: dict[str, str | range | tuple[str, ...]] = {
+    "database.url": TEXT,
+    "artifacts.url": TEXT,
+    "hub.endpoint": TEXT,
+    "hub.signing_key": TEXT,
+    "hub.keys": TEXTS,
+    "hub.require_signature": FLAG,
+    "hub.trusted": TEXTS,
+    "organisation.name": TEXT,
+    "organisation.controller": TEXT,
+    "organisation.contact": TEXT,
+    "index.kind": TEXT,
+    "index.url": TEXT,
+    "index.uri": TEXT,
+    "index.database": TEXT,
+    "web.user_header": TEXT,
+    "web.proxies": TEXTS,
+    "web.roles": TABLE,
+    "web.default_role": ("viewer", "maker", "steward", "auditor"),
+    "web.oidc": TABLE,
+    "web.webhooks": TABLE_LIST,
+    "web.hosts": TEXTS,
+    "web.read_only": FLAG,
+    "web.max_upload_mb": range(1, 2**20 + 1),
+}
+"""What each key may be that ``config set`` changes: a kind of value, a range of whole numbers, or one of some words.
+``[pipelines]`` takes any name and a folder."""
 TRUST = ("trusted", "keys", "require_signature")
 """Keys of ``[hub]`` that say whose word is taken: they belong to the policy, and change as it does."""
 

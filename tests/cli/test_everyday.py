@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -107,7 +108,35 @@ def test_an_output_that_takes_no_more(run: Run, folder: Path) -> None:
     assert (done.returncode, done.stderr) == (9, "error: cannot write or read the output: No space left on device\n")
     closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False)
     assert (closed.returncode, closed.stderr) == (0, "")
-    assert run("list", "--log-file", "/dev/full")[0] == 0
+    with open("/dev/full", "w") as full:
+        told = subprocess.run([*command, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        unread = subprocess.run([*command[:-1], "nonsense"], stderr=full, capture_output=False, check=False)
+    assert (told.returncode, told.stderr) == (done.returncode, done.stderr)
+    assert unread.returncode == 2
+
+
+def test_a_log_file_is_a_file(run: Run, tmp_path: Path) -> None:
+    """A pipe would wait for somebody who reads."""
+    os.mkfifo(tmp_path / "pipe")
+    for path, what in ((tmp_path / "pipe", "pipe"), (Path("/dev/null"), "device"), (tmp_path, "folder")):
+        code, _, err = run("list", "--log-file", path)
+        assert (code, err.count("\n")) == (2, 1)
+        assert what in err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text here")
+def test_a_home_whose_path_is_no_text(run: Run, tmp_path: Path) -> None:
+    home = f"{tmp_path}/caf\udce9"
+    assert run("--home", home, "init")[0] == 0
+    _, out, _ = run("--home", home, "doctor")
+    assert "caf\\udce9/catalog.db" in out
+
+
+def test_a_seed_that_is_too_large_is_told_the_bound(run: Run) -> None:
+    for args in (("sample",), ("train", "x"), ("invert", "x"), ("direction", "fit", "x")):
+        code, _, err = run(*args, "--seed", "99999999999999999999")
+        assert code == 2
+        assert str(2**63 - 1) in err
 
 
 def test_usage_errors_are_json_too(run: Run) -> None:

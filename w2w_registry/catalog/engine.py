@@ -50,6 +50,8 @@ def parse_url(url: str) -> URL:
 
 def safe_url(url: URL) -> str:
     """The URL without its password, for people."""
+    if url.get_backend_name() == "sqlite":  # a path, which need not be text: SQLAlchemy would quote it
+        return f"sqlite:///{url.database or ''}"
     return url.render_as_string(hide_password=True)
 
 
@@ -168,7 +170,7 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
-    address = f"file:{quote(str(path.absolute()))}?"
+    address = f"file:{quote(os.fsencode(path.absolute()))}?"  # a path need not be text
 
     def opened(mode: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:
         connection = sqlite3.connect(

@@ -23,15 +23,14 @@ def references(session: Session) -> list[GuardReference]:
     return list(session.scalars(select(GuardReference).order_by(GuardReference.id)))
 
 
-def active(session: Session, subjects: Collection[str]) -> set[str]:
-    """Those of the subjects who neither withdrew nor are protected."""
-    return {
-        subject
-        for chunk in chunked(sorted(subjects))
-        for subject in session.scalars(
-            select(Subject.id).where(Subject.id.in_(chunk), Subject.state == SubjectState.ACTIVE)
-        )
-    }
+AGREED = " agreed"
+"""What the kind of a reference ends in whose subject agrees again: it tells who a newcomer is, and refuses nobody."""
+
+
+def parts(kind: str) -> tuple[str, str]:
+    """What a reference is of, and the id of the key it was made with."""
+    what, _, key_name = kind.removesuffix(AGREED).rpartition("/")
+    return what, key_name
 
 
 _OVER = (ConsentState.WITHDRAWN, ConsentState.INVALIDATED, ConsentState.EXPIRED, ConsentState.UNKNOWN)

@@ -187,11 +187,13 @@ def decide(
             reasons += refusals
     for source in fitted_on:
         told = reasons if use in LEAVING else warnings
-        told += [
-            Reason(_ENDED[record.status], source.subject, record.record_id, "in the fit set of the weight space")
-            for record in source.records
-            if record.status in _ENDED
-        ]
+        ended: dict[ReasonCode, list[str]] = {}
+        for record in source.records:
+            if record.status in _ENDED:
+                ended.setdefault(_ENDED[record.status], []).append(record.record_id)
+        for code, ids in ended.items():
+            many = "" if len(ids) == 1 else f", by {len(ids)} records"
+            told.append(Reason(code, source.subject, ids[0], f"in the fit set of the weight space{many}"))
     return Decision(
         allowed=not reasons,
         use=use,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from w2w_registry.errors import NotFound, SettingError, UsageError
 from w2w_registry.services.recording import configuring
-from w2w_registry.settings import load_settings
+from w2w_registry.settings import TABLES, VALUES, load_settings
+from w2w_registry.web.access import Role
 
 FILE = """\
 # kept
@@ -78,10 +80,32 @@ def test_what_makes_no_sense_changes_nothing(home: Path) -> None:
         ("pipelines.a/b", str(home / "none"), SettingError),
         ("index.kind", "fiass", SettingError),
         ("index.url", "http://vectors", SettingError),
+        ("web.port", "x", UsageError),
+        ("web.max_upload_mb", "x", SettingError),
+        ("web.max_upload_mb", "0", SettingError),
+        ("web.max_upload_mb", "true", SettingError),
+        ("web.hosts", "a", SettingError),
+        ("web.read_only", "1", SettingError),
+        ("web.default_role", "king", SettingError),
+        ("hub.endpoint", "hub", SettingError),
+        ("hub.signing_key", str(home / "none"), SettingError),
+        ("database.url", "mysql://x/y", SettingError),
+        ("artifacts.url", "foo://x", SettingError),
     ):
         with pytest.raises(error):
             configuring.put(load_settings(home), key, value)
     assert (home / "registry.toml").read_bytes() == before
+
+
+def test_every_key_says_what_it_takes() -> None:
+    """The keys that may be set are those of the tables, and of ``[web]`` those that its readers ask for."""
+    named = {f"{table}.{name}" for table, names in TABLES.items() if table != "policy" for name in names or ()}
+    web = Path(configuring.__file__).parents[2] / "web"
+    read = {
+        key for path in web.rglob("*.py") for key in re.findall(r"options\.get\(\"(\w+)\"", path.read_text("utf-8"))
+    }
+    assert named | {f"web.{key}" for key in read} == set(VALUES)
+    assert VALUES["web.default_role"] == tuple(Role)
 
 
 def test_where_a_value_comes_from(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

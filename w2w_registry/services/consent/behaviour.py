@@ -130,7 +130,7 @@ class Behaviour:
         if self._kept_ is None:
             found: dict[Place, dict[int, list[_Reference]]] = {}
             for row in self._rows():
-                what, _, key_name = row.kind.rpartition("/")
+                what, key_name = refusals.parts(row.kind)
                 if not what.startswith(f"{KIND} "):
                     continue
                 key, number = self._opened(key_name), int(what.removeprefix(f"{KIND} "))
@@ -251,7 +251,7 @@ class Behaviour:
 
     def _key_of(self, number: int) -> bytes:
         row = next(r for r in self._rows() if r.kind.startswith(f"{KIND} {number}/"))
-        return self._opened(row.kind.rpartition("/")[2])
+        return self._opened(refusals.parts(row.kind)[1])
 
     # -- the population and the model -----------------------------------------------------------
     def _population(self, place: Place) -> _Population:

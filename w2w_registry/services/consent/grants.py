@@ -32,7 +32,7 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.consent.showing import describe
-from w2w_registry.services.consent.subjects import unprotect
+from w2w_registry.services.consent.subjects import set_at_rest, unprotect
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -191,6 +191,8 @@ def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list
     theirs = depictions(session, subject)
     if any(not v.derived and v.state is not VersionState.ERASED for v in theirs):
         unprotect(uow, subject)
+    else:
+        set_at_rest(uow, subject)
     session.flush()
     blocked = [v.version_id for v in theirs if v.state is VersionState.BLOCKED]
     states = consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))

@@ -16,6 +16,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_lora
 from w2w_registry.records import Result
 from w2w_registry.services.consent.keeping import Keeper
+from w2w_registry.services.consent.subjects import wake
 from w2w_registry.services.recording.equivalents import stored_likeness
 from w2w_registry.services.recording.likeness import Print, of_lora
 from w2w_registry.services.recording.newcomers import Newcomer, ask
@@ -61,6 +62,7 @@ def protect_subject(registry: Registry, subject: str, what: str, *, space: str |
         ensure_subject(uow, subject)
         depicting = depicting_ids(uow.session, subject)
         besides = depicting if version is None else depicting | {version.id}
+        wake(uow, subject)
         limit = Keeper(registry, uow).keep(subject, likeness, {row.id: point}, besides)
         found = uow.session.get_one(Subject, subject)
         if found.state is SubjectState.ACTIVE and not depicting:

@@ -55,11 +55,11 @@ class Refusing:
     def rows(self) -> list[GuardReference]:
         """Every reference of theirs, sealed, of every kind."""
         rows = refusals.references(self._session)
-        active = refusals.active(self._session, {row.subject_id for row in rows})
-        if self._whose is Whose.ALL or (not active and self._whose is Whose.REFUSE):
-            return rows
-        agree = active - self._stopped if active else set()
-        return [row for row in rows if (row.subject_id in agree) is (self._whose is Whose.AGREE)]
+        agree = {row.id for row in rows if row.kind.endswith(refusals.AGREED)}
+        if agree:  # and still do: a consent may have run out
+            agree = {row.id for row in rows if row.id in agree and row.subject_id not in self._stopped}
+        wanted = self._whose
+        return [row for row in rows if wanted is Whose.ALL or (row.id in agree) is (wanted is Whose.AGREE)]
 
     @cached_property
     def key(self) -> bytes | None:
@@ -86,7 +86,7 @@ class Refusing:
         for row in self.rows:
             if row.kind == OLD or row.kind.startswith(f"{behaviour.KIND} "):
                 continue
-            what, key_name = row.kind.rsplit("/", 1)
+            what, key_name = refusals.parts(row.kind)
             place = None if what == SKETCH else row.space_id
             found.setdefault(place, []).append(
                 Reference(row.subject_id, unseal_bits(row.reference, self._opened(key_name), row.salt), row.threshold)

@@ -13,7 +13,9 @@ from w2w_registry.catalog.consents import (
     versions_naming,
     withdrawals_of,
 )
+from w2w_registry.catalog.holdings import references
 from w2w_registry.catalog.models import GuardReference, Subject
+from w2w_registry.catalog.refusals import AGREED
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import subject_state
@@ -136,6 +138,23 @@ def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
             ],
             do_not_recreate=reference_count(session, subject_id),
         )
+
+
+def set_at_rest(uow: UnitOfWork, subject_id: str) -> None:
+    """Keep a subject's references, as agreeing again asks where nothing else is left of them: they refuse nobody."""
+    for row in references(uow.session, subject_id):
+        if "/" not in row.kind:  # made before the door had a key
+            uow.delete(row)
+        elif not row.kind.endswith(AGREED):
+            row.kind += AGREED
+    uow.session.flush()
+
+
+def wake(uow: UnitOfWork, subject_id: str) -> None:
+    """Let a subject's references refuse again."""
+    for row in references(uow.session, subject_id):
+        row.kind = row.kind.removesuffix(AGREED)
+    uow.session.flush()
 
 
 def unprotect(uow: UnitOfWork, subject_id: str) -> int:

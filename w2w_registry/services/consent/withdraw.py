@@ -47,7 +47,7 @@ from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, VersionState, digest_of, now
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
-from w2w_registry.services.consent.subjects import unprotect
+from w2w_registry.services.consent.subjects import unprotect, wake
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.registry import Registry
 
@@ -246,6 +246,8 @@ def _block(registry: Registry, uow: UnitOfWork, plan: withdrawal.Withdrawal, tol
         if record.record_id in plan.records:
             move_record(uow, lifecycle.withdraw(record, uow.now(), uow.actor))
     own = [v.version_id for v in plan.versions if not v.derived]
+    if plan.protect:
+        wake(uow, plan.subject)
     if plan.protect and own:
         from w2w_registry.services.consent.keeping import (
             keep_versions,  # it computes; a person without models needs none

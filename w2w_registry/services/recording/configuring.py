@@ -7,14 +7,27 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import NotFound, RegistryError, SettingError, StorageError, UsageError, storing
+from w2w_registry.artifacts import ArtifactStore, write_atomic
+from w2w_registry.catalog.engine import parse_url
+from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
-from w2w_registry.settings import POLICY_FILE, TABLES, Settings, placed_url, read_settings_file
+from w2w_registry.settings import (
+    FLAG,
+    POLICY_FILE,
+    TABLE,
+    TABLES,
+    TEXT,
+    TEXTS,
+    VALUES,
+    Settings,
+    placed_url,
+    read_settings_file,
+)
 
 _ELSEWHERE: Final = {"policy": "`w2w-reg policy set` changes it, on record"}
 _ENVIRONMENT: Final = {
@@ -71,11 +84,10 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         UsageError, SettingError: no such key, or what would result cannot be read. NotFound: nothing to take out.
         StorageError: the file cannot be written.
     """
-    table, dot, name = key.partition(".")
+    table, _, name = key.partition(".")
     if table in _ELSEWHERE:
         raise UsageError(reason=f"[{table}] is not changed here", hint=_ELSEWHERE[table])
-    known = TABLES.get(table, frozenset()) if table in TABLES else frozenset()
-    if table not in TABLES or not dot or not name or (known is not None and name not in known):
+    if not name or (table != "pipelines" and key not in VALUES and (text is not None or not _open(table))):
         raise UsageError(reason=f"no setting is named {key[:80]!r}", hint=f"there are {', '.join(_keys())}")
     if table == "pipelines" and text is not None:
         folder = Path(text).expanduser().absolute()
@@ -86,7 +98,7 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         text = placed_url(Path.cwd(), text)
     path = settings.home / POLICY_FILE
     before = read_text(path, limit=2**20) if path.exists() else ""
-    after = _edited(before, table, name, None if text is None else _value(text))
+    after = _edited(before, table, name, None if text is None else _value(key, text))
     if after == before and text is None:
         raise NotFound(what="setting", name=key)
     _try(after, path)
@@ -110,20 +122,59 @@ def _no_file(url: str | None) -> bool:
 
 
 def _keys() -> list[str]:
-    shown = []
-    for table, names in sorted(TABLES.items()):
-        if table not in _ELSEWHERE:
-            shown += [f"{table}.…"] if names is None else [f"{table}.{name}" for name in sorted(names)]
-    return shown
+    return sorted([*VALUES, "pipelines.…"])
 
 
-def _value(text: str) -> str:
-    """What was typed as a TOML value: a number, a truth, a list or a table as they are, anything else as a text."""
+def _open(table: str) -> bool:
+    """Whether a table may hold what is not known here, which can be taken out."""
+    return table in TABLES and TABLES[table] is None
+
+
+def _value(key: str, text: str) -> str:
+    """What was typed as a TOML value of the kind that the key takes; a text need not be in quotes.
+
+    Raises:
+        SettingError: it is another kind of value, or out of range.
+    """
+    takes = VALUES.get(key, TEXT)
     try:
-        tomllib.loads(f"x = {text}")
+        value = tomllib.loads(f"x = {text}")["x"] if "\n" not in text else text
     except tomllib.TOMLDecodeError:
-        return _quoted(text)
+        value = text
+    if takes == TEXT or isinstance(takes, tuple):
+        plain = value if isinstance(value, str) else text
+        if isinstance(takes, tuple) and plain not in takes:
+            raise SettingError(setting=key, value=text, reason=f"expected one of {', '.join(takes)}")
+        _check_place(key, plain)
+        return _quoted(plain)
+    if not _fits(takes, value):
+        wanted = takes if isinstance(takes, str) else f"a whole number from {takes[0]} to {takes[-1]}"
+        raise SettingError(setting=key, value=text, reason=f"expected {wanted}")
     return text
+
+
+def _fits(takes: str | range | tuple[str, ...], value: Any) -> bool:
+    if isinstance(takes, range):
+        return type(value) is int and value in takes
+    if takes == FLAG:
+        return isinstance(value, bool)
+    if takes == TABLE:
+        return isinstance(value, dict)
+    inner = str if takes == TEXTS else dict
+    return isinstance(value, list) and all(isinstance(one, inner) for one in value)
+
+
+def _check_place(key: str, text: str) -> None:
+    """Raises SettingError: an address or file that cannot be one."""
+    if key == "database.url":
+        parse_url(text)
+    elif key == "artifacts.url":
+        with suppress(MissingExtra):  # what is needed to open it may still be installed
+            ArtifactStore(text)
+    elif key == "hub.endpoint" and not re.fullmatch(r"https?://[^/\s]+(/\S*)?", text):
+        raise SettingError(setting=key, value=text, reason="expected an address, as in https://huggingface.co")
+    elif key == "hub.signing_key" and not Path(text).expanduser().is_file():
+        raise SettingError(setting=key, value=text, reason="no such file")
 
 
 def _quoted(text: str) -> str:

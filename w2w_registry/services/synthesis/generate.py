@@ -103,7 +103,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = (p.strip() for p in part.partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()) or len(first) > 15 or len(last) > 15:
+        if max(len(first), len(last)) > 15 and f"{first}{last}".isdigit():
+            raise UsageError(reason=f"{part.strip()[:40]} is too large for a seed: at most 999999999999999")
+        if not first.isdigit() or (dash and not last.isdigit()):
             raise UsageError(reason=f"{text[:40]!r} names no seeds", hint="as in [[seeds]] 1-8 or [[seeds]] 3,7")
         end = int(last) if dash else int(first)
         if end < int(first) or end - int(first) >= MAX_PICTURES:
