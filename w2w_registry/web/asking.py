@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 from fastapi import UploadFile
@@ -13,7 +12,6 @@ from fastapi import UploadFile
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest
-from w2w_registry.services.search.copies import alpha_remarks
 from w2w_registry.services.search.draws import By, Opener, search_by
 from w2w_registry.services.search.found import Found, Query
 from w2w_registry.services.search.query import search
@@ -106,16 +104,11 @@ def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registerin
             query = Query(given.name, given.path)
         answer = Answer(_search(desk, query, asked), given.photo)
         if not given.photo:
-            answer = _placed(desk, query, asked, _with_alpha_remarked(answer, given.path))
+            answer = _placed(desk, query, asked, answer)
     if register is None:
         return answer
     ref, already = _register(desk, given, asked, register)
     return replace(answer, registered=ref, already=already)
-
-
-def _with_alpha_remarked(answer: Answer, path: Path) -> Answer:
-    warnings = (*answer.found.warnings, *alpha_remarks(path))
-    return replace(answer, found=replace(answer.found, warnings=warnings))
 
 
 def _search(desk: Desk, query: str | Query, asked: Asking) -> Found:

@@ -46,18 +46,12 @@ def with_copies(registry: Registry, session: Session, version: Version | None, p
     return replace(found, results=tuple(_told(found.results, known)))
 
 
-def alpha_remarks(path: Path) -> tuple[str, ...]:
-    """What to tell of an adapter whose alpha is guessed: a PEFT file without its settings is taken to draw weaker or
-    stronger than it does, so that whoever it shows may not be found.
-
-    Raises:
-        BadLora.
-    """
-    if read_adapter(path).alpha_source != "default":
+def alpha_remarks(source: str) -> tuple[str, ...]:
+    """What to tell of an adapter whose alpha is guessed (its ``alpha_source`` is ``default``): a PEFT file without its
+    settings is taken to draw weaker or stronger than it does, so that whoever it shows may not be found."""
+    if source != "default":
         return ()
-    return (
-        "its file states no alpha, so its rank is taken; if it has an adapter_config.json, send both files together",
-    )
+    return ("its file states no alpha, so its rank is taken; if it has an adapter_config.json, search with both files",)
 
 
 def _near(hit: Hit) -> bool:

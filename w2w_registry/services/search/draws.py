@@ -18,6 +18,7 @@ from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, NoFingerprints, RegistryError, UsageError, WhereError
+from w2w_registry.lora import read_adapter
 from w2w_registry.messages import message
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
@@ -25,7 +26,7 @@ from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.fingerprints import Prober, adapter_of
 from w2w_registry.services.recording.gallery import Gallery, best_question, fitting, open_gallery
 from w2w_registry.services.registry import Registry, present
-from w2w_registry.services.search.copies import with_copies
+from w2w_registry.services.search.copies import alpha_remarks, with_copies
 from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.services.search.query import registered_version
 from w2w_registry.services.search.unplaced import by_weights
@@ -147,9 +148,15 @@ def _search(
                 for query, row, verdict in zip(queries[part], scores, verdicts, strict=True)
             ]
         return [
-            with_copies(registry, session, version, query.path, one)
+            _remarked(with_copies(registry, session, version, query.path, one), query, version)
             for query, version, one in zip(queries, versions, found, strict=True)
         ]
+
+
+def _remarked(found: Found, query: Query, version: Version | None) -> Found:
+    if version is not None:
+        return found
+    return replace(found, warnings=(*found.warnings, *alpha_remarks(read_adapter(query.path).alpha_source)))
 
 
 def _opened(opener: Opener | None, queries: Sequence[Query], prints: Sequence[object]) -> Prober:

@@ -29,7 +29,7 @@ from w2w_registry.services.recording.nearest import Nearest, blocked, open_neare
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import load_space, no_space
 from w2w_registry.services.registry import Registry, present
-from w2w_registry.services.search.copies import with_copies
+from w2w_registry.services.search.copies import alpha_remarks, with_copies
 from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.space.verdict import LIKELY
 
@@ -192,7 +192,8 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> 
         return _registered(registry, session, row, text, version)
     path = query.path
     space = load_space(registry.artifacts, row)
-    placed = place(read_lora(path), space, row.ref)
+    lora = read_lora(path)
+    placed = place(lora, space, row.ref)
     coordinates = space.project(placed.theta)
     residual = float(space.residual(placed.theta, coordinates))
     warnings = list(placed.warnings)
@@ -202,6 +203,7 @@ def _resolve(registry: Registry, session: Session, row: Space, query: Query) -> 
             f"residual {residual:.2f}: new LoRAs of this space leave at most {high:.2f}; "
             "its coordinates represent this one poorly"
         )
+    warnings += alpha_remarks(lora.alpha_source)
     return _Point(text, coordinates, residual, tuple(warnings))
 
 

@@ -33,6 +33,7 @@ from w2w_registry.services.recording.equivalents import copies_of_adapter, copie
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.registry import Registry, present
+from w2w_registry.services.search.copies import alpha_remarks
 from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.services.search.query import registered_version, search_many
 from w2w_registry.space.gauge import obstacles
@@ -117,8 +118,10 @@ def search_unplaced(
     """
     with registry.catalog.read() as session:
         version = registered_version(session, query)
+        remarks: tuple[str, ...] = ()
         if version is None:
             adapter = read_adapter(query.path)
+            remarks = alpha_remarks(adapter.alpha_source)
             sketch, copies = of_adapter(adapter).sketch, copies_of_adapter(registry, session, adapter)
         else:
             gate.require(registry, Use.SEARCH, versions=[version.id], session=session)
@@ -135,6 +138,7 @@ def search_unplaced(
         scores = _scores(session, sketch, states, allowed)
         hits = _hits(registry, session, same, scores, limit)
     warnings = [] if why is None else [why]
+    warnings += remarks
     if sketch is None:
         warnings.append("its change is not in its file alone: only copies of the same numbers are found")
     gap = round(hits[0].score - hits[1].score, 6) if len(hits) > 1 else None

@@ -9,7 +9,7 @@ from fastapi import Form, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from w2w_registry.errors import RegistryError, UsageError
+from w2w_registry.errors import ConsentDenied, RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.spaces import showing as spaces
 from w2w_registry.services.synthesis import direction_list, edit, preview
@@ -73,10 +73,12 @@ def _sliders(
     before: Job | None = None
     after: Job | None = None
     found: preview.Prospect | None = None
+    refused = problem is not None and problem.code == ConsentDenied.code  # a refusal is logged: once is enough
     try:
-        found = preview.prospect(desk.registry, ref, amounts)
-        before = drawing(desk, ref, {}, (seed,), "before")
-        after = drawing(desk, ref, amounts, (seed,), "after") if draw and amounts else None
+        if not refused:
+            found = preview.prospect(desk.registry, ref, amounts)
+            before = drawing(desk, ref, {}, (seed,), "before")
+            after = drawing(desk, ref, amounts, (seed,), "after") if draw and amounts else None
     except RegistryError as error:
         problem = problem or problem_of(error)
     return desk.page(

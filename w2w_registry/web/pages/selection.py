@@ -11,7 +11,7 @@ from fastapi import Form
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from w2w_registry.errors import RegistryError, UsageError
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import bulk, manage
 from w2w_registry.services.synthesis import export
 from w2w_registry.web.access import Right
 from w2w_registry.web.pages.actions import split
@@ -40,12 +40,15 @@ def selection(
         return _export(desk, names)
     if action == "withdraw":
         return _withdraw(desk, names)
-    wanted = split(tags) if action == "tag" else [f"collection={collection.strip()}"] if action == "collect" else []
-    if not wanted or wanted == ["collection="]:
+    wanted = split(tags) if action == "tag" else []
+    if action == "collect" and collection.strip():
+        bulk.collect(desk.registry, collection.strip(), names)
+    elif not wanted:
         raise UsageError(reason="say which tags to set, as in team=ads, or a collection's name")
-    manage.parse_tags(wanted)
-    for name in names:
-        manage.set_tags(desk.registry, name, wanted)
+    else:
+        manage.parse_tags(wanted)
+        for name in names:
+            manage.set_tags(desk.registry, name, wanted)
     # Only a place in this gallery: two slashes would name another host.
     place = "/" + back.lstrip("/\\")
     return RedirectResponse(f"{place}{'&' if '?' in place else '?'}done={len(names)}", 303)
