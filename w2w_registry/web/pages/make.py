@@ -77,7 +77,8 @@ def _sliders(
     try:
         if not refused:
             found = preview.prospect(desk.registry, ref, amounts)
-            before = drawing(desk, ref, {}, (seed,), "before")
+            # Drawing asks for permission too, in its own time; after a refused edit that would be a second refusal.
+            before = drawing(desk, ref, {}, (seed,), "before") if problem is None else None
             after = drawing(desk, ref, amounts, (seed,), "after") if draw and amounts else None
     except RegistryError as error:
         problem = problem or problem_of(error)
