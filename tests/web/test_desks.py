@@ -102,7 +102,7 @@ def test_a_selection_is_tagged_and_collected(browser: TestClient, registry: Regi
     assert "One identity is tagged." in browser.get("/?done=1").text
     assert "tagged." not in browser.get("/").text
     assert post(browser, "/selection", action="collect", collection="spring", **form)[0] == 303
-    assert manage.show(registry, "p0002")["tags"] == {"a": "1", "b": "2", "collection": "spring"}
+    assert manage.show(registry, "p0002")["tags"] == {"a": "1", "b": "2", "collection.spring": "1"}
     assert post(browser, "/selection", action="tag", tags="a=1")[0] == 400
     assert post(browser, "/selection", action="collect", identity="p0001")[0] == 400
 
