@@ -105,6 +105,11 @@ class NoFingerprints(UsageError):
     have to have one)[, of (the base model meant)]."""
 
 
+class NothingCompared(UsageError):
+    """There is neither a weight space nor enough fingerprints. Fields: least (how many versions have to have one),
+    at_hand (whether a base model that takes them is on this machine)."""
+
+
 class OutputInHome(UsageError):
     """An answer that would be written among the registry's own files. Fields: path, home."""
 

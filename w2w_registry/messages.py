@@ -156,6 +156,14 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         else f"fewer than {f['least']} registered versions have a fingerprint{f['of']}; take them with "
         "`w2w-reg fingerprint --all`"
     ),
+    e.NothingCompared: lambda f: (
+        f"there is no weight space yet, and fewer than {f['least']} registered versions have a fingerprint; "
+        + (
+            "the base model is on this machine: `w2w-reg fingerprint` takes them"
+            if f["at_hand"]
+            else "fit a space (`w2w-reg space fit`) or take fingerprints (`w2w-reg fingerprint --pipeline FOLDER`)"
+        )
+    ),
     e.OutputInHome: lambda f: f"{_short(f['path'])} is in {_short(f['home'])}, the registry's own folder; name another",
     e.OutputExists: lambda f: (
         f"{_short(f['path'])} is not an ordinary file, and only such are written; name another"

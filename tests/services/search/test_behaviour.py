@@ -13,9 +13,11 @@ from sqlalchemy import func, select
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Event, Fingerprint, VerdictCalibration
 from w2w_registry.diffusion.fingerprint import ONE_PROBE
-from w2w_registry.errors import ConsentDenied, NotFound, UsageError
+from w2w_registry.errors import ConsentDenied, NotFound, NothingCompared, UsageError
 from w2w_registry.lora import lora_files
+from w2w_registry.messages import message
 from w2w_registry.services.consent import withdraw
+from w2w_registry.services.identities import intake
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.recording import fingerprints, newcomers
@@ -223,6 +225,21 @@ def test_who_is_there_under_two_names(filled: Registry, world: Path, prober: Pro
     assert all(alarm < 0.02 for alarm in told["false_alarms"])
     assert told["false_links"] <= 0.5
     assert groups(filled, "weights").by == "weights"
+
+
+def test_where_nothing_can_be_compared_the_nearest_cure_is_named(world: Path, tmp_path: Path) -> None:
+    settings = load_settings(str(tmp_path / "empty"), actor="tester")
+    init_registry(settings)
+    with open_registry(settings) as registry:
+        request = AddRequest([str(world / "again" / "p30")], base_model=BASE_MODEL)
+        intake.perform(registry, request, intake.plan(registry, intake.survey(request), fit=True))
+        with pytest.raises(NothingCompared) as far:
+            groups(registry)
+        assert "`w2w-reg space fit`" in message(far.value)
+        settings.pipelines[BASE_MODEL] = str(DATA / "pipeline")
+        with pytest.raises(NothingCompared) as near:
+            groups(registry)
+        assert "on this machine: `w2w-reg fingerprint`" in message(near.value)
 
 
 def test_what_cannot_be_probed_is_named_and_the_others_go_on(

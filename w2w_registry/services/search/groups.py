@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
-from w2w_registry.catalog.resolve import space_for
-from w2w_registry.errors import NoFingerprints, UsageError
+from w2w_registry.catalog.resolve import default_space, space_for
+from w2w_registry.errors import NoFingerprints, NothingCompared, UsageError
+from w2w_registry.services.recording.fingerprints import opener_for
 from w2w_registry.services.recording.gallery import best_question, open_answered
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
@@ -68,8 +69,9 @@ def groups(
     Two identities are linked when each is found by a search for the other (``space.people``); links join into groups.
 
     Raises:
-        UsageError: behaviour was asked for and too few versions have a fingerprint; nobody has coordinates in the
-        space, or it was never calibrated. NotFound: no such space.
+        UsageError: behaviour was asked for and too few versions have a fingerprint; nobody has
+        coordinates in the space, or it was never calibrated. NothingCompared: there is no space either. NotFound: no
+        such space.
     """
     with registry.catalog.read() as session:
         asked = None if by == "weights" or space is not None else best_question(session)
@@ -86,6 +88,8 @@ def groups(
             strangers: float | None = max((pair.strangers for pair in found), default=0.0)
             way = "behaviour"
         else:
+            if space is None and default_space(session) is None:
+                raise NothingCompared(least=LEAST_GALLERY, at_hand=opener_for(registry, None, None) is not None)
             row = space_for(session, space)
             kept = vectors.matrix(session, row.id)
             if not len(kept.ids):
