@@ -31,7 +31,7 @@ class TrainConfig:
     one timestep and opposite noise on two photos, so that what noise does to a gradient mostly cancels.  average_from:
     share of the steps after which weights are averaged; 1 keeps the last.  clip: bound on each identity's gradient
     norm.  prior_weight: weight of the prior-preservation loss, if prior latents are given.  bf16: forward and backward
-    under bfloat16 autocast.  seed: of noise, timesteps and the order of photos.
+    of float32 weights under bfloat16 autocast.  seed: of noise, timesteps and the order of photos.
     """
 
     steps: int = 800
@@ -311,10 +311,12 @@ def _gradient(
     t = timesteps.repeat(groups)
     noisy, target = denoising_target(scheduler, x.reshape(-1, *shape), noise.reshape(-1, *shape), t)
     theta = theta.detach().requires_grad_()
-    cast = torch.autocast(theta.device.type, torch.bfloat16) if config.bf16 else nullcontext()
+    dtype = next(unet.parameters()).dtype
+    # Half-precision weights need no autocast, which would only write every norm's output out in float32.
+    lowered = config.bf16 and dtype == torch.float32
+    cast = torch.autocast(theta.device.type, torch.bfloat16) if lowered else nullcontext()
     with bank.apply(theta):
         with cast:
-            dtype = next(unet.parameters()).dtype
             out = unet(noisy.to(dtype), t, words.reshape(-1, *words.shape[2:]).to(dtype)).sample
         error = (out.float() - target).square().flatten(1).mean(dim=1).reshape(groups, each)
         loss = error[:, :own].mean(dim=1)

@@ -18,6 +18,7 @@ from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.previews import set_preview
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import open_registry
+from w2w_registry.services.search.draws import PHOTO, search_by
 from w2w_registry.services.search.query import search
 from w2w_registry.services.synthesis import invert, looking
 
@@ -36,6 +37,9 @@ def test_a_photo_finds_whom_it_would_become(tmp_path: Path) -> None:
         assert manage.list_identities(registry) == before
         invert.invert(registry, invert.InvertRequest(photos=[str(photo)], name="new", engine=studio.ENGINE))
         assert search(registry, query, limit=1).results[0].identity == "new"
+        (told,) = search_by(registry, [query], "weights", limit=1)  # the very point, and still no person's LoRA
+        assert [(hit.identity, hit.verdict, hit.false_alarm) for hit in told.results] == [("new", "no", None)]
+        assert (told.threshold, PHOTO in told.warnings) == (None, True)
         _, space = open_space(registry, None)
         assert query.file is not None
         assert np.isfinite(space.in_gauge(read_lora(query.file).theta()[None])).all()

@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 
 By = Literal["weights", "behaviour", "both"]
 AT_ONCE: Final = 64
+PHOTO = (
+    "a photo stands for the point of the space that draws it best, and strangers' photos score as high as those of "
+    "registered people: the order tells something, the score does not, so nobody is called the same person"
+)
 Opener = Callable[[], Prober]
 """Opens the base model when a query needs it: a registered one with a fingerprint does not."""
 
@@ -60,7 +64,8 @@ def search_by(
     ``by`` None is the best that can be had: behaviour where every query has a fingerprint or ``opener`` is given, and
     enough registered versions have one; else weights, as when a ``space`` or a ``fast`` search is asked for. By
     behaviour everybody is compared, so ``exact`` and ``certified`` hold of themselves. By weights each query is looked
-    for in the space that holds it, and by the sketch of what it changes where none does (``unplaced``).
+    for in the space that holds it, and by the sketch of what it changes where none does (``unplaced``). Of a photo
+    nobody is called the same person, or likely so: no line was found that holds for photos (docs/metric.md).
 
     Raises:
         UsageError: behaviour was asked for and cannot be had. BadLora, NotFound, ConsentDenied: as by weights.
@@ -68,18 +73,31 @@ def search_by(
     wanted = [Query(q) if isinstance(q, str) else q for q in queries]
     common: dict[str, Any] = {"limit": limit, "space": space, "where": where, "include_blocked": include_blocked}
     common |= {"exact": exact, "certified": certified, "fast": fast}
+    found = _found_by(registry, wanted, by, opener, common)
+    return [_of_photo(one) if query.photo else one for query, one in zip(wanted, found, strict=True)]
+
+
+def _found_by(
+    registry: Registry, wanted: Sequence[Query], by: By | None, opener: Opener | None, common: dict[str, Any]
+) -> list[Found]:
     if by is None:
         return _best_available(registry, wanted, opener, common)
     if by == "weights":
         return by_weights(registry, wanted, common)
-    if fast:
+    if common["fast"]:
         raise UsageError(
             reason="by behaviour everybody is compared: nothing is missed for speed", hint="leave [[fast]] out"
         )
-    found = _search(registry, wanted, opener, limit, where, include_blocked)
+    found = _search(registry, wanted, opener, common["limit"], common["where"], common["include_blocked"])
     return (
         [_with_weights(registry, q, f, common) for q, f in zip(wanted, found, strict=True)] if by == "both" else found
     )
+
+
+def _of_photo(found: Found) -> Found:
+    """The same order without the lines, which were drawn for trained LoRAs."""
+    hits = [replace(hit, verdict=None if hit.verdict is None else "no", false_alarm=None) for hit in found.results]
+    return replace(found, results=tuple(hits), threshold=None, false_match_rate=None, warnings=(*found.warnings, PHOTO))
 
 
 def _best_available(

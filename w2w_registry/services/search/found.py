@@ -11,10 +11,14 @@ from w2w_registry.records import Result
 
 @dataclass(frozen=True)
 class Query:
-    """What a search is asked with: a registered name or a path as typed, and the file when it was fetched."""
+    """What a search is asked with: a registered name or a path as typed, and the file when it was fetched.
+
+    ``photo``: the file was found for a photo, and is no trained LoRA.
+    """
 
     text: str
     file: Path | None = None
+    photo: bool = False
 
     @property
     def path(self) -> Path:

@@ -70,5 +70,5 @@ def as_queries(
         out = folder / str(number)
         theta = basis.reconstruct(answer.coordinates)
         write_lora(out, basis.layout.unflatten(theta), basis.layout.alpha, base_model=basis.base_model)
-        queries.append(Query(photo, out))
+        queries.append(Query(photo, out, photo=True))
     return queries
