@@ -182,7 +182,11 @@ def _patches(insider: Insider, loras: Loras) -> Iterator[Any]:
         point = np.asarray(space.project(space.in_gauge(insider.planted[0][None])[0]), np.float32)
         return [Inverted(point, 0.1, 1.0, 0.5, 1.0, 1, True, (), 0.0)]
 
-    class Shifted(datetime):
+    class Moments(type):  # other modules hold plain datetimes, which records must still know as such
+        def __instancecheck__(cls, value: Any) -> bool:
+            return isinstance(value, datetime)
+
+    class Shifted(datetime, metaclass=Moments):
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
             return datetime.now(tz) + insider.clock
