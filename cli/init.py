@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from .frame import Frame, takes_frame
-from .output import emit, pairs, say
+from .output import emit, note, pairs, say
 
 
 @click.command()
@@ -22,5 +22,7 @@ def init(frame: Frame) -> None:
     def human() -> None:
         say("the registry is ready" if value.created else "the registry exists already; nothing was changed")
         pairs((("home", value.home), ("database", value.database), ("schema", value.schema)))
+        if value.created and frame.database:
+            note("this registry is found with the same --database; `w2w-reg config set database.url URL` keeps it")
 
     emit(frame, value.to_json(), human)

@@ -30,6 +30,9 @@ def restore(frame: Frame, file: Path, dry_run: bool) -> None:
     def human() -> None:
         verb = "would be restored" if dry_run else "restored"
         say(f"{value['files']} files {verb} into {settings.home}")
+        if value["left_out"]:
+            names = " and ".join(value["left_out"])
+            note(f"taken out of registry.toml: {names}; what was restored is used, not what the backup was made of")
         if not dry_run:
             note("Next: w2w-reg audit verify")
 

@@ -382,7 +382,7 @@ def _report(options: argparse.Namespace) -> int:
         with open(options.log, encoding="utf-8") as stream:
             events, held, found = check_log(stream, options.key, kept, notices)
         findings += found
-        print(f"{events} events, {held} checkpoints hold")
+        print(f"{events} event{'s'[: events != 1]}, {held} checkpoint{'s'[: held != 1]} checked")
         for seq, text in notices:
             print(f"{seq}: note: {text}")
     if options.proof:

@@ -10,11 +10,12 @@ import atexit
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -319,11 +320,13 @@ def _created(path: Path, mode: int) -> int:
 
 def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
     """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part.
-    ``mode``: who may read it (less the umask), from the first byte on.
+    ``mode``: who may read it (less the umask), from the first byte on; nobody who could not read the old file.
 
     Raises:
         StorageError: it cannot be written.
     """
+    with suppress(OSError):
+        mode &= stat.S_IMODE(path.stat().st_mode)
     temporary = path.with_name(f".{path.name[:64]}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     with storing(path):
         try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import psycopg
 import pytest
 from sqlalchemy import inspect, select
 
@@ -17,8 +19,9 @@ from w2w_registry.audit.chain import GENESIS, event_hash
 from w2w_registry.catalog import events, schema
 from w2w_registry.catalog.engine import make_engine, parse_url
 from w2w_registry.catalog.models import Base, WeightsSketch
+from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.catalog.session import HEAD, Catalog
-from w2w_registry.errors import Conflict, NotInitialised
+from w2w_registry.errors import Conflict, DatabaseError, NotInitialised
 from w2w_registry.migrations import restating
 from w2w_registry.services.recording.versions import sketches_values
 from w2w_registry.space.sketch import SIZE, Sketch, cells
@@ -143,6 +146,27 @@ def test_odd_paths_work(tmp_path: Path) -> None:
     assert schema.upgrade(url) == HEAD
     assert (tmp_path / "50% of it?" / "ünï #1" / "catalog.db").exists()
     assert schema.check(url) == []
+
+
+def test_a_right_that_is_missing_is_said(postgres_url: str, empty_postgres_url: str) -> None:
+    """A role that may only read reads; what it may not do changes nothing and is one line."""
+    name = f"r{uuid.uuid4().hex[:8]}"
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {name} LOGIN")
+        connection.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {name}")
+    try:
+        catalog = Catalog(postgres_url.replace("//postgres:", f"//{name}:"), event_hash=event_hash)
+        with catalog.read() as session:
+            assert all_spaces(session) == []
+        with pytest.raises(DatabaseError, match="permission denied"), catalog.write("tester"):
+            pass
+        with pytest.raises(DatabaseError, match="permission denied"):
+            schema.upgrade(empty_postgres_url.replace("//postgres:", f"//{name}:"))
+        catalog.close()
+    finally:
+        with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+            connection.execute(f"DROP OWNED BY {name}")
+            connection.execute(f"DROP ROLE {name}")
 
 
 def test_a_percent_sign_in_the_password_works(postgres_server: str, empty_postgres_url: str) -> None:

@@ -241,7 +241,10 @@ def test_an_artifact_store_that_cannot_be(run: Run, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_database_driver_that_is_none(run: Run) -> None:
-    assert "no such driver" in refused(run, "--database", "postgresql+foo://u:secret@h/d", "list", code=8)
+    for driver in ("foo", "psycopg2"):
+        told = refused(run, "--database", f"postgresql+{driver}://u:secret@h/d", "list", code=8)
+        assert "the driver here is psycopg" in told
+    assert "secret" not in refused(run, "--database", "postgresql://u:secret@h:port/d", "init", code=8)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged commit surviv
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ WRITE = "w2w_write"  # execution option of a connection that will write
 # Keys are random, so a walk over a large family touches pages all over: 64 MB of them stay (the default is 2).
 CACHE_KIB = 65_536
 _KEPT = "w2w_cache_kib"  # in the info of a connection: the pages it keeps, as last set
+_POSTGRESQL = "postgresql+psycopg"
 _BUSY_SQLSTATES = {"55P03", "40P01", "40001"}  # lock not available, deadlock, serialisation failure
+_FORBIDDEN = "42501"  # insufficient privilege: a role that may only read, or that owns no schema
 
 
 def parse_url(url: str) -> URL:
@@ -36,16 +39,24 @@ def parse_url(url: str) -> URL:
         return URL.create("sqlite", database=path)  # as it is: a folder's name may hold '?', '%' or '#'
     try:
         parsed = make_url(url)
-    except sa.ArgumentError:
-        raise SettingError(setting="database", value=url, reason="not a database URL") from None
+    except (sa.ArgumentError, ValueError):  # ValueError: a port that is not a number
+        raise SettingError(setting="database", value=masked(url), reason="not a database URL") from None
     if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
+        parsed = parsed.set(drivername=_POSTGRESQL)
     backend = parsed.get_backend_name()
     if backend == "sqlite":
         raise SettingError(setting="database", value=url, reason="a registry needs a file: sqlite:////path/catalog.db")
     if backend not in ("sqlite", "postgresql"):
         raise SettingError(setting="database", value=safe_url(parsed), reason="use sqlite:///… or postgresql://…")
+    if backend == "postgresql" and parsed.drivername != _POSTGRESQL:
+        reason = f"the driver here is psycopg: {_POSTGRESQL}://…"
+        raise SettingError(setting="database", value=safe_url(parsed), reason=reason)
     return parsed
+
+
+def masked(text: str) -> str:
+    """The text with the password of every URL in it starred out, as :func:`safe_url` does for one that parses."""
+    return re.sub(r"(?<=://)([^:/@\s]*):[^@/\s]*@", r"\1:***@", text)
 
 
 def safe_url(url: URL) -> str:
@@ -70,10 +81,6 @@ def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0, c
         return _sqlite(Path(str(url.database)), url, create, busy_timeout, cache_kib)
     try:
         engine = create_engine(url, connect_args={"options": f"-c lock_timeout={int(busy_timeout * 1000)}"})
-    except sa.NoSuchModuleError:
-        raise SettingError(
-            setting="database", value=safe_url(url), reason="no such driver; use postgresql://…"
-        ) from None
     except ModuleNotFoundError as error:
         raise MissingExtra(package=error.name or "psycopg", extra="postgres", feature="a PostgreSQL catalog") from None
     return engine
@@ -116,14 +123,20 @@ def database_errors(url: URL) -> Iterator[None]:
         if getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_READONLY:
             reason = "read-only here, so nothing was changed; a copy made by `backup` and `restore` can be written"
             raise DatabaseError(url=safe_url(url), reason=reason) from error
+        if getattr(cause, "sqlstate", None) == _FORBIDDEN:
+            reason = f"{_first_line(cause)}; nothing was changed: ask whoever runs the database for the right"
+            raise DatabaseError(url=safe_url(url), reason=reason) from error
         # sqlite3.DatabaseError itself (not a subclass) is "malformed" and "not a database"
         if (
             isinstance(error, (sa.OperationalError, sa.InterfaceError, sa.InternalError))
             or type(error) is sa.DatabaseError
         ):
-            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-            raise DatabaseError(url=safe_url(url), reason=reason) from error
+            raise DatabaseError(url=safe_url(url), reason=_first_line(cause)) from error
         raise
+
+
+def _first_line(cause: Any) -> str:
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
 
 
 def _cause(error: sa.DBAPIError) -> Any:

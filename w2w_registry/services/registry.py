@@ -138,12 +138,12 @@ def init_registry(settings: Settings) -> InitReport:
         CatalogLost: the home holds files of a registry whose catalog is gone.
     """
     check_not_lost(settings)
+    before = _current(settings)  # a database that cannot be reached leaves no folder behind
     with storing(settings.home):
         settings.home.mkdir(parents=True, exist_ok=True)
         policy = settings.home / POLICY_FILE
         if not policy.exists():
             write_atomic(policy, DEFAULT_POLICY.encode())
-    before = _current(settings)
     if before is None:
         schema.upgrade(settings.database_url)
         _adopt_first_policy(settings)

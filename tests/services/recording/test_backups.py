@@ -18,7 +18,7 @@ from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording import backups
 from w2w_registry.services.registry import Registry, open_registry
 from w2w_registry.services.spaces.manage import fit_space
-from w2w_registry.settings import Settings
+from w2w_registry.settings import Settings, load_settings
 
 
 @pytest.fixture
@@ -30,6 +30,8 @@ def filled(registry: Registry, world: World, tmp_path: Path) -> Registry:
     grants.grant(registry, "s-2", Scope(purposes=("research",)))
     for n in range(8):  # each record supersedes the one before, and ids say nothing of the order
         amendments.narrow(registry, "s-2", lambda scope, n=n: replace(scope, forbidden=(*scope.forbidden, f"x{n}")))
+    elsewhere = '[database]\nurl = "postgresql://u:secret@db/live"\n\n[artifacts]\nurl = "s3://bucket/live"\n'
+    (registry.settings.home / "registry.toml").write_text(f"[web]\nread_only = true\n\n{elsewhere}")
     (registry.settings.home / "keys").mkdir(parents=True)
     (registry.settings.home / "keys" / "own.pem").write_text("secret")
     return registry
@@ -51,7 +53,11 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path) -> None:
     settings = home_of(tmp_path / "restored")
     assert backups.restore(settings, tmp_path / "b.tar", perform=False).files == done.files
     assert not settings.home.exists()
-    backups.restore(settings, tmp_path / "b.tar")
+    done = backups.restore(settings, tmp_path / "b.tar")
+    assert done.left_out == ("database.url", "artifacts.url")
+    plain = load_settings(settings.home)  # the copies are used, not what was backed up
+    assert (plain.database_url, plain.artifacts_url) == (settings.database_url, settings.artifacts_url)
+    assert plain.web == {"read_only": True}
     assert (settings.home / "keys" / "own.pem").stat().st_mode & 0o077 == 0
     with open_registry(settings) as restored:
         assert verify(restored).ok

@@ -63,6 +63,16 @@ def test_a_relative_place_is_meant_from_where_it_was_typed(home: Path, monkeypat
     assert load_settings(home).artifacts_url == "s3://bucket/files"
 
 
+def test_a_password_is_neither_shown_nor_readable_by_others(home: Path) -> None:
+    file = home / "registry.toml"
+    told = configuring.put(load_settings(home), "database.url", "postgresql://u:geheim%40@db/r")
+    assert told["value"] == "postgresql://u:***@db/r"
+    assert load_settings(home).database_url == "postgresql://u:geheim%40@db/r"
+    assert file.stat().st_mode & 0o077 == 0
+    configuring.put(load_settings(home), "database.url", "postgresql://db/r")
+    assert file.stat().st_mode & 0o077 == 0  # who could not read the file before cannot read what replaces it
+
+
 def test_a_relative_place_in_the_file_is_meant_from_the_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "registry.toml").write_text("[database]\nurl = 'sqlite:///c.db'\n[artifacts]\nurl = '../files'\n")
     monkeypatch.chdir("/")

@@ -42,7 +42,7 @@ def test_where_it_is_said_to_be_comes_first(tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(NotFound) as nowhere:
             to_open(registry, "acme/nowhere")
         told = message(nowhere.value)
-        assert "`w2w-reg config set pipelines.acme/nowhere FOLDER` says where it lies, or --pipeline FOLDER" in told
+        assert "`w2w-reg config set pipelines.acme/nowhere FOLDER` says where it is, or give --pipeline FOLDER" in told
 
 
 def test_nothing_else_opens_a_base_model() -> None:

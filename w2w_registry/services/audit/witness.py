@@ -99,9 +99,7 @@ def witness(
         _compare(source, fetch, memory, note, new, None if old_note is None else signing.verify(old_note, public))
         at = clock()
         if datetime.fromisoformat(new.at).timestamp() > at.timestamp() + AHEAD:
-            raise LogForked(
-                log=new.origin, reason=f"its checkpoint is of {new.at}, which lies in the future", kept=None
-            )
+            raise LogForked(log=new.origin, reason=f"its checkpoint is of {new.at}, which is in the future", kept=None)
         if old_note is not None and signing.split(old_note)[0] == body and signing.cosigned(old_note, me) is not None:
             signed = signing.joined(note, [old_note])
         else:

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
 
-from w2w_registry.artifacts import temporary_folder
+from w2w_registry.artifacts import temporary_folder, write_atomic
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.transfer import copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import check_file, why
 from w2w_registry.records import Result, iso, now
+from w2w_registry.services.recording.configuring import edited
 from w2w_registry.services.recording.outputs import check_free
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.settings import Settings
@@ -43,12 +44,14 @@ _PRIVATE: Final = "keys/"
 @dataclass(frozen=True, eq=False)
 class Backup(Result):
     """What was written, or would be: ``file``, how many ``files`` and ``bytes`` are in it; ``missing``: artifacts the
-    catalog names that are gone."""
+    catalog names that are gone; ``left_out``: settings that a restored registry.toml has no more, because they named
+    another catalog or store than the ones restored beside it."""
 
     file: str
     files: int
     bytes: int
     missing: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def backup(registry: Registry, out: Path, *, force: bool = False, progress: Progress = no_progress) -> Backup:
@@ -149,6 +152,7 @@ def restore(settings: Settings, file: Path, *, perform: bool = True, progress: P
                     _extract(tar, member, part)
                 progress(done, count)
         (part / "artifacts").mkdir(parents=True, exist_ok=True)
+        left_out = _come_home(part / "registry.toml")
         if home.exists():
             home.rmdir()
         os.replace(part, home)
@@ -156,7 +160,23 @@ def restore(settings: Settings, file: Path, *, perform: bool = True, progress: P
         raise StorageError(path=str(home), reason=why(error)) from error
     finally:
         _remove(part)
-    return Backup(str(file), count, size)
+    return Backup(str(file), count, size, left_out=left_out)
+
+
+def _come_home(path: Path) -> tuple[str, ...]:
+    """Take out of a registry.toml where the catalog and the files are: they are beside it now. Otherwise every command
+    in the restored folder would read, change and erase those of the registry that was backed up."""
+    if not path.exists():
+        return ()
+    text = before = path.read_text("utf-8")
+    left_out = []
+    for table in ("database", "artifacts"):
+        after = edited(text, table, "url", None)
+        left_out += [f"{table}.url"] if after.split() != text.split() else []
+        text = after
+    if text != before:
+        write_atomic(path, text.encode())
+    return tuple(left_out)
 
 
 def _check(file: Path) -> tuple[int, int]:
@@ -227,7 +247,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
     target.parent.mkdir(parents=True, exist_ok=True)
     stream = tar.extractfile(member)
     assert stream is not None
-    mode = 0o600 if str(name).startswith(_PRIVATE) else 0o644
+    mode = 0o600 if str(name).startswith(_PRIVATE) else 0o666
     with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as out:
         while piece := stream.read(2**20):
             out.write(piece)

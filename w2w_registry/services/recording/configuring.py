@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from w2w_registry.artifacts import ArtifactStore, write_atomic
-from w2w_registry.catalog.engine import parse_url
+from w2w_registry.catalog.engine import masked, parse_url
 from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
@@ -48,8 +48,8 @@ def show(settings: Settings) -> list[dict[str, Any]]:
     file = read_settings_file(settings.home / POLICY_FILE)
     rows = [
         _row("home", str(settings.home), "default", file),
-        _row("database.url", _masked(settings.database_url), "default", file),
-        _row("artifacts.url", _masked(settings.artifacts_url), "default", file),
+        _row("database.url", masked(settings.database_url), "default", file),
+        _row("artifacts.url", masked(settings.artifacts_url), "default", file),
         _row("actor", settings.actor, "account", file),
     ]
     said = {row["key"] for row in rows}
@@ -70,13 +70,10 @@ def _row(key: str, value: Any, source: str, file: Mapping[str, Any]) -> dict[str
     return {"key": key, "value": value, "source": source}
 
 
-def _masked(url: str) -> str:
-    return re.sub(r"(?<=://)([^:/@]*):[^@/]*@", r"\1:***@", url)
-
-
 def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     """Set ``TABLE.NAME`` in registry.toml (None: take it out); comments and the other lines stay as they are.
-    ``missing`` in the answer: the database named is a file that is not there.
+    ``missing`` in the answer: the database named is a file that is not there. Nobody else may read a file that holds
+    a URL with a password, and the answer does not show it.
 
     ``pipelines.ID`` takes a base model's id with its dots and slashes, and a folder that is there.
 
@@ -98,7 +95,7 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         text = placed_url(Path.cwd(), text)
     path = settings.home / POLICY_FILE
     before = read_text(path, limit=2**20) if path.exists() else ""
-    after = _edited(before, table, name, None if text is None else _value(key, text))
+    after = edited(before, table, name, None if text is None else _value(key, text))
     if after == before and text is None:
         raise NotFound(what="setting", name=key)
     _try(after, path)
@@ -106,10 +103,10 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
         check_options(tomllib.loads(after).get("index", {}))
     with storing(path):
         settings.home.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, after.encode())
+        write_atomic(path, after.encode(), mode=0o666 if masked(after) == after else 0o600)
     return {
         "key": key,
-        "value": text,
+        "value": None if text is None else masked(text),
         "file": str(path),
         "changed": after != before,
         "missing": key == "database.url" and _no_file(text),
@@ -182,7 +179,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _edited(text: str, table: str, name: str, value: str | None) -> str:
+def edited(text: str, table: str, name: str, value: str | None) -> str:
     """The file with one line of one table replaced, added or taken out."""
     lines = text.rstrip("\n").split("\n") if text.strip() else []
     start = next((i for i, line in enumerate(lines) if _table_of(line) == table), None)

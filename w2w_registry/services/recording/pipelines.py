@@ -45,7 +45,7 @@ def to_open(registry: Registry, base_model: str, said: str | None = None) -> tup
     if base_model == UNKNOWN_BASE:
         reason = "nothing says which it is; name its folder with [[pipeline]]"
     else:
-        reason = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it lies, or [[pipeline]] FOLDER"
+        reason = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is, or give [[pipeline]] FOLDER"
     raise NotFound(what="base model on this machine", name=base_model, reason=reason)
 
 

@@ -24,6 +24,7 @@ from w2w_registry.messages import message
 from w2w_registry.records import UNKNOWN_BASE, Result, now
 from w2w_registry.services.hub.intents import JOB
 from w2w_registry.services.recording.pictures import CREDENTIALS, certified_name
+from w2w_registry.services.recording.pipelines import at_hand
 from w2w_registry.services.registry import Registry, current_schema, open_registry
 from w2w_registry.settings import POLICY_FILE, Settings, read_settings_file
 
@@ -110,7 +111,7 @@ def _packages() -> Iterator[Finding]:
             missing.setdefault((extra, purpose), []).append(package)
     for (extra, purpose), packages in missing.items():
         cure = f"pip install 'w2w-registry[{extra}]'"
-        yield Finding("packages", "note", f"{', '.join(packages)} not installed: no {purpose}", cure)
+        yield Finding("packages", "note", f"{', '.join(packages)} not installed, needed for {purpose}", cure)
     if not missing:
         yield Finding("packages", "ok", "every optional one is installed")
 
@@ -141,7 +142,7 @@ def _clock(registry: Registry) -> Iterator[Finding]:
     with registry.catalog.read() as session:
         last = last_moment(session)
     if last is not None and last > now():
-        said = f"the last event is of {last:%Y-%m-%d %H:%M}, which lies in the future"
+        said = f"the last event is of {last:%Y-%m-%d %H:%M}, which is in the future"
         yield Finding("clock", "bad", said, "set this machine's clock")
 
 
@@ -168,10 +169,10 @@ def _pipelines(registry: Registry) -> Iterator[Finding]:
     for name, folder in settings.pipelines.items():
         if not Path(folder).is_dir():
             cure = f"w2w-reg config set pipelines.{name} FOLDER"
-            yield Finding("base models", "bad", f"{name} is said to lie in {folder}, which is not there", cure)
+            yield Finding("base models", "bad", f"{name} is said to be in {folder}, which is not there", cure)
     with registry.catalog.read() as session:
         bases = {space.base_model for space in all_spaces(session)} - {UNKNOWN_BASE}
     for base in sorted(bases - set(settings.pipelines)):
-        if not Path(base).is_dir():
-            cure = f"w2w-reg config set pipelines.{base} FOLDER, if you have it"
-            yield Finding("base models", "note", f"nothing says where {base} lies: it is looked for on the Hub", cure)
+        if at_hand(registry, base) is None:
+            said = f"{base} is not on this machine, so nothing can be drawn, trained or compared by what it draws"
+            yield Finding("base models", "note", said, f"w2w-reg config set pipelines.{base} FOLDER, if you have it")
