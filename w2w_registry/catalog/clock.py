@@ -1,16 +1,21 @@
-"""The time of events: never before the last one, and by one clock where a team has one."""
+"""The time of events: never before the last one, and by one clock where a team has one; and the latest time at which
+a catalog in a file was used."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import URL, func, select
 from sqlalchemy.orm import Session
 
-from w2w_registry.records import now
+from w2w_registry.records import iso, now
 
-CLOCK_BACK, CLOCK_OFF = "clock.back", "clock.off"
+CLOCK_BACK, CLOCK_OFF, SEEN = "clock.back", "clock.off", "latest seen"
+_BOOT, _UPTIME = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/uptime")
 CLOCK_TOLERANCE = timedelta(minutes=1)  # what clocks of one team may differ by
 
 
@@ -30,6 +35,66 @@ def clock_off(session: Session) -> timedelta:
     return off
 
 
+class Watch:
+    """The latest time at which a SQLite catalog was used, kept beside it (``catalog.db-seen``).
+
+    Reading records no event, and neither does time that passes. So whoever opens it, if only to read, leaves the time
+    here, and how long the machine has been running; what it has been running since has passed as well, whatever its
+    clock says. A server's database needs none of it: its clock decides.
+    """
+
+    _EVERY = timedelta(seconds=10)
+
+    def __init__(self, url: URL, clock: Callable[[], datetime]) -> None:
+        self._path = Path(f"{url.database}-seen") if url.get_backend_name() == "sqlite" else None
+        self._clock = clock
+        self._known: tuple[datetime, str, float] | None = None
+        self._read = False
+
+    def look(self) -> datetime | None:
+        """The latest instant known of: the clock's, or a later one at which the catalog was used or that has passed
+        since then. None where a server's clock decides. A folder that cannot be written keeps what it has."""
+        if self._path is None:
+            return None
+        if not self._read:
+            self._known, self._read = self._kept(), True
+        boot, running = _running()
+        latest, known = self._clock(), self._known
+        if known is not None:
+            passed = running - known[2] if boot == known[1] != "" else 0.0
+            latest = max(latest, known[0] + timedelta(seconds=max(passed, 0.0)))
+        if known is None or latest - known[0] >= self._EVERY:
+            self._known = latest, boot, running
+            partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            with suppress(OSError):
+                partial.write_text(f"{iso(latest)} {boot or '-'} {running:.2f}\n", "ascii")
+                partial.replace(self._path)
+        return latest
+
+    def _kept(self) -> tuple[datetime, str, float] | None:
+        assert self._path is not None
+        with suppress(OSError, ValueError):
+            at, boot, running = self._path.read_text("ascii").split()
+            moment, seconds = datetime.fromisoformat(at).astimezone(UTC), float(running)
+            return (moment, boot, seconds) if moment.year < 9000 and 0 <= seconds < 1e10 else None
+        return None
+
+
+def _running() -> tuple[str, float]:
+    """Which start of the machine this is, and how many seconds it has been running, asleep or not: ("", 0.0) where the
+    system does not say (it does on Linux)."""
+    try:
+        return _BOOT.read_text("ascii").strip(), float(_UPTIME.read_text("ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return "", 0.0
+
+
+def latest_seen(session: Session) -> datetime | None:
+    """What ``Watch`` knew when the session was opened."""
+    found: datetime | None = session.info.get(SEEN)
+    return found
+
+
 class EventClock:
     """The present, as one write transaction sees it.
 
@@ -38,16 +103,18 @@ class EventClock:
     """
 
     def __init__(self, session: Session, last: datetime | None, clock: Callable[[], datetime]) -> None:
-        self.last, self._clock, self._off = last, clock, clock_off(session)
+        self.last, self._clock, self._off, self._seen = last, clock, clock_off(session), latest_seen(session)
 
     def now(self) -> datetime:
         moment = self._clock() - self._off
         return moment if self.last is None else max(moment, self.last)
 
     def wrong(self) -> tuple[str, int] | None:
-        """What is wrong with this machine's clock, as an event's action and its seconds: it is behind the log, or
-        ahead (if negative, behind) of the database server's; None when nothing is."""
-        behind = timedelta() if self.last is None else self.last - self._clock()
+        """What is wrong with this machine's clock, as an event's action and its seconds: it is behind the log,
+        or the latest time at which the catalog was used; or ahead (if negative, behind) of the database server's; None
+        when nothing is."""
+        known = [moment for moment in (self.last, self._seen) if moment is not None]
+        behind = max(known) - self._clock() if known else timedelta()
         if behind > CLOCK_TOLERANCE:
             return CLOCK_BACK, round(behind.total_seconds())
         return (CLOCK_OFF, round(self._off.total_seconds())) if self._off else None

@@ -51,6 +51,13 @@ def perhaps_refusing(session: Session, at: datetime) -> set[str]:
     return found
 
 
+def run_out(session: Session, since: datetime, until: datetime) -> list[tuple[str, str]]:
+    """Consents whose term ended after ``since``, by ``until`` at the latest: (subject, record), in order."""
+    term = (ConsentRecord.expires_at > since, ConsentRecord.expires_at <= until)
+    query = select(ConsentRecord.subject_id, ConsentRecord.id).where(*term, ConsentRecord.state == ConsentState.GRANTED)
+    return [(subject, record) for subject, record in session.execute(query.order_by(ConsentRecord.expires_at))]
+
+
 def depicting(session: Session, subjects: Iterable[str]) -> dict[int, str]:
     """Versions that depict these subjects by their own account and still hold anything, in any state: id -> subject."""
     found: dict[int, str] = {}

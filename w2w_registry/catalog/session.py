@@ -19,6 +19,7 @@ from typing import Any
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.clock import SEEN, Watch
 from w2w_registry.catalog.engine import (
     CACHE_KIB,
     WRITE,
@@ -60,7 +61,8 @@ class Catalog:
         busy_timeout: seconds to wait for another writer before Busy.
 
     Events never run back in time: one is at the latest of the clock and the event before it, and a clock that was set
-    back is itself an event.
+    back is itself an event. Decisions are made for the latest
+    time known (``clock.Watch``).
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Catalog:
         self._url = parse_url(url)
         self._hash = event_hash
         self._clock = clock
+        self._watch = Watch(self._url, lambda: self._clock())
         self._busy_timeout = busy_timeout
         self._cache_kib = CACHE_KIB
         self._engine: Engine | None = None
@@ -104,6 +107,7 @@ class Catalog:
                 if connection.dialect.name == "postgresql":
                     connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 with Session(connection, autoflush=False, expire_on_commit=False) as session:
+                    session.info[SEEN] = self._watch.look()
                     yield session
         finally:
             self._notes.reading -= 1
@@ -154,6 +158,7 @@ class Catalog:
                 if connection.dialect.name == "postgresql":  # writers wait for the head's row and then see the latest
                     connection.execution_options(isolation_level="READ COMMITTED")
                 with connection.begin(), Session(connection, expire_on_commit=False) as session:
+                    session.info[SEEN] = self._watch.look()
                     unit = UnitOfWork(session, actor, self._hash, self._clock)
                     behind = unit.note_clock(said=self._said_back)
                     yield unit

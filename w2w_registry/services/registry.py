@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import ArtifactStore, sweep, temporary_folder, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
-from w2w_registry.catalog.clock import clock_off
+from w2w_registry.catalog.clock import clock_off, latest_seen
 from w2w_registry.catalog.events import anything_recorded, last_moment
 from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.session import Catalog
@@ -71,10 +71,11 @@ class Registry:
 
 
 def present(session: Session) -> datetime:
-    """The instant that decisions are made for: now (by the database server's clock, where there is one), or the last
-    event when the clock is behind it. Setting the clock back brings no consent back to life."""
-    last, moment = last_moment(session), now() - clock_off(session)
-    return moment if last is None else max(moment, last)
+    """The instant that decisions are made for: now (by the database server's clock, where there is one), or what is
+    latest of the last event and the time the catalog was last used, when the clock is behind it. Setting the clock back
+    brings no consent back to life."""
+    known = [now() - clock_off(session), last_moment(session), latest_seen(session)]
+    return max(moment for moment in known if moment is not None)
 
 
 def no_progress(done: int, total: int) -> None:

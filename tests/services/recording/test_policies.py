@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from tests.services.audit.test_log import raw
-from w2w_registry.catalog.events import events
+from w2w_registry import services
+from w2w_registry.catalog.events import chain_head, events
+from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, SettingError
 from w2w_registry.records import digest_of, now
 from w2w_registry.services.audit import log
-from w2w_registry.services.consent import gate
+from w2w_registry.services.consent import gate, grants
 from w2w_registry.services.identities import manage
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, init_registry, open_registry, present
@@ -209,3 +212,116 @@ def test_no_variable_states_a_policy() -> None:
     package = Path(__file__).parents[3] / "w2w_registry"
     found = {m for p in package.rglob("*.py") for m in re.findall(r'"(W2W_[A-Z_]+)"', p.read_text("utf-8"))}
     assert found == {"W2W_HOME", "W2W_DATABASE_URL", "W2W_ACTOR", "W2W_ARTIFACTS", "W2W_MILVUS_TOKEN"}
+
+
+# -- a clock set back ---------------------------------------------------------------------------------
+class Clock:
+    """A machine: what its clock says, and how long it has been running (``boot`` names its start)."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at, self.boot, self.running = now() + timedelta(minutes=1), "first", 1000.0
+        for place in ("services.registry", "services.consent.gate"):
+            monkeypatch.setattr(f"w2w_registry.{place}.now", lambda: self.at)
+        monkeypatch.setattr("w2w_registry.catalog.clock._running", lambda: (self.boot, self.running))
+
+    def pass_(self, **span: float) -> None:
+        self.at += timedelta(**span)
+        self.running += timedelta(**span).total_seconds()
+
+    @contextmanager
+    def open(self, home: Path) -> Iterator[Registry]:
+        with open_registry(load_settings(home, actor="curator", env={})) as opened:
+            opened.catalog._clock = lambda: self.at
+            yield opened
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """A registry at ``tmp_path / "home"`` that holds a consent of ten days, one day old."""
+    clock = Clock(monkeypatch)
+    init_registry(load_settings(tmp_path / "home", actor="curator", env={}))
+    with clock.open(tmp_path / "home") as opened:
+        scope = Scope(purposes=("any",), expires_at=clock.at + timedelta(days=10))
+        grants.grant(opened, "s1", scope)
+        assert gate.ask(opened, "export", subjects=["s1"]).allowed
+    clock.pass_(days=1)
+    return clock
+
+
+def _refused(clock: Clock, home: Path) -> list[str]:
+    """The events that a try to export leaves, which must be refused."""
+    with clock.open(home) as opened:
+        with opened.catalog.read() as session:
+            before = chain_head(session)
+        with pytest.raises(ConsentDenied, match="expired"):
+            gate.require(opened, "export", subjects=["s1"])
+        with opened.catalog.read() as session:
+            assert before is not None
+            return [e.action for e in events(session) if e.seq > before[0]]
+
+
+def test_a_consent_that_a_decision_found_expired_is_an_event_and_stays_expired(machine: Clock, tmp_path: Path) -> None:
+    machine.pass_(days=30)
+    for _ in range(2):
+        with machine.open(tmp_path / "home") as opened:
+            assert gate.ask(opened, "search", subjects=["s1"]).allowed  # of somebody unknown as well
+            assert [e.objects["subject"] for e in told(opened, "consent.expire")] == ["s1"]
+    (tmp_path / "home/catalog.db-seen").unlink()
+    machine.at -= timedelta(days=30)
+    machine.boot = "second"
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
+def test_a_consent_stays_expired_when_the_registry_was_only_looked_at_since(machine: Clock, tmp_path: Path) -> None:
+    machine.pass_(days=30)
+    with machine.open(tmp_path / "home") as opened, opened.catalog.read():
+        pass
+    machine.at -= timedelta(days=30)
+    machine.boot = "second"
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
+def test_a_consent_stays_expired_when_nobody_looked_and_the_machine_ran_on(machine: Clock, tmp_path: Path) -> None:
+    machine.running += timedelta(days=30).total_seconds()  # the clock stands where it was
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+    machine.boot, machine.running = "second", 60.0
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
+def test_a_clock_that_goes_right_leaves_no_such_event(machine: Clock, tmp_path: Path) -> None:
+    machine.pass_(days=2)
+    machine.boot, machine.running = "second", 5.0
+    with machine.open(tmp_path / "home") as opened:
+        assert gate.ask(opened, "export", subjects=["s1"]).allowed
+        machine.pass_(days=3)
+        with opened.catalog.write("curator") as uow:
+            uow.event("something")
+        assert told(opened, "clock.back") == told(opened, "consent.expire") == []
+    machine.pass_(days=30)
+    assert _refused(machine, tmp_path / "home") == ["consent.expire", "consent.refuse"]
+
+
+def test_a_folder_that_cannot_be_written_is_still_read(tmp_path: Path, registry: Registry) -> None:
+    mark = tmp_path / "home/catalog.db-seen"
+    for damaged in ("", "yesterday", "2026-01-01T00:00:00 boot nan", "9999-12-31T00:00:00Z boot 1"):
+        mark.unlink(missing_ok=True)
+        mark.write_text(damaged)
+        with open_registry(registry.settings) as opened, opened.catalog.read() as session:
+            assert abs(present(session) - now()) < timedelta(hours=1)
+    mark.unlink()
+    mark.mkdir()
+    (mark / "in the way").touch()
+    with open_registry(registry.settings) as opened, opened.catalog.read() as session:
+        assert abs(present(session) - now()) < timedelta(hours=1)
+
+
+def test_consent_is_judged_at_the_time_decisions_are_made_for() -> None:
+    """Never at a clock's, which may have been set back."""
+    judging = {"consent_states", "subject_state", "status_at", "decide", "has_ended", "describe", "combined_state"}
+    for path in Path(services.__file__).parent.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) in judging:
+                inside = [part for argument in call.args for part in ast.walk(argument) if isinstance(part, ast.Call)]
+                names = {getattr(one.func, "attr", getattr(one.func, "id", "")) for one in inside}
+                assert "now" not in names, f"{path.name}:{call.lineno}"

@@ -28,7 +28,7 @@ from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.files import sha256_file
-from w2w_registry.records import folded, now
+from w2w_registry.records import folded
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import subject as subject_answer
 from w2w_registry.services.consent import gate, resolve
@@ -142,10 +142,10 @@ def unconsented(registry: Registry, filters: Filters) -> Rows:
 
 def expiring(registry: Registry, filters: Filters) -> Rows:
     """Consents that run out within ``days``, soonest first, with how many versions and releases hang on them."""
-    at = now()
-    until = at + timedelta(days=DAYS if filters.days is None else filters.days)
     out: Rows = []
     with registry.catalog.read() as session:
+        at = present(session)
+        until = at + timedelta(days=DAYS if filters.days is None else filters.days)
         subjects = [row.id for row in subjects_in_order(session)]
         soon = [
             (record, ends)
@@ -196,7 +196,7 @@ def spaces(registry: Registry, filters: Filters) -> Rows:
                 if filters.subject is None or folded(filters.subject) == folded(subject or "")
             ]
         records = load_records(session, {s for _, s, _ in found if s is not None}, history=False)
-    at = now()
+        at = present(session)
     return [
         {
             "space": space,

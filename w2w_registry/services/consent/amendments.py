@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.records import ConsentRecord, Scope, Status
 from w2w_registry.errors import Conflict
-from w2w_registry.records import digest_of, iso, now
+from w2w_registry.records import digest_of, iso
 from w2w_registry.services.consent.rows import (
     insert_record,
     journal,
@@ -23,7 +23,7 @@ from w2w_registry.services.consent.rows import (
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 _Check = Callable[[Session, ConsentRecord, datetime], dict[str, str]]
 """What has to hold before a record is changed; what the event says of it."""
@@ -147,12 +147,13 @@ def _supersede(
     check: _Check = _unchecked,
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
-        old = _pick(uow.session, subject, record_id, among, uow.now())
-        told = check(uow.session, old, uow.now())
+        at = present(uow.session)
+        old = _pick(uow.session, subject, record_id, among, at)
+        told = check(uow.session, old, at)
         record = change(old, new_id(), uow.now())
         insert_record(uow, record)
         journal(uow, action, record, supersedes=old.record_id, **told)
-    return describe(record, now())
+    return describe(record, at)
 
 
 def _move(
@@ -165,12 +166,13 @@ def _move(
     check: _Check = _unchecked,
 ) -> dict[str, Any]:
     with registry.catalog.write(registry.actor) as uow:
-        old = _pick(uow.session, subject, record_id, among, uow.now())
-        told = check(uow.session, old, uow.now())
+        at = present(uow.session)
+        old = _pick(uow.session, subject, record_id, among, at)
+        told = check(uow.session, old, at)
         record = change(old, uow.now())
         move_record(uow, record)
         journal(uow, action, record, **told)
-    return describe(record, now())
+    return describe(record, at)
 
 
 def _pick(session: Session, subject: str, record_id: str | None, among: set[Status], at: datetime) -> ConsentRecord:

@@ -18,7 +18,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status
-from w2w_registry.records import ConsentState, VersionState, digest_of, now
+from w2w_registry.records import ConsentState, VersionState, digest_of
 from w2w_registry.services.consent import gate, notices, signatures
 from w2w_registry.services.consent.evidence import evidence_digest
 from w2w_registry.services.consent.proof import new_proof
@@ -52,7 +52,8 @@ def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | 
         ensure_subject(uow, subject)
         insert_record(uow, record)
         journal(uow, "consent.request", record)
-    return {**describe(record, now()), "warnings": [*warnings_about(strange), *notices.missing(record.notice)]}
+        at = present(uow.session)
+    return {**describe(record, at), "warnings": [*warnings_about(strange), *notices.missing(record.notice)]}
 
 
 def grant(
@@ -105,7 +106,7 @@ def grant(
         "training_set_digest": training_set_digest,
     }
     with registry.catalog.write(registry.actor) as uow:
-        subject = subject_like(uow.session, subject) or subject
+        at, subject = present(uow.session), subject_like(uow.session, subject) or subject
         if signature is not None:
             signatures.check_key(uow.session, subject, signature)
             signatures.check_time(uow.session, subject, signature, uow.now(), str(signed))
@@ -114,7 +115,7 @@ def grant(
         restored = _in_service_again(registry, uow, subject)
         journal(uow, "consent.grant", record, restored=len(restored), **decided)
     told = [*warnings_about(strange), *notices.missing(record.notice)]
-    return {**describe(record, now()), "restored": restored, "warnings": told}
+    return {**describe(record, at), "restored": restored, "warnings": told}
 
 
 def _write_down(
@@ -195,7 +196,7 @@ def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list
         set_at_rest(uow, subject)
     session.flush()
     blocked = [v.version_id for v in theirs if v.state is VersionState.BLOCKED]
-    states = consent_states(session, blocked, uow.now(), gate.rules_of(registry, session))
+    states = consent_states(session, blocked, present(session), gate.rules_of(registry, session))
     free = [i for i in blocked if states[i] not in {ConsentState.WITHDRAWN, ConsentState.INVALIDATED}]
     waiting = {one.hold.version_id for one in open_holds(session, free)}
     uow.bulk_update(Version, waiting, {"state": VersionState.HELD})

@@ -19,7 +19,7 @@ from w2w_registry.records import ConsentState, IdentityRef, Kind, Result, Versio
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.second_person import DECIDED, require_other
 from w2w_registry.services.consent.upstream import consent_states
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 SAME, DISTINCT = "same", "distinct"
 LOOKED_AT = "looked at"
@@ -176,7 +176,7 @@ def serve(registry: Registry, uow: UnitOfWork, version: Version) -> None:
     if version.state not in (VersionState.HELD, VersionState.ACTIVE):
         return
     rules = gate.rules_of(registry, uow.session)
-    state = consent_states(uow.session, [version.id], uow.now(), rules)[version.id]
+    state = consent_states(uow.session, [version.id], present(uow.session), rules)[version.id]
     version.state = VersionState.BLOCKED if state in _ENDED else VersionState.ACTIVE
     uow.session.flush()
 

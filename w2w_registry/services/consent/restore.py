@@ -23,11 +23,11 @@ from w2w_registry.errors import BadFile, HubError
 from w2w_registry.hub.addresses import address_of, owner_of
 from w2w_registry.hub.api import Hub
 from w2w_registry.hub.bundle import decode_consent
-from w2w_registry.records import ConsentState, digest_of, now
+from w2w_registry.records import ConsentState, digest_of
 from w2w_registry.services.consent.rows import insert_record
 from w2w_registry.services.recording.policies import hub_trust
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 _STATUS = {
     "dpv:ConsentRequested": (Status.REQUESTED, "request"),
@@ -41,17 +41,18 @@ _STATUS = {
 
 @dataclass(frozen=True)
 class Restored:
-    """Records that came along, one tuple per subject depicted, none of them written yet."""
+    """Records that came along, one tuple per subject depicted, none of them written yet; read ``at`` (None: none)."""
 
     subjects: tuple[tuple[ConsentRecord, ...], ...] = ()
     warnings: tuple[str, ...] = ()
+    at: datetime | None = None
 
     @property
     def state(self) -> str:
         """What they amount to, for a dry run."""
-        if not self.subjects:
+        if self.at is None:
             return str(ConsentState.UNKNOWN)
-        return str(combined_state(subject_state(records, now()) for records in self.subjects))
+        return str(combined_state(subject_state(records, self.at) for records in self.subjects))
 
     def depicts(self, session: Session) -> list[str]:
         """The subjects depicted, as ``write`` will know them."""
@@ -103,7 +104,8 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
                 " `w2w-reg policy set`",
             )
         )
-    at = now()
+    with registry.catalog.read() as session:
+        at = present(session)
     subjects = []
     for receipt in receipts:
         if not receipt["records"]:
@@ -111,7 +113,7 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
         # Whose records they are is not in the file; records of one subject stay together under one new id.
         subject = f"hub-{digest_of(sorted(str(_table(r, where)['identifier']) for r in receipt['records']))[:12]}"
         subjects.append(tuple(_record(_table(r, where), subject, at, where) for r in receipt["records"]))
-    return Restored(tuple(subjects))
+    return Restored(tuple(subjects), at=at if subjects else None)
 
 
 def _trusted(registry: Registry) -> list[str]:

@@ -13,14 +13,14 @@ from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.policy import Decision, is_signed, subject_state
 from w2w_registry.consent.records import ConsentRecord, Use, to_json
 from w2w_registry.errors import NotFound
-from w2w_registry.records import Result, iso, now
+from w2w_registry.records import Result, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.rows import (
     records_of_subject,
 )
 from w2w_registry.services.consent.scopes import parse_uses
 from w2w_registry.services.consent.upstream import consent_states
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ def show(registry: Registry, subject: str, *, moment: datetime | None = None) ->
     Raises:
         NotFound: no such subject, or not by then.
     """
-    at = moment or now()
     with registry.catalog.read() as session:
+        at = moment or present(session)
         row = subject_by_id(session, subject)
         if row.created > at:
             raise NotFound(what=f"subject registered by {iso(at)}", name=row.id)
@@ -79,8 +79,8 @@ def check(
     Raises:
         NotFound: no such identity or version.
     """
-    moment = at or now()
     with registry.catalog.read() as session:
+        moment = at or present(session)
         version = version_for(session, reference)
         decisions = gate.ask_uses(
             registry,

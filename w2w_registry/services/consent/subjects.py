@@ -21,10 +21,10 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
-from w2w_registry.records import Result, composed, now
+from w2w_registry.records import Result, composed
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 NAME_WARNING = "{} looks like a name, and subject ids stay in the audit log forever, even after erasure"
 
@@ -76,9 +76,8 @@ class SubjectRow(Result):
 def list_subjects(registry: Registry, *, after: str | None = None, limit: int | None = None) -> list[SubjectRow]:
     """Subjects by id with their state, their consent in one word, and how many versions name them: all, or at most
     ``limit`` of those whose ids come after ``after``."""
-    at = now()
     with registry.catalog.read() as session:
-        rows = subjects_in_order(session, after, limit)
+        at, rows = present(session), subjects_in_order(session, after, limit)
         ids = [row.id for row in rows]
         records = load_records(session, ids, history=False)
         counts = version_counts(session, None if limit is None else ids)
@@ -118,7 +117,6 @@ def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
     Raises:
         NotFound.
     """
-    at = now()
     with registry.catalog.read() as session:
         row = subject_by_id(session, subject_id)
         subject_id = row.id
@@ -127,7 +125,7 @@ def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
             subject=row.id,
             kind=row.kind,
             state=row.state.value,
-            consent=subject_state(records, at).value,
+            consent=subject_state(records, present(session)).value,
             created=row.created,
             erased=row.erased,
             records=[{**to_json(record), "digest": record.digest()} for record in records],

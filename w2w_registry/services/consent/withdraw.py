@@ -49,7 +49,7 @@ from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.subjects import unprotect, wake
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
-from w2w_registry.services.registry import Registry
+from w2w_registry.services.registry import Registry, present
 
 _ABANDONED = 3600.0
 """Seconds after which a temporary folder that nothing touched is taken for one that a crash left."""
@@ -125,7 +125,7 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
         after = load_records(uow.session, [subject], history=False).get(subject, ())
         blocked: list[int] = []
         releases: list[AffectedRelease] = []
-        if subject_state(after, uow.now()) is not ConsentState.GRANTED:
+        if subject_state(after, present(uow.session)) is not ConsentState.GRANTED:
             versions = _affected(uow.session, subject)
             blocked = [v.version_id for v in versions if v.state in SERVED]
             uow.bulk_update(Version, blocked, {"state": VersionState.BLOCKED})

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from w2w_registry.catalog.artifact_refs import referred
+from w2w_registry.catalog.clock import CLOCK_TOLERANCE, latest_seen
 from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.resolve import all_spaces
@@ -140,9 +141,13 @@ def _certificates(settings: Settings) -> Iterator[Finding]:
 
 def _clock(registry: Registry) -> Iterator[Finding]:
     with registry.catalog.read() as session:
-        last = last_moment(session)
-    if last is not None and last > now():
+        last, seen = last_moment(session), latest_seen(session)
+    moment = now()
+    if last is not None and last > moment:
         said = f"the last event is of {last:%Y-%m-%d %H:%M}, which is in the future"
+        yield Finding("clock", "bad", said, "set this machine's clock")
+    elif seen is not None and seen - moment > CLOCK_TOLERANCE:
+        said = f"by what this registry last saw it is {seen:%Y-%m-%d %H:%M}; consents that ended by then stay ended"
         yield Finding("clock", "bad", said, "set this machine's clock")
 
 
