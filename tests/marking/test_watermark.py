@@ -63,10 +63,18 @@ def test_the_presence_needs_no_secret_and_tells_no_number(marked: list[tuple[np.
     assert found.mark is None
 
 
-def test_a_mirrored_picture_is_recognised(marked: list[tuple[np.ndarray, Marked]]) -> None:
-    for _, mark in marked[:4]:
-        found = detect(np.ascontiguousarray(mark.pixels[:, ::-1]), SECRET)
-        assert (found.present, found.mirrored, found.mark) == (True, True, mark.mark)
+@pytest.mark.parametrize("quarters", range(4))
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_picture_that_was_mirrored_and_turned_is_recognised(
+    marked: list[tuple[np.ndarray, Marked]], quarters: int, mirrored: bool
+) -> None:
+    for pixels, number in [(m.pixels, m.mark) for _, m in marked[:6]] + [
+        (marked[0][1].pixels[7:-30], marked[0][1].mark)
+    ]:
+        way = pixels[:, ::-1] if mirrored else pixels
+        found = detect(np.ascontiguousarray(np.rot90(way, -quarters)), SECRET)
+        assert (found.present, found.mark) == (True, number)
+        assert (found.mirrored, found.turned) == (mirrored, 90 * quarters)
 
 
 def test_attacks_together(marked: list[tuple[np.ndarray, Marked]]) -> None:

@@ -235,7 +235,9 @@ def open_picture(path: Path) -> tuple[bytes, Pixels, str]:
 
     data = _read(path)
     with picture(data, str(path)) as image:
-        return data, np.asarray(image.convert("RGB"), np.uint8), Image.MIME.get(image.format or "", "")
+        mime = Image.MIME.get(image.format or "", "")  # before a frame is converted, which has no format
+        deep = _to_srgb(image, _white(image, [(0, 0, *image.size)]), []) if _is_deep(image) else image
+        return data, np.asarray(deep.convert("RGB"), np.uint8), mime
 
 
 def _xmp(metadata: Mapping[str, Any]) -> str:

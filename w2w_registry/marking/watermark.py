@@ -72,8 +72,8 @@ LARGE: Final = Profile(128, 6.0, 30, 0.40, ID_BITS + CHECK_BITS, 43.0)
 MIDDLE: Final = Profile(64, 3.0, 15, 0.42, ID_BITS + CHECK_BITS, 40.05)
 SMALL: Final = Profile(32, 1.5, 10, 1.0, 0, 40.05)
 PROFILES: Final = (LARGE, MIDDLE, SMALL)
-_POSITIONS: Final = 2 * sum(p.tile**2 for p in PROFILES)
-"""Every shift of every tile, and of its mirror image: what a detector tries."""
+_POSITIONS: Final = 8 * sum(p.tile**2 for p in PROFILES)
+"""Every shift of every tile, turned by each quarter and mirrored: what a detector tries."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class Found:
 
     ``false_alarm`` bounds the probability that a picture without the mark looks like this one; ``present`` is
     ``false_alarm <= ALARM``. ``mark``: the number carried, when a secret was given and its check and its own bound
-    (``mark_false_alarm``) hold.
+    (``mark_false_alarm``) hold. Since it was marked the picture was mirrored left to right (``mirrored``), and then
+    turned clockwise by so many degrees (``turned``).
     """
 
     present: bool
@@ -91,6 +92,7 @@ class Found:
     mark_false_alarm: float = 1.0
     tile: int = 0
     mirrored: bool = False
+    turned: int = 0
     strength: float = 0.0
 
 
@@ -124,15 +126,14 @@ def detect(pixels: Pixels, secret: bytes | None = None) -> Found:
     if min(height, width) < SMALLEST:
         return Found(False, 1.0)
     flat, _ = _flatten(_luma(pixels))
-    best: tuple[float, _Sight] | None = None
-    for profile in PROFILES:
-        if profile.tile > 2 * min(height, width):
-            continue
-        sight = _look(_fold(flat, profile.tile), profile)
-        if best is None or sight.z > best[0]:
-            best = (sight.z, sight)
-    assert best is not None  # the smallest tile is always tried
-    return _read(best[1], secret)
+    tiles = [profile for profile in PROFILES if profile.tile <= 2 * min(height, width)]  # the smallest always
+    spectra = [(profile, np.fft.fft2(_fold(flat, profile.tile))) for profile in tiles]
+    sights: list[_Sight] = []
+    for ways in (_WAYS[:1], _WAYS[1:]):
+        sights += [_look(spectrum, profile, ways) for profile, spectrum in spectra]
+        if max(sight.alarm for sight in sights) <= ALARM:
+            break
+    return _read(max(sights, key=lambda sight: sight.z), secret)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,35 +143,57 @@ class _Sight:
     z: float
     profile: Profile
     shift: tuple[int, int]
-    mirrored: bool
+    way: tuple[int, bool]
     units: Complex
     weights: NDArray[np.floating]
 
+    @property
+    def alarm(self) -> float:
+        """Bounds the probability of such a sight, at any of all the positions, where there is no mark."""
+        return _bound(self.z, log(_POSITIONS))
 
-def _look(folded: Real, profile: Profile) -> _Sight:
-    views = []
-    for mirrored in (False, True):
-        spectrum = np.fft.fft2(folded[:, ::-1] if mirrored else folded)
-        units, weights = _weigh(_take(spectrum, profile))
-        scores = _scores(units, weights, profile)
-        peak = int(scores.argmax())
-        shift = divmod(peak, profile.tile)
-        views.append(_Sight(float(scores.flat[peak]), profile, shift, mirrored, units, weights))
-    return max(views, key=lambda view: view.z)
+
+_WAYS: Final = tuple((quarters, mirrored) for quarters in range(4) for mirrored in (False, True))
+"""How a picture may have been mirrored and then turned clockwise since it was marked; upright first."""
+
+
+def _look(spectrum: Complex, profile: Profile, ways: Sequence[tuple[int, bool]]) -> _Sight:
+    """The best position of one tile, its picture set upright each way. The spectrum of a tile that is turned or
+    mirrored is its own with the axes changed, but for a shift; all shifts are tried."""
+    rows, columns, _ = _carriers(profile)
+    places = [_upright(rows, columns, *way) for way in ways]
+    units, weights = _weigh(np.stack([spectrum[place] for place in places]))
+    scores = _scores(units, weights, profile)
+    way, peak = divmod(int(scores.argmax()), profile.tile**2)
+    return _Sight(
+        float(scores.flat[scores.argmax()]), profile, divmod(peak, profile.tile), ways[way], units[way], weights[way]
+    )
+
+
+def _upright(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], quarters: int, mirrored: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where the coefficients of a tile lie in the spectrum of one that was mirrored and turned clockwise."""
+    y, x = rows, -columns if mirrored else columns
+    for _ in range(quarters):
+        y, x = x, -y
+    return y, x
 
 
 def _scores(units: Complex, weights: NDArray[np.floating], profile: Profile) -> NDArray[np.floating]:
-    """(tile, tile) z of the presence at every shift: phase correlation."""
+    """(…, tile, tile) z of the presence at every shift: phase correlation of (…, carriers)."""
     rows, columns, count = _carriers(profile)
-    grid = np.zeros((profile.tile, profile.tile), np.complex128)
-    grid[rows[:count], columns[:count]] = units[:count] * np.exp(-1j * _phases(PUBLIC_KEY, profile, count))
-    scale = profile.tile**2 * sqrt(2.0) / sqrt(float((weights[:count] ** 2).sum()) + 1e-30)
-    return np.fft.ifft2(grid).real * scale
+    grid = np.zeros((*units.shape[:-1], profile.tile, profile.tile // 2 + 1), np.complex128)
+    # a real inverse transform counts each coefficient twice, except those of column 0
+    once = np.where(columns[:count] == 0, 1.0, 0.5) * np.exp(-1j * _phases(PUBLIC_KEY, profile, count))
+    grid[..., rows[:count], columns[:count]] = units[..., :count] * once
+    scale = profile.tile**2 * sqrt(2.0) / np.sqrt((weights[..., :count] ** 2).sum(axis=-1) + 1e-30)
+    scores: NDArray[np.floating] = np.fft.irfft2(grid) * scale[..., None, None]
+    return scores
 
 
 def _read(sight: _Sight, secret: bytes | None) -> Found:
-    profile = sight.profile
-    alarm = _bound(sight.z, log(_POSITIONS))
+    profile, alarm = sight.profile, sight.alarm
     mark, mark_alarm = None, 1.0
     if secret is not None and profile.bits and alarm <= ALARM:
         rows, columns, count = _carriers(profile)
@@ -183,7 +206,8 @@ def _read(sight: _Sight, secret: bytes | None) -> Found:
         mark_alarm = _bound(z, ID_BITS * log(2.0))
         if check == _check(number, secret) and mark_alarm <= ALARM:
             mark = number
-    return Found(alarm <= ALARM, alarm, mark, mark_alarm, profile.tile, sight.mirrored, sight.z)
+    quarters, mirrored = sight.way
+    return Found(alarm <= ALARM, alarm, mark, mark_alarm, profile.tile, mirrored, 90 * quarters, sight.z)
 
 
 def _bound(z: float, tried: float) -> float:
@@ -354,14 +378,15 @@ def _take(spectrum: Complex, profile: Profile) -> Complex:
 
 
 def _weigh(coefficients: Complex) -> tuple[Complex, NDArray[np.floating]]:
-    """Unit vectors times weights, and the weights: coefficients near zero have no phase worth trusting."""
+    """Unit vectors times weights, and the weights, (…, n): coefficients near zero have no phase worth trusting."""
     size = np.abs(coefficients)
-    weights = size / (size + _spread(coefficients) + 1e-20)
-    return coefficients / (size + _spread(coefficients) + 1e-20), weights
+    whole = size + _spread(coefficients) + 1e-20
+    return coefficients / whole, size / whole
 
 
-def _spread(coefficients: Complex) -> float:
-    return 0.25 * float(np.median(np.abs(coefficients)))
+def _spread(coefficients: Complex) -> NDArray[np.floating]:
+    spread: NDArray[np.floating] = 0.25 * np.median(np.abs(coefficients), axis=-1, keepdims=True)
+    return spread
 
 
 def _ramp(rows: NDArray[np.int64], columns: NDArray[np.int64], shift: tuple[int, int], tile: int) -> Complex:

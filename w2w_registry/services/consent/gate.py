@@ -49,12 +49,13 @@ _LEAVING = frozenset({Use.EXPORT, Use.PUBLISH})
 
 def rules_of(registry: Registry, session: Session, *, looking: bool = True) -> Rules:
     """The rules in force; ``looking``: nothing is decided by them. Raises SettingError: the policy cannot be used."""
-    _note_run_out(registry, session)
+    if not looking:
+        _note_run_out(registry, session)
     return Rules.from_settings(policies.in_force(registry, session, looking=looking))
 
 
 def _note_run_out(registry: Registry, session: Session) -> None:
-    """Consents whose term has ended since the last event are an event, as soon as anything is decided or shown of
+    """Consents whose term has ended since the last event are an event, as soon as anything is decided about
     consent: from then on no clock set back makes them valid again."""
     if session.info.setdefault(_RAN_OUT, False):
         return

@@ -47,6 +47,7 @@ class Seen:
             "marked": self.found.present,
             "false_alarm": self.found.false_alarm,
             "mirrored": self.found.mirrored,
+            "turned": self.found.turned,
             "ai_generated": self.ai_generated,
             "credentials": None
             if claim is None
