@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +16,13 @@ STATES = {
     "valid": "intact content credentials in the name of {issuer}, which anybody could have written",
     "invalid": "broken content credentials",
 }
+
+
+def _since(told: Mapping[str, Any]) -> str:
+    """How a picture was turned since it was marked."""
+    turned = [f"turned by {told['turned']}°"] if told["turned"] else []
+    since = ["mirrored"] * told["mirrored"] + turned
+    return f", {' and '.join(since)} since" if since else ""
 
 
 @click.command()
@@ -30,7 +39,8 @@ def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
 
     def human() -> None:
         for told in found:
-            how = [f"mark in the pixels (false alarm at most {told['false_alarm']:.1e})"] if told["marked"] else []
+            how = [f"mark in the pixels{_since(told)} (false alarm at most {told['false_alarm']:.1e})"]
+            how = how if told["marked"] else []
             if told["credentials"]:
                 how.append(STATES[told["credentials"]["state"]].format(issuer=told["credentials"]["issuer"]))
             what = "made by a model" if told["ai_generated"] else "no mark found"

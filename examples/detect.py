@@ -2,9 +2,10 @@
 
     python detect.py PICTURE…
 
-Looks for the presence mark in the pixels, which survives compression, scaling to half and back, cropping and the loss
-of all metadata. What is printed beside each picture bounds the probability that a picture without the mark looks like
-this one; below 1e-9 the mark is there. (Signed metadata, where it is left, is read by c2patool or any C2PA reader.)
+Looks for the presence mark in the pixels, which survives compression, scaling to half and back, cropping, quarter
+turns, mirroring and the loss of all metadata. What is printed beside each picture bounds the probability that a picture
+without the mark looks like this one; below 1e-9 the mark is there. (Signed metadata, where it is left, is read by
+c2patool or any C2PA reader.)
 
 Exit status: 0 when every picture is marked, 1 when one is not, 2 for a file that is not a picture.
 """
@@ -20,6 +21,8 @@ KEY = b"w2w-registry presence mark 1"
 WINDOW, FLOOR, CLIP, ALARM = 15, 8.0, 3.0, 1e-9
 # side of the tile, smallest radius and largest index of the band, share of its coefficients that say presence
 TILES = ((128, 6.0, 30, 0.40), (64, 3.0, 15, 0.42), (32, 1.5, 10, 1.0))
+
+WAYS = [(quarters, mirrored) for quarters in range(4) for mirrored in (False, True)]
 
 
 def random(key, tile, count):
@@ -56,15 +59,20 @@ def fold(flat, tile):
     return padded.reshape(down, tile, across, tile).sum(axis=(0, 2)) / np.maximum(counts, 1)
 
 
-def strongest(folded, tile, low, high, share):
-    """The largest z of the presence mark over all shifts."""
+def strongest(spectrum, tile, low, high, share, way):
+    """The largest z of the presence mark over all shifts, the picture set upright from one way it may be turned."""
     index = np.fft.fftfreq(tile, 1 / tile).round().astype(int)
     y, x = np.meshgrid(index, index, indexing="ij")
     half = (x > 0) | ((x == 0) & (y > 0))
     rows, columns = np.nonzero(half & (np.maximum(abs(x), abs(y)) <= high) & (np.hypot(x, y) >= low))
     order = np.argsort(random(KEY + b" order", tile, rows.size), kind="stable")
     rows, columns, count = rows[order], columns[order], round(share * rows.size)
-    values = np.fft.fft2(folded)[rows, columns]
+    y, x = index[rows], index[columns]
+    quarters, mirrored = way
+    x = -x if mirrored else x
+    for _ in range(quarters):  # the spectrum of a turned picture is its own with the axes changed, but for a shift
+        y, x = x, -y
+    values = spectrum[y, x]
     size = np.abs(values)
     weights = size / (size + 0.25 * np.median(size) + 1e-20)
     units = values / (size + 0.25 * np.median(size) + 1e-20)
@@ -83,10 +91,18 @@ def false_alarm(pixels):
     z = 0.0
     for tile, *band in TILES:
         if tile <= 2 * side:
-            folded = fold(flat, tile)
-            z = max(z, strongest(folded, tile, *band), strongest(folded[:, ::-1], tile, *band))
-    tried = 2 * sum(tile**2 for tile, *_ in TILES)
+            spectrum = np.fft.fft2(fold(flat, tile))
+            z = max(z, *(strongest(spectrum, tile, *band, way) for way in WAYS))
+    tried = len(WAYS) * sum(tile**2 for tile, *_ in TILES)
     return math.exp(min(0.0, math.log(tried) - z * z / 2))
+
+
+def read(path):
+    """(H, W, 3) uint8 of the first frame of a picture."""
+    with Image.open(path) as image:
+        if image.mode.startswith("I"):  # grey of 16 bits
+            return np.repeat((np.asarray(image, np.int64) // 257).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
 
 
 def main(paths):
@@ -96,8 +112,7 @@ def main(paths):
     status = 0
     for path in paths:
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(image.convert("RGB"))
+            pixels = read(path)
         except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             print(f"{path}: no picture ({error})", file=sys.stderr)
             return 2

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import select
 
-from examples.detect import false_alarm
+from examples.detect import false_alarm, read
 from tests.marking.pictures import HELD, corpus, cropped, halved, jpeg, scene
 from tests.services.small import Small
 from w2w_registry.catalog.event_log import Event
@@ -74,6 +74,34 @@ def test_by_file_by_credentials_and_by_pixels(small: Small, tmp_path: Path) -> N
         told = whose(small.registry, plain(tmp_path, change(pixels)))
         assert (told["by"], told["ref"], told["consent"], told["credentials"]) == ("watermark", "a@1", "granted", None)
     assert log.verify(small.registry).ok
+
+
+def test_in_every_kind_of_file_and_turned_every_way(small: Small, tmp_path: Path) -> None:
+    small.grant("s1")
+    image = Image.fromarray(pixels_of(let_go(small, (small.add("a", "s1"),)).data))
+    grey = np.asarray(image.convert("L"))
+    phone = Image.Exif()
+    phone[0x0112] = 6  # EXIF orientation: to be shown turned by a quarter
+    files: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "turned by a note.jpg": (image.transpose(Image.Transpose.ROTATE_90), {"exif": phone, "quality": 90}),
+        "upside down.webp": (image.transpose(Image.Transpose.ROTATE_180), {"quality": 90}),
+        "transposed.png": (image.transpose(Image.Transpose.TRANSPOSE), {}),
+        "deep grey.png": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "deep grey.tiff": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+        "ink.jpg": (image.convert("CMYK"), {"quality": 90}),
+        "palette.gif": (image.quantize(256), {}),
+        "moving.gif": (image, {"save_all": True, "append_images": [image.rotate(9), image.rotate(20)]}),
+        "moving.webp": (image, {"save_all": True, "append_images": [image.rotate(9)], "quality": 90}),
+        "see-through.png": (Image.merge("RGBA", (*image.split(), Image.fromarray(grey))), {}),
+        "pages.tiff": (image, {"save_all": True, "append_images": [image.rotate(9)]}),
+    }
+    for name, (changed, how) in files.items():
+        changed.save(tmp_path / name, **how)
+        told = whose(small.registry, tmp_path / name)
+        assert (told["by"], told["ref"]) == ("watermark", "a@1"), name
+        assert false_alarm(read(tmp_path / name)) <= ALARM, name
+    assert whose(small.registry, tmp_path / "turned by a note.jpg")["turned"] == 270
+    assert whose(small.registry, tmp_path / "transposed.png")["mirrored"]
 
 
 def test_after_a_withdrawal_every_lookup_says_so(small: Small, tmp_path: Path) -> None:
