@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.marking.pictures import ATTACKS, HELD, cropped, drawing, face, jpeg, photographs, scene, texture
-from w2w_registry.marking import watermark
+from w2w_registry.marking import tiles
 from w2w_registry.marking.watermark import ALARM, Marked, detect, embed
 
 SECRET, OTHER = b"\x01" * 32, b"\x02" * 32
@@ -125,10 +125,10 @@ def test_no_picture_breaks_detection_or_embedding(pixels: np.ndarray) -> None:
 
 def test_the_bound_holds_where_it_can_be_counted() -> None:
     """Random keys against one picture: the share of z above t stays under exp(−t²/2), for every t that can be seen."""
-    profile = watermark.MIDDLE
-    flat, _ = watermark._flatten(watermark._luma(scene(np.random.default_rng(5), 256)))
-    spectrum = watermark._take(np.fft.fft2(watermark._fold(flat, profile.tile)), profile)
-    units, weights = watermark._weigh(spectrum)
+    profile = tiles.MIDDLE
+    flat, _ = tiles.flatten(tiles.luma(scene(np.random.default_rng(5), 256)))
+    spectrum = tiles.take(np.fft.fft2(tiles.fold(flat, profile.tile)), profile)
+    units, weights = tiles.weigh(spectrum)
     phases = np.random.default_rng(6).uniform(0, 2 * np.pi, (20_000, units.size))
     z = np.sqrt(2) * (units * np.exp(-1j * phases)).real.sum(axis=1) / np.sqrt((weights**2).sum())
     for t in (0.5, 1.0, 1.5, 2.0, 2.5, 3.0):

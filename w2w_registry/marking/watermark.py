@@ -19,11 +19,9 @@ It may choose where the tile begins and which of several numbers is carried, and
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import exp, log, log10, sqrt
 from typing import Final
 
@@ -31,47 +29,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.marking.code import decode, encode, from_bits, to_bits
+from w2w_registry.marking.tiles import (
+    CHECK_BITS,
+    FLOOR,
+    ID_BITS,
+    PROFILES,
+    PUBLIC_KEY,
+    WINDOW,
+    Complex,
+    Pixels,
+    Profile,
+    carriers,
+    flatten,
+    fold,
+    luma,
+    phases,
+    profile_of,
+    ramp,
+    spread,
+    take,
+    weigh,
+    weight_of,
+)
 
-Pixels = NDArray[np.uint8]
-Real = NDArray[np.float32]
-Complex = NDArray[np.complexfloating]
-
-PUBLIC_KEY: Final = b"w2w-registry presence mark 1"
-"""The key of the presence. It is no secret, or nobody else could detect anything. Whoever knows it can remove or
-forge the presence; the number beside it needs the registry's secret."""
-ID_BITS: Final = 32
-CHECK_BITS: Final = 16
 ALARM: Final = 1e-9
 SMALLEST: Final = 16
 """Pictures with a side below this many pixels are left alone."""
-WINDOW: Final = 15
-FLOOR: Final = 8.0
-"""Grey levels below which the local deviation hardly counts."""
-CLIP: Final = 3.0
-_LUMA: Final = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-@dataclass(frozen=True)
-class Profile:
-    """How a tile is used: its side, the band (cycles a tile: radius from, each axis up to), the share of coefficients
-    that say presence, the bits carried, and the PSNR that embedding keeps to (dB).
-
-    A tile's side is chosen so that it fits some sixteen times: then the host's own spectrum, which adds up at random,
-    stays near the mark's, which adds up in step.
-    """
-
-    tile: int
-    low: float
-    high: int
-    presence: float
-    bits: int
-    psnr: float
-
-
-LARGE: Final = Profile(128, 6.0, 30, 0.40, ID_BITS + CHECK_BITS, 43.0)
-MIDDLE: Final = Profile(64, 3.0, 15, 0.42, ID_BITS + CHECK_BITS, 40.05)
-SMALL: Final = Profile(32, 1.5, 10, 1.0, 0, 40.05)
-PROFILES: Final = (LARGE, MIDDLE, SMALL)
 _POSITIONS: Final = 8 * sum(p.tile**2 for p in PROFILES)
 """Every shift of every tile, turned by each quarter and mirrored: what a detector tries."""
 
@@ -106,16 +91,6 @@ class Marked:
     found: Found
 
 
-def profile_of(height: int, width: int) -> Profile:
-    """The tile that pictures of this size are marked with."""
-    area, side = height * width, min(height, width)
-    if area >= 448**2 and side >= 144:
-        return LARGE
-    if area >= 192**2 and side >= 72:
-        return MIDDLE
-    return SMALL
-
-
 # -- detecting ---------------------------------------------------------------------------------------
 def detect(pixels: Pixels, secret: bytes | None = None) -> Found:
     """Look for the mark in (H, W, 3) uint8, and with the registry's ``secret`` for the number it carries.
@@ -125,9 +100,9 @@ def detect(pixels: Pixels, secret: bytes | None = None) -> Found:
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         return Found(False, 1.0)
-    flat, _ = _flatten(_luma(pixels))
+    flat, _ = flatten(luma(pixels))
     tiles = [profile for profile in PROFILES if profile.tile <= 2 * min(height, width)]  # the smallest always
-    spectra = [(profile, np.fft.fft2(_fold(flat, profile.tile))) for profile in tiles]
+    spectra = [(profile, np.fft.fft2(fold(flat, profile.tile))) for profile in tiles]
     sights: list[_Sight] = []
     for ways in (_WAYS[:1], _WAYS[1:]):
         sights += [_look(spectrum, profile, ways) for profile, spectrum in spectra]
@@ -160,9 +135,9 @@ _WAYS: Final = tuple((quarters, mirrored) for quarters in range(4) for mirrored 
 def _look(spectrum: Complex, profile: Profile, ways: Sequence[tuple[int, bool]]) -> _Sight:
     """The best position of one tile, its picture set upright each way. The spectrum of a tile that is turned or
     mirrored is its own with the axes changed, but for a shift; all shifts are tried."""
-    rows, columns, _ = _carriers(profile)
+    rows, columns, _ = carriers(profile)
     places = [_upright(rows, columns, *way) for way in ways]
-    units, weights = _weigh(np.stack([spectrum[place] for place in places]))
+    units, weights = weigh(np.stack([spectrum[place] for place in places]))
     scores = _scores(units, weights, profile)
     way, peak = divmod(int(scores.argmax()), profile.tile**2)
     return _Sight(
@@ -182,10 +157,10 @@ def _upright(
 
 def _scores(units: Complex, weights: NDArray[np.floating], profile: Profile) -> NDArray[np.floating]:
     """(…, tile, tile) z of the presence at every shift: phase correlation of (…, carriers)."""
-    rows, columns, count = _carriers(profile)
+    rows, columns, count = carriers(profile)
     grid = np.zeros((*units.shape[:-1], profile.tile, profile.tile // 2 + 1), np.complex128)
     # a real inverse transform counts each coefficient twice, except those of column 0
-    once = np.where(columns[:count] == 0, 1.0, 0.5) * np.exp(-1j * _phases(PUBLIC_KEY, profile, count))
+    once = np.where(columns[:count] == 0, 1.0, 0.5) * np.exp(-1j * phases(PUBLIC_KEY, profile, count))
     grid[..., rows[:count], columns[:count]] = units[..., :count] * once
     scale = profile.tile**2 * sqrt(2.0) / np.sqrt((weights[..., :count] ** 2).sum(axis=-1) + 1e-30)
     scores: NDArray[np.floating] = np.fft.irfft2(grid) * scale[..., None, None]
@@ -196,9 +171,9 @@ def _read(sight: _Sight, secret: bytes | None) -> Found:
     profile, alarm = sight.profile, sight.alarm
     mark, mark_alarm = None, 1.0
     if secret is not None and profile.bits and alarm <= ALARM:
-        rows, columns, count = _carriers(profile)
-        turned = sight.units[count:] / _ramp(rows[count:], columns[count:], sight.shift, profile.tile)
-        soft = (turned * np.exp(-1j * _phases(secret, profile, rows.size - count))).real
+        rows, columns, count = carriers(profile)
+        turned = sight.units[count:] / ramp(rows[count:], columns[count:], sight.shift, profile.tile)
+        soft = (turned * np.exp(-1j * phases(secret, profile, rows.size - count))).real
         bits = decode(soft, profile.bits)
         signs = encode(bits, soft.size)
         z = sqrt(2.0) * float((soft * signs).sum()) / sqrt(float((sight.weights[count:] ** 2).sum()) + 1e-30)
@@ -231,11 +206,11 @@ def embed(pixels: Pixels, secret: bytes, numbers: Sequence[int], *, psnr: float 
         return Marked(pixels, None, float("inf"), Found(False, 1.0))
     profile = profile_of(height, width)
     wanted = profile.psnr if psnr is None else psnr
-    flat, deviation = _flatten(_luma(pixels))
+    flat, deviation = flatten(luma(pixels))
     amplitude = np.minimum(deviation, FLOOR) + FLOOR
-    spectrum = _take(np.fft.fft2(_fold(flat, profile.tile)), profile)
+    spectrum = take(np.fft.fft2(fold(flat, profile.tile)), profile)
     goal, number = _goal(spectrum, profile, secret, numbers)
-    coupling = float((amplitude * _weight_of(deviation)).mean())
+    coupling = float((amplitude * weight_of(deviation)).mean())
     planner = _Planner.make(spectrum * goal.conj(), profile, coupling)
     budget = 255.0**2 / 10 ** (wanted / 10) / float((amplitude**2).mean()) * profile.tile**4 / 2
 
@@ -260,20 +235,20 @@ def embed(pixels: Pixels, secret: bytes, numbers: Sequence[int], *, psnr: float 
 def _goal(spectrum: Complex, profile: Profile, secret: bytes, numbers: Sequence[int]) -> tuple[Complex, int | None]:
     """The unit vector each coefficient is to point along, and the number that says: where the tile begins and which
     number is carried are chosen for what the picture happens to say already."""
-    rows, columns, count = _carriers(profile)
-    units, weights = _weigh(spectrum)
+    rows, columns, count = carriers(profile)
+    units, weights = weigh(spectrum)
     shift = divmod(int(_scores(units, weights, profile).argmax()), profile.tile)
     goal = np.empty(rows.size, np.complex128)
-    goal[:count] = np.exp(1j * _phases(PUBLIC_KEY, profile, count))
+    goal[:count] = np.exp(1j * phases(PUBLIC_KEY, profile, count))
     number = None
-    ramp = _ramp(rows, columns, shift, profile.tile)
+    moved = ramp(rows, columns, shift, profile.tile)
     if profile.bits:
-        keyed = np.exp(1j * _phases(secret, profile, rows.size - count))
-        soft = (units[count:] / (keyed * ramp[count:])).real
+        keyed = np.exp(1j * phases(secret, profile, rows.size - count))
+        soft = (units[count:] / (keyed * moved[count:])).real
         words = {n: encode(to_bits(n << CHECK_BITS | _check(n, secret), profile.bits), soft.size) for n in numbers}
         number = max(words, key=lambda n: float((words[n] * soft).sum()))
         goal[count:] = keyed * words[number]
-    return goal * ramp, number
+    return goal * moved, number
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +262,7 @@ class _Planner:
     @classmethod
     def make(cls, seen: Complex, profile: Profile, coupling: float) -> _Planner:
         """``seen`` (n,): coefficients along their goals; ``coupling``: how much of a move arrives there."""
-        rows, columns, _ = _carriers(profile)
+        rows, columns, _ = carriers(profile)
         cycles = np.fft.fftfreq(profile.tile)
         passed = 1.0 - np.sinc(WINDOW * cycles[rows]) * np.sinc(WINDOW * cycles[columns])
         unit = 255.0 / 10 ** (profile.psnr / 20) * profile.tile**2 / sqrt(2.0 * rows.size) / (1.5 * FLOOR)
@@ -295,7 +270,7 @@ class _Planner:
         circles = unit * np.geomspace(0.08, 5.0, 12)[:, None] * turns[None]
         moves: Complex = np.concatenate([np.zeros(1, np.complex128), circles.ravel()])
         after = seen[:, None] + moves[None] * (passed * coupling)[:, None]
-        noise = _spread(seen) + unit * coupling
+        noise = spread(seen) + unit * coupling
         return cls(moves, after.real / (np.abs(after) + noise), np.abs(moves / unit) ** 2)
 
     def plan(self, budget: float) -> Complex:
@@ -311,7 +286,7 @@ class _Planner:
 
 
 def _tile_of(coefficients: Complex, profile: Profile) -> NDArray[np.floating]:
-    rows, columns, _ = _carriers(profile)
+    rows, columns, _ = carriers(profile)
     grid = np.zeros((profile.tile, profile.tile), np.complex128)
     grid[rows, columns] = coefficients
     grid[-rows, -columns] = coefficients.conj()
@@ -321,98 +296,3 @@ def _tile_of(coefficients: Complex, profile: Profile) -> NDArray[np.floating]:
 def _psnr(marked: Pixels, original: Pixels) -> float:
     error = float(np.mean((marked.astype(np.float32) - original) ** 2))
     return float("inf") if error == 0 else 10 * log10(255.0**2 / error)
-
-
-# -- what both share ---------------------------------------------------------------------------------
-def _luma(pixels: Pixels) -> Real:
-    return pixels.astype(np.float32) @ _LUMA
-
-
-def _flatten(luma: Real) -> tuple[Real, Real]:
-    """Luma without its local mean, weighed down where it varies much; and its local deviation."""
-    mean = _box(luma)
-    deviation: Real = np.sqrt(np.maximum(_box(luma * luma) - mean * mean, 0.0))
-    scaled: Real = np.clip((luma - mean) / (deviation + FLOOR), -CLIP, CLIP)
-    flat: Real = scaled * (deviation + np.float32(FLOOR)) * _weight_of(deviation)
-    return flat, deviation
-
-
-def _weight_of(deviation: Real) -> Real:
-    """What a grey level counts for: less where the picture itself is loud."""
-    weight: Real = np.sqrt(np.float32(FLOOR)) * (deviation + np.float32(FLOOR)) ** np.float32(-1.5)
-    return weight
-
-
-def _box(values: Real) -> Real:
-    """Mean over a square of ``WINDOW`` pixels, edges repeated. Sums of 2, 4 and 8 make fifteen in six additions."""
-    half = WINDOW // 2
-    for axis in (0, 1):
-        pad = [(0, 0), (0, 0)]
-        pad[axis] = (half, half)
-        x = np.moveaxis(np.pad(values, pad, mode="edge"), axis, 0)
-        two = x[:-1] + x[1:]
-        four = two[:-2] + two[2:]
-        eight = four[:-4] + four[4:]
-        size = values.shape[axis]
-        total = eight[:size] + four[8 : 8 + size] + two[12 : 12 + size] + x[14 : 14 + size]
-        values = np.moveaxis(total, 0, axis) * np.float32(1 / WINDOW)
-    return values
-
-
-def _fold(flat: Real, tile: int) -> Real:
-    """Mean (tile, tile) over all whole and broken tiles."""
-    height, width = flat.shape
-    down, across = -(-height // tile), -(-width // tile)
-    padded = np.zeros((down * tile, across * tile), np.float32)
-    padded[:height, :width] = flat
-    total = padded.reshape(down, tile, across, tile).sum(axis=(0, 2))
-    index = np.arange(tile)
-    rows, columns = (height - index + tile - 1) // tile, (width - index + tile - 1) // tile
-    folded: Real = total / np.maximum(rows[:, None] * columns[None], 1)
-    return folded
-
-
-def _take(spectrum: Complex, profile: Profile) -> Complex:
-    rows, columns, _ = _carriers(profile)
-    return spectrum[rows, columns]
-
-
-def _weigh(coefficients: Complex) -> tuple[Complex, NDArray[np.floating]]:
-    """Unit vectors times weights, and the weights, (…, n): coefficients near zero have no phase worth trusting."""
-    size = np.abs(coefficients)
-    whole = size + _spread(coefficients) + 1e-20
-    return coefficients / whole, size / whole
-
-
-def _spread(coefficients: Complex) -> NDArray[np.floating]:
-    spread: NDArray[np.floating] = 0.25 * np.median(np.abs(coefficients), axis=-1, keepdims=True)
-    return spread
-
-
-def _ramp(rows: NDArray[np.int64], columns: NDArray[np.int64], shift: tuple[int, int], tile: int) -> Complex:
-    """What a shift of the tile by ``shift`` does to each coefficient."""
-    cycles = np.fft.fftfreq(tile)
-    ramp: Complex = np.exp(-2j * np.pi * (cycles[rows] * shift[0] + cycles[columns] * shift[1]))
-    return ramp
-
-
-@lru_cache(maxsize=8)
-def _carriers(profile: Profile) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Rows and columns of the coefficients used, in an order drawn from the public key, and how many say presence."""
-    index = np.fft.fftfreq(profile.tile, 1 / profile.tile).round().astype(np.int64)
-    y, x = np.meshgrid(index, index, indexing="ij")
-    half = (x > 0) | ((x == 0) & (y > 0))  # of a real picture's spectrum the other half says the same again
-    rows, columns = np.nonzero(half & (np.maximum(abs(x), abs(y)) <= profile.high) & (np.hypot(x, y) >= profile.low))
-    order = np.argsort(_random(PUBLIC_KEY + b" order", profile, rows.size), kind="stable")
-    return rows[order], columns[order], round(profile.presence * rows.size)
-
-
-@lru_cache(maxsize=32)
-def _phases(key: bytes, profile: Profile, count: int) -> NDArray[np.floating]:
-    return 2 * np.pi * _random(key, profile, count)
-
-
-def _random(key: bytes, profile: Profile, count: int) -> NDArray[np.floating]:
-    """``count`` numbers in [0, 1) from a key, the same on every machine (SHAKE-256)."""
-    stream = hashlib.shake_256(b"w2w-registry mark 1 %d " % profile.tile + key).digest(4 * count)
-    return np.frombuffer(stream, "<u4") / 2.0**32
