@@ -27,7 +27,7 @@ from w2w_registry.catalog.pictures import Picture, PictureVersion, marks_taken
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.diffusion.images import png_bytes
 from w2w_registry.errors import SettingError, storing
-from w2w_registry.marking import c2pa, watermark
+from w2w_registry.marking import c2pa, tiles, watermark
 from w2w_registry.marking.certificates import SELF_MADE, Credentials, issuer, make_credentials
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.records import now
@@ -224,7 +224,7 @@ def _numbers(session: Session, count: int) -> list[int]:
     """Random numbers that no picture carries yet."""
     fresh: list[int] = []
     while len(fresh) < count:
-        drawn = [secrets.randbits(watermark.ID_BITS) for _ in range(count - len(fresh))]
+        drawn = [secrets.randbits(tiles.ID_BITS) for _ in range(count - len(fresh))]
         taken = marks_taken(session, drawn[:500]) if len(drawn) <= 500 else set[int]()
         for start in range(500, len(drawn), 500):
             taken |= marks_taken(session, drawn[start : start + 500])
