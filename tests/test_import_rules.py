@@ -196,6 +196,7 @@ OWN_FILES = {
     "cli/reference.py": "this repository's README",
     "w2w_registry/artifacts.py": "artifacts",
     "w2w_registry/audit/verifier.py": "stands alone; reads what its user names, a pipe too",
+    "w2w_registry/catalog/clock.py": "when the catalog was last used, beside it",
     "w2w_registry/diffusion/adapters.py": "looked at by check_file first",
     "w2w_registry/diffusion/state.py": "states of training, under the home",
     "w2w_registry/files.py": "the opener",
