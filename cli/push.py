@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from w2w_registry.records import FORMATS
+from w2w_registry.services.hub.release_files import FORMATS
 
 from . import options
 from .frame import Frame, takes_frame

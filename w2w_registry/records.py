@@ -17,13 +17,9 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from functools import cache
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 from w2w_registry.errors import BadName, UsageError
-
-Format = Literal["peft", "diffusers", "kohya"]
-"""The forms a LoRA is written in; more are read (``lora.formats``)."""
-FORMATS: Final[tuple[Format, ...]] = get_args(Format)
 
 
 class Result(Mapping[str, Any]):

@@ -28,7 +28,7 @@ from safetensors import safe_open
 
 from examples.miniworld import identities as people
 from examples.miniworld.world import ATTRIBUTES
-from w2w_registry.lora import Format, lora_files
+from w2w_registry.lora import lora_files
 from w2w_registry.space.layout import Layout
 
 DATA: Final = Path(__file__).parent / "data"
@@ -99,7 +99,7 @@ def unpack(out: Path, loras: int | None = None, photos: bool = True, data: Path 
     limit = people.FIT if loras is None else min(loras, people.FIT)
     common: dict[str, Any] = {"base_model": BASE_MODEL, "revision": revision(digests)}
 
-    def write(folder: Path, theta: NDArray[np.float32], fmt: Format = "peft") -> None:
+    def write(folder: Path, theta: NDArray[np.float32], fmt: str = "peft") -> None:
         tensors = stored.layout.unflatten(theta)
         _write(lora_files(folder, tensors, stored.layout.alpha, fmt=fmt, **common))
 

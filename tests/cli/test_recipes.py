@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,11 +19,11 @@ from tests.cli.walk import commands
 from w2w_registry.cli import app, sections
 from w2w_registry.index import factory, kinds
 from w2w_registry.index.exact import ExactIndex
-from w2w_registry.lora import formats
+from w2w_registry.lora import WRITTEN, formats, write_lora
 from w2w_registry.lora.adapter import read_adapter
 from w2w_registry.lora.formats.key import Key
+from w2w_registry.lora.formats.part import Part, Written
 from w2w_registry.lora.targets import Target
-from w2w_registry.records import FORMATS
 from w2w_registry.services.audit import queries
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
@@ -44,8 +45,12 @@ def test_a_format_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
         match = spelling.fullmatch(key)
         return None if match is None else Key("unet", (Target(match["module"]),), match["role"], match["module"])
 
-    vars(toy).update(NAME="toy", key_of=key_of)
+    def write(parts: Sequence[Part]) -> dict[str, Written]:
+        return {"": Written({f"toy/{module}/{role}": a for (module, role), a in parts[0].tensors.items()})}
+
+    vars(toy).update(NAME="toy", key_of=key_of, FILE="toy.safetensors", write=write)
     monkeypatch.setattr(formats, "FORMATS", (*formats.FORMATS, toy))
+    monkeypatch.setitem(WRITTEN, "toy", toy)
     module = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     a, b = np.ones((2, 8), np.float32), np.full((8, 2), 3, np.float32)
     save_file({f"toy/{module}/A": a, f"toy/{module}/B": b}, tmp_path / "x.safetensors")
@@ -53,11 +58,13 @@ def test_a_format_is_a_module_and_a_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert (adapter.format, adapter.exact) == ("toy", True)
     assert [change.module for change in adapter.changes] == [module]
     np.testing.assert_allclose(adapter.changes[0].delta(), b @ a)
+    write_lora(tmp_path / "again", {(module, "A"): a, (module, "B"): b}, fmt="toy")
+    assert (tmp_path / "again" / "toy.safetensors").read_bytes()
+    np.testing.assert_allclose(read_adapter(tmp_path / "again").changes[0].delta(), b @ a)
 
 
 def test_what_is_written_is_offered_by_every_command_that_writes() -> None:
-    written = {form.NAME for form in formats.FORMATS if hasattr(form, "FILE")}
-    assert written == set(FORMATS)
+    written = set(WRITTEN)
     for name, further in (("export", {"coordinates", "original"}), ("push", set())):
         (option,) = [one for one in dict(commands())[name].params if "--format" in one.opts]
         assert set(option.type.choices) == written | further  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from pathlib import Path
 from w2w_registry.lora.change import _FACTORS
 from w2w_registry.lora.formats import FORMATS, form_of
 from w2w_registry.lora.roles import _KINDS, ending_of, kind_of
-from w2w_registry.lora.write import _FILES
+from w2w_registry.lora.write import WRITTEN
 
 PAGE = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
 
@@ -24,7 +24,7 @@ def test_every_format_with_an_example_of_its_own() -> None:
     assert [row[0] for row in found] == [form.NAME for form in FORMATS]
     for name, example, written in found:
         assert form_of(example.strip("`")) == name
-        assert (written == "yes") == (name in _FILES)
+        assert (written == "yes") == (name in WRITTEN)
 
 
 def test_every_kind_and_whether_its_change_is_known() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -112,9 +112,11 @@ def plan_push(
     files: Mapping[str, Content],
     access: Access,
     *,
-    keep: frozenset[str] = frozenset(),
+    keep: Collection[str] = (),
+    weights: Collection[str] = (),
 ) -> PushPlan:
-    """What turns ``state`` (None: no such repo yet) into a repo that holds ``files``; ``keep`` stays if it is there."""
+    """What turns ``state`` (None: no such repo yet) into a repo that holds ``files``; ``keep`` stays if it is there.
+    ``weights``: what releases call their adapters' files, beside what every release holds."""
     there = {} if state is None else {f.path: f for f in state.files}
     same = [p for p, content in files.items() if p in there and there[p].holds(Digests.of(content))]
     return PushPlan(
@@ -124,7 +126,7 @@ def plan_push(
         access_before=None if state is None else Access.of(private=state.private, gated=state.gated),
         parent=None if state is None else state.commit,
         add={p: size_of(files[p]) for p in sorted(files) if p not in same},
-        delete=tuple(sorted(p for p in there if p not in files and p not in keep and managed(p))),
+        delete=tuple(sorted(p for p in there if p not in files and p not in keep and (p in weights or managed(p)))),
         unchanged=tuple(sorted(same)),
     )
 

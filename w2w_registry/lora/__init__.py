@@ -9,8 +9,8 @@
   ``.alphas`` by module;
   ``.layout()`` and ``.theta()`` flatten it canonically; ``.ignored`` lists text-encoder modules left out.
 - ``find_loras(paths) -> list[Candidate]``: files, folders of folders and globs → (path, suggested name).
-- ``write_lora(out, lora_or_tensors, alpha, fmt="peft" | "diffusers" | "kohya", dtype="fp32" | "fp16" | "bf16")``.
-  ``lora_files(…)`` gives the same as bytes by path, unwritten.
+- ``write_lora(out, lora_or_tensors, alpha, fmt="peft", dtype="fp32" | "fp16" | "bf16")``.
+  ``WRITTEN`` are the formats, by name; ``lora_files(…)`` gives the same as bytes by path, unwritten.
 - ``model_digests(theta, layout)`` (exact, and as fp16 and bf16 files hold it) and
   ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
@@ -31,10 +31,10 @@ from w2w_registry.lora.others import is_embedding
 from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
 from w2w_registry.lora.tensorfile import DType
 from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
-from w2w_registry.lora.write import lora_files, write_lora
-from w2w_registry.records import Format
+from w2w_registry.lora.write import WRITTEN, lora_files, write_lora
 
 __all__ = [
+    "WRITTEN",
     "Adapter",
     "AlphaSource",
     "Beside",
@@ -42,7 +42,6 @@ __all__ = [
     "Change",
     "DType",
     "Factors",
-    "Format",
     "LoraFile",
     "ModelDigests",
     "Sameness",

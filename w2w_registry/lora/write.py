@@ -1,29 +1,29 @@
-"""Writing a LoRA so that PEFT, diffusers and kohya's tools load it with the same ΔW, alpha included."""
+"""Writing a LoRA so that PEFT, diffusers and kohya's tools load it with the same ΔW, alpha included: each format in its
+own module says what is written (``write``), here is what they share."""
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora, StorageError, UsageError
-from w2w_registry.lora.formats import FORMATS, diffusers, kohya, peft
-from w2w_registry.lora.names import DENOISERS, UnknownKey, denoiser_of
+from w2w_registry.lora.formats import FORMATS, diffusers
+from w2w_registry.lora.formats.part import Part, Written
+from w2w_registry.lora.names import UnknownKey, denoiser_of
 from w2w_registry.lora.read import Beside, LoraFile
 from w2w_registry.lora.tensorfile import DType, encode, encoded
-from w2w_registry.records import Format
 from w2w_registry.space.layout import TensorKey, module_order
 
-_FILES: dict[str, str] = {form.NAME: form.FILE for form in FORMATS if hasattr(form, "FILE")}
+WRITTEN: dict[str, ModuleType] = {form.NAME: form for form in FORMATS if hasattr(form, "write")}
+"""The formats that are written too, by name."""
 
 
 def write_lora(
@@ -31,7 +31,7 @@ def write_lora(
     lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
     alpha: float | Mapping[str, float] | None = None,
     *,
-    fmt: Format = "peft",
+    fmt: str = "peft",
     dtype: DType = "fp32",
     base_model: str | None = None,
     revision: str | None = None,
@@ -59,7 +59,7 @@ def lora_files(
     lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
     alpha: float | Mapping[str, float] | None = None,
     *,
-    fmt: Format = "peft",
+    fmt: str = "peft",
     dtype: DType = "fp32",
     base_model: str | None = None,
     revision: str | None = None,
@@ -85,42 +85,38 @@ def lora_files(
     """
     target = Path(out)
     is_file = target.suffix.lower() == ".safetensors"
-    if fmt == "peft" and is_file:
-        raise UsageError(reason=f"{target} names a file, but the PEFT form is a folder")
     tensors = dict(lora.tensors if isinstance(lora, LoraFile) else lora)
     if isinstance(lora, LoraFile):
         base_model, revision = base_model or lora.base_model, revision or lora.base_revision
         beside = lora.beside if beside is None else beside
     again = _written_alike(lora, tensors, alpha, fmt, dtype, base_model, revision, metadata, beside)
     if again is not None:
-        return {target if is_file else target / _FILES[fmt]: again}
+        return {target if is_file else target / diffusers.FILE: again}
     modules = _modules(target, tensors)
     ranks = {m: int(tensors[(m, "A")].shape[0]) for m in modules}
-    main = _Part(denoiser_of(modules), _in_order(modules, tensors), _alphas(lora, alpha, ranks))
-    others = [
-        _Part(one.part, _in_order(_modules(target, one.tensors), one.tensors), one.alphas) for one in beside or ()
-    ]
-    settings = {part.name: _settings(part, base_model, revision) for part in (main, *others)}
-    if fmt == "peft":
-        files = _peft_files(target, main, settings[main.name], dtype, metadata)
-        for other in others:
-            files |= _peft_files(target / other.name, other, settings[other.name], dtype, metadata)
-        return files
-    file = target if is_file else target / _FILES[fmt]
-    if fmt == "diffusers":
-        arrays = {k: v for part in (main, *others) for k, v in diffusers.tensors(part.tensors, part.name).items()}
-        header = diffusers.header(settings)
-    else:
-        arrays = _kohya_tensors(target, main, others)
-        header = kohya.header(settings[main.name], base_model)
-    return {file: _encoded(target, arrays, {"format": "pt", **header, **(metadata or {})}, dtype)}
+    parts = [Part(denoiser_of(modules), _in_order(modules, tensors), _alphas(lora, alpha, ranks), base_model, revision)]
+    for one in beside or ():
+        ordered = _in_order(_modules(target, one.tensors), one.tensors)
+        parts.append(Part(one.part, ordered, one.alphas, base_model, revision))
+    try:
+        found: dict[str, Written] = WRITTEN[fmt].write(parts)
+    except UnknownKey as error:
+        raise BadLora(path=str(target), reason=str(error)) from None
+    if is_file and (len(found) > 1 or found[""].beside):
+        raise UsageError(reason=f"{target} names a file, but the form {fmt} is a folder")
+    files: dict[Path, bytes] = {}
+    for folder, one_file in found.items():
+        path = target if is_file else target / folder / WRITTEN[fmt].FILE
+        files[path] = _encoded(target, one_file.tensors, one_file.header, metadata, dtype)
+        files |= {path.parent / name: content for name, content in one_file.beside.items()}
+    return files
 
 
 def _written_alike(
     lora: LoraFile | Mapping[TensorKey, NDArray[Any]],
     tensors: Mapping[TensorKey, NDArray[Any]],
     alpha: float | Mapping[str, float] | None,
-    fmt: Format,
+    fmt: str,
     dtype: DType,
     base_model: str | None,
     revision: str | None,
@@ -164,61 +160,26 @@ def _start_of(
         by_module = {module: float(given[module]) for module in modules}
     else:
         by_module = {module: float(ranks[module] if alphas is None else alphas) for module in modules}
-    part = _Part(denoiser_of(modules), _in_order(modules, zeros), by_module)
-    header = diffusers.header({part.name: _settings(part, base_model, revision)})
-    names = diffusers.tensors(part.tensors, part.name)
-    data = _encoded(Path(), names, {"format": "pt", **header, **dict(metadata)}, dtype)
+    part = Part(denoiser_of(modules), _in_order(modules, zeros), by_module, base_model, revision)
+    written = diffusers.write([part])[""]
+    data = _encoded(Path(), written.tensors, written.header, dict(metadata), dtype)
     return data[: 8 + int.from_bytes(data[:8], "little")], tuple(part.tensors)
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A LoRA's share in one part of the pipeline, its modules in the order they are written in."""
-
-    name: str
-    tensors: Mapping[TensorKey, NDArray[Any]]
-    alphas: Mapping[str, float]
-
-    def told(self, module: str) -> str:
-        """What settings call a module. transformers 5 took the first step out of CLIP's names; without it settings
-        mean the module there and before."""
-        return module if self.name in DENOISERS else module.removeprefix("text_model.")
-
-    def pattern(self, module: str) -> str:
-        """What rank and alpha patterns call a module: all of a denoiser's name, the end of others'."""
-        return f"^{module}" if self.name in DENOISERS else self.told(module)
 
 
 def _in_order(modules: Sequence[str], tensors: Mapping[TensorKey, NDArray[Any]]) -> dict[TensorKey, NDArray[Any]]:
     return {(module, factor): tensors[(module, factor)] for module in modules for factor in ("A", "B")}
 
 
-def _peft_files(
-    folder: Path, part: _Part, settings: Mapping[str, Any], dtype: DType, metadata: Mapping[str, str] | None
-) -> dict[Path, bytes]:
-    config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **settings}
-    named: dict[TensorKey, NDArray[Any]] = {(part.told(m), factor): a for (m, factor), a in part.tensors.items()}
-    return {
-        folder / peft.FILE: _encoded(folder, peft.tensors(named), {"format": "pt", **(metadata or {})}, dtype),
-        folder / peft.CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode(),
-    }
-
-
-def _kohya_tensors(path: Path, main: _Part, others: Sequence[_Part]) -> dict[str, NDArray[Any]]:
-    try:
-        arrays = kohya.tensors(main.tensors, main.alphas)
-        for other in others:
-            prefix = kohya.text_prefix(other.name, [one.name for one in others], main.alphas)
-            arrays |= kohya.tensors(other.tensors, other.alphas, prefix)
-    except UnknownKey as error:
-        raise BadLora(path=str(path), reason=str(error)) from None
-    return arrays
-
-
-def _encoded(path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, str], dtype: DType) -> bytes:
+def _encoded(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    header: Mapping[str, str],
+    metadata: Mapping[str, str] | None,
+    dtype: DType,
+) -> bytes:
     dtypes: dict[str, DType] = {name: "fp32" if name.endswith(".alpha") else dtype for name in arrays}
     try:
-        return encode(arrays, header, dtypes)
+        return encode(arrays, {"format": "pt", **header, **(metadata or {})}, dtypes)
     except OverflowError as error:
         raise BadLora(path=str(path), reason=str(error)) from None
 
@@ -248,29 +209,6 @@ def _alphas(
     if isinstance(alpha, Mapping):
         return {m: float(alpha[m]) for m in ranks}
     return dict.fromkeys(ranks, float(alpha))
-
-
-def _settings(part: _Part, base_model: str | None, revision: str | None) -> dict[str, Any]:
-    """The fields of PEFT's LoraConfig that say this share: the commonest rank and alpha, patterns for the rest."""
-    alphas = part.alphas
-    ranks = {module: int(part.tensors[(module, "A")].shape[0]) for module, factor in part.tensors if factor == "A"}
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    return {
-        "base_model_name_or_path": base_model,
-        "revision": revision,
-        "r": rank,
-        "lora_alpha": _plain(alpha),
-        "rank_pattern": {part.pattern(m): r for m, r in ranks.items() if r != rank},
-        "alpha_pattern": {part.pattern(m): _plain(a) for m, a in alphas.items() if a != alpha},
-        "target_modules": [part.told(m) for m in ranks],
-        "lora_dropout": 0.0,
-        "bias": "none",
-    }
-
-
-def _plain(value: float) -> int | float:
-    return int(value) if value == int(value) else value
 
 
 def _write(contents: Mapping[Path, bytes]) -> None:

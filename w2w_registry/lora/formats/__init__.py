@@ -1,4 +1,5 @@
-"""The formats adapters come in, one module each: ``NAME`` and ``key_of(key)``, and how it is written if it is.
+"""The formats adapters come in, one module each: ``NAME`` and ``key_of(key)``. Those also written have ``FILE``,
+the tensor file's name, and ``write(parts)``: the tensor file of each folder, the main part's in folder "".
 
 The first whose ``key_of`` knows a key has it; diffusers, whose older files have no mark of their own, comes last.
 A new format is one module here, one line in ``FORMATS``, and a row in ``docs/formats.md``.

@@ -4,15 +4,12 @@ of the pipeline in front or not."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from w2w_registry.lora.formats.key import Key
+from w2w_registry.lora.formats.part import Part, Written
 from w2w_registry.lora.names import dotted_layer
 from w2w_registry.lora.roles import ending_of
-from w2w_registry.space.layout import TensorKey
 
 NAME = "diffusers"
 FILE = "pytorch_lora_weights.safetensors"
@@ -30,12 +27,12 @@ def key_of(key: str) -> Key | None:
     return Key(layer.part, layer.targets, ending.role, name, ending.adapter)
 
 
-def tensors(factors: Mapping[TensorKey, NDArray[Any]], part: str) -> dict[str, NDArray[Any]]:
-    """The tensors of a file."""
-    return {f"{part}.{module}.lora_{factor}.weight": array for (module, factor), array in factors.items()}
-
-
-def header(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """PEFT's settings by part, as diffusers keeps them."""
-    table = {f"{part}.{k}": v for part, one in settings.items() for k, v in one.items()}
-    return {METADATA_KEY: json.dumps(table, sort_keys=True)}
+def write(parts: Sequence[Part]) -> dict[str, Written]:
+    """One file with every part, PEFT's settings of each in its header, as diffusers keeps them."""
+    table = {f"{part.name}.{key}": value for part in parts for key, value in part.settings().items()}
+    tensors = {
+        f"{part.name}.{module}.lora_{factor}.weight": array
+        for part in parts
+        for (module, factor), array in part.tensors.items()
+    }
+    return {"": Written(tensors, {METADATA_KEY: json.dumps(table, sort_keys=True)})}

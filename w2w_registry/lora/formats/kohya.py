@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.lora.formats.key import Key
+from w2w_registry.lora.formats.part import Part, Written
 from w2w_registry.lora.names import UnknownKey, flat_layer, module_to_kohya
 from w2w_registry.lora.roles import ending_of
 from w2w_registry.lora.targets import Target
-from w2w_registry.space.layout import TensorKey
 
 NAME = "kohya"
 FILE = "lora.safetensors"
@@ -29,20 +29,29 @@ def key_of(key: str) -> Key | None:
     return None if layer is None else Key(layer.part, layer.targets, ending.role, stem, ending.adapter)
 
 
-def tensors(
-    factors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float], prefix: str | None = None
-) -> dict[str, NDArray[Any]]:
-    """The tensors of a file; ``prefix``: of a text encoder's. Raises UnknownKey."""
+def write(parts: Sequence[Part]) -> dict[str, Written]:
+    """One file with every part, and the metadata other tools expect. Raises UnknownKey."""
+    main, *others = parts
+    arrays = _tensors(main)
+    for other in others:
+        arrays |= _tensors(other, _text_prefix(other.name, [one.name for one in others], main.alphas))
+    settings = main.settings()
+    rank, alpha = settings["r"], settings["lora_alpha"]
+    header = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
+    return {"": Written(arrays, header | ({"ss_sd_model_name": main.base_model} if main.base_model else {}))}
+
+
+def _tensors(part: Part, prefix: str | None = None) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
-    for module in dict.fromkeys(m for m, _ in factors):
+    for module in dict.fromkeys(m for m, _ in part.tensors):
         name = module_to_kohya(module) if prefix is None else _text_name(prefix, module)
-        arrays[f"{name}.alpha"] = np.asarray(alphas[module], np.float32)
-        arrays[f"{name}.lora_down.weight"] = factors[(module, "A")]
-        arrays[f"{name}.lora_up.weight"] = factors[(module, "B")]
+        arrays[f"{name}.alpha"] = np.asarray(part.alphas[module], np.float32)
+        arrays[f"{name}.lora_down.weight"] = part.tensors[(module, "A")]
+        arrays[f"{name}.lora_up.weight"] = part.tensors[(module, "B")]
     return arrays
 
 
-def text_prefix(part: str, parts: Collection[str], modules: Iterable[str]) -> str:
+def _text_prefix(part: str, parts: Collection[str], modules: Iterable[str]) -> str:
     """What stands before a text encoder's layers, where a file changes ``parts`` beside ``modules`` of the denoiser:
     kohya numbers them only where there are several, and a T5 is the third of Flux too. Raises UnknownKey."""
     number = {"text_encoder": "1", "text_encoder_2": "2", "text_encoder_3": "3"}.get(part)
@@ -59,13 +68,3 @@ def _text_name(prefix: str, module: str) -> str:
     if layer is None or layer.targets != (Target(module),):
         raise UnknownKey(f"{module} is a module that kohya names cannot carry")
     return name
-
-
-def header(settings: Mapping[str, Any], base_model: str | None) -> dict[str, str]:
-    """The metadata other tools expect."""
-    rank, alpha = settings["r"], settings["lora_alpha"]
-    found = {"ss_network_module": "networks.lora", "ss_network_dim": str(rank), "ss_network_alpha": str(alpha)}
-    return {**found, "ss_sd_model_name": base_model} if base_model else found
-
-
-__all__ = ["FILE", "NAME", "UnknownKey", "header", "key_of", "tensors", "text_prefix"]

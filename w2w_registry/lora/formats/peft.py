@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
-from typing import Any
-
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from w2w_registry.lora.formats.key import Key
+from w2w_registry.lora.formats.part import Part, Written
 from w2w_registry.lora.names import dotted_layer
 from w2w_registry.lora.roles import Ending, ending_of
-from w2w_registry.space.layout import TensorKey
 
 NAME = "peft"
 FILE = "adapter_model.safetensors"
@@ -34,6 +32,13 @@ def key_of(key: str) -> Key | None:
     return Key(layer.part, layer.targets, ending.role, name, ending.adapter)
 
 
-def tensors(factors: Mapping[TensorKey, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The tensors of a file."""
-    return {f"{PREFIX}{module}.lora_{factor}.weight": array for (module, factor), array in factors.items()}
+def write(parts: Sequence[Part]) -> dict[str, Written]:
+    """A folder's files: PEFT's form is of one model, so each further part of the pipeline has a folder of its name."""
+    return {part.name if number else "": _of(part) for number, part in enumerate(parts)}
+
+
+def _of(part: Part) -> Written:
+    config = {"peft_type": "LORA", "task_type": None, "inference_mode": True, **part.settings()}
+    names = {key: f"{PREFIX}{part.told(key[0])}.lora_{key[1]}.weight" for key in part.tensors}
+    beside = {CONFIG: (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()}
+    return Written({name: part.tensors[key] for key, name in names.items()}, beside=beside)

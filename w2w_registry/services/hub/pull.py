@@ -28,7 +28,7 @@ from w2w_registry.hub import adapter_release, bundle
 from w2w_registry.hub.addresses import address_of, parse_repo
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
-from w2w_registry.lora import LoraFile, lora_files, read_lora
+from w2w_registry.lora import WRITTEN, LoraFile, lora_files, read_lora
 from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
@@ -227,9 +227,11 @@ class _Ours:
 
 def _forms(fetched: Fetched, document: Document) -> list[Path]:
     """Every file, or PEFT folder, in which a release holds its LoRA."""
-    named = [fetched.folder / name for name in (bundle.DIFFUSERS_FILE, bundle.KOHYA_FILE) if name in document.files]
-    if bundle.PEFT_FILES[0] in document.files:
-        named.append(fetched.folder)
+    named = [
+        fetched.folder if bundle.PEFT_FILES[0] == form.FILE else fetched.folder / form.FILE
+        for form in WRITTEN.values()
+        if form.FILE in document.files
+    ]
     return named or ([] if fetched.lora is None else [fetched.lora])
 
 

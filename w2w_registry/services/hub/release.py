@@ -37,6 +37,7 @@ from w2w_registry.services.hub.intents import arrived, drop, drop_forbidden, not
 from w2w_registry.services.hub.published_consent import Consent, consent_of
 from w2w_registry.services.hub.release_files import (
     DEFAULT_FORMATS,
+    WEIGHTS,
     Options,
     VersionFacts,
     build_files,
@@ -213,14 +214,14 @@ def _planned(
     key = signatures.signing_key(registry)
     keep = frozenset({bundle.SIGNATURE})
     if key is None:
-        return prepared, plan_push(repo_id, state, prepared.files, prepared.access)
-    plan = plan_push(repo_id, state, prepared.files, prepared.access, keep=keep)
+        return prepared, plan_push(repo_id, state, prepared.files, prepared.access, weights=WEIGHTS)
+    plan = plan_push(repo_id, state, prepared.files, prepared.access, keep=keep, weights=WEIGHTS)
     signed = state is not None and state.file(bundle.SIGNATURE) is not None
     if signed and not plan.delete and set(plan.add) <= {bundle.CARD}:
         return prepared, plan
     files = {**prepared.files, bundle.SIGNATURE: signatures.sign(key, prepared.files, registry.settings.temporary_dir)}
     prepared = replace(prepared, files=files)
-    return prepared, plan_push(repo_id, state, files, prepared.access)
+    return prepared, plan_push(repo_id, state, files, prepared.access, weights=WEIGHTS)
 
 
 # -- in the catalog ----------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from w2w_registry.catalog.vectors import unpack
 from w2w_registry.errors import MissingExtra, UsageError
 from w2w_registry.hub import adapter_release, bundle
 from w2w_registry.hub.card import CardFacts, Preview, model_card
-from w2w_registry.lora import LoraFile, lora_files, model_digest, not_plain, read_adapter, read_lora
+from w2w_registry.lora import WRITTEN, LoraFile, lora_files, model_digest, not_plain, read_adapter, read_lora
 from w2w_registry.services.hub.published_consent import Consent
 from w2w_registry.services.recording.kept import kept_files
 from w2w_registry.services.recording.manifests import manifest_of
@@ -37,6 +37,9 @@ from w2w_registry.services.registry import Registry
 from w2w_registry.space.layout import Layout, TensorKey
 
 DEFAULT_FORMATS = ("peft", "diffusers")
+FORMATS = tuple(WRITTEN)
+WEIGHTS = frozenset(form.FILE for form in WRITTEN.values())
+"""What the formats call their files."""
 
 
 @dataclass(frozen=True)
@@ -312,8 +315,6 @@ def _weight_files(registry: Registry, facts: VersionFacts, space: Space | None, 
     alpha = None if isinstance(lora, LoraFile) or facts.place is None else facts.place.layout.alpha
     files: dict[str, bytes] = {}
     for fmt in options.formats:
-        made = lora_files(
-            "out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision  # type: ignore[arg-type]
-        )  # fmt: skip
+        made = lora_files("out", lora, alpha, fmt=fmt, base_model=facts.base_model, revision=facts.base_revision)
         files |= {str(path.relative_to("out")): data for path, data in made.items()}
     return files

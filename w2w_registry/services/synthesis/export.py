@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import version_for
@@ -14,8 +15,8 @@ from w2w_registry.catalog.vectors import pack
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.lora import DType, Format, lora_files, lora_of, model_digest, not_plain, read_adapter
-from w2w_registry.records import canonical_json
+from w2w_registry.lora import WRITTEN, DType, lora_files, lora_of, model_digest, not_plain, read_adapter
+from w2w_registry.records import Result, canonical_json
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.made_in import look
 from w2w_registry.services.consent.results import hold_point
@@ -26,10 +27,26 @@ from w2w_registry.services.recording.spaces import no_space
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.new_versions import Permission
 
-ExportFormat = Literal[Format, "coordinates", "original"]
-FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
+FORMATS: Final = (*WRITTEN, "coordinates", "original")
 _LEFT = "tensors of its file have no place in this form; in the format original it has them all"
 DTYPES: Final[tuple[DType, ...]] = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True, eq=False)
+class Exported(Result):
+    """What was written, of which version; what a version in no weight space, or its form, does not have is None."""
+
+    identity: str
+    space: str | None
+    base_model: str | None
+    model_digest: str | None
+    format: str
+    files: list[str]
+    bytes: int
+    warnings: list[str]
+    space_digest: str | None = None
+    base_revision: str | None = None
+    coordinates_digest: str | None = None
 
 
 def export(
@@ -37,12 +54,12 @@ def export(
     ref: str,
     out: str,
     *,
-    fmt: ExportFormat | None = None,
+    fmt: str | None = None,
     dtype: DType = "fp32",
     from_coordinates: bool = False,
     purpose: str | None = None,
     force: bool = False,
-) -> dict[str, Any]:
+) -> Exported:
     """Write a version into folder (or ``.safetensors`` / ``.json`` file) ``out``; says what was written.
 
     ``fmt`` None: as PEFT, and a version in no weight space as the file it is kept as (``original``).
@@ -70,12 +87,12 @@ def _placed(
     ref: str,
     out: str,
     *,
-    fmt: Format | Literal["coordinates"],
+    fmt: str,
     dtype: DType,
     from_coordinates: bool,
     purpose: str | None,
     force: bool,
-) -> dict[str, Any]:
+) -> Exported:
     """A version of a weight space, as its own LoRA or its point."""
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
@@ -96,6 +113,7 @@ def _placed(
         "coordinates_digest": digest,
     }
     left: Sequence[str] = ()
+    model: str | None = None
     if fmt == "coordinates":
         files = _as_coordinates(out, facts, space.k, data)
     else:
@@ -112,31 +130,35 @@ def _placed(
             metadata={"w2w": canonical_json(facts)},
             beside=beside,
         )
-        facts["model_digest"] = model_digest(theta, space.layout)
-    told = [f"{len(left)} more {_LEFT}"] if left else []
-    check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
-    decision = _noted(registry, permission, origin.version_id, fmt, files)
-    # The tensor file comes first and is written last: settings beside old tensors would be another model.
-    write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
-    return {
+        model = model_digest(theta, space.layout)
+    decision = _leave(registry, permission, origin.version_id, fmt, files, force=force)
+    return Exported(
         **facts,
-        "format": fmt,
-        "files": [str(p) for p in files],
-        "bytes": sum(len(c) for c in files.values()),
-        "warnings": [*map(str, decision.warnings), *told],
-    }
+        model_digest=model,
+        format=fmt,
+        files=[str(path) for path in files],
+        bytes=sum(map(len, files.values())),
+        warnings=[*map(str, decision.warnings), *_left(left)],
+    )
 
 
-def _noted(
-    registry: Registry, permission: Permission, version_id: int, fmt: str, files: Mapping[Path, bytes]
+def _leave(
+    registry: Registry, permission: Permission, version_id: int, fmt: str, files: Mapping[Path, bytes], *, force: bool
 ) -> Decision:
-    """The gate once more, in the transaction that says what leaves."""
+    """Write what leaves, after the gate was asked once more in the transaction that says so."""
+    check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         digests = sorted(sha256(content).hexdigest() for content in files.values())
         told = {"format": fmt, "files": digests, **gate.evidence(decision)}
         uow.event("version.export", {"version": version_id}, **told)
+    # The tensor file comes first and is written last: settings beside old tensors would be another model.
+    write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
     return decision
+
+
+def _left(tensors: Sequence[str]) -> list[str]:
+    return [f"{len(tensors)} more {_LEFT}"] if tensors else []
 
 
 def _check_words(fmt: str | None, dtype: str) -> None:
@@ -154,7 +176,7 @@ def _as_coordinates(out: str, facts: Mapping[str, Any], components: int, data: b
     return {path: (text + "\n").encode()}
 
 
-def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> dict[str, Any]:
+def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> Exported:
     """The adapter as it is kept."""
     name, data = _kept(registry, version, purpose)
     kept = kept_files(data, f"{name.partition('@')[0].rsplit('/', 1)[-1]}.safetensors")
@@ -169,11 +191,11 @@ def _rewritten(
     version: Version,
     out: str,
     *,
-    fmt: ExportFormat,
+    fmt: str,
     dtype: DType,
     purpose: str | None,
     force: bool,
-) -> dict[str, Any]:
+) -> Exported:
     """A LoRA in no weight space, in another form.
 
     Raises:
@@ -188,13 +210,9 @@ def _rewritten(
         if reason is not None:
             raise UsageError(reason=f"{name} cannot be written as {fmt}: {reason}", hint="say [[format]] original")
         lora = lora_of(adapter)
-    kind: Format = fmt  # type: ignore[assignment]
     base, revision = version.base_model, version.base_revision
-    files = lora_files(out, lora, fmt=kind, dtype=dtype, base_model=base, revision=revision)
-    done = _written(registry, version, name, fmt, files, purpose=purpose, force=force)
-    if lora.left:
-        done["warnings"].append(f"{len(lora.left)} more {_LEFT}")
-    return done
+    files = lora_files(out, lora, fmt=fmt, dtype=dtype, base_model=base, revision=revision)
+    return _written(registry, version, name, fmt, files, purpose=purpose, force=force, left=lora.left)
 
 
 def _kept(registry: Registry, version: Version, purpose: str | None) -> tuple[str, bytes]:
@@ -211,25 +229,22 @@ def _written(
     registry: Registry,
     version: Version,
     name: str,
-    fmt: ExportFormat,
+    fmt: str,
     files: dict[Path, bytes],
     *,
     purpose: str | None,
     force: bool,
-) -> dict[str, Any]:
+    left: Sequence[str] = (),
+) -> Exported:
     permission = Permission(Use.EXPORT, versions=[version.id], purpose=purpose)
-    check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
-    with registry.catalog.write(registry.actor) as uow:
-        decision = permission.require(registry, uow.session)
-        uow.event("version.export", {"version": version.id}, format=fmt, **gate.evidence(decision))
-    write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
-    return {
-        "identity": name,
-        "space": None,
-        "base_model": version.base_model,
-        "model_digest": version.model_digest,
-        "format": fmt,
-        "files": [str(path) for path in files],
-        "bytes": sum(map(len, files.values())),
-        "warnings": [str(w) for w in decision.warnings],
-    }
+    decision = _leave(registry, permission, version.id, fmt, files, force=force)
+    return Exported(
+        identity=name,
+        space=None,
+        base_model=version.base_model,
+        model_digest=version.model_digest,
+        format=fmt,
+        files=[str(path) for path in files],
+        bytes=sum(map(len, files.values())),
+        warnings=[*map(str, decision.warnings), *_left(left)],
+    )
