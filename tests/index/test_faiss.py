@@ -266,6 +266,21 @@ def test_most_rows_are_proven_away_unread(index: FaissIndex, queries: Vectors, m
     assert 0 < sum(read) < 10 * ROWS / 20
 
 
+def test_a_proof_is_proposed_as_many_rows_as_the_last_one_needed(
+    index: FaissIndex, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faiss_index, "FIRST_PROOF", 8)
+    fine, asked = index.segments[0].fine, []
+    top = fine.top
+    monkeypatch.setattr(fine, "top", lambda *a, **kw: (asked.append(a[1]), top(*a, **kw))[1])
+    (true,) = oracle.above(queries[0], 0.2)
+    for scans in (3, 1, 1):
+        (found,) = index.above(queries[0], 0.2)
+        np.testing.assert_array_equal(found[0], true[0])
+        assert len(asked) == scans, asked
+        del asked[:]
+
+
 def test_two_builds_of_the_same_rows_are_the_same(saved: Path, vectors: Vectors, tmp_path: Path) -> None:
     index = FaissIndex(DIM)
     order = np.random.default_rng(5).permutation(ROWS)

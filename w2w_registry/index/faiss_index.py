@@ -42,8 +42,9 @@ KIND = "faiss"
 SCAN_ROWS = 8192  # fewer rows are read outright in a few milliseconds
 MIN_DIM = 32  # narrower rows are hardly longer than their codes
 FEW_ROWS, FEW_SHARE = 4096, 33  # eligible rows scored outright: so many, or this part of all
-MARGIN, SPARE = 1.1, 50  # candidates asked for under a filter, beyond what its share suggests
+MARGIN, SPARE = 1.0, 50  # candidates asked for under a filter, beyond what its share suggests
 FIRST_PROOF, FIRST_SHARE, MOST_PROOF = 256, 32, 32_768  # rows proposed to a proof: so many, or this part of all
+PROOF_STEP, PROOF_SPARE = 4, 2.0  # times as many where they were too few; and than the last proof needed
 LOOSE = 64  # rows coded worst, always read by ``above``, so that the others' bound is close
 GPU_CANDIDATES = 200
 GPU_AFTER = 32  # queries in one process before the vectors are copied to the card
@@ -89,6 +90,7 @@ class FaissSegment(Segment):
         self.coarse, self.fine = scans
         self.gpu: Any = None
         self._loose: tuple[NDArray[np.int64], np.float32] | None = None
+        self.needed = 0  # rows that the last proof had to be proposed, and some more: the next needs about as many
 
     def propose(self, queries: Vectors, wanted: int) -> tuple[Vectors, NDArray[np.int64]]:
         """The ``wanted`` rows of each query that score best by their coarse codes: estimates (q, m), descending, and
@@ -220,7 +222,8 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(len(segment.rows), bool)
             mask[rows] = True
         rotated = segment.rotate(queries)
-        first = max(FIRST_PROOF, len(segment.rows) // FIRST_SHARE, 2 * (limit or 0))
+        least_rows = max(FIRST_PROOF, len(segment.rows) // FIRST_SHARE, 2 * (limit or 0))
+        first = min(max(least_rows, segment.needed), _most_rows(segment))
         estimates, places, slack = segment.fine.top(rotated, first, checked=True)
         found: Found = []
         for i, query in enumerate(queries):
@@ -313,14 +316,22 @@ def _not_excluded(
     better an estimate than the last that was.
     """
     loose, most = segment.loose()
-    while estimates[-1] + slack + MAX_NORM * most >= threshold and len(places) < len(segment.rows):
-        most_rows = min(MOST_PROOF, len(segment.rows) // 4)
-        if len(places) >= most_rows:
+    least = threshold - slack - MAX_NORM * most
+    while estimates[-1] >= least and len(places) < len(segment.rows):
+        if len(places) >= _most_rows(segment):
+            segment.needed = len(places)
             return None
-        wanted = min(16 * len(places), most_rows)
+        wanted = min(PROOF_STEP * len(places), _most_rows(segment))
         (estimates,), (places,), _ = segment.fine.top(rotated, wanted, checked=True)
-    alive = estimates + slack + np.float32(MAX_NORM) * segment.errors[places] >= threshold
-    return np.union1d(places[alive], loose)
+    segment.needed = int(PROOF_SPARE * np.count_nonzero(estimates >= least))
+    errors = segment.errors[places]
+    alive = (estimates + slack + np.float32(MAX_NORM) * errors >= threshold) & (errors <= most)
+    return np.sort(np.concatenate([places[alive], loose]))
+
+
+def _most_rows(segment: FaissSegment) -> int:
+    """Proposed to a proof at most: reading every row is no dearer than more of them."""
+    return min(MOST_PROOF, len(segment.rows) // 4)
 
 
 def _scanned(segment: Segment) -> bool:
