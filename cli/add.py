@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from .frame import Frame, takes_frame
 from .output import emit, note, progress, say, warn, warn_unmatched
 
 if TYPE_CHECKING:
+    from w2w_registry.errors import RegistryError
     from w2w_registry.services.identities.items import AddRequest, Item, Skipped
     from w2w_registry.services.identities.planned import Group, Intake, Plan
 
@@ -190,14 +191,11 @@ def _result(done: Intake) -> dict[str, Any]:
 
 # -- for people -------------------------------------------------------------------------------------
 def _show_plan(planned: Plan) -> None:
-    from w2w_registry.messages import message
-
     if planned.init:
         say("There is no registry yet; one would be created.")
     for group in planned.groups:
         say(_group_line(group))
-    for space, error in planned.unfitted.items():
-        warn(f"space {space} could not be fitted: {message(error)}")
+    _unfitted(planned.unfitted)
     _failures(list(planned.survey.failed), "cannot be used")
     _failures(list(planned.refused), "would be refused")
     _warnings(planned.items)
@@ -216,9 +214,17 @@ def _group_line(group: Group) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in facts["kinds"].items())
     ranks = f", rank {'/'.join(map(str, facts['ranks']))}" if facts["ranks"] else ""
     hints = f" (hints: {', '.join(facts['base_hints'][:3])})" if facts["base_hints"] else ""
-    base = group.base_model or f"base model not named{hints}"
+    base = group.base_model or f"{_of(facts['parts'])}base model not named{hints}"
     where = f"fit space {group.space}" if group.fit else f"space {group.space}" if group.space else "in no weight space"
     return f"{kinds}{ranks}, {base}: {where}"
+
+
+_PARTS = {"unet": "a UNet", "transformer": "a transformer", "model": "a model not known"}
+
+
+def _of(parts: list[str]) -> str:
+    """What they change, where nothing says of which base model it is."""
+    return f"of {_PARTS.get(parts[0], f'the {parts[0]}')}, " if len(parts) == 1 else ""
 
 
 def _show(done: Intake, dry_run: bool = False) -> None:
@@ -229,7 +235,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         residual = "" if item.residual is None else f"  residual {item.residual:.3f}"
         say(f"{verb}  {item.identity}@{item.version}{residual}")
     for item in old if len(old) <= _LISTED else []:
-        how = f"  (same model: {item.same_model})" if item.same_model else ""
+        how = f"  ({item.same_model})" if item.same_model else ""
         changed = f"  updated: {_first(item.updated)}" if item.updated else ""
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
     relabelled = sum(bool(item.updated) for item in old)
@@ -237,10 +243,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         note(f"labels were updated on {relabelled} of those already there (--json lists them)")
     _warnings(done.items)
     warn_unmatched(done.unmatched, "file")
-    for space, error in done.unfitted.items():
-        from w2w_registry.messages import message
-
-        warn(f"space {space} could not be fitted: {message(error)}")
+    _unfitted(done.unfitted)
     _failures([item for item in done.items if item.error is not None])
     _skipped(done.skipped)
     note(
@@ -276,6 +279,12 @@ def _where(done: Intake, new: Sequence[Item]) -> str:
 def _first(names: Sequence[str]) -> str:
     """The names, or how many and the first of them."""
     return ", ".join(names) if len(names) <= _SHOWN else f"{len(names)} labels ({', '.join(names[:3])}, …)"
+
+
+def _unfitted(spaces: Mapping[str, RegistryError]) -> None:
+    for space, error in spaces.items():
+        reason = str(error.fields.get("reason") or error)
+        warn(f"space {space} was not fitted: {reason}; to fit one of some of them: `w2w-reg space fit NAME PATH…`")
 
 
 def _failures(items: list[Item], word: str = "failed") -> None:

@@ -6,12 +6,12 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, pairs, told_changes, warn_unmatched
+from .output import emit, note, pairs, print_csv, told_changes, warn_unmatched
 
 
 @click.group()
 def label() -> None:
-    """Set, unset and import labels of identities."""
+    """Set, unset, import and export labels of identities."""
 
 
 @label.command(name="set")
@@ -66,3 +66,18 @@ def label_import(frame: Frame, file: str) -> None:
         note(f"{len(done.updated)} updated, {len(done.unchanged)} unchanged, {len(done.unmatched)} unmatched")
 
     emit(frame, done.to_json(), human)
+
+
+@label.command(name="export")
+@click.argument("patterns", nargs=-1, metavar="[NAME|PATTERN…]")
+@options.where
+@takes_frame
+def label_export(frame: Frame, patterns: tuple[str, ...], where: str | None) -> None:
+    """Print the labels of identities as CSV: a row per identity and a column per label, as `label import` reads them.
+
+    w2w-reg label export > labels.csv
+    """
+    from w2w_registry.services.identities import browsing
+
+    rows, columns = browsing.labelled(frame.registry(), patterns, where=where)
+    emit(frame, rows, lambda: print_csv(rows, columns))

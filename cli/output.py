@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from w2w_registry.errors import RegistryError, StorageError, spelt
-from w2w_registry.records import counted
+from w2w_registry.records import FORMULA, counted
 
 from . import loudness
 
@@ -205,14 +205,11 @@ def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None
     click.echo(clean(out.getvalue().rstrip("\n"), lines=True))
 
 
-_FORMULA = tuple("=+-@\t\r＝＋－＠")  # what a cell begins with that a spreadsheet runs, the wide forms too
-
-
 def _harmless(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)
     text = _text(value)
-    return f"'{text}" if text[:1] in _FORMULA and not _is_number(value) else text
+    return f"'{text}" if text[:1] in FORMULA and not _is_number(value) else text
 
 
 def _shortened(text: str) -> str:

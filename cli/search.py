@@ -145,11 +145,12 @@ def _tables(values: list[dict[str, Any]]) -> None:
     for one in values:
         if len(values) > 1:
             say(f"{one['query']}:")
-        _table(one, told)
+        _table(one, told, alone=len(values) == 1)
 
 
-def _table(found: dict[str, Any], told: set[str]) -> None:
-    """``told``: what needs no saying again, as it was said of an earlier query."""
+def _table(found: dict[str, Any], told: set[str], *, alone: bool) -> None:
+    """``told``: what needs no saying again, as it was said of an earlier query; how it was compared is said once, and
+    the gap to the next only of a query that is ``alone``."""
     for text in found["warnings"]:
         if text not in told:
             warn(text)
@@ -159,22 +160,23 @@ def _table(found: dict[str, Any], told: set[str]) -> None:
         columns.insert(4, "score_weights")
     unplaced = found["space"] is None and found["by"] == "weights"
     table(rows, columns, empty="nothing to compare with yet" if unplaced else "nothing in this space yet")
-    gap = "" if found["gap"] is None else f"; {found['gap']:.3g} above the next"
+    gap = "" if found["gap"] is None or not alone else f"; {found['gap']:.3g} above the next"
+    how: str | None = None
     if unplaced:
-        if found["people"] and UNPLACED not in told:
-            note(f"compared with {counted(found['people'], 'version')}: {UNPLACED}")
-        told.add(UNPLACED)
+        how = f"compared with {counted(found['people'], 'version')}: {UNPLACED}" if found["people"] else None
     elif found["by"] != "weights":
-        note(f"by behaviour, {found['metric']}, among {found['people']} people{gap}")
+        how = f"by behaviour, {found['metric']}, among {found['people']} people{gap}"
     elif found["threshold"] is not None:
-        note(
+        how = (
             f"space {found['space']}, metric {found['metric']}; same identity from {found['threshold']:.3f} up "
             f"(false matches: {found['false_match_rate']:.2g} of pairs){gap}"
         )
+    if how is not None and how not in told:
+        note(how)
     likely = found["by"] == "weights" and any(hit["verdict"] == "likely" for hit in found["results"])
     if likely and MORE not in told:
         note(MORE)
-    told.update((*found["warnings"], *([MORE] if likely else [])))
+    told.update((*found["warnings"], *([MORE] if likely else []), *([how] if how else [])))
     if found["certainty"] != "exact":
         note(f"{found['certainty']} search: {CERTAINTY[found['certainty']]}")
 

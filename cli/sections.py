@@ -14,7 +14,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "stats": "Count what is in the registry.",
     },
     "Describe": {
-        "label": "Set, unset and import labels of identities.",
+        "label": "Set, unset, import and export labels of identities.",
         "tag": "Set and unset tags of identities.",
         "note": "Write, show or remove a note on an identity.",
         "rate": "Rate identities, and mark favourites.",

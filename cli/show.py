@@ -21,10 +21,10 @@ def show(frame: Frame, name: str) -> None:
 
     def human() -> None:
         skip = {"versions", "operation"}
-        pairs((k.replace("_", " "), v) for k, v in value.items() if k not in skip and (k != "held" or v))
+        facts = [(k.replace("_", " "), v) for k, v in value.items() if k not in skip and (k != "held" or v)]
         operation = value["operation"]
         made_by = f"{operation['kind']} by {operation['agent']} at {operation['started_at']}"
-        pairs([("file", _file(operation["params"])), ("made by", made_by)])
+        pairs([*facts, ("file", _file(operation["params"])), ("made by", made_by)])
         say()
         table(value["versions"], ["version", "state", "space", "residual", "operation", "created"])
 

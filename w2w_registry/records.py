@@ -152,6 +152,10 @@ _ALIAS = re.compile(r"[^\W\d_][\w.-]*", re.UNICODE)
 MAX_NAME = 200
 
 
+FORMULA = tuple("=+-@\t\r＝＋－＠")
+"""What a cell of a table begins with that a spreadsheet runs, the wide forms too."""
+
+
 def composed(text: str) -> str:
     """``text`` in Unicode's composed form (NFC): é typed as one character or as two is one text."""
     return unicodedata.normalize("NFC", text)

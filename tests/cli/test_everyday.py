@@ -205,6 +205,10 @@ def test_labels_of_no_identity_are_counted_in_one_line(run: Run, folder: Path, t
         ],
     )
     assert json.loads(run("show", "p0001", "--json")[1])["labels"]["weight"] == 0.5  # as spreadsheets write it
+    run("label", "set", "p0002", "mood==sad", "x=a,b")
+    table.write_text(run("label", "export", "p0")[1])
+    assert table.read_text() == 'id,mood,weight,x\np0001,,0.5,\np0002,\'=sad,,"a,b"\n'
+    assert run("label", "import", table)[2] == "0 updated, 2 unchanged, 0 unmatched\n"
 
 
 def test_add_says_where_everything_went(run: Run, folder: Path) -> None:

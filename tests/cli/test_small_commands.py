@@ -22,6 +22,7 @@ SMALL = (
     "config unset hub.endpoint",
     "label set p0001 mood=1",
     "label unset p0001 mood",
+    "label export",
     "tag set p0001 team=ads",
     "tag unset p0001 team",
     "alias set live p0001@1",

@@ -511,7 +511,13 @@ def test_what_changes_no_weights_or_draws_no_pictures_is_refused_by_name(tmp_pat
         with pytest.raises(BadLora) as caught:
             read_adapter(tmp_path)
         assert caught.value.reason == reason
-    for stem in ("model.layers.0.block_sparse_moe.experts.0.w1", "backbone.layers.0.mixer.in_proj"):
+    for stem in (
+        "model.layers.0.block_sparse_moe.experts.0.w1",
+        "backbone.layers.0.mixer.in_proj",
+        "rwkv.blocks.0.x",
+        "transformer.encoder.layers.0.self_attention.query_key_value",
+        "model.layers.0.mamba.in_proj",
+    ):
         with pytest.raises(BadLora, match="language model"):
             read_adapter(st_file(tmp_path / "x" / "x.safetensors", pair(f"base_model.model.{stem}")))
 

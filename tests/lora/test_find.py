@@ -77,6 +77,10 @@ def test_what_holds_nothing_stays_to_be_refused(tmp_path: Path) -> None:
         ("x/alice/checkpoint-500/pytorch_lora_weights.safetensors", "alice-checkpoint-500"),
         (f"hub/models--acme--alice-lora/snapshots/{'0a' * 20}/pytorch_lora_weights.safetensors", "acme/alice-lora"),
         ("x/weights.v1.5.safetensors", "weights.v1.5"),
+        ("x/alice/lora_unet/pytorch_lora_weights.safetensors", "alice"),
+        ("x/alice/last-000004.safetensors", "alice-last-000004"),
+        ("x/alice/epoch10/adapter_model.safetensors", "alice-epoch10"),
+        ("x/alice-000004.safetensors", "alice-000004"),
     ],
 )
 def test_names(path: str, name: str) -> None:
@@ -168,6 +172,20 @@ def test_a_place_is_known_by_where_it_lies_not_by_a_link_to_it(tmp_path: Path) -
     (tmp_path / "a").symlink_to("z")
     (tmp_path / "z" / "up").symlink_to("..")
     assert [c.path for c in discover([tmp_path])[0]] == [tmp_path / "z" / "x.safetensors"]
+
+
+def test_a_link_to_a_file_that_is_there_too_is_passed_over(tmp_path: Path) -> None:
+    write_lora(tmp_path / "z" / "x.safetensors", make_tensors(), fmt="kohya")
+    write_lora(tmp_path / "z" / "y.safetensors", make_tensors(), fmt="kohya")
+    (tmp_path / "z" / "a.safetensors").symlink_to("x.safetensors")
+    found, skipped = discover([tmp_path / "z"])
+    assert [c.name for c in found] == ["x", "y"]
+    assert [(s.path.name, s.reason) for s in skipped] == [
+        ("a.safetensors", "a link to another file here, which is taken")
+    ]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "b.safetensors").symlink_to(tmp_path / "z" / "x.safetensors")
+    assert [c.name for c in discover([tmp_path / "one"])[0]] == ["b"]
 
 
 @pytest.mark.parametrize("name", ["pytorch_lora_weights.bin", "adapter_model.bin"])

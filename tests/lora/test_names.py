@@ -103,3 +103,19 @@ def test_roles() -> None:
     assert key("lora_unet_conv_in.lora_up.weight").role == "B"
     assert key("base_model.model.conv_in.lora_A.default.weight").adapter == "default"
     assert key("lora_te2_text_model_x.lora_up.weight").part == "text_encoder_2"
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "unet.base_model.model.",
+        "base_model.model.unet.base_model.model.",
+        "unet._orig_mod.",
+        "unet.module.",
+        "base_model.",
+    ],
+)
+def test_what_wraps_a_model_for_training_is_no_part_of_its_names(wrapped: str) -> None:
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    found = key(f"{wrapped}{layer}.lora_A.weight")
+    assert (found.part, found.targets[0].module) == ("unet", layer)

@@ -15,7 +15,7 @@ from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.resolve import PRESENT, subject_like
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.where import FIELDS, All, Expression, Not, Some
-from w2w_registry.catalog.where_sql import condition, labels_of_bare_words, mentions
+from w2w_registry.catalog.where_sql import AsNumber, condition, labels_of_bare_words, mentions
 from w2w_registry.errors import UnknownField, UsageError
 from w2w_registry.records import VersionState
 
@@ -149,7 +149,8 @@ def sort_columns(sort: str) -> list[Any]:
         of = (Label.version_id == Version.id) & (Label.name == key)
         return [select(column).where(of).scalar_subquery() for column in (Label.number, Label.text)]
     if kind == "tag" and key:
-        return [select(Tag.value).where(Tag.identity_id == Version.identity_id, Tag.key == key).scalar_subquery()]
+        of = (Tag.identity_id == Version.identity_id) & (Tag.key == key)
+        return [select(column).where(of).scalar_subquery() for column in (AsNumber(Tag.value), Tag.value)]
     raise UsageError(reason=f"cannot sort by {name!r}", hint=f"use {', '.join(SORTS)}, label.NAME or tag.KEY")
 
 

@@ -176,10 +176,10 @@ def _tag(operator: str, values: tuple[Value, ...]) -> Sql:
     if operator in ("=", "!=", "in"):
         alike = [_text(Tag.value)("in", values)]
         numbers = tuple(value.number for value in values if isinstance(value, Numeral))
-        same = or_(*alike, *([func.coalesce(_number(_AsNumber(Tag.value))("in", numbers), false())] if numbers else []))
+        same = or_(*alike, *([func.coalesce(_number(AsNumber(Tag.value))("in", numbers), false())] if numbers else []))
         return not_(same) if operator == "!=" else same
     if isinstance(values[0], Numeral):
-        return func.coalesce(_number(_AsNumber(Tag.value))(operator, (values[0].number,)), false())
+        return func.coalesce(_number(AsNumber(Tag.value))(operator, (values[0].number,)), false())
     return _text(Tag.value)(operator, values)
 
 
@@ -247,7 +247,7 @@ class _CodePoints(FunctionElement[str]):
     type = Words()
 
 
-class _AsNumber(FunctionElement[float]):
+class AsNumber(FunctionElement[float]):
     """A text that is a plain decimal number (``-2``, ``4.50``; no exponent, at most 100 characters), else NULL."""
 
     inherit_cache = True
@@ -279,14 +279,14 @@ def _code_points_postgresql(element: Any, compiler: Any, **options: Any) -> str:
     return f'({compiler.process(element.clauses, **options)} COLLATE "C")'
 
 
-@compiles(_AsNumber)
+@compiles(AsNumber)
 def _as_number_sqlite(element: Any, compiler: Any, **options: Any) -> str:
     text = compiler.process(element.clauses, **options)
     plain = f"{text} NOT GLOB '*[^0-9.-]*' AND length({text}) <= 100 AND json_valid({text})"
     return f"(CASE WHEN {plain} THEN CAST({text} AS REAL) END)"
 
 
-@compiles(_AsNumber, "postgresql")
+@compiles(AsNumber, "postgresql")
 def _as_number_postgresql(element: Any, compiler: Any, **options: Any) -> str:
     text = compiler.process(element.clauses, **options)
     plain = f"{text} ~ '^-?(0|[1-9][0-9]*)([.][0-9]+)?$' AND length({text}) <= 100"

@@ -44,6 +44,7 @@ _GENERIC = {
     ),
     *("unet", "transformer", "final", "last", "best", "checkpoint", "output"),
     *("pytorch_model", "diffusion_pytorch_model", "checkpoints", "snapshots"),
+    *("lora_unet", "unet_lora", "transformer_lora", "lora_model", "outputs", "models", "adapters", "adapter_weights"),
 }
 _UNFINISHED = re.compile(
     r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)|.+\.crdownload", re.IGNORECASE
@@ -60,7 +61,11 @@ _OTHER = {
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 _SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
 # What is told from its like by the folder above: a state of one training, a second part of one pipeline.
-_STEP = re.compile(r"(?:checkpoint|step|epoch)[-_]?\d+|text_encoder(?:_[23])?", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:checkpoint|step|epoch|iter|last|lora|pytorch_lora_weights|adapter_model|model)[-_]?(?:step|epoch)?[-_]?\d+"
+    r"|text_encoder(?:_[23])?",
+    re.IGNORECASE,
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_CACHE = re.compile(r"models--(?P<owner>[^-].*?)--(?P<name>.+)")
 _NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
@@ -109,6 +114,10 @@ def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped
                     skipped.setdefault(os.path.abspath(hit.path), hit)
                 else:
                     found.setdefault(os.path.abspath(hit), _with_a_name(hit))
+    for place in [place for place, path in found.items() if os.path.islink(path)]:
+        real = os.path.realpath(place)
+        if real != place and real in found:  # a place is known by its own name before that of a link to it
+            skipped[place] = Skipped(found.pop(place), "a link to another file here, which is taken")
     names = _distinct(list(found.values()))
     return [Candidate(path, name) for path, name in zip(found.values(), names, strict=True)], list(skipped.values())
 

@@ -17,6 +17,12 @@ _CHECKPOINT = re.compile(r"\.(?:safetensors|sft|ckpt|pt|pth|bin|gguf)$", re.IGNO
 _CACHED = re.compile(r"(?:.*[\\/])?models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)(?:[\\/].*)?")
 _ADDRESS = re.compile(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/(?P<owner>[\w.-]+)/(?P<name>[\w.-]+)(?:[/?#].*)?")
 _ID = re.compile(r"[\w][\w.-]*(?:/[\w][\w.-]*)?")
+# The first are of sd-scripts and of the Stability AI metadata; the others are written by hand and by scripts.
+_BASE = ("base_model_name_or_path", "base_model", "pretrained_model_name_or_path")
+_TRIGGER = (
+    *("modelspec.trigger_phrase", "ss_trigger_word", "trigger_word", "instance_prompt"),
+    *("trigger_words", "trigger_phrase", "activation_text", "instance_token"),
+)
 _REPEATS = re.compile(r"\d+_(?P<words>.+)")
 
 
@@ -41,11 +47,11 @@ def told_by(metadata: Mapping[str, str]) -> Told:
                 return value[:_LIMIT]
         return None
 
-    name = text("ss_sd_model_name") or _trainers_base(metadata.get("ot_config", ""))
+    name = text("ss_sd_model_name") or _trainers_base(metadata.get("ot_config", "")) or text(*_BASE)
     base, hint = base_named(name or "")
     architecture = re.sub(r"/\w[\w-]*$", "", text("modelspec.architecture", "ss_base_model_version") or "") or None
     facts = {
-        "title": text("modelspec.title", "ss_output_name"),
+        "title": text("modelspec.title", "ss_output_name", "title", "name"),
         "author": text("modelspec.author"),
         "license": text("modelspec.license"),
         "description": text("modelspec.description", "ss_training_comment"),
@@ -57,8 +63,7 @@ def told_by(metadata: Mapping[str, str]) -> Told:
     return Told(
         base_model=base,
         base_hint=hint or architecture,
-        trigger=text("modelspec.trigger_phrase", "ss_trigger_word", "trigger_word", "instance_prompt")
-        or _folder_words(metadata.get("ss_tag_frequency", "")),
+        trigger=text(*_TRIGGER) or _folder_words(metadata.get("ss_tag_frequency", "")),
         facts={key: value for key, value in facts.items() if value},
     )
 

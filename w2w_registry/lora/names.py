@@ -72,14 +72,16 @@ _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2
 _ANY_MODEL = re.compile(r"layers\.\d+\.feed_forward\.w[123]")
 # What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
-_HOLDERS = ("base_model.model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
+_HOLDERS = ("base_model.model.", "base_model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
 _LANGUAGE = re.compile(
     r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
     r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"
     r"|(?:.*\.)?backbone\.layers\.\d+\.mixer\..*|(?:.*\.)?encoder\.layer\.\d+\.(?:attention\.self|intermediate|output)\..*"
     r"|(?:.*\.)?(?:transformer|gpt_neox)\.(?:h|layers)\.\d+\.(?:attn|mlp|self_attention|attention)\.(?:c_|query_key).*"
     r"|layers\.\d+\.(?:self_attn|mlp)\..*|(?:encoder|decoder)\.block\.\d+\.layer\..*"
-    r"|(?:bert|roberta|distilbert)\..*|lm_head"
+    r"|(?:bert|roberta|distilbert|rwkv|vision_tower)\..*|lm_head"
+    r"|(?:model\.)?(?:layers\.\d+\.(?:mamba|mixer|linear_attn)|visual\.blocks\.\d+)\..*"
+    r"|transformer\.encoder\.layers\.\d+\.(?:self_attention|mlp)\..*"
 )
 _CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projection|final_layer_norm)|text_model\..*")
 
@@ -93,7 +95,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):
-            rest = stem.removeprefix(prefix)
+            rest = _bared(stem.removeprefix(prefix), part)
             module = _plain_module(rest, processor) if part in DENOISERS else _plain_text(rest)
             if part == "transformer" and _original(rest) is not None:
                 return _original_layer(rest)
@@ -119,6 +121,19 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
             layer = dotted_layer(stem.removeprefix(holder), processor=processor, held=held - 1)
             return layer if layer.part in _PARTS else Layer("model", (Target(stem),))
     return Layer("model", (Target(stem),))
+
+
+def _bared(rest: str, part: str) -> str:
+    """A denoiser's layer without what wrapping the model for training put between the part's name and its own; as it
+    is where no layer that is known is left."""
+    roots = {"unet": _UNET_ROOTS, "transformer": _TRANSFORMER_ROOTS}.get(part)
+    own = rest
+    while roots is not None and not own.startswith(roots):
+        wrapper = next((w for w in (*_WRAPPERS, *_HOLDERS, f"{part}.") if own.startswith(w)), None)
+        if wrapper is None:
+            return rest
+        own = own.removeprefix(wrapper)
+    return own
 
 
 def _original_layer(rest: str) -> Layer:

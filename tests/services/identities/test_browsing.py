@@ -10,7 +10,7 @@ from tests.lora.loras import st_file
 from tests.services.identities.folder import ATTENTION, rand
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import iso, now
-from w2w_registry.services.identities import browsing, bulk, intake, manage
+from w2w_registry.services.identities import browsing, bulk, describing, intake, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.provenance.differences import diff
 from w2w_registry.services.registry import Registry
@@ -76,6 +76,12 @@ def test_ratings_favourites_and_collections(named: Registry) -> None:
     bulk.rate(named, ["acme/bob"], 4.5, favourite=True)
     bulk.rate(named, ["acme/Alice"], 3)
     assert names(manage.list_identities(named, where="tag.rating >= 4")) == ["acme/bob"]
+    bulk.tag_many(named, ["acme/malice", "acme/zoë"], {"rating": "10"})
+    bulk.tag_many(named, ["acme/zoë"], {"rating": "good"})
+    assert names(manage.list_identities(named, sort="tag.rating"))[:3] == ["acme/Alice", "acme/bob", "acme/malice"]
+    assert names(manage.list_identities(named, sort="-tag.rating"))[:3] == ["acme/malice", "acme/bob", "acme/Alice"]
+    for name in ("acme/malice", "acme/zoë"):
+        describing.unset_tags(named, name, ["rating"])
     assert names(manage.list_identities(named, where="tag.favourite = 1")) == ["acme/bob"]
     bulk.rate(named, ["acme/bob"], None, favourite=False)
     assert manage.list_identities(named, where="tag.favourite = 1") == []

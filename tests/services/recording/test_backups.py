@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def home_of(folder: Path) -> Settings:
     return Settings(folder, f"sqlite:///{folder}/catalog.db", "curator", str(folder / "artifacts"), {"space_people": 2})
 
 
-def test_what_went_in_comes_out(filled: Registry, tmp_path: Path) -> None:
+def test_what_went_in_comes_out(filled: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From either database; the restored registry holds, and is the same."""
     done = backups.backup(filled, tmp_path / "b.tar")
     assert done.missing == ()
@@ -50,6 +51,11 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path) -> None:
         backups.backup(filled, tmp_path / "b.tar")
     with pytest.raises(UsageError):
         backups.backup(filled, filled.settings.home / "b.tar")
+    with monkeypatch.context() as patched:
+        # As in a home that is read-only.
+        patched.setattr(os, "access", lambda path, mode: mode == os.F_OK)
+        patched.setattr(type(filled.settings), "temporary_dir", property(lambda _: tmp_path / "b.tar" / "none"))
+        assert backups.backup(filled, tmp_path / "c.tar").files == done.files
     settings = home_of(tmp_path / "restored")
     assert backups.restore(settings, tmp_path / "b.tar", perform=False).files == done.files
     assert not settings.home.exists()

@@ -286,6 +286,14 @@ def test_files_that_do_not_fit_together(tmp_path: Path) -> None:
     torch.save(torch.zeros(40, 99), tmp_path / "proj_1000pc.pt")
     with pytest.raises(BadFile, match="do not belong"):
         read_w2w_release(tmp_path)
+    make_release(tmp_path)
+    torch.save(torch.full((40, 3), torch.nan), tmp_path / "proj_1000pc.pt")
+    with pytest.raises(BadFile, match="row 0 hold NaN"):
+        read_w2w_release(tmp_path)
+    make_release(tmp_path)
+    torch.save(torch.zeros(D), tmp_path / "std.pt")
+    with pytest.raises(BadFile, match=r"std\.pt.* are 0"):
+        read_w2w_release(tmp_path)
     for table, words in [
         ({"x": ((1,), (1,))}, "not a LoRA tensor"),
         ({f"unet.{MODULES[0]}.lora_A.weight": ((5,), (1, 6))}, "length 5"),

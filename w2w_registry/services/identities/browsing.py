@@ -72,6 +72,15 @@ def browse(
         return rows_of(registry, session, list_versions(session, expression, sort=sort, limit=limit))
 
 
+def labelled(
+    registry: Registry, patterns: Sequence[str] = (), *, where: str | None = None
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The labels of those that ``browse`` gives and that have any, by ``id`` (the identity's name), and the columns."""
+    rows = [row for row in browse(registry, patterns, where=where) if row["labels"]]
+    names = sorted({name for row in rows for name in row["labels"]} - {"id"})
+    return [{**row["labels"], "id": row["identity"]} for row in rows], ("id", *names)
+
+
 def matching_names(session: Session, patterns: Sequence[str]) -> list[str]:
     """Names of identities in service that one of the patterns means, sorted.
 

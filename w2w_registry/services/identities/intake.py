@@ -103,6 +103,7 @@ def _look(candidate: Candidate, request: AddRequest, twins: Twins) -> Seen:
         tuple(sorted({c.rank for c in adapter.changes if c.kind in ("LoRA", "DoRA")})),
         sketch,
         twins.number(adapter, digests, sketch),
+        max(adapter.parts, key=lambda part: adapter.parts[part]),
         adapter.alpha_source != "default",
         tuple(remarks(adapter, request)),
     )
@@ -152,10 +153,11 @@ def plan(registry: Registry | None, found: Survey, *, fit: bool) -> Plan:
         else:
             by_place[None] += indices
     for ref, indices in by_place.items():
-        bases: dict[str, list[int]] = defaultdict(list)
-        for i in sorted(indices):  # what is in no space is told by base model
+        bases: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for i in sorted(indices):  # what is in no space is told by base model, or by what part of one it changes
             one = found.seen[i]
-            bases["" if ref else one.base_model or one.base_hint or ""].append(i)
+            base = one.base_model or one.base_hint or ""
+            bases[("", "") if ref else (base, "" if base else one.part)].append(i)
         groups += [group(some, space=ref) for some in bases.values()]
     items = [_foreseen(found, i, known, repeated) for i in range(len(found.seen))]
     for i in by_place[None]:  # in a space other things are said

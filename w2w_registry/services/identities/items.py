@@ -127,8 +127,8 @@ class Item:
 @dataclass(frozen=True)
 class Seen:
     """One readable adapter: what a plan needs of it, without its tensors. ``model``: the same number for two that are
-    the same model. ``scaled``: the file, or what lies beside it, says its alpha. ``remarks``: what is said of it where
-    it is kept in no space."""
+    the same model. ``part``: of the pipeline, which it changes most. ``scaled``: the file, or what lies beside it, says
+    its alpha. ``remarks``: what is said of it where it is kept in no space."""
 
     candidate: Candidate
     kind: str
@@ -143,6 +143,7 @@ class Seen:
     ranks: tuple[int, ...]
     sketch: Sketch | None
     model: int
+    part: str
     scaled: bool = True
     remarks: tuple[str, ...] = ()
 

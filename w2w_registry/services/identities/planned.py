@@ -49,6 +49,7 @@ class Group:
             "base_model": self.base_model,
             "base_hints": sorted({one.base_hint for one in self.members if one.base_hint}),
             "kinds": dict(sorted(kinds.items())),
+            "parts": sorted({one.part for one in self.members}),
             "formats": dict(sorted(Counter(one.format for one in self.members).items())),
             "ranks": sorted({rank for one in self.members for rank in one.ranks}),
         }

@@ -68,7 +68,9 @@ def backup(registry: Registry, out: Path, *, force: bool = False, progress: Prog
     part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(settings.temporary_dir) as folder:
+        # A home that is read-only (an archive, a NAS) can be backed up too.
+        writable = os.access(settings.home, os.W_OK)
+        with temporary_folder(settings.temporary_dir if writable else out.parent) as folder:
             copy = folder / CATALOG
             copy_catalog(settings.database_url, f"sqlite:///{copy}")
             with registry.catalog.read() as session:

@@ -17,7 +17,7 @@ from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import check_name, composed
+from w2w_registry.records import FORMULA, check_name, composed
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -85,16 +85,19 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         if name in labels:
             raise BadFile(path=str(path), reason=f"{name[:60]!r} stands twice (second time in line {number})")
         labels[name] = {
-            header[i]: to_label(_point(cell.strip()) if mark == ";" else cell.strip())
+            header[i]: to_label(_plain(cell.strip(), mark))
             for i, cell in enumerate(row)
             if i != where and cell.strip() and header[i]
         }
     return labels
 
 
-def _point(cell: str) -> str:
-    """A number with a decimal comma, as spreadsheets that write semicolons have it, with a point."""
-    return cell.replace(",", ".") if re.fullmatch(r"[+-]?\d+,\d+", cell) else cell
+def _plain(cell: str, mark: str) -> str:
+    """A cell's text. Spreadsheets that write semicolons have numbers with a decimal comma; an apostrophe keeps others
+    from running what it begins with."""
+    if mark == ";" and re.fullmatch(r"[+-]?\d+,\d+", cell):
+        return cell.replace(",", ".")
+    return cell.removeprefix("'") if cell[:1] == "'" and cell[1:2] in FORMULA else cell
 
 
 def changed_labels(session: Session, version_id: int, labels: Labels) -> list[str]:

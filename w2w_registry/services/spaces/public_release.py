@@ -71,6 +71,9 @@ def read_w2w_release(
         raise UsageError(reason="the release does not name its base model", hint="say [[base-model]]")
     d = layout.dim
     mean, std = (_vector(root / name, d) for name in ("mean.pt", "std.pt"))
+    if not std.all():
+        zeros = f"{int((std == 0).sum())} of its numbers are 0, and everything is divided by them"
+        raise BadFile(path=str(root / "std.pt"), reason=zeros)
     vectors = _basis(root / "V.pt", d)
     coordinates = _coordinates(root / "proj_1000pc.pt", vectors.shape[1])
     k = _kept(components, vectors.shape[1], coordinates)
@@ -184,6 +187,11 @@ def _coordinates(path: Path, columns: int) -> NDArray[Any] | None:
         raise BadFile(
             path=str(path), reason=f"coordinates of shape {values.shape} do not belong to V with {columns} columns"
         )
+    step = max(1, _BLOCK // values.shape[1])
+    odd = next((i for i in range(0, len(values), step) if not np.isfinite(values[i : i + step]).all()), None)
+    if odd is not None:
+        row = odd + int(np.argmin(np.isfinite(values[odd : odd + step]).all(1)))
+        raise BadFile(path=str(path), reason=f"the coordinates in row {row} hold NaN or Inf")
     return values
 
 
