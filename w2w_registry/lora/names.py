@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from w2w_registry.lora.others import is_language_layer
 from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target, further_layer
 
 DENOISERS = ("unet", "transformer")
@@ -73,16 +74,6 @@ _ANY_MODEL = re.compile(r"layers\.\d+\.feed_forward\.w[123]")
 # What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
 _HOLDERS = ("base_model.model.", "base_model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
-_LANGUAGE = re.compile(
-    r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
-    r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"
-    r"|(?:.*\.)?backbone\.layers\.\d+\.mixer\..*|(?:.*\.)?encoder\.layer\.\d+\.(?:attention\.self|intermediate|output)\..*"
-    r"|(?:.*\.)?(?:transformer|gpt_neox)\.(?:h|layers)\.\d+\.(?:attn|mlp|self_attention|attention)\.(?:c_|query_key).*"
-    r"|layers\.\d+\.(?:self_attn|mlp)\..*|(?:encoder|decoder)\.block\.\d+\.layer\..*"
-    r"|(?:bert|roberta|distilbert|rwkv|vision_tower)\..*|lm_head"
-    r"|(?:model\.)?(?:layers\.\d+\.(?:mamba|mixer|linear_attn)|visual\.blocks\.\d+)\..*"
-    r"|transformer\.encoder\.layers\.\d+\.(?:self_attention|mlp)\..*"
-)
 _CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projection|final_layer_norm)|text_model\..*")
 
 
@@ -91,7 +82,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
     many names of what holds the model may stand in front."""
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
-    if _LANGUAGE.fullmatch(stem):
+    if is_language_layer(stem):
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):

@@ -13,6 +13,23 @@ _HYPERNETWORK = re.compile(r"(?:\d+\.)+linear\.\d+\.(?:weight|bias)")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
+_LANGUAGE = re.compile(
+    r"(?:.*\.)?(?:model|language_model|model\.encoder|decoder)\.layers\.\d+\."
+    r"(?:self_attn|self_attention|mlp|encoder_attn|fc[12]|block_sparse_moe|linear_attn|mixer)\b.*"
+    r"|(?:.*\.)?backbone\.layers\.\d+\.mixer\..*|(?:.*\.)?encoder\.layer\.\d+\.(?:attention\.self|intermediate|output)\..*"
+    r"|(?:.*\.)?(?:transformer|gpt_neox)\.(?:h|layers)\.\d+\.(?:attn|mlp|self_attention|attention)\.(?:c_|query_key).*"
+    r"|layers\.\d+\.(?:self_attn|mlp)\..*|(?:encoder|decoder)\.block\.\d+\.layer\..*"
+    r"|(?:bert|roberta|distilbert|rwkv|vision_tower)\..*|lm_head"
+    r"|(?:model\.)?(?:layers\.\d+\.(?:mamba|mixer|linear_attn)|visual\.blocks\.\d+)\..*"
+    r"|transformer\.encoder\.layers\.\d+\.(?:self_attention|mlp)\..*"
+)
+
+
+def is_language_layer(name: str) -> bool:
+    """Whether a layer's name is one that language models have, and no text encoder of a diffusion pipeline."""
+    return _LANGUAGE.fullmatch(name) is not None
+
+
 def is_embedding(name: str) -> bool:
     """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
     return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))

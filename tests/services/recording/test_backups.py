@@ -52,8 +52,8 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path, monkeypatch: p
     with pytest.raises(UsageError):
         backups.backup(filled, filled.settings.home / "b.tar")
     with monkeypatch.context() as patched:
-        # As in a home that is read-only.
-        patched.setattr(os, "access", lambda path, mode: mode == os.F_OK)
+        access, home = os.access, filled.settings.home  # which is read-only
+        patched.setattr(os, "access", lambda path, mode: path != home and access(path, mode))
         patched.setattr(type(filled.settings), "temporary_dir", property(lambda _: tmp_path / "b.tar" / "none"))
         assert backups.backup(filled, tmp_path / "c.tar").files == done.files
     settings = home_of(tmp_path / "restored")
