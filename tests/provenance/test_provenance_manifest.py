@@ -27,6 +27,18 @@ def test_who_and_when_do_not_matter() -> None:
     assert digest(manifest(replace(FACTS, operation=renamed, parents={2: "aa" * 32}))) == digest(manifest(FACTS))
 
 
+def test_where_the_base_model_was_does_not_matter() -> None:
+    """Its network's digest says which it was; a path would tell whoever reads the manifest who keeps it where."""
+    here, there = (
+        manifest(replace(FACTS, operation=replace(OPERATION, models={"unet": "ab" * 32, "model": f"/home/{who}/sd"})))
+        for who in ("alice", "bob")
+    )
+    assert digest(here) == digest(there)
+    assert "/home/" not in str(here)
+    named = replace(OPERATION, models={"model": "acme/sd"})  # of an operation that recorded no digest
+    assert manifest(replace(FACTS, operation=named))["operation"]["models"] == {"model": "acme/sd"}
+
+
 CHANGES: list[dict[str, Any]] = [
     {"space": "faces@2"}, {"space_digest": "00" * 32}, {"layout_digest": "00" * 32}, {"base_model": "x"},
     {"base_revision": None}, {"coordinates_digest": None}, {"artifact_digest": "00" * 32}, {"residual": 0.26},

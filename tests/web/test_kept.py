@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse
 from tests.services.world import make_world
 from tests.web.conftest import HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.consent.records import Scope
+from w2w_registry.errors import DatabaseError
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
 from w2w_registry.services.identities import manage, paging
@@ -34,6 +35,23 @@ def lagging(registry: Registry) -> Lagging:
         return enter(create_app(registry, Access(TOKEN, "curator"), frozenset({HOST}), engine=NoModel(), lag=lag))
 
     return make
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/identities"])
+def test_a_database_that_went_away_is_said(
+    lagging: Lagging, registry: Registry, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Asked before any route is: no trace, no address, and another try may do."""
+    browser = lagging(0.0)
+
+    def gone() -> int:
+        raise DatabaseError(url="postgresql://u@db/r", reason="terminating connection")
+
+    monkeypatch.setattr(registry.catalog, "last_change", gone)
+    answer = browser.get(path)
+    assert answer.status_code == 503
+    assert "database cannot be reached" in answer.text
+    assert "postgresql" not in answer.text
 
 
 @pytest.fixture

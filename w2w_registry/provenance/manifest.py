@@ -57,10 +57,17 @@ def manifest(facts: Facts) -> dict[str, Any]:
             "parameters": dict(operation.parameters),
             "seed": operation.seed,
             "code_version": operation.code_version,
-            "models": dict(operation.models),
+            "models": _models(operation.models),
             "inputs": [_input(item, facts.parents) for item in operation.inputs],
         },
     }
+
+
+def _models(models: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the place that a base model was opened from, where the digest of its network says which it was: a folder
+    that moves changes nothing, and its path, which may hold somebody's name, stays here when the manifest is published.
+    """
+    return {name: value for name, value in models.items() if name != "model" or "unet" not in models}
 
 
 def _input(item: Input, parents: Mapping[int, str]) -> dict[str, Any]:

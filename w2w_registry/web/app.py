@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -30,6 +31,7 @@ from w2w_registry.web.site import Site, desk_of
 
 OPENAPI: Final = "/api/v1/openapi.json"
 THREADS: Final = 8
+_LOG = logging.getLogger("w2w_registry.web")
 
 
 def create_app(
@@ -101,6 +103,8 @@ async def _few_threads(_app: FastAPI) -> AsyncIterator[None]:
 
 async def _refused(request: Request, error: Exception) -> Response:
     problem = problem_from(error)
+    if problem.status >= 500:
+        _LOG.warning("%s", error)
     if request.url.path.startswith(API):
         return api_refusal(problem)
     desk = desk_of(request)

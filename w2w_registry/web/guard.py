@@ -21,10 +21,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from w2w_registry.errors import RegistryError
 from w2w_registry.web.access import SESSION_SECONDS, Access, Principal
 from w2w_registry.web.limits import Buckets, Limits, OwnBuckets
 from w2w_registry.web.oidc import Oidc
-from w2w_registry.web.problems import Problem, respond
+from w2w_registry.web.problems import Problem, problem_of, respond
 
 API: Final = "/api/"
 SAFE: Final = frozenset({"GET", "HEAD"})
@@ -99,6 +100,9 @@ class Guard:
                 await self._app(scope, body.receive, answer.send)
         except Problem as problem:
             await answer.refuse(problem)
+        except RegistryError as error:  # of what stands before the routes, as when the database went away
+            _LOG.warning("%s", error)
+            await answer.refuse(problem_of(error))
         except ClientDisconnect:
             _LOG.debug("a client went away before its request was whole")  # nobody is left to be answered
         except Exception:

@@ -38,7 +38,7 @@ STATUS: Final[tuple[tuple[type[e.RegistryError], int], ...]] = (
 )
 _OURS: Final = {
     e.StorageError: "a file could not be read or written on the server",
-    e.DatabaseError: "the catalog's database cannot be reached",
+    e.DatabaseError: "the catalog's database cannot be reached, or does not allow this; the server's log says what",
     e.NotInitialised: "there is no registry here yet; run `w2w-reg init` on the server",
     e.SettingError: "a setting of the server cannot be used; `w2w-reg` on the server says which",
 }
