@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -136,6 +137,17 @@ def by_command(home: Path, words: list[str], capsys: pytest.CaptureFixture[str])
     return "ok", json.loads(out)
 
 
+def first_difference(web: Any, hand: Any, place: str = "answer") -> str:
+    """Where two answers part, and how."""
+    if isinstance(web, dict) and isinstance(hand, dict) and web.keys() == hand.keys():
+        pairs = [(f"{place}.{key}", web[key], hand[key]) for key in web]
+    elif isinstance(web, list) and isinstance(hand, list) and len(web) == len(hand):
+        pairs = [(f"{place}[{i}]", *both) for i, both in enumerate(zip(web, hand, strict=True))]
+    else:
+        return f"{place} is {str(web)[:400]} by the web, {str(hand)[:400]} by command"
+    return next((first_difference(a, b, at) for at, a, b in pairs if a != b), f"{place} is the same")
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
     """Adapters that may be sent: people who are not registered, and registered ones trained again."""
@@ -218,7 +230,7 @@ def same_whichever_way(
         else:
             assert by_web[0] == by_hand[0], f"{told}: {by_web[0]} by the web, {by_hand[0]} by command"
         if by_web[1] is not None:
-            assert by_web[1] == by_hand[1], told
+            assert by_web[1] == by_hand[1], f"{told}: {first_difference(by_web[1], by_hand[1])}"
         assert registries[0].catalog.last_change() == registries[1].catalog.last_change(), (
             f"{told}: {[[e['action'] for e in log.events_list(one, limit=4, newest_first=True)] for one in registries]}"
         )
