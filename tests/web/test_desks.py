@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,9 @@ def test_events_go_by_number(browser: TestClient, registry: Registry) -> None:
     assert text.count("<code>tag.set</code>") == 100
     assert "below=" in text
     assert "No such event" in browser.get("/compliance/events?actor=nobody").text
+    today = datetime.now(UTC).date()
+    assert "tag.set" in browser.get(f"/compliance/events?until={today}").text  # a day that ends a period is part of it
+    assert "tag.set" not in browser.get(f"/compliance/events?until={today - timedelta(days=1)}").text
     assert browser.get("/compliance/events?since=yesterday").status_code == 400
 
 
@@ -100,6 +104,7 @@ def test_a_selection_is_tagged_and_collected(browser: TestClient, registry: Regi
     assert answer.headers["location"] == "/evil.example?done=2"
     assert "2 identities are tagged." in browser.get("/?done=2").text
     assert "One identity is tagged." in browser.get("/?done=1").text
+    assert "2 identities are in the collection." in browser.get("/?done=2&did=collected").text
     assert "tagged." not in browser.get("/").text
     assert post(browser, "/selection", action="collect", collection="spring", **form)[0] == 303
     assert manage.show(registry, "p0002")["tags"] == {"a": "1", "b": "2", "collection.spring": "1"}

@@ -60,7 +60,9 @@ def test_a_form_tags_as_the_command_line_would(browser: TestClient, registry: Re
     assert answer.status_code == 400  # a tag's name has no blanks, here as there
     form["tags"] = "team=ads"
     answer = browser.post("/tags", data=form, headers={"origin": ORIGIN})
-    assert (answer.status_code, answer.headers["location"]) == (303, "/identities/p0001")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/identities/p0001?did=tags")
+    assert '<p class="done" role="status">The tags are set.</p>' in browser.get(answer.headers["location"]).text
+    assert 'class="done"' not in browser.get("/identities/p0001?did=<b>").text
     assert manage.show(registry, "p0001")["tags"] == {"team": "ads"}
 
 

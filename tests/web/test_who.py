@@ -11,7 +11,9 @@ from PIL import Image
 
 from tests.services.world import make_world
 from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
+from w2w_registry.provenance.graph import Direction
 from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.provenance import lineage
 from w2w_registry.services.registry import Registry
 from w2w_registry.web.access import Access
 from w2w_registry.web.app import create_app
@@ -66,7 +68,7 @@ def test_a_registered_file_is_the_same_model_and_is_not_registered_twice(
 
 
 def test_a_file_without_its_settings_says_so(browser: TestClient, again: Path) -> None:
-    said = "its file states no alpha"
+    said = "Its file states no alpha"
     assert said in send(browser, ("adapter_model.safetensors", (again / "adapter_model.safetensors").read_bytes()))
     assert said not in send(browser, *((p.name, p.read_bytes()) for p in again.iterdir()))
 
@@ -140,10 +142,13 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path) -> None:
         text = send(client, ("Me at sea.PNG", photo))
         assert text.startswith("200")
         assert "Me at sea.PNG" in text
-        assert "a photo stands for the point that draws it best" in text
+        assert "photo stands for the point of the space that draws it best" in text
+        assert "A photo alone cannot tell" in text
         assert manage.list_identities(registry) == before
         assert list(settings.temporary_dir.glob("*")) == []
         assert not client.app.state.site.jobs._jobs  # type: ignore[attr-defined]
         assert send(client, ("no.png", b"\x89PNG no")).startswith("422")
         assert "Registered as" in send(client, ("me.png", photo), name="me")
         assert manage.show(registry, "me")["operation"]["kind"] == "invert"
+        (made,) = lineage.lineage(registry, "me", Direction.UP).operations.values()
+        assert "me.png" in [one.name for one in made.inputs]  # what was sent, not what it was kept as

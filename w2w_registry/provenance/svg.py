@@ -48,7 +48,8 @@ def layout(lineage: Lineage) -> Drawing:
     for parent, child in lineage.edges():
         (x1, y1), (x2, y2), half = place[parent], place[child], HEIGHT // 2
         start, end, bend = (x1 + WIDTH, y1 + half), (x2, y2 + half), GAP_X // 2
-        curve = f"C{start[0] + bend} {start[1]} {end[0] - bend} {end[1]} {end[0]} {end[1]}"
+        around = HEIGHT + 4 if end[0] - start[0] > GAP_X else 0  # past the boxes of the columns between
+        curve = f"C{start[0] + bend} {start[1] + around} {end[0] - bend} {end[1] + around} {end[0]} {end[1]}"
         curves.append(f"M{start[0]} {start[1]}{curve}")
     width = MARGIN + max(x for x, _ in place.values()) + WIDTH
     height = MARGIN + max(y for _, y in place.values()) + HEIGHT

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -35,6 +35,36 @@ def number(value: Any, digits: int = 3) -> str:
             return f"{value:.2e}"
         return f"{value:.{digits}g}" if abs(value) < 100 else f"{value:,.0f}"
     return plain(value)
+
+
+def score(value: Any) -> str:
+    """A score or a threshold: as many digits for each, so that they line up and compare."""
+    if value is None:
+        return "–"
+    return (f"{value:.3f}" if abs(value) < 10 else f"{value:,.0f}").replace("-", "−")
+
+
+def sentence(value: Any) -> str:
+    """What a service said as a sentence of its own: a capital, unless it begins with a name, and a full stop."""
+    text = plain(value).strip()
+    first = text.partition(" ")[0]
+    named = any(one in first.rstrip(",;:") for one in "./@_-:0123456789")
+    return text if not text else (text if named else text[0].upper() + text[1:]) + ("" if text[-1] in ".?!" else ".")
+
+
+def parts_of(text: str) -> list[str]:
+    """A text at its back quotes: every second part is something to type."""
+    found = plain(text).split("`")
+    return found if len(found) % 2 else [plain(text)]
+
+
+def told(value: Any) -> str:
+    """A parameter of an operation, however it is built."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {told(one)}" for key, one in value.items()) or "none"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(told(one) for one in value) or "none"
+    return "none" if value is None else number(value) if isinstance(value, float | bool) else plain(value)
 
 
 def moment(value: Any) -> str:
@@ -120,6 +150,10 @@ def _moment(value: Any) -> datetime | None:
 FILTERS: Final[Mapping[str, Callable[..., Any]]] = {
     "plain": plain,
     "number": number,
+    "score": score,
+    "sentence": sentence,
+    "parts_of": parts_of,
+    "told": told,
     "moment": moment,
     "day": day,
     "iso8601": iso8601,

@@ -1,7 +1,8 @@
-"""Files that are sent: kept in a folder of the request's own under names chosen here, and read by the usual readers."""
+"""Files that are sent: kept in a folder of the request's own, and read by the usual readers."""
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ WEIGHTS: Final = ".safetensors"
 BESIDE: Final = frozenset({"adapter_config.json"})
 MAX_CONFIG: Final = 1 << 20
 MAX_PHOTO: Final = 64 << 20
+_ODD: Final = re.compile(r"[^\w .,()+=@-]")
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,9 @@ def name_of(file: UploadFile) -> str:
 
 
 def _kept_as(name: str, peft: bool) -> str:
-    if is_picture(name):
-        return "photo" + next(ending for ending in PICTURES if name.lower().endswith(ending))
-    return "adapter_model.safetensors" if peft else "query.safetensors"
+    """A file's name here: its own, which provenance states, without what a file system or a reader may take amiss."""
+    if peft and not is_picture(name):
+        return "adapter_model.safetensors"
+    ending = next(one for one in (WEIGHTS, *PICTURES) if name.lower().endswith(one))
+    stem = _ODD.sub("_", name[: -len(ending)]).encode()[:160].decode(errors="ignore").lstrip(". -")
+    return (stem or "file") + ending

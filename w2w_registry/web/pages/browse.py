@@ -50,13 +50,16 @@ def browse(
     cursor: str | None = None,
     page: int | None = None,
     done: Annotated[int, Query(ge=0, le=MOST_PICKED)] = 0,
+    did: str = "",
 ) -> HTMLResponse:
-    """Cards of the identities that match; ``done``: how many were tagged just now."""
+    """Cards of the identities that match; ``done``: to how many of them ``did`` was done just now."""
     with desk.one_moment():
-        return _browse(desk, where.strip(), sort, cursor, page, done)
+        return _browse(desk, where.strip(), sort, cursor, page, done, did)
 
 
-def _browse(desk: Desk, where: str, sort: str, cursor: str | None, page: int | None, done: int) -> HTMLResponse:
+def _browse(
+    desk: Desk, where: str, sort: str, cursor: str | None, page: int | None, done: int, did: str
+) -> HTMLResponse:
     everybody = overview(desk, "")
     context: dict[str, Any] = {
         "where": where,
@@ -64,6 +67,7 @@ def _browse(desk: Desk, where: str, sort: str, cursor: str | None, page: int | N
         "sorts": _sorts(sort),
         "words": _words(everybody),
         "done": done,
+        "did": did,
     }
     empty = {"rows": [], "problem": None, "facets": _facets(everybody, "", sort), "pages": 0, "total": 0}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -69,7 +70,7 @@ def decide(
     ref = registered(desk, version)
     other = same_as.strip() if decision == resolve.SAME else None
     resolve.resolve(desk.registry, ref, same_as=other, distinct=decision == resolve.DISTINCT, reason=reason)
-    return RedirectResponse(url("/identities", ref), 303)
+    return RedirectResponse(url("/identities", ref, did="decided"), 303)
 
 
 @router.get("/compliance/events")
@@ -83,7 +84,7 @@ def events(
             actor=actor.strip() or None,
             action=action.strip() or None,
             since=manage.parse_moment(since) if since else None,
-            before=manage.parse_moment(until) if until else None,
+            before=_end_of(until) if until else None,
             until=None if below is None else below - 1,
             limit=EVENTS + 1,
             newest_first=True,
@@ -98,11 +99,18 @@ def events(
     return desk.page("events.html", events=found, about=about, older=older, newest=newest, asked=asked)
 
 
+def _end_of(until: str) -> datetime:
+    """Where a period ends that lasts until a day (that day is part of it) or until a moment."""
+    return manage.parse_moment(until) + timedelta(days=1 if len(until) == len("2027-01-31") else 0)
+
+
 def _about(event: log.EventRow, names: naming.Names) -> list[tuple[str, list[tuple[str, bool]], int]]:
     """What an event is about, by kind: the first few by name (and whether that is a page here), and how many more."""
     found = []
     for kind, ids in event.objects.items():
         these = naming.numbers(ids)
+        if not these:
+            continue
         shown = [(names.get((kind, i)), i) for i in these[:NAMED]]
         found.append((kind, [(name or str(i), name is not None) for name, i in shown], len(these) - len(shown)))
     return found

@@ -27,13 +27,14 @@ TOLD: Final = ("title", "trigger", "strength", "base_hint", "license", "notes")
 
 
 @router.get("/identities/{name:path}")
-def identity(desk: Look, name: str, sheet: str = "") -> HTMLResponse:
-    """Everything that is known of one version. ``sheet``: a contact sheet this session asked for."""
+def identity(desk: Look, name: str, sheet: str = "", did: str = "") -> HTMLResponse:
+    """Everything that is known of one version. ``sheet``: a contact sheet this session asked for; ``did``: what
+    was done to it just now."""
     with desk.one_moment():
-        return _identity(desk, name, sheet)
+        return _identity(desk, name, sheet, did)
 
 
-def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
+def _identity(desk: Desk, name: str, sheet: str, did: str) -> HTMLResponse:
     shown = manage.show(desk.registry, name)
     ref = f"{shown['identity']}@{shown['version']}"
     cards = paging.cards_of(desk.registry, [f"{shown.identity}@{one.version}" for one in shown.versions])
@@ -43,6 +44,7 @@ def _identity(desk: Desk, name: str, sheet: str) -> HTMLResponse:
     return page(
         "identity.html",
         shown=shown,
+        did=did,
         ref=ref,
         told={name: shown["labels"][name] for name in TOLD if name in shown["labels"]},
         note=shown["tags"].get(describing.NOTE),

@@ -150,7 +150,7 @@ def sample(
 def _made(desk: Desk, ref: str) -> str:
     """Where a new version is shown; its picture is drawn meanwhile, where the gallery was told of a base model."""
     job = None if asking.opener_of(desk) is None else preview_of(desk, ref)
-    return url("/identities", ref, sheet=None if job is None else job.id)
+    return url("/identities", ref, sheet=None if job is None else job.id, did="made")
 
 
 def amounts_of(form: Mapping[str, str]) -> dict[str, float | bool]:

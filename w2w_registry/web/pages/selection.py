@@ -51,7 +51,8 @@ def selection(
             manage.set_tags(desk.registry, name, wanted)
     # Only a place in this gallery: two slashes would name another host.
     place = "/" + back.lstrip("/\\")
-    return RedirectResponse(f"{place}{'&' if '?' in place else '?'}done={len(names)}", 303)
+    did = "&did=collected" if action == "collect" else ""
+    return RedirectResponse(f"{place}{'&' if '?' in place else '?'}done={len(names)}{did}", 303)
 
 
 def _export(desk: Desk, names: list[str]) -> Response:

@@ -87,6 +87,12 @@ if (filter) {
   });
 }
 
+// A plan is for the choices that are ticked: it is never carried out with others.
+for (const form of document.querySelectorAll("[data-replan]")) {
+  form.querySelector("button").hidden = true;
+  form.addEventListener("change", () => form.requestSubmit());
+}
+
 for (const form of document.querySelectorAll("[data-drop]")) {
   const input = form.querySelector('input[type="file"]');
   for (const name of ["dragenter", "dragover"]) form.addEventListener(name, (event) => { event.preventDefault(); form.classList.add("over"); });
@@ -125,7 +131,7 @@ if (maker) {
     if (mine !== round) return;
     if (!answer.ok) { said.textContent = "not drawn"; warn(found.detail || "refused"); return; }
     const prospect = found.prospect;
-    typicality.textContent = prospect.typicality.toPrecision(3);
+    typicality.textContent = `${prospect.typicality.toFixed(3)} times the usual distance`;
     nearest.textContent = prospect.nearest ? ` (${prospect.score.toFixed(3)})` : "–";
     if (prospect.nearest) {
       const link = document.createElement("a");
