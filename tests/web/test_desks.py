@@ -79,6 +79,7 @@ def test_events_go_by_number(browser: TestClient, registry: Registry) -> None:
     today = datetime.now(UTC).date()
     assert "tag.set" in browser.get(f"/compliance/events?until={today}").text  # a day that ends a period is part of it
     assert "tag.set" not in browser.get(f"/compliance/events?until={today - timedelta(days=1)}").text
+    assert "tag.set" in browser.get(f"/compliance/events?since={today}").text  # and so is one that begins it
     assert browser.get("/compliance/events?since=yesterday").status_code == 400
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
@@ -12,7 +11,7 @@ from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse,
 from w2w_registry.services.audit import log, naming, queries
 from w2w_registry.services.consent import receipts as issuing
 from w2w_registry.services.consent import resolve, subjects, withdraw
-from w2w_registry.services.identities import manage
+from w2w_registry.services.consent.scopes import parse_day
 from w2w_registry.web.registered import registered
 from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
 
@@ -83,8 +82,8 @@ def events(
             desk.registry,
             actor=actor.strip() or None,
             action=action.strip() or None,
-            since=manage.parse_moment(since) if since else None,
-            before=_end_of(until) if until else None,
+            since=parse_day(since or None, end=False),
+            before=parse_day(until or None, end=True),
             until=None if below is None else below - 1,
             limit=EVENTS + 1,
             newest_first=True,
@@ -97,11 +96,6 @@ def events(
     newest = None if below is None else url("/compliance/events", **asked)
     about = [_about(one, names) for one in found]
     return desk.page("events.html", events=found, about=about, older=older, newest=newest, asked=asked)
-
-
-def _end_of(until: str) -> datetime:
-    """Where a period ends that lasts until a day (that day is part of it) or until a moment."""
-    return manage.parse_moment(until) + timedelta(days=1 if len(until) == len("2027-01-31") else 0)
 
 
 def _about(event: log.EventRow, names: naming.Names) -> list[tuple[str, list[tuple[str, bool]], int]]:
