@@ -6,8 +6,6 @@ from typing import Any
 
 import click
 
-from w2w_registry.services.synthesis.export import DTYPES, FORMATS
-
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, say, warn_all
@@ -19,10 +17,12 @@ from .output import emit, say, warn_all
 @click.option(
     "--format",
     "fmt",
-    type=click.Choice(FORMATS),
-    help="Format to write (default: peft; for an adapter in no weight space, the original file).",
+    type=options.OneOf("w2w_registry.services.synthesis.export", "FORMATS"),
+    metavar="FORMAT",
+    help="Format to write: peft (the default), diffusers, kohya…, coordinates, or original (the default for an adapter "
+    "in no weight space).",
 )
-@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(DTYPES))
+@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")
 @options.purpose
 @options.force

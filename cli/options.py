@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from w2w_registry.records import Kind, composed
 
@@ -38,6 +40,24 @@ class Integer(click.IntRange):
 
     def _describe_range(self) -> str:
         return f"x>={self.min}"
+
+
+class OneOf(click.ParamType[str]):
+    """One of the words that ``module`` lists as ``name``: loaded when one is typed, so that help stays quick."""
+
+    name = "word"
+
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._list = module, name
+
+    def choice(self) -> click.Choice[str]:
+        return click.Choice(getattr(import_module(self._module), self._list))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return self.choice().convert(value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return self.choice().shell_complete(ctx, param, incomplete)
 
 
 space = click.option("--space", metavar="NAME[@V]", help="Weight space (default: the newest).")

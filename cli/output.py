@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -74,7 +74,7 @@ def reader_may_leave() -> Iterator[None]:
         yield
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
+        _drop_the_rest(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             raise StorageError(path="the output", reason=error.strerror or str(error)) from error
 
@@ -95,6 +95,11 @@ def open_standard_streams() -> None:
         sys.stdout = _Answers(out.buffer, out.encoding, out.errors, line_buffering=out.line_buffering)
 
 
+def _drop_the_rest(stream: TextIO) -> None:
+    """What is still buffered has to go somewhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 class _Remarks(io.TextIOWrapper):
     """stderr that may be full, or read by nobody any more: what is done matters more than what is said of it."""
 
@@ -102,17 +107,14 @@ class _Remarks(io.TextIOWrapper):
         try:
             return super().write(text)
         except OSError:
-            self._drop()
+            _drop_the_rest(self)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
         except OSError:
-            self._drop()
-
-    def _drop(self) -> None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what is still buffered has to go somewhere
+            _drop_the_rest(self)
 
 
 class _Answers(io.TextIOWrapper):
@@ -139,7 +141,7 @@ def output_lost(error: OSError) -> StorageError | None:
     """What to say of an error that came of printing an answer or a help text; None when it came of anything else."""
     if not isinstance(sys.stdout, _Answers) or sys.stdout.lost is not error:
         return None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered has to go somewhere
+    _drop_the_rest(sys.stdout)
     return StorageError(path="the output", reason=error.strerror or str(error))
 
 
@@ -194,7 +196,6 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: s
 def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows as CSV on stdout: whole values, empty where there are none; what a spreadsheet would run is quoted."""
     import csv
-    import io
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import click
 
-from w2w_registry.services.hub.release_files import FORMATS
-
 from . import options
 from .frame import Frame, takes_frame
 from .output import emit, progress, say
@@ -21,8 +19,9 @@ from .pushed import show_push
     "--format",
     "formats",
     multiple=True,
-    type=click.Choice(FORMATS),
-    help="LoRA formats to publish (repeatable; default: peft and diffusers).",
+    type=options.OneOf("w2w_registry.services.hub.release_files", "FORMATS"),
+    metavar="FORMAT",
+    help="LoRA formats to publish: peft, diffusers, kohya… (repeatable; default: peft and diffusers).",
 )
 @click.option("--coordinates-only", is_flag=True, help="Publish the coordinates, not the LoRA.")
 @click.option("--license", "license_", metavar="ID", help="License in the card (default: other, bound to the consent).")

@@ -203,7 +203,6 @@ def test_lookups_of_many_at_once(catalog: Catalog) -> None:
         assert lookup.versions_of_subject(session, "s1") == [ids[2]]
         model = versions[0].model_digest
         assert lookup.versions_by_model(session, [model]) == {model: [ids[0], twin.id]}
-        assert lookup.versions_by_model(session, [model], space_id=other.id) == {model: [twin.id]}
         assert lookup.versions_by_model(session, [versions[4].model_digest]) == {}
         assert lookup.taken_names(session, ["p0", "p9"]) == {"p0": people[0]}
         assert lookup.refs_of(session, range(10**6, 10**6 + 2000)) == {}

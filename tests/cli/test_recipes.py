@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from tests.cli.conftest import Run
 from tests.cli.walk import commands
 from w2w_registry.cli import app, sections
+from w2w_registry.cli.options import OneOf
 from w2w_registry.index import factory, kinds
 from w2w_registry.index.exact import ExactIndex
 from w2w_registry.lora import WRITTEN, formats, write_lora
@@ -67,7 +68,8 @@ def test_what_is_written_is_offered_by_every_command_that_writes() -> None:
     written = set(WRITTEN)
     for name, further in (("export", {"coordinates", "original"}), ("push", set())):
         (option,) = [one for one in dict(commands())[name].params if "--format" in one.opts]
-        assert set(option.type.choices) == written | further  # type: ignore[attr-defined]
+        assert isinstance(option.type, OneOf)
+        assert set(option.type.choice().choices) == written | further
 
 
 def test_an_engine_is_a_class_and_a_line(

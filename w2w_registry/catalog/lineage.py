@@ -36,6 +36,13 @@ class Reach:
     edges: Set[tuple[int, int]]
     cut: frozenset[int]
 
+    def parents(self) -> dict[int, list[int]]:
+        """What each version that was made from others was made from."""
+        found: dict[int, list[int]] = {}
+        for child, parent in self.edges:
+            found.setdefault(child, []).append(parent)
+        return found
+
 
 @once
 def ancestors(session: Session, starts: Iterable[int], *, depth: int | None = None) -> Reach:
@@ -63,9 +70,7 @@ def upstream_subjects(session: Session, starts: Iterable[int]) -> dict[int, set[
     wanted = list(starts)
     reach = ancestors(session, wanted)
     subjects = subjects_of(session, reach.depth)
-    parents: dict[int, list[int]] = {}
-    for child, parent in reach.edges:
-        parents.setdefault(child, []).append(parent)
+    parents = reach.parents()
     found: dict[int, set[str]] = {}
     for start in wanted:
         seen, stack = {start}, [start]

@@ -147,18 +147,12 @@ def version_at(
     ).first()
 
 
-def versions_by_model(
-    session: Session, digests: Iterable[str], *, space_id: int | None = None, any_state: bool = False
-) -> dict[str, list[int]]:
+def versions_by_model(session: Session, digests: Iterable[str]) -> dict[str, list[int]]:
     """Model digest -> ids of the versions that are this model, oldest first."""
     found: dict[str, list[int]] = {}
     for chunk in chunked(digests):
-        query = select(Version.model_digest, Version.id).where(Version.model_digest.in_(chunk)).order_by(Version.id)
-        if space_id is not None:
-            query = query.where(Version.space_id == space_id)
-        if not any_state:
-            query = query.where(Version.state.in_(PRESENT))
-        for digest, version in session.execute(query):
+        query = select(Version.model_digest, Version.id).where(Version.model_digest.in_(chunk))
+        for digest, version in session.execute(query.where(Version.state.in_(PRESENT)).order_by(Version.id)):
             found.setdefault(digest, []).append(version)
     return found
 

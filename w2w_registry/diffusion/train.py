@@ -198,7 +198,6 @@ def train(
     prior_latents: Tensor | None = None,
     prior_text: Tensor | None = None,
     state: TrainState | None = None,
-    draws: Callable[[int], Draw] | None = None,
     callback: Callable[[TrainState], None] | None = None,
     at_once: int | None = None,
     checkpointing: bool = False,
@@ -212,14 +211,13 @@ def train(
     theta0 (D,); latents (G, P, C, h, w) of P photos per identity, scaled as the UNet wants them; text (L, E), the
     embedding of the prompt, or (G, L, E).  Prior preservation: prior_latents (Q, C, h, w) of pictures of the class
     and prior_text (L, E).  ``state`` resumes; ``callback`` sees the state after every step and may save it (it must not
-    keep it: the tensors are reused).  ``draws`` replaces the default chance.  The UNet's own weights get no gradient.
+    keep it: the tensors are reused).  The UNet's own weights get no gradient.
     """
     device = latents.device
     groups, photos = latents.shape[:2]
     shape = tuple(latents.shape[2:])
     bank = LoraBank(unet, layout)
     state = state or start_state(theta0.to(device), groups)
-    chance = draws or (lambda step: draw(config, step, photos, shape))
     prior = None
     if prior_latents is not None and prior_text is not None and config.prior_weight > 0:
         prior = prior_latents, prior_text
@@ -227,7 +225,7 @@ def train(
     share = at_once or groups
     with _frozen(unet, checkpointing):
         while state.step < config.steps:
-            now = chance(state.step)
+            now = draw(config, state.step, photos, shape)
             count = len(now.timesteps)
             x = latents[:, now.photos.to(device)]
             words = text.expand(groups, *text.shape[-2:])[:, None].expand(groups, count, *text.shape[-2:])

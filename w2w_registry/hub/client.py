@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from w2w_registry.errors import Conflict, HubError, NotFound, RegistryError
 from w2w_registry.hub import deadlines
-from w2w_registry.hub.api import Account, Content, Digests, Hub, HubFile, Listed, Progress, RepoState, size_of
+from w2w_registry.hub.api import Account, Content, Digests, Hub, Listed, Progress, RepoState, size_of
 from w2w_registry.hub.bounds import bound, commit_of, hub_file, repo_id_of, tag_of
 from w2w_registry.hub.client_errors import from_network, offline, translate, wait_before_retry
-from w2w_registry.hub.client_fetch import Arrival, download_files, fetch, session
-from w2w_registry.hub.safety import check_files
+from w2w_registry.hub.client_fetch import Arrival, Downloads, fetch, session
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -64,7 +63,7 @@ class OfflineHub:
     read = download = erase_files = delete = _refuse
 
 
-class HubClient:
+class HubClient(Downloads):
     """A Hub reached over HTTP. ``token=None`` takes it from the usual places at every call."""
 
     def __init__(
@@ -120,17 +119,6 @@ class HubClient:
             return {tag_of(t.name): commit_of(t.target_commit) for t in api.list_repo_refs(repo_id).tags}
 
         return self._call(repo_id, ask)
-
-    def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
-        check_files(repo_id, [file])
-        parts: list[bytes] = []
-        self._fetch(commit, Arrival(repo_id, file, parts.append, parts.clear))
-        return b"".join(parts)
-
-    def download(
-        self, repo_id: str, commit: str, files: Sequence[HubFile], folder: Path, progress: Progress | None = None
-    ) -> None:
-        download_files(repo_id, files, folder, progress, lambda arrival: self._fetch(commit, arrival))
 
     # -- writing -------------------------------------------------------------------------------
     def create(self, repo_id: str, *, private: bool) -> bool:

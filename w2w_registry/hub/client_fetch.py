@@ -73,6 +73,24 @@ class Arrival:
         return UnsafeRepo(repo=self.repo, path=path, reason=f"{shorten(path)}: {reason}", status=None)
 
 
+class Downloads:
+    """A hub that fetches file by file (``_fetch``): reading one, and downloading several."""
+
+    def _fetch(self, commit: str, arrival: Arrival) -> None:
+        raise NotImplementedError
+
+    def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
+        check_files(repo_id, [file])
+        parts: list[bytes] = []
+        self._fetch(commit, Arrival(repo_id, file, parts.append, parts.clear))
+        return b"".join(parts)
+
+    def download(
+        self, repo_id: str, commit: str, files: Sequence[HubFile], folder: Path, progress: Progress | None = None
+    ) -> None:
+        download_files(repo_id, files, folder, progress, lambda arrival: self._fetch(commit, arrival))
+
+
 def download_files(
     repo_id: str,
     files: Sequence[HubFile],

@@ -11,7 +11,6 @@ import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import BadFile, Conflict, HubError, NotFound
@@ -19,10 +18,9 @@ from w2w_registry.hub.addresses import OCI, split_oci
 from w2w_registry.hub.api import Account, Content, HubFile, Listed, Progress, RepoState, size_of
 from w2w_registry.hub.bundle import CARD, HUB_TAG
 from w2w_registry.hub.card import read_front_matter
-from w2w_registry.hub.client_fetch import Arrival, download_files
+from w2w_registry.hub.client_fetch import Arrival, Downloads
 from w2w_registry.hub.oci_manifest import MANIFEST, Manifest, model_config
 from w2w_registry.hub.oci_wire import Wire
-from w2w_registry.hub.safety import check_files
 
 BRANCH = "latest"
 _FIRST = ".w2w"
@@ -30,7 +28,7 @@ _FIRST = ".w2w"
 _GONE = (200, 202, 404)
 
 
-class OciHub:
+class OciHub(Downloads):
     """The repositories of one host. Repo ids are whole addresses, ``oci://host/name``."""
 
     def __init__(self, host: str, *, sleep: Callable[[float], None] = time.sleep) -> None:
@@ -70,17 +68,6 @@ class OciHub:
             if manifest is not None and tag != BRANCH:
                 found[tag] = manifest.digest
         return found
-
-    def read(self, repo_id: str, commit: str, file: HubFile) -> bytes:
-        check_files(repo_id, [file])
-        parts: list[bytes] = []
-        self._fetch(commit, Arrival(repo_id, file, parts.append, parts.clear))
-        return b"".join(parts)
-
-    def download(
-        self, repo_id: str, commit: str, files: Sequence[HubFile], folder: Path, progress: Progress | None = None
-    ) -> None:
-        download_files(repo_id, files, folder, progress, lambda arrival: self._fetch(commit, arrival))
 
     # -- writing -------------------------------------------------------------------------------
     def create(self, repo_id: str, *, private: bool) -> bool:

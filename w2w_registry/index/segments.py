@@ -246,29 +246,32 @@ def _eligible(ids: Ids, allow: Ids | None, forbid: Ids | None) -> NDArray[np.int
 
 def search_rows(ids: Ids, vectors: Vectors, queries: Vectors, limit: int, rows: NDArray[np.int64]) -> Found:
     """Exact search of rows in memory: a float32 product finds who can be among the best, ``score`` decides."""
-    subset = vectors if len(rows) == len(vectors) else vectors[rows]
-    names = ids if len(rows) == len(vectors) else ids[rows]
+    names, subset = _chosen(ids, vectors, rows)
     out = []
-    step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
-    for start in range(0, len(queries), step):
-        part = queries[start : start + step]
-        for query, scores in zip(part, part @ subset.T, strict=True):
-            near = contenders(scores, limit, len(query))
-            out.append(best(names[near], score(subset[near], query), limit))
+    for query, scores in _products(queries, subset):
+        near = contenders(scores, limit, len(query))
+        out.append(best(names[near], score(subset[near], query), limit))
     return out
 
 
 def rows_above(ids: Ids, vectors: Vectors, queries: Vectors, threshold: np.float32, rows: NDArray[np.int64]) -> Found:
     """Rows in memory that score ``threshold`` or more, by every query."""
-    subset = vectors if len(rows) == len(vectors) else vectors[rows]
-    names = ids if len(rows) == len(vectors) else ids[rows]
+    names, subset = _chosen(ids, vectors, rows)
     out = []
-    step = max(1, SCAN_BYTES // (4 * max(1, len(names))))
+    for query, products in _products(queries, subset):
+        at = np.flatnonzero(products >= threshold - 2 * rounding(vectors.shape[1]))
+        scores = score(subset[at], query)
+        out.append((names[at][scores >= threshold], scores[scores >= threshold]))
+    return out
+
+
+def _chosen(ids: Ids, vectors: Vectors, rows: NDArray[np.int64]) -> tuple[Ids, Vectors]:
+    return (ids, vectors) if len(rows) == len(vectors) else (ids[rows], vectors[rows])
+
+
+def _products(queries: Vectors, rows: Vectors) -> Iterator[tuple[Vectors, Vectors]]:
+    """Each query with its float32 products, computed for as many queries at once as there is room for."""
+    step = max(1, SCAN_BYTES // (4 * max(1, len(rows))))
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
-        near = part @ subset.T >= threshold - 2 * rounding(vectors.shape[1])
-        for query, row in zip(part, near, strict=True):
-            at = np.flatnonzero(row)
-            scores = score(subset[at], query)
-            out.append((names[at][scores >= threshold], scores[scores >= threshold]))
-    return out
+        yield from zip(part, part @ rows.T, strict=True)

@@ -172,24 +172,23 @@ class Reading:
         return found if self.plan.alpha_source == "settings" else self.plan.alpha_source
 
 
-def read_adapter(path: str | Path, *, alone: bool | None = None) -> Adapter:
+def read_adapter(path: str | Path) -> Adapter:
     """Read an adapter from a file or a folder, whichever format it is in.
 
     Args:
         path: a ``.safetensors`` file, or a folder with one adapter (``adapter_model.safetensors`` +
             ``adapter_config.json``, ``pytorch_lora_weights.safetensors``, or one file of any name).
-        alone: whether the file is the only adapter of its folder, so that an ``adapter_config.json`` there is its own;
-            None looks.
 
     Raises:
         BadLora: with one reason (missing, unreadable, truncated, no adapter, a pickle, NaN or Inf, shapes that do not
             fit, a factor missing, an adapter of a language model, settings that contradict the tensors…).
     """
-    return adapter_of(read(path, alone=alone))
+    return adapter_of(read(path))
 
 
 def read(path: str | Path, *, alone: bool | None = None) -> Reading:
-    """As :func:`read_adapter`, before the numbers are sorted by layer."""
+    """As :func:`read_adapter`, before the numbers are sorted by layer. ``alone``: whether it is the only adapter of
+    its folder, so that an ``adapter_config.json`` there is its own; None looks."""
     where = Path(path)
     folder = stat.S_ISDIR(stat_path(where).st_mode)
     file = _file_in(where) if folder else where

@@ -196,22 +196,19 @@ def _check(number: int, secret: bytes) -> int:
 
 
 # -- embedding ---------------------------------------------------------------------------------------
-def embed(pixels: Pixels, secret: bytes, numbers: Sequence[int], *, psnr: float | None = None) -> Marked:
-    """Mark (H, W, 3) uint8 with one of ``numbers`` (each below 2³²; more to choose from make a stronger mark).
-
-    ``psnr``: dB to keep to instead of the profile's own; never below 40 in what is returned.
-    """
+def embed(pixels: Pixels, secret: bytes, numbers: Sequence[int]) -> Marked:
+    """Mark (H, W, 3) uint8 with one of ``numbers`` (each below 2³²; more to choose from make a stronger mark)."""
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         return Marked(pixels, None, float("inf"), Found(False, 1.0))
     profile = profile_of(height, width)
-    wanted = profile.psnr if psnr is None else psnr
     flat, deviation = flatten(luma(pixels))
     amplitude = np.minimum(deviation, FLOOR) + FLOOR
     spectrum = take(np.fft.fft2(fold(flat, profile.tile)), profile)
     goal, number = _goal(spectrum, profile, secret, numbers)
     coupling = float((amplitude * weight_of(deviation)).mean())
     planner = _Planner.make(spectrum * goal.conj(), profile, coupling)
+    wanted = profile.psnr
     budget = 255.0**2 / 10 ** (wanted / 10) / float((amplitude**2).mean()) * profile.tile**4 / 2
 
     def draw(moves: Complex) -> Pixels:

@@ -104,7 +104,7 @@ def test_push_wipe_pull(world: World, wiped: World, options: Options, stored: bo
     there = world.hub.files(REPO)
     published = bundle.decode(there["w2w.json"] or b"", "x", lambda path: there[path] or b"")
     report = pull(wiped.registry, wiped.client, PullRequest(REPO))
-    assert (report.ours, report.status, report.ref, report.consent) == (True, "added", "acme/bob@1", "granted")
+    assert (report.ours, report.status, report.version, report.consent) == (True, "added", "acme/bob@1", "granted")
     assert coordinates(wiped, "acme/bob") == coordinates(world, "acme/bob")
     assert manifest(wiped, "acme/bob") == published.manifest
     before, after = world.version("acme/bob"), wiped.version("acme/bob")
@@ -153,13 +153,13 @@ def test_an_old_revision_by_tag(world: World, wiped: World) -> None:
 def test_a_renamed_repo_is_pulled_under_its_present_name(world: World, wiped: World) -> None:
     push(world.registry, world.client, PushRequest("acme/alice", REPO))
     world.hub.store.move(REPO, "acme/renamed", world.owner)
-    assert pull(wiped.registry, wiped.client, PullRequest(REPO)).repo_id == "acme/renamed"
+    assert pull(wiped.registry, wiped.client, PullRequest(REPO)).repo == "acme/renamed"
 
 
 def test_a_dry_run_adds_nothing(world: World, wiped: World) -> None:
     push(world.registry, world.client, PushRequest("acme/alice", REPO))
     report = pull(wiped.registry, wiped.client, PullRequest(REPO, dry_run=True))
-    assert (report.ref, report.consent) == (None, "granted")
+    assert (report.version, report.consent) == (None, "granted")
     absent(wiped, "acme/alice")
 
 
@@ -221,7 +221,7 @@ def test_a_strangers_lora_in_any_format(world: World, fmt: Any) -> None:
     files = {p.name: b for p, b in lora_files("out", lora, fmt=fmt).items()}
     commit = stranger_repo(world, {**files, "README.md": CARD, "pytorch_lora_weights.bin": b"\x80\x04."})
     report = pull(world.registry, world.client, PullRequest("p0009/lora", name="them/x"))
-    assert (report.ours, report.status, report.ref) == (False, "added", "them/x@1")
+    assert (report.ours, report.status, report.version) == (False, "added", "them/x@1")
     assert report.residual is not None
     assert report.residual > 0.2
     version = world.version("them/x")
@@ -243,7 +243,7 @@ def test_another_base_model_is_refused_by_the_space_that_was_named(world: World)
     with pytest.raises(SpaceMismatch, match="other/sdxl"):
         pull(world.registry, world.client, PullRequest("p0009/lora", space="faces"))
     report = pull(world.registry, world.client, PullRequest("p0009/lora"))
-    assert (report.status, report.space, report.ref) == ("added", None, "p0009@1")
+    assert (report.status, report.space, report.version) == ("added", None, "p0009@1")
     with world.registry.catalog.read() as session:
         assert version_for(session, "p0009").base_model == "other/sdxl"
 
@@ -268,7 +268,7 @@ def test_a_name_that_comes_from_the_repo_makes_it_no_version_of_a_stranger(world
         world.hub.store.plant(repo, {**files, "README.md": CARD})
         report = pull(world.registry, world.client, PullRequest(repo))
         names = {21: "p0009@1", 22: "p0010@1", 23: "p0010.lora@1"}
-        assert report.ref == names[index]
+        assert report.version == names[index]
         assert index < 23 or "is not known to be p0010" in report.warnings[0]
 
 
@@ -609,7 +609,7 @@ def test_what_no_space_holds_is_published_as_it_is_and_pulled_again(world: World
         said = json.loads(there["w2w.json"] or b"")
         assert (said["version"], said["labels"]) == (2, {"trigger": "ohwx", "strength": 0.7})  # no notes of a team's
         report = pull(wiped.registry, wiped.client, PullRequest(f"acme/{name}"))
-        assert (report.status, report.ref, report.space, report.ours) == ("added", f"{name}@1", None, True)
+        assert (report.status, report.version, report.space, report.ours) == ("added", f"{name}@1", None, True)
         assert manifest(wiped, name) == said["manifest"]
         before, after = world.version(name), wiped.version(name)
         assert after.model_digest == before.model_digest
@@ -638,7 +638,7 @@ def opaque(world: World, path: Path, subjects: Sequence[str]) -> None:
 def test_consents_come_with_what_no_space_holds(world: World, wiped: World, tmp_path: Path) -> None:
     opaque(world, tmp_path / "x.safetensors", ["p0001"])
     report = pull(wiped.registry, wiped.client, PullRequest(REPO))
-    assert (report.ours, report.ref, report.consent) == (True, "acme/haha@1", "granted")
+    assert (report.ours, report.version, report.consent) == (True, "acme/haha@1", "granted")
     after = wiped.version("acme/haha")
     assert gate.ask(wiped.registry, "publish", versions=[after.id]).allowed
     assert not gate.ask(wiped.registry, "edit", versions=[after.id], purpose="advertising").allowed
@@ -724,4 +724,4 @@ def test_one_whose_base_model_nobody_named_is_published_as_the_file_it_is(world:
     there = world.hub.files(REPO)
     assert json.loads(there["w2w.json"] or b"")["version"] == 2
     report = pull(wiped.registry, wiped.client, PullRequest(REPO))
-    assert (report.ours, report.status, report.ref) == (True, "added", "acme/bob@1")
+    assert (report.ours, report.status, report.version) == (True, "added", "acme/bob@1")

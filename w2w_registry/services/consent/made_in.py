@@ -33,9 +33,7 @@ def spaces_of(session: Session, version_ids: Collection[int]) -> dict[int, set[i
     for row in walks.made_in(session, reach.depth):
         if row.file is None or TRANSLATION in row.params:
             found.setdefault(row.version_id, set()).update(i for i in (row.space_id, row.took_in) if i is not None)
-    parents: dict[int, list[int]] = {}
-    for child, parent in reach.edges:
-        parents.setdefault(child, []).append(parent)
+    parents = reach.parents()
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
     for version in sorted(reach.depth):
         above = [found[parent] for parent in parents.get(version, ()) if parent in found]

@@ -34,9 +34,7 @@ def consent_states(
     else:
         likenesses = depicted.own_likenesses_at(session, known, kinds, then)
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
-    parents: dict[int, list[int]] = {}
-    for child, parent in reach.edges:
-        parents.setdefault(child, []).append(parent)
+    parents = reach.parents()
     nobody: frozenset[str | None] = frozenset()
     upstream: dict[int, frozenset[str | None]] = {}
     for version_id in known:

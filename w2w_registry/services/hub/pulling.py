@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from w2w_registry.catalog.models import InputKind, Version
 from w2w_registry.catalog.publications import record_release, release_at
@@ -16,7 +15,7 @@ from w2w_registry.hub.adapter_release import AdapterDocument
 from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import Document
 from w2w_registry.hub.plan import Access
-from w2w_registry.records import IdentityRef, digest_of
+from w2w_registry.records import IdentityRef, Result, digest_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.identities.items import Item
@@ -47,32 +46,19 @@ class PullRequest:
     noted: Callable[[UnitOfWork, Item], object] | None = None
 
 
-@dataclass(frozen=True)
-class PullReport:
+@dataclass(frozen=True, eq=False)
+class PullReport(Result):
     """What a pull did. ``status``: added or existing; ``ours``: it was a release of a registry like this one."""
 
-    repo_id: str
+    repo: str
     commit: str
     ours: bool
     status: str
-    ref: str | None
+    version: str | None
     space: str | None
     residual: float | None
     consent: str
     warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "repo": self.repo_id,
-            "commit": self.commit,
-            "ours": self.ours,
-            "status": self.status,
-            "version": self.ref,
-            "space": self.space,
-            "residual": self.residual,
-            "consent": self.consent,
-            "warnings": list(self.warnings),
-        }
 
 
 @dataclass(frozen=True, eq=False)

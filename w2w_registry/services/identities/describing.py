@@ -13,7 +13,7 @@ from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, NotFound
-from w2w_registry.records import check_name
+from w2w_registry.records import Result, check_name
 from w2w_registry.services.identities.answers import Tagged
 from w2w_registry.services.identities.manage import set_tags, unset_tags
 from w2w_registry.services.recording.labels import Label, Labels, match_names, read_labels_csv, set_labels
@@ -23,16 +23,13 @@ NOTE = "note"
 """The tag a note is kept in."""
 
 
-@dataclass(frozen=True)
-class Imported:
+@dataclass(frozen=True, eq=False)
+class Imported(Result):
     """What a table of labels did: ``updated`` identities, ``unchanged`` ones, and the rows that match none."""
 
     updated: tuple[str, ...]
     unchanged: tuple[str, ...]
     unmatched: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: list(value) for name, value in vars(self).items()}
 
 
 def label(registry: Registry, name: str, labels: Labels) -> dict[str, Any]:
