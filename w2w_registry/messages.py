@@ -78,6 +78,7 @@ _FILES = (".safetensors", ".sft", ".pt", ".bin", ".ckpt", ".png", ".jpg", ".jpeg
 _FIND = {
     "identity": "; `w2w-reg list` shows what there is",
     "space": "; `w2w-reg space list` shows what there is, `w2w-reg space fit` makes one",
+    "direction": "; `w2w-reg direction list` shows what there is, `w2w-reg direction fit` fits them to labels",
     "subject": "; `w2w-reg subject list` shows what there is",
     "collection": "; `w2w-reg collection list` shows what there is",
     "label": "; `w2w-reg show NAME` shows what there is",
@@ -117,7 +118,7 @@ def _schema(f: _Fields) -> str:
 
 
 def _unknown_field(f: _Fields) -> str:
-    text = f"--where: no field or label is named {_short(f['name'], 60)!r}"
+    text = f"in [[where]], no field or label is named {_short(f['name'], 60)!r}"
     if f["near"]:
         return f"{text}; did you mean {' or '.join(f['near'])}?"
     labels = ", ".join(f["labels"][:20]) + (", …" if len(f["labels"]) > 20 else "")
@@ -137,7 +138,7 @@ def _conflict(f: _Fields) -> str:
 _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.UsageError: lambda f: f"{f['reason']}{f.hint}",
     e.WhereError: lambda f: (
-        f"--where does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
+        f"[[where]] does not parse at position {f['position']}: {f['reason']} in {_short(f['expression'])!r}"
     ),
     e.UnknownField: _unknown_field,
     e.UnknownPurpose: lambda f: (

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import w2w_registry as w2w
 from tests.services.world import World
 from w2w_registry.cli.app import cli
-from w2w_registry.errors import ConsentDenied, NotFound, NotInitialised, UsageError
+from w2w_registry.errors import ConsentDenied, NotFound, NotInitialised, UsageError, WhereError
 from w2w_registry.interface.consent import Consent
 from w2w_registry.interface.registry import Registry
 from w2w_registry.interface.results import Pictures, Row, Rows
@@ -165,6 +165,21 @@ def test_pandas_and_notebooks(world: Path, tmp_path: Path) -> None:
     assert "data:image/png" in Pictures({"sheet": str(tmp_path / "sheet.png")})._repr_html_()
     assert "img" not in Pictures({"sheet": str(tmp_path / "gone.png")})._repr_html_()
     assert dict(Row({"a": 1})) == {"a": 1}
+
+
+def test_results_are_tables_at_the_prompt_too(world: Path) -> None:
+    with w2w.open(world / "home") as reg:
+        found = reg.list(names=["p000*"], limit=2)
+        head, first, _, last = repr(found).splitlines()
+        assert (head.split()[0], first.split()[0], last) == ("identity", found[0].identity, "[2 rows]")
+        assert len(first) <= 100
+        row = dict(line.split(None, 1) for line in repr(reg.show("p0001")).splitlines() if " " in line.strip())
+        assert row["identity"] == "p0001"
+        with pytest.raises(WhereError, match=r"^where= does not parse"):
+            reg.list("p000*")
+    many = repr(Rows([{"name": "x" * 200, "score": 0.5, "none": None}] * 30)).splitlines()
+    assert (len(many), many[0].split(), many[-1]) == (22, ["name", "score"], "[30 rows (the first 20)]")
+    assert repr(Rows([])) == "[0 rows]"
 
 
 def test_a_missing_registry_is_said_at_the_first_use(tmp_path: Path) -> None:

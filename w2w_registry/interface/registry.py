@@ -137,18 +137,28 @@ class Registry:
         value = found.to_json()
         return Rows(value.pop("results"), value)
 
-    def list(self, where: str | None = None, *, sort: str = "name", limit: int | None = None) -> Rows:
+    def list(
+        self,
+        where: str | None = None,
+        *,
+        names: Sequence[str] = (),
+        sort: str = "name",
+        limit: int | None = None,
+        at: str | None = None,
+    ) -> Rows:
         """The newest version of each identity that matches ``where``, as in ``list("beard > 0.5", sort="label.age")``.
 
         Args:
+            names: parts of names or patterns, as in ``["acme/*"]``; only identities that match one of them.
             sort: as for ``w2w-reg list``.
+            at: a date or time; what was there then.
 
         Raises:
-            WhereError: the expression does not parse. UsageError: nothing to sort by.
+            WhereError: the expression does not parse. UsageError: nothing to sort by, or ``at`` is no date.
         """
-        from w2w_registry.services.identities import manage
+        from w2w_registry.services.identities.browsing import browse
 
-        return Rows(plain(manage.list_identities(self._registry, where=where, sort=sort, limit=limit)))
+        return Rows(plain(browse(self._registry, names, where=where, sort=sort, limit=limit, at=at)))
 
     def show(self, name: str) -> Row:
         """One version of an identity, with everything known about it.
@@ -275,7 +285,8 @@ class Registry:
         """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates.
 
         Args:
-            options: ``fmt``, ``dtype``, ``from_coordinates``, ``purpose``.
+            options: ``fmt`` (peft, diffusers, kohya…, coordinates, original), ``dtype``, ``from_coordinates``,
+                ``purpose``, ``force``.
         """
         from w2w_registry.services.synthesis import export as service
 

@@ -1,7 +1,7 @@
 """What the Python API returns: rows with the keys of ``--json``, and sequences of them.
 
 A row is an ordinary mapping whose keys can be read as attributes too; a sequence of rows becomes a data frame with
-``to_pandas()``. Both show themselves as tables in a notebook.
+``to_pandas()``. Both show themselves as tables, at the prompt and in a notebook.
 """
 
 from __future__ import annotations
@@ -9,13 +9,21 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Final, overload
 
 from w2w_registry.errors import MissingExtra
+from w2w_registry.records import counted, iso
 
 if TYPE_CHECKING:
     import pandas
+
+_MOST: Final = 20
+"""Rows shown at the prompt."""
+_WIDEST: Final = 72
+"""Characters of a value shown there."""
 
 
 class Row(Mapping[str, Any]):
@@ -42,8 +50,8 @@ class Row(Mapping[str, Any]):
         return [*super().__dir__(), *self._values]
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{key}={value!r}" for key, value in self._values.items())
-        return f"{type(self).__name__}({inner})"
+        width = max(map(len, self._values), default=0)
+        return "\n".join(f"{key.ljust(width)}  {_short(_cell(value))}" for key, value in self._values.items())
 
     def to_json(self) -> dict[str, Any]:
         """The plain dictionary that ``--json`` prints."""
@@ -76,7 +84,20 @@ class Rows(Sequence[Row]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        return f"Rows({list(self._rows)!r})"
+        """The first rows, in as many columns as a line has room for; columns without a value are left out."""
+        first = self._rows[:_MOST]
+        columns: list[list[str]] = []
+        for key in dict.fromkeys(key for row in first for key in row):
+            cells = [_short(_cell(row.get(key))) for row in first]
+            if any(cells):
+                width = max(map(len, (key, *cells)))
+                columns.append([text.ljust(width) for text in (key, *cells)])
+        room = get_terminal_size((100, 24)).columns
+        while len(columns) > 1 and sum(len(column[0]) + 2 for column in columns) > room:
+            columns.pop()
+        lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
+        more = f" (the first {_MOST})" if len(self) > _MOST else ""
+        return "\n".join([*lines, f"[{counted(len(self), 'row')}{more}]"])
 
     @property
     def results(self) -> tuple[Row, ...]:
@@ -123,4 +144,16 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={_cell(one)}" for key, one in value.items())
+    if isinstance(value, (list, tuple)):
+        return "; ".join(map(_cell, value))
+    if isinstance(value, datetime):
+        return iso(value)
     return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _short(text: str) -> str:
+    """One line that shows what a value is."""
+    line = " ".join(text.split())
+    return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"
