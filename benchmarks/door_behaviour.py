@@ -221,9 +221,13 @@ def table(
         found = rates(data, registry, count, judging)
         first = first or found
         for rate in found:
-            cells = [_told(n, rate.tries) for n in (rate.refused, rate.held, rate.passed)]
-            lines.append(f"| {rate.what}, {registry.said} | {rate.tries:,} | {' | '.join(cells)} |")
+            lines.append(f"| {rate.what}, {registry.said} | {rate.tries:,} | {row_of(rate)} |")
     return "\n".join(lines), first
+
+
+def row_of(rate: Rate) -> str:
+    """Three cells of a table: who is refused, held and let pass."""
+    return " | ".join(_told(n, rate.tries) for n in (rate.refused, rate.held, rate.passed))
 
 
 def _told(hits: int, tries: int) -> str:

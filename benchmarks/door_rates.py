@@ -4,7 +4,8 @@
 trained twice and 300 others; a hundred of the 224 refuse, and their references are what ``services.consent.door``
 keeps (signs of projections, thresholds from those registered). Strangers are the people the fold was not fitted on,
 none of whom set a threshold. Held against the references: strangers; copies of the refused (rounded, with noise,
-mixed with a stranger); and their second trainings. Then the same by what they draw, of the mini world and of half of
+mixed with a stranger); and their second trainings. Then what was made of second trainings outside the registry
+(``benchmarks.door_made``). Then the same by what they draw, of the mini world and of half of
 the people of ``--gallery NPZ`` (as ``benchmarks --only verdict`` reads them): ``benchmarks.door_behaviour``. Prints
 docs/door.md's tables and exits 1 when strangers or copies fall short of them, or too many trainings pass.
 ``--people odd``: only people of the mini world who have odd numbers are judged by what they draw, none of whom anything
@@ -33,6 +34,7 @@ from benchmarks.door_behaviour import (
     odd,
     table,
 )
+from benchmarks.door_made import table as made_table
 from examples.miniworld.fingerprints import UNFINISHED, by_kind
 from examples.miniworld.fingerprints import data as shipped_data
 from examples.miniworld.unpack import DATA, load_loras
@@ -112,6 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     copies = [rate for rate in total.values() if "copy" in rate.what and "noise" not in rate.what]
     short = strangers.hits > 0.005 * strangers.tries or any(rate.hits < rate.tries for rate in copies)
     judging = JUDGING[given.people]
+    text, fell_short = made_table(FOLDS, judging)
+    print(f"\n{text}")
+    short |= fell_short
     registries = [one for one in REGISTRIES if judging is everybody or not one.taught]  # half of them are too few
     gallery, asked, of, strangers = by_kind()
     short |= _behaviour("mini world, by way of training", Data(gallery, asked, of, strangers), registries[:1], judging)

@@ -12,6 +12,7 @@ from w2w_registry.consent.references import bits_of, cosines, likeliest
 from w2w_registry.space.refusal import (
     ALARM,
     HOLD,
+    HOLD_MADE,
     WAYS,
     Comparison,
     Kept,
@@ -138,6 +139,31 @@ def test_who_was_trained_for_a_few_steps_is_known_and_strangers_so_trained_pass(
     alarms = strangers.with_known(people.refused).min(1)
     assert (alarms <= ALARM).mean() <= 0.002
     assert (alarms <= HOLD).mean() <= 0.01
+
+
+def test_of_what_was_made_who_is_half_disturbed_is_known_and_few_strangers() -> None:
+    people = People(600)
+    model = refusal_model(people.registered)
+
+    def disturbed(rows: Array) -> Array:
+        return people.again(rows) + 0.5 * people.spread * people.rng.normal(size=rows.shape)
+
+    nobody = np.full(REFUSED, -1)
+    asked = Comparison(model, disturbed(people.refused), people.registered, among=REFUSED)
+    assert (np.diag(asked.with_made(people.refused, nobody)) <= HOLD_MADE).mean() >= 0.95
+    strangers = Comparison(model, disturbed(people.some(600)), people.registered, among=REFUSED)
+    assert (strangers.with_made(people.refused, nobody).min(1) <= HOLD_MADE).mean() <= 2 * HOLD_MADE
+
+
+def test_of_what_was_made_cosines_decide_among_a_few() -> None:
+    people, nobody = People(0), np.full(5, -1)
+    refused = people.refused[:5]
+    near, far = (
+        np.diag(Comparison(few_model(WIDTH), rows, np.zeros((0, WIDTH)), among=5).with_made(refused, nobody))
+        for rows in (refused + 0.4 * people.spread * people.rng.normal(size=refused.shape), people.some(5))
+    )
+    assert (near <= HOLD_MADE).all()
+    assert (far > HOLD_MADE).all()
 
 
 def test_what_was_hardly_trained_passes() -> None:

@@ -59,6 +59,14 @@ def members_after(session: Session, space_id: int, after: int, limit: int) -> li
     return list(session.execute(query.order_by(SpaceMember.position).limit(limit)).tuples())
 
 
+def is_member(session: Session, space_id: int, model_digest: str) -> bool:
+    """Whether a space was fitted on this model."""
+    mine = select(SpaceMember.position).where(
+        SpaceMember.space_id == space_id, SpaceMember.model_digest == model_digest
+    )
+    return session.scalar(mine.limit(1)) is not None
+
+
 def fitted_subjects(session: Session, space_ids: Iterable[int]) -> set[str]:
     """Subjects whose models any of these spaces was fitted on."""
     return {s for space_id in sorted(set(space_ids)) for m in fitted_models(session, space_id) for s in m.subjects}

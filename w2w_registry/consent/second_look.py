@@ -29,6 +29,7 @@ class Why(StrEnum):
     """What is at odds, the gravest first."""
 
     REFUSED = "may be somebody who refused"
+    MADE = "made outside this registry, and may draw somebody who refused"
     SUBJECT = "another subject"
     NOBODY = "depicts somebody, and says nobody"
     AGREED = "may be somebody who agreed again, and does not say so"

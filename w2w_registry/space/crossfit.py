@@ -8,7 +8,7 @@ Smola & Müller, 1998); σ is the whole set's in every fold.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.eigen import leading
 from w2w_registry.space.metrics import Metric
+from w2w_registry.space.ordinary import Ordinary, energies, ordinary
 from w2w_registry.space.rows import forget
 
 Array = NDArray[np.float64]
 
 ENOUGH = 4096
 """LoRAs whose inner products are made for calibrating, when the fit did not need them."""
+FOLDS = 4
 _COLUMNS = 2048
 _NEGLIGIBLE = 1e-10
 _TOLERANCE = 1e-5
@@ -32,35 +34,47 @@ _TOLERANCE = 1e-5
 @dataclass(frozen=True, eq=False)
 class CrossFit:
     """What left-out LoRAs look like: ``residuals`` (n,), and ``impostors``, the scores of each against every fitted
-    identity, as a search for it would give them."""
+    identity, as a search for it would give them; and how much of one lies where (``space.ordinary``)."""
 
     residuals: Array
     impostors: Array
+    ordinary: Ordinary
 
 
-def cross_fit(
-    gram: Array, components: int, choose_metric: Callable[[NDArray[np.float32]], Metric], *, folds: int = 4
-) -> CrossFit:
-    """Fit ``folds`` spaces, each without every ``folds``-th LoRA, and look at the ones left out.
+def cross_fit(gram: Array, components: int, choose_metric: Callable[[NDArray[np.float32]], Metric]) -> CrossFit:
+    """Fit ``FOLDS`` spaces, each without every ``FOLDS``-th LoRA, and look at the ones left out.
 
     Args:
-        gram: inner products (n, n) of standardised LoRAs, n ≥ 2 · folds.
+        gram: inner products (n, n) of standardised LoRAs, n ≥ 2 · ``FOLDS``.
         components: k of the whole space; a fold's space keeps as many, if it has them.
         choose_metric: the metric for a component_std (k,), as it was chosen for the whole space.
     """
     n = len(gram)
-    residuals = np.empty(n)
+    residuals, quarters, halves = np.empty(n), np.empty((n, 3)), np.empty((n, 3))
     impostors = []
-    for fold in range(folds):
-        out = np.arange(fold, n, folds)
-        kept = np.delete(np.arange(n), out)
-        fitted, left_out, size = _fold(gram, kept, out, components)
-        metric = choose_metric((fitted.std(axis=0, ddof=1)).astype(np.float32))
-        rest = np.maximum(size - np.einsum("nk,nk->n", left_out, left_out), 0.0)
+    for out, fitted, left_out, size in _folds(gram, components, FOLDS):
+        std, rest = fitted.std(axis=0, ddof=1), _outside(left_out, size)
+        metric = choose_metric(std.astype(np.float32))
         residuals[out] = np.sqrt(np.divide(rest, size, out=np.zeros_like(size), where=size > 0))
+        quarters[out] = energies(left_out, std, rest)
         scores = metric.unit(left_out.astype(np.float32)) @ metric.unit(fitted.astype(np.float32)).T
         impostors.append(scores.astype(np.float64).reshape(-1))
-    return CrossFit(residuals, np.concatenate(impostors))
+    for out, fitted, left_out, size in _folds(gram, components, 2):
+        halves[out] = energies(left_out, fitted.std(axis=0, ddof=1), _outside(left_out, size))
+    return CrossFit(residuals, np.concatenate(impostors), ordinary(halves, quarters))
+
+
+def _folds(gram: Array, components: int, count: int) -> Iterator[tuple[NDArray[np.int64], Array, Array, Array]]:
+    """Who is left out of each fold (q,), and ``_fold`` of it."""
+    everybody = np.arange(len(gram))
+    for first in range(count):
+        out = everybody[first::count]
+        yield out, *_fold(gram, np.delete(everybody, out), out, components)
+
+
+def _outside(coordinates: Array, size: Array) -> Array:
+    """‖z‖² (n,) of what a space does not reach of LoRAs at coordinates (n, k) with ‖z‖² ``size``."""
+    return np.asarray(np.maximum(size - np.einsum("nk,nk->n", coordinates, coordinates), 0.0))
 
 
 def _fold(gram: Array, kept: NDArray[Any], out: NDArray[Any], components: int) -> tuple[Array, Array, Array]:

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.space import spread
+from w2w_registry.space.ordinary import UNUSUAL
 from w2w_registry.space.spread import Array, Training
 from w2w_registry.space.verdict import (
     LEAST_GALLERY,
@@ -41,6 +42,9 @@ ALARM: Final = 8e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
 HOLD: Final = 5e-3
 """…and that one is held until somebody has looked."""
+HOLD_MADE: Final = HOLD / UNUSUAL
+"""The same of those whose weights no training of the space's kind leaves (``space.ordinary``), who are few: of somebody
+whose model was disturbed outside the registry, strangers come as near."""
 AMONG: Final = 100
 """So many refused likenesses the alarm is shared among; what more of them add to it is borne by newcomers, so that
 nobody is protected less for others who refuse."""
@@ -51,6 +55,7 @@ WHITE: Final = 0.015
 """Presumed noise of one training, as a share of people's variance: the mini world's retrained show .02, not all of it
 in the directions that are compared (chosen, with ``ALARM``, on those of its people who have even numbers)."""
 PRESUMED: Final = "presumed"
+DISTURBED: Final = "presumed disturbed"
 SEARCHES: Final = 2000
 """So many searches what strangers reached elsewhere counts for, beside those of the registered for one another."""
 REACHED: Final = (
@@ -96,9 +101,12 @@ WAYS: Final = (
     Way(f"{PRESUMED} of another kind", 1.13, 0.0, 2.0, 0.0),
     Way(f"{PRESUMED} longer", 1.1, -0.2, 3.0, 0.0),
     Way(f"{PRESUMED} shorter", 0.75, 0.35, 1.0, 0.04, apart=True),
+    Way(DISTURBED, 1.0, 0.0, 1.0, 0.25, apart=True),
 )
 """As the registered are trained, by another tool, twice as long, a third as long. Of the last so little is sure that
-strangers come nearer by it: it is asked apart, so that the others need no better evidence for it…"""
+strangers come nearer by it: it is asked apart, so that the others need no better evidence for it… (The fourth is none:
+somebody's model with noise of half of people's spread, or mixed. It is asked of what was made alone,
+``Comparison.with_made``.)"""
 SPENT: Final = 0.2
 """…and this share of the alarm is spent on it."""
 
@@ -138,7 +146,8 @@ def _with_strangers(model: VerdictModel, rows: Array) -> VerdictModel:
     best: list[Array] = []
     for part in np.array_split(np.arange(len(rows)), -(-len(rows) // 250)):
         own = part[:, None] == np.arange(len(rows))
-        _, *apart = Comparison(model, rows[part], rows, own).ratios(rows, np.arange(len(rows)))
+        comparison, everybody = Comparison(model, rows[part], rows, own), np.arange(len(rows))
+        apart = [comparison.by_way(view, rows, everybody) for view in model.apart]
         best.append(np.stack([np.where(own, -np.inf, ratio).max(1) for ratio in apart]))
     reached = iter(np.sort(np.concatenate(best, axis=1)))
     return replace(
@@ -281,6 +290,24 @@ class Comparison:
         ratio, *apart = self.ratios(rows, places)
         return self._alarms(ratio, apart)
 
+    def with_made(self, refused: ArrayLike, theirs: NDArray[np.int64]) -> Array:
+        """As ``with_known``, of what was made and not trained: chance (q, r) that a stranger so made comes as near, as
+        often as the registered do; by a model of an earlier release, which cannot say, 1."""
+        rows = np.asarray(refused, np.float64)
+        if is_few(self.model):
+            return self._few(_unit(self.queries) @ _unit(rows).T)
+        found = np.ones((len(self.queries), len(rows)))
+        for view in self.model.apart:
+            if view.training.name != DISTURBED:
+                continue
+            assert view.training.apart is not None
+            nats = self.by_way(view, rows, theirs)
+            best, size = view.training.apart, max(self.model.strangers.size, 1)
+            beyond = (len(best) - np.searchsorted(best, nats, side="left")) / len(best)
+            with np.errstate(divide="ignore"):
+                found = np.asarray(-np.expm1(self.among / size * np.log1p(-beyond)))
+        return found
+
     def with_kept(self, kept: Sequence[Kept], theirs: int = -1) -> Array:
         """Chance of a false alarm (q,) for somebody of whom each view is kept; ``theirs`` as in ``with_known``."""
         if is_few(self.model):
@@ -296,10 +323,12 @@ class Comparison:
         """Log likelihood ratios (q, r): by all ways of training together, and by each that is asked apart."""
         known = self.model.project(refused)
         found = [self._mixed([v.same(self.points, known) for v in self.model.views]) - _of(self._densities, theirs)]
-        for view in self.model.apart:
-            both = self._density((*self.model.views, view))
-            found.append(view.same(self.points, known) - _of(both, theirs))
-        return found
+        return [*found, *(self.by_way(view, refused, theirs) for view in _trained(self.model))]
+
+    def by_way(self, view: View, refused: ArrayLike, theirs: NDArray[np.int64]) -> Array:
+        """Log likelihood ratios (q, r) by one way that is asked apart."""
+        both = self._density((*self.model.views, view))
+        return view.same(self.points, self.model.project(refused)) - _of(both, theirs)
 
     def _few(self, cosines: Array) -> Array:
         return few_chance(cosines, self.crowd, self.among)
@@ -308,7 +337,7 @@ class Comparison:
         if not apart:
             return chance(self.model, ratio, self.among)
         found = chance(self.model, ratio, self.among) / (1 - SPENT)
-        for view, nats in zip(self.model.apart, apart, strict=True):
+        for view, nats in zip(_trained(self.model), apart, strict=True):
             assert view.training.apart is not None
             own = self.model.strangers
             by = _chance(view.training.apart, own, nats, REACHED_APART, self.among, FEWER_APART * _more(own))
@@ -336,6 +365,11 @@ class Comparison:
             return everybody, np.repeat(everybody[:, None], len(crowd), axis=1)
         kernels = kernels if self._own is None else np.where(self._own, -np.inf, kernels)
         return log_mean(kernels), log_mean_of_others(kernels)
+
+
+def _trained(model: VerdictModel) -> list[View]:
+    """The ways asked apart that a training may have gone."""
+    return [view for view in model.apart if view.training.name != DISTURBED]
 
 
 def _of(densities: tuple[Array, Array], theirs: NDArray[np.int64]) -> Array:

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sqlalchemy import select
 
 from examples.miniworld.unpack import BASE_MODEL, DATA, Loras, load_loras
 from w2w_registry.catalog.models import Fingerprint, GuardReference
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Scope
+from w2w_registry.consent.second_look import Why
 from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, NotCompared, SecondPersonNeeded
 from w2w_registry.lora import lora_files
 from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
@@ -38,13 +40,15 @@ from w2w_registry.services.synthesis import edit
 from w2w_registry.services.synthesis.export import export
 from w2w_registry.settings import load_settings
 
+Array = NDArray[np.floating]
 PEOPLE, WHO = 200, range(5, 13)
 PIPELINE = str(DATA / "pipeline")
 EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
 
 
-def write(folder: Path, loras: Loras, row: int, *, again: bool = False) -> Path:
-    theta = (loras.retrained if again else loras.theta)[row]
+def write(folder: Path, loras: Loras, row: int, *, again: bool = False, besides: Array | None = None) -> Path:
+    """A training, or what it becomes with ``besides`` (D,)."""
+    theta = (loras.retrained if again else loras.theta)[row] + (np.float32(0) if besides is None else besides)
     for path, content in lora_files(
         folder, loras.layout.unflatten(theta), loras.layout.alpha, fmt="peft", base_model=BASE_MODEL
     ).items():
@@ -183,6 +187,24 @@ def test_who_may_be_somebody_who_refused_waits_for_another_person(
     other = replace(home, settings=replace(home.settings, actor="somebody else"))
     assert resolve.resolve(other, "brush", distinct=True, reason="seen")["state"] == "active"
     export(home, "brush", str(tmp_path / "out"))
+
+
+def test_what_was_made_of_a_second_training_outside_waits(
+    home: Registry, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With noise as people differ it comes no nearer than strangers do, but no training leaves such weights."""
+    monkeypatch.setattr(Door, "_against", lambda _self, _place, vectors: [[] for _ in vectors])
+    loras, (_, space), rng = load_loras(), open_space(home, "faces"), np.random.default_rng(5)
+    for who in WHO:
+        withdraw.withdraw(home, f"s{who:03d}", erase=who % 2 == 0)
+        noise = space.reconstruct(1.0 * space.component_std * rng.normal(size=space.k)) - space.mean
+        write(tmp_path / "noisy" / f"n{who:03d}", loras, who, again=True, besides=noise)
+    found = add(home, AddRequest([str(tmp_path / "noisy")], kind="style"))
+    assert sum("no training leaves such weights" in " ".join(item.warnings) for item in found.items) >= 3
+    whys = [row["why"] for row in resolve.held_versions(home)]
+    assert whys.count(str(Why.MADE)) == sum("no training" in " ".join(item.warnings) for item in found.items)
+    strangers = add(home, AddRequest([str(world / "strangers")]))
+    assert sum(item.held for item in strangers.items) <= 1
 
 
 def test_who_was_taken_in_unseen_waits_once_it_is_seen(

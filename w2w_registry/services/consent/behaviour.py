@@ -31,6 +31,7 @@ from w2w_registry.space.refusal import (
     ALARM,
     CROWD,
     HOLD,
+    HOLD_MADE,
     Comparison,
     Kept,
     few_model,
@@ -42,6 +43,9 @@ from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel
 
 KIND = "behaviour"
 BY = "behaviour"
+MADE = "made"
+"""What is said of whom a newcomer meets that was made and not trained."""
+_NEVER = 2.0
 _SETS = 8
 """Sets of ``BITS`` projections of a fingerprint: it can be estimated to within an eighth of a radian."""
 _VIEW_SETS = 2
@@ -165,8 +169,9 @@ class Behaviour:
         return self._estimated_[place]
 
     # -- comparing ------------------------------------------------------------------------------
-    def against(self, prints: Sequence[Sequence[Print]]) -> list[list[Encounter]]:
-        """Whom newcomers meet, by the fingerprints of each."""
+    def against(self, prints: Sequence[Sequence[Print]], *, made: bool = False) -> list[list[Encounter]]:
+        """Whom newcomers meet, by the fingerprints of each. ``made``: they were not trained, but made of others; who is
+        met so is never refused, and in doubt sooner."""
         by_place: dict[Place, list[tuple[int, NDArray[np.float32]]]] = {}
         for number, own in enumerate(prints):
             for one in own:
@@ -175,7 +180,7 @@ class Behaviour:
         for place, rows in by_place.items():
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
-                met = self._met(place, np.stack([values for _, values in part]), None)
+                met = self._met(place, np.stack([values for _, values in part]), None, made)
                 for (number, _), encounters in zip(part, met, strict=True):
                     found[number] += encounters
         return found
@@ -197,7 +202,9 @@ class Behaviour:
                     met.setdefault(version, []).extend(encounters)
         return met
 
-    def _met(self, place: Place, queries: NDArray[np.float32], ids: NDArray[np.int64] | None) -> list[list[Encounter]]:
+    def _met(
+        self, place: Place, queries: NDArray[np.float32], ids: NDArray[np.int64] | None, made: bool = False
+    ) -> list[list[Encounter]]:
         """For each of the queries (q, D), whom it meets. ``ids``: the registered versions that the queries are."""
         standing, kept = self._standing().get(place, []), self._kept().get(place, {})
         if not standing and not kept:
@@ -213,19 +220,22 @@ class Behaviour:
             whose += [who for who, _ in known]
             comparison = Comparison(model, queries, crowd.matrix, own, among)
             matrix = np.stack([values for _, values in known])
-            alarms.append(comparison.with_known(matrix, crowd.places(whose)))
-        for number, references in kept.items():
+            compare = comparison.with_made if made else comparison.with_known
+            alarms.append(compare(matrix, crowd.places(whose)))
+        for number, references in () if made else kept.items():
             if is_few(self._stored(number)) and not is_few(model):
                 continue  # estimated
             comparison = Comparison(self._stored(number), queries, crowd.matrix, own, among)
             mine = [one.subject for one in references]
             whose += mine
             alarms.append(self._with_kept(comparison, number, references, crowd.places(mine)))
+        if not alarms:
+            return [[] for _ in queries]
         table = np.concatenate(alarms, axis=1)
         best = table.argmin(axis=1)
+        limits = (_NEVER, MADE, 1 - HOLD_MADE) if made else (1 - ALARM, BY, 1 - HOLD)
         return [
-            [Encounter(whose[column], float(1 - row[column]), 1 - ALARM, BY, 1 - HOLD)]
-            for row, column in zip(table, best, strict=True)
+            [Encounter(whose[column], float(1 - row[column]), *limits)] for row, column in zip(table, best, strict=True)
         ]
 
     def _with_kept(

@@ -32,6 +32,7 @@ from w2w_registry.consent.references import (
     nearest,
 )
 from w2w_registry.errors import LikenessRefused
+from w2w_registry.services.consent.made_outside import made_outside
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
@@ -92,10 +93,33 @@ class Door:
         for new, encounter in zip(news, met, strict=True):
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points, searched) if near is None else near
+        met = self._or_made(news, activities, found, met)
         said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
         known = self.agreeing.meets_all(likenesses, points) if self.agreeing.anybody else [None] * len(news)
         held = self.second.held_all(said, found, met, known)
         return [Admission(new.model_digest, held=one) for new, one in zip(news, held, strict=True)]
+
+    def _or_made(
+        self,
+        news: Sequence[NewVersion],
+        activities: Sequence[Activity | None],
+        near: Sequence[Sequence[Near]],
+        met: Sequence[Encounter | None],
+    ) -> list[Encounter | None]:
+        """Whom each meets, or may draw because its weights were made outside the registry and are no training's."""
+        found = list(met)
+        unsure = [i for i, one in enumerate(met) if one is not None and not one.doubtful and news[i].likeness.prints]
+        spaces = [self._who.spaces | {s for s in (news[i].space_id,) if s is not None} for i in unsure]
+        asked = [
+            i
+            for i, mine in zip(unsure, spaces, strict=True)
+            if made_outside(self._session, self._places, mine, news[i], activities[i], near[i])
+        ]
+        made = self._who.behaviour.against([news[i].likeness.prints for i in asked], made=True)
+        for i, encounters in zip(asked, made, strict=True):
+            worst = gravest(encounters)
+            found[i] = worst if worst is not None and worst.doubtful else found[i]
+        return found
 
     @cached_property
     def second(self) -> SecondLook:

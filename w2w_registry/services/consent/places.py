@@ -15,13 +15,16 @@ from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Factors
 from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.registry import Registry
+from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import Metric, cosine
+from w2w_registry.space.ordinary import Ordinary, energies
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
 
 SKETCH = f"sketch {SKETCH_KIND}"
 _SKETCHES = cosine()  # how sketches are compared
 _STRANGERS = 1000
+_LEAST = 1e-9
 
 
 class Places:
@@ -54,12 +57,33 @@ class Places:
 
     def coordinates(self, factors: Factors, space_id: int) -> NDArray[np.float32] | None:
         """Where ΔW lies in a space, (k,); None where it cannot be said (other modules, another start)."""
+        written = self._written(factors, space_id)
+        return None if written is None else written[0].project(written[1])
+
+    def unusual(self, factors: Factors, space_id: int) -> bool:
+        """Whether no training that the space was not fitted on leaves such a ΔW (``space.ordinary``); false where that
+        is not known."""
+        row = self._space(space_id)
+        known = row.calibration.get("ordinary")
+        if known is None or not (normal := Ordinary.from_json(known)).holds_for(row.fit_size or 0):
+            return False
+        written = self._written(factors, space_id)
+        if written is None:
+            return False
+        space, theta = written
+        coordinates, residuals = space.placed([theta])
+        left = residuals**2
+        outside = (coordinates.astype(np.float64) ** 2).sum(1) * left / np.maximum(1 - left, _LEAST)
+        return bool(normal.unusual(energies(coordinates, space.component_std, outside))[0])
+
+    def _written(self, factors: Factors, space_id: int) -> tuple[WeightSpace, NDArray[np.float32]] | None:
+        """A space and θ (D,) of ΔW in its gauge."""
         try:
             space = load_space(self._registry.artifacts, self._space(space_id))
             gauged = to_gauge(factors.tensors, factors.alphas, space.layout, space.mean, space.std, space.start)
         except RegistryError:
             return None
-        return space.project(gauged.theta)
+        return space, gauged.theta
 
     def _space(self, space_id: int) -> Space:
         if space_id not in self._spaces:

@@ -32,6 +32,7 @@ from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted,
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
+from w2w_registry.services.consent.behaviour import MADE
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.equivalents import near_any, restored, stored_likenesses
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
@@ -355,7 +356,9 @@ def _gallery_of(registry: Registry, session: Session, asked: Asked) -> Gallery |
 
 def in_doubt(met: Encounter) -> Held:
     """What is recorded of one that may draw somebody who refused."""
-    return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.REFUSED), met.similarity, 1 - met.similarity)
+    made = met.by == MADE
+    alarm = None if made else 1 - met.similarity
+    return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.MADE if made else Why.REFUSED), met.similarity, alarm)
 
 
 def known_again(met: Encounter) -> Held:
@@ -375,10 +378,11 @@ def why_held(name: str, held: Held) -> str:
         rare = "" if held.false_alarm is None else f" (a stranger comes so near once in {_once_in(held)} times)"
         agreed = held.why == Why.AGREED
         who = f"{held.like}, who had refused and agrees again, and does not say so" if agreed else held.like
+        made = "no training leaves such weights (noise or a mixture does), and " if held.why == Why.MADE else ""
         return (
-            f"held: it may draw {who}{rare}, so it is found and shown, and nothing else, until another person decides: "
-            f"`w2w-reg remove {name}` when it does{', then add it as theirs' if agreed else ''}, `w2w-reg resolve "
-            f"{name} --distinct --reason TEXT` when it does not"
+            f"held: {made}it may draw {who}{rare}, so it is found and shown, and nothing else, until another person "
+            f"decides: `w2w-reg remove {name}` when it does{', then add it as theirs' if agreed else ''}, "
+            f"`w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
         )
     like = held.like.partition("@")[0]
     return (

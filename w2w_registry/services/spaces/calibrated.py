@@ -33,11 +33,11 @@ _PAIRS = 10
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """The space with its metric and calibration; what residuals new LoRAs will have (empty when not known); and how
-    exact the fit is."""
+    """The space with its metric and calibration; what new LoRAs of it will look like (empty when not known): their
+    ``residual``, and what is ``ordinary`` among them (``space.ordinary``); and how exact the fit is."""
 
     space: WeightSpace
-    residual: dict[str, float]
+    newcomers: dict[str, Any]
     report: FitReport
 
 
@@ -80,7 +80,7 @@ def fit_calibrated(
 
     metric = choose(space.component_std)
     calibration: Calibration | None = None
-    residual: dict[str, float] = {}
+    newcomers: dict[str, Any] = {}
     if len(fit_set.members) >= _FEW:
         gram = found.gram if found.gram is not None else inner_products(fit_set.thetas, space)
         left_out = cross_fit(gram, space.k, choose)
@@ -92,11 +92,14 @@ def fit_calibrated(
             across = metric.unit(second).astype(np.float64) @ metric.unit(first).T
             impostors = across[~np.eye(len(across), dtype=bool)]
         calibration = calibrate_scores(metric.name, impostors, genuine=genuine, false_match_rate=FALSE_MATCH_RATE)
-        residual = {
-            "typical": float(np.median(left_out.residuals)),
-            "high": float(np.quantile(left_out.residuals, 0.99)),
+        newcomers = {
+            "residual": {
+                "typical": float(np.median(left_out.residuals)),
+                "high": float(np.quantile(left_out.residuals, 0.99)),
+            },
+            "ordinary": left_out.ordinary.to_json(),
         }
-    return Calibrated(replace(space, metric=metric, calibration=calibration), residual, found.report)
+    return Calibrated(replace(space, metric=metric, calibration=calibration), newcomers, found.report)
 
 
 _HELD = 1 << 28

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def fit_space(
             inputs=inputs,
             models={"base": f"{base_model}@{revision}" if revision else base_model},
         )
-        row = register_space(registry, name, found.space, activity, fit_set.members, found.residual)
+        row = register_space(registry, name, found.space, activity, fit_set.members, found.newcomers)
     warnings = [f"left out: {error.fields.get('path')}: {error.fields.get('reason')}" for error in fit_set.skipped]
     warnings += [] if few is None else [few]
     warnings += is_another(name, row)
@@ -102,10 +102,12 @@ def register_space(
     space: WeightSpace,
     activity: Activity,
     members: Sequence[Member] = (),
-    residual: dict[str, float] | None = None,
+    newcomers: Mapping[str, Any] | None = None,
     parent_id: int | None = None,
 ) -> str:
     """Store the arrays and add the row, its operation and its members, with one event; returns ``name@number``.
+
+    ``newcomers``: what new LoRAs of it look like (``calibrated.Calibrated``).
 
     A space whose digest is in the catalog already is not added again: it is the one returned (``is_another``).
     """
@@ -133,7 +135,7 @@ def register_space(
             metric={} if space.metric is None else space.metric.to_json(),
             calibration={
                 **({} if space.calibration is None else space.calibration.to_json()),
-                **({"residual": residual} if residual else {}),
+                **(newcomers or {}),
             },
             explained_variance=[float(v) for v in space.explained_variance_ratio] or None,
             software=dict(space.software),

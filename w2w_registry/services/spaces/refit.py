@@ -49,7 +49,7 @@ def refit_space(
         params={"components": found.space.k, "without": len(without)},
         inputs=[Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref)],
     )
-    new = register_space(registry, old.name, found.space, activity, fit_set.members, found.residual, parent_id=old.id)
+    new = register_space(registry, old.name, found.space, activity, fit_set.members, found.newcomers, parent_id=old.id)
     with registry.catalog.read() as session:
         row = space_for(session, new)
     placed = move(registry, old, row, progress=progress)

@@ -74,9 +74,9 @@ def update_space(
         ]
         activity = Activity("update", started, params={"components": found.space.k}, inputs=inputs)
         kept = [Member(m.name, m.model_digest, m.model_digest) for m in members]
-        residual = old.calibration.get("residual")
+        newcomers = {key: value for key, value in old.calibration.items() if key in ("residual", "ordinary")}
         new = register_space(
-            registry, old.name, found.space, activity, [*kept, *fit_set.members], residual, parent_id=old.id
+            registry, old.name, found.space, activity, [*kept, *fit_set.members], newcomers, parent_id=old.id
         )
     placed = move(registry, old, _row(registry, new), files=False, progress=progress)
     warnings = [f"left out: {e.fields.get('path')}: {e.fields.get('reason')}" for e in fit_set.skipped]
