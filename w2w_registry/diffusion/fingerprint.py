@@ -109,13 +109,12 @@ class Probe:
         size = len(asked) * int(np.prod(shape))
         self.matrix = torch.from_numpy(_projection(size, orthogonal and size <= _SMALL)).to(model.device)
         self.words = model.encode_text(prompt)
-        self.inputs = []
-        for noise, seed in asked:
-            t = torch.tensor(round(noise * scheduler.config.num_train_timesteps) - 1, device=model.device)
-            start = np.random.Generator(np.random.Philox(seed)).standard_normal((1, *shape)).astype(np.float32)
-            x = torch.from_numpy(start).to(model.device)
-            own = self._ask(x, t, self.words, self.words.text[None])
-            self.inputs.append((x, t, own, _reach(scheduler, t)))
+        steps = [round(noise * scheduler.config.num_train_timesteps) - 1 for noise, _ in asked]
+        starts = [np.random.Generator(np.random.Philox(seed)).standard_normal(shape) for _, seed in asked]
+        self.steps = torch.tensor(steps, device=model.device)
+        self.inputs = torch.from_numpy(np.stack(starts).astype(np.float32)).to(model.device)
+        self.reach = torch.tensor([_reach(scheduler, t) for t in self.steps], device=model.device)
+        self.own = self._answers(self.words, self.words.text[None])[0]
 
     def __call__(self, adapters: Sequence[Adapter]) -> Float32:
         with applied(self.model, adapters, self.prompt, self.words) as (words, texts):
@@ -124,17 +123,23 @@ class Probe:
 
     def moved(self, words: Conditioning, texts: Tensor) -> Tensor:
         """How far the predicted pictures have moved from the base model's own (n, numbers of all)."""
-        moves = [(self._ask(x, t, words, texts) - own) * reach for x, t, own, reach in self.inputs]
-        return torch.cat([move.flatten(1) for move in moves], 1)
+        moves = (self._answers(words, texts) - self.own) * self.reach[:, None, None, None]
+        return moves.flatten(1)
 
     @torch.no_grad()
-    def _ask(self, x: Tensor, t: Tensor, words: Conditioning, texts: Tensor) -> Tensor:
-        """The model's answers (n, C, h, w) to embeddings (n, L, E)."""
-        kind = self.model.dtype
-        with self.model.conditioned(words):
-            many = x.to(kind).expand(len(texts), *x.shape[1:])
-            answer: Tensor = self.model.unet(many, t, texts.to(kind)).sample
-        return answer.float()
+    def _answers(self, words: Conditioning, texts: Tensor) -> Tensor:
+        """The model's answers (n, questions, C, h, w) to embeddings (n, L, E): in one call where few are asked, which
+        costs one alone little more than one question would."""
+        kind, count = self.model.dtype, len(self.steps)
+        together = len(texts) * count <= BATCH
+        found = []
+        for part in [slice(None)] if together else [slice(i, i + 1) for i in range(count)]:
+            x, t = self.inputs[part].to(kind), self.steps[part]
+            many = x.repeat(len(texts), 1, 1, 1)
+            with self.model.conditioned(words):
+                said = self.model.unet(many, t.repeat(len(texts)), texts.to(kind).repeat_interleave(len(x), 0)).sample
+            found.append(said.float().reshape(len(texts), len(x), *said.shape[1:]))
+        return torch.cat(found, 1)
 
 
 def _reach(scheduler: Any, t: Tensor) -> float:
