@@ -26,7 +26,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "remove": "Remove an identity from the registry.",
     },
     "Weight spaces and likeness": {
-        "space": "Fit, update, import, list, show and export weight spaces.",
+        "space": "Fit, update, import, list, show, map and export weight spaces.",
         "fingerprint": "Fingerprint versions by what each makes the base model draw.",
         "calibrate": "Learn from repeat trainings which fingerprints belong to the same person.",
         "groups": "Find identities that are the same person under several names.",

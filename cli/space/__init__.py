@@ -8,7 +8,7 @@ from ..folder_group import FolderGroup, helps_from_commands
 
 
 @click.group(
-    cls=FolderGroup, package=__name__, helps=helps_from_commands("fit import list show export refit update migrate")
+    cls=FolderGroup, package=__name__, helps=helps_from_commands("fit import list show map export refit update migrate")
 )
 def space() -> None:
-    """Fit, update, import, list, show and export weight spaces."""
+    """Fit, update, import, list, show, map and export weight spaces."""

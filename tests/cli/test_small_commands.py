@@ -73,8 +73,9 @@ OTHERS = {
     ),
     "reads coordinates, sketches or models": (
         "add", "search", "fingerprint", "calibrate", "duplicates", "groups", "diff", "verify", "space fit",
-        "space import", "space export", "space refit", "space update", "space migrate", "index optimize", "export",
-        "direction fit", "direction compose", "direction debias", "edit", "mix", "sample", "replay",
+        "space import", "space export", "space refit", "space update", "space migrate", "space map",
+        "index optimize", "export", "direction fit", "direction compose", "direction debias", "edit", "mix",
+        "sample", "replay",
     ),
     "draws, trains or looks at pictures": (
         "train", "invert", "initializer fit", "whose", "detect", "generate", "preview draw", "preview set", "evaluate",

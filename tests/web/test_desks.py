@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
@@ -48,6 +51,35 @@ def test_a_space_shows_its_people_and_its_line(browser: TestClient) -> None:
     assert text.count('<circle class="person"') == 50
     assert "same from" in text
     assert "faces@1" in browser.get("/spaces").text
+
+
+class Turned:
+    """What UMAP is called as; people come out in another order than they went in by their first component."""
+
+    def __init__(self, **how: int) -> None:
+        assert how["random_state"] == 0, "the same people give the same map"
+
+    def fit_transform(self, rows: np.ndarray) -> np.ndarray:
+        return np.stack([-np.arange(len(rows)), np.arange(len(rows))], axis=1).astype(np.float32)
+
+
+def test_a_space_is_unfolded_where_umap_is_installed(
+    browser: TestClient, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "umap", None)
+    text = browser.get("/spaces/faces?map=umap").text
+    assert "pip install" in text
+    assert "The first two components are shown." in text
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Turned))
+    text = browser.get("/spaces/faces?map=umap&after=-1").text
+    assert text.count('<circle class="person"') == 50
+    assert "neighbours lie together" in text
+    rows, everybody = atlas.table(registry, "faces", "umap", 20)
+    assert (len(rows), everybody) == (20, 50)
+    assert [row["x"] for row in rows] == sorted((row["x"] for row in rows), reverse=True)
+    manage.remove(registry, "p0003", perform=True)
+    del browser.app.state.site.remembered._kept["atlas", "faces@1"]  # type: ignore[attr-defined]
+    assert browser.get("/spaces/faces?map=umap").text.count('<circle class="person"') == 49  # however old the map is
 
 
 def test_a_space_shows_how_often_one_person_is_missed(browser: TestClient, registry: Registry, tmp_path: Path) -> None:

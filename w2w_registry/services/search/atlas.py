@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,19 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.identities import named
+from w2w_registry.catalog.lookup import labels_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.points import repeats
 from w2w_registry.catalog.resolve import space_for
+from w2w_registry.errors import MissingExtra
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.registry import Registry
 
 POINTS: Final = 1500
 PAIRS_OF: Final = 600
 REPEATS: Final = 1000
+Way = Literal["pca", "umap"]
+NEIGHBOURS: Final = 15
 FEWEST: Final = 10
 """Repeats below which misses are not drawn."""
 
@@ -65,27 +70,20 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
     """
     with registry.catalog.read() as session:
         row = space_for(session, ref)
-        everybody = vectors.ids(session, row.id)
-        chosen = _evenly(everybody, POINTS)
-        names = _names(session, chosen)
-        found = vectors.coordinates_of(session, row.id, chosen)
+        everybody, names, matrix = _sample(session, row, POINTS)
         twice = repeats(session, row.id, REPEATS)
         again = vectors.coordinates_of(session, row.id, sorted({i for pair in twice for i in pair}))
-    ids = [i for i in chosen if i in found and i in names]
-    matrix = np.stack([found[i] for i in ids]) if ids else np.zeros((0, max(2, row.components)), np.float32)
-    plane = matrix[:, :2] if matrix.shape[1] > 1 else np.pad(matrix, ((0, 0), (0, 1)))
-    spread = np.maximum(plane.std(axis=0), 1e-12) if len(plane) else np.ones(2)
+    plane = _scaled(matrix[:, :2] if matrix.shape[1] > 1 else np.pad(matrix, ((0, 0), (0, 1))))
     points = tuple(
-        Point(names[i][0], names[i][1], float(x), float(y))
-        for i, (x, y) in zip(ids, (plane - plane.mean(axis=0)) / spread if len(plane) else plane, strict=True)
+        Point(ref, kind, float(x), float(y)) for (ref, kind, _), (x, y) in zip(names.values(), plane, strict=True)
     )
-    scores, rates, pairs = _strangers(row, matrix, [names[i][2] for i in ids])
+    scores, rates, pairs = _strangers(row, matrix, [identity for _, _, identity in names.values()])
     misses = _misses(row, [(again[a], again[b]) for a, b in twice if a in again and b in again], scores)
     return Atlas(
         row.ref,
         tuple(float(v) for v in row.explained_variance or ()),
         points,
-        len(everybody),
+        everybody,
         scores,
         rates,
         pairs,
@@ -94,6 +92,67 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
         misses,
         len(twice),
     )
+
+
+def unfolded(registry: Registry, ref: str | None = None) -> Mapping[str, tuple[float, float]]:
+    """Where UMAP puts the versions that :func:`atlas` draws, in standard deviations, by reference. It takes seconds.
+
+    Raises:
+        NotFound: no such space. MissingExtra.
+    """
+    with registry.catalog.read() as session:
+        row = space_for(session, ref)
+        _, names, matrix = _sample(session, row, POINTS)
+    return {one[0]: (float(x), float(y)) for one, (x, y) in zip(names.values(), _umap(row, matrix), strict=True)}
+
+
+def table(registry: Registry, ref: str | None, by: Way, most: int) -> tuple[list[dict[str, Any]], int]:
+    """A map for another program: an even sample of at most ``most`` active versions with their labels, and of how many.
+
+    Raises:
+        NotFound: no such space. MissingExtra.
+    """
+    with registry.catalog.read() as session:
+        row = space_for(session, ref)
+        everybody, names, matrix = _sample(session, row, most)
+        labels = labels_of(session, names)
+    plane = _umap(row, matrix) if by == "umap" else _scaled(matrix[:, :2])
+    rows = [
+        {"version": one, "kind": kind, "x": float(x), "y": float(y), **{f"label.{k}": v for k, v in told.items()}}
+        for (one, kind, _), told, (x, y) in zip(names.values(), (labels.get(i, {}) for i in names), plane, strict=True)
+    ]
+    return rows, everybody
+
+
+def _sample(
+    session: Session, row: Space, most: int
+) -> tuple[int, dict[int, tuple[str, str, int]], NDArray[np.float32]]:
+    """How many active versions there are; of an even sample (ref, kind, identity id) by version id, and coordinates."""
+    everybody = vectors.ids(session, row.id)
+    chosen = _evenly(everybody, most)
+    names, found = _names(session, chosen), vectors.coordinates_of(session, row.id, chosen)
+    ids = [i for i in chosen if i in found and i in names]
+    matrix = np.stack([found[i] for i in ids]) if ids else np.zeros((0, max(2, row.components)), np.float32)
+    return len(everybody), {i: names[i] for i in ids}, matrix
+
+
+def _scaled(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A plane about its middle, in standard deviations."""
+    return plane if not len(plane) else (plane - plane.mean(axis=0)) / np.maximum(plane.std(axis=0), 1e-12)
+
+
+def _umap(row: Space, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Two dimensions that keep neighbours together (McInnes et al., arXiv 1802.03426), near by the space's own metric.
+    The seed is fixed: the same people give the same map."""
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise MissingExtra(package="umap-learn", extra="umap", feature="a UMAP map") from None
+    if len(matrix) <= NEIGHBOURS:
+        return _scaled(matrix[:, :2])
+    units = metric_of(row).unit(matrix)  # of unit rows, the Euclidean distance orders as the cosine does
+    plane: NDArray[np.float32] = UMAP(n_neighbors=NEIGHBOURS, random_state=0, n_jobs=1).fit_transform(units)
+    return _scaled(plane)
 
 
 def _misses(
@@ -114,7 +173,7 @@ def _evenly(ids: NDArray[np.int64], most: int) -> list[int]:
     return [int(ids[i]) for i in np.linspace(0, len(ids) - 1, most).astype(int)]
 
 
-def _names(session: Session, ids: list[int]) -> dict[int, tuple[str, str, int]]:
+def _names(session: Session, ids: Sequence[int]) -> dict[int, tuple[str, str, int]]:
     """(ref, kind, identity id) of each version."""
     return {i: (f"{one.name}@{one.number}", str(one.kind), one.identity_id) for i, one in named(session, ids).items()}
 

@@ -21,8 +21,9 @@ EXEMPT: Final[dict[str, str]] = {
     **dict.fromkeys(
         (
             "list", "show", "search", "groups", "duplicates", "history", "lineage", "manifest", "diff", "stats",
-            "doctor", "releases", "whose", "detect", "verify", "space list", "space show", "direction list",
-            "direction show", "subject list", "subject show", "consent show", "consent check", "policy show",
+            "doctor", "releases", "whose", "detect", "verify", "space list", "space show", "space map",
+            "direction list", "direction show", "subject list", "subject show", "consent show", "consent check",
+            "policy show",
             "policy history", "config show", "collection list", "collection show", "db current", "db check",
         ),
         _READS,
