@@ -40,11 +40,11 @@ class Use(NamedTuple):
 
 class Traces(NamedTuple):
     """Where the log tells of what: ``operations``, by id, the first event that names each and the joules it tells of;
-    ``drawn``, what made pictures and so no version, which has no row of its own;
+    ``timed``, what has no row of its own, as it made no version: pictures drawn, fingerprints taken, files given out;
     ``rows``, by table and key, the last event that changed it."""
 
     operations: Mapping[str, tuple[int, float | None]]
-    drawn: Sequence[Used]
+    timed: Sequence[Used]
     rows: Mapping[str, Mapping[str, int]]
 
     def of(self, table: str, keys: Iterable[object]) -> list[int]:
@@ -54,22 +54,27 @@ class Traces(NamedTuple):
 
 
 GENERATE: Final = "generate"
-DRAWN: Final = frozenset({"version.generate", "preview.draw"})
-"""Actions of events that are themselves the only record of what was done: pictures were drawn."""
+TIMED: Final = {
+    "version.generate": GENERATE,
+    "preview.draw": GENERATE,
+    "fingerprint.take": "fingerprint",
+    "version.export": "export",
+}
+"""What was done of which the event is the only record, and tells the time (``seconds``): action -> kind."""
 TRACED: Final = frozenset({"version", "source_file", "fingerprint", "space", "direction", "release", "consent_record"})
 
 
 def traces(session: Session) -> Traces:
     """One walk over the log."""
     told: dict[str, tuple[int, float | None]] = {}
-    drawn: list[Used] = []
+    timed: list[Used] = []
     rows: dict[str, dict[str, int]] = {table: {} for table in TRACED}
     query = select(Event.seq, Event.action, Event.objects, Event.changes, Event.payload).order_by(Event.seq)
     for seq, action, objects, changes, payload in session.execute(query.execution_options(yield_per=500)):
         used = payload.get("energy")
         here = seq, float(used["joules"]) if isinstance(used, dict) and "joules" in used else None
-        if action in DRAWN:
-            drawn.append(Used(GENERATE, payload.get("seconds"), *here))
+        if action in TIMED:
+            timed.append(Used(TIMED[action], payload.get("seconds"), *here))
         for key in _texts(objects.get("operation", ())):
             told.setdefault(key, here)
         for table, key, *_ in changes:
@@ -77,12 +82,13 @@ def traces(session: Session) -> Traces:
                 told.setdefault(str(key), here)
             elif table in TRACED:
                 rows[table][str(key)] = seq
-    return Traces(told, drawn, rows)
+    return Traces(told, timed, rows)
 
 
 def operations(session: Session, told: Traces) -> list[Used]:
-    """Every recorded operation, oldest first, then every drawing of pictures. What one run did side by side (one agent,
-    one kind, one beginning) took the time until the last of it ended, once: each bears an equal share."""
+    """Every recorded operation, oldest first, then what has no row of its own (``TIMED``). What one run did side by
+    side (one agent, one kind, one beginning) took the time until the last of it ended, once: each
+    bears an equal share."""
     rows = session.execute(
         select(Operation.id, Operation.kind, Operation.agent, Operation.started_at, Operation.ended_at).order_by(
             Operation.started_at, Operation.id
@@ -96,7 +102,7 @@ def operations(session: Session, told: Traces) -> list[Used]:
     return [
         Used(kind, None if ended is None else share[kind, agent, started], *told.operations.get(key, (None, None)))
         for key, kind, agent, started, ended in rows
-    ] + list(told.drawn)
+    ] + list(told.timed)
 
 
 def untold_operations(session: Session, told: Traces) -> int:

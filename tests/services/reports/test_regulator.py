@@ -110,10 +110,10 @@ def test_what_is_shown_is_escaped() -> None:
     rows = [{"version": "<b>a|b</b>", "problems": ["x & y"]}]
     tables = [{"key": "mismatched", "columns": ("version", "problems"), "rows": rows}]
     told = {"cover": cover, "verdict": verdict}
-    page = render("regulator.html", "en", told=told, tables=tables, fold=20)
+    page = render("regulator.html", "en", told=told, tables=tables, fold=20, on_paper=50)
     assert "<b>a" not in page
     assert "&lt;b&gt;a|b&lt;/b&gt;" in page
-    assert "a\\|b" in render("regulator.md", "en", told=told, tables=tables, fold=20)
+    assert "a\\|b" in render("regulator.md", "en", told=told, tables=tables, fold=20, on_paper=50)
 
 
 def test_other_files_periods_and_places_are_refused(small: Small, tmp_path: Path) -> None:

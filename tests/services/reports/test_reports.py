@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from w2w_registry.services.recording.versions import Activity, record_operation
 from w2w_registry.services.reports import figures, roi
 from w2w_registry.services.reports import subject as subject_page
 from w2w_registry.services.reports.figures import NOT_MEASURED, Rates, Timed
-from w2w_registry.services.reports.words import LANGUAGES, _figure, messages
+from w2w_registry.services.reports.words import LANGUAGES, _figure, messages, render
 
 
 @pytest.fixture
@@ -73,6 +74,32 @@ def test_drawing_pictures_has_a_cost_and_every_second_is_an_event_s(small: Small
         said = {e.seq: e.payload.get("seconds") for e in events(session)}
     assert sum(said[seq] or 0 for seq in row["events"]) == row["seconds"]
     assert told["reconciliation"]["difference"] == 0
+
+
+def test_fingerprints_and_exports_have_a_cost_where_their_time_was_recorded(small: Small) -> None:
+    version = small.add("c", "s1")
+    with small.registry.catalog.write("curator") as uow:
+        uow.event("fingerprint.take", {"version": [version]}, base="b", count=1, seconds=90.0)
+        uow.event("fingerprint.take", {"version": [version]}, base="b", count=1)  # from before times were recorded
+        left = uow.event("version.export", {"version": version}, seconds=0.25)
+    told = roi.roi(small.registry, Rates("EUR", {"default": 40.0}))
+    rows = {one["kind"]: one for one in told["operations"]}
+    assert (rows["fingerprint"]["count"], rows["fingerprint"]["timed"], rows["fingerprint"]["cost"]) == (2, 1, 1.0)
+    assert {"kind": "fingerprint", "why": "time", "count": 1} in told["totals"]["left_out"]
+    assert (rows["export"]["seconds"], rows["export"]["events"]) == (0.25, [left])
+    assert told["totals"]["cost"] == pytest.approx(figures.total(told["operations"], "cost"))
+
+
+def test_costs_of_a_page_have_one_unit_and_add_up(small: Small) -> None:
+    with small.registry.catalog.write("curator") as uow:
+        for seconds in (4.1, 0.03, 1.7, 2.2, 0.9):
+            uow.event("version.generate", {"version": 1}, seconds=seconds)
+        uow.event("fingerprint.take", {"version": [1]}, seconds=3.3)
+    told = roi.roi(small.registry, Rates("EUR", {"default": 1.0}))
+    page = render("roi.html", "en", told=told, organisation={})
+    assert "Cost of 1,000 usable identities" in page
+    costs = [float(found) for found in re.findall(r'<td class="n">(0\.00\d{3})<td>', page)]
+    assert sum(costs[:-1]) == pytest.approx(costs[-1], abs=2e-5)
 
 
 def test_without_rates_nothing_costs_zero(small: Small) -> None:

@@ -113,6 +113,7 @@ def _agreed(session: Session, known: _Known, at: datetime) -> Iterator[Row]:
         )
         if record.scope.forbidden:
             told = told.and_("except_for", purposes=", ".join(record.scope.forbidden))
+        told = _terms(told, record)
         if given is not None:
             told = told.and_("given", at=iso(given)[:19].replace("T", " "))
         last = record.events[-1].at if record.events else None
@@ -126,10 +127,25 @@ def _agreed(session: Session, known: _Known, at: datetime) -> Iterator[Row]:
             yield _row("evidence", "evidence", evidence, kept, given or last, record.record_id)
         for recipient in record.notice.recipients or ():
             if not old or recipient not in current:
-                yield _row("recipient", "recipient", recipient, state, given or last, record.record_id)
+                told = said("named_in", record=record.record_id)
+                yield _row("recipient", "recipient", recipient, state, given or last, told)
     for one in known.withdrawals:
         done = said("finished") if one.finished else said("held_phase", phase=one.phase)
         yield _row("withdrawal", "withdraw", one.id, done, one.started, said("with_erasure") if one.erase else "")
+
+
+def _terms(told: Said, record: ConsentRecord) -> Said:
+    """What else was agreed to: uses, edits, publication, where, on what notice, for what."""
+    scope = record.scope
+    if scope.uses is not None:
+        told = told.and_("only_uses", uses=", ".join(scope.uses) or "–")
+    told = told.and_("edits_yes" if scope.allows_derivatives else "edits_no")
+    told = told.and_("publication_yes" if scope.publication else "publication_no")
+    if scope.territory is not None:
+        told = told.and_("only_in", territory=", ".join(scope.territory))
+    if record.notice.notice:
+        told = told.and_("on_notice", notice=record.notice.notice)
+    return told if record.compensation is None else told.and_("in_return", compensation=record.compensation)
 
 
 def _made(session: Session, known: _Known) -> Iterator[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 
 import numpy as np
@@ -36,7 +37,9 @@ def see(
             continue
         space = load_space(registry.artifacts, row)
         newcomers = [Newcomer(row.base_model, layout=space.layout, theta=theta) for theta in space.centres()]
+        began = time.perf_counter()
         taken = [(part, one) for part, answer in enumerate(ask(registry, newcomers, pipeline)) for one in answer.prints]
+        took = round(time.perf_counter() - began, 3)
         if not taken:
             continue
         with registry.catalog.write(registry.actor) as uow:
@@ -46,4 +49,4 @@ def see(
                 data = np.ascontiguousarray(one.values, "<f4").tobytes()
                 uow.add(SpaceFingerprint(space_id=row.id, part=part, base=one.base, question=one.question, data=data))
             if new:
-                uow.event("fingerprint.take", {"space": row.id}, base=new[0][1].base, count=len(new))
+                uow.event("fingerprint.take", {"space": row.id}, base=new[0][1].base, count=len(new), seconds=took)

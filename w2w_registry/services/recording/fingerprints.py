@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,13 +224,15 @@ def take(
     def tick(done: int, _total: int) -> None:
         progress(waiting[0].start + done, len(todo))
 
-    here = prober.model.device.type
+    here, began = prober.model.device.type, time.perf_counter()
     ask = _Ask(prober, tick) if ray is None else _AskThere(BaseModel.of(prober.model), prober.question)
     for matrix in mapped(ask, adapters(), ray, card=here == "cuda"):
         part = waiting.popleft()
         ids, rows = (part.ids, matrix) if matrix is not None else _each(registry, prober, part)
         skipped += part.failed
-        taken += keep(registry, prober, ids, rows)
+        ended = time.perf_counter()
+        taken += keep(registry, prober, ids, rows, ended - began)
+        began = ended
         seen += ids
         named.update(v.base_model for v in _versions(registry, ids))
         progress(part.start + part.size, len(todo))
@@ -242,9 +245,15 @@ def _versions(registry: Registry, version_ids: Sequence[int]) -> list[Version]:
         return list(versions_by_id(session, version_ids).values())
 
 
-def keep(registry: Registry, prober: Prober, version_ids: Sequence[int], matrix: NDArray[np.float32]) -> int:
+def keep(
+    registry: Registry,
+    prober: Prober,
+    version_ids: Sequence[int],
+    matrix: NDArray[np.float32],
+    seconds: float | None = None,
+) -> int:
     """Record fingerprints (n, D) of versions, in place of what they had for this base and question; how many were
-    kept (one erased meanwhile gets none)."""
+    kept (one erased meanwhile gets none). ``seconds``: what it took to take them."""
     if not len(version_ids):
         return 0
     with registry.catalog.write(registry.actor) as uow:
@@ -263,7 +272,8 @@ def keep(registry: Registry, prober: Prober, version_ids: Sequence[int], matrix:
         for version, row in rows:
             data = np.ascontiguousarray(row, "<f4").tobytes()
             uow.add(Fingerprint(version_id=version, base=prober.base, question=prober.question, data=data))
-        uow.event("fingerprint.take", {"version": [v for v, _ in rows]}, base=prober.base, count=len(rows))
+        told = {"base": prober.base, "count": len(rows)} | ({} if seconds is None else {"seconds": round(seconds, 3)})
+        uow.event("fingerprint.take", {"version": [v for v, _ in rows]}, **told)
         return len(rows)
 
 

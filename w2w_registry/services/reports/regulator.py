@@ -20,6 +20,7 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.policies import policies
 from w2w_registry.catalog.publications import list_releases
 from w2w_registry.errors import UsageError
+from w2w_registry.records import canonical_json
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
@@ -30,6 +31,8 @@ from w2w_registry.version import __version__
 
 FOLD: Final = 20
 """Rows above which a table is folded."""
+ON_PAPER: Final = 50
+"""Rows of a table that are printed; the page has them all."""
 NAMED: Final = 3
 """Objects of an event that are named one by one."""
 _STEPS: Final = {
@@ -114,7 +117,7 @@ def write(registry: Registry, out: Path, period: Period, *, days: int = 30, lang
     if period.since is not None and period.until is not None and period.until <= period.since:
         raise UsageError(reason="the period ends before it begins")
     told = report(registry, period, days=days)
-    text = render(f"regulator{out.suffix}", language, told=told, tables=tables(told), fold=FOLD)
+    text = render(f"regulator{out.suffix}", language, told=told, tables=tables(told), fold=FOLD, on_paper=ON_PAPER)
     write_atomic(out, text.encode())
     return {**told, "path": str(out), "ok": told["verdict"]["ok"]}
 
@@ -134,7 +137,7 @@ def tables(told: Mapping[str, Any]) -> list[dict[str, Any]]:
         ("withdrawals", queries.QUESTIONS["withdrawals"].columns, told["sections"]["withdrawals"]),
         ("takedowns", ("release", "queued", "done", "seconds"), told["takedowns"]),
         ("marking", ("action", "pictures", "seen", "numbered", "off"), told["marking"]),
-        ("incidents", ("seq", "at", "actor", "action", "details"), told["incidents"]),
+        ("incidents", ("seq", "at", "last", "count", "actor", "action", "details"), told["incidents"]),
         ("expiring", queries.QUESTIONS["expiring"].columns, told["sections"]["expiring"]),
         ("mismatched", queries.QUESTIONS["mismatched"].columns, told["sections"]["mismatched"]),
         ("unexplained", queries.QUESTIONS["unexplained"].columns, told["sections"]["unexplained"]),
@@ -155,7 +158,7 @@ class _Told:
         self._marked: dict[str, Counter[str]] = defaultdict(Counter)
         self._refused: list[Event] = []
         self._lone: list[Event] = []
-        self.incidents: list[dict[str, Any]] = []
+        self._incidents: dict[str, dict[str, Any]] = {}
 
     def add(self, event: Event) -> None:
         self.actions[event.action] += 1
@@ -177,8 +180,16 @@ class _Told:
             sums["off"] += 0 if marking.get("on") else int(marking.get("pictures", 0))
         if event.action in _INCIDENTS:
             said = {k: v for k, v in event.payload.items() if k != "note"}
-            row = {"seq": event.seq, "at": event.at, "actor": event.actor, "action": event.action}
-            self.incidents.append({**row, "details": said | dict(event.objects)})
+            details = said | dict(event.objects)
+            row = {"seq": event.seq, "at": event.at, "last": event.at, "count": 0, "actor": event.actor}
+            key = canonical_json([event.actor, event.action, details])  # the same again is one row
+            known = self._incidents.setdefault(key, row | {"action": event.action, "details": details})
+            known["last"], known["count"] = event.at, known["count"] + 1
+
+    @property
+    def incidents(self) -> list[dict[str, Any]]:
+        """What went wrong, each with how often, first and last."""
+        return list(self._incidents.values())
 
     def decisions(self) -> dict[str, list[dict[str, Any]]]:
         """Tables of what was decided, with the policy it was decided under."""

@@ -64,7 +64,7 @@ def read_rates(path: Path | None) -> Rates:
         watts = {"default": watts}
     _check_known(path, table, [*numbers, "currency", "hour", "watts"])
     for name, prices_of in (("hour", hour), ("watts", watts)):
-        _check_known(path, prices_of, [*map(str, OperationKind), usage.GENERATE, "fit", "default"], f"{name}.")
+        _check_known(path, prices_of, [*map(str, OperationKind), *usage.TIMED.values(), "fit", "default"], f"{name}.")
     given = (*hour.items(), *watts.items(), *((k, v) for k, v in numbers.items() if v is not None))
     for key, value in given:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from w2w_registry.records import iso
 from w2w_registry.services.audit.phrases import Said, spoken
-from w2w_registry.services.reports.figures import NOT_MEASURED
+from w2w_registry.services.reports.figures import NOT_MEASURED, ranges
 
 _HERE: Final = Path(__file__).parent
 LANGUAGES: Final = tuple(sorted(path.stem for path in (_HERE / "messages").glob("*.json")))
@@ -43,18 +43,28 @@ def render(template: str, language: str, **values: Any) -> str:
     )
     room.globals["t"] = lambda key, **more: str(texts.get(key, key)).format(**more)
     room.filters["figure"] = lambda value: _figure(value, texts)
-    room.filters["whole"] = lambda value: _figure(round(value) if isinstance(value, float) else value, texts)
-    room.filters["money"] = lambda value: _money(value, texts)
+    room.filters["money"] = lambda value, digits=2: _money(value, digits, texts)
+    room.filters["timed"] = lambda value: _figure(value, texts) if isinstance(value, str) else _duration(value)
+    room.filters["digits"] = _digits
+    room.filters["ranges"] = ranges
+    room.filters["bytes"] = _bytes
     room.filters["yours"] = lambda value: texts.get(f"you_{value}", _figure(value, texts))
-    room.filters["happened"] = lambda row: (
-        texts.get(f"you_{row['kind']}") or texts.get(f"act_{row['state']}", _figure(row["kind"], texts))
-    )
+    room.filters["happened"] = lambda row: _happened(row, texts)
     room.filters["tried"] = lambda value: texts.get(f"try_{value}", _figure(value, texts))
     room.filters["said"] = lambda value: _said(value, texts)
     room.filters["moment"] = _moment
     room.filters["cell"] = lambda value, column=None: _column(column, value, texts)
     room.filters["duration"] = _duration
     return room.get_template(template).render(language=language, **values)
+
+
+def _happened(row: Mapping[str, Any], texts: dict[str, str]) -> str:
+    """What an event or a thing is, to the person it is about. Most models that are made are recorded by an event of
+    their own."""
+    if row["state"] == "version.add" and row["kind"] not in ("import", "pull"):
+        return texts["you_recorded"]
+    words = texts.get(f"you_{row['kind']}") or texts.get(f"act_{row['state']}")
+    return words or _figure(row["kind"], texts)
 
 
 def _figure(value: Any, texts: dict[str, str]) -> str:
@@ -70,9 +80,27 @@ def _figure(value: Any, texts: dict[str, str]) -> str:
     return texts.get(str(value), str(value))
 
 
-def _money(value: Any, texts: dict[str, str]) -> str:
-    """An amount to the hundredth; the smaller ones are said to be smaller (JSON and CSV have them in full)."""
-    return "< 0.01" if isinstance(value, float) and 0 < value < 0.005 else _figure(value, texts)
+def _digits(whole: Any) -> int:
+    """How many decimals the amounts of a table have, so that its total has three figures: two at least."""
+    return 2 if not isinstance(whole, float) or whole <= 0 else min(9, max(2, 2 - math.floor(math.log10(whole))))
+
+
+def _money(value: Any, digits: int, texts: dict[str, str]) -> str:
+    """An amount to so many decimals; a smaller one is said to be smaller (JSON and CSV have them in full)."""
+    if isinstance(value, (list, tuple)):
+        return " – ".join(_money(one, digits, texts) for one in value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return _figure(value, texts)
+    least: float = 10.0**-digits
+    return f"< {least:.{digits}f}" if 0 < value < least / 2 else f"{value:,.{digits}f}"
+
+
+def _bytes(value: Any) -> Any:
+    """A size as people say it: 29.9 MB."""
+    if not isinstance(value, (int, float)):
+        return value
+    power = min(4, max(0, int(math.log10(max(value, 1)) // 3)))
+    return f"{value:.0f} B" if power == 0 else f"{value / 1000**power:.1f} {' kMGT'[power]}B"
 
 
 def _column(column: str | None, value: Any, texts: dict[str, str]) -> str:

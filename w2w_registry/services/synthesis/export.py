@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -94,6 +95,7 @@ def _placed(
     force: bool,
 ) -> Exported:
     """A version of a weight space, as its own LoRA or its point."""
+    began = time.perf_counter()
     with registry.catalog.read() as session:
         origin = source(session, version_for(session, ref))
     look(registry, [origin.version_id])
@@ -131,7 +133,7 @@ def _placed(
             beside=beside,
         )
         model = model_digest(theta, space.layout)
-    decision = _leave(registry, permission, origin.version_id, fmt, files, force=force)
+    decision = _leave(registry, permission, origin.version_id, fmt, files, began, force=force)
     return Exported(
         **facts,
         model_digest=model,
@@ -143,14 +145,23 @@ def _placed(
 
 
 def _leave(
-    registry: Registry, permission: Permission, version_id: int, fmt: str, files: Mapping[Path, bytes], *, force: bool
+    registry: Registry,
+    permission: Permission,
+    version_id: int,
+    fmt: str,
+    files: Mapping[Path, bytes],
+    began: float,
+    *,
+    force: bool,
 ) -> Decision:
-    """Write what leaves, after the gate was asked once more in the transaction that says so."""
+    """Write what leaves, after the gate was asked once more in the transaction that says so, and how long it took to
+    make since ``began``."""
     check_outputs(registry, *(path for path, content in files.items() if not holds(path, content)), force=force)
     with registry.catalog.write(registry.actor) as uow:
         decision = permission.require(registry, uow.session)
         digests = sorted(sha256(content).hexdigest() for content in files.values())
-        told = {"format": fmt, "files": digests, **gate.evidence(decision)}
+        took = round(time.perf_counter() - began, 3)
+        told = {"format": fmt, "files": digests, "seconds": took, **gate.evidence(decision)}
         uow.event("version.export", {"version": version_id}, **told)
     # The tensor file comes first and is written last: settings beside old tensors would be another model.
     write_outputs(registry, {path: files[path] for path in reversed(list(files))}, force=force)
@@ -178,12 +189,13 @@ def _as_coordinates(out: str, facts: Mapping[str, Any], components: int, data: b
 
 def _original(registry: Registry, version: Version, out: str, *, purpose: str | None, force: bool) -> Exported:
     """The adapter as it is kept."""
+    began = time.perf_counter()
     name, data = _kept(registry, version, purpose)
     kept = kept_files(data, f"{name.partition('@')[0].rsplit('/', 1)[-1]}.safetensors")
     target = Path(out)
     single = target.suffix == ".safetensors" and len(kept) == 1
     files = {target if single else target / one: content for one, content in kept.items()}
-    return _written(registry, version, name, "original", files, purpose=purpose, force=force)
+    return _written(registry, version, name, "original", files, began, purpose=purpose, force=force)
 
 
 def _rewritten(
@@ -201,6 +213,7 @@ def _rewritten(
     Raises:
         UsageError: it is another kind of adapter, or what is asked for needs a weight space.
     """
+    began = time.perf_counter()
     name, _ = _kept(registry, version, purpose)
     if fmt == "coordinates":
         raise no_space(name)
@@ -212,7 +225,7 @@ def _rewritten(
         lora = lora_of(adapter)
     base, revision = version.base_model, version.base_revision
     files = lora_files(out, lora, fmt=fmt, dtype=dtype, base_model=base, revision=revision)
-    return _written(registry, version, name, fmt, files, purpose=purpose, force=force, left=lora.left)
+    return _written(registry, version, name, fmt, files, began, purpose=purpose, force=force, left=lora.left)
 
 
 def _kept(registry: Registry, version: Version, purpose: str | None) -> tuple[str, bytes]:
@@ -231,13 +244,14 @@ def _written(
     name: str,
     fmt: str,
     files: dict[Path, bytes],
+    began: float,
     *,
     purpose: str | None,
     force: bool,
     left: Sequence[str] = (),
 ) -> Exported:
     permission = Permission(Use.EXPORT, versions=[version.id], purpose=purpose)
-    decision = _leave(registry, permission, version.id, fmt, files, force=force)
+    decision = _leave(registry, permission, version.id, fmt, files, began, force=force)
     return Exported(
         identity=name,
         space=None,
