@@ -47,7 +47,8 @@ def groups(frame: Frame, by: str | None, space: str | None, sheet: str | None, f
             table(rows, ("one person", "score", "false alarm"))
         else:
             say("no two identities look like the same person")
-        note(f"{found.compared} identities compared by {found.by}{_expected(found.links, found.strangers)}")
+        where = f", in {found.spaces} spaces each by itself" if found.spaces > 1 else ""
+        note(f"{found.compared} identities compared by {found.by}{where}{_expected(found.links, found.strangers)}")
 
     emit(frame, found.to_json(), human)
 

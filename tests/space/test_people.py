@@ -81,6 +81,18 @@ def test_where_nearly_everybody_is_there_three_times_they_are_found() -> None:
     assert right >= 0.95 * len(pairs)
 
 
+def test_versions_that_are_nearly_one_hide_no_twin() -> None:
+    rows, who = crowd(0, 200, 30)
+    again = np.repeat(np.arange(200, 230), 3)  # all who are there twice have three more versions, all but the same
+    more = np.concatenate([rows, rows[again] + 1e-4 * np.random.default_rng(0).normal(size=(len(again), 64))])
+    numbers = np.concatenate([np.arange(len(rows)), again])
+    whose = np.concatenate([who, who[again]])
+    pairs = pairs_of_one(more, numbers)
+    right = {int(whose[p.i]) for p in pairs if whose[p.i] == whose[p.j]}
+    assert len(right) >= 28
+    assert sum(whose[p.i] != whose[p.j] for p in pairs) <= 1
+
+
 def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:
     rows, who = crowd(2, 200, 60)
     numbers = np.arange(len(rows))

@@ -51,6 +51,20 @@ def test_versions_of_one_identity_are_no_pair_of_two() -> None:
     assert judged(pairs_by_weights(rows, who), who) == (0, 0)
 
 
+def test_versions_that_are_nearly_one_hide_no_twin() -> None:
+    rows, who = registry(40, 100, 0)
+    again = np.repeat(np.arange(80, 120), 3)  # forty who are there once have three more versions each
+    more = np.concatenate([rows, rows[again] + 1e-3 * np.random.default_rng(0).normal(size=(len(again), 60))])
+    plain = pairs_by_weights(rows, np.arange(len(who)))
+    versions = pairs_by_weights(more, np.concatenate([np.arange(len(who)), again]))
+    whose = np.concatenate([who, who[again]])
+    assert judged(versions, whose)[0] >= judged(plain, who)[0] - 1 >= 35
+    twins = np.repeat(np.arange(20), 3)  # and so have twenty of those who are there twice
+    more = np.concatenate([rows, rows[twins] + 1e-3 * np.random.default_rng(0).normal(size=(len(twins), 60))])
+    versions = pairs_by_weights(more, np.concatenate([np.arange(len(who)), twins]))
+    assert judged(versions, np.concatenate([who, who[twins]]))[0] >= judged(plain, who)[0] - 1
+
+
 def test_the_same_answer_every_time_and_in_any_scale() -> None:
     rows, who = registry(40, 60, 1)
     once = {(pair.i, pair.j) for pair in pairs_by_weights(rows, np.arange(len(who))).pairs}

@@ -119,9 +119,9 @@ def _gated(pairs: list[Pair], plain: VerdictModel, rows: Array, who: NDArray[np.
     more who are one person each two are measured against those who are not of them."""
     if not pairs:
         return pairs
-    group = _merged(np.arange(len(rows)), [(pair.i, pair.j) for pair in pairs])
-    near = np.concatenate([_nearness(plain, rows, who, start) for start in range(0, len(rows), BLOCK)])
-    usual = _usual_gap(-np.sort(np.partition(-near, 4, axis=1)[:, :4], axis=1))
+    group = _merged(who, [(pair.i, pair.j) for pair in pairs])
+    near = np.concatenate([_nearness(plain, rows, who, slice(at, at + BLOCK)) for at in range(0, len(rows), BLOCK)])
+    usual = _usual_gap(-np.sort(np.partition(-nearest_of_each(near, who), 4, axis=1)[:, :4], axis=1))
     besides = np.where(group[:, None] == group[None, :], -np.inf, near).max(1)
     gaps = np.array([near[p.i, p.j] - max(besides[p.i], besides[p.j]) for p in pairs]) / usual
     foretold = np.maximum.accumulate([pair.strangers for pair in pairs])
@@ -133,10 +133,17 @@ def _gated(pairs: list[Pair], plain: VerdictModel, rows: Array, who: NDArray[np.
     return [replace(pairs[n], strangers=float(pairs[n].strangers * left)) for n in chosen.tolist()]
 
 
-def _nearness(model: VerdictModel, rows: Array, who: NDArray[np.int64], start: int) -> Array:
-    """−log(1 − cosine) of ``BLOCK`` rows from ``start`` on and all rows (b, n), where a twin does not run into the end
-    at 1; nobody is near themselves."""
-    part = slice(start, start + BLOCK)
+def nearest_of_each(scores: Array, who: NDArray[np.int64]) -> Array:
+    """Of scores (m, n) against rows of the people ``who`` (n,), numbered from 0, the best of each person's (m, people):
+    the near-identical versions of somebody hide nobody from one another then."""
+    order = np.argsort(who, kind="stable")
+    firsts = np.searchsorted(who[order], np.arange(int(who.max()) + 1))
+    return np.asarray(np.maximum.reduceat(scores[:, order], firsts, axis=1), np.float64)
+
+
+def _nearness(model: VerdictModel, rows: Array, who: NDArray[np.int64], part: slice | NDArray[np.int64]) -> Array:
+    """−log(1 − cosine) of the rows ``part`` and all rows (b, n), where a twin does not run into the end at 1; nobody
+    is near themselves."""
     scores = model.score(rows[part], rows, who[part][:, None] == who[None, :])
     return np.asarray(-np.log(1 - np.clip(np.where(np.isfinite(scores), scores, -1.0), -1.0, 1 - 1e-9)), np.float64)
 
@@ -164,27 +171,35 @@ def learn_unspoilt(
 
 
 def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs (i < j) each of which is the other's nearest, with a wide gap to everybody else. Of three or more that are
-    so together each is paired with the first, the least like it coming first."""
-    most = min(TOGETHER, len(rows) - 2)
-    nearest = np.zeros((len(rows), most), np.int64)
-    top = np.zeros((len(rows), most + 1))
-    for start in range(0, len(rows), BLOCK):
-        near = _nearness(model, rows, who, start)
+    """Pairs (i < j) of rows whose people are each other's nearest, with a wide gap to everybody else. Of three or more
+    that are so together each is paired with the first, the least like it coming first."""
+    by_person = np.argsort(who, kind="stable")
+    numbers, firsts = np.unique(who[by_person], return_index=True)
+    people, most = len(numbers), min(TOGETHER, len(numbers) - 2)
+    nearest = np.zeros((people, most), np.int64)
+    top = np.zeros((people, most + 1))
+    start = 0
+    while start < people:  # whole people at a time
+        stop = max(start + 1, int(np.searchsorted(firsts, firsts[start] + BLOCK)))
+        own = by_person[firsts[start] : firsts[stop] if stop < people else None]
+        near = _nearness(model, rows, who, own)[:, by_person]
+        near = np.maximum.reduceat(near, firsts, axis=1)
+        near = np.maximum.reduceat(near, firsts[start:stop] - firsts[start], axis=0)
         order = np.argsort(-near, axis=1)[:, : most + 1]
-        nearest[start : start + BLOCK] = order[:, :most]
-        top[start : start + BLOCK] = np.take_along_axis(near, order, 1)
+        nearest[start:stop] = order[:, :most]
+        top[start:stop] = np.take_along_axis(near, order, 1)
+        start = stop
     usual = _usual_gap(top)
-    merged = np.arange(len(rows))
+    merged = np.arange(people)
     for size in range(2, most + 2):
-        members = np.sort(np.column_stack([np.arange(len(rows)), nearest[:, : size - 1]]), axis=1)
+        members = np.sort(np.column_stack([np.arange(people), nearest[:, : size - 1]]), axis=1)
         apart = top[:, size - 2] - top[:, size - 1] > (WIDE if size == 2 else WIDER) * usual
         together = [(members[members[:, one]] == members).all(1) & apart[members[:, one]] for one in range(size)]
         for i in np.flatnonzero(np.all(together, axis=0)):
             merged[np.isin(merged, merged[members[i]])] = merged[i]
     found: list[tuple[int, int]] = []
-    for group in np.unique(merged[np.bincount(merged, minlength=len(rows))[merged] > 1]):
-        first, *others = np.flatnonzero(merged == group).tolist()
+    for group in np.unique(merged[np.bincount(merged, minlength=people)[merged] > 1]):
+        first, *others = np.sort(by_person[firsts[merged == group]]).tolist()
         others.sort(key=lambda other: -float(((rows[first] - rows[other]) ** 2).sum()))
         found += [(first, other) for other in others]
     return found

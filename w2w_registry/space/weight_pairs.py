@@ -15,6 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from w2w_registry.space.people import nearest_of_each
+
 MOST: Final = 2048
 """So many are all compared with one another, several times over."""
 LEAST: Final = 40
@@ -57,8 +59,9 @@ class Twins:
 
 @dataclass(frozen=True, eq=False)
 class _Nearest:
-    """Rows that are each other's nearest: ``pairs`` (m, 2), best first, with their ``score`` (m,) and the ``gap`` (m,)
-    to the next nearest of either, in units of a usual gap between strangers; ``second`` (n,): of every row."""
+    """Rows whose people are each other's nearest: ``pairs`` (m, 2), best first, with their ``score`` (m,) and the
+    ``gap`` (m,) to the next nearest of either, in units of a usual gap between strangers; ``second`` (n,): of every
+    person."""
 
     pairs: NDArray[np.int64]
     score: Array
@@ -69,11 +72,10 @@ class _Nearest:
 def pairs_by_weights(coordinates: ArrayLike, people: ArrayLike) -> Twins:
     """Pairs of rows of coordinates (n, k), ``LEAST`` to ``MOST`` of them, that are one person though ``people`` (n,)
     calls them two."""
-    _, who = np.unique(np.asarray(people), return_inverse=True)
-    same = who.reshape(-1)[:, None] == who.reshape(-1)[None, :]
+    who = np.unique(np.asarray(people), return_inverse=True)[1].reshape(-1)
     rows = np.asarray(coordinates, np.float64)
     rows = rows - rows.mean(0)
-    near = _nearest(_normalised(rows), same)
+    near = _nearest(_normalised(rows), who)
     for wide in np.arange(WIDE, 5.1, 0.5):
         sure = near.gap > wide
         if _expected(near, sure, wide) <= FALSE * sure.sum():
@@ -86,7 +88,7 @@ def pairs_by_weights(coordinates: ArrayLike, people: ArrayLike) -> Twins:
     rng = np.random.default_rng(0)
     for share in np.linspace(FIRST, LAST, ROUNDS):
         taught = near.pairs[: max(8, int(share * len(near.pairs)))]
-        near = _nearest(_compared_fairly(rows, taught, rng.integers(0, FOLDS, len(rows))), same)
+        near = _nearest(_compared_fairly(rows, taught, rng.integers(0, FOLDS, int(who.max()) + 1), who), who)
     high = near.score >= np.quantile(near.second, RANK)
     for wide in np.arange(1.0, WIDE + 0.01, 0.25):
         chosen = high & (near.gap > wide)
@@ -125,24 +127,34 @@ def _normalised(rows: Array) -> Array:
     return np.asarray((normal + normal.T) / 2, np.float64)
 
 
-def _nearest(scores: Array, same: NDArray[np.bool_]) -> _Nearest:
-    scores = np.where(same, -np.inf, scores)
-    top = -np.sort(np.partition(-scores, 2, axis=1)[:, :3], axis=1)
-    nearest = scores.argmax(1)
-    one = np.flatnonzero((nearest[nearest] == np.arange(len(scores))) & (np.arange(len(scores)) < nearest))
+def _nearest(scores: Array, who: NDArray[np.int64]) -> _Nearest:
+    scores = np.where(who[:, None] == who[None, :], -np.inf, scores)
+    people = nearest_of_each(nearest_of_each(scores, who).T, who).T
+    top = -np.sort(np.partition(-people, 2, axis=1)[:, :3], axis=1)
+    nearest = people.argmax(1)
+    one = np.flatnonzero((nearest[nearest] == np.arange(len(people))) & (np.arange(len(people)) < nearest))
     other = nearest[one]
     # Of an exponential tail the first gap has twice the mean of the second (Rényi 1953), whose median no twin moves.
     usual = 2 * float(np.median(top[:, 1] - top[:, 2])) / np.log(2)
-    score = scores[one, other]
+    score = people[one, other]
     gap = (score - np.maximum(top[one, 1], top[other, 1])) / max(usual, 1e-30)
     best = np.argsort(-score, kind="stable")
-    return _Nearest(np.stack([one, other], 1)[best], score[best], gap[best], top[:, 1])
+    rows = [_best_of(scores, who == a, who == b) for a, b in zip(one[best], other[best], strict=True)]
+    return _Nearest(np.array(rows, np.int64).reshape(-1, 2), score[best], gap[best], top[:, 1])
 
 
-def _compared_fairly(rows: Array, pairs: NDArray[np.int64], fold: NDArray[np.int64]) -> Array:
-    """Scores (n, n), each by models that no pair with either of its rows has taught. ``fold`` (n,): which rows are
-    scored together; a pair's rows always are."""
-    fold[pairs[:, 1]] = fold[pairs[:, 0]]
+def _best_of(scores: Array, ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[int, int]:
+    """The rows of two people that are most alike."""
+    a, b = np.flatnonzero(ones), np.flatnonzero(others)
+    i, j = np.unravel_index(scores[np.ix_(a, b)].argmax(), (len(a), len(b)))
+    return int(a[i]), int(b[j])
+
+
+def _compared_fairly(rows: Array, pairs: NDArray[np.int64], fold: NDArray[np.int64], who: NDArray[np.int64]) -> Array:
+    """Scores (n, n), each by models that no pair with either of its people has taught. ``fold`` (people,): who are
+    scored together; a pair always are."""
+    fold[who[pairs[:, 1]]] = fold[who[pairs[:, 0]]]
+    fold = fold[who]
     scores = np.empty((len(rows), len(rows)))
     for part in range(FOLDS):
         apart = pairs[fold[pairs[:, 0]] != part]

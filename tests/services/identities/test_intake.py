@@ -12,6 +12,7 @@ import pytest
 from tests.lora.loras import st_file
 from tests.services.identities.folder import ATTENTION, make_folder, rand
 from tests.services.world import BASE, World
+from w2w_registry.errors import UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.lora.read import LARGEST
 from w2w_registry.services.identities import intake, manage
@@ -21,6 +22,7 @@ from w2w_registry.services.identities.planned import Intake, Plan
 from w2w_registry.services.recording.placement import hint_agrees
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.found import Query
+from w2w_registry.services.search.groups import groups
 from w2w_registry.services.search.query import search
 from w2w_registry.settings import Settings
 
@@ -53,7 +55,9 @@ def count(done: Intake, status: str) -> int:
     return sum(item.status == status for item in done.items)
 
 
-def test_the_plan_of_a_bare_machine_is_what_the_run_does(bare: Settings, folder: Path) -> None:
+def test_the_plan_of_a_bare_machine_is_what_the_run_does(
+    bare: Settings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     request = AddRequest([str(folder)])
     before = intake.plan(None, intake.survey(request), fit=True)
     assert not bare.home.exists()
@@ -70,6 +74,12 @@ def test_the_plan_of_a_bare_machine_is_what_the_run_does(bare: Settings, folder:
             "vae.safetensors",
             "old.ckpt",
         }
+        # Whoever is there twice is looked for in either space.
+        with pytest.raises(UsageError, match="too few are in each of the spaces"):
+            groups(registry)
+        monkeypatch.setattr("w2w_registry.services.search.groups.LEAST", 20)
+        found = groups(registry)
+        assert (found.compared, found.spaces) == (40, 2)
         # Everything is there, named by what tells it apart, in its space or in none.
         lines = {line["identity"]: line for line in manage.list_identities(registry)}
         assert len(lines) == 43

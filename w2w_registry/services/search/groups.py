@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import vectors
+from w2w_registry.catalog.fingerprints import Asked
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.models import Space
-from w2w_registry.catalog.resolve import default_space, space_for
+from w2w_registry.catalog.resolve import all_spaces, space_for
 from w2w_registry.errors import NoFingerprints, NothingCompared, UsageError
 from w2w_registry.services.recording.fingerprints import opener_for
 from w2w_registry.services.recording.gallery import best_question, open_answered
@@ -40,7 +42,7 @@ class Link:
 class Groups:
     """``groups``: names of identities that are one person, the surest group first, and of each the ``weakest`` link
     that holds it together. ``by`` what they were compared. ``strangers``: how many of the ``links`` are to be expected
-    between two people; None: nobody knows."""
+    between two people; None: nobody knows. ``spaces``: how many there were to compare in, by weights each by itself."""
 
     groups: tuple[tuple[str, ...], ...]
     weakest: tuple[Link, ...]
@@ -48,6 +50,7 @@ class Groups:
     compared: int
     links: int
     strangers: float | None
+    spaces: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,6 +61,7 @@ class Groups:
             "false_alarms": [link.false_alarm for link in self.weakest],
             "links": self.links,
             "false_links": self.strangers,
+            "spaces": self.spaces,
         }
 
 
@@ -67,6 +71,7 @@ def groups(
     """Identities in service that are one person under several names. ``by`` None: behaviour where it was taken.
 
     Two identities are linked when each is found by a search for the other (``space.people``); links join into groups.
+    By weights everybody is compared with the others in the same space, in every space unless one is named.
 
     Raises:
         UsageError: behaviour was asked for and too few versions have a fingerprint; nobody has
@@ -78,43 +83,86 @@ def groups(
         if asked is None and by == "behaviour":
             raise NoFingerprints(least=LEAST_GALLERY)
         if asked is not None:
-            there = open_answered(session, asked)
-            gallery = there.gallery
-            versions = gallery.versions
-            known = named(session, versions.tolist())
-            identities = [known[v].identity_id for v in versions.tolist()]
-            found = pairs_of_one(there.matrix, np.asarray(identities), gallery.model)
-            links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in found]
-            strangers: float | None = max((pair.strangers for pair in found), default=0.0)
-            way = "behaviour"
+            found = _by_behaviour(session, asked)
         else:
-            if space is None and default_space(session) is None:
+            rows = all_spaces(session)[::-1] if space is None else [space_for(session, space)]
+            if not rows:
                 raise NothingCompared(least=LEAST_GALLERY, at_hand=opener_for(registry, None, None) is not None)
-            row = space_for(session, space)
-            kept = vectors.matrix(session, row.id)
-            if not len(kept.ids):
-                raise UsageError(
-                    reason=f"nobody in service has coordinates in {row.ref}", hint="name another with [[space]]"
-                )
-            known = named(session, kept.ids.tolist())
-            identities = [known[v].identity_id for v in kept.ids.tolist()]
-            if LEAST <= len(kept.ids) <= MOST:
-                twice = pairs_by_weights(kept.matrix, identities)
-                links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in twice.pairs]
-                strangers = twice.strangers
-            else:
-                links, strangers = _above_threshold(row, metric_of(row).unit(kept.matrix), identities)
-            way = "weights"
-    names = {one.identity_id: one.name for one in known.values()}
-    joined = _joined(links, identities)
+            found = _in_spaces(session, rows)
+    joined = _joined(found.links, found.identities)
     return Groups(
-        groups=tuple(tuple(sorted(names[i] for i in group)) for group, _ in joined),
+        groups=tuple(tuple(sorted(found.names[i] for i in group)) for group, _ in joined),
         weakest=tuple(link for _, link in joined),
-        by=way,
-        compared=len(set(identities)),
-        links=len(links),
-        strangers=strangers,
+        by="weights" if asked is None else "behaviour",
+        compared=len(set(found.identities)),
+        links=len(found.links),
+        strangers=found.strangers,
+        spaces=found.spaces,
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Links between rows, the surest first; the identity of each row, identities' names; see ``Groups``."""
+
+    links: Sequence[Link]
+    identities: Sequence[int]
+    names: Mapping[int, str]
+    strangers: float | None
+    spaces: int = 0
+
+
+def _by_behaviour(session: Session, asked: Asked) -> _Found:
+    there = open_answered(session, asked)
+    versions = there.gallery.versions.tolist()
+    known = named(session, versions)
+    identities = [known[v].identity_id for v in versions]
+    pairs = pairs_of_one(there.matrix, np.asarray(identities), there.gallery.model)
+    links = [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in pairs]
+    names = {one.identity_id: one.name for one in known.values()}
+    return _Found(links, identities, names, max((pair.strangers for pair in pairs), default=0.0))
+
+
+def _in_spaces(session: Session, spaces: Sequence[Space]) -> _Found:
+    """By weights, in each of the spaces by itself; of several, those that too few lie in are left out."""
+    identities: list[int] = []
+    names: dict[int, str] = {}
+    links: dict[frozenset[int], Link] = {}
+    strangers: float | None = 0.0
+    used = 0
+    for row in spaces:
+        kept = vectors.matrix(session, row.id)
+        if not len(kept.ids) or (len(spaces) > 1 and _untold(row, len(kept.ids))):
+            continue
+        known = named(session, kept.ids.tolist())
+        own = [known[v].identity_id for v in kept.ids.tolist()]
+        found, between = _by_weights(row, kept.matrix, own)
+        for one in found:  # two may lie together in several spaces
+            pair = frozenset((own[one.one], own[one.other]))
+            links.setdefault(pair, replace(one, one=one.one + len(identities), other=one.other + len(identities)))
+        strangers = None if between is None or strangers is None else strangers + between
+        identities += own
+        names |= {one.identity_id: one.name for one in known.values()}
+        used += 1
+    if not used:
+        told = "too few are in each of the spaces" if len(spaces) > 1 else "nobody in service has coordinates there"
+        where = ", ".join(row.ref for row in spaces[:3])
+        raise UsageError(reason=f"{told} ({where})", hint="name another with [[space]]")
+    surest = sorted(links.values(), key=lambda link: 1.0 if link.false_alarm is None else link.false_alarm)
+    return _Found(surest, identities, names, strangers, used)
+
+
+def _by_weights(row: Space, matrix: NDArray[np.float32], identities: Sequence[int]) -> tuple[list[Link], float | None]:
+    """Links between those in one space, and how many of them are to be expected between two people."""
+    if len(set(identities)) >= LEAST and len(identities) <= MOST:
+        twice = pairs_by_weights(matrix, identities)
+        return [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in twice.pairs], twice.strangers
+    return _above_threshold(row, metric_of(row).unit(matrix), identities)
+
+
+def _untold(row: Space, size: int) -> bool:
+    """Whether nothing says which score means the same: too few are there to learn it from, and nobody calibrated."""
+    return size < LEAST and row.calibration.get("threshold") is None
 
 
 def _above_threshold(
