@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -26,7 +27,7 @@ def diff(frame: Frame, first: str, second: str) -> None:
     emit(frame, value, lambda: _show(value))
 
 
-def _show(value: dict[str, Any]) -> None:
+def _show(value: Mapping[str, Any]) -> None:
     one, two = value["versions"]
     words = {True: "the same model", False: "different models", None: "not known whether they are the same model"}
     related = f", {one} is the {value['related']}" if value["related"] in ("ancestor", "descendant") else ""

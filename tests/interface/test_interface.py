@@ -6,6 +6,8 @@ import inspect
 import json
 import subprocess
 import sys
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from w2w_registry.interface.registry import Registry
 from w2w_registry.interface.results import Pictures, Row, Rows
 from w2w_registry.interface.spaces import Spaces
 from w2w_registry.lora import write_lora
+from w2w_registry.records import Result
 
 PUBLIC = {
     Registry: {
@@ -180,6 +183,33 @@ def test_results_are_tables_at_the_prompt_too(world: Path) -> None:
     many = repr(Rows([{"name": "x" * 200, "score": 0.5, "none": None}] * 30)).splitlines()
     assert (len(many), many[0].split(), many[-1]) == (22, ["name", "score"], "[30 rows (the first 20)]")
     assert repr(Rows([])) == "[0 rows]"
+
+
+@pytest.mark.parametrize(
+    ("where", "keys"),
+    [
+        ("synthesis.generate:Generated", "identity space folder files sheet warnings"),
+        ("synthesis.train:Trained", "space out identities warnings"),
+        (
+            "synthesis.export:Exported",
+            "identity space base_model model_digest format files bytes warnings space_digest base_revision "
+            "coordinates_digest",
+        ),
+        ("provenance.lineage:ManifestShown", "manifest digest"),
+        (
+            "provenance.differences:Differences",
+            "versions same_model related fields labels tags weights coordinates",
+        ),
+        ("identities.describing:Labelled", "identity version labels updated"),
+        ("identities.describing:Imported", "updated unchanged unmatched"),
+        ("hub.pulling:PullReport", "repo commit ours status version space residual consent warnings"),
+    ],
+)  # fmt: skip
+def test_answers_keep_the_keys_that_programs_read(where: str, keys: str) -> None:
+    module, _, name = where.partition(":")
+    answer = getattr(import_module(f"w2w_registry.services.{module}"), name)
+    assert [field.metadata.get("alias", field.name) for field in fields(answer)] == keys.split()
+    assert issubclass(answer, Result)
 
 
 def test_a_missing_registry_is_said_at_the_first_use(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ class Registry:
         """What a version was made from (with ``down``, what was made from it), with the operations in between."""
         from w2w_registry.services.provenance import lineage as service
 
-        return Row(service.trace(self._registry, name, down=down, depth=depth, form="json"))
+        return Row(plain(service.traced(self._registry, name, down=down, depth=depth)))
 
     # -- make more --------------------------------------------------------------------------------
     def train(self, *photos: str | Path, **options: Any) -> Row:

@@ -63,7 +63,7 @@ def test_every_form(small: Small) -> None:
     assert lines[-1].endswith("b@1 [s2]  ← import")
     assert any(f"photo selfie.png {digest('selfie')[:12]}" in line for line in lines)
     data = lineage.trace(small.registry, "m", down=False, depth=None, form="json")
-    assert json.loads(json.dumps(data))["start"] == "m@1"
+    assert json.loads(json.dumps(data.to_json()))["start"] == "m@1"
     assert lineage.trace(small.registry, "a@1", down=True, depth=None, form="dot").startswith("digraph")
     document = lineage.trace(small.registry, "m", down=False, depth=None, form="prov")
     found = ProvDocument.deserialize(content=json.dumps(document), format="json")
@@ -86,7 +86,7 @@ def test_a_manifest_names_what_it_stands_on(small: Small) -> None:
     parents = [lineage.show_manifest(small.registry, name)["digest"] for name in ("a@2", "b@1")]
     assert [i["manifest"] for i in inputs] == parents
     assert shown["digest"] == lineage.show_manifest(small.registry, "m")["digest"]
-    text = json.dumps(lineage.show_manifest(small.registry, "a@1"))
+    text = json.dumps(lineage.show_manifest(small.registry, "a@1").to_json())
     assert digest("selfie") in text
     for personal in ("s1", "selfie.png", "curator"):
         assert personal not in text

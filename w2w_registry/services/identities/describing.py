@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from w2w_registry.catalog.identities import find_identity
 from w2w_registry.catalog.listing import list_versions
@@ -32,15 +31,25 @@ class Imported(Result):
     unmatched: tuple[str, ...]
 
 
-def label(registry: Registry, name: str, labels: Labels) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Labelled(Result):
+    """A version's labels; ``updated``: those that were changed just now."""
+
+    identity: str
+    version: int
+    labels: Labels
+    updated: list[str]
+
+
+def label(registry: Registry, name: str, labels: Labels) -> Labelled:
     """Set labels of a version (an identity's newest); what they already say is left alone."""
     with registry.catalog.write(registry.actor) as uow:
         version = version_for(uow.session, name)
         changed = set_labels(uow, version, labels)
-        return {**_shown(uow, version), "updated": changed}
+        return _labelled(uow, version, changed)
 
 
-def unlabel(registry: Registry, name: str, names: Iterable[str]) -> dict[str, Any]:
+def unlabel(registry: Registry, name: str, names: Sequence[str]) -> Labelled:
     """Take labels of a version away.
 
     Raises:
@@ -54,16 +63,12 @@ def unlabel(registry: Registry, name: str, names: Iterable[str]) -> dict[str, An
                 raise NotFound(what="label", name=one, near=near_names(one, list(have)))
             uow.delete(have[one])
         uow.event("label.unset", {"version": version.id})
-        return _shown(uow, version)
+        return _labelled(uow, version, list(names))
 
 
-def _shown(uow: UnitOfWork, version: Version) -> dict[str, Any]:
+def _labelled(uow: UnitOfWork, version: Version, updated: list[str]) -> Labelled:
     name = uow.session.get_one(Identity, version.identity_id).name
-    return {
-        "identity": name,
-        "version": version.number,
-        "labels": labels_of(uow.session, [version.id]).get(version.id, {}),
-    }
+    return Labelled(name, version.number, labels_of(uow.session, [version.id]).get(version.id, {}), updated)
 
 
 def import_labels(registry: Registry, path: str) -> Imported:

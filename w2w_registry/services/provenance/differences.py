@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,19 +15,31 @@ from w2w_registry.catalog.models import Coordinates, Space, Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.lora import same_model
+from w2w_registry.records import Result
 from w2w_registry.services.recording.equivalents import stored_likeness
 from w2w_registry.services.registry import Registry
 
 
-def diff(registry: Registry, first: str, second: str) -> dict[str, Any]:
-    """What is different, and what was measured.
+@dataclass(frozen=True, eq=False)
+class Differences(Result):
+    """How two ``versions`` differ. ``same_model``: whether they have one ΔW, None where that is not known. ``related``:
+    ``ancestor``, ``descendant``, ``sibling`` or None. ``fields``: name -> [first, second], of those that differ;
+    ``labels``, ``tags``: likewise. ``weights``: where both are plain LoRAs of the same layers, the cosine of their ΔW
+    and the size of their difference against the first's (layer sizes in between). ``coordinates``: where both lie in
+    one space, cosine and distance in units of its spread."""
 
-    Returns:
-        ``versions``: both as references. ``same_model``: whether they have one ΔW, None where that is not known.
-        ``fields``: name -> [first, second], of those that differ. ``labels``, ``tags``: likewise. ``weights``: where
-        both are plain LoRAs of the same layers, the cosine of their ΔW and the size of their difference against the
-        first's (layer sizes in between); ``coordinates``: where both lie in one space, cosine and distance in units of
-        its spread. ``related``: ``ancestor``, ``descendant``, ``sibling`` or None.
+    versions: list[str]
+    same_model: bool | None
+    related: str | None
+    fields: dict[str, list[Any]]
+    labels: dict[str, list[Any]]
+    tags: dict[str, list[Any]]
+    weights: dict[str, Any] | None
+    coordinates: dict[str, Any] | None
+
+
+def diff(registry: Registry, first: str, second: str) -> Differences:
+    """What is different, and what was measured.
 
     Raises:
         NotFound: no such version.
@@ -47,20 +60,16 @@ def diff(registry: Registry, first: str, second: str) -> dict[str, Any]:
         if mine.factors is not None and theirs.factors is not None:
             same = same_model(mine.factors, theirs.factors).same
             weights = _weights(mine.factors, theirs.factors)
-        return {
-            "versions": [_ref(one), _ref(two)],
-            "same_model": same,
-            "related": _related(session, one, two),
-            "fields": _differing(left, right),
-            "labels": _differing(labels.get(one.id, {}), labels.get(two.id, {})),
-            "tags": _differing(tags.get(one.identity_id, {}), tags.get(two.identity_id, {})),
-            "weights": weights,
-            "coordinates": _coordinates(session, one, two),
-        }
-
-
-def _ref(version: Version) -> str:
-    return f"{version.identity.name}@{version.number}"
+        return Differences(
+            versions=[f"{version.identity.name}@{version.number}" for version in (one, two)],
+            same_model=same,
+            related=_related(session, one, two),
+            fields=_differing(left, right),
+            labels=_differing(labels.get(one.id, {}), labels.get(two.id, {})),
+            tags=_differing(tags.get(one.identity_id, {}), tags.get(two.identity_id, {})),
+            weights=weights,
+            coordinates=_coordinates(session, one, two),
+        )
 
 
 def _fields(session: Session, version: Version, subjects: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -14,6 +15,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.provenance import graph, prov, svg
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.provenance.graph import Direction, Lineage, Traced
+from w2w_registry.records import Result
 from w2w_registry.services.recording.manifests import _nodes, manifest_of, operation_nodes
 from w2w_registry.services.registry import Registry
 
@@ -37,7 +39,7 @@ def traced(registry: Registry, reference: str, *, down: bool, depth: int | None)
 
 
 def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, form: str) -> Any:
-    """``lineage`` for the command line. ``form``: ``json`` (plain values), ``tree`` (lines), ``dot`` and ``svg``
+    """``lineage`` for the command line. ``form``: ``json`` (:class:`Traced`), ``tree`` (lines), ``dot`` and ``svg``
     (text) or ``prov`` (a W3C PROV-JSON document).
 
     Raises:
@@ -45,7 +47,7 @@ def trace(registry: Registry, reference: str, *, down: bool, depth: int | None, 
     """
     found = lineage(registry, reference, Direction.DOWN if down else Direction.UP, depth=depth)
     forms: dict[str, Callable[[Lineage], Any]] = {
-        "json": lambda found: found.traced().to_json(),
+        "json": Lineage.traced,
         "tree": graph.tree,
         "dot": graph.dot,
         "svg": svg.svg,
@@ -82,8 +84,16 @@ def lineage_of(session: Session, version_id: int, direction: Direction, *, depth
     )
 
 
-def show_manifest(registry: Registry, reference: str) -> dict[str, Any]:
-    """The manifest of a version with its digest.
+@dataclass(frozen=True, eq=False)
+class ManifestShown(Result):
+    """The manifest of a version with its digest."""
+
+    manifest: dict[str, Any]
+    digest: str
+
+
+def show_manifest(registry: Registry, reference: str) -> ManifestShown:
+    """The manifest a version came with, else the one that the catalog gives.
 
     Raises:
         NotFound: no such identity, version or alias.
@@ -91,7 +101,7 @@ def show_manifest(registry: Registry, reference: str) -> dict[str, Any]:
     with registry.catalog.read() as session:
         version = version_for(session, reference, any_state=True)
         found = _as_pulled(registry, version) or manifest_of(session, version)
-    return {"manifest": found, "digest": manifests.digest(found)}
+    return ManifestShown(found, manifests.digest(found))
 
 
 def _as_pulled(registry: Registry, version: Version) -> dict[str, Any] | None:

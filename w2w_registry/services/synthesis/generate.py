@@ -16,6 +16,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import NoEdit, UsageError, storing
 from w2w_registry.lora import Change, read_adapter
+from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.made_in import look
 from w2w_registry.services.consent.results import hold_models, hold_point
@@ -84,6 +85,18 @@ class GenerateRequest:
 
 
 @dataclass(frozen=True, eq=False)
+class Generated(Result):
+    """What was drawn, of which version: a file per picture in ``folder``, and their contact sheet."""
+
+    identity: str
+    space: str
+    folder: str
+    files: list[str]
+    sheet: str
+    warnings: list[str]
+
+
+@dataclass(frozen=True, eq=False)
 class Drawn:
     """One picture to be made: seed, multiple of the edit, θ before and after it, and what was resolved."""
 
@@ -131,7 +144,7 @@ def parse_strengths(text: str) -> tuple[float, ...]:
         raise UsageError(reason=f"{text[:40]!r} names no strengths", hint="as in 0:2:5 or 0,0.5,1") from None
 
 
-def generate(registry: Registry, request: GenerateRequest, progress: Progress = no_progress) -> dict[str, Any]:
+def generate(registry: Registry, request: GenerateRequest, progress: Progress = no_progress) -> Generated:
     """Draw and write the pictures; returns where they are.
 
     Raises:
@@ -180,15 +193,15 @@ def generate(registry: Registry, request: GenerateRequest, progress: Progress = 
         facts = {"pictures": len(pictures), "seeds": list(request.seeds), **gate.evidence(decision)}
         facts |= outgoing.record(uow, ready) | {"seconds": round(time.perf_counter() - began, 3)}
         uow.event("version.generate", {"version": origin.version_id}, **facts)
-    files = _write(folder, ready)
-    return {
-        "identity": origin.ref,
-        "space": row.ref,
-        "folder": str(folder),
-        "files": files["pictures"],
-        "sheet": files["sheet"],
-        "warnings": [*(str(w) for w in decision.warnings), *words],
-    }
+    *files, sheet = _write(folder, ready)
+    return Generated(
+        identity=origin.ref,
+        space=row.ref,
+        folder=str(folder),
+        files=files,
+        sheet=sheet,
+        warnings=[*(str(w) for w in decision.warnings), *words],
+    )
 
 
 def text_changes(registry: Registry, origin: Source) -> list[Change]:
@@ -276,12 +289,12 @@ def _leaving(
     return [*leaving, Outgoing(pixels, told, f"{stem}_sheet.png", "generate", shown)]
 
 
-def _write(folder: Path, ready: Sequence[Ready]) -> dict[str, Any]:
+def _write(folder: Path, ready: Sequence[Ready]) -> list[str]:
     paths = [folder / r.outgoing.title for r in ready]
     with storing(folder):
         for path, r in zip(paths, ready, strict=True):
             write_atomic(path, r.data)
-    return {"pictures": [str(path) for path in paths[:-1]], "sheet": str(paths[-1])}
+    return [str(path) for path in paths]
 
 
 def _grid(

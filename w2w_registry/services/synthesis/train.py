@@ -21,7 +21,7 @@ from w2w_registry.catalog.models import InputKind
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError, storing
 from w2w_registry.lora import lora_files, model_digest
-from w2w_registry.records import Kind, OperationKind, check_name, digest_of
+from w2w_registry.records import Kind, OperationKind, Result, check_name, digest_of
 from w2w_registry.services.consent.results import hold_models
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.sources import space_input
@@ -81,12 +81,22 @@ class TrainRequest:
     ray: str | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Trained(Result):
+    """What became of everybody: for each ``identity`` the loss, how many photos, the version and the folder."""
+
+    space: str | None
+    out: str | None
+    identities: list[dict[str, Any]]
+    warnings: list[str]
+
+
 def train(
     registry: Registry,
     request: TrainRequest,
     progress: Progress = no_progress,
     watch: Callable[[float], None] = lambda loss: None,
-) -> dict[str, Any]:
+) -> Trained:
     """Train a LoRA for everybody in the photos; ``progress`` counts optimiser steps over all batches, ``watch`` is told
     the mean loss of the last few of them before it.
 
@@ -121,12 +131,8 @@ def train(
             progress(done * request.steps, len(batches) * request.steps)
     for batch in batches:
         _state_path(registry, batch).unlink(missing_ok=True)
-    return {
-        "space": None if row is None else row.ref,
-        "out": request.out,
-        "identities": made,
-        "warnings": [*said_held(made), *(str(w) for w in decision.warnings)],
-    }
+    warnings = [*said_held(made), *(str(w) for w in decision.warnings)]
+    return Trained(None if row is None else row.ref, request.out, made, warnings)
 
 
 @dataclass(frozen=True, eq=False)
