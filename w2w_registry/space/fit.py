@@ -248,8 +248,13 @@ class _Solver:
     def _matrix(self) -> Any:
         short = self._z.short
         total = self._xp.zeros((short, short), dtype=self._xp.float64, device=self._device)
+        square = None
         for _, z in self._z.pieces():
-            total += self._xp.matrix_transpose(z) @ z
+            if square is not None and isinstance(z, np.ndarray):  # memory asked for anew costs a tenth of the product
+                np.matmul(z.T, z, out=square)
+            else:
+                square = self._xp.matrix_transpose(z) @ z
+            total += square
         return total
 
     def _apply(self, block: Any) -> Any:
