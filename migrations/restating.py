@@ -4,7 +4,8 @@ Events hold the digest of every audited row, taken over all its columns; droppin
 migration that does so works inside ``restated``: rows whose digest was what the log said it was are stated anew by an
 event of the migration itself. A row that had been tampered with is not: verification goes on finding it.
 
-(A new column that may be NULL needs none of this: see ``catalog.base.LATE``.)
+(A new column that may be NULL needs none of this: see ``catalog.base.LATE``.) A table goes by ``drop``, never by
+Alembic's own, or the log would go on speaking of rows that nobody can find.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
+from alembic import op
 from sqlalchemy.types import NullType, TypeEngine
 
 from w2w_registry.audit.chain import event_hash
@@ -62,11 +64,13 @@ def state(connection: sa.Connection, table: str, digests: Mapping[str, str], rev
         _append(connection, changes[start : start + _CHANGES], {"table": table, "revision": revision})
 
 
-def gone(connection: sa.Connection, table: str, revision: str) -> None:
-    """Append events that say that a table's rows are deleted: what a downgrade does with a table of its own."""
+def drop(table: str, revision: str) -> None:
+    """Drop an audited table, after events that say that its rows are deleted: what a downgrade does with its own."""
+    connection = op.get_bind()
     changes = [[table, row, "delete", None] for row, digest in claims(connection, table).items() if digest is not None]
     for start in range(0, len(changes), _CHANGES):
         _append(connection, changes[start : start + _CHANGES], {"table": table, "revision": revision})
+    op.drop_table(table)
 
 
 def claims(connection: sa.Connection, table: str) -> dict[str, str | None]:

@@ -3,6 +3,10 @@
 import sqlalchemy as sa
 from alembic import op
 
+from w2w_registry.errors import Conflict
+from w2w_registry.migrations.restating import drop
+from w2w_registry.records import counted
+
 revision = "0004"
 down_revision = "0003"
 branch_labels = None
@@ -51,8 +55,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Events that named their policy no longer verify in the older release, whose events have no such field."""
-    op.drop_table("picture_version")
-    op.drop_table("picture")
-    op.drop_table("policy")
+    """Events that name the policy they followed cannot be verified without it, here or ever after: while there are any,
+    this refuses."""
+    named = op.get_bind().execute(sa.text("SELECT count(*) FROM event WHERE policy IS NOT NULL")).scalar()
+    if named:
+        reason = f"{counted(int(named), 'event')} that name the policy they followed, which it cannot hold"
+        raise Conflict(what="catalog", name="schema 0003", reason=reason)
+    drop("picture_version", revision)
+    drop("picture", revision)
+    drop("policy", revision)
     op.drop_column("event", "policy")

@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from w2w_registry.migrations.restating import drop
+
 revision = "0005"
 down_revision = "0004"
 branch_labels = None
@@ -30,4 +32,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_weights_sketch_key_a", "weights_sketch")
-    op.drop_table("weights_sketch")
+    drop("weights_sketch", revision)

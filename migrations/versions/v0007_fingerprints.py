@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
+from w2w_registry.migrations.restating import drop
+
 revision = "0007"
 down_revision = "0006"
 branch_labels = None
@@ -45,6 +47,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_index("ix_verdict_calibration_base_question", "verdict_calibration")
-    op.drop_table("verdict_calibration")
+    drop("verdict_calibration", revision)
     op.drop_index("ix_fingerprint_base_question", "fingerprint")
-    op.drop_table("fingerprint")
+    drop("fingerprint", revision)

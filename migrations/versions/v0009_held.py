@@ -4,6 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from w2w_registry.errors import Conflict
+from w2w_registry.migrations.restating import drop
 from w2w_registry.records import counted
 
 revision = "0009"
@@ -59,7 +60,7 @@ def downgrade() -> None:
         )
     op.drop_index("ix_hold_resolved", "hold")
     op.drop_index("ix_hold_version_id", "hold")
-    op.drop_table("hold")
+    drop("hold", revision)
     _states(AFTER, BEFORE)
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from w2w_registry.migrations.restating import gone
+from w2w_registry.migrations.restating import drop
 
 revision = "0013"
 down_revision = "0012"
@@ -41,7 +41,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """What it holds is lost, and the log says so; what labels, tags and states are is not touched."""
-    gone(op.get_bind(), "former", revision)
     for owner in reversed(OWNERS):
         op.drop_index(f"ix_former_{owner}_id", "former")
-    op.drop_table("former")
+    drop("former", revision)

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from w2w_registry.migrations.restating import gone
+from w2w_registry.migrations.restating import drop
 
 revision = "0014"
 down_revision = "0013"
@@ -35,5 +35,4 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """They can be taken again (`w2w-reg fingerprint`); the log says that they went."""
-    gone(op.get_bind(), "space_fingerprint", revision)
-    op.drop_table("space_fingerprint")
+    drop("space_fingerprint", revision)

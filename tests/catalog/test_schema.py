@@ -106,6 +106,33 @@ def test_rows_that_a_migration_alters_are_stated_anew(catalog: Catalog, catalog_
     assert problems(catalog) == []  # and those of a table that went are gone by the log as well
 
 
+def test_what_a_downgrade_drops_is_gone_by_the_log_too(catalog: Catalog, catalog_url: str) -> None:
+    fill(catalog)
+    for statement in (
+        "UPDATE version SET state = 'active' WHERE state = 'held'",
+        "DELETE FROM guard_reference WHERE space_id IS NULL",
+    ):
+        raw(catalog_url, statement)
+    before = problems(catalog)  # what was just altered by hand
+    schema.downgrade(catalog_url, "0003")
+    schema.upgrade(catalog_url)
+    assert problems(catalog) == before
+
+
+def test_a_policy_that_events_followed_is_not_lost(catalog: Catalog, catalog_url: str) -> None:
+    fill(catalog)
+    with catalog.write("tester") as uow:
+        add_version(uow, "later", all_spaces(uow.session)[0])
+        uow.event("test")
+    with pytest.raises(Conflict, match="name the policy they followed"):
+        schema.downgrade(catalog_url, "0003")
+
+
+def test_tables_are_dropped_with_a_word() -> None:
+    folder = Path(restating.__file__).parent / "versions"
+    assert [path.name for path in sorted(folder.glob("v*.py"))[1:] if "op.drop_table(" in path.read_text("utf-8")] == []
+
+
 def test_sketches_once_altered_without_a_word_are_stated_later(
     catalog: Catalog, catalog_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
