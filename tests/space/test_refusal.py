@@ -13,7 +13,6 @@ from w2w_registry.space.refusal import (
     ALARM,
     HOLD,
     HOLD_MADE,
-    WAYS,
     Comparison,
     Kept,
     chance,
@@ -24,6 +23,7 @@ from w2w_registry.space.refusal import (
     refusal_model,
 )
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
+from w2w_registry.space.ways import WAYS
 
 Array = NDArray[np.float64]
 WIDTH, REFUSED = 96, 20

@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from w2w_registry.errors import UsageError
 from w2w_registry.space.verdict import (
     FEW_REPEATS,
+    SAME,
     Repeats,
     Strangers,
     VerdictModel,
     learn,
     log_mean,
     log_mean_of_others,
+    presume,
 )
 
 Array = NDArray[np.float64]
@@ -141,6 +143,33 @@ def test_few_repeats_teach_nothing_and_few_people_even_less(world: tuple[World, 
     assert not learn(gallery, [Repeats("retrained", people.trained(taught), taught)]).learned
     with pytest.raises(UsageError, match="20 people"):
         learn(gallery[:19])
+
+
+@pytest.mark.parametrize("people", [150, 300])
+def test_presumed_noise_finds_more_than_cosine_and_alarms_as_seldom_as_it_says(people: int) -> None:
+    world = World(people + 400)
+    world.noise = 0.1 * world.scale
+    of, strangers = np.arange(people), world.trained(np.arange(people, people + 400))
+    gallery = world.trained(of)
+    plain = learn(gallery)
+    model = presume(plain, gallery, of)
+    assert model.in_nats
+    assert not model.learned
+    for louder in (1.0, 0.75):
+        queries = world.trained(of, louder)
+        ours, cosine = (accepted(m, gallery, queries, of, strangers) for m in (model, plain))
+        assert ours >= max(cosine, 0.9)
+    best = model.score(strangers, gallery).max(1)
+    assert (model.strangers.false_alarm(best, people) <= SAME).mean() <= 3 * SAME
+    again = VerdictModel.from_arrays(model.to_arrays())
+    assert np.allclose(again.score(strangers[:5], gallery), model.score(strangers[:5], gallery))
+
+
+def test_among_few_people_nothing_is_presumed() -> None:
+    world, few = World(60), np.arange(60)
+    plain = learn(gallery := world.trained(few))
+    assert presume(plain, gallery, few) is plain
+    assert not plain.in_nats
 
 
 def test_the_fewest_repeats_that_count_do_no_harm(world: tuple[World, Array, VerdictModel]) -> None:

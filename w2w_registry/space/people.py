@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from w2w_registry.space.verdict import FEW_REPEATS, LEAST_GALLERY, Repeats, VerdictModel, learn, strangers
+from w2w_registry.space.verdict import FEW_REPEATS, LEAST_GALLERY, Repeats, VerdictModel, learn, presume, strangers
 
 WIDE: Final = 4.0
 """Gaps so many times wider than strangers' make a pair sure: among 776 people of the mini world who were there once,
@@ -160,14 +160,16 @@ def learn_unspoilt(
     matrix: ArrayLike, repeats: Sequence[Repeats] = (), *, people: ArrayLike, most: int = MOST
 ) -> VerdictModel:
     """As ``verdict.learn``, where some of the people (n,) may be there twice under two numbers: whoever surely is, is
-    no stranger to themselves. Among more than ``most`` nobody is looked for."""
+    no stranger to themselves. Among more than ``most`` nobody is looked for. What no repeats teach is presumed
+    (``verdict.presume``)."""
     rows, who = np.asarray(matrix, np.float64), np.unique(np.asarray(people), return_inverse=True)[1].reshape(-1)
     plain = learn(rows, people=who)
     if len(rows) <= most:
         who = _merged(who, _sure(plain, rows, who))
         if len(np.unique(who)) < LEAST_GALLERY:
             return plain
-    return learn(rows, repeats, people=who)
+    model = learn(rows, repeats, people=who)
+    return model if model.learned else presume(model, rows, who)
 
 
 def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -24,11 +24,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from w2w_registry.space import spread
+from w2w_registry.space import spread, ways
 from w2w_registry.space.ordinary import UNUSUAL
 from w2w_registry.space.spread import Array, Training
 from w2w_registry.space.verdict import (
     LEAST_GALLERY,
+    PRESUMED_BANDWIDTH,
+    PRESUMED_DIRECTIONS,
     Strangers,
     VerdictModel,
     View,
@@ -37,6 +39,7 @@ from w2w_registry.space.verdict import (
     log_mean_of_others,
     strangers,
 )
+from w2w_registry.space.ways import DISTURBED, PRESUMED, WAYS
 
 ALARM: Final = 8e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
@@ -50,12 +53,6 @@ AMONG: Final = 100
 nobody is protected less for others who refuse."""
 CROWD: Final = 1000
 """So many registered people say how dense the population is and how near strangers come."""
-DIRECTIONS: Final = 48
-WHITE: Final = 0.015
-"""Presumed noise of one training, as a share of people's variance: the mini world's retrained show .02, not all of it
-in the directions that are compared (chosen, with ``ALARM``, on those of its people who have even numbers)."""
-PRESUMED: Final = "presumed"
-DISTURBED: Final = "presumed disturbed"
 SEARCHES: Final = 2000
 """So many searches what strangers reached elsewhere counts for, beside those of the registered for one another."""
 REACHED: Final = (
@@ -82,33 +79,8 @@ FEW_CROWD: Final = 4
 """So many of the few say whether people lie about the base model's own answer."""
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way of training whose outcome is presumed. What it makes of people is ``gain`` times as far from the base
-    model's own answer in the direction in which they vary most, and in others times (σ / σ₁)^``fade``: what few people
-    have in common is learned last. Its noise is ``white`` times ``WHITE``, and ``share`` of people's variance."""
-
-    name: str
-    gain: float
-    fade: float
-    white: float
-    share: float
-    apart: bool = False
-
-
-WAYS: Final = (
-    Way(PRESUMED, 1.0, 0.0, 1.0, 0.0),
-    Way(f"{PRESUMED} of another kind", 1.13, 0.0, 2.0, 0.0),
-    Way(f"{PRESUMED} longer", 1.1, -0.2, 3.0, 0.0),
-    Way(f"{PRESUMED} shorter", 0.75, 0.35, 1.0, 0.04, apart=True),
-    Way(DISTURBED, 1.0, 0.0, 1.0, 0.25, apart=True),
-)
-"""As the registered are trained, by another tool, twice as long, a third as long. Of the last so little is sure that
-strangers come nearer by it: it is asked apart, so that the others need no better evidence for it… (The fourth is none:
-somebody's model with noise of half of people's spread, or mixed. It is asked of what was made alone,
-``Comparison.with_made``.)"""
 SPENT: Final = 0.2
-"""…and this share of the alarm is spent on it."""
+"""The share of the alarm that is spent on the ways of training that are asked apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,14 +100,15 @@ def refusal_model(gallery: ArrayLike, learned: VerdictModel | None = None) -> Ve
     rows = np.asarray(gallery, np.float64)
     model = learn(rows)
     _, _, axes = np.linalg.svd(rows - model.centre, full_matrices=False)
-    directions = axes[: min(DIRECTIONS, len(rows) - 1, rows.shape[1])]
+    directions = axes[: min(PRESUMED_DIRECTIONS, len(rows) - 1, rows.shape[1])]
     total = np.atleast_2d(np.cov(((rows - model.centre) @ directions.T).T))
-    model = replace(model, directions=directions, bandwidth=0.8, between=total, within=np.zeros_like(total))
+    nothing = np.zeros_like(total)
+    model = replace(model, directions=directions, bandwidth=PRESUMED_BANDWIDTH, between=total, within=nothing)
     known: tuple[Training, ...] = ()
     if learned is not None and len(learned.trainings) > 1:  # one way alone says nothing of the others
         model = _narrowed(learned, len(directions))
         total, known = model.between + model.within, tuple(replace(t, amplitude=0.0) for t in model.trainings)
-    presumed = _presumed(total, -(model.centre @ model.directions.T))
+    presumed = ways.trainings(total, -(model.centre @ model.directions.T))
     within = model.within if known else presumed[0].within
     model = replace(model, within=within, between=spread.between(total, within), trainings=(*known, *presumed))
     return _with_strangers(replace(model, strangers=strangers(model, rows)), rows)
@@ -153,22 +126,6 @@ def _with_strangers(model: VerdictModel, rows: Array) -> VerdictModel:
     return replace(
         model, trainings=tuple(t if t.apart is None else replace(t, apart=next(reached)) for t in model.trainings)
     )
-
-
-def _presumed(total: Array, base: Array) -> tuple[Training, ...]:
-    """``WAYS`` among people who vary by ``total`` (d, d) in order of their variances; ``base`` (d,) is where the base
-    model's own answer lies among them."""
-    width, variance = len(total), np.diag(total)
-    white = WHITE * np.trace(total) / width * np.eye(width)
-    found = []
-    for way in WAYS:
-        gain: float | Array = way.gain
-        if way.fade:
-            gain = way.gain * np.sqrt(np.maximum(variance / variance[0], 1e-6)) ** way.fade
-        offset = (1 - gain) * base
-        apart = np.zeros(0) if way.apart else None
-        found.append(Training(way.name, 0, gain, offset, way.white * white + way.share * np.diag(variance), 0.0, apart))
-    return tuple(found)
 
 
 def _narrowed(model: VerdictModel, width: int) -> VerdictModel:

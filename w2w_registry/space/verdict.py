@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.errors import UsageError
-from w2w_registry.space import spread
+from w2w_registry.space import spread, ways
 from w2w_registry.space.spread import Array, Training
 
 Word = Literal["same", "likely", "no"]
@@ -29,6 +29,11 @@ Word = Literal["same", "likely", "no"]
 DIRECTIONS: Final = 128
 PLAIN_DIRECTIONS: Final = 30
 """How many directions are compared by a model learned from repeats, and by plain cosine without any."""
+PRESUMED_DIRECTIONS: Final = 48
+PRESUMED_BANDWIDTH: Final = 0.8
+"""The same, and the population's kernels, where noise is presumed."""
+ENOUGH_PEOPLE: Final = 100
+"""So many people say how they differ well enough for presumed noise to accept more than plain cosine does."""
 FEW_REPEATS: Final = 16
 """Fewer repeats than this teach no noise worth the name: plain cosine it is."""
 SAME: Final = 0.01
@@ -99,7 +104,8 @@ class VerdictModel:
 
     ``centre`` (D,) and ``directions`` (d, D): the registered's mean and principal directions. ``within`` (d, d) and
     ``between`` (d, d): covariances of one person's trainings as registered, and of people. ``bandwidth``: of the
-    population's kernels, a share of ``between``. ``trainings``: the ways of training known; none: plain cosine.
+    population's kernels, a share of ``between``. ``trainings``: the ways of training known, from repeats or presumed
+    (``presume``); none: plain cosine.
     """
 
     centre: Array
@@ -112,6 +118,12 @@ class VerdictModel:
 
     @property
     def learned(self) -> bool:
+        """Whether repeats taught it the noise of training."""
+        return any(training.count for training in self.trainings)
+
+    @property
+    def in_nats(self) -> bool:
+        """Whether scores are log likelihood ratios; else they are cosines."""
         return bool(self.trainings)
 
     def project(self, fingerprints: ArrayLike) -> Array:
@@ -119,7 +131,7 @@ class VerdictModel:
         return np.asarray((np.atleast_2d(np.asarray(fingerprints, np.float64)) - self.centre) @ self.directions.T)
 
     def score(self, queries: ArrayLike, gallery: ArrayLike, absent: ArrayLike | None = None) -> Array:
-        """Scores (q, n) of ``queries`` (q, D) against ``gallery`` (n, D): nats, or cosines without repeats.
+        """Scores (q, n) of ``queries`` (q, D) against ``gallery`` (n, D): nats, or plain cosines (``in_nats``).
 
         ``absent`` (q, n) bool: candidates that are to be taken for not registered; they score −inf.
         """
@@ -273,6 +285,26 @@ def learn(
     if trainings:
         model = replace(model, bandwidth=_bandwidth(model, points[first], seed))
     return replace(model, strangers=strangers(model, rows, who, seed))
+
+
+def presume(model: VerdictModel, gallery: ArrayLike, people: ArrayLike, seed: int = 0) -> VerdictModel:
+    """The model of ``gallery`` (n, D), whose rows are these ``people`` (n,), with the noise of training presumed
+    (``ways.TRAINED``) in place of plain cosine. As it is, where there are fewer than ``ENOUGH_PEOPLE``."""
+    rows, who = np.asarray(gallery, np.float64), np.asarray(people)
+    some = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), CROWD)).astype(int))
+    rows, who = rows[some], who[some]
+    first = np.unique(who, return_index=True)[1]
+    if len(first) < ENOUGH_PEOPLE:
+        return model
+    _, _, axes = np.linalg.svd(rows[first] - model.centre, full_matrices=False)
+    directions = axes[: min(PRESUMED_DIRECTIONS, len(first) - 1, rows.shape[1])]
+    total = np.atleast_2d(np.cov(((rows[first] - model.centre) @ directions.T).T))
+    found = ways.trainings(total, -(model.centre @ directions.T), ways.TRAINED)
+    together = tuple(replace(training, apart=None) for training in found)
+    within = found[0].within
+    between = spread.between(total, within)
+    made = VerdictModel(model.centre, directions, within, between, PRESUMED_BANDWIDTH, together)
+    return replace(made, strangers=strangers(made, rows, who, seed))
 
 
 def strangers(model: VerdictModel, gallery: ArrayLike, people: ArrayLike | None = None, seed: int = 0) -> Strangers:

@@ -83,8 +83,8 @@ def fitting(session: Session, prober: Prober) -> Prober:
 def open_gallery(
     registry: Registry, session: Session, asked: Asked, states: Iterable[VersionState] = SERVED
 ) -> Gallery:
-    """Everybody who answered, compared by what `calibrate` learned, or by plain cosine where nothing was. A large one
-    is kept from one time to the next (``kept_galleries``).
+    """Everybody who answered, compared by what `calibrate` learned, or by what is presumed where nothing was. A large
+    one is kept from one time to the next (``kept_galleries``).
 
     Args:
         states: of the versions taken for registered.

@@ -44,7 +44,7 @@ LEARNED_FROM: Final = 20_000
 GROWN: Final = 1.05
 """How much a gallery may grow before that model is learned again."""
 AT_ONCE: Final = 10_000
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 Int64 = NDArray[np.int64]
 

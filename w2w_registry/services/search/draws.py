@@ -253,12 +253,14 @@ def _found(
     others = order[gallery.people[order] != gallery.people[order[0]]] if len(order) else order
     gap = round(float(scores[order[0]] - scores[others[0]]), 4) if len(others) else None
     warnings = () if gallery.model.learned else (
-        "nothing was learned from repeats yet: plain cosine, which accepts fewer (see `w2w-reg calibrate`)",
+        "nothing was learned from repeats yet: "
+        f"{'how trainings differ is presumed' if gallery.model.in_nats else 'plain cosine'}, which accepts fewer (see "
+        "`w2w-reg calibrate`)",
     )  # fmt: skip
     return Found(
         query.text,
         None,
-        "likelihood ratio" if gallery.model.learned else "cosine",
+        "likelihood ratio" if gallery.model.in_nats else "cosine",
         None,
         tuple(hits),
         None,
