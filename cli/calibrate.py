@@ -14,7 +14,7 @@ from .output import emit, note, progress, say
     "--repeats",
     multiple=True,
     required=True,
-    type=click.Path(exists=True, file_okay=False),
+    type=options.Folder(),
     help="A folder of repeat trainings, named like the identities (repeatable: one folder per way of training).",
 )
 @options.pipeline

@@ -20,9 +20,7 @@ from .output import emit, note, progress, table
     metavar="PATH|ID|MODULE:FUNCTION",
     help="An image embedding (CLIP, DINOv2, …) by folder or Hub id, or your own IdentityScorer.",
 )
-@click.option(
-    "--photos", type=click.Path(exists=True, file_okay=False), help="Held-out photos, one folder per identity."
-)
+@click.option("--photos", type=options.Folder(), help="Held-out photos, one folder per identity.")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(2), help="Measure at most N identities.")
 @options.seeds
 @options.steps

@@ -20,7 +20,7 @@ def initializer() -> None:
 
 @initializer.command()
 @options.space
-@click.option("--photos", type=click.Path(exists=True, file_okay=False), help="Photos, one folder per identity.")
+@click.option("--photos", type=options.Folder(), help="Photos, one folder per identity.")
 @click.option(
     "--drawn", default=0, show_default=True, type=click.IntRange(0), help="Pictures to generate of each identity."
 )

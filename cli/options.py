@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any, TypeVar
@@ -58,6 +59,19 @@ class OneOf(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return self.choice().shell_complete(ctx, param, incomplete)
+
+
+class Folder(click.Path):
+    """A folder that is there: click lets a device or a pipe pass for one."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if not os.path.isdir(found):
+            self.fail(f"{str(value)!r} is not a folder", param, ctx)
+        return found
 
 
 space = click.option("--space", metavar="NAME[@V]", help="Weight space (default: the newest).")

@@ -240,6 +240,18 @@ def test_an_artifact_store_that_cannot_be(run: Run, monkeypatch: pytest.MonkeyPa
     assert url in refused(run, "list", code=8)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (("calibrate", "--repeats", "/dev/zero"), "'/dev/zero' is not a folder"),
+        (("direction", "fit", "no name", "--attribute", "x"), "direction name 'no name' is not allowed"),
+        (("tag", "set", "a", "k=v", "--where", "kind = person"), "give names or --where, not both"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_work(filled: Run, line: tuple[str, ...], told: str) -> None:
+    assert told in refused(filled, *line, code=2)
+
+
 def test_a_database_driver_that_is_none(run: Run) -> None:
     for driver in ("foo", "psycopg2"):
         told = refused(run, "--database", f"postgresql+{driver}://u:secret@h/d", "list", code=8)

@@ -35,7 +35,9 @@ def chosen(session: Session, names: Sequence[str], where: str | None) -> list[Ve
     Raises:
         UsageError: nothing was said, or both. NotFound: a name nobody has.
     """
-    if bool(names) == (where is not None):
+    if names and where is not None:
+        raise UsageError(reason="give names or [[where]], not both")
+    if not names and where is None:
         raise UsageError(reason="say which identities", hint='by name, or with [[where]] ("kind = person")')
     if where is not None:
         return [line.version for line in list_versions(session, parse_where(where))]

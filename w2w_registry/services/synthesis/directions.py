@@ -109,6 +109,8 @@ def fit_many(
     Raises:
         NotFound, UsageError, Conflict: as :func:`fit`; directions stored before stay.
     """
+    for name in attributes or ():  # before the work, not after it
+        check_name(name, "direction")
     space, arrays = open_space(registry, space_ref)
     component_std, designs = arrays.component_std, Designs()
     with registry.catalog.read() as session:
@@ -162,6 +164,7 @@ def debias(
     replace_existing: bool = False,
 ) -> DirectionShown:
     """Store ``source`` moved so that the attributes or directions ``against`` stay where they are."""
+    check_name(name, "direction")
     if not against:
         raise UsageError(reason="say against what: [[against]] hat [[against]] skin")
     started = now()
