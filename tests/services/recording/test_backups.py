@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tarfile
 from dataclasses import replace
@@ -73,6 +74,21 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path, monkeypatch: p
         ingest.add(restored, AddRequest([str(tmp_path / "loras")]))
     with pytest.raises(Conflict):
         backups.restore(settings, tmp_path / "b.tar")
+
+
+def test_what_a_killed_process_left_goes(filled: Registry, tmp_path: Path) -> None:
+    """A copy of everybody's models and of the keys stays nowhere; what a running process makes does."""
+    settings = home_of(tmp_path / "restored")
+    for name in (".b.tar.0123abcd", ".b.tar.mine"):
+        (tmp_path / name).write_text("keys")
+    for name in (".restored.0123abcd", ".restored.4567cdef"):
+        (tmp_path / name / "keys").mkdir(parents=True)
+    descriptor = os.open(tmp_path / ".restored.4567cdef", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    backups.backup(filled, tmp_path / "b.tar")
+    backups.restore(settings, tmp_path / "b.tar")
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".b.tar.mine", ".restored.4567cdef"]
+    os.close(descriptor)
 
 
 def test_a_damaged_backup_makes_nothing(filled: Registry, tmp_path: Path) -> None:

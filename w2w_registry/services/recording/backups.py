@@ -8,6 +8,8 @@ so that whatever it refers to is there when the files are copied.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -15,6 +17,7 @@ import os
 import tarfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final
@@ -65,7 +68,7 @@ def backup(registry: Registry, out: Path, *, force: bool = False, progress: Prog
     check_free(out, force=force)
     if out.resolve().is_relative_to(settings.home.resolve()):
         raise UsageError(reason=f"{out} is in the registry's own folder", hint="name a place outside it")
-    part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}")
+    part = _beside(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # A home that is read-only (an archive, a NAS) can be backed up too.
@@ -77,6 +80,7 @@ def backup(registry: Registry, out: Path, *, force: bool = False, progress: Prog
                 named = sorted(referred(session))
             missing = tuple(digest for digest in named if not registry.artifacts.exists(digest))
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            _hold(descriptor)
             with os.fdopen(descriptor, "wb") as stream, tarfile.open(fileobj=stream, mode="w") as tar:
                 digests: dict[str, str] = {}
                 present = [digest for digest in named if digest not in missing]
@@ -146,9 +150,10 @@ def restore(settings: Settings, file: Path, *, perform: bool = True, progress: P
     count, size = _check(file)
     if not perform:
         return Backup(str(file), count, size)
-    part = home.with_name(f".{home.name}.{uuid.uuid4().hex[:8]}")
+    part = _beside(home)
     try:
-        with _opened(file) as tar:
+        part.mkdir(parents=True)
+        with _held(part), _opened(file) as tar:
             for done, member in enumerate(tar, start=1):
                 if member.name != LIST:
                     _extract(tar, member, part)
@@ -255,11 +260,37 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> Non
             out.write(piece)
 
 
-def _remove(folder: Path) -> None:
+def _remove(path: Path) -> None:
     import shutil
 
-    if folder.exists():
-        shutil.rmtree(folder, ignore_errors=True)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _beside(target: Path) -> Path:
+    """A place to make ``target`` in. What a killed process left in such a place, keys and all, goes now: nobody holds
+    it any more."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
+        with suppress(OSError), _held(left):
+            _remove(left)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a file or folder until the block ends; BlockingIOError where another process does."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        _hold(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _hold(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def copy_to(registry: Registry, url: str) -> dict[str, Any]:
