@@ -46,7 +46,7 @@ def main(out: Path) -> int:
     print(f"\n{total} retrained LoRAs looked up: {first / total:.1%} at rank 1, {top / total:.1%} in the first ten")
     sheet(world, retrained, found).save(out / "matches.png")
     print(f"Queries (left) and their matches: {out / 'matches.png'}")
-    print(f"Done in {time.perf_counter() - started:.0f} s. Try:\n  export W2W_HOME={home}")
+    print(f"Done in {time.perf_counter() - started:.0f} s. Try:\n  export W2W_HOME={home.resolve()}")
     print(f"  {program()} list --where 'beard = 1 and hat = 1' --limit 5")
     print("  make gallery")
     return 0

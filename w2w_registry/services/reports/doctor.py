@@ -159,7 +159,7 @@ def _artifacts(registry: Registry) -> Iterator[Finding]:
         said = f"{len(lost)} of {len(named)} files are gone, as {lost[0][:16]}…"
         yield Finding("files", "bad", said, "put them back from a backup: w2w-reg restore")
     else:
-        yield Finding("files", "ok", f"all {len(named)} are there (w2w-reg verify looks into them)")
+        yield Finding("files", "ok", f"all {len(named)} are there (`w2w-reg verify NAME` checks what is in them)")
 
 
 def _pushes(registry: Registry) -> Iterator[Finding]:
