@@ -14,15 +14,15 @@ a record run out, and adding one more subject, never allow more than before (tes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.reasons import Reason, ReasonCode
-from w2w_registry.consent.records import DERIVING, ConsentRecord, Status, Use, countries
-from w2w_registry.errors import SettingError
+from w2w_registry.consent.records import DERIVING, PURPOSES, ConsentRecord, Status, Use, countries
+from w2w_registry.errors import SettingError, UnknownPurpose
 from w2w_registry.records import ConsentState, Kind
 
 WORLD = "world"
@@ -45,6 +45,11 @@ class Rules:
     likeness_kinds: frozenset[Kind] = frozenset({Kind.PERSON})
     purposes: tuple[str, ...] = ()
     signed_consents: bool = False
+
+    @property
+    def known_purposes(self) -> frozenset[str]:
+        """The usual purposes and this registry's own."""
+        return frozenset({*PURPOSES, self.purpose, *self.purposes})
 
     @classmethod
     def from_settings(cls, table: Mapping[str, Any]) -> Rules:
@@ -122,6 +127,30 @@ class Decision:
     def subjects(self) -> tuple[str, ...]:
         """Subjects who stand in the way."""
         return tuple(sorted({r.subject for r in self.reasons if r.subject is not None}))
+
+
+def near_purpose(word: str, known: Collection[str]) -> None:
+    """Raise UnknownPurpose when a word that is none of those known looks like a misspelling of one."""
+    import difflib
+
+    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.8)
+    if near:
+        raise UnknownPurpose(name=word, near=tuple(near))
+
+
+def unknown_purpose(purpose: str | None, rules: Rules, upstream: Iterable[Upstream]) -> Reason | None:
+    """The warning about a purpose that this registry does not know and no consent upstream names; None for others.
+
+    Raises:
+        UnknownPurpose: it looks like a misspelling, under which nothing would be found or what was meant not asked.
+    """
+    known = rules.known_purposes
+    if purpose is None or purpose in known:
+        return None
+    if any(purpose in (*record.scope.purposes, *record.scope.forbidden) for one in upstream for record in one.records):
+        return None
+    near_purpose(purpose, known)
+    return Reason(ReasonCode.UNKNOWN_PURPOSE, None, detail=purpose)
 
 
 _GRANTABLE = frozenset(

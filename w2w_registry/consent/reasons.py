@@ -31,6 +31,7 @@ class ReasonCode(StrEnum):
     HELD = "held"
     UNSIGNED = "not-signed-by-the-subject"
     UNCOMPARED = "not-compared"
+    UNKNOWN_PURPOSE = "purpose-unknown"
 
 
 _WORDS: Mapping[ReasonCode, str] = {
@@ -54,6 +55,7 @@ _WORDS: Mapping[ReasonCode, str] = {
     ReasonCode.LIKENESS: "too near a likeness that was refused",
     ReasonCode.HELD: "held until somebody decides whom it depicts",
     ReasonCode.UNSIGNED: "the subject has not signed the consent",
+    ReasonCode.UNKNOWN_PURPOSE: "this registry knows no such purpose",
     ReasonCode.UNCOMPARED: "never compared with those who refused",
 }
 """What each code says to a person."""

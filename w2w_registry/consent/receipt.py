@@ -91,6 +91,13 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
     }
 
 
+_KEEP = "It says what was agreed to, how to take it back, and who answers for it. Keep it: its digest proves what was recorded."
+
+
+def _moment(at: datetime) -> str:
+    return f"{iso(at)[:19].replace('T', ' ')} UTC"
+
+
 def receipt_markdown(record: ConsentRecord, now: datetime, withdraw: str | None = None) -> str:
     """The receipt for reading; ``withdraw`` as in ``receipt``."""
     scope, notice = record.scope, record.notice
@@ -102,7 +109,7 @@ def receipt_markdown(record: ConsentRecord, now: datetime, withdraw: str | None 
         ("Purposes", ", ".join(scope.purposes)),
         ("Uses", "all the purposes need" if scope.uses is None else ", ".join(scope.uses)),
         ("Not allowed", ", ".join(scope.forbidden) or "–"),
-        ("Derivatives", "allowed" if scope.allows_derivatives else "not allowed"),
+        ("Edits and mixes", "allowed" if scope.allows_derivatives else "not allowed"),
         ("Publication", "allowed" if scope.publication else "not allowed"),
         ("Territory", "worldwide" if scope.territory is None else ", ".join(scope.territory)),
         ("From", _day(scope.valid_from) or "at once"),
@@ -118,10 +125,17 @@ def receipt_markdown(record: ConsentRecord, now: datetime, withdraw: str | None 
         ("To withdraw", notice.withdrawal_method or withdraw or "none recorded"),
         ("Digest", record.digest()),
     ]
-    lines = [f"# Consent receipt {record.record_id}", "", f"Issued {iso(now)}.", "", "| | |", "| --- | --- |"]
+    lines = [
+        f"# Consent receipt {record.record_id}",
+        "",
+        f"Issued {_moment(now)}. {_KEEP}",
+        "",
+        "| | |",
+        "| --- | --- |",
+    ]
     lines += [f"| {name} | {_cell(str(value))} |" for name, value in rows]
     lines += ["", "## History", "", "| when | what | state | by |", "| --- | --- | --- | --- |"]
-    lines += [f"| {iso(e.at)} | {e.kind} | {e.status} | {_cell(e.entity)} |" for e in record.events]
+    lines += [f"| {_moment(e.at)} | {e.kind} | {e.status} | {_cell(e.entity)} |" for e in record.events]
     return "\n".join(lines) + "\n"
 
 

@@ -13,7 +13,7 @@ from tests.services.small import ANY, Small
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.records import Scope, Use
-from w2w_registry.errors import ConsentDenied
+from w2w_registry.errors import ConsentDenied, UnknownPurpose
 from w2w_registry.records import ConsentState, Kind, OperationKind, now
 from w2w_registry.services.consent import amendments, gate, grants, withdraw
 from w2w_registry.services.consent.upstream import consent_states, upstream_of
@@ -165,3 +165,24 @@ def test_who_withdrew_without_a_record_is_unknown_no_longer(small: Small, use: U
     assert str(reason) == "s-no: the subject has refused"
     small.grant("s-no")
     assert allowed()
+
+
+def test_a_purpose_nobody_knows_is_told_and_a_misspelt_one_refused(catalog: Catalog, tmp_path: Path) -> None:
+    small = Small(catalog, tmp_path, {"purposes": ["casting"]})
+    small.grant("s1", Scope(purposes=("any",)))
+    small.grant("s2", Scope(purposes=("puppetry",)))
+    granted, named = small.add("p1", "s1"), small.add("p2", "s2")
+    nobody = small.add("n", kind=Kind.PRODUCT)
+
+    def told(version: int, purpose: str | None) -> list[str]:
+        decision = gate.require(small.registry, Use.GENERATE, versions=[version], purpose=purpose)
+        return [str(warning) for warning in decision.warnings]
+
+    for version in (granted, nobody):
+        assert told(version, "puppetry") == ["this registry knows no such purpose (puppetry)"]
+        for misspelt in ("reserch", "castin", "Advertising"):
+            with pytest.raises(UnknownPurpose, match=f"{misspelt}.*did you mean"):
+                told(version, misspelt)
+        for known in (None, "casting", "advertising"):
+            assert told(version, known) == []
+    assert told(named, "puppetry") == []  # somebody agreed to it by name

@@ -32,7 +32,7 @@ from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.holds import anything_open, found_distinct, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.models import Space
-from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, ways_out
+from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, unknown_purpose, ways_out
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
@@ -104,7 +104,7 @@ def require(registry: Registry, use: Use | str, **about: Unpack[About]) -> Decis
 
     Raises:
         ConsentDenied: with every reason and the subjects in the way; HeldBack when somebody has to decide first whom a
-        version depicts. SettingError: an unusable ``[policy]``.
+        version depicts. SettingError: an unusable ``[policy]``. UnknownPurpose: a misspelt one.
     """
     decision = ask(registry, use, **about)
     if not decision.allowed:
@@ -177,11 +177,14 @@ def ask_uses(
             upstream.append(Upstream(None))
         fitted_on = withdrawn_members(where, spaces)
         out = _blocked(where, versions) if versions else []
+        strange = unknown_purpose(purpose, rules, upstream)
         met: list[Reason] | None = None
         found = []
         for use in uses:
             what = Use(use)
             decision = decide(what, upstream, rules, moment, purpose=purpose, territory=territory, fitted_on=fitted_on)
+            if strange is not None:
+                decision = replace(decision, warnings=(*decision.warnings, strange))
             held = [] if what in _STATE_FREE else out
             if decision.allowed and not held and versions and what not in _STATE_FREE:
                 met = list(_met(registry, where, versions).values()) if met is None else met

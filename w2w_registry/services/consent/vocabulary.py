@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
-from w2w_registry.consent.records import ANY_PURPOSE, PURPOSES, Scope, Use
-from w2w_registry.errors import UnknownPurpose, UnknownTerritory
+from w2w_registry.consent.policy import near_purpose
+from w2w_registry.consent.records import ANY_PURPOSE, Scope, Use
+from w2w_registry.errors import UnknownTerritory
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
@@ -24,15 +24,13 @@ def unknown_words(registry: Registry, scope: Scope) -> list[str]:
     """
     with registry.catalog.read() as session:
         rules = gate.rules_of(registry, session)
-    purposes = {*PURPOSES, rules.purpose, *rules.purposes, ANY_PURPOSE}
+    purposes = {*rules.known_purposes, ANY_PURPOSE}
     strange = []
     for words, known in ((scope.purposes, purposes), (scope.forbidden, purposes | set(Use))):
         for word in words:
             if word in known:
                 continue
-            near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.8)
-            if near:
-                raise UnknownPurpose(name=word, near=tuple(near))
+            near_purpose(word, known)
             strange.append(word)
     for code in scope.territory or ():
         if not _TERRITORY.fullmatch(code):

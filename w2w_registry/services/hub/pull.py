@@ -243,8 +243,12 @@ def space_of(session: Session, document: Document) -> Space:
     """
     row = space_with_digest(session, document.space_digest)
     if row is None:
-        where = f" (w2w-reg space import NAME {address_of(document.space_repo)})" if document.space_repo else ""
-        raise NotFound(what="space", name=f"{document.space}, digest {document.space_digest[:12]}{where}")
+        name = f"{document.space} (digest {document.space_digest[:12]})"
+        if document.space_repo:
+            cure = f"`w2w-reg space import NAME {address_of(document.space_repo)}` gets it"
+        else:
+            cure = "the release does not say where it is published: ask its publisher for it"
+        raise NotFound(what="space", name=name, reason=f"the release lies in it; {cure}")
     return row
 
 
