@@ -91,7 +91,7 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
     }
 
 
-_KEEP = "It says what was agreed to, how to take it back, and who answers for it. Keep it: its digest proves what was recorded."
+_KEEP = "It says what was agreed to, how to take it back, and who answers for it. The digest proves what was recorded."
 
 
 def _moment(at: datetime) -> str:
