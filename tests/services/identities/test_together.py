@@ -21,6 +21,7 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.lora import write_lora
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import withdraw
+from w2w_registry.services.consent.second_look import SecondLook
 from w2w_registry.services.identities import incoming
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
 from w2w_registry.services.recording.equivalents import near_any
@@ -153,3 +154,22 @@ def test_near_sketches_are_found_and_others_are_not(tmp_path: Path, loras: Path)
         assert [[row.version_id for row in rows] for rows in scaled] == [[i] for i in ids]
         assert not any(near_any(session, [Sketch(s.values * np.float32(3), s.norm * 3) for s in stored], states))
         assert not any(near_any(session, stored, [VersionState.ERASED]))
+
+
+def test_files_that_are_there_already_are_compared_with_nobody(
+    tmp_path: Path, loras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, folder = fresh(tmp_path / "registry", loras), tmp_path / "folder"
+    folder.mkdir()
+    for i in range(18):
+        shutil.copytree(loras / f"p{i:04d}", folder / f"p{i:04d}")
+    first = add(registry, AddRequest([str(folder)]))
+    shutil.copytree(loras / "p0020", folder / "p0020")
+    asked: list[int] = []
+    near = SecondLook.near
+    monkeypatch.setattr(SecondLook, "near", lambda *given: (asked.append(len(given[1])), near(*given))[1])
+    for dry_run in (True, False):
+        again = add(registry, AddRequest([str(folder)], dry_run=dry_run))
+        assert [item.status for item in again.items] == ["existing"] * 18 + ["added"]
+        assert [item.identity for item in again.items[:18]] == [item.identity for item in first.items]
+    assert asked == [1] * len(asked)

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.lookup import identities_named
+from w2w_registry.catalog.lookup import identities_named, known_among
 from w2w_registry.catalog.models import (
     Identity,
     InputKind,
@@ -150,13 +150,11 @@ class _Chunk:
         """Record the new ones; say of the others that they are there."""
         if not incoming:
             return []
-        points = [{self.row.id: one.coordinates} for one in incoming]
         incoming = self._asked(incoming)
-        likenesses = [one.likeness for one in incoming]
         if self.request.dry_run:
             with self.registry.catalog.read() as session:
                 door = Door(self.registry, session)
-                near = door.second.near(likenesses, points)
+                near = self._near(session, door, incoming)
                 return [self._foresee(session, door, one, near[i]) for i, one in enumerate(incoming)]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
         new, seen = plain(self.registry, self.row, incoming)
@@ -172,12 +170,22 @@ class _Chunk:
                 session=uow.session,
             )
             door = Door(self.registry, uow.session)
-            near = door.second.near(likenesses, points)
+            near = self._near(uow.session, door, incoming)
             done = self._record_all(uow, door, incoming, stored, near, seen)
             return self.request.settled(
                 uow,
                 [done[i] if i in done else self._record(uow, door, one, near[i]) for i, one in enumerate(incoming)],
             )
+
+    def _near(self, session: Session, door: Door, incoming: Sequence[Incoming]) -> list[Sequence[Near]]:
+        """Whom each comes near; nobody for a file that a version came in, which is that version and is not asked."""
+        files, _ = known_among(session, [one.lora.sha256 for one in incoming], ())
+        near: list[Sequence[Near]] = [()] * len(incoming)
+        new = [i for i, one in enumerate(incoming) if one.lora.sha256 not in files]
+        points = [{self.row.id: incoming[i].coordinates} for i in new]
+        for i, found in zip(new, door.second.near([incoming[i].likeness for i in new], points), strict=True):
+            near[i] = found
+        return near
 
     def _record_all(
         self,
