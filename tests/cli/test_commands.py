@@ -120,6 +120,8 @@ def test_a_sheet_of_query_and_matches(run: Run, loras: Path, tmp_path: Path) -> 
     run("init")
     run("space", "fit", "tiny", loras, "--base-model", BASE)
     run("add", own)
+    assert "preview digest" in run("show", "p0001")[1]
+    assert json.loads(run("show", "p0000", "--json")[1])["preview_digest"] is None
     assert run("search", own / "p0001", "--sheet", tmp_path / "sheet.png")[0] == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
         colours = {colour for _, colour in sheet.convert("RGB").getcolors(1 << 20)}

@@ -206,7 +206,7 @@ def _no_other_file(start: bytes, bad: Callable[[str, str | None], BadLora]) -> N
     if start.startswith(_PICTURES) or start[4:8] == b"ftyp" or (start[:4] == b"RIFF" and start[8:12] == b"WEBP"):
         raise bad("a picture or a film, not a model", None)
     if start and not any(start):
-        raise bad("begins with zeros only: a download that was not finished?", "download it again")
+        raise bad("begins with zeros only, as a download that was not finished does", "download it again")
     if start[:4] == b"GGUF":
         raise bad("a GGUF file, which is of another program", None)
     if start.lstrip()[:1] == b"<" and b"html" in start.lower():

@@ -61,6 +61,7 @@ class IdentityShown(Result):
     coordinates_digest: str | None
     model_digest: str
     manifest_digest: str | None
+    preview_digest: str | None
     base_model: str | None
     base_revision: str | None
     labels: Mapping[str, Any]

@@ -110,6 +110,7 @@ def show(registry: Registry, name: str) -> IdentityShown:
             coordinates_digest=rows.get(version.space_id or 0),
             model_digest=version.model_digest,
             manifest_digest=version.manifest_digest,
+            preview_digest=version.preview_digest,
             base_model=version.base_model,
             base_revision=version.base_revision,
             labels=labels_of(session, [version.id]).get(version.id, {}),
