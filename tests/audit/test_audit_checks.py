@@ -306,6 +306,7 @@ def test_an_outsider_finds_what_the_story_gives_away(verifier: ModuleType) -> No
     assert [seq for seq, _ in notices] == [2, 4, 5]
     for bad, seq, word in (
         (bodies((second, "a", {}, None), (first, "b", {}, None)), 2, "time runs back"),
+        (bodies(*((at, "a", {}, None) for at in (first, second, first, first, first))), 3, "time runs back"),
         (bodies((first, "policy.set", {"digest": "p"}, None), (first, "b", {}, "q")), 2, "policy"),
         (bodies((first, "a", {}, None), (first, "audit.checkpoint", {"note": "ab" * 32}, None)), 2, "is gone"),
     ):

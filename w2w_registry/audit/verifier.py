@@ -239,8 +239,8 @@ class Story:
             at = self.at  # not a time: the hash has nothing against it, and neither has the order
         if at < self.at:
             self.findings.append((seq, f"time runs back: event {seq} is before the one before it"))
-        self.at = max(self.at, at)
-        self.times.append(self.at)
+        self.at = at
+        self.times.append(max(self.times[-1], at) if self.times else at)
         if body.get("policy") != self.policy:
             self.findings.append((seq, f"event {seq} was decided under a policy that was not in force"))
         if action == "policy.set":
@@ -382,7 +382,7 @@ def _report(options: argparse.Namespace) -> int:
         with open(options.log, encoding="utf-8") as stream:
             events, held, found = check_log(stream, options.key, kept, notices)
         findings += found
-        print(f"{events} events, {held} checkpoints hold")
+        print(f"{events} event{'s'[: events != 1]}, {held} checkpoint{'s'[: held != 1]} checked")
         for seq, text in notices:
             print(f"{seq}: note: {text}")
     if options.proof:

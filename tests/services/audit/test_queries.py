@@ -176,3 +176,10 @@ def test_a_question_refuses_the_filters_it_does_not_use(small: Small, question: 
         with pytest.raises(UsageError, match=f"does not use .*{'by' if name == 'actor' else name}"):
             ask(small, question, **{name: given[name]})
     assert Filters(**given).only(question).given() <= queries.QUESTIONS[question].takes  # type: ignore[arg-type]
+
+
+def test_every_key_of_every_answer_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "reports.md").read_text("utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name, question in queries.QUESTIONS.items():
+        assert [key for key in question.columns if f"`{key}`" not in rows[name]] == [], name
