@@ -195,9 +195,11 @@ def test_what_was_made_of_a_second_training_outside_waits(
     """With noise as people differ it comes no nearer than strangers do, but no training leaves such weights."""
     monkeypatch.setattr(Door, "_against", lambda _self, _place, vectors: [[] for _ in vectors])
     loras, (_, space), rng = load_loras(), open_space(home, "faces"), np.random.default_rng(5)
+    noises = {}
     for who in WHO:
         withdraw.withdraw(home, f"s{who:03d}", erase=who % 2 == 0)
         noise = space.reconstruct(1.0 * space.component_std * rng.normal(size=space.k)) - space.mean
+        noises[who] = noise
         write(tmp_path / "noisy" / f"n{who:03d}", loras, who, again=True, besides=noise)
     found = add(home, AddRequest([str(tmp_path / "noisy")], kind="style"))
     assert sum("no training leaves such weights" in " ".join(item.warnings) for item in found.items) >= 3
@@ -205,6 +207,13 @@ def test_what_was_made_of_a_second_training_outside_waits(
     assert whys.count(str(Why.MADE)) == sum("no training" in " ".join(item.warnings) for item in found.items)
     strangers = add(home, AddRequest([str(world / "strangers")]))
     assert sum(item.held for item in strangers.items) <= 1
+    with monkeypatch.context() as elsewhere:  # taken in unseen, it waits once it is seen
+        elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
+        write(tmp_path / "more" / "m008", loras, 8, again=True, besides=1.01 * noises[8])
+        add(home, AddRequest([str(tmp_path / "more")], kind="style"))
+    taken = take(home, newcomers.opened(PIPELINE))
+    told = look_again(home, taken.base, taken.question, taken.versions)
+    assert any("m008@1 is held" in one and str(Why.MADE) in one for one in told)
 
 
 def test_who_was_taken_in_unseen_waits_once_it_is_seen(

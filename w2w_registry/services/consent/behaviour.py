@@ -185,8 +185,8 @@ class Behaviour:
                     found[number] += encounters
         return found
 
-    def against_versions(self, version_ids: Collection[int]) -> dict[int, list[Encounter]]:
-        """Whom registered versions meet, by what was recorded of them: version id -> encounters."""
+    def against_versions(self, version_ids: Collection[int], *, made: bool = False) -> dict[int, list[Encounter]]:
+        """As ``against``, of registered versions, by what was recorded of them: version id -> encounters."""
         places = self.places
         by_place: dict[Place, list[tuple[int, bytes]]] = {}
         for row in stored.of_versions(self._session, version_ids) if places else ():
@@ -197,7 +197,7 @@ class Behaviour:
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
                 ids = np.array([version for version, _ in part], np.int64)
-                found = self._met(place, np.stack([unpack(data) for _, data in part]), ids)
+                found = self._met(place, np.stack([unpack(data) for _, data in part]), ids, made)
                 for version, encounters in zip(ids.tolist(), found, strict=True):
                     met.setdefault(version, []).extend(encounters)
         return met

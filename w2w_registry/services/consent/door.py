@@ -32,7 +32,7 @@ from w2w_registry.consent.references import (
     nearest,
 )
 from w2w_registry.errors import LikenessRefused
-from w2w_registry.services.consent.made_outside import made_outside
+from w2w_registry.services.consent.made_outside import made_outside, made_outside_before
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
@@ -203,7 +203,12 @@ class Door:
 
     def doubts(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that may draw somebody who refused, and are not refused: version id -> encounter."""
-        return {version_id: e for version_id, e in self._worst(version_ids).items() if e.doubtful}
+        worst = self._worst(version_ids)
+        left = [version_id for version_id, e in worst.items() if not e.refused and not e.doubtful]
+        made = made_outside_before(self._registry, self._session, self._places, self._who.spaces, left)
+        for version_id, encounters in self._who.behaviour.against_versions(made, made=True).items():
+            worst[version_id] = gravest([worst[version_id], *encounters]) or worst[version_id]
+        return {version_id: e for version_id, e in worst.items() if e.doubtful}
 
     def known(self, version_ids: Collection[int]) -> dict[int, Encounter]:
         """Registered versions that are, or may draw, somebody who agrees again: version id -> encounter."""

@@ -13,11 +13,15 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import is_member
+from w2w_registry.catalog.models import Version
 from w2w_registry.consent.second_look import By
+from w2w_registry.lora import Factors
 from w2w_registry.records import OperationKind, VersionState
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.second_look import Near
+from w2w_registry.services.recording.equivalents import stored_likenesses
 from w2w_registry.services.recording.versions import Activity, NewVersion
+from w2w_registry.services.registry import Registry
 
 _RECORDED: Final = frozenset(set(OperationKind) - {OperationKind.IMPORT, OperationKind.PULL})
 
@@ -35,17 +39,35 @@ def made_outside(
     Not asked of what an operation of this registry made, what a release says its registry made (it has no residual),
     nor of the model of a version that is in service here.
     """
-    factors = new.likeness.factors
-    if factors is None or _explained(new, activity) or _here(session, near):
+    kind = OperationKind.IMPORT if activity is None else activity.kind
+    if new.likeness.factors is None or _explained(kind, new) or _here(session, near):
         return False
-    return any(places.unusual(factors, i) and not is_member(session, i, new.model_digest) for i in sorted(spaces))
+    return _unusual(session, places, spaces, new.likeness.factors, new.model_digest)
 
 
-def _explained(new: NewVersion, activity: Activity | None) -> bool:
-    if activity is None:
-        return False
-    released = activity.kind == OperationKind.PULL and new.space_id is not None and new.residual is None
-    return activity.kind in _RECORDED or released
+def made_outside_before(
+    registry: Registry, session: Session, places: Places, spaces: Collection[int], version_ids: Collection[int]
+) -> list[int]:
+    """The same of registered versions, by their own spaces too."""
+    rows = versions_by_id(session, version_ids)
+    open_ones = [row for row in rows.values() if not _explained(row.operation.kind, row)]
+    likenesses = stored_likenesses(registry, session, open_ones)
+    found = []
+    for row in open_ones:
+        factors = likenesses[row.id].factors
+        own = set() if row.space_id is None else {row.space_id}
+        if factors is not None and _unusual(session, places, own.union(spaces), factors, row.model_digest):
+            found.append(row.id)
+    return found
+
+
+def _unusual(session: Session, places: Places, spaces: Collection[int], factors: Factors, model_digest: str) -> bool:
+    return any(places.unusual(factors, i) and not is_member(session, i, model_digest) for i in sorted(spaces))
+
+
+def _explained(kind: str, version: NewVersion | Version) -> bool:
+    released = kind == OperationKind.PULL and version.space_id is not None and version.residual is None
+    return kind in _RECORDED or released
 
 
 def _here(session: Session, near: Sequence[Near]) -> bool:
