@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import and_, func, or_, select, type_coerce
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.assets import Identity, Tag, Version
+from w2w_registry.catalog.assets import Identity, Label, Tag, Version
 from w2w_registry.catalog.label_pages import page_by_label
 from w2w_registry.catalog.listing import Listed, restrict, sort_columns
 from w2w_registry.catalog.resolve import PRESENT
@@ -141,6 +141,14 @@ def tag_counts(session: Session, limit: int = 30) -> list[tuple[str, str, int]]:
         .limit(limit)
     )
     return [(key, value, number) for key, value, number in session.execute(query)]
+
+
+def label_names(session: Session, limit: int = 200) -> list[str]:
+    """The first names of labels there are; each costs one look into the index, however many versions have it."""
+    name = select(func.min(Label.name).label("name")).cte("label_names", recursive=True)
+    following = select(func.min(Label.name)).where(Label.name > name.c.name).scalar_subquery()
+    name = name.union_all(select(following).where(name.c.name.is_not(None)))
+    return list(session.scalars(select(name.c.name).where(name.c.name.is_not(None)).limit(limit)))
 
 
 def _columns(sort: str) -> tuple[list[Any], bool]:

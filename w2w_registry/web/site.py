@@ -96,6 +96,19 @@ class Remembered:
                     return known
             return self._make(key, seq, make)
 
+    def soon(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value | None:
+        """The same of what takes long: None while it is worked out for the first time, beside the answers."""
+        with self._lock:
+            known = key in self._kept
+            begun = key in self._making
+            if not known and not begun:
+                self._making[key] = threading.Lock()
+        if known:
+            return self.get(key, seq, make)
+        if not begun:
+            threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
+        return None
+
     def current(self, key: Hashable, seq: int) -> bool:
         """Whether what is kept is of the catalog's state ``seq``."""
         with self._lock:

@@ -53,11 +53,13 @@ class Page:
 
 @dataclass(frozen=True)
 class Overview:
-    """How many identities match, and of what sorts they are; ``seq`` is the catalog's last change then."""
+    """How many identities match, and of what sorts they are; ``labels``: what labels there are, of whomever; ``seq`` is
+    the catalog's last change then."""
 
     total: int
     facets: Mapping[str, Mapping[str, int]]
     tags: tuple[tuple[str, str, int], ...]
+    labels: tuple[str, ...]
     seq: int
 
 
@@ -107,7 +109,8 @@ def overview(registry: Registry, where: str | None = None) -> Overview:
     expression = _expression(where)
     with registry.catalog.read() as session:
         total, facets = paging.facet_counts(session, expression)
-        return Overview(total, facets, tuple(paging.tag_counts(session)), last_seq(session))
+        tags, labels = tuple(paging.tag_counts(session)), tuple(paging.label_names(session))
+        return Overview(total, facets, tags, labels, last_seq(session))
 
 
 def page_start(

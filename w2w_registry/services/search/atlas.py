@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -94,6 +95,12 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
     )
 
 
+def needs_umap() -> None:
+    """Raises MissingExtra: UMAP is not installed."""
+    if find_spec("umap") is None:
+        raise MissingExtra(package="umap-learn", extra="umap", feature="a UMAP map")
+
+
 def unfolded(registry: Registry, ref: str | None = None) -> Mapping[str, tuple[float, float]]:
     """Where UMAP puts the versions that :func:`atlas` draws, in standard deviations, by reference. It takes seconds.
 
@@ -144,10 +151,9 @@ def _scaled(plane: NDArray[np.float32]) -> NDArray[np.float32]:
 def _umap(row: Space, matrix: NDArray[np.float32]) -> NDArray[np.float32]:
     """Two dimensions that keep neighbours together (McInnes et al., arXiv 1802.03426), near by the space's own metric.
     The seed is fixed: the same people give the same map."""
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise MissingExtra(package="umap-learn", extra="umap", feature="a UMAP map") from None
+    needs_umap()
+    from umap import UMAP
+
     if len(matrix) <= NEIGHBOURS:
         return _scaled(matrix[:, :2])
     units = metric_of(row).unit(matrix)  # of unit rows, the Euclidean distance orders as the cosine does

@@ -9,7 +9,7 @@ from fastapi import Query
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import UsageError
-from w2w_registry.services.identities import paging
+from w2w_registry.services.identities import bulk, describing, paging
 from w2w_registry.web.filters import quoted
 from w2w_registry.web.problems import problem_of
 from w2w_registry.web.site import Desk, Look, page_router, url
@@ -132,10 +132,7 @@ def _facets(counted: paging.Overview, where: str, sort: str) -> list[tuple[str, 
             "State",
             [(value, f"state = {value}", number) for value, number in counted.facets["state"].items()],
         ),
-        (
-            "Tags",
-            [(f"{key} = {value}", f"tag.{quoted(key)} = {quoted(value)}", n) for key, value, n in counted.tags],
-        ),
+        *_tags(counted),
     ]
     terms = [term.strip() for term in where.split(" and ")] if where else []
     return [
@@ -143,6 +140,18 @@ def _facets(counted: paging.Overview, where: str, sort: str) -> list[tuple[str, 
         for name, choices in groups
         if choices
     ]
+
+
+def _tags(counted: paging.Overview) -> list[tuple[str, list[tuple[str, str, int]]]]:
+    """Collections and tags; notes are for whoever reads about one identity."""
+    found: dict[str, list[tuple[str, str, int]]] = {"Collections": [], "Tags": []}
+    for key, value, number in counted.tags:
+        term = f"tag.{quoted(key)} = {quoted(value)}"
+        if key.startswith(bulk.COLLECTION):
+            found["Collections"].append((key.removeprefix(bulk.COLLECTION), term, number))
+        elif key != describing.NOTE:
+            found["Tags"].append((f"{key} = {value}", term, number))
+    return list(found.items())
 
 
 def _choice(label: str, term: str, number: int, terms: list[str], where: str, sort: str) -> Choice:
@@ -156,9 +165,10 @@ def _choice(label: str, term: str, number: int, terms: list[str], where: str, so
 
 def _words(counted: paging.Overview) -> dict[str, list[str]]:
     """What the filter's box completes: fields, and the values of those with few."""
-    tags = sorted({key for key, _, _ in counted.tags})
+    tags = sorted({key for key, _, _ in counted.tags} - {describing.NOTE})
+    labels = [name for name in counted.labels if name.isidentifier() and name not in FIELDS]
     return {
-        "fields": [*FIELDS, *(f"tag.{key}" for key in tags)],
+        "fields": [*FIELDS, *labels, *(f"tag.{key}" for key in tags)],
         "kind": ["person", "product", "style", "animal", "character", "other"],
         "state": ["active", "held", "blocked", "removed", "erased"],
         "space": sorted(counted.facets["space"]),

@@ -144,7 +144,8 @@ def sample(
         for one in made["samples"][:SHOWN]:
             preview_of(desk, f"{one['identity']}@1")
     first = made["samples"][0]["identity"].rpartition("-")[0]
-    return RedirectResponse(url("/", where=f"operation = sample and name like '{first}-%'", sort="-created"), 303)
+    where = f"operation = sample and name like '{first}-%'"
+    return RedirectResponse(url("/", where=where, sort="-created", done=len(made["samples"]), did="sampled"), 303)
 
 
 def _made(desk: Desk, ref: str) -> str:

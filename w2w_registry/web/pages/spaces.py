@@ -44,11 +44,18 @@ def _space(desk: Desk, name: str, after: int, by: atlas.Way) -> HTMLResponse:
     points, unable = list(drawn.points), None
     if by == "umap":
         try:
-            # Whoever is no longer drawn is not drawn here either, however old this is.
-            found = desk.site.remembered.get(("umap", ref), seq, lambda: atlas.unfolded(desk.registry, ref))
-            points = [replace(one, x=found[one.ref][0], y=found[one.ref][1]) for one in points if one.ref in found]
+            atlas.needs_umap()
+            found = desk.site.remembered.soon(("umap", ref), seq, lambda: atlas.unfolded(desk.registry, ref))
         except MissingExtra as error:
-            by, unable = "pca", problem_of(error).detail
+            found, unable = None, problem_of(error).detail
+        # Whoever is no longer drawn is not drawn here either, however old this is.
+        by = "pca" if found is None else by
+        points = (
+            points
+            if found is None
+            else [replace(one, x=found[one.ref][0], y=found[one.ref][1]) for one in points if one.ref in found]
+        )
+        unable = unable or (None if found else "the map is being worked out; load the page again in a moment")
     others = [
         row for row in showing.list_spaces(desk.registry) if row["space"].partition("@")[0] == ref.partition("@")[0]
     ]
