@@ -242,6 +242,9 @@ def test_what_is_held_waits_for_another_person(
         again = make_world(60).write(tmp_path / name, range(55, 56), training=2)
     assert manage.show(registry, "mallory")["state"] == "held"
     assert "Held: " in browser.get("/identities/mallory").text
+    before = len(log.events_list(registry, action="consent.refuse"))
+    assert post(browser, "/make", **{"action": "save", "from": "mallory", "d.skin": "1", "name": "more"})[0] == 403
+    assert len(log.events_list(registry, action="consent.refuse")) == before + 1  # as on the command line
     assert "waits for somebody else than you" in browser.get("/compliance").text
     form = {"version": "mallory@1", "decision": "same", "same_as": f"{alice}@1", "reason": "same face"}
     code, text = post(browser, "/compliance/held", **form)

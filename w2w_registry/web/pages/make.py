@@ -9,7 +9,7 @@ from fastapi import Form, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from w2w_registry.errors import ConsentDenied, RegistryError, UsageError
+from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.services.identities import manage, paging
 from w2w_registry.services.spaces import showing as spaces
 from w2w_registry.services.synthesis import direction_list, edit, preview
@@ -73,7 +73,7 @@ def _sliders(
     before: Job | None = None
     after: Job | None = None
     found: preview.Prospect | None = None
-    refused = problem is not None and problem.code == ConsentDenied.code  # a refusal is logged: once is enough
+    refused = problem is not None and problem.status == 403  # a refusal, of whatever kind, is logged: once is enough
     try:
         if not refused:
             found = preview.prospect(desk.registry, ref, amounts)
