@@ -284,7 +284,7 @@ class _Chunk:
         try:
             if known is not None:
                 labels = self._labels(one)
-                changed = seen_again(self.registry, uow, self.request, self.row, one, known[0], labels)
+                changed = seen_again(self.registry, uow, self.request, self.row, one, known, labels)
                 item = self._existing(uow.session, one, *known)
                 return replace(item, updated=tuple(changed))
             door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)

@@ -26,17 +26,21 @@ def seen_again(
     request: AddRequest,
     space: Space,
     one: Incoming,
-    version: Version,
+    known: tuple[Version, str | None],
     labels: Mapping[str, float | str],
 ) -> list[str]:
     """Note a file not seen before, subjects not named before, and coordinates in a space the version was not placed in
     yet; set the labels given. Returns the names of those that changed.
 
+    Args:
+        known: the version, and how it is known when the bytes differ.
+
     Raises:
         SecondPersonNeeded: one person alone says whom the version depicts.
     """
+    version, how = known
     depict(registry, uow, request, one.path, version)
-    if not came_in(uow.session, version.id, one.lora.sha256):
+    if how is not None and not came_in(uow.session, version.id, one.lora.sha256):
         uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
         uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
     changed = set_labels(uow, version, labels)
@@ -56,6 +60,8 @@ def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, 
     Raises:
         SecondPersonNeeded: one person alone says whom the version depicts.
     """
+    if not request.subjects:
+        return
     named = subjects_of(uow.session, [version.id]).get(version.id, ())
     missing = [subject for subject in request.subjects if subject not in named]
     if not missing:

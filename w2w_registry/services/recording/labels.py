@@ -102,7 +102,10 @@ def _plain(cell: str, mark: str) -> str:
 
 def changed_labels(session: Session, version_id: int, labels: Labels) -> list[str]:
     """The names of these labels that a version has not, or has with another value."""
-    have = label_rows(session, version_id)
+    return _changed(label_rows(session, version_id), labels) if labels else []
+
+
+def _changed(have: Mapping[str, LabelRow], labels: Labels) -> list[str]:
     return [n for n, value in labels.items() if (row := have.get(n)) is None or (row.number, row.text) != _cells(value)]
 
 
@@ -112,8 +115,10 @@ def _cells(value: Label) -> tuple[float | None, str | None]:
 
 def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:
     """Give a version these labels, with one event; returns the names of those that were not so already."""
+    if not labels:
+        return []
     have = label_rows(uow.session, version.id)
-    changed = changed_labels(uow.session, version.id, labels)
+    changed = _changed(have, labels)
     for name in changed:
         number, text = _cells(labels[name])
         row = have.get(name)
