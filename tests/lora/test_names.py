@@ -69,7 +69,7 @@ def test_unknown_names_are_refused(name: str) -> None:
 def test_unets_of_diffusers_are_known() -> None:
     """Every linear and convolution of SD and SDXL shaped UNets has a kohya name that leads back to it."""
     torch = pytest.importorskip("torch")
-    from diffusers import UNet2DConditionModel
+    from diffusers import UNet2DConditionModel, UNetSpatioTemporalConditionModel
 
     common = {"sample_size": 8, "layers_per_block": 2, "norm_num_groups": 4, "cross_attention_dim": 8}
     small = UNet2DConditionModel(block_out_channels=(8, 8, 8, 8), attention_head_dim=4, **common)
@@ -85,7 +85,16 @@ def test_unets_of_diffusers_are_known() -> None:
         use_linear_projection=True,
         **common,
     )
-    for unet in (small, sdxl):
+    video = UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 32),
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        num_attention_heads=(2, 2),
+        cross_attention_dim=8,
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=12,
+    )
+    for unet in (small, sdxl, video):
         names = [n for n, m in unet.named_modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv2d))]
         assert len(names) > 50
         for name in names:

@@ -272,10 +272,12 @@ def _from_flat_text(flat: str) -> str:
 
 # -- kohya --------------------------------------------------------------------------------------
 _INNER_ATTENTION = re.compile(
-    r"(?:transformer_blocks_(?P<n>\d+)_(?:(?P<attn>attn[12])_(?P<proj>to_q|to_k|to_v|to_out_0)|ff_(?P<ff>net_0_proj|net_2)"
-    r"|(?P<norm>norm[123]))|(?P<own>proj_in|proj_out|to_q|to_k|to_v|to_out_0|norm))"
+    r"(?:(?P<time>temporal_)?transformer_blocks_(?P<n>\d+)_(?:(?P<attn>attn[12])_(?P<proj>to_q|to_k|to_v|to_out_0)"
+    r"|(?P<in>ff|ff_in)_(?P<ff>net_0_proj|net_2)|(?P<norm>norm[123]|norm_in))|(?P<own>proj_in|proj_out|to_q|to_k|to_v|to_out_0|norm)"
+    r"|time_pos_embed_(?P<pos>linear_[12]))"
 )
 _RESNET = {name: name for name in ("conv1", "conv2", "conv_shortcut", "time_emb_proj", "norm1", "norm2")}
+_RESNET |= {f"{of}_res_block_{name}": f"{of}_res_block.{name}" for of in ("spatial", "temporal") for name in _RESNET}
 _LDM_RESNET = {
     "in_layers_0": "norm1",
     "out_layers_0": "norm2",
@@ -387,9 +389,11 @@ def _attention(inner: str) -> str | None:
         return None
     if match["own"]:
         return match["own"].replace("to_out_0", "to_out.0")
-    block = f"transformer_blocks.{int(match['n'])}"
+    if match["pos"]:
+        return f"time_pos_embed.{match['pos']}"
+    block = f"{match['time'] or ''}transformer_blocks.{int(match['n'])}"
     if match["norm"]:
         return f"{block}.{match['norm']}"
     if match["attn"]:
         return f"{block}.{match['attn']}.{match['proj'].replace('to_out_0', 'to_out.0')}"
-    return f"{block}.ff.{'net.0.proj' if match['ff'] == 'net_0_proj' else 'net.2'}"
+    return f"{block}.{match['in']}.{'net.0.proj' if match['ff'] == 'net_0_proj' else 'net.2'}"
