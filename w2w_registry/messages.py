@@ -79,6 +79,7 @@ _FIND = {
     "identity": "; `w2w-reg list` shows what there is",
     "space": "; `w2w-reg space list` shows what there is, `w2w-reg space fit` makes one",
     "direction": "; `w2w-reg direction list` shows what there is, `w2w-reg direction fit` fits them to labels",
+    "release on the Hub": "; `w2w-reg releases` shows what there is",
     "subject": "; `w2w-reg subject list` shows what there is",
     "collection": "; `w2w-reg collection list` shows what there is",
     "label": "; `w2w-reg show NAME` shows what there is",

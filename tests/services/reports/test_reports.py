@@ -14,7 +14,7 @@ from tests.services.small import Small
 from w2w_registry.catalog.events import events
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import SettingError, UsageError
+from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.records import now
 from w2w_registry.services.audit.phrases import ENGLISH
 from w2w_registry.services.consent import withdraw
@@ -135,12 +135,17 @@ def test_rates_times_times() -> None:
         '[rates]\nhour = {train = "much"}\n',
         "[rates]\nbase_line = 1\n",
         "[rates]\nhour = {trian = 1}\n",
+        "[rates]\nhour = {train = nan}\n",
+        "[rates]\nwatts = ''\n",
+        "rates = 5\n",
     ],
 )
 def test_unusable_rates_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "rates.toml").write_text(text)
-    with pytest.raises(SettingError):
+    with pytest.raises((BadFile, SettingError)):
         roi.read_rates(tmp_path / "rates.toml")
+    with pytest.raises(BadFile):
+        roi.read_rates(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import io
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -44,33 +45,35 @@ def read_rates(path: Path | None) -> Rates:
     """``[rates]`` of a TOML file; no file, no rates.
 
     Raises:
-        SettingError: not readable, a rate that is not a number, or one that nothing asks for.
+        BadFile: it cannot be read. SettingError: a rate that is not a number, or one that nothing asks for.
     """
     if path is None:
         return Rates()
     try:
         data = tomllib.loads(read_text(path, limit=_LIMIT))
-    except BadFile as error:
-        raise SettingError(setting=str(path), value="", reason=error.fields["reason"]) from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingError(setting=str(path), value="", reason=str(error)) from None
-    table = data.get("rates", data)
-    hour = table.get("hour", {})
+        raise BadFile(path=str(path), reason=f"not TOML: {error}") from None
+    table = _table(path, "rates", data.get("rates", data))
     numbers = {k: table.get(k) for k in ("baseline", "setup", "per_month", "storage", "grams_per_kwh")}
-    if isinstance(hour, (int, float)):
-        hour = {"default": hour}
-    watts = table.get("watts", {})
-    if isinstance(watts, (int, float)):
-        watts = {"default": watts}
+    hour, watts = (
+        {"default": one} if isinstance(one, (int, float)) else _table(path, name, one)
+        for name, one in (("hour", table.get("hour", {})), ("watts", table.get("watts", {})))
+    )
     _check_known(path, table, [*numbers, "currency", "hour", "watts"])
     for name, prices_of in (("hour", hour), ("watts", watts)):
         _check_known(path, prices_of, [*map(str, OperationKind), *usage.TIMED.values(), "fit", "default"], f"{name}.")
     given = (*hour.items(), *watts.items(), *((k, v) for k, v in numbers.items() if v is not None))
     for key, value in given:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise SettingError(setting=f"{path}: {key}", value=value, reason="a rate is a number, zero or more")
     prices, powers = ({k: float(v) for k, v in one.items()} for one in (hour, watts))
     return Rates(str(table.get("currency", "")), prices, watts=powers, **numbers)
+
+
+def _table(path: Path, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingError(setting=f"{path}: {name}", value=value, reason="expected a table, as in [rates]")
+    return value
 
 
 def _check_known(path: Path, table: Mapping[str, Any], known: Sequence[str], under: str = "") -> None:
