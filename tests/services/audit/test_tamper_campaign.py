@@ -16,6 +16,7 @@ from tests.services.audit.test_log import busy, change_one_cell, other_value, ra
 from tests.services.small import Small
 from w2w_registry.catalog.base import Base, audited_models, table_name
 from w2w_registry.catalog.engine import parse_url
+from w2w_registry.catalog.fingerprints import SpaceFingerprint
 from w2w_registry.catalog.models import Direction, Picture, PictureVersion, Version
 from w2w_registry.catalog.policies import make_policy
 from w2w_registry.catalog.session import Catalog
@@ -53,7 +54,8 @@ def full(catalog: Catalog, catalog_url: str, tmp_path: Path) -> Small:
         version = uow.session.get_one(Version, 1)
         uow.add(source_file(version, "e" * 64, File("f" * 64, "peft", "fp32", "a.safetensors", 12), uow.now()))
         picture = uow.add(Picture(mark=7, digest="a" * 64, operation="generate", seed=1, event_seq=1, made=uow.now()))
-        uow.add_all([*likeness(version, version.id), make_policy({"purpose": "art"}, uow.now())])
+        centre = SpaceFingerprint(space_id=small.space_id, part=0, base="b" * 64, question="q", data=b"\0" * 8)
+        uow.add_all([centre, *likeness(version, version.id), make_policy({"purpose": "art"}, uow.now())])
         uow.session.flush()
         uow.add(PictureVersion(picture_id=picture.id, version_id=version.id))
         uow.event("filled")
