@@ -314,7 +314,7 @@ def _causes(pairs: list[tuple[str, str]], word: str) -> None:
     ordered = sorted(kinds.values(), key=len, reverse=True)
     for same in ordered[:_SHOWN]:
         reason, path = same[0]
-        warn(f"{len(same)} {word}: {reason}  (as {path})")
+        warn(f"{len(same)} {word}: {reason}  (such as {path})")
     if len(ordered) > _SHOWN:
         rest = sum(len(same) for same in ordered[_SHOWN:])
         warn(f"{rest} more {word}, for {len(ordered) - _SHOWN} other reasons (--json lists all files)")
@@ -329,8 +329,11 @@ def _warnings(items: Sequence[Item]) -> None:
     for name, text in sorted(said, key=lambda pair: rank_of(pair[1])):
         kinds.setdefault(re.sub(r"\d[\d.]*", "#", text), []).append((name, text))
     for same in list(kinds.values())[:_SHOWN]:
-        name, text = same[0]
-        warn(f"{name}: {text}" if len(same) == 1 else f"{len(same)} identities, as {name}: {text}")
+        (name, text), who = same[0], {name for name, _ in same}
+        if len(who) > 1:
+            warn(f"{len(who)} identities, such as {name}: {text}")
+        else:
+            warn(f"{name}: {text}" + (f" ({len(same) - 1} more like this; --json lists all)" if len(same) > 1 else ""))
     rest = sum(len(same) for same in list(kinds.values())[_SHOWN:])
     if rest:
         warn(f"… {rest} more warnings (--json lists all)")

@@ -21,3 +21,12 @@ def test_the_gravest_first_and_the_rest_counted(capsys: pytest.CaptureFixture[st
     assert ["is somebody" in lines[0], "about the base" in lines[1]] == [True, True]
     assert len(lines) == 6
     assert "… 4 more warnings (--json lists all)" in lines[-1]
+
+
+def test_identities_are_counted_not_what_is_said_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    near = [f"looks like p{number}" for number in range(3)]
+    _warnings([Item("a", "added", "ann", 1, warnings=tuple(near))])
+    _warnings([Item(name, "added", name, 1, warnings=tuple(near)) for name in ("ann", "ben")])
+    one, two = capsys.readouterr().err.splitlines()
+    assert one.endswith("ann: looks like p0 (2 more like this; --json lists all)")
+    assert two.endswith("2 identities, such as ann: looks like p0")
