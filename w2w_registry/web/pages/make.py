@@ -73,15 +73,13 @@ def _sliders(
     before: Job | None = None
     after: Job | None = None
     found: preview.Prospect | None = None
-    refused = problem is not None and problem.status == 403  # a refusal, of whatever kind, is logged: once is enough
     try:
-        if not refused:
+        if problem is None:  # a refusal is logged: to look at what was refused, or mistyped, is none of its own
             found = preview.prospect(desk.registry, ref, amounts)
-            # Drawing asks for permission too, in its own time; after a refused edit that would be a second refusal.
-            before = drawing(desk, ref, {}, (seed,), "before") if problem is None else None
+            before = drawing(desk, ref, {}, (seed,), "before")
             after = drawing(desk, ref, amounts, (seed,), "after") if draw and amounts else None
     except RegistryError as error:
-        problem = problem or problem_of(error)
+        problem = problem_of(error)
     return desk.page(
         "make.html",
         status=200 if problem is None else problem.status,
