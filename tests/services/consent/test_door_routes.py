@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from tests.services.world import BASE, World
+from w2w_registry.catalog.lineage import ancestor_ids
+from w2w_registry.catalog.lookup import refs_of
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Scope, Use
 from w2w_registry.errors import ConsentDenied, LikenessRefused
 from w2w_registry.lora import write_lora
@@ -100,3 +103,18 @@ def test_whom_a_mix_comes_near_is_upstream(home: Registry, world: World, tmp_pat
     with pytest.raises(ConsentDenied) as caught:
         edit.mix(home, ["middle", "p0007"], [0.5, 0.5], name="again")
     assert "alice" in caught.value.subjects
+
+
+def test_what_was_made_of_an_input_is_not_upstream_of_what_stays_nearer_to_it(home: Registry) -> None:
+    """Whoever was mixed into somebody a little is in that mixture, and not in that person's other mixtures."""
+    edit.mix(home, ["p0006", "p0007"], [0.8, 0.2], name="blend")
+    edit.mix(home, ["p0006", "p0009"], [0.95, 0.05], name="apart")
+    edit.mix(home, ["blend", "p0011"], [0.95, 0.05], name="over")
+
+    def made_of(name: str) -> set[str]:
+        with home.catalog.read() as session:
+            ids = ancestor_ids(session, [version_for(session, name).id])
+            return {ref.name for ref in refs_of(session, ids).values()}
+
+    assert made_of("apart") == {"apart", "p0006", "p0009"}
+    assert made_of("over") == {"over", "blend", "p0006", "p0007", "p0011"}

@@ -10,6 +10,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.identities import names_beginning
+from w2w_registry.catalog.lineage import ancestor_ids
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind, Space
 from w2w_registry.catalog.operations import RESEMBLES
@@ -157,7 +158,11 @@ def record(
 
 def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft], searched: Searched) -> list[Draft]:
     """Samples, mixes and edits that come out as near a registered identity as another training of it would, and likely
-    are it in a gallery of this size, have it upstream: what may be done with them is asked of that person too."""
+    are it in a gallery of this size, have it upstream: what may be done with them is asked of that person too.
+
+    Not so what shares an ancestor with something the draft was made of and is nearer to: an edit of Alice is like her
+    mixture with Bob because both are like Alice, and nothing of Bob is in it.
+    """
     threshold, rate = space_row.calibration.get("threshold"), space_row.calibration.get("false_match_rate")
     if not threshold or not rate or not any(draft.activity.kind in _MAY_RESEMBLE for draft in drafts):
         return list(drafts)
@@ -167,19 +172,23 @@ def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft]
     near = [row[chosen].tolist() for row, chosen in zip(ids, close, strict=True)]
     with registry.catalog.read() as session:
         refs = refs_of(session, {i for row in near for i in row})
-    return [
-        _resembling(draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
-        for draft, row in zip(drafts, near, strict=True)
-    ]
+        return [
+            _resembling(session, draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
+            for draft, row in zip(drafts, near, strict=True)
+        ]
 
 
-def _resembling(draft: Draft, near: Sequence[int], refs: Mapping[int, IdentityRef]) -> Draft:
-    known = {item.version_id for item in draft.activity.inputs}
-    more = [
-        Input(RESEMBLES, InputKind.VERSION, version_id=i, ref=str(refs[i]))
-        for i in near
-        if i not in known and i in refs
-    ]
+def _resembling(session: Session, draft: Draft, near: Sequence[int], refs: Mapping[int, IdentityRef]) -> Draft:
+    """``near``: ids of versions, the nearest first."""
+    inputs = [item.version_id for item in draft.activity.inputs if item.version_id is not None]
+    upstream = ancestor_ids(session, inputs) if near and inputs else set()
+    nearer: set[int] = set()
+    more: list[Input] = []
+    for i in near:
+        if i in upstream:
+            nearer |= ancestor_ids(session, [i])
+        elif i in refs and not (nearer and nearer & ancestor_ids(session, [i])):
+            more.append(Input(RESEMBLES, InputKind.VERSION, version_id=i, ref=str(refs[i])))
     return replace(draft, activity=replace(draft.activity, inputs=(*draft.activity.inputs, *more))) if more else draft
 
 
