@@ -170,11 +170,12 @@ def test_pandas_and_notebooks(world: Path, tmp_path: Path) -> None:
     assert dict(Row({"a": 1})) == {"a": 1}
 
 
-def test_results_are_tables_at_the_prompt_too(world: Path) -> None:
+def test_results_are_tables_at_the_prompt_too(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     with w2w.open(world / "home") as reg:
         found = reg.list(names=["p000*"], limit=2)
         head, first, _, last = repr(found).splitlines()
-        assert (head.split()[0], first.split()[0], last) == ("identity", found[0].identity, "[2 rows]")
+        assert (head.split()[0], first.split()[0], last[:7]) == ("identity", found[0].identity, "[2 rows")
         assert len(first) <= 100
         row = dict(line.split(None, 1) for line in repr(reg.show("p0001")).splitlines() if " " in line.strip())
         assert row["identity"] == "p0001"
@@ -182,6 +183,8 @@ def test_results_are_tables_at_the_prompt_too(world: Path) -> None:
             reg.list("p000*")
     many = repr(Rows([{"name": "x" * 200, "score": 0.5, "none": None}] * 30)).splitlines()
     assert (len(many), many[0].split(), many[-1]) == (22, ["name", "score"], "[30 rows (the first 20)]")
+    monkeypatch.setenv("COLUMNS", "60")
+    assert repr(Rows([{"name": "x" * 200, "score": 0.5, "kind": "person"}])).endswith("[1 row; also score, kind]")
     assert repr(Rows([])) == "[0 rows]"
 
 

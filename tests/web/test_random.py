@@ -67,9 +67,9 @@ COMMANDS_WITHOUT_TWIN = {
         "calibrate, direction fit, direction list, direction show, direction compose, direction debias, initializer fit"
     ),
     "the web has no route for it": (
-        "label import, label set, label unset, rate, collection list, collection remove, collection show, rename, "
-        "preview set, remove, groups, duplicates, diff, stats, manifest, replay, whose, detect, verify, sign, "
-        "report roi, report subject"
+        "label import, label export, label set, label unset, rate, collection list, collection remove, "
+        "collection show, rename, preview set, remove, groups, duplicates, diff, stats, manifest, replay, whose, "
+        "detect, verify, sign, report roi, report subject"
     ),
     "needs a base model": "train, invert, generate, evaluate, preview draw",
     "speaks to the Hub": "push, push-space, pull, sync, releases, takedown",

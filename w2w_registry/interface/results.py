@@ -84,7 +84,9 @@ class Rows(Sequence[Row]):
         return len(self._rows)
 
     def __repr__(self) -> str:
-        """The first rows, in as many columns as a line has room for; columns without a value are left out."""
+        """The first rows, in as many columns as a line has room for; the others are named below, but for those that no
+        row has a value in.
+        """
         first = self._rows[:_MOST]
         columns: list[list[str]] = []
         for key in dict.fromkeys(key for row in first for key in row):
@@ -93,11 +95,13 @@ class Rows(Sequence[Row]):
                 width = max(map(len, (key, *cells)))
                 columns.append([text.ljust(width) for text in (key, *cells)])
         room = get_terminal_size((100, 24)).columns
+        narrow: list[str] = []
         while len(columns) > 1 and sum(len(column[0]) + 2 for column in columns) > room:
-            columns.pop()
+            narrow.insert(0, columns.pop()[0].strip())
         lines = ["  ".join(cells).rstrip() for cells in zip(*columns, strict=True)]
         more = f" (the first {_MOST})" if len(self) > _MOST else ""
-        return "\n".join([*lines, f"[{counted(len(self), 'row')}{more}]"])
+        wide = f"; also {', '.join(narrow)}" if narrow else ""
+        return "\n".join([*lines, f"[{counted(len(self), 'row')}{more}{wide}]"])
 
     @property
     def results(self) -> tuple[Row, ...]:

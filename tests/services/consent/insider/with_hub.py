@@ -46,7 +46,7 @@ def pulled(insider: Insider) -> None:
         _uploaded(insider, repo, path)
     name = insider.fresh("pulled")
     found = pull(insider.registry, insider.client, PullRequest(f"hf://{repo}", name=name, kind=insider.kind()))
-    insider.came_in(found.ref, what)
+    insider.came_in(found.version, what)
 
 
 def _uploaded(insider: Insider, repo: str, path: Path) -> None:
