@@ -151,6 +151,10 @@ def playing(folder: Path, work: Path, eyes: Eyes, foreign: Sequence[tuple[Path, 
         )
         for patch in _patches(insider, loras):
             stack.enter_context(patch)
+        with (
+            registry.catalog.read()
+        ):  # somebody looks in once it has: a time that no registry saw has not passed for it
+            pass
         yield insider
 
 
