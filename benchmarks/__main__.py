@@ -32,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--only", metavar="NAME", action="append", help="run this benchmark; may be repeated")
     options.add_argument("--json", metavar="FILE", type=Path, help="write the rows to FILE")
     options.add_argument("--gallery", metavar="NPZ", type=Path, help="fingerprints that verdicts are learned from")
-    options.add_argument("--held", metavar="NPZ", type=Path, help="fingerprints that verdicts are judged on")
+    options.add_argument(
+        "--held", metavar="NPZ", type=Path, help="fingerprints that verdicts are judged on; one file alone is split"
+    )
     options.add_argument("--list", action="store_true", help="list the benchmarks and stop")
     options.add_argument("--one", metavar="NAME", help=argparse.SUPPRESS)  # a child process: rows to --json, no table
     return options
@@ -103,10 +105,14 @@ def _in_a_process(name: str, *, small: bool) -> tuple[list[frame.Row], int]:
 def _one(name: str, out: Path, *, small: bool) -> int:
     """Measure one benchmark here, each row written as soon as it is known."""
     with open(out, "w") as stream:
-        for row in frame.measure(name, small=small):
-            print(frame.line(row), file=sys.stderr, flush=True)
-            stream.write(json.dumps({**vars(row), "quality": dict(row.quality), "size": dict(row.size)}) + "\n")
-            stream.flush()
+        try:
+            for row in frame.measure(name, small=small):
+                print(frame.line(row), file=sys.stderr, flush=True)
+                stream.write(json.dumps({**vars(row), "quality": dict(row.quality), "size": dict(row.size)}) + "\n")
+                stream.flush()
+        except frame.FellShort as short:
+            print(f"{name}: {short}", file=sys.stderr)
+            return 1
     return 0
 
 

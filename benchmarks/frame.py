@@ -61,6 +61,10 @@ def names() -> list[str]:
     return sorted(path.stem for path in CASES.glob("*.py") if not path.stem.startswith("_"))
 
 
+class FellShort(Exception):
+    """A figure below its target, or a file that cannot be judged: said in a line."""
+
+
 def measure(name: str, *, small: bool) -> Iterable[Row]:
     """The rows of one benchmark, as they are measured. Raises whatever the benchmark raises."""
     rows: Callable[[bool], Iterable[Row]] = importlib.import_module(f"benchmarks.cases.{name}").rows

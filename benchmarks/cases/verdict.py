@@ -2,14 +2,15 @@
 
 ``--gallery NPZ`` (arrays ``gallery`` (n, d), ``queries`` and ``foreign`` with their rows ``queries_of`` and
 ``foreign_of``, ``strangers``) is what the model learns from; ``--held NPZ``, of the same form, is what it is judged
-on: all its queries and strangers, against its own gallery, or the first file's where it brings none. Without it the
-people of the first are split in four, and each quarter is judged by a model that learned from the others. Without
-either, the mini world's own fingerprints are read. Fails when the figures fall short of the targets.
+on: all its queries and strangers, against its own gallery, or the first file's where it brings none. With one file
+alone, whichever it is called, its people are split in four, and each quarter is judged by a model that learned from the
+others. Without either, the mini world's own fingerprints are read. Fails when the figures fall short of the targets.
 """
 
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.frame import Row
+from benchmarks.frame import FellShort, Row
 from w2w_registry.space.intervals import share
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 
@@ -30,10 +31,6 @@ RECALL = {"queries": 0.998, "foreign": 0.996}
 ACCEPTED = {"queries": 0.99, "foreign": 0.90}
 ACCEPTED_SMALL = {"queries": 0.985, "foreign": 0.98}
 NAMES = {"queries": "retrained", "foreign": "foreign"}
-
-
-class FellShort(Exception):
-    """A figure below its target."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,39 @@ class Data:
         """A file; ``gallery`` is whom its queries are looked for among, where it brings nobody.
 
         Raises:
-            FellShort: it lacks what is to be judged, or is of another width.
+            FellShort: it cannot be read, lacks what is to be judged, or is of another width.
         """
-        with np.load(path) as file:
-            lacking = [name for name in ("strangers", *KINDS, *(f"{kind}_of" for kind in KINDS)) if name not in file]
-            if lacking or ("gallery" not in file and gallery is None):
-                raise FellShort(f"{path} has no {', '.join(lacking) or 'gallery'}")
-            asked = {kind: file[kind].astype(np.float64) for kind in KINDS}
-            of = {kind: file[f"{kind}_of"].astype(np.int64) for kind in KINDS}
-            rows = file["gallery"].astype(np.float64) if "gallery" in file else gallery
-            found = cls(np.asarray(rows), asked, of, file["strangers"].astype(np.float64))
-        if gallery is not None and found.gallery.shape[1] != gallery.shape[1]:
-            raise FellShort(f"{path} holds {found.gallery.shape[1]} floats a fingerprint, not {gallery.shape[1]}")
-        if any(len(of[kind]) and of[kind].max() >= len(found.gallery) for kind in KINDS):
+        wanted = ("strangers", *KINDS, *(f"{kind}_of" for kind in KINDS))
+        try:
+            with np.load(path) as file:
+                held = {name: file[name] for name in ("gallery", *wanted) if name in file}
+        except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise FellShort(f"{path} is no NPZ of fingerprints: {error}") from error
+        lacking = [name for name in wanted if name not in held]
+        if lacking or ("gallery" not in held and gallery is None):
+            raise FellShort(f"{path} has no {', '.join(lacking) or 'gallery'}")
+        asked = {kind: held[kind].astype(np.float64) for kind in KINDS}
+        of = {kind: held[f"{kind}_of"].astype(np.int64) for kind in KINDS}
+        rows = held["gallery"].astype(np.float64) if "gallery" in held else gallery
+        found = cls(np.asarray(rows), asked, of, held["strangers"].astype(np.float64))
+        wide = {part.shape[1:] for part in (found.gallery, found.strangers, *asked.values())}
+        if gallery is not None:
+            wide.add(gallery.shape[1:])
+        if len(wide) > 1 or len(next(iter(wide))) != 1:
+            told = " and ".join(str(size[0]) if size else "no" for size in sorted(wide))
+            raise FellShort(f"{path}: fingerprints to be compared have {told} floats, and should have as many each")
+        if not len(found.strangers):
+            raise FellShort(f"{path} has no strangers: nothing says how often one is taken for somebody")
+        if any(len(of[kind]) != len(asked[kind]) for kind in KINDS):
+            raise FellShort(f"{path} does not say of every query whose it is")
+        if any(len(rows) and not 0 <= rows.min() <= rows.max() < len(found.gallery) for rows in of.values()):
             raise FellShort(f"{path} names rows its gallery does not have")
         return found
+
+    def shares(self, other: Data) -> bool:
+        """Whether a query of the other is among its own."""
+        mine, theirs = ({row.tobytes() for kind in KINDS for row in one.asked[kind]} for one in (self, other))
+        return bool(mine & theirs)
 
     def only(self, rows: NDArray[np.int64]) -> Data:
         """The queries of these people; gallery and strangers stay."""
@@ -111,10 +126,7 @@ def folds(data: Data) -> Iterator[tuple[Data, Data]]:
 
 
 def rows(small: bool) -> Iterator[Row]:
-    path = os.environ.get(GALLERY)
-    data = Data.read(Path(path)) if path else _miniworld()
-    held = os.environ.get(HELD)
-    pairs = [(data, Data.read(Path(held), data.gallery))] if held else list(folds(data))[: 1 if small else FOLDS]
+    held, pairs = _read(small)
     models = [(one.model(), one.model(repeats=False), other) for one, other in pairs]
     targets = ACCEPTED if len(pairs[0][1].gallery) > 4096 else ACCEPTED_SMALL
     short = []
@@ -149,6 +161,19 @@ def rows(small: bool) -> Iterator[Row]:
                 short.append(f"{NAMES[kind]}: {what} {figure:.4f}, should be at least {target}")
     if short:
         raise FellShort("; ".join(short))
+
+
+def _read(small: bool) -> tuple[bool, list[tuple[Data, Data]]]:
+    """Whether one file judges what another taught, and (learn from, judge on)."""
+    first, second = (Path(path) if path else None for path in map(os.environ.get, (GALLERY, HELD)))
+    if first is None or second is None:
+        alone = first or second
+        return False, list(folds(Data.read(alone) if alone else _miniworld()))[: 1 if small else FOLDS]
+    data = Data.read(first)
+    other = Data.read(second, data.gallery)
+    if data.shares(other):
+        raise FellShort(f"{second} would judge the very fingerprints that {first} teaches: give it alone, to be split")
+    return True, [(data, other)]
 
 
 def _miniworld() -> Data:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import main
 from benchmarks.cases import verdict
 
 WIDTH, PEOPLE = 24, 150
@@ -31,12 +32,12 @@ def files(folder: Path, grain: float) -> dict[str, Any]:
     return {"one": folder / "one.npz", "two": folder / "two.npz", "bare": folder / "bare-two.npz"}
 
 
-def run(monkeypatch: pytest.MonkeyPatch, gallery: Path, held: Path | None) -> list[Any]:
-    monkeypatch.setenv(verdict.GALLERY, str(gallery))
-    if held is None:
-        monkeypatch.delenv(verdict.HELD, raising=False)
-    else:
-        monkeypatch.setenv(verdict.HELD, str(held))
+def run(monkeypatch: pytest.MonkeyPatch, gallery: Path | None, held: Path | None) -> list[Any]:
+    for name, path in ((verdict.GALLERY, gallery), (verdict.HELD, held)):
+        if path is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, str(path))
     return list(verdict.rows(small=True))
 
 
@@ -49,8 +50,9 @@ def test_judged_on_the_second_file_with_or_without_its_own_gallery(
     assert [row.ours for row in with_gallery] == [row.ours for row in without]
     assert "n=40" in str(with_gallery[0].quality["recall@1"])
     assert with_gallery[0].size["judged on"] == "--held"
-    split = run(monkeypatch, made["one"], None)
-    assert "n=20" in str(split[0].quality["recall@1"])  # a quarter of the people; --small takes one
+    for split in (run(monkeypatch, made["one"], None), run(monkeypatch, None, made["one"])):
+        assert "n=20" in str(split[0].quality["recall@1"])  # a quarter of the people; --small takes one
+        assert split[0].size["judged on"] == "1 splits by person"
 
 
 def test_figures_that_fall_short_fail_and_files_that_cannot_be_judged_are_named(
@@ -63,9 +65,31 @@ def test_figures_that_fall_short_fail_and_files_that_cannot_be_judged_are_named(
         run(monkeypatch, made["bare"], None)
     with np.load(made["two"]) as file:
         arrays = dict(file)
-    np.savez(tmp_path / "narrow.npz", **{**arrays, "gallery": arrays["gallery"][:, :5]})
-    with pytest.raises(verdict.FellShort, match="floats"):
-        run(monkeypatch, made["one"], tmp_path / "narrow.npz")
-    np.savez(tmp_path / "rows.npz", **{**arrays, "gallery": arrays["gallery"][:50]})
-    with pytest.raises(verdict.FellShort, match="rows"):
-        run(monkeypatch, made["one"], tmp_path / "rows.npz")
+    narrow = {name: rows[:, :5] if rows.ndim == 2 else rows for name, rows in arrays.items()}
+    for name, changed, said in (
+        ("narrow", {"gallery": narrow["gallery"]}, "floats"),
+        ("all narrow", narrow, "5 and 24 floats"),
+        ("rows", {"gallery": arrays["gallery"][:50]}, "rows"),
+        ("of nobody", {"foreign_of": arrays["foreign_of"] - 90}, "rows"),
+        ("of some", {"foreign_of": arrays["foreign_of"][:3]}, "whose it is"),
+        ("alone", {"strangers": arrays["strangers"][:0]}, "strangers"),
+    ):
+        np.savez(tmp_path / f"{name}.npz", **{**arrays, **changed})
+        with pytest.raises(verdict.FellShort, match=said):
+            run(monkeypatch, made["one"], tmp_path / f"{name}.npz")
+    with pytest.raises(verdict.FellShort, match="very fingerprints"):
+        run(monkeypatch, made["two"], made["bare"])
+    (tmp_path / "text.npz").write_text("fingerprints")
+    for there in ("text", "nowhere"):
+        with pytest.raises(verdict.FellShort, match="no NPZ"):
+            run(monkeypatch, None, tmp_path / f"{there}.npz")
+
+
+def test_a_file_that_cannot_be_judged_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(verdict.HELD, "")  # as it was, afterwards
+    assert main(["--only", "verdict", "--held", str(tmp_path / "nowhere.npz")]) == 1
+    told = capfd.readouterr().err
+    assert "nowhere.npz is no NPZ of fingerprints" in told
+    assert "Traceback" not in told

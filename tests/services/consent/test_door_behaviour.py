@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +43,7 @@ from w2w_registry.settings import load_settings
 Array = NDArray[np.floating]
 PEOPLE, WHO = 200, range(5, 13)
 PIPELINE = str(DATA / "pipeline")
+WAYS = ("into a space", "wherever it fits", "translated")
 EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
 
 
@@ -201,7 +202,11 @@ def test_what_was_made_of_a_second_training_outside_waits(
         noise = space.reconstruct(1.0 * space.component_std * rng.normal(size=space.k)) - space.mean
         noises[who] = noise
         write(tmp_path / "noisy" / f"n{who:03d}", loras, who, again=True, besides=noise)
-    found = add(home, AddRequest([str(tmp_path / "noisy")], kind="style"))
+    request = AddRequest([str(tmp_path / "noisy")], kind="style")
+    plans = [planned(home, request, way) for way in ("into a space", "wherever it fits")]
+    found = add(home, request)
+    for plan in plans:
+        assert [(one.held, one.warnings) for one in plan] == [(one.held, one.warnings) for one in found.items]
     assert sum("no training leaves such weights" in " ".join(item.warnings) for item in found.items) >= 3
     whys = [row["why"] for row in resolve.held_versions(home)]
     assert whys.count(str(Why.MADE)) == sum("no training" in " ".join(item.warnings) for item in found.items)
@@ -264,20 +269,39 @@ def test_many_who_refuse_among_a_few_are_known_by_one_another(few: Registry, wor
     assert sum(item.status == "added" and not item.held for item in strangers) >= 18
 
 
-@pytest.mark.parametrize("way", ["into a space", "wherever it fits", "translated"])
+def planned(home: Registry, request: AddRequest, way: str) -> Sequence[Item]:
+    """What a dry run says, one of the three ways there are."""
+    asked = replace(request, dry_run=True)
+    if way == "into a space":
+        return add(home, replace(asked, space="faces")).items
+    if way == "translated":
+        return translated.add(home, asked, "/nowhere").items
+    return foreseeing.asked(home, asked, intake.plan(home, intake.survey(asked), fit=False)).items
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_plan_foresees_who_waits_in_doubt(
+    home: Registry, world: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Whom nobody registered resembles: only the doubt itself holds them."""
+    unsure(monkeypatch)
+    withdraw.withdraw(home, "s006", erase=True)
+    files = [str(world / "again" / "p006"), str(world / "strangers" / "s1003")]
+    request = AddRequest(files, kind="style", prefix="x/")
+    foreseen = planned(home, request, way)
+    done = add(home, request).items
+    assert [(one.held, one.warnings) for one in foreseen] == [(one.held, one.warnings) for one in done]
+    assert [one.held for one in done] == [True, False]
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_a_plan_says_what_the_door_will(home: Registry, world: Path, way: str) -> None:
     withdraw.withdraw(home, "s005")
     files = [world / "again" / "p005", world / "again" / "p007", world / "strangers" / "s1003"]
-    options = {"kind": "style", "prefix": "x/", "dry_run": True}
-    request = AddRequest([str(path) for path in files], **options)  # type: ignore[arg-type]
+    request = AddRequest([str(path) for path in files], kind="style", prefix="x/")
     before = len(list_identities(home))
-    if way == "into a space":
-        foreseen = add(home, replace(request, space="faces")).items
-    elif way == "translated":
-        foreseen = translated.add(home, request, "/nowhere").items
-    else:
-        foreseen = foreseeing.asked(home, request, intake.plan(home, intake.survey(request), fit=False)).items
-    done = add(home, replace(request, dry_run=False)).items
+    foreseen = planned(home, request, way)
+    done = add(home, request).items
     assert [(one.status, one.held) for one in foreseen] == [(one.status, one.held) for one in done]
     assert [(one.status, one.held) for one in done] == [("failed", False), ("added", True), ("added", False)]
     assert isinstance(foreseen[0].error, LikenessRefused)

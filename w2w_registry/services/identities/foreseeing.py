@@ -26,6 +26,7 @@ from w2w_registry.services.identities.unplaced import drawn_by, unregistered
 from w2w_registry.services.recording.labels import Labels, changed_labels
 from w2w_registry.services.recording.likeness import of_adapter
 from w2w_registry.services.recording.newcomers import Asked
+from w2w_registry.services.recording.versions import NewVersion
 from w2w_registry.services.registry import Registry
 
 CHUNK = 256
@@ -92,11 +93,16 @@ def _shares_fate(copy: Item, original: Item) -> Item:
 
 
 def at_the_door(
-    registry: Registry, request: AddRequest, items: Sequence[Item], candidates: Sequence[Candidate]
+    registry: Registry,
+    request: AddRequest,
+    items: Sequence[Item],
+    candidates: Sequence[Candidate],
+    space_id: int | None = None,
 ) -> tuple[Item, ...]:
     """The items, those that would be added as the door would have them: let in, held, or failed with its reason.
 
     Every one is compared by its weights and, where its base model is at hand, by what it draws; nothing is kept of it.
+    ``space_id``: where they are to get coordinates that are not known yet.
 
     Raises:
         ConsentDenied: the subjects' consent does not allow registering them.
@@ -114,7 +120,8 @@ def at_the_door(
             door = Door(registry, session)
             for item in part:
                 candidate = by_path[item.path]
-                said = _said(session, door, request, item, candidate, drawn.get(candidate.path, Asked()), given)
+                asked = drawn.get(candidate.path, Asked())
+                said = _said(session, door, request, item, candidate, asked, given, space_id)
                 found[item.path] = said
                 given.update([str(said.identity)] if said.status == "added" else ())
     return tuple(found.get(item.path, item) for item in items)
@@ -128,20 +135,23 @@ def _said(
     candidate: Candidate,
     drawn: Asked,
     given: Counter[str],
+    space_id: int | None,
 ) -> Item:
     try:
         adapter = read_adapter(candidate.path)
         likeness = replace(of_adapter(adapter), prints=drawn.prints)
-        door.hold(likeness, {}, path=item.path, model_digest=digests_of(adapter)[0])
+        digest = digests_of(adapter)[0]
+        door.hold(likeness, {}, path=item.path, model_digest=digest)
         (near,) = door.second.near([likeness], [{}])
-    except RegistryError as error:
-        return replace(item, status="failed", error=error)
-    try:
         name, renamed = own_name(session, candidate, request.prefix, request.subjects, lambda _: None, given)
+        base = request.base_model or adapter.base_model
+        kind, subjects = request.meant_kind, request.subjects
+        held = door.admit(
+            NewVersion(name, kind, space_id, digest, None, base, likeness, subjects=subjects), None, near
+        ).held
     except RegistryError as error:
         return replace(item, status="failed", error=error)
     _, newest = identities_named(session, {name}).get(name, (None, 0))
-    held = door.second.told(name, request.meant_kind, request.subjects, None, near)
     told = (*renamed, *door.second.remarks(name, near, held), *said_uncompared(door, likeness, drawn.why))
     return replace(
         item, identity=name, version=newest + 1 + given[name], warnings=(*told, *item.warnings), held=held is not None

@@ -260,11 +260,11 @@ class _Chunk:
         try:
             door.hold(one.likeness, {self.row.id: one.coordinates}, path=one.path, model_digest=one.digests.exact)
             one, told = self._named(session, one)
+            held = door.admit(self._new_version(one, (None, None)), self._activity(one), near).held
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
         self.foreseen.append(_Foreseen(one.path, one.name, tuple(one.digests), one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
-        held = door.second.told(one.name, self.kind, self.request.subjects, None, near)
         told = (*told, *door.second.remarks(one.name, near, held), *said_uncompared(door, one.likeness, one.unasked))
         return self._added(one, 1 + newest, told, held is not None)
 
@@ -306,7 +306,7 @@ class _Chunk:
         given = {**self.by_name.get(one.candidate.name, {}), **self.by_name.get(one.name, {}), **self.request.labels}
         return given
 
-    def _new_version(self, one: Incoming, artifacts: tuple[str, str | None]) -> NewVersion:
+    def _new_version(self, one: Incoming, artifacts: tuple[str | None, str | None]) -> NewVersion:
         return NewVersion(
             name=one.name,
             kind=self.kind,

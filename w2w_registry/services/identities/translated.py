@@ -76,7 +76,7 @@ def add(
             progress(min(start + AT_ONCE, len(fresh)), len(fresh))
     if request.dry_run:
         new = [Item(str(c.path), "added", request.prefix + c.name) for c in fresh]
-        done |= {item.path: item for item in at_the_door(registry, request, new, fresh)}
+        done |= {item.path: item for item in at_the_door(registry, request, new, fresh, row.id)}
     else:
         todo = [c for c in candidates if str(c.path) not in done]
         done |= {item.path: _told(item) for item in add_unplaced(registry, request, todo, asked.labels, points)}
