@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -175,14 +176,21 @@ def _plain(value: Any) -> Any:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, empty: str = "nothing found") -> None:
-    """An aligned table on stdout; ``empty`` when there are no rows."""
+    """An aligned table on stdout; ``empty`` when there are no rows.
+
+    Cells are cut only on a terminal that has no room for them, and never in the last column; what goes to a file or
+    another program is whole.
+    """
     if not rows:
         say(empty)
         return
-    cells = [[_shortened(_cell(row.get(column))) for column in columns] for row in rows]
-    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
     heads = [column.replace("_", " ") for column in columns]
-    widths = [max(len(heads[i]), *(len(line[i]) for line in cells)) for i in range(len(columns))]
+    cells = [[_cell(row.get(column)) for column in columns] for row in rows]
+    if sys.stdout.isatty() and sum(_widths([heads, *cells])) + 2 * len(heads) > shutil.get_terminal_size().columns:
+        cells = [[*map(_shortened, line[:-1]), line[-1]] for line in cells]
+    numeric = [all(_is_number(row.get(column)) for row in rows) for column in columns]
+    # One long name must not push every other row's columns off the screen.
+    widths = [min(width, _WIDEST) for width in _widths([heads, *cells])]
 
     def line(values: Sequence[str]) -> str:
         padded = (v.rjust(w) if n else v.ljust(w) for v, w, n in zip(values, widths, numeric, strict=True))
@@ -213,8 +221,11 @@ def _harmless(value: Any) -> str:
     return f"'{text}" if text[:1] in FORMULA and not _is_number(value) else text
 
 
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
 def _shortened(text: str) -> str:
-    """One long name must not push every other column off the screen."""
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 20]}…{text[-19:]}"
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
 from ..frame import Frame, takes_frame
-from ..output import emit, pairs, say, table
+from ..output import emit, pairs, say
 
 
 @click.command()
@@ -30,9 +31,31 @@ def check(
     )
 
     def human() -> None:
-        pairs((("version", value["version"]), ("consent", value["consent"]), ("purpose", value["purpose"])))
-        say()
-        table(value["decisions"], ["use", "allowed", "reasons", "warnings"])
+        decisions = value["decisions"]
+        allowed = [d["use"] for d in decisions if d["allowed"]]
+        pairs(
+            (
+                ("version", value["version"]),
+                ("consent", value["consent"]),
+                ("purpose", value["purpose"]),
+                ("allowed", ", ".join(allowed) or "nothing"),
+                ("not allowed", ", ".join(d["use"] for d in decisions if not d["allowed"])),
+            )
+        )
+        for kind in ("reasons", "warnings"):
+            _said(kind, decisions)
 
     emit(frame, value, human)
     return 4 if uses and not all(d["allowed"] for d in value["decisions"]) else 0
+
+
+def _said(kind: str, decisions: Sequence[Mapping[str, Any]]) -> None:
+    """Each sentence once, with the uses that it speaks of."""
+    uses: dict[str, list[str]] = {}
+    for decision in decisions:
+        for sentence in decision[kind]:
+            uses.setdefault(sentence, []).append(decision["use"])
+    if uses:
+        say()
+    for sentence, of in uses.items():
+        say(f"{', '.join(of)}: {sentence}" if kind == "reasons" else f"warning: {sentence} ({', '.join(of)})")

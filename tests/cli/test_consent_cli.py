@@ -55,6 +55,17 @@ def shell(small: Small, sqlite_url: str) -> Shell:
     return Shell(small.registry.settings.home, sqlite_url)
 
 
+def test_what_two_records_say_alike_is_said_once(small: Small, shell: Shell) -> None:
+    small.add("a", "s1")
+    for _ in range(2):
+        shell.json("consent", "grant", "s1", "--purpose", "research", "--derivatives")
+    told = shell.run("consent", "check", "a")
+    assert "not allowed  publish\n" in told
+    assert told.count("publication is not granted") == 1
+    (decision,) = shell.json("consent", "check", "a", "--use", "publish", code=4)["decisions"]
+    assert len(decision["codes"]) == len(decision["reasons"]) == 1
+
+
 def test_a_consent_from_request_to_erasure(small: Small, shell: Shell, tmp_path: Path) -> None:
     shell.run("subject", "add", "s1")
     assert "already there" in shell.run("subject", "add", "s1")

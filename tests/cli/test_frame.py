@@ -162,6 +162,26 @@ def test_hostile_text_commands_no_terminal(capsys: pytest.CaptureFixture[str]) -
     assert (out.count("\n"), err.count("\n")) == (4, 3)
 
 
+def test_cells_are_cut_only_where_a_terminal_has_no_room(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, reason = "n" * 200, "why " * 60
+    rows = [{"name": long, "reason": reason}, {"name": "n", "reason": "none"}]
+    output.table(rows, ["name", "reason"])
+    _, first, second = capsys.readouterr().out.splitlines()
+    assert first == f"{long}  {reason.rstrip()}"  # in a file or another program everything
+    assert len(second) < 100  # but one long name does not push the other rows' columns away
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    output.table(rows, ["name", "reason"])
+    _, first, _ = capsys.readouterr().out.splitlines()
+    assert "…" in first.partition(" ")[0]
+    assert first.endswith(reason.rstrip())
+    monkeypatch.setenv("COLUMNS", "1000")
+    output.table(rows, ["name", "reason"])
+    assert "…" not in capsys.readouterr().out
+
+
 def test_json_is_clean_and_true(capsys: pytest.CaptureFixture[str]) -> None:
     output.print_json({"tag": HOSTILE})
     out = capsys.readouterr().out

@@ -118,7 +118,7 @@ def _refuse(registry: Registry, decision: Decision, versions: Sequence[int], ses
     told: dict[str, Any] = {
         "operation": str(decision.use),
         "purpose": decision.purpose,
-        "reasons": tuple(str(r) for r in decision.reasons),
+        "reasons": tuple(dict.fromkeys(str(r) for r in decision.reasons)),
         "subjects": decision.subjects,
         "ways_out": ways_out(decision),
     }

@@ -115,12 +115,13 @@ class DecisionShown(Result):
 
 
 def decision_json(decision: Decision) -> DecisionShown:
-    """A decision as plain values."""
+    """A decision as plain values; what several records say alike is said once."""
+    said = dict.fromkeys((str(reason), reason.code) for reason in decision.reasons)
     return DecisionShown(
         use=str(decision.use),
         allowed=decision.allowed,
-        codes=[str(r.code) for r in decision.reasons],
-        reasons=[str(r) for r in decision.reasons],
+        codes=[str(code) for _, code in said],
+        reasons=[sentence for sentence, _ in said],
         warnings=[str(w) for w in decision.warnings],
         relied_on=dict(decision.relied_on),
     )
