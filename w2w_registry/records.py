@@ -12,7 +12,7 @@ import re
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -184,6 +184,22 @@ def check_name(name: str, what: str = "identity") -> str:
             reason="use letters, digits, '.', '_', '+', '-' and '/' between parts, as in acme/alice",
         )
     return name
+
+
+def assigned(items: Iterable[str], what: str, form: str) -> dict[str, str]:
+    """What people type as NAME=VALUE: ``("team=ads",)`` → ``{"team": "ads"}``.
+
+    Raises:
+        UsageError: an item is not of that ``form``, or two give one name different values. BadName.
+    """
+    found: dict[str, str] = {}
+    for item in items:
+        name, equals, value = (composed(part.strip()) for part in item.partition("="))
+        if not equals or not name:
+            raise UsageError(reason=f"{what} {item[:60]!r} is not {form}")
+        if found.setdefault(check_name(name, what), value) != value:
+            raise UsageError(reason=f"{what} {name} is given two values: {found[name][:30]!r} and {value[:30]!r}")
+    return found
 
 
 def check_alias(alias: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.errors import BadFile, RegistryError, UsageError
+from w2w_registry.services.identities.manage import parse_tags
 from w2w_registry.services.recording.labels import parse_labels, read_labels_csv
+from w2w_registry.services.recording.policies import parse_items
 
 
 def test_numbers_words_and_texts() -> None:
@@ -54,3 +57,26 @@ def test_binary_and_missing_files(tmp_path: Path) -> None:
         read_labels_csv(file)
     with pytest.raises(BadFile):
         read_labels_csv(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    ("parse", "items"),
+    [
+        (parse_labels, ["beard=1", "hat=1", "beard=0"]),
+        (parse_tags, ["team=ads", "team=shop"]),
+        (parse_items, ["second_person=true", "second_person=false"]),
+    ],
+)
+def test_a_name_with_two_values_says_nothing(parse: Callable[[list[str]], object], items: list[str]) -> None:
+    with pytest.raises(UsageError, match="is given two values"):
+        parse(items)
+    parse([items[0], items[0]])
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("id,age,age\np0001,3,4\n", "utf-8")
+    with pytest.raises(BadFile, match="two columns are named 'age'"):
+        read_labels_csv(file)
+    file.write_text("id,age,,\np0001,3,4,5\n", "utf-8")
+    assert read_labels_csv(file) == {"p0001": {"age": 3.0}}

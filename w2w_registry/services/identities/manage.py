@@ -17,7 +17,7 @@ from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.records import IdentityRef, VersionState, check_alias, check_name, composed, iso
+from w2w_registry.records import IdentityRef, VersionState, assigned, check_alias, check_name, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.identities.answers import (
@@ -221,13 +221,7 @@ def _change_alias(uow: UnitOfWork, identity: Identity, alias: str, version: Vers
 
 def parse_tags(items: Iterable[str]) -> dict[str, str]:
     """``("team=ads",)`` → ``{"team": "ads"}``. Raises UsageError or BadName."""
-    tags = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise UsageError(reason=f"{item[:60]!r} is not KEY=VALUE, as in team=ads")
-        tags[check_name(key.strip(), "tag")] = composed(value.strip())
-    return tags
+    return assigned(items, "tag", "KEY=VALUE, as in team=ads")
 
 
 def set_tags(registry: Registry, name: str, items: Iterable[str]) -> Tagged:

@@ -15,9 +15,9 @@ from w2w_registry.catalog.lookup import label_rows
 from w2w_registry.catalog.models import Label as LabelRow
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.errors import BadFile, UsageError
+from w2w_registry.errors import BadFile
 from w2w_registry.files import read_text
-from w2w_registry.records import FORMULA, check_name, composed
+from w2w_registry.records import FORMULA, assigned, composed
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -29,15 +29,10 @@ def parse_labels(items: Iterable[str]) -> dict[str, Label]:
     """``("beard=1", "team=ads")`` → ``{"beard": 1.0, "team": "ads"}``.
 
     Raises:
-        UsageError: an item without ``=`` or with an empty name.
+        UsageError: an item without ``=`` or with an empty name, or one name with two values.
     """
-    labels: dict[str, Label] = {}
-    for item in items:
-        key, equals, value = item.partition("=")
-        if not equals or not key.strip():
-            raise UsageError(reason=f"label {item[:60]!r} is not NAME=VALUE, as in [[label]] beard=1")
-        labels[check_name(key.strip(), "label")] = to_label(value.strip())
-    return labels
+    given = assigned(items, "label", "NAME=VALUE, as in [[label]] beard=1")
+    return {name: to_label(value) for name, value in given.items()}
 
 
 def to_label(text: str) -> Label:
@@ -60,7 +55,7 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     empty cells are unknown and left out.
 
     Raises:
-        BadFile: not readable as CSV, no rows, a name twice, a row longer than the header.
+        BadFile: not readable as CSV, no rows, a name or a column twice, a row longer than the header.
     """
     try:
         text = composed(read_text(path))
@@ -74,6 +69,9 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         raise BadFile(path=str(path), reason=f"not a CSV file: {error}") from None
     if not header or not any(header):
         raise BadFile(path=str(path), reason="no header row", hint="the first line names the columns: id,beard,…")
+    twice = next((cell for cell in header if cell and header.count(cell) > 1), None)
+    if twice is not None:
+        raise BadFile(path=str(path), reason=f"two columns are named {twice[:60]!r}")
     where = next((header.index(c) for c in _NAME_COLUMNS if c in header), 0)
     labels: dict[str, dict[str, Label]] = {}
     for number, row in enumerate(rows, start=2):

@@ -25,7 +25,7 @@ from w2w_registry.catalog.events import actors, events
 from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import SecondPersonNeeded, SettingError, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import iso
+from w2w_registry.records import assigned, iso
 from w2w_registry.services.registry import POLICY_SET, Registry
 from w2w_registry.settings import POLICY_FILE, TABLES, policy_of, read_settings_file
 
@@ -176,14 +176,13 @@ def parse_items(items: Sequence[str]) -> dict[str, Any]:
     """``("second_person=false",)`` → ``{"second_person": False}``: values as TOML has them, else as text.
 
     Raises:
-        UsageError: no ``KEY=VALUE``, or no such key.
+        UsageError: no ``KEY=VALUE``, no such key, or one key with two values.
     """
     known = sorted(TABLES["policy"] or ())
     found: dict[str, Any] = {}
-    for item in items:
-        key, equals, text = (part.strip() for part in item.partition("="))
-        if not equals or key not in known:
-            raise UsageError(reason=f"{item[:60]!r} is not KEY=VALUE of the policy", hint=f"keys: {', '.join(known)}")
+    for key, text in assigned(items, "setting", "KEY=VALUE of the policy").items():
+        if key not in known:
+            raise UsageError(reason=f"the policy has no key {key[:60]!r}", hint=f"keys: {', '.join(known)}")
         try:
             found[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
