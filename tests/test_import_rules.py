@@ -193,7 +193,6 @@ OWN_FILES = {
     "cli/completion.py": "the shell's start-up file, which the command writes",
     "cli/loudness.py": "the log, which is written",
     "cli/output.py": "/dev/null",
-    "cli/reference.py": "this repository's README",
     "w2w_registry/artifacts.py": "artifacts",
     "w2w_registry/audit/verifier.py": "stands alone; reads what its user names, a pipe too",
     "w2w_registry/catalog/clock.py": "when the catalog was last used, beside it",

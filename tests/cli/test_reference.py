@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from w2w_registry.cli.api_reference import api_reference
-from w2w_registry.cli.reference import reference, with_overview
+from tests.cli.reference import api_reference, reference, with_overview
 
 ROOT = Path(__file__).parents[2]
-REGENERATE = "out of date: run `python -m w2w_registry.cli.reference`"
+REGENERATE = "out of date: run `python -m tests.cli.reference`"
 
 
 def test_readme_shows_the_present_commands() -> None:

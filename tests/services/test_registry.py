@@ -16,7 +16,8 @@ from w2w_registry.catalog.session import Catalog
 from w2w_registry.errors import CatalogLost, RegistryError, SettingError, StorageError
 from w2w_registry.messages import message
 from w2w_registry.services.audit import log
-from w2w_registry.services.identities.manage import list_identities, show
+from w2w_registry.services.identities.browsing import browse
+from w2w_registry.services.identities.manage import show
 from w2w_registry.services.registry import Registry, init_registry, open_registry
 from w2w_registry.services.search.query import search
 from w2w_registry.settings import Settings
@@ -68,7 +69,7 @@ def test_a_full_disk_is_said_and_reading_goes_on(filled: Settings) -> None:
             with pytest.raises(StorageError) as caught, registry_errors(registry):
                 uow.session.connection().exec_driver_sql("CREATE TABLE more AS SELECT randomblob(9000000) AS x")
         assert "full" in message(caught.value)
-        assert [row["identity"] for row in list_identities(registry)] == ["a"]
+        assert [row["identity"] for row in browse(registry)] == ["a"]
 
 
 def registry_errors(registry: Registry) -> AbstractContextManager[None]:
@@ -86,7 +87,7 @@ def test_a_home_that_nobody_may_write_is_read(filled: Settings, monkeypatch: pyt
     try:
         before = sorted(filled.home.rglob("*"))
         with open_registry(filled) as registry:
-            assert [row["identity"] for row in list_identities(registry)] == ["a"]
+            assert [row["identity"] for row in browse(registry)] == ["a"]
             assert show(registry, "a")["version"] == 1
             assert [hit.identity for hit in search(registry, "a").results] == ["a"]
             assert log.verify(registry).ok
@@ -119,4 +120,4 @@ def test_a_key_file_is_whole_or_not_there(filled: Settings) -> None:
 def test_a_database_that_is_no_database_is_said_so(filled: Settings) -> None:
     (filled.home / "catalog.db").write_bytes(b"not a database" * 1000)
     with pytest.raises(Exception, match="not a database"), open_registry(filled) as registry:
-        list_identities(registry)
+        browse(registry)

@@ -19,13 +19,14 @@ from w2w_registry.services.audit.queries import QUESTIONS, Filters, ask
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.subjects import list_subjects
 from w2w_registry.services.hub.listing import list_releases
-from w2w_registry.services.identities.manage import list_identities, set_tags
+from w2w_registry.services.identities.browsing import browse
+from w2w_registry.services.identities.manage import set_tags
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.showing import list_spaces
 
 ASKED: dict[str, Callable[[Registry], object]] = {
-    "list": list_identities,
-    "list --where": lambda r: list_identities(r, where="beard > 0.1 and tag.team = 'red'"),
+    "list": browse,
+    "list --where": lambda r: browse(r, where="beard > 0.1 and tag.team = 'red'"),
     "releases": list_releases,
     "subject list": list_subjects,
     "space list": list_spaces,

@@ -17,7 +17,7 @@ from tests.services.world import make_world
 from tests.web.conftest import ORIGIN, TOKEN
 from tests.web.test_random import labelled
 from w2w_registry.services.consent import grants
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing, manage
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis import directions
@@ -75,7 +75,7 @@ def test_the_generated_client_does_what_the_api_does(generated: Any, program: Te
         cursor = page["next"]
         if cursor is None:
             break
-    assert listed == [row["identity"] for row in manage.list_identities(registry)]
+    assert listed == [row["identity"] for row in browsing.browse(registry)]
 
     one = call(by_what["identity"]).sync_detailed("p0001", client=client)
     assert json.loads(one.content)["identity"] == "p0001"

@@ -19,7 +19,7 @@ from tests.web.conftest import HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing, manage
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
@@ -198,7 +198,7 @@ def test_the_api_says_what_json_says(program: TestClient, registry: Registry, al
 
     said = {
         "/api/v1/identities?limit=100": {
-            "identities": manage.list_identities(registry),
+            "identities": browsing.browse(registry),
             "next": None,
             "previous": None,
         },

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.services.world import make_world
 from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.provenance.graph import Direction
-from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.identities import browsing, manage, paging
 from w2w_registry.services.provenance import lineage
 from w2w_registry.services.registry import Registry
 from w2w_registry.web.access import Access
@@ -61,10 +61,10 @@ def test_a_registered_file_is_the_same_model_and_is_not_registered_twice(
     text = send(browser, *files)
     assert 'same model</span> This exact model is registered as <a href="/identities/p0007@1">' in text
     assert "False alarm" not in text  # it is certain
-    before = len(manage.list_identities(registry))
+    before = len(browsing.browse(registry))
     text = send(browser, *files, name="acme/other")
     assert 'It was registered already, as <a href="/identities/p0007@1">' in text
-    assert len(manage.list_identities(registry)) == before
+    assert len(browsing.browse(registry)) == before
 
 
 def test_a_file_without_its_settings_says_so(browser: TestClient, again: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path) -> None:
     settings = studio.build(tmp_path, pipeline, tiny.layout(load_model(pipeline, device="cpu").unet))
     photo = studio.photo(tmp_path / "photos", "somebody", 3).read_bytes()
     with open_registry(settings) as registry:
-        before = manage.list_identities(registry)
+        before = browsing.browse(registry)
         engine = WarmEngine(str(pipeline), "cpu")
         client = enter(create_app(registry, Access(TOKEN, "eve"), frozenset({HOST}), engine=engine))
         text = send(client, ("Me at sea.PNG", photo))
@@ -144,7 +144,7 @@ def test_a_photo_is_looked_at_and_forgotten(tmp_path: Path) -> None:
         assert "Me at sea.PNG" in text
         assert "photo stands for the point of the space that draws it best" in text
         assert "A photo alone cannot tell" in text
-        assert manage.list_identities(registry) == before
+        assert browsing.browse(registry) == before
         assert list(settings.temporary_dir.glob("*")) == []
         assert not client.app.state.site.jobs._jobs  # type: ignore[attr-defined]
         assert send(client, ("no.png", b"\x89PNG no")).startswith("422")

@@ -25,8 +25,9 @@ from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.protect import protect_subject
 from w2w_registry.services.identities import foreseeing, intake, translated
+from w2w_registry.services.identities.browsing import browse
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
-from w2w_registry.services.identities.manage import list_identities, remove
+from w2w_registry.services.identities.manage import remove
 from w2w_registry.services.recording import newcomers
 from w2w_registry.services.recording.fingerprints import take
 from w2w_registry.services.recording.likeness import Print
@@ -299,14 +300,14 @@ def test_a_plan_says_what_the_door_will(home: Registry, world: Path, way: str) -
     withdraw.withdraw(home, "s005")
     files = [world / "again" / "p005", world / "again" / "p007", world / "strangers" / "s1003"]
     request = AddRequest([str(path) for path in files], kind="style", prefix="x/")
-    before = len(list_identities(home))
+    before = len(browse(home))
     foreseen = planned(home, request, way)
     done = add(home, request).items
     assert [(one.status, one.held) for one in foreseen] == [(one.status, one.held) for one in done]
     assert [(one.status, one.held) for one in done] == [("failed", False), ("added", True), ("added", False)]
     assert isinstance(foreseen[0].error, LikenessRefused)
     assert "held: it resembles p007@1" in foreseen[1].warnings[0]
-    assert len(list_identities(home)) == before + 2
+    assert len(browse(home)) == before + 2
 
 
 def test_points_of_a_release_pass_the_door_with_their_fingerprints(home: Registry) -> None:
@@ -315,7 +316,7 @@ def test_points_of_a_release_pass_the_door_with_their_fingerprints(home: Registr
     points = space.project(space.in_gauge(np.stack([loras.theta[5], loras.theta[1001], loras.theta[1003]])))
     done = add_points(home, "faces@1", "them", space, points, {}, no_progress)
     assert (done.added, done.refused, done.unseen) == (2, 1, None)
-    names = [str(one["identity"]) for one in list_identities(home)]
+    names = [str(one["identity"]) for one in browse(home)]
     assert {name for name in names if name.startswith("them/")} == {"them/1", "them/2"}
     with home.catalog.read() as session:
         assert len(session.scalars(select(Fingerprint)).all()) == PEOPLE - 1 + 2

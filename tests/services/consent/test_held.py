@@ -16,7 +16,7 @@ from w2w_registry.errors import ConsentDenied, HeldBack, RegistryError, SecondPe
 from w2w_registry.lora import write_lora
 from w2w_registry.services.audit import log, queries
 from w2w_registry.services.consent import gate, grants, resolve, withdraw
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing, manage
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
@@ -103,7 +103,7 @@ def test_held_is_found_and_shown_and_nothing_else(home: Registry, retrained: Pat
     put(home, retrained / "p0003", name="newcomer", subjects=["s-mallory"])
     assert "newcomer" in [hit.identity for hit in search(home, str(retrained / "p0003")).results]
     for where in ("held", "state = held", "kind = person and held", "not (not held)"):
-        assert [row["identity"] for row in manage.list_identities(home, where=where)] == ["newcomer"]
+        assert [row["identity"] for row in browsing.browse(home, where=where)] == ["newcomer"]
     assert "alice@1" in manage.show(home, "newcomer")["held"]
     with home.catalog.read() as session:
         ids = [version_for(session, "newcomer").id]

@@ -64,34 +64,34 @@ def test_many_at_once(named: Registry) -> None:
     assert sorted(done["changed"]) == ["acme/Alice", "acme/bob"]
     assert bulk.tag_many(named, [], {"team": "ads"}, where="tag.team = 'ads'")["changed"] == []
     bulk.label_many(named, [], {"cleared": 1.0}, where="tag.team = 'ads'")
-    assert names(manage.list_identities(named, where="cleared = 1")) == ["acme/Alice", "acme/bob"]
+    assert names(browsing.browse(named, where="cleared = 1")) == ["acme/Alice", "acme/bob"]
     with pytest.raises(UsageError):
         bulk.tag_many(named, ["acme/bob"], {"a": "b"}, where="kind = style")
     with pytest.raises(NotFound):
         bulk.tag_many(named, ["acme/bob", "acme/none"], {"later": "1"})
-    assert manage.list_identities(named, where="tag.later is not null") == []  # all or nothing
+    assert browsing.browse(named, where="tag.later is not null") == []  # all or nothing
 
 
 def test_ratings_favourites_and_collections(named: Registry) -> None:
     bulk.rate(named, ["acme/bob"], 4.5, favourite=True)
     bulk.rate(named, ["acme/Alice"], 3)
-    assert names(manage.list_identities(named, where="tag.rating >= 4")) == ["acme/bob"]
+    assert names(browsing.browse(named, where="tag.rating >= 4")) == ["acme/bob"]
     bulk.tag_many(named, ["acme/malice", "acme/zoë"], {"rating": "10"})
     bulk.tag_many(named, ["acme/zoë"], {"rating": "good"})
-    assert names(manage.list_identities(named, sort="tag.rating"))[:3] == ["acme/Alice", "acme/bob", "acme/malice"]
-    assert names(manage.list_identities(named, sort="-tag.rating"))[:3] == ["acme/malice", "acme/bob", "acme/Alice"]
+    assert names(browsing.browse(named, sort="tag.rating"))[:3] == ["acme/Alice", "acme/bob", "acme/malice"]
+    assert names(browsing.browse(named, sort="-tag.rating"))[:3] == ["acme/malice", "acme/bob", "acme/Alice"]
     for name in ("acme/malice", "acme/zoë"):
         describing.unset_tags(named, name, ["rating"])
-    assert names(manage.list_identities(named, where="tag.favourite = 1")) == ["acme/bob"]
+    assert names(browsing.browse(named, where="tag.favourite = 1")) == ["acme/bob"]
     bulk.rate(named, ["acme/bob"], None, favourite=False)
-    assert manage.list_identities(named, where="tag.favourite = 1") == []
+    assert browsing.browse(named, where="tag.favourite = 1") == []
     for wrong in ({"rating": 6.0}, {"rating": None}):
         with pytest.raises(UsageError):
             bulk.rate(named, ["acme/bob"], wrong["rating"])
     bulk.collect(named, "summer", [], where="tag.rating >= 3")
     assert bulk.collections(named) == [{"collection": "summer", "identities": 2}]
     bulk.collect(named, "summer", ["acme/bob"], out=True)
-    assert names(manage.list_identities(named, where=bulk.where_of("summer"))) == ["acme/Alice"]
+    assert names(browsing.browse(named, where=bulk.where_of("summer"))) == ["acme/Alice"]
 
 
 def test_how_two_differ(named: Registry) -> None:

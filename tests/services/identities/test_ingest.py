@@ -11,8 +11,9 @@ from tests.services.world import BASE, World, tiny_layout
 from w2w_registry.catalog.models import Operation, SourceFile, Version
 from w2w_registry.errors import BadFile, NotFound, UsageError
 from w2w_registry.lora import write_lora
+from w2w_registry.services.identities.browsing import browse
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
-from w2w_registry.services.identities.manage import list_identities, set_alias, set_tags, show
+from w2w_registry.services.identities.manage import set_alias, set_tags, show
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
@@ -197,7 +198,7 @@ def test_bad_files_are_told_one_by_one_and_the_good_ones_added(
     assert all(i.error is not None for i in failed.values())
     assert report.items[-1].status == "added"
     assert report.exit_code == 5
-    assert [row["identity"] for row in list_identities(fitted)] == ["p0001"]
+    assert [row["identity"] for row in browse(fitted)] == ["p0001"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
@@ -224,7 +225,7 @@ def test_labels_from_csv_and_options(fitted: Registry, loras: Path, tmp_path: Pa
     csv.write_text("id,beard,note\np0001,1,with hat\np0002,0,\n", "utf-8")
     put(fitted, loras / "p0001", loras / "p0002", labels_csv=str(csv), labels={"source": "test"})
     assert show(fitted, "p0001")["labels"] == {"beard": 1.0, "note": "with hat", "source": "test"}
-    assert [r["identity"] for r in list_identities(fitted, where="beard > 0.5")] == ["p0001"]
+    assert [r["identity"] for r in browse(fitted, where="beard > 0.5")] == ["p0001"]
     with pytest.raises(BadFile):
         put(fitted, loras / "p0003", labels_csv=str(tmp_path / "none.csv"))
 
@@ -241,7 +242,7 @@ def test_another_rank_and_alpha_are_brought_to_the_space(
 def test_dry_run_changes_nothing(fitted: Registry, loras: Path) -> None:
     report = put(fitted, loras, dry_run=True)
     assert {i.status for i in report.items} == {"added"}
-    assert list_identities(fitted) == []
+    assert browse(fitted) == []
     assert list(fitted.artifacts.digests()) == [fitted_artifact(fitted)]
 
 

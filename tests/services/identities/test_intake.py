@@ -15,7 +15,7 @@ from tests.services.world import BASE, World
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.lora.read import LARGEST
-from w2w_registry.services.identities import intake, manage
+from w2w_registry.services.identities import browsing, intake, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.identities.outcome import cause
 from w2w_registry.services.identities.planned import Intake, Plan
@@ -81,7 +81,7 @@ def test_the_plan_of_a_bare_machine_is_what_the_run_does(
         found = groups(registry)
         assert (found.compared, found.spaces) == (40, 2)
         # Everything is there, named by what tells it apart, in its space or in none.
-        lines = {line["identity"]: line for line in manage.list_identities(registry)}
+        lines = {line["identity"]: line for line in browsing.browse(registry)}
         assert len(lines) == 43
         assert {f"output{i}" for i in range(20)} <= set(lines)
         assert len({lines[f"output{i}"]["space"] for i in range(20)} | {None}) == 2
@@ -252,7 +252,7 @@ def test_names_that_look_alike_are_said(empty: Registry, tmp_path: Path) -> None
         pair = {f"{ATTENTION}.lora_down.weight": rand(2, 12, seed=n), f"{ATTENTION}.lora_up.weight": rand(16, 2)}
         _, done = run(empty, st_file(tmp_path / str(n) / f"{name}.safetensors", pair))
     assert "is another identity than ZOË, Zoë" in done.items[0].warnings[0]
-    assert {row["identity"] for row in manage.list_identities(empty)} == {"Zoë", "ZOË", "zoë"}
+    assert {row["identity"] for row in browsing.browse(empty)} == {"Zoë", "ZOË", "zoë"}
 
 
 def test_language_models_are_passed_over_by_name(empty: Registry, tmp_path: Path, world: World) -> None:

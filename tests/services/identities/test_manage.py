@@ -10,10 +10,10 @@ import pytest
 from tests.services.world import BASE
 from w2w_registry.errors import BadName, NotFound, UsageError, WhereError
 from w2w_registry.records import now
+from w2w_registry.services.identities.browsing import browse
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.identities.manage import (
     history,
-    list_identities,
     parse_moment,
     remove,
     set_alias,
@@ -45,20 +45,20 @@ def test_show_has_what_the_contract_names(filled: Registry) -> None:
 
 
 def test_list_filters_sorts_and_limits(filled: Registry) -> None:
-    assert [r["identity"] for r in list_identities(filled)] == [f"p{i:04d}" for i in range(5)]
-    assert [r["identity"] for r in list_identities(filled, sort="-name", limit=2)] == ["p0004", "p0003"]
-    assert [r["identity"] for r in list_identities(filled, where="name = 'p0001'")] == ["p0001"]
-    assert list_identities(filled, where="name = 'P0001'") == []
-    assert [r["identity"] for r in list_identities(filled, where="version = 2")] == ["p0002"]
+    assert [r["identity"] for r in browse(filled)] == [f"p{i:04d}" for i in range(5)]
+    assert [r["identity"] for r in browse(filled, sort="-name", limit=2)] == ["p0004", "p0003"]
+    assert [r["identity"] for r in browse(filled, where="name = 'p0001'")] == ["p0001"]
+    assert browse(filled, where="name = 'P0001'") == []
+    assert [r["identity"] for r in browse(filled, where="version = 2")] == ["p0002"]
     with pytest.raises(WhereError):
-        list_identities(filled, where="kind == person")
+        browse(filled, where="kind == person")
     with pytest.raises(UsageError):
-        list_identities(filled, sort="beauty")
+        browse(filled, sort="beauty")
 
 
 def test_remove_plans_then_performs(filled: Registry) -> None:
     assert remove(filled, "p0002", perform=False)["versions"] == ["p0002@1", "p0002@2"]
-    assert len(list_identities(filled)) == 5
+    assert len(browse(filled)) == 5
     set_alias(filled, "production", "p0002@2")
     remove(filled, "p0002@2", perform=True)
     assert show(filled, "p0002")["version"] == 1
@@ -67,7 +67,7 @@ def test_remove_plans_then_performs(filled: Registry) -> None:
     remove(filled, "p0002", perform=True)
     with pytest.raises(NotFound):
         remove(filled, "p0002", perform=True)
-    assert len(list_identities(filled)) == 4
+    assert len(browse(filled)) == 4
 
 
 def test_alias_history_by_date(filled: Registry) -> None:
@@ -99,7 +99,7 @@ def test_a_date_means_the_end_of_that_day() -> None:
 def test_tags(filled: Registry) -> None:
     assert set_tags(filled, "p0001", ["team=ads", "note=a=b"])["tags"] == {"team": "ads", "note": "a=b"}
     assert set_tags(filled, "p0001", ["team=film"])["tags"]["team"] == "film"
-    assert [r["identity"] for r in list_identities(filled, where="tag.team = 'film'")] == ["p0001"]
+    assert [r["identity"] for r in browse(filled, where="tag.team = 'film'")] == ["p0001"]
     assert unset_tags(filled, "p0001", ["team"])["tags"] == {"note": "a=b"}
     with pytest.raises(NotFound):
         unset_tags(filled, "p0001", ["team"])

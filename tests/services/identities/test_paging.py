@@ -10,7 +10,7 @@ from tests.services.small import Small
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.errors import NotFound, UsageError, WhereError
 from w2w_registry.records import Kind
-from w2w_registry.services.identities import manage, paging
+from w2w_registry.services.identities import browsing, manage, paging
 from w2w_registry.services.registry import Registry
 
 NAMES = ["b", "a/2", "a/10", "B", "ä", "z-9", "c.d", "日本", "a+b", "e", "f", "g", "h"]
@@ -58,7 +58,7 @@ def walk(registry: Registry, sort: str, size: int, where: str | None = None) -> 
 @pytest.mark.parametrize("sort", [s for sort in SORTS for s in (sort, f"-{sort}")])
 def test_pages_in_both_directions_are_the_list(listed: Registry, sort: str) -> None:
     for size in (1, 4, 13, 50):
-        whole = manage.list_identities(listed, sort=sort)
+        whole = browsing.browse(listed, sort=sort)
         pages = walk(listed, sort, size)
         assert [row for page in pages for row in page.rows] == whole
         assert pages[0].previous is None
@@ -74,7 +74,7 @@ def test_pages_in_both_directions_are_the_list(listed: Registry, sort: str) -> N
 
 def test_a_filter_narrows_pages_counts_and_jumps(listed: Registry) -> None:
     where = "kind = product"
-    whole = manage.list_identities(listed, where=where)
+    whole = browsing.browse(listed, where=where)
     assert [row for page in walk(listed, "name", 2, where) for row in page.rows] == whole
     counted = paging.overview(listed, where)
     assert counted.total == len(whole)

@@ -10,7 +10,7 @@ from tests.services.world import BASE
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, now
 from w2w_registry.services.consent.door import Door
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing, manage
 from w2w_registry.services.provenance.lineage import show_manifest
 from w2w_registry.services.recording.likeness import UNKNOWN
 from w2w_registry.services.recording.versions import Activity, NewVersion, record_version
@@ -30,13 +30,13 @@ def kept(registry: Registry, loras: Path) -> Registry:
 
 
 def test_it_is_listed_and_shown(kept: Registry) -> None:
-    (line,) = manage.list_identities(kept, where="adapter = DoRA")
+    (line,) = browsing.browse(kept, where="adapter = DoRA")
     assert (line["identity"], line["space"], line["base_model"]) == ("dora", None, None)
     shown = manage.show(kept, "dora")
     assert (shown["adapter"], shown["space"], shown["versions"][0]["space"]) == ("DoRA", None, None)
     assert show_manifest(kept, "dora")["manifest"]["space"] is None
-    assert manage.list_identities(kept, sort="space")  # no error, and it is last or alone
-    assert not manage.list_identities(kept, where="space is not null")
+    assert browsing.browse(kept, sort="space")  # no error, and it is last or alone
+    assert not browsing.browse(kept, where="space is not null")
 
 
 def test_what_needs_coordinates_says_so(kept: Registry) -> None:

@@ -15,7 +15,7 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, UsageError
 from w2w_registry.services.audit.log import verify
 from w2w_registry.services.consent import amendments, grants
-from w2w_registry.services.identities import bulk, ingest, manage
+from w2w_registry.services.identities import browsing, bulk, ingest, manage
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.recording import backups
 from w2w_registry.services.registry import Registry, open_registry
@@ -68,7 +68,7 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path, monkeypatch: p
     assert (settings.home / "keys" / "own.pem").stat().st_mode & 0o077 == 0
     with open_registry(settings) as restored:
         assert verify(restored).ok
-        assert manage.list_identities(restored) == manage.list_identities(filled)
+        assert browsing.browse(restored) == browsing.browse(filled)
         digest = manage.show(filled, "p0001")["model_digest"]
         assert manage.show(restored, "p0001")["model_digest"] == digest
         ingest.add(restored, AddRequest([str(tmp_path / "loras")]))
@@ -121,6 +121,6 @@ def test_a_catalog_moves_between_databases(filled: Registry, tmp_path: Path, emp
     moved = Settings(settings.home, empty_postgres_url, "curator", settings.artifacts_url, settings.policy)
     with open_registry(moved) as there:
         assert verify(there).ok
-        assert manage.list_identities(there) == manage.list_identities(filled)
+        assert browsing.browse(there) == browsing.browse(filled)
         manage.set_tags(there, "p0002", ["team=ads"])
         assert backups.copy_to(there, f"sqlite:///{tmp_path}/back.db")["rows"]["event"] == rows["event"] + 1

@@ -20,7 +20,7 @@ from w2w_registry.errors import ConsentDenied, SettingError
 from w2w_registry.records import digest_of, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry, init_registry, open_registry, present
 from w2w_registry.settings import load_settings
@@ -80,7 +80,7 @@ def test_looking_with_another_file_says_so_once_and_deciding_each_time(registry:
         with open_registry(settings) as opened:
             for _ in range(3):
                 policies.show(opened)
-                manage.list_identities(opened)
+                browsing.browse(opened)
     assert len(told(registry, "policy.ignored")) == 1
     with open_registry(settings) as opened:
         for _ in range(3):

@@ -14,7 +14,7 @@ from w2w_registry.diffusion.pipeline import load_model
 from w2w_registry.errors import BadFile, BadImage, ConsentDenied
 from w2w_registry.lora import read_lora
 from w2w_registry.services.audit.log import verify
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import browsing
 from w2w_registry.services.identities.previews import set_preview
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import open_registry
@@ -29,12 +29,12 @@ def test_a_photo_finds_whom_it_would_become(tmp_path: Path) -> None:
     settings = studio.build(tmp_path, pipeline, layout)
     photo = studio.photo(tmp_path / "photos", "somebody", 3)
     with open_registry(settings) as registry:
-        before = manage.list_identities(registry)
+        before = browsing.browse(registry)
         (query,) = looking.as_queries(registry, [str(photo)], studio.ENGINE)
         found = search(registry, query, limit=3)
         assert found.query == str(photo)
         assert len(found.results) == 3
-        assert manage.list_identities(registry) == before
+        assert browsing.browse(registry) == before
         invert.invert(registry, invert.InvertRequest(photos=[str(photo)], name="new", engine=studio.ENGINE))
         assert search(registry, query, limit=1).results[0].identity == "new"
         (told,) = search_by(registry, [query], "weights", limit=1)  # the very point, and still no person's LoRA

@@ -48,7 +48,7 @@ def browse(
     limit: int | None = None,
     at: str | None = None,
 ) -> list[IdentityRow]:
-    """The newest version of each identity that matches, as ``list_identities`` gives it.
+    """The newest version of each identity that matches, as a row.
 
     Args:
         patterns: names or shell patterns (``acme/*``); a word without ``*``, ``?`` or ``[`` matches the names it is

@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.holds import Hold, open_holds
 from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
-from w2w_registry.catalog.listing import Listed, list_versions
+from w2w_registry.catalog.listing import Listed
 from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of, refs_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
 from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import IdentityRef, VersionState, assigned, check_alias, check_name, iso
 from w2w_registry.services.consent import gate
@@ -32,20 +31,6 @@ from w2w_registry.services.identities.answers import (
     VersionRow,
 )
 from w2w_registry.services.registry import Registry, present
-
-
-def list_identities(
-    registry: Registry, *, where: str | None = None, sort: str = "name", limit: int | None = None
-) -> list[IdentityRow]:
-    """The newest version of each identity that matches ``where``, sorted.
-
-    Raises:
-        WhereError: the expression does not parse. UsageError: an unknown sort.
-    """
-    expression = None if where is None else parse_where(where)
-    with registry.catalog.read() as session:
-        listed = list_versions(session, expression, sort=sort, limit=limit)
-        return rows_of(registry, session, listed)
 
 
 def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> list[IdentityRow]:

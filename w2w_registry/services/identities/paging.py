@@ -40,7 +40,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Page:
-    """``rows`` as ``list_identities`` gives them with their ``cards``; cursors of the pages around, None at an end."""
+    """``rows`` as ``browse`` gives them with their ``cards``; cursors of the pages around, None at an end."""
 
     rows: list[IdentityRow]
     cards: list[Card]
