@@ -79,7 +79,7 @@ def add(
     space (another rank, initialisation or tool, DoRA, text encoders) are placed in one by their behaviour: they can
     then be edited, mixed, and exported from their coordinates. The file itself is kept.
     """
-    from w2w_registry.services.consent.evidence import evidence_digest
+    from w2w_registry.services.consent.grants import evidence_digest
     from w2w_registry.services.identities.items import AddRequest
     from w2w_registry.services.recording.labels import parse_labels
 

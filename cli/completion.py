@@ -45,7 +45,7 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     """What a word may become: identities (after ``@`` their aliases and versions), spaces, directions, subjects,
     collections, by what the parameter is called and whose it is."""
     try:
-        from w2w_registry.services.identities.completing import completions
+        from w2w_registry.services.identities.bulk import completions
         from w2w_registry.services.registry import open_registry
         from w2w_registry.settings import load_settings
 

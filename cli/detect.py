@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from .frame import Frame, takes_frame
 from .output import emit, say, warn
+
+if TYPE_CHECKING:
+    from w2w_registry.services.provenance.whose import Detected
 
 STATES = {
     "trusted": "content credentials of {issuer}",
@@ -18,10 +20,10 @@ STATES = {
 }
 
 
-def _since(told: Mapping[str, Any]) -> str:
+def _since(told: Detected) -> str:
     """How a picture was turned since it was marked."""
-    turned = [f"turned by {told['turned']}°"] if told["turned"] else []
-    since = ["mirrored"] * told["mirrored"] + turned
+    turned = [f"turned by {told.turned}°"] if told.turned else []
+    since = ["mirrored"] * told.mirrored + turned
     return f", {' and '.join(since)} since" if since else ""
 
 
@@ -39,17 +41,17 @@ def detect(frame: Frame, pictures: tuple[Path, ...]) -> int:
 
     def human() -> None:
         for told in found:
-            how = [f"mark in the pixels{_since(told)} (false alarm at most {told['false_alarm']:.1e})"]
-            how = how if told["marked"] else []
-            if told["credentials"]:
-                how.append(STATES[told["credentials"]["state"]].format(issuer=told["credentials"]["issuer"]))
-            what = "made by a model" if told["ai_generated"] else "no mark found"
-            say(f"{told['picture']}: {what}" + (f": {', '.join(how)}" if how else ""))
-            if not told["credentials_read"]:
+            how = [f"mark in the pixels{_since(told)} (false alarm at most {told.false_alarm:.1e})"]
+            how = how if told.marked else []
+            if told.credentials is not None:
+                how.append(STATES[told.credentials.state].format(issuer=told.credentials.issuer))
+            what = "made by a model" if told.ai_generated else "no mark found"
+            say(f"{told.picture}: {what}" + (f": {', '.join(how)}" if how else ""))
+            if not told.credentials_read:
                 say("  content credentials were not read: pip install 'w2w-registry[marking]'")
 
     for told in found:
-        for warning in told["warnings"]:
-            warn(f"{told['picture']}: {warning}")
+        for warning in told.warnings:
+            warn(f"{told.picture}: {warning}")
     emit(frame, found[0] if len(found) == 1 else found, human)
-    return 0 if all(told["ai_generated"] for told in found) else 1
+    return 0 if all(told.ai_generated for told in found) else 1

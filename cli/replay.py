@@ -51,16 +51,16 @@ def replay(frame: Frame, name: str, dry_run: bool, tolerance: float, **given: An
         value = service.replay(registry, name, Given(**given), dry_run=dry_run, tolerance=tolerance, progress=tick)
 
     def human() -> None:
-        pairs((("version", value["version"]), ("operation", value["operation"]), ("seed", value["seed"])))
-        rows = [{**step, "state": "" if step["missing"] is None else "missing"} for step in value["steps"]]
+        pairs((("version", value.version), ("operation", value.operation), ("seed", value.seed)))
+        rows = [{**step, "state": "" if step.missing is None else "missing"} for step in value.steps]
         table(rows, ["action", "of", "state"])
-        for change in value["changed"]:
+        for change in value.changed:
             note(f"changed since: {change}")
         if dry_run:
-            say("nothing is missing" if value["possible"] else "not possible as things stand")
-            for step in value["steps"]:
-                if step["missing"] is not None:
-                    say(f"  {step['missing']}")
+            say("nothing is missing" if value.possible else "not possible as things stand")
+            for step in value.steps:
+                if step.missing is not None:
+                    say(f"  {step.missing}")
         else:
             distance = "" if value["distance"] is None else f" (distance {value['distance']:.2e})"
             say(f"{value['outcome']}{distance}")

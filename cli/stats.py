@@ -22,8 +22,8 @@ def stats(frame: Frame) -> None:
 
     def human() -> None:
         pairs((key, number) for key, number in value.items() if isinstance(number, int))
-        pairs((f"{place} on disk", _bytes(size)) for place, size in value["bytes"].items() if size)
-        for title, rows in value["by"].items():
+        pairs((f"{place} on disk", _bytes(size)) for place, size in value.bytes.items() if size)
+        for title, rows in value.by.items():
             if rows:
                 say()
                 say("by what made them" if title == "made by" else f"by {title}")

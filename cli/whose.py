@@ -28,19 +28,19 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
 
     def human() -> None:
         for told in found:
-            if not told["found"]:
-                marked = "made by a model, but not known here" if told["ai_generated"] else "carries no mark"
-                say(f"{told['picture']}: {marked}")
+            if not told.found:
+                marked = "made by a model, but not known here" if told.ai_generated else "carries no mark"
+                say(f"{told.picture}: {marked}")
                 continue
-            say(told["picture"])
+            say(told.picture)
             shown = ", ".join(one["ref"] for one in told["shows"])
             rows = [("shows", shown), *((k, told[k]) for k in ("operation", "seed", "made", "event", "consent", "by"))]
             pairs([*rows, ("made from", told["lineage"])])
-            if told["by"] == "watermark":
+            if told.by == "watermark":
                 say(f"  recognised by the number in its pixels, which can be copied onto another picture: {COMPARE}")
 
     for told in found:
-        for warning in told["warnings"]:
-            warn(f"{told['picture']}: {warning}")
+        for warning in told.warnings:
+            warn(f"{told.picture}: {warning}")
     emit(frame, found[0] if len(found) == 1 else found, human)
-    return 0 if all(told["found"] for told in found) else 3
+    return 0 if all(told.found for told in found) else 3

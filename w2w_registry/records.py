@@ -59,6 +59,8 @@ def _json(value: Any) -> Any:
         return value.to_json()
     if isinstance(value, (list, tuple)):
         return [_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
     return value
 
 

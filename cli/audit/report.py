@@ -43,8 +43,8 @@ def report(frame: Frame, out: Path, since: str | None, until: str | None, days: 
     value = service.write(frame.registry(), out, period, days=days, language=language)
 
     def human() -> None:
-        say(value["path"])
+        say(value.path)
         pairs((table["key"].replace("_", " "), counted(len(table["rows"]), "row")) for table in service.tables(value))
 
     emit(frame, value, human)
-    return 0 if value["ok"] else 6
+    return 0 if value.ok else 6

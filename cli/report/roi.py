@@ -30,23 +30,20 @@ def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force
     told = service.roi(registry, known) if out is None else service.write(registry, known, out, language)
 
     def human() -> None:
-        decision = told["decision"]
         rows = [
-            ("cost of one usable identity", decision["unit_cost"]),
-            ("currency", told["currency"]),
-            ("payback, months", decision["payback"]["months"]),
-            ("stop rule", decision["stop_rule"]),
+            ("cost of one usable identity", told.decision.unit_cost),
+            ("currency", told.currency),
+            ("payback, months", told.decision.payback.months),
+            ("stop rule", told.decision.stop_rule),
         ]
         pairs(rows)
         say()
-        table(told["operations"], ("kind", "count", "seconds", "rate", "cost"))
-        if told["totals"]["left_out"]:
-            missing = "; ".join(
-                f"{one['kind']} ({one['count']}, no {one['why']})" for one in told["totals"]["left_out"]
-            )
+        table(told.operations, ("kind", "count", "seconds", "rate", "cost"))
+        if told.totals.left_out:
+            missing = "; ".join(f"{one.kind} ({one.count}, no {one.why})" for one in told.totals.left_out)
             say(f"the cost is a lower bound; it leaves out {missing}")
-        sums = told["reconciliation"]
-        say(f"{sums['events_counted']} of {sums['events_in_log']} events counted; difference {sums['difference']}")
+        sums = told.reconciliation
+        say(f"{sums.events_counted} of {sums.events_in_log} events counted; difference {sums.difference}")
         if out is not None:
             say(f"wrote {out}")
 

@@ -25,4 +25,4 @@ def subject(frame: Frame, subject: str, out: Path, language: str, force: bool) -
     registry = frame.registry()
     check_outputs(registry, out, force=force)
     told = service.write(registry, subject, out, language)
-    emit(frame, told, lambda: pairs([("wrote", told["path"]), *told["rows"].items()]))
+    emit(frame, told, lambda: pairs([("wrote", told.path), *told.rows.items()]))

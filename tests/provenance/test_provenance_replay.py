@@ -15,7 +15,7 @@ OPERATION = OperationNode(
 
 def test_the_plan_names_steps_what_is_missing_and_what_changed() -> None:
     made = plan("acme/a@2", OPERATION, {0: None, 1: "not kept"}, {"code_version": "1.1", "base": "rev-1"})
-    assert [(s.action, s.subject) for s in made.steps] == [
+    assert [(s.action, s.of) for s in made.steps] == [
         ("load", "version acme/a@1"),
         ("load", "photo p.png"),
         ("run", "edit with seed 7"),
@@ -23,8 +23,8 @@ def test_the_plan_names_steps_what_is_missing_and_what_changed() -> None:
     ]
     assert made.missing == ("not kept",)
     assert made.changed == ("code_version: 1.0 → 1.1",)
-    assert made.to_json()["possible"] is False
-    assert plan("acme/a@2", OPERATION, {}, {}).to_json()["possible"] is True
+    assert made.told().possible is False
+    assert plan("acme/a@2", OPERATION, {}, {}).told().possible is True
 
 
 def test_comparisons() -> None:

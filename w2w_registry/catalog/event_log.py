@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, Index, Integer, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import CheckConstraint, Index, Integer, String, select
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.base import Base, autoincrement
 from w2w_registry.catalog.types import BigInt, Hex, Json, UtcDateTime, Words
@@ -91,3 +91,8 @@ class Job(Base):
     kind: Mapped[str] = mapped_column(Words, index=True)
     state: Mapped[dict[str, Any]] = mapped_column(Json)
     updated: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+def jobs_of_kind(session: Session, kind: str) -> list[Job]:
+    """Every note of a kind of work, oldest first."""
+    return list(session.scalars(select(Job).where(Job.kind == kind).order_by(Job.updated, Job.id)))

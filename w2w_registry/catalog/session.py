@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+import sqlalchemy.exc as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -31,11 +32,72 @@ from w2w_registry.catalog.engine import (
     schema_version,
 )
 from w2w_registry.catalog.moment import forget, remember
-from w2w_registry.catalog.notes import Note, Notes
-from w2w_registry.catalog.pulse import Pulse
 from w2w_registry.catalog.unit import EventHash, UnitOfWork
 from w2w_registry.errors import Busy, DatabaseError, SchemaOutOfDate, StorageError
 from w2w_registry.records import now
+
+_QUERY: Final = "SELECT seq FROM chain_head"
+
+
+class Pulse:
+    """How far the catalog has come, asked so cheaply that it can be asked before every answer: one connection past the
+    ORM, in no transaction, so that each question is of the state of its instant. One thread at a time."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+
+    def last_change(self) -> int:
+        """The number of the last event; 0 before the first.
+
+        Raises:
+            sqlalchemy.exc.DBAPIError: what the driver says; the next question opens a connection anew.
+        """
+        errors = self._engine.dialect.loaded_dbapi.Error
+        try:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+                if self._engine.dialect.name == "postgresql":
+                    self._connection.driver_connection.autocommit = True
+            cursor = self._connection.cursor()
+            try:
+                cursor.execute(_QUERY)
+                row = cursor.fetchone()
+            finally:
+                cursor.close()
+        except errors as error:
+            self.close()
+            raise sa.DBAPIError.instance(_QUERY, None, error, errors) from error
+        return 0 if row is None else int(row[0])
+
+    def close(self) -> None:
+        """Let the connection go."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection = None
+
+
+class Note(NamedTuple):
+    """What is to become an event when the transaction under way ends, whatever comes of that."""
+
+    actor: str
+    action: str
+    objects: Mapping[str, Any]
+    payload: Mapping[str, Any]
+
+
+class Notes(threading.local):
+    """The notes of one thread, and how many reads and writes deep it is."""
+
+    def __init__(self) -> None:
+        self.reading = self.writing = 0
+        self.waiting: list[Note] = []
+
+    def take(self) -> list[Note]:
+        """The notes, which are then no longer waiting."""
+        taken, self.waiting = self.waiting, []
+        return taken
+
 
 __all__ = ["HEAD", "Catalog", "EventHash", "UnitOfWork"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from w2w_registry.interface.plain import plain
-from w2w_registry.interface.results import Row, Rows
+from w2w_registry.interface.results import Row, Rows, plain
 from w2w_registry.services.registry import Registry as OpenRegistry
 
 

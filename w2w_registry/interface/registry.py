@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from w2w_registry.interface.consent import Consent
-from w2w_registry.interface.options import checked
-from w2w_registry.interface.plain import plain
-from w2w_registry.interface.results import Pictures, Row, Rows
+from w2w_registry.interface.results import Pictures, Row, Rows, checked, plain
 from w2w_registry.interface.spaces import Spaces
 from w2w_registry.services.registry import Progress, init_registry, no_progress, open_registry
 from w2w_registry.settings import load_settings

@@ -19,6 +19,12 @@ from w2w_registry.records import counted, iso
 
 if TYPE_CHECKING:
     import pandas
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable, Collection
+
+from w2w_registry.errors import UsageError
 
 _MOST: Final = 20
 """Rows shown at the prompt."""
@@ -161,3 +167,34 @@ def _short(text: str) -> str:
     """One line that shows what a value is."""
     line = " ".join(text.split())
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"
+
+
+def checked(
+    method: str, takes: Callable[..., Any], options: Mapping[str, Any], *, own: Collection[str] = ()
+) -> dict[str, Any]:
+    """``options``, each of which ``takes`` has a parameter for.
+
+    Args:
+        method: what the caller called. own: parameters that the method fills itself.
+
+    Raises:
+        UsageError: an option that does not exist, with those that do.
+    """
+    known = [name for name in inspect.signature(takes).parameters if name not in {"registry", "progress", *own}]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
+            raise UsageError(reason=f"{method}() has no option {name!r}", hint=hint)
+    return dict(options)
+
+
+def plain(value: Any) -> Any:
+    """``value`` as ``--json`` has it: a typed result by its own ``to_json``, a list item by item."""
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return value

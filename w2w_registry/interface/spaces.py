@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from w2w_registry.interface.options import checked
-from w2w_registry.interface.plain import plain
-from w2w_registry.interface.results import Row, Rows
+from w2w_registry.interface.results import Row, Rows, checked, plain
 from w2w_registry.services.registry import Progress
 from w2w_registry.services.registry import Registry as OpenRegistry
 

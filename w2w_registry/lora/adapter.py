@@ -24,8 +24,7 @@ from w2w_registry.errors import BadLora
 from w2w_registry.files import why
 from w2w_registry.lora import config
 from w2w_registry.lora.assemble import changes_of
-from w2w_registry.lora.change import Change
-from w2w_registry.lora.family import unet_family
+from w2w_registry.lora.change import Change, unet_family
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
 from w2w_registry.lora.metadata import Told, base_at_hand, base_named, told_by

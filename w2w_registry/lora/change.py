@@ -8,7 +8,7 @@ code and PEFT's are the oracles of the tests; DoRA, arXiv 2402.09353, and OFT, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -220,3 +220,19 @@ def _pair(kind: str, left: tuple[int, ...], right: tuple[int, ...], *, free: boo
     """``free``: a Tucker core stands between them, so that their ranks may differ."""
     if len(left) < 2 or len(right) < 2 or (left[1] != right[0] and not free) or 0 in (*left, *right):
         raise BrokenChange(f"has tensors whose shapes do not make a {kind} ({left} and {right})")
+
+
+_BY_CONTEXT = {768: "sd-1", 1024: "sd-2", 2048: "sdxl"}
+"""Numbers a token of the prompt has, where a UNet's cross-attention reads it (the models' own configurations)."""
+_READS_PROMPT = (".attn2.to_k", ".attn2.to_v")
+
+
+def unet_family(changes: Iterable[Change]) -> str | None:
+    """``sd-1``, ``sd-2`` or ``sdxl`` by the width of the prompt that a UNet's layers read; None where no layer says it,
+    or two disagree. Transformers share their layers' names and widths across makers, and are not told apart."""
+    widths = {
+        change.tensors["A"].shape[1]
+        for change in changes
+        if change.part == "unet" and "A" in change.tensors and change.module.endswith(_READS_PROMPT)
+    }
+    return _BY_CONTEXT.get(widths.pop()) if len(widths) == 1 else None

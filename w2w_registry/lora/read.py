@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadLora
 from w2w_registry.lora.adapter import Adapter, Reading, adapter_of, read
-from w2w_registry.lora.change import Change, row_index
-from w2w_registry.lora.family import unet_family
+from w2w_registry.lora.change import Change, row_index, unet_family
 from w2w_registry.lora.header import brief
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding

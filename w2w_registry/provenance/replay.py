@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.provenance.graph import OperationNode
+from w2w_registry.records import Result
 
 CLOSED_FORM = frozenset({"edit", "mix", "import", "pull", "sample"})
 """Operations that are arithmetic on recorded arrays: the same numbers come out on every machine, or nearly."""
@@ -29,12 +30,12 @@ class Outcome(StrEnum):
     IMPOSSIBLE = "impossible"
 
 
-@dataclass(frozen=True)
-class ReplayStep:
+@dataclass(frozen=True, eq=False)
+class ReplayStep(Result):
     """One thing to do; ``missing`` says what stands in its way."""
 
     action: str
-    subject: str
+    of: str
     missing: str | None = None
 
 
@@ -51,16 +52,34 @@ class ReplayPlan:
     def missing(self) -> tuple[str, ...]:
         return tuple(s.missing for s in self.steps if s.missing is not None)
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "version": self.ref,
-            "operation": self.operation.kind,
-            "parameters": dict(self.operation.parameters),
-            "seed": self.operation.seed,
-            "steps": [{"action": s.action, "of": s.subject, "missing": s.missing} for s in self.steps],
-            "changed": list(self.changed),
-            "possible": not self.missing,
-        }
+    def told(self) -> Planned:
+        """The plan in plain values."""
+        made = self.operation
+        steps, changed = list(self.steps), list(self.changed)
+        return Planned(self.ref, made.kind, dict(made.parameters), made.seed, steps, changed, not self.missing)
+
+
+@dataclass(frozen=True, eq=False)
+class Planned(Result):
+    """What a replay would do: the operation that made a version, its steps, and what is not as it was then."""
+
+    version: str
+    operation: str
+    parameters: dict[str, Any]
+    seed: int | None
+    steps: list[ReplayStep]
+    changed: list[str]
+    possible: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Replayed(Planned):
+    """How a replay came out, and why (as ``Comparison`` has it)."""
+
+    outcome: str
+    distance: float | None
+    tolerance: float
+    reasons: list[str]
 
 
 def plan(

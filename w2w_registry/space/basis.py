@@ -131,6 +131,21 @@ class WeightSpace:
             "calibration": None if self.calibration is None else self.calibration.to_json(),
         }
 
+    @classmethod
+    def from_facts(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> WeightSpace:
+        """The space with these ``facts`` and arrays. Raises KeyError, ValueError, TypeError: they make none."""
+        return cls(
+            base_model=facts["base_model"],
+            base_revision=facts["base_revision"],
+            layout=Layout.from_json(facts["layout"]),
+            fit_set_digest=facts["fit_set_digest"],
+            fit_size=facts["fit_size"],
+            software=facts["software"],
+            metric=Metric.from_json(facts["metric"]) if facts["metric"] else None,
+            calibration=Calibration.from_json(facts["calibration"]) if facts["calibration"] else None,
+            **arrays,
+        )
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) over the canonical JSON of ``facts`` and the digest of every array."""

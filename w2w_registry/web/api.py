@@ -26,8 +26,7 @@ from w2w_registry.web import asking
 from w2w_registry.web.idempotency import OnceRoute
 from w2w_registry.web.kept import keepable
 from w2w_registry.web.problems import TITLES
-from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Audit, Look, Make, Steward
+from w2w_registry.web.site import Audit, Look, Make, Steward, registered
 
 _BYTES = {"type": "string", "format": "binary"}
 

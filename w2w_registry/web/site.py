@@ -18,6 +18,8 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 
+from w2w_registry.records import IdentityRef
+from w2w_registry.services.identities import manage
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
@@ -299,3 +301,13 @@ def picture_response(data: bytes, digest: str, request: Request, *, kind: str = 
     if request.headers.get("if-none-match") == tag:
         return Response(status_code=304, headers=headers)
     return keepable(Response(data, headers=headers, media_type=kind), lagging=True)
+
+
+def registered(desk: Desk, query: str) -> str:
+    """``query`` as ``name@number`` of a version that is there: a name from the network is never a path.
+
+    Raises:
+        BadName, NotFound.
+    """
+    shown = manage.show(desk.registry, str(IdentityRef.parse(query)))
+    return f"{shown['identity']}@{shown['version']}"

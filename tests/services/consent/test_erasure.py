@@ -26,11 +26,11 @@ from w2w_registry.catalog.lookup import coordinates_rows
 from w2w_registry.catalog.models import Base, Space
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import ConsentDenied, NotFound
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.services.consent import gate, grants, subjects, withdraw
+from w2w_registry.services.consent.subjects import looks_like_a_name
 from w2w_registry.services.hub.release import push, push_request
 from w2w_registry.services.hub.takedown import drain, takedown
 from w2w_registry.services.identities.ingest import AddRequest, add

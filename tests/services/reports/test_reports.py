@@ -109,7 +109,7 @@ def test_without_rates_nothing_costs_zero(small: Small) -> None:
     assert told["totals"]["cost"] == NOT_MEASURED
     assert told["energy"] == NOT_MEASURED
     assert all(row["cost"] == NOT_MEASURED for row in told["operations"])
-    json.dumps(told)
+    json.dumps(told.to_json())
 
 
 def test_rates_times_times() -> None:

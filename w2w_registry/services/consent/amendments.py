@@ -20,9 +20,9 @@ from w2w_registry.services.consent.rows import (
     record_named,
     records_of_subject,
 )
+from w2w_registry.services.consent.scopes import unknown_words, warnings_about
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.showing import describe
-from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.registry import Registry, present
 
 _Check = Callable[[Session, ConsentRecord, datetime], dict[str, str]]
@@ -50,13 +50,13 @@ def narrow(
         strange.extend(unknown_words(registry, new))
         return new
 
-    narrower = _supersede(
+    narrower = _change(
         registry,
         subject,
         record_id,
         "consent.narrow",
-        lambda old, new_id, at: lifecycle.narrow(old, new_id, checked(old.scope), at, registry.actor),
         {Status.GIVEN},
+        lambda old, at: lifecycle.narrow(old, new_id(), checked(old.scope), at, registry.actor),
     )
     return {**narrower, "warnings": warnings_about(strange)}
 
@@ -84,20 +84,20 @@ def renew(
         )
         return {DECIDED: decided}
 
-    return _supersede(
+    return _change(
         registry,
         subject,
         record_id,
         "consent.renew",
-        lambda old, new_id, at: lifecycle.renew(old, new_id, expires_at, at, registry.actor),
         {Status.GIVEN, Status.EXPIRED},
+        lambda old, at: lifecycle.renew(old, new_id(), expires_at, at, registry.actor),
         by_two,
     )
 
 
 def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
     """Suspend a record that somebody contests: until it is resolved nothing is allowed on its strength."""
-    return _move(
+    return _change(
         registry,
         subject,
         record_id,
@@ -126,7 +126,7 @@ def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | 
         )
         return {DECIDED: decided}
 
-    return _move(
+    return _change(
         registry,
         subject,
         record_id,
@@ -137,26 +137,7 @@ def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | 
     )
 
 
-def _supersede(
-    registry: Registry,
-    subject: str,
-    record_id: str | None,
-    action: str,
-    change: Callable[[ConsentRecord, str, datetime], ConsentRecord],
-    among: set[Status],
-    check: _Check = _unchecked,
-) -> dict[str, Any]:
-    with registry.catalog.write(registry.actor) as uow:
-        at = present(uow.session)
-        old = _pick(uow.session, subject, record_id, among, at)
-        told = check(uow.session, old, at)
-        record = change(old, new_id(), uow.now())
-        insert_record(uow, record)
-        journal(uow, action, record, supersedes=old.record_id, **told)
-    return describe(record, at)
-
-
-def _move(
+def _change(
     registry: Registry,
     subject: str,
     record_id: str | None,
@@ -165,12 +146,17 @@ def _move(
     change: Callable[[ConsentRecord, datetime], ConsentRecord],
     check: _Check = _unchecked,
 ) -> dict[str, Any]:
+    """Let the record meant be what ``change`` makes of it: itself in another state, or a new one that supersedes it."""
     with registry.catalog.write(registry.actor) as uow:
         at = present(uow.session)
         old = _pick(uow.session, subject, record_id, among, at)
         told = check(uow.session, old, at)
         record = change(old, uow.now())
-        move_record(uow, record)
+        if record.record_id == old.record_id:
+            move_record(uow, record)
+        else:
+            insert_record(uow, record)
+            told = {**told, "supersedes": old.record_id}
         journal(uow, action, record, **told)
     return describe(record, at)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.consents import evidence_given, last_no
 from w2w_registry.catalog.depictions import depictions
+from w2w_registry.catalog.events import events_touching
 from w2w_registry.catalog.holds import open_holds
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Subject, SubjectState, Version
@@ -18,10 +21,9 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status
+from w2w_registry.files import sha256_file
 from w2w_registry.records import ConsentState, VersionState, digest_of
 from w2w_registry.services.consent import gate, notices, signatures
-from w2w_registry.services.consent.evidence import evidence_digest
-from w2w_registry.services.consent.proof import new_proof
 from w2w_registry.services.consent.rows import (
     grant_request,
     insert_record,
@@ -30,11 +32,11 @@ from w2w_registry.services.consent.rows import (
     new_id,
     record_named,
 )
-from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
+from w2w_registry.services.consent.scopes import unknown_words, warnings_about
+from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, SUBJECT, said_by_two
 from w2w_registry.services.consent.showing import describe
 from w2w_registry.services.consent.subjects import set_at_rest, unprotect
 from w2w_registry.services.consent.upstream import consent_states
-from w2w_registry.services.consent.vocabulary import unknown_words, warnings_about
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry, present
 
@@ -203,3 +205,41 @@ def _in_service_again(registry: Registry, uow: UnitOfWork, subject: str) -> list
     uow.bulk_update(Version, [i for i in free if i not in waiting], {"state": VersionState.ACTIVE})
     refs = refs_of(session, free)
     return [str(refs[i]) for i in free]
+
+
+_LIMIT = 4 << 30  # a long recording
+
+
+def evidence_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file.
+
+    Raises:
+        BadFile: it cannot be read.
+    """
+    return sha256_file(path, limit=_LIMIT)
+
+
+def new_proof(session: Session, subject: str, signature: str | None, evidence: str | None) -> str | None:
+    """What of a signed consent and of evidence (a SHA-256) is new, in the words that events have; None: nothing.
+
+    Evidence is old when a record of theirs has it, or when anything was decided on it before their last no: what proved
+    that somebody agreed before they refused does not prove that they agree again. Its digest outlives an erasure. When
+    a consent was signed it says itself (``signatures.check_time``).
+    """
+    records = load_records(session, [subject], history=False).get(subject, ())
+    if signature is not None and signature not in {record.signature for record in records}:
+        return SUBJECT
+    if evidence is None or evidence in {record.evidence_digest for record in records}:
+        return None
+    no = last_no(session, subject)
+    if no is not None and any(at <= no.at for at in _seen(session, subject, evidence)):
+        return None
+    return EVIDENCE
+
+
+def _seen(session: Session, subject: str, evidence: str) -> Iterator[datetime]:
+    """When this evidence was given before: for any consent, or for whom a model depicts."""
+    yield from evidence_given(session, evidence)
+    for event in events_touching(session, {"subject": {subject}}, {}):
+        if event.payload.get("evidence") == evidence:
+            yield event.at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -19,7 +20,6 @@ from w2w_registry.catalog.refusals import AGREED
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.policy import subject_state
-from w2w_registry.consent.pseudonyms import looks_like_a_name
 from w2w_registry.consent.records import to_json
 from w2w_registry.records import Result, composed
 from w2w_registry.services.consent.rows import load_records
@@ -159,3 +159,24 @@ def unprotect(uow: UnitOfWork, subject_id: str) -> int:
     """Forget a subject's references, as a new consent asks; returns how many there were."""
     keys = uow.keys(GuardReference, GuardReference.subject_id == subject_id)
     return uow.bulk_delete(GuardReference, keys)
+
+
+_ROLES = frozenset(
+    """subject person people donor actor actress model talent client customer user member participant player patient
+    voice face faces holder owner brand estate guardian test demo anon anonymous pseudonym team project shoot cast
+    num number case ref rec part item group batch unit one two the and for""".split()  # noqa: SIM905
+)
+_WORD = re.compile(r"[^\W\d_]+")
+_HEX = re.compile(r"[0-9a-f]{6,}|[0-9a-f-]{32,}", re.IGNORECASE)
+
+
+def looks_like_a_name(subject_id: str) -> bool:
+    """Whether an id looks like a name or an address rather than a pseudonym.
+
+    A guess, for a warning: a word of three letters or more that is no role ("subject", "donor") and no hexadecimal
+    number may be a name; ``s-17``, ``donor-0042`` and ``9f3c2a`` are not.
+    """
+    if "@" in subject_id:
+        return True
+    rest = _HEX.sub(" ", subject_id) if any(c.isdigit() for c in subject_id) else subject_id
+    return any(len(word) >= 3 and word.casefold() not in _ROLES for word in _WORD.findall(rest))

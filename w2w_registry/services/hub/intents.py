@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.jobs import jobs_of_kind
+from w2w_registry.catalog.event_log import jobs_of_kind
 from w2w_registry.catalog.models import Job
 from w2w_registry.catalog.publications import record_release
 from w2w_registry.errors import HubError

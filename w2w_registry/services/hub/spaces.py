@@ -35,8 +35,6 @@ from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.spaces.members import hold_space
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.layout import Layout
-from w2w_registry.space.metrics import Calibration, Metric
 
 SHARD = 1 << 30
 SPECTRUM = "spectrum.svg"
@@ -233,18 +231,7 @@ def _join(folder: Path, shards: Sequence[str], where: str) -> None:
                 block = stream.get_tensor("components")
             whole[start : start + len(block)] = block
             start += len(block)
-        space = WeightSpace(
-            base_model=facts["base_model"],
-            base_revision=facts["base_revision"],
-            layout=Layout.from_json(facts["layout"]),
-            fit_set_digest=facts["fit_set_digest"],
-            fit_size=facts["fit_size"],
-            software=facts["software"],
-            metric=Metric.from_json(facts["metric"]) if facts["metric"] else None,
-            calibration=Calibration.from_json(facts["calibration"]) if facts["calibration"] else None,
-            components=whole,
-            **arrays,
-        )
+        space = WeightSpace.from_facts(facts, {**arrays, "components": whole})
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise BadFile(path=where, reason=f"a sharded weight space that does not fit together ({error})") from None
     write_space(folder, space)

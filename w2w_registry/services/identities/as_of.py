@@ -9,10 +9,9 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.former import Then
+from w2w_registry.catalog.former import Then, newest_at, placed_since
 from w2w_registry.catalog.holds import holds_at
 from w2w_registry.catalog.listing import Listed, list_versions
-from w2w_registry.catalog.moments import newest_at, placed_since
 from w2w_registry.catalog.resolve import alias_at, alias_history
 from w2w_registry.catalog.where import Expression
 from w2w_registry.records import VersionState

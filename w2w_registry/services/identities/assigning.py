@@ -16,7 +16,7 @@ from w2w_registry.catalog.models import VersionSubject
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.consent.records import Use
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.evidence import evidence_digest
+from w2w_registry.services.consent.grants import evidence_digest
 from w2w_registry.services.consent.resolve import serve
 from w2w_registry.services.consent.second_person import DECIDED, require_other
 from w2w_registry.services.identities.bulk import chosen

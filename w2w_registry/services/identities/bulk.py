@@ -8,15 +8,15 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.identities import tag_rows
+from w2w_registry.catalog.identities import find_identity, names_in_service, tag_rows, versions_of
 from w2w_registry.catalog.listing import list_versions
-from w2w_registry.catalog.lookup import tags_of
+from w2w_registry.catalog.lookup import aliases_of, subject_ids, tag_keys, tags_of
 from w2w_registry.catalog.models import Identity, Tag, Version
-from w2w_registry.catalog.resolve import near_names, version_for
+from w2w_registry.catalog.resolve import all_spaces, default_space, direction_names, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
-from w2w_registry.records import Result, check_name
+from w2w_registry.records import Result, check_name, composed
 from w2w_registry.services.identities.answers import IdentityRow
 from w2w_registry.services.identities.browsing import browse, matching_names
 from w2w_registry.services.recording.labels import Labels, set_labels
@@ -177,3 +177,29 @@ def members(registry: Registry, collection: str) -> list[IdentityRow]:
 def where_of(collection: str) -> str:
     """The expression that finds a collection's members."""
     return f'tag."{COLLECTION}{check_name(collection, "collection")}" is not null'
+
+
+def completions(registry: Registry, noun: str, begun: str, most: int) -> list[str]:
+    """At most ``most`` names of this noun (``identity``, ``space``, ``direction``, ``subject``, ``collection``) that
+    begin so, sorted. Behind ``@`` an identity's aliases and version numbers."""
+    begun = composed(begun)
+    with registry.catalog.read() as session:
+        if noun == "space":
+            found = [ref for space in all_spaces(session) for ref in (space.name, space.ref)]
+        elif noun == "subject":
+            found = subject_ids(session)
+        elif noun == "collection":
+            found = [key.removeprefix(COLLECTION) for key in tag_keys(session, COLLECTION)]
+        elif noun == "direction":
+            space = default_space(session)
+            found = [] if space is None else direction_names(session, space)
+        else:
+            name, at, _ = begun.partition("@")
+            identity = find_identity(session, name) if at else None
+            if identity is not None:
+                aliases = aliases_of(session, [identity.id]).get(identity.id, {})
+                found = [f"{name}@{alias}" for alias in aliases]
+                found += [f"{name}@{version.number}" for version in versions_of(session, identity.id)]
+            else:
+                found = names_in_service(session)
+    return sorted({text for text in found if text.startswith(begun)})[:most]

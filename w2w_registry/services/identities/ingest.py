@@ -37,8 +37,7 @@ from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.second_look import Near
 from w2w_registry.services.identities.about import about
 from w2w_registry.services.identities.incoming import Incoming, file_of, plain, read, strangers
-from w2w_registry.services.identities.items import AddReport, AddRequest, Item
-from w2w_registry.services.identities.meant import Meant, meant
+from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Meant, meant
 from w2w_registry.services.identities.naming import own_name
 from w2w_registry.services.identities.previews import read_preview
 from w2w_registry.services.identities.seen_again import seen_again

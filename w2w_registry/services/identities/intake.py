@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -19,14 +20,23 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import RegistryError
-from w2w_registry.lora import Candidate, Skipped, digests_of, discover, lora_of, not_plain, read_adapter
+from w2w_registry.lora import (
+    Adapter,
+    Candidate,
+    Skipped,
+    digests_of,
+    discover,
+    lora_of,
+    not_plain,
+    read_adapter,
+    same_adapter,
+)
 from w2w_registry.records import UNKNOWN_BASE, IdentityRef, check_name
 from w2w_registry.services.identities import ingest
 from w2w_registry.services.identities.items import AddReport, AddRequest, Item, Seen
 from w2w_registry.services.identities.naming import say_lookalikes
 from w2w_registry.services.identities.outcome import with_beside
 from w2w_registry.services.identities.planned import Group, Intake, Plan, Survey, repeats
-from w2w_registry.services.identities.twins import Twins
 from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, other_strength, remarks, said_copy
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
@@ -39,6 +49,7 @@ from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.spaces.members import LEAST
 from w2w_registry.space.gauge import obstacles
 from w2w_registry.space.layout import Layout
+from w2w_registry.space.sketch import NEAR, Sketch, cells, distance, near_cells
 
 ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
@@ -306,3 +317,42 @@ def into(registry: Registry, request: AddRequest, add: Add, progress: Progress =
     report = add(registry, replace(request, name=None, candidates=candidates, table=labels), progress)
     assert report.space is not None
     return Intake(with_beside(report.items), tuple(skipped), spaces=(report.space,), unmatched=left)
+
+
+class Twins:
+    """Adapters as they are seen, each with the number of the model it is; the first of a model gives the number."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, int] = {}
+        self._seen: dict[int, list[tuple[Path, Sketch, int]]] = {}  # by cell
+        self._next = 0
+
+    def number(self, adapter: Adapter, digests: Sequence[str], sketch: Sketch | None) -> int:
+        """The model this is: a new one, or that of one before."""
+        keys = (adapter.sha256, *digests)
+        known = next((self._by_key[key] for key in keys if key in self._by_key), None)
+        if known is None and sketch is not None:
+            known = self._like(adapter, sketch)
+        found = self._next if known is None else known
+        if known is None:
+            self._next += 1
+        if sketch is not None:
+            self._keep(adapter.path, sketch, found)
+        for key in keys:
+            self._by_key.setdefault(key, found)
+        return found
+
+    def _like(self, adapter: Adapter, sketch: Sketch) -> int | None:
+        (near,) = near_cells([sketch])
+        for path, theirs, number in (one for cell in near for one in self._seen.get(cell, ())):
+            if distance(sketch, theirs) > NEAR:
+                continue
+            try:
+                if same_adapter(read_adapter(path), adapter):
+                    return number
+            except RegistryError:  # it is gone, or another by now
+                continue
+        return None
+
+    def _keep(self, path: Path, sketch: Sketch, number: int) -> None:
+        self._seen.setdefault(cells([sketch])[0], []).append((path, sketch, number))

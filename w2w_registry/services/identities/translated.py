@@ -22,8 +22,7 @@ from w2w_registry.catalog.resolve import version_for
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import Candidate, read_adapter
 from w2w_registry.services.identities.foreseeing import at_the_door
-from w2w_registry.services.identities.items import AddReport, AddRequest, Item
-from w2w_registry.services.identities.meant import meant
+from w2w_registry.services.identities.items import AddReport, AddRequest, Item, meant
 from w2w_registry.services.identities.unplaced import Point, add_unplaced
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.fingerprints import Prober, keep, open_prober

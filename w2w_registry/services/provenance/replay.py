@@ -24,7 +24,16 @@ from w2w_registry.catalog.space_rows import knows_direction
 from w2w_registry.catalog.vectors import pack, unpack
 from w2w_registry.errors import IntegrityError, NotFound
 from w2w_registry.provenance.graph import OperationNode
-from w2w_registry.provenance.replay import CLOSED_FORM, Comparison, Outcome, ReplayPlan, compare, plan
+from w2w_registry.provenance.replay import (
+    CLOSED_FORM,
+    Comparison,
+    Outcome,
+    Planned,
+    Replayed,
+    ReplayPlan,
+    compare,
+    plan,
+)
 from w2w_registry.services.provenance import replay_training
 from w2w_registry.services.provenance.replay_training import Impossible, Rerun
 from w2w_registry.services.recording.manifests import operation_nodes
@@ -60,14 +69,14 @@ def replay(
     dry_run: bool = False,
     tolerance: float = TOLERANCE,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Planned:
     """Plan the replay of a version, perform it unless ``dry_run``, and compare.
 
     Args:
         given: where the photos and the base model of a training or inversion are, and what to run it on.
 
     Returns:
-        The plan as plain values, with ``outcome``, ``distance`` and ``reasons`` when it was performed.
+        The plan; :class:`Replayed`, with how it came out, when it was performed.
 
     Raises:
         NotFound: no such version. IntegrityError: its stored coordinates are not what was recorded.
@@ -81,20 +90,19 @@ def replay(
                 registry, session, subject.version, subject.operation, given or replay_training.Given()
             )
         made = _plan(registry, session, subject, rerun)
-        out = made.to_json()
         if dry_run:
-            return out
+            return made.told()
         if rerun is None or made.missing:
             result = _perform(registry, session, subject, made, tolerance)
     if rerun is not None and not made.missing:
         result = _run_again(registry, subject, rerun, made, tolerance, progress)
-    return {
-        **out,
-        "outcome": str(result.outcome),
-        "distance": result.distance,
-        "tolerance": tolerance,
-        "reasons": list(result.reasons),
-    }
+    return Replayed(
+        **made.told(),
+        outcome=str(result.outcome),
+        distance=result.distance,
+        tolerance=tolerance,
+        reasons=list(result.reasons),
+    )
 
 
 def _subject(session: Session, version: Version) -> _Subject:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -16,7 +15,7 @@ from w2w_registry.consent.policy import combined_state
 from w2w_registry.diffusion.images import open_picture
 from w2w_registry.errors import MissingExtra
 from w2w_registry.marking import c2pa, watermark
-from w2w_registry.records import iso
+from w2w_registry.records import Result, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording import pictures
@@ -41,26 +40,23 @@ class Seen:
         intact = self.claim is not None and self.claim.state != "invalid"
         return self.found.present or (intact and self.claim is not None and self.claim.ai_generated)
 
-    def to_json(self) -> dict[str, Any]:
+    def told(self, path: Path) -> Detected:
+        """What the picture at ``path`` says, in plain values."""
         claim = self.claim
-        return {
-            "marked": self.found.present,
-            "false_alarm": self.found.false_alarm,
-            "mirrored": self.found.mirrored,
-            "turned": self.found.turned,
-            "ai_generated": self.ai_generated,
-            "credentials": None
-            if claim is None
-            else {
-                "state": claim.state,
-                "issuer": claim.issuer,
-                "generator": claim.generator,
-                "model": claim.model,
-                "problems": list(claim.problems),
-            },
-            "credentials_read": self.credentials_read,
-            "warnings": list(self.warnings),
-        }
+        credentials = None
+        if claim is not None:
+            credentials = Credentials(claim.state, claim.issuer, claim.generator, claim.model, list(claim.problems))
+        return Detected(
+            picture=str(path),
+            marked=self.found.present,
+            false_alarm=self.found.false_alarm,
+            mirrored=self.found.mirrored,
+            turned=self.found.turned,
+            ai_generated=self.ai_generated,
+            credentials=credentials,
+            credentials_read=self.credentials_read,
+            warnings=list(self.warnings),
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -71,6 +67,68 @@ class Seen:
         if claim.mark is None or self.found.mark in (None, claim.mark):
             return (BROKEN,)
         return (BROKEN, FOREIGN)
+
+
+@dataclass(frozen=True, eq=False)
+class Credentials(Result):
+    """The content credentials in a picture."""
+
+    state: str
+    issuer: str | None
+    generator: str | None
+    model: str | None
+    problems: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Detected(Result):
+    """What anybody can see in a picture. ``turned``: degrees since it was marked."""
+
+    picture: str
+    marked: bool
+    false_alarm: float
+    mirrored: bool
+    turned: int
+    ai_generated: bool
+    credentials: Credentials | None
+    credentials_read: bool
+    warnings: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Unknown(Detected):
+    """A picture that is none of this registry's. ``by``: how one that is was recognised."""
+
+    found: bool
+    by: str | None
+    identity: str | None
+    version: int | None
+    operation: str | None
+    consent: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Known(Unknown):
+    """One of this registry's pictures: ``identity``, ``version`` and ``ref`` where it shows one alone, what made it,
+    and ``lineage``, the versions that those shown were made from."""
+
+    ref: str | None
+    seed: int | None
+    made: str
+    event: int
+    lineage: list[str]
+    shows: list[ShownVersion]
+
+
+@dataclass(frozen=True, eq=False)
+class ShownVersion(Result):
+    """A version that a picture shows, and what it may be used for today."""
+
+    identity: str
+    version: int | None
+    ref: str
+    consent: str
+    state: str
 
 
 def look(path: Path, *, secret: bytes | None = None, root: str | None = None) -> Seen:
@@ -89,17 +147,17 @@ def look(path: Path, *, secret: bytes | None = None, root: str | None = None) ->
     return Seen(watermark.detect(pixels, secret), claim, sha256(data).hexdigest(), readable)
 
 
-def detect(path: Path) -> dict[str, Any]:
+def detect(path: Path) -> Detected:
     """What anybody can see in a picture, without a registry.
 
     Raises:
         BadImage.
     """
-    return {"picture": str(path), **look(path).to_json()}
+    return look(path).told(path)
 
 
-def whose(registry: Registry, path: Path) -> dict[str, Any]:
-    """Which of the registry's pictures this is, of whom, made by what; and what they consent to today.
+def whose(registry: Registry, path: Path) -> Unknown:
+    """Which of the registry's pictures this is (:class:`Known`), of whom, made by what; and what they consent to today.
 
     Raises:
         BadImage: not a picture.
@@ -108,10 +166,10 @@ def whose(registry: Registry, path: Path) -> dict[str, Any]:
     seen = look(path, secret=secret, root=root)
     with registry.catalog.read() as session:
         shown, by = _known(session, seen)
-        told = {"picture": str(path), "found": shown is not None, "by": by, **seen.to_json()}
+        told = seen.told(path)
         if shown is None:
-            return told | {"identity": None, "version": None, "operation": None, "consent": None}
-        return told | _about(registry, session, shown)
+            return Unknown(**told, found=False, by=by, identity=None, version=None, operation=None, consent=None)
+        return _about(registry, session, told, shown, by)
 
 
 def _known(session: Session, seen: Seen) -> tuple[Shown | None, str | None]:
@@ -128,7 +186,7 @@ def _known(session: Session, seen: Seen) -> tuple[Shown | None, str | None]:
     return None, None
 
 
-def _about(registry: Registry, session: Session, shown: Shown) -> dict[str, Any]:
+def _about(registry: Registry, session: Session, told: Detected, shown: Shown, by: str | None) -> Known:
     ids = list(shown.versions)
     refs = refs_of(session, ids)
     states = consent_states(session, ids, present(session), gate.rules_of(registry, session))
@@ -136,26 +194,23 @@ def _about(registry: Registry, session: Session, shown: Shown) -> dict[str, Any]
     above = refs_of(session, set(reach.depth) - set(ids))
     kept = versions_by_id(session, ids)
     people = [
-        {
-            "identity": refs[i].name,
-            "version": refs[i].number,
-            "ref": str(refs[i]),
-            "consent": states[i].value,
-            "state": kept[i].state.value,
-        }
+        ShownVersion(refs[i].name, refs[i].number, str(refs[i]), states[i].value, kept[i].state.value)
         for i in ids
         if i in refs
     ]
     alone = people[0] if len(people) == 1 else None
-    return {
-        "identity": alone["identity"] if alone else None,
-        "version": alone["version"] if alone else None,
-        "ref": alone["ref"] if alone else None,
-        "operation": shown.picture.operation,
-        "seed": shown.picture.seed,
-        "made": iso(shown.picture.made),
-        "event": shown.picture.event_seq,
-        "consent": combined_state(states.values()).value,
-        "lineage": [str(above[i]) for i in sorted(above)],
-        "shows": people,
-    }
+    return Known(
+        **told,
+        found=True,
+        by=by,
+        identity=alone.identity if alone else None,
+        version=alone.version if alone else None,
+        ref=alone.ref if alone else None,
+        operation=shown.picture.operation,
+        seed=shown.picture.seed,
+        made=iso(shown.picture.made),
+        event=shown.picture.event_seq,
+        consent=combined_state(states.values()).value,
+        lineage=[str(above[i]) for i in sorted(above)],
+        shows=people,
+    )

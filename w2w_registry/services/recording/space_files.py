@@ -21,8 +21,6 @@ from w2w_registry.lora.header import Header
 from w2w_registry.lora.tensorfile import read_header
 from w2w_registry.records import canonical_json
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.layout import Layout
-from w2w_registry.space.metrics import Calibration, Metric
 
 SPACE_FILE, SPACE_JSON = "space.safetensors", "space.json"
 
@@ -87,17 +85,7 @@ def read_space(path: str | Path, *, mmap: bool = True, verify: bool = True) -> W
             arrays = {name: np.array(array) for name, array in arrays.items()}
         fields: dict[str, Any] = {name: arrays[name] for name in _REQUIRED}
         fields |= {name: arrays.get(name) for name in _OPTIONAL}
-        space = WeightSpace(
-            base_model=facts["base_model"],
-            base_revision=facts["base_revision"],
-            layout=Layout.from_json(facts["layout"]),
-            fit_set_digest=facts["fit_set_digest"],
-            fit_size=facts["fit_size"],
-            software=facts["software"],
-            metric=Metric.from_json(facts["metric"]) if facts["metric"] else None,
-            calibration=Calibration.from_json(facts["calibration"]) if facts["calibration"] else None,
-            **fields,
-        )
+        space = WeightSpace.from_facts(facts, fields)
         recorded = str(facts["digest"])
     except (KeyError, ValueError, TypeError) as error:
         raise BadFile(path=str(file), reason=f"its description is broken ({type(error).__name__}: {error})") from None

@@ -16,8 +16,8 @@ from typing import Final, Literal
 
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.clock import CLOCK_TOLERANCE, latest_seen
+from w2w_registry.catalog.event_log import jobs_of_kind
 from w2w_registry.catalog.events import last_moment
-from w2w_registry.catalog.jobs import jobs_of_kind
 from w2w_registry.catalog.resolve import all_spaces
 from w2w_registry.errors import RegistryError
 from w2w_registry.marking.certificates import SELF_MADE

@@ -13,9 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from w2w_registry.records import Result
+
 NOT_MEASURED: Final = "not measured"
 Figure = float | str
 RESAMPLES: Final = 2000
+SWING: Final = 0.25
+"""By how much of itself each factor is moved in ``sensitivity``."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,70 @@ class Rates:
         return table.get(kind, table.get("default"))
 
 
-def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
+@dataclass(frozen=True, eq=False)
+class Cost(Result):
+    """What operations of one kind took and cost; ``timed`` of them had an end, ``events`` are theirs in the log."""
+
+    kind: str
+    count: int
+    timed: int
+    seconds: Figure
+    rate: Figure
+    cost: Figure
+    events: list[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Energy(Result):
+    """Electricity of ``operations``; ``metered`` of them with a meter, ``left_out`` neither metered nor reckoned."""
+
+    kwh: float
+    co2_kg: Figure
+    operations: int
+    left_out: int
+    metered: int
+    metered_kwh: Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Payback(Result):
+    """Months until the set-up is earned back, and their interval."""
+
+    months: Figure
+    interval: list[Figure] | str
+
+
+@dataclass(frozen=True, eq=False)
+class Bar(Result):
+    """Unit cost when one factor is lower or higher."""
+
+    factor: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut(Result):
+    """Operations of a kind that no cost could be put on, and why."""
+
+    kind: str
+    why: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reuse(Result):
+    """How often what is there went into something else; ``events`` as ``ranges`` gives them."""
+
+    there: int
+    used_again: int
+    uses: int
+    median_uses: Figure
+    most: list[dict[str, Any]]
+    events: list[list[int]]
+
+
+def costs(operations: Sequence[Timed], rates: Rates) -> list[Cost]:
     """One row for each kind: how often, how long, what it cost, and by which events that can be checked."""
     rows = []
     for kind in sorted({o.kind for o in operations}):
@@ -60,20 +127,20 @@ def costs(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
         rate = rates.of(kind)
         seconds: Figure = sum(timed) if timed else NOT_MEASURED
         rows.append(
-            {
-                "kind": kind,
-                "count": len(mine),
-                "timed": len(timed),
-                "seconds": seconds,
-                "rate": NOT_MEASURED if rate is None else rate,
-                "cost": NOT_MEASURED if rate is None or not timed else sum(timed) / 3600 * rate,
-                "events": sorted(o.event for o in mine if o.event is not None),
-            }
+            Cost(
+                kind=kind,
+                count=len(mine),
+                timed=len(timed),
+                seconds=seconds,
+                rate=NOT_MEASURED if rate is None else rate,
+                cost=NOT_MEASURED if rate is None or not timed else sum(timed) / 3600 * rate,
+                events=sorted(o.event for o in mine if o.event is not None),
+            )
         )
     return rows
 
 
-def energy(operations: Sequence[Timed], rates: Rates) -> dict[str, Any] | str:
+def energy(operations: Sequence[Timed], rates: Rates) -> Energy | str:
     """Electricity, by codecarbon's method: what a meter counted; where none could be read, recorded time × power given.
     What has neither is not in it, and how much that is, is said."""
     table = rates.watts or {}
@@ -88,17 +155,17 @@ def energy(operations: Sequence[Timed], rates: Rates) -> dict[str, Any] | str:
         return NOT_MEASURED
     kwh = sum(metered) + sum(reckoned)
     carbon: Figure = NOT_MEASURED if rates.grams_per_kwh is None else kwh * rates.grams_per_kwh / 1000
-    told = {"kwh": kwh, "co2_kg": carbon, "operations": counted, "left_out": len(operations) - counted}
-    return {**told, "metered": len(metered), "metered_kwh": sum(metered) if metered else NOT_MEASURED}
+    by_meter: Figure = sum(metered) if metered else NOT_MEASURED
+    return Energy(kwh, carbon, counted, len(operations) - counted, len(metered), by_meter)
 
 
-def total(rows: Sequence[Mapping[str, Any]], key: str) -> Figure:
+def total(rows: Sequence[Cost], key: str) -> Figure:
     """The sum of what was measured; ``NOT_MEASURED`` when nothing was."""
     found = [row[key] for row in rows if not isinstance(row[key], str)]
     return sum(found) if found else NOT_MEASURED
 
 
-def unit_cost(rows: Sequence[Mapping[str, Any]], usable: int) -> Figure:
+def unit_cost(rows: Sequence[Cost], usable: int) -> Figure:
     """Cost of one usable identity."""
     cost = total(rows, "cost")
     return NOT_MEASURED if isinstance(cost, str) or not usable else cost / usable
@@ -116,7 +183,7 @@ def interval(operations: Sequence[Timed], rates: Rates, usable: int) -> tuple[fl
     return sums[int(0.025 * RESAMPLES)], sums[int(0.975 * RESAMPLES)]
 
 
-def payback(unit: Figure, rates: Rates, spread: tuple[float, float] | None) -> dict[str, Any]:
+def payback(unit: Figure, rates: Rates, spread: tuple[float, float] | None) -> Payback:
     """Months until the set-up is earned back, with the interval that the unit cost's brings."""
 
     def months(cost: float) -> Figure:
@@ -126,40 +193,32 @@ def payback(unit: Figure, rates: Rates, spread: tuple[float, float] | None) -> d
         return rates.setup / saved if saved > 0 else "never"
 
     if isinstance(unit, str):
-        return {"months": NOT_MEASURED, "interval": NOT_MEASURED}
-    return {
-        "months": months(unit),
-        "interval": NOT_MEASURED if spread is None else [months(spread[0]), months(spread[1])],
-    }
+        return Payback(NOT_MEASURED, NOT_MEASURED)
+    return Payback(months(unit), NOT_MEASURED if spread is None else [months(spread[0]), months(spread[1])])
 
 
-def sensitivity(rows: Sequence[Mapping[str, Any]], usable: int, swing: float = 0.25) -> list[dict[str, Any]]:
+def sensitivity(rows: Sequence[Cost], usable: int) -> list[Bar]:
     """Unit cost when one kind's cost is a quarter lower or higher, widest first: the bars of a tornado chart."""
     cost = total(rows, "cost")
     if isinstance(cost, str) or not usable:
         return []
     bars = [
-        {
-            "factor": row["kind"],
-            "low": (cost - swing * row["cost"]) / usable,
-            "high": (cost + swing * row["cost"]) / usable,
-        }
+        Bar(row.kind, (cost - SWING * row.cost) / usable, (cost + SWING * row.cost) / usable)
         for row in rows
-        if not isinstance(row["cost"], str)
+        if not isinstance(row.cost, str)
     ]
-    low, high = cost / (usable * (1 + swing)), cost / (usable * (1 - swing))
-    bars.append({"factor": "usable identities", "low": low, "high": high})
-    return sorted(bars, key=lambda bar: bar["low"] - bar["high"])
+    bars.append(Bar("usable identities", cost / (usable * (1 + SWING)), cost / (usable * (1 - SWING))))
+    return sorted(bars, key=lambda bar: bar.low - bar.high)
 
 
-def left_out(operations: Sequence[Timed], rates: Rates) -> list[dict[str, Any]]:
+def left_out(operations: Sequence[Timed], rates: Rates) -> list[LeftOut]:
     """What no cost could be put on, by kind: how often no price was given (``rate``) or no end recorded (``time``)."""
     found = Counter(
         (o.kind, "rate" if rates.of(o.kind) is None else "time")
         for o in operations
         if o.seconds is None or rates.of(o.kind) is None
     )
-    return [{"kind": kind, "why": why, "count": count} for (kind, why), count in sorted(found.items())]
+    return [LeftOut(kind, why, count) for (kind, why), count in sorted(found.items())]
 
 
 def ranges(numbers: Iterable[int]) -> list[list[int]]:
@@ -173,16 +232,18 @@ def ranges(numbers: Iterable[int]) -> list[list[int]]:
     return found
 
 
-def reuse(names: Sequence[str], there: int) -> dict[str, Any]:
-    """How often what there is went into something else: of ``there`` things, the name of one for each use."""
+def reuse(names: Sequence[str], there: int, events: Iterable[int]) -> Reuse:
+    """How often what there is went into something else: of ``there`` things, the name of one for each use, recorded by
+    these ``events``."""
     used = Counter(names)
-    return {
-        "there": there,
-        "used_again": len(used),
-        "uses": sum(used.values()),
-        "median_uses": statistics.median(used.values()) if used else NOT_MEASURED,
-        "most": [{"name": name, "uses": uses} for name, uses in used.most_common(5)],
-    }
+    return Reuse(
+        there=there,
+        used_again=len(used),
+        uses=sum(used.values()),
+        median_uses=statistics.median(used.values()) if used else NOT_MEASURED,
+        most=[{"name": name, "uses": uses} for name, uses in used.most_common(5)],
+        events=ranges(events),
+    )
 
 
 def sample_size(difference: float = 0.1, power: float = 0.8, level: float = 0.05) -> int:

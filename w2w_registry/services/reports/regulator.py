@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.policies import policies
 from w2w_registry.catalog.publications import list_releases
 from w2w_registry.errors import UsageError
-from w2w_registry.records import canonical_json
+from w2w_registry.records import Result, canonical_json, keyed
 from w2w_registry.services.audit import log as audit_log
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
@@ -50,8 +50,55 @@ class Period:
     until: datetime | None = None
 
 
-def report(registry: Registry, period: Period, *, days: int = 30) -> dict[str, Any]:
-    """Everything the report says, as plain values.
+@dataclass(frozen=True, eq=False)
+class Cover(Result):
+    """Who reports on what, with which software, and the state of the log."""
+
+    organisation: str | None
+    controller: str | None
+    contact: str | None
+    since: datetime | None = field(metadata=keyed("from"))
+    to: datetime | None
+    author: str
+    made: datetime
+    versions: dict[str, Any]
+    log: dict[str, Any]
+    checkpoint: dict[str, Any] | None
+    policy: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Report(Result):
+    """Everything the report says: rows of its tables, by what they are about."""
+
+    cover: Cover
+    verdict: dict[str, Any]
+    counts: list[dict[str, Any]]
+    events: dict[str, int]
+    subjects: dict[str, int]
+    subject_ids: dict[str, list[str]]
+    policies: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+    consents: list[dict[str, Any]]
+    refusals: list[dict[str, Any]]
+    lone: list[dict[str, Any]]
+    withdrawals_done: list[dict[str, Any]]
+    takedowns: list[dict[str, Any]]
+    marking: list[dict[str, Any]]
+    incidents: list[dict[str, Any]]
+    sections: dict[str, Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Written(Report):
+    """The report, where it was written, and whether the log verifies."""
+
+    path: str
+    ok: bool
+
+
+def report(registry: Registry, period: Period, *, days: int = 30) -> Report:
+    """Everything the report says.
 
     Args:
         days: how far ahead expiring consents are listed.
@@ -62,7 +109,7 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> dict[str, A
         size, head = usage.head(session)
         notes = log.stored_checkpoints(session)
         counts = usage.rows_by_state(session)
-        rules = [{"since": p.since, "digest": p.digest, "rules": dict(p.rules)} for p in policies(session)]
+        kept = policies(session)
         told = _Told(session)
         for event in log.events(session, since=period.since, before=period.until):
             told.add(event)
@@ -71,40 +118,40 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> dict[str, A
         takedowns = _takedowns(session, period)
     people = subjects.list_subjects(registry)
     filters = queries.Filters(days=days)
-    return {
-        "cover": {
-            "organisation": registry.settings.organisation.get("name"),
-            "controller": registry.settings.organisation.get("controller"),
-            "contact": registry.settings.organisation.get("contact"),
-            "from": period.since,
-            "to": period.until,
-            "author": registry.actor,
-            "made": at,
-            "versions": {
+    return Report(
+        cover=Cover(
+            organisation=registry.settings.organisation.get("name"),
+            controller=registry.settings.organisation.get("controller"),
+            contact=registry.settings.organisation.get("contact"),
+            since=period.since,
+            to=period.until,
+            author=registry.actor,
+            made=at,
+            versions={
                 "w2w-registry": __version__,
                 "schema": current_schema(registry.settings).schema,
                 "python": platform.python_version(),
             },
-            "log": {"events": size, "head": head},
-            "checkpoint": _checkpoint(registry, notes),
-            "policy": rules[-1]["digest"] if rules else None,
-        },
-        "verdict": verdict.to_json(),
-        "counts": counts,
-        "events": dict(sorted(told.actions.items())),
-        "subjects": {state: len(ids) for state, ids in _by_state(people).items()},
-        "subject_ids": _by_state(people),
-        "policies": rules,
+            log={"events": size, "head": head},
+            checkpoint=_checkpoint(registry, notes),
+            policy=kept[-1].digest if kept else None,
+        ),
+        verdict=verdict.to_json(),
+        counts=counts,
+        events=dict(sorted(told.actions.items())),
+        subjects={state: len(ids) for state, ids in _by_state(people).items()},
+        subject_ids=_by_state(people),
+        policies=[{"since": p.since, "digest": p.digest, "rules": dict(p.rules)} for p in kept],
         **decided,
-        "withdrawals_done": withdrawn,
-        "takedowns": takedowns,
-        "marking": told.marking(),
-        "incidents": told.incidents,
-        "sections": {name: queries.ask(registry, name, filters.only(name)) for name in _SECTIONS},
-    }
+        withdrawals_done=withdrawn,
+        takedowns=takedowns,
+        marking=told.marking(),
+        incidents=told.incidents,
+        sections={name: queries.ask(registry, name, filters.only(name)) for name in _SECTIONS},
+    )
 
 
-def write(registry: Registry, out: Path, period: Period, *, days: int = 30, language: str = "en") -> dict[str, Any]:
+def write(registry: Registry, out: Path, period: Period, *, days: int = 30, language: str = "en") -> Written:
     """Write the report as ``.html`` or ``.md``.
 
     Raises:
@@ -119,30 +166,30 @@ def write(registry: Registry, out: Path, period: Period, *, days: int = 30, lang
     told = report(registry, period, days=days)
     text = render(f"regulator{out.suffix}", language, told=told, tables=tables(told), fold=FOLD, on_paper=ON_PAPER)
     write_atomic(out, text.encode())
-    return {**told, "path": str(out), "ok": told["verdict"]["ok"]}
+    return Written(**told, path=str(out), ok=told.verdict["ok"])
 
 
-def tables(told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def tables(told: Report) -> list[dict[str, Any]]:
     """The report's tables, in order: key of the heading, columns, rows."""
     found: list[tuple[str, Sequence[str], Iterable[Mapping[str, Any]]]] = [
-        ("counts", ("what", "state", "count"), told["counts"]),
+        ("counts", ("what", "state", "count"), told.counts),
         ("subjects", ("state", "count", "ids"), _state_rows(told)),
-        ("policies", ("since", "digest", "rules"), told["policies"]),
-        ("decisions", ("use", "decision", "policy", "count"), told["decisions"]),
-        ("refusals", ("seq", "at", "actor", "use", "about", "reasons"), told["refusals"]),
-        ("consents", ("action", "policy", "count"), told["consents"]),
-        ("lone", ("seq", "at", "actor", "action", "about", "on", "evidence"), told["lone"]),
-        ("unconsented", queries.QUESTIONS["unconsented"].columns, told["sections"]["unconsented"]),
-        ("withdrawals_done", ("subject", "started", "erase", "step", "at", "seconds"), told["withdrawals_done"]),
-        ("withdrawals", queries.QUESTIONS["withdrawals"].columns, told["sections"]["withdrawals"]),
-        ("takedowns", ("release", "queued", "done", "seconds"), told["takedowns"]),
-        ("marking", ("action", "pictures", "seen", "numbered", "off"), told["marking"]),
-        ("incidents", ("seq", "at", "last", "count", "actor", "action", "details"), told["incidents"]),
-        ("expiring", queries.QUESTIONS["expiring"].columns, told["sections"]["expiring"]),
-        ("mismatched", queries.QUESTIONS["mismatched"].columns, told["sections"]["mismatched"]),
-        ("unexplained", queries.QUESTIONS["unexplained"].columns, told["sections"]["unexplained"]),
-        ("spaces", queries.QUESTIONS["spaces"].columns, told["sections"]["spaces"]),
-        ("events", ("action", "count"), [{"action": a, "count": n} for a, n in told["events"].items()]),
+        ("policies", ("since", "digest", "rules"), told.policies),
+        ("decisions", ("use", "decision", "policy", "count"), told.decisions),
+        ("refusals", ("seq", "at", "actor", "use", "about", "reasons"), told.refusals),
+        ("consents", ("action", "policy", "count"), told.consents),
+        ("lone", ("seq", "at", "actor", "action", "about", "on", "evidence"), told.lone),
+        ("unconsented", queries.QUESTIONS["unconsented"].columns, told.sections["unconsented"]),
+        ("withdrawals_done", ("subject", "started", "erase", "step", "at", "seconds"), told.withdrawals_done),
+        ("withdrawals", queries.QUESTIONS["withdrawals"].columns, told.sections["withdrawals"]),
+        ("takedowns", ("release", "queued", "done", "seconds"), told.takedowns),
+        ("marking", ("action", "pictures", "seen", "numbered", "off"), told.marking),
+        ("incidents", ("seq", "at", "last", "count", "actor", "action", "details"), told.incidents),
+        ("expiring", queries.QUESTIONS["expiring"].columns, told.sections["expiring"]),
+        ("mismatched", queries.QUESTIONS["mismatched"].columns, told.sections["mismatched"]),
+        ("unexplained", queries.QUESTIONS["unexplained"].columns, told.sections["unexplained"]),
+        ("spaces", queries.QUESTIONS["spaces"].columns, told.sections["spaces"]),
+        ("events", ("action", "count"), [{"action": a, "count": n} for a, n in told.events.items()]),
     ]
     return [{"key": key, "columns": columns, "rows": list(rows)} for key, columns, rows in found]
 
@@ -262,8 +309,8 @@ def _by_state(people: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     return {state: sorted(found[state]) for state in sorted(found)}
 
 
-def _state_rows(told: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"state": s, "count": len(ids), "ids": ids} for s, ids in told["subject_ids"].items()]
+def _state_rows(told: Report) -> list[dict[str, Any]]:
+    return [{"state": s, "count": len(ids), "ids": ids} for s, ids in told.subject_ids.items()]
 
 
 def _within(period: Period, at: datetime) -> bool:

@@ -9,6 +9,7 @@ import math
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ from w2w_registry.catalog import usage
 from w2w_registry.catalog.operations import RESEMBLES, InputKind
 from w2w_registry.errors import BadFile, SettingError, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import ConsentState, OperationKind, iso
+from w2w_registry.records import ConsentState, OperationKind, Result, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry, present
@@ -84,9 +85,84 @@ def _check_known(path: Path, table: Mapping[str, Any], known: Sequence[str], und
             raise SettingError(setting=f"{path}: {under}{name}", value=table[name], reason=reason)
 
 
-def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Decision(Result):
+    """What the figures come to: the cost of one usable identity, whether it is all of it, and what follows."""
+
+    unit_cost: figures.Figure
+    complete: bool
+    unit_cost_interval: list[float] | str
+    payback: figures.Payback
+    stop_rule: str
+
+
+@dataclass(frozen=True, eq=False)
+class Totals(Result):
+    """Sums over all operations; ``left_out``: what the cost leaves out."""
+
+    operations: int
+    seconds: figures.Figure
+    cost: figures.Figure
+    left_out: list[figures.LeftOut]
+    usable_identities: int
+    events: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Storage(Result):
+    """Files in the artifact store."""
+
+    files: int
+    bytes: int
+    bytes_per_identity: figures.Figure
+    cost_per_month: figures.Figure
+    events: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reconciliation(Result):
+    """The report held against the log."""
+
+    events_in_log: int
+    events_counted: int
+    difference: int
+    operations_without_event: int
+
+
+@dataclass(frozen=True, eq=False)
+class Roi(Result):
     """Every figure, with the events it comes from (``events`` of what is not an operation: first and last of each run
     of them); totals are held against the log."""
+
+    at: str
+    period: list[str]
+    organisation: str
+    log: dict[str, Any]
+    currency: str
+    decision: Decision
+    operations: list[figures.Cost]
+    totals: Totals
+    events: dict[str, int]
+    reuse: dict[str, figures.Reuse]
+    storage: Storage
+    consent: dict[str, Any]
+    takedown_exposure: dict[str, Any]
+    quality_gates: list[dict[str, Any]] | str
+    energy: figures.Energy | str
+    sensitivity: list[figures.Bar]
+    poc: dict[str, Any]
+    reconciliation: Reconciliation
+
+
+@dataclass(frozen=True, eq=False)
+class RoiWritten(Roi):
+    """The report, and where it was written."""
+
+    path: str
+
+
+def roi(registry: Registry, rates: Rates) -> Roi:
+    """The report of what is recorded."""
     with registry.catalog.read() as session:
         at, log = present(session), usage.traces(session)
         operations = [Timed(o.kind, o.seconds, o.event, o.joules) for o in usage.operations(session, log)]
@@ -102,60 +178,52 @@ def roi(registry: Registry, rates: Rates) -> dict[str, Any]:
     usable = len({identity for version, identity in versions.items() if states.get(version) in USABLE})
     unit = figures.unit_cost(rows, usable)
     spread = figures.interval(operations, rates, usable)
-    told = {
-        "at": iso(at),
-        "period": [iso(moment) for moment in period],
-        "organisation": registry.settings.organisation.get("name") or "w2w-registry",
-        "log": {"events": head[0], "head": head[1]},
-        "currency": rates.currency or NOT_MEASURED,
-        "decision": {
-            "unit_cost": unit,
-            "complete": not missing,
-            "unit_cost_interval": NOT_MEASURED if spread is None else list(spread),
-            "payback": figures.payback(NOT_MEASURED if missing else unit, rates, spread),
-            "stop_rule": _stop_rule(unit, rates, complete=not missing),
-        },
-        "operations": rows,
-        "totals": {
-            "operations": len(operations),
-            "seconds": figures.total(rows, "seconds"),
-            "cost": figures.total(rows, "cost"),
-            "left_out": missing,
-            "usable_identities": usable,
-            "events": figures.ranges(log.of("version", versions)),
-        },
-        "events": dict(sorted(counted.items())),
-        "reuse": used,
-        "storage": _storage(stored, usable, rates, log),
-        "consent": {
+    heard = sum(counted.values())
+    return Roi(
+        at=iso(at),
+        period=[iso(moment) for moment in period],
+        organisation=registry.settings.organisation.get("name") or "w2w-registry",
+        log={"events": head[0], "head": head[1]},
+        currency=rates.currency or NOT_MEASURED,
+        decision=Decision(
+            unit_cost=unit,
+            complete=not missing,
+            unit_cost_interval=NOT_MEASURED if spread is None else list(spread),
+            payback=figures.payback(NOT_MEASURED if missing else unit, rates, spread),
+            stop_rule=_stop_rule(unit, rates, complete=not missing),
+        ),
+        operations=rows,
+        totals=Totals(
+            operations=len(operations),
+            seconds=figures.total(rows, "seconds"),
+            cost=figures.total(rows, "cost"),
+            left_out=missing,
+            usable_identities=usable,
+            events=figures.ranges(log.of("version", versions)),
+        ),
+        events=dict(sorted(counted.items())),
+        reuse=used,
+        storage=_storage(stored, usable, rates, log),
+        consent={
             "states": dict(sorted(Counter(state.value for state in states.values()).items())),
             "events": figures.ranges(log.rows["consent_record"].values()),
             "expiring_in_90_days": len(expiring),
             "expiring_events": figures.ranges(log.of("consent_record", expiring)),
         },
-        "takedown_exposure": {"published": len(releases), "events": figures.ranges(log.of("release", releases))},
-        "quality_gates": [one | {"events": figures.ranges(one["events"])} for one in gates] or NOT_MEASURED,
-        "energy": figures.energy(operations, rates),
-        "sensitivity": figures.sensitivity(rows, usable),
-        "poc": _plan(unit, rates),
-    }
-    return told | {"reconciliation": _reconciled(head[0], sum(counted.values()), unheard)}
+        takedown_exposure={"published": len(releases), "events": figures.ranges(log.of("release", releases))},
+        quality_gates=[one | {"events": figures.ranges(one["events"])} for one in gates] or NOT_MEASURED,
+        energy=figures.energy(operations, rates),
+        sensitivity=figures.sensitivity(rows, usable),
+        poc=_plan(unit, rates),
+        reconciliation=Reconciliation(head[0], heard, head[0] - heard, unheard),
+    )
 
 
-def _reconciled(logged: int, counted: int, unheard: int) -> dict[str, int]:
-    return {
-        "events_in_log": logged,
-        "events_counted": counted,
-        "difference": logged - counted,
-        "operations_without_event": unheard,
-    }
-
-
-def _reuse(session: Session, log: usage.Traces, versions: Mapping[int, int]) -> dict[str, Any]:
+def _reuse(session: Session, log: usage.Traces, versions: Mapping[int, int]) -> dict[str, figures.Reuse]:
     """How often an identity, a space and a direction was used again."""
     found = usage.uses(session, besides=RESEMBLES)
     spaces, directions = usage.spaces_and_directions(session)
-    told: dict[str, Any] = {}
+    told: dict[str, figures.Reuse] = {}
     for what, kind, there in (
         ("identities", InputKind.VERSION, len(set(versions.values()))),
         ("spaces", InputKind.SPACE, spaces),
@@ -163,11 +231,11 @@ def _reuse(session: Session, log: usage.Traces, versions: Mapping[int, int]) -> 
     ):
         mine = [use for use in found if use.what == kind]
         events = {log.operations[use.operation][0] for use in mine if use.operation in log.operations}
-        told[what] = figures.reuse([use.name for use in mine], there) | {"events": figures.ranges(events)}
+        told[what] = figures.reuse([use.name for use in mine], there, events)
     return told
 
 
-def write(registry: Registry, rates: Rates, out: Path, language: str) -> dict[str, Any]:
+def write(registry: Registry, rates: Rates, out: Path, language: str) -> RoiWritten:
     """Write the report as ``.html``, or its costs as ``.csv`` in FOCUS columns.
 
     Raises:
@@ -183,18 +251,18 @@ def write(registry: Registry, rates: Rates, out: Path, language: str) -> dict[st
     else:
         text = render("roi.html", language, told=told, organisation=registry.settings.organisation)
     write_atomic(out, text.encode())
-    return told | {"path": str(out)}
+    return RoiWritten(**told, path=str(out))
 
 
-def focus_csv(told: Mapping[str, Any]) -> str:
+def focus_csv(told: Roi) -> str:
     """A row for each kind of operation, in columns of FOCUS 1.0 (focus.finops.org); what is unknown is left empty, and
     what every row shares (period, currency, who) stands in every row."""
     out = io.StringIO()
     sheet = csv.DictWriter(out, FOCUS)
     sheet.writeheader()
-    start, end = told["period"] or ("", "")
-    for row in told["operations"]:
-        cost, hours = _blank(row["cost"]), "" if isinstance(row["seconds"], str) else row["seconds"] / 3600
+    start, end = told.period or ("", "")
+    for row in told.operations:
+        cost, hours = _blank(row.cost), "" if isinstance(row.seconds, str) else row.seconds / 3600
         sheet.writerow(
             {
                 **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost),
@@ -202,16 +270,16 @@ def focus_csv(told: Mapping[str, Any]) -> str:
                 **dict.fromkeys(("BillingPeriodEnd", "ChargePeriodEnd"), end),
                 **dict.fromkeys(("ConsumedQuantity", "PricingQuantity"), hours),
                 **dict.fromkeys(("ConsumedUnit", "PricingUnit"), "Hours"),
-                **dict.fromkeys(("ProviderName", "PublisherName", "InvoiceIssuerName"), told["organisation"]),
-                "BillingAccountId": told["organisation"],
-                "BillingCurrency": _blank(told["currency"]),
+                **dict.fromkeys(("ProviderName", "PublisherName", "InvoiceIssuerName"), told.organisation),
+                "BillingAccountId": told.organisation,
+                "BillingCurrency": _blank(told.currency),
                 "ChargeCategory": "Usage",
-                "ChargeDescription": row["kind"],
-                "ListUnitPrice": _blank(row["rate"]),
+                "ChargeDescription": row.kind,
+                "ListUnitPrice": _blank(row.rate),
                 "ServiceCategory": "AI and Machine Learning",
                 "ServiceName": "w2w-registry",
-                "x_Operations": row["count"],
-                "x_Events": " ".join(map(str, row["events"])),
+                "x_Operations": row.count,
+                "x_Events": " ".join(map(str, row.events)),
             }
         )
     return out.getvalue()
@@ -221,16 +289,11 @@ def _blank(value: Any) -> Any:
     return "" if value == NOT_MEASURED else value
 
 
-def _storage(stored: tuple[int, int], usable: int, rates: Rates, log: usage.Traces) -> dict[str, Any]:
+def _storage(stored: tuple[int, int], usable: int, rates: Rates, log: usage.Traces) -> Storage:
     count, size = stored
-    month = NOT_MEASURED if rates.storage is None else size / 1e9 * rates.storage
-    return {
-        "files": count,
-        "bytes": size,
-        "bytes_per_identity": size / usable if usable else NOT_MEASURED,
-        "cost_per_month": month,
-        "events": figures.ranges(log.rows["source_file"].values()),
-    }
+    each: figures.Figure = size / usable if usable else NOT_MEASURED
+    month: figures.Figure = NOT_MEASURED if rates.storage is None else size / 1e9 * rates.storage
+    return Storage(count, size, each, month, figures.ranges(log.rows["source_file"].values()))
 
 
 def _stop_rule(unit: figures.Figure, rates: Rates, *, complete: bool) -> str:

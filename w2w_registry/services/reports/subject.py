@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.errors import UsageError
-from w2w_registry.records import now
+from w2w_registry.records import Result, now
 from w2w_registry.services.audit.subject import PARTS, about_subject
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.reports.words import LANGUAGES, render
 
 
-def write(registry: Registry, subject: str, out: Path, language: str) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class SubjectPage(Result):
+    """Where a subject's page was written, and how many rows each part of it has."""
+
+    path: str
+    rows: dict[str, int]
+
+
+def write(registry: Registry, subject: str, out: Path, language: str) -> SubjectPage:
     """Write everything about a subject as ``.html``.
 
     Raises:
@@ -30,4 +38,4 @@ def write(registry: Registry, subject: str, out: Path, language: str) -> dict[st
     organisation = registry.settings.organisation
     text = render("subject.html", language, subject=subject, parts=parts, organisation=organisation, at=now())
     write_atomic(out, text.encode())
-    return {"path": str(out), "rows": {part: len(found) for part, found in parts}}
+    return SubjectPage(str(out), {part: len(found) for part, found in parts})

@@ -12,8 +12,7 @@ from w2w_registry.services.audit import log, naming, queries
 from w2w_registry.services.consent import receipts as issuing
 from w2w_registry.services.consent import resolve, subjects, withdraw
 from w2w_registry.services.consent.scopes import parse_day
-from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Audit, Desk, Steward, page_router, url
+from w2w_registry.web.site import Audit, Desk, Steward, page_router, registered, url
 
 router = page_router()
 EVENTS: Final = 100

@@ -15,8 +15,7 @@ from w2w_registry.services.identities import paging
 from w2w_registry.services.synthesis import generate, previewing
 from w2w_registry.web.jobs import ENDED, Job, State
 from w2w_registry.web.problems import Problem
-from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Desk, Make, page_router, url
+from w2w_registry.web.site import Desk, Make, page_router, registered, url
 
 router = page_router()
 STEPS: Final = 12

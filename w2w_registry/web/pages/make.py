@@ -17,8 +17,7 @@ from w2w_registry.web import asking
 from w2w_registry.web.jobs import Job
 from w2w_registry.web.pages.drawing import drawing, preview_of
 from w2w_registry.web.problems import Problem, problem_of
-from w2w_registry.web.registered import registered
-from w2w_registry.web.site import Desk, Make, page_router, url
+from w2w_registry.web.site import Desk, Make, page_router, registered, url
 
 router = page_router()
 REACH: Final = 5.0

@@ -14,7 +14,7 @@ from tests.services.consent.insider.play import FOREIGN, Insider, Theta, move
 from tests.services.consent.insider.world import PHOTO
 from w2w_registry.errors import UsageError
 from w2w_registry.lora import Candidate, read_lora, write_lora
-from w2w_registry.services.consent.evidence import evidence_digest
+from w2w_registry.services.consent.grants import evidence_digest
 from w2w_registry.services.identities import intake, translated
 from w2w_registry.services.identities.ingest import add
 from w2w_registry.services.identities.items import AddRequest, Item
