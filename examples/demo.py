@@ -46,8 +46,12 @@ def main(out: Path) -> int:
     print(f"\n{total} retrained LoRAs looked up: {first / total:.1%} at rank 1, {top / total:.1%} in the first ten")
     sheet(world, retrained, found).save(out / "matches.png")
     print(f"Queries (left) and their matches: {out / 'matches.png'}")
-    print(f"Done in {time.perf_counter() - started:.0f} s. Try:\n  export W2W_HOME={home.resolve()}")
+    # Last, so that the look-ups above compare weights whether torch is installed or not.
+    command(home, "config", "set", "pipelines.miniworld", (world / "pipeline").resolve())
+    print(f"\nDone in {time.perf_counter() - started:.0f} s. Try:\n  export W2W_HOME={home.resolve()}")
     print(f"  {program()} list --where 'beard = 1 and hat = 1' --limit 5")
+    photos = world / "photos" / "p1001"
+    print(f"  {program()} invert {photos} --name alice --subject s-17   # needs: pip install 'w2w-registry[diffusion]'")
     print("  make gallery")
     return 0
 
