@@ -6,6 +6,7 @@ its convergence for the leading part from a random start, Musco & Musco (NeurIPS
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from w2w_registry.space.rows import to_numpy
 _WHOLE = 1536  # side up to which all eigenvectors are found at once
 _MARGIN = 4.0  # how much the share missed is overestimated, as it is a first-order estimate
 _STEPS = 64
+_PANEL = 8  # blocks kept side by side
+_FURTHER = 4  # blocks between two looks at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,32 +78,63 @@ def lanczos(
     """
     start = np.random.default_rng(seed).standard_normal((size, min(width, size)))
     block, _ = xp.linalg.qr(apply(xp.asarray(start, dtype=dtype, device=device)))
-    blocks = [block]
+    basis = _Basis(xp, block)
     small = np.zeros((0, 0))
+    # At how many blocks to look, as each look solves the problem of all their columns; one alone foretells too little.
+    look = max(2, -(-2 * wanted // block.shape[1]))
     while True:
-        image = apply(blocks[-1])
+        image = apply(basis.recent[-1])
         # In exact arithmetic only the last two blocks have a share (M is symmetric); then once more against all.
-        first, image = _apart(xp, image, blocks[-2:])
-        second, image = _apart(xp, image, blocks)
+        first, image = _apart(xp, image, basis.recent)
+        second, image = _apart(xp, image, basis.panels)
         second[len(second) - len(first) :] += first
         small = _bordered(small, second)
         following, rest = xp.linalg.qr(image)
-        if len(small) < size and (len(small) < 2 * wanted or len(blocks) % 2) and len(blocks) < _STEPS:
-            _, following = _apart(xp, following[:, : size - len(small)], blocks)
-            blocks.append(_orthonormal(xp, following))
+        if len(small) < size and basis.blocks < min(look, _STEPS):
+            _, following = _apart(xp, following[:, : size - len(small)], basis.panels)
+            basis.add(_orthonormal(xp, following))
             continue
         rising, vectors = _eigh(xp, small, device)
         values, vectors = rising[::-1], vectors[:, ::-1]
-        held, newest = len(values), blocks[-1].shape[1]
+        held, newest = len(values), basis.recent[-1].shape[1]
         if held >= min(wanted, size):
             last = to_numpy(rest).astype(np.float64) @ vectors[held - newest :, :wanted]
             missed = 0.0 if held == size else _missed(values, np.linalg.norm(last, axis=0), wanted)
-            if missed <= tolerance or len(blocks) >= _STEPS:
+            if missed <= tolerance or basis.blocks >= _STEPS:
                 chosen = xp.asarray(np.ascontiguousarray(vectors[:, :wanted]), dtype=dtype, device=device)
-                return Leading(values[:wanted].copy(), _combined(blocks, chosen), missed, len(blocks))
+                return Leading(values[:wanted].copy(), _combined(basis.panels, chosen), missed, basis.blocks)
+            look = basis.blocks + _further(missed, tolerance, block.shape[1] / wanted)
         # What is left of an image that M maps to nothing new is rounding: its directions need not be new ones.
-        _, following = _apart(xp, following[:, : size - held], blocks)
-        blocks.append(_orthonormal(xp, following))
+        _, following = _apart(xp, following[:, : size - held], basis.panels)
+        basis.add(_orthonormal(xp, following))
+
+
+class _Basis:
+    """The blocks found so far, eight beside each other in one array: a product with a narrow block alone takes up to
+    three times as long a number (4,000 rows, blocks of 50; measured)."""
+
+    def __init__(self, xp: Any, block: Any) -> None:
+        self._xp, self._columns, self.blocks = xp, 0, 0
+        self._arrays: list[Any] = []
+        self.recent: list[Any] = []
+        self.add(block)
+
+    def add(self, block: Any) -> None:
+        """One more block (size, b), no wider than the first."""
+        size, width = block.shape
+        if self.blocks % _PANEL == 0:
+            place = array_api_compat.device(block)
+            self._arrays.append(self._xp.empty((size, _PANEL * width), dtype=block.dtype, device=place))
+            self._columns = 0
+        self._arrays[-1][:, self._columns : self._columns + width] = block
+        self._columns += width
+        self.blocks += 1
+        self.recent = [*self.recent[-1:], block]
+
+    @property
+    def panels(self) -> list[Any]:
+        """All of them, side by side, (size, m) each."""
+        return [*self._arrays[:-1], self._arrays[-1][:, : self._columns]]
 
 
 def _orthonormal(xp: Any, block: Any) -> Any:
@@ -155,6 +189,14 @@ def _bordered(small: NDArray[Any], column: NDArray[Any]) -> NDArray[Any]:
     out[held:, :held] = column[:held].T
     out[held:, held:] = (column[held:] + column[held:].T) / 2
     return out
+
+
+def _further(missed: float, tolerance: float, share: float) -> int:
+    """How many further blocks, each a ``share`` of the components wide, leave ``tolerance`` if what is missed falls as
+    it does for spectra like ours: to a quarter by every eighth of the components (measured)."""
+    if not tolerance < missed < 1:
+        return 1
+    return min(_FURTHER, math.ceil(math.log(missed / max(tolerance, 1e-12), 4) / (8 * share)))
 
 
 def _missed(values: NDArray[Any], residuals: NDArray[Any], wanted: int) -> float:
