@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from w2w_registry import records
 from w2w_registry.errors import BadName
 from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, counted, digest_of, iso, ordered_id
 
@@ -77,9 +78,21 @@ def test_order_does_not_matter(value: dict[str, int]) -> None:
     assert digest_of(dict(reversed(list(value.items())))) == digest_of(value)
 
 
+@pytest.mark.parametrize("in_c", [True, False])
+@given(value=VALUES)
+def test_canonical_json_is_what_the_module_writes(in_c: bool, value: object) -> None:
+    """By the encoder that is made once, and by the one that a Python without it gets."""
+    with pytest.MonkeyPatch.context() as patched:
+        if not in_c:
+            patched.setattr(json.encoder, "c_make_encoder", None)
+        text = "".join(records._encoder()(value, 0))
+    assert text == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def test_nan_has_no_canonical_form() -> None:
-    with pytest.raises(ValueError, match="JSON compliant"):
-        canonical_json({"x": float("nan")})
+    for bad in (float("nan"), {"x": float("inf")}, [1.5, -float("inf")]):
+        with pytest.raises(ValueError, match="JSON compliant"):
+            canonical_json(bad)
 
 
 def test_moments_in_one_form() -> None:

@@ -12,7 +12,7 @@ import re
 import time
 import unicodedata
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
@@ -271,7 +271,7 @@ def counted(number: int, thing: str) -> str:
 
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, UTF-8 kept, no NaN. What every digest is taken over."""
-    return _CANONICAL.encode(value)
+    return "".join(_encoded(value, 0))
 
 
 def _plain(value: Any) -> Any:
@@ -288,9 +288,21 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"no canonical form for {type(value).__name__}")
 
 
-_CANONICAL = json.JSONEncoder(
-    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=_plain
-)  # made once: json.dumps would make one a call, which takes as long as encoding a small value
+def _encoder() -> Callable[[Any, int], Iterable[str]]:
+    """What turns a value into pieces of canonical JSON. The one in C is made once: ``json`` makes one a call, which
+    takes as long as encoding a small value (the row digests and events of a version are some fifteen)."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # another Python than CPython
+        settings: dict[str, Any] = {"sort_keys": True, "separators": (",", ":"), "ensure_ascii": False}
+        plain = json.JSONEncoder(**settings, allow_nan=False, default=_plain)
+        return lambda value, _: [plain.encode(value)]
+    made: Callable[[Any, int], Iterable[str]] = make(
+        None, _plain, json.encoder.encode_basestring, None, ":", ",", True, False, False
+    )
+    return made
+
+
+_encoded = _encoder()
 
 
 def digest_of(value: Any) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from w2w_registry.space import eigen
 from w2w_registry.space.eigen import Leading, _eigh, _orthonormal, lanczos, leading
 
 
@@ -55,6 +56,18 @@ def test_it_misses_no_more_than_it_says(decay: float, tolerance: float) -> None:
     assert found.steps * 20 < 700  # and it did not simply take the whole space
     residual = np.linalg.norm(held @ found.vectors - found.vectors * found.values)
     assert residual < 0.1 * np.linalg.norm(values[:60])
+
+
+@pytest.mark.parametrize(("decay", "looks"), [(0.5, 4), (1.0, 3), (1.5, 2)])
+def test_it_looks_seldom(monkeypatch: pytest.MonkeyPatch, decay: float, looks: int) -> None:
+    """Every look solves the problem of all columns so far: the next one waits until it is likely to be the last."""
+    held, _ = matrix(900, decay)
+    seen = []
+    solved = eigen._eigh
+    monkeypatch.setattr(eigen, "_eigh", lambda *given: seen.append(len(given[1])) or solved(*given))
+    found = run(held, 80, 10, 1e-6, np.float32)
+    assert found.missed <= 1e-6
+    assert len(seen) <= looks < found.steps
 
 
 def test_a_held_matrix_is_solved_whole_while_it_is_small() -> None:
