@@ -23,7 +23,7 @@ READ: Final[Mapping[str, Mapping[str, str]]] = {
     "/who": {"who": "/who", "who is near": "/who?name=p0007"},
     "/make": {"make": "/make", "sliders": "/make?from=acme/alice"},
     "/spaces": {"spaces": "/spaces"},
-    "/spaces/{name:path}": {"space": "/spaces/faces@1"},
+    "/spaces/{name:path}": {"space": "/spaces/faces@1", "coloured": "/spaces/faces@1?colour=skin"},
     "/compliance": {"compliance": "/compliance"},
     "/compliance/events": {"events": "/compliance/events"},
     "/compliance/subjects/{subject:path}": {"subject": "/compliance/subjects/s-0"},

@@ -202,3 +202,18 @@ def test_the_bar_appears_with_a_selection(chromium: Any, gallery: str) -> None:
         boxes.nth(3).click(modifiers=["Shift"])
         assert opened.locator("[data-selected]").inner_text() == "4"
         assert opened.locator(".bulk").is_visible()
+        everybody = opened.get_by_role("button", name="All on this page")
+        everybody.click()
+        assert opened.locator("[data-selected]").inner_text() == str(boxes.count())
+        opened.get_by_role("button", name="None", exact=True).click()
+        assert not opened.locator(".bulk").is_visible()
+
+
+def test_registered_names_are_offered(chromium: Any, gallery: str) -> None:
+    with page(chromium, gallery) as opened:
+        for path, box in (("/make", "#from"), ("/who", "#name")):
+            opened.goto(gallery + path)
+            opened.locator(box).press_sequentially("acme/b")
+            opened.wait_for_function("document.querySelectorAll('datalist option').length === 2")
+            offered = [one.get_attribute("value") for one in opened.locator("datalist option").all()]
+            assert offered == ["acme/bob", "acme/both"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import time
 import zipfile
@@ -15,11 +16,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.services.world import make_world
-from tests.web.conftest import HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
+from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
-from w2w_registry.services.identities import browsing, manage
+from w2w_registry.services.identities import browsing, describing, manage
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
@@ -84,6 +85,21 @@ def test_a_space_is_unfolded_where_umap_is_installed(
     manage.remove(registry, "p0003", perform=True)
     del browser.app.state.site.remembered._kept["atlas", "faces@1"]  # type: ignore[attr-defined]
     assert browser.get("/spaces/faces?map=umap").text.count('<circle class="person"') == 49  # however old the map is
+
+
+def test_a_map_takes_the_colours_of_a_label(browser: TestClient, registry: Registry) -> None:
+    describing.label(registry, "p0001", {"hair": 0.2})
+    describing.label(registry, "p0002", {"hair": 0.9})
+    describing.label(registry, "p0003", {"mood": "cheerful"})
+    text = browser.get("/spaces/faces?colour=hair").text
+    places = re.findall(r'<circle class="(\S+)" cx="[^"]*" cy="[^"]*" r="5"><title>(\S+)@1<', text)
+    shades = {name: shade for shade, name in places}
+    assert len(shades) == COUNT
+    assert (shades["p0001"], shades["p0002"], shades["p0003"]) == ("shade-0", "shade-4", "shade--1")
+    assert "0.2<svg" in text
+    assert re.findall(r'<option value="(\w+)"', text) == ["hair"]  # nobody's mood is a number
+    for other in ("mood", "nothing", "<b>"):
+        assert browser.get("/spaces/faces", params={"colour": other}).text.count('<circle class="person"') == COUNT
 
 
 def test_a_space_shows_how_often_one_person_is_missed(browser: TestClient, registry: Registry, tmp_path: Path) -> None:
@@ -154,6 +170,13 @@ def test_a_selection_leads_to_whom_it_depicts(browser: TestClient, alice: str) -
     assert "The selected identity depicts:" in post(browser, "/selection", action="withdraw", identity=alice)[1]
     both = post(browser, "/selection", action="withdraw", identity=[alice, "p0001"])[1]
     assert "The 2 selected identities depict:" in both
+
+
+def test_a_selection_is_taken_to_where_it_is_mixed(browser: TestClient) -> None:
+    form = {"csrf": csrf_of(browser), "action": "mix", "identity": ["p0001", "p0002"]}
+    answer = browser.post("/selection", data=form, headers=OWN)
+    assert answer.status_code == 303
+    assert ">p0001\np0002</textarea>" in browser.get(answer.headers["location"]).text
 
 
 def test_an_export_takes_who_agreed_and_names_who_did_not(browser: TestClient, alice: str) -> None:

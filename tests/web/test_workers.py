@@ -101,7 +101,8 @@ def test_what_the_maker_does_no_other_process_does(registry: Registry) -> None:
             assert method in ("GET", "HEAD") or needs_model, path
             if uses(route.endpoint, "jobs", "engine"):
                 assert needs_model, path
-    assert workers.makes({"path": "/identities/a", "method": "GET", "query_string": b"sheet=x"}, model=False)
+    for path, query in (("/identities/a", b"sheet=x"), ("/spaces/faces@1", b"map=umap")):
+        assert workers.makes({"path": path, "method": "GET", "query_string": query}, model=False)
 
 
 def uses(endpoint: Callable[..., Any], *names: str) -> bool:

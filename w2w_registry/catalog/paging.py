@@ -86,19 +86,26 @@ def _keyed(session: Session, rows: Sequence[Any], *, back: bool) -> list[Keyed]:
     return found[::-1] if back else found
 
 
-def key_at(session: Session, where: Expression | None, *, sort: str, number: int) -> Key | None:
+def key_at(
+    session: Session, where: Expression | None, *, sort: str, number: int, total: int | None = None
+) -> Key | None:
     """The key of the ``number``-th line, for a jump to what follows it; None when the list is shorter.
 
-    This one does count from the start, but keys alone and nothing else of a row: along an index, a few milliseconds
-    for 100,000.
+    This one does count its way there, but keys alone and nothing else of a row, and from the nearer end where it is
+    known how many lines there are (``total``).
     """
+    skipped, back = number - 1, False
+    if total is not None and number > total // 2:
+        skipped, back = total - number, True
+    if skipped < 0:
+        return None
     columns, down = _columns(sort)
     query: Any = select(*(c.label(f"key_{i}") for i, c in enumerate([*columns, Identity.name])))
     query = query.select_from(Version).join(Version.identity)
     if _of_spaces(sort):
         query = query.outerjoin(Version.space)
-    query = restrict(session, query, where, PRESENT, False).order_by(*_order(columns, down, False))
-    row = session.execute(query.offset(number - 1).limit(1)).first()
+    query = restrict(session, query, where, PRESENT, False).order_by(*_order(columns, down, back))
+    row = session.execute(query.offset(skipped).limit(1)).first()
     return None if row is None else tuple(row)
 
 

@@ -159,13 +159,15 @@ async def _body(receive: Receive) -> AsyncIterator[bytes]:
 
 
 def makes(scope: Scope, *, model: bool) -> bool:
-    """Whether a request is for the maker: it may change something, or draws, or asks the base model."""
+    """Whether a request is for the maker: it may change something, draws, asks the base model, or unfolds a map."""
     path = scope["path"]
     if path == "/api/v1/search" or path == "/who":
         return model or (path == "/who" and scope["method"] != "GET")
     if scope["method"] not in ("GET", "HEAD"):
         return True
-    return path.startswith("/make") or (path.startswith("/identities/") and b"sheet=" in scope["query_string"])
+    query = scope["query_string"]
+    unfolds = path.startswith("/spaces/") and b"map=umap" in query  # seconds of work, done once for all who look
+    return path.startswith("/make") or unfolds or (path.startswith("/identities/") and b"sheet=" in query)
 
 
 class FromWorkers:

@@ -69,6 +69,8 @@ def test_pages_in_both_directions_are_the_list(listed: Registry, sort: str) -> N
         for number, page in enumerate(pages, start=1):
             start = paging.page_start(listed, sort=sort, size=size, number=number)
             assert paging.page(listed, sort=sort, limit=size, cursor=start).rows == page.rows
+            known = paging.page_start(listed, sort=sort, size=size, number=number, total=len(whole))
+            assert known == start, "from whichever end"
         assert paging.page_start(listed, sort=sort, size=size, number=len(pages) + 9) is None
 
 

@@ -114,10 +114,16 @@ def overview(registry: Registry, where: str | None = None) -> Overview:
 
 
 def page_start(
-    registry: Registry, *, where: str | None = None, sort: str = "name", size: int = 60, number: int
+    registry: Registry,
+    *,
+    where: str | None = None,
+    sort: str = "name",
+    size: int = 60,
+    number: int,
+    total: int | None = None,
 ) -> str | None:
     """A cursor for page ``number`` (from 1) of ``size``: the way there without the rows before it; None = the first
-    page, also when the list does not go so far.
+    page, also when the list does not go so far. ``total``: how many match, which shortens the way to a page far back.
 
     Raises:
         WhereError, UsageError.
@@ -125,7 +131,7 @@ def page_start(
     if number <= 1:
         return None
     with registry.catalog.read() as session:
-        key = paging.key_at(session, _expression(where), sort=sort, number=(number - 1) * size)
+        key = paging.key_at(session, _expression(where), sort=sort, number=(number - 1) * size, total=total)
     return None if key is None else _cursor("after", key, sort)
 
 

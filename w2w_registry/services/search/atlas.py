@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Final, Literal
 
@@ -32,12 +32,13 @@ FEWEST: Final = 10
 
 @dataclass(frozen=True)
 class Point:
-    """One version on the map: its first two coordinates, in standard deviations of those shown."""
+    """One version on the map: its first two coordinates, in standard deviations of those shown, and its labels."""
 
     ref: str
     kind: str
     x: float
     y: float
+    labels: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ def atlas(registry: Registry, ref: str | None = None) -> Atlas:
     with registry.catalog.read() as session:
         row = space_for(session, ref)
         everybody, names, matrix = _sample(session, row, POINTS)
+        labels = labels_of(session, names)
         twice = repeats(session, row.id, REPEATS)
         again = vectors.coordinates_of(session, row.id, sorted({i for pair in twice for i in pair}))
     plane = _scaled(matrix[:, :2] if matrix.shape[1] > 1 else np.pad(matrix, ((0, 0), (0, 1))))
     points = tuple(
-        Point(ref, kind, float(x), float(y)) for (ref, kind, _), (x, y) in zip(names.values(), plane, strict=True)
+        Point(ref, kind, float(x), float(y), labels.get(key, {}))
+        for (key, (ref, kind, _)), (x, y) in zip(names.items(), plane, strict=True)
     )
     scores, rates, pairs = _strangers(row, matrix, [identity for _, _, identity in names.values()])
     misses = _misses(row, [(again[a], again[b]) for a, b in twice if a in again and b in again], scores)

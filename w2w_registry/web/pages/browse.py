@@ -75,7 +75,7 @@ def _browse(
         pages = max(1, -(-counted.total // PAGE))
         number = min(max(1, page or 1), pages)
         if cursor is None and number > 1:
-            cursor = _start(desk, where, sort, number)
+            cursor = _start(desk, where, sort, number, counted.total)
         found = paging.page(desk.registry, where=where or None, sort=sort, limit=PAGE, cursor=cursor)
     except UsageError as error:
         return desk.page("browse.html", status=400, **context, **(empty | {"problem": problem_of(error)}))
@@ -106,13 +106,13 @@ def _counted_now(desk: Desk, where: str) -> bool:
     return desk.site.remembered.current(("overview", where), paging.change_number(desk.registry))
 
 
-def _start(desk: Desk, where: str, sort: str, number: int) -> str | None:
+def _start(desk: Desk, where: str, sort: str, number: int, total: int) -> str | None:
     """The way to a page, found once for each change of the catalog."""
     seq = paging.change_number(desk.registry)
     return desk.site.remembered.get(
         ("start", where, sort, number),
         seq,
-        lambda: paging.page_start(desk.registry, where=where or None, sort=sort, size=PAGE, number=number),
+        lambda: paging.page_start(desk.registry, where=where or None, sort=sort, size=PAGE, number=number, total=total),
     )
 
 

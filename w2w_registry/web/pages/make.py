@@ -27,11 +27,16 @@ Name = Annotated[str, Form(max_length=300)]
 
 
 @router.get("/make")
-def make(desk: Make, start: Annotated[str, Query(alias="from", max_length=300)] = "") -> HTMLResponse:
-    """Sliders for somebody; without anybody, whom to start from."""
+def make(
+    desk: Make,
+    start: Annotated[str, Query(alias="from", max_length=300)] = "",
+    people: Annotated[str, Query(max_length=4000)] = "",
+) -> HTMLResponse:
+    """Sliders for somebody; without anybody, whom to start from, or the ``people`` to mix, one a line."""
     if not start.strip():
         known = spaces.list_spaces(desk.registry)
-        return desk.page("make.html", ref=None, spaces=[row["space"] for row in known], problem=None)
+        names = [row["space"] for row in known]
+        return desk.page("make.html", ref=None, spaces=names, people=people, problem=None)
     with desk.one_moment():
         return _sliders(desk, start.strip(), {}, 1)
 

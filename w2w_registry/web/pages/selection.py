@@ -1,4 +1,4 @@
-"""What is done with a selection: tag it, collect it, take it away as files, withdraw whom it depicts."""
+"""What is done with a selection: tag it, collect it, take it away as files, mix it, withdraw whom it depicts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from w2w_registry.services.synthesis import export
 from w2w_registry.web.access import Right
 from w2w_registry.web.pages.actions import split
 from w2w_registry.web.problems import Problem, problem_of
-from w2w_registry.web.site import Desk, Make, page_router
+from w2w_registry.web.site import Desk, Make, page_router, url
 
 router = page_router()
 MAX_EXPORT: Final = 200
@@ -38,6 +38,8 @@ def selection(
         raise UsageError(reason="nobody is selected", hint="tick somebody first")
     if action == "export":
         return _export(desk, names)
+    if action == "mix":
+        return RedirectResponse(url("/make", people="\n".join(names)) + "#mix", 303)
     if action == "withdraw":
         return _withdraw(desk, names)
     wanted = split(tags) if action == "tag" else []

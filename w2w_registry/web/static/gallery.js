@@ -30,6 +30,14 @@ if (bulk) {
       update();
     });
   }
+  for (const button of bulk.querySelectorAll("[data-pick]")) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      for (const box of boxes) box.checked = Boolean(button.dataset.pick);
+      if (!button.dataset.pick) boxes[0].focus();
+      update();
+    });
+  }
   update();
 }
 
@@ -85,6 +93,34 @@ if (filter) {
       take(items[chosen].textContent); event.preventDefault();
     } else if (event.key === "Escape") { close(); event.preventDefault(); }
   });
+}
+
+// Where a registered name is asked for, those that begin as what is typed are offered.
+for (const input of document.querySelectorAll("[data-names]")) {
+  const list = document.createElement("datalist");
+  list.id = `${input.id}-names`;
+  input.after(list); input.setAttribute("list", list.id);
+  let timer = 0;
+  const offer = async () => {
+    const typed = input.value.trim();
+    if (!typed || typed.includes("@")) { list.replaceChildren(); return; }
+    const where = `name like '${typed.replaceAll("'", "''")}%'`;
+    const answer = await fetch(`/api/v1/identities?limit=10&where=${encodeURIComponent(where)}`).catch(() => null);
+    if (!answer?.ok || input.value.trim() !== typed) return;
+    list.replaceChildren(...(await answer.json()).identities.map((one) => new Option(one.identity)));
+  };
+  input.addEventListener("input", () => { clearTimeout(timer); timer = setTimeout(offer, 150); });
+}
+
+// What is still being worked out is looked for again until it is there.
+const waiting = document.querySelector("[data-again]");
+if (waiting) {
+  const look = async () => {
+    try { if (!(await (await fetch(location.href)).text()).includes("data-again")) { location.reload(); return; } }
+    catch { /* asked again below */ }
+    setTimeout(look, 3000);
+  };
+  setTimeout(look, 3000);
 }
 
 // A plan is for the choices that are ticked: it is never carried out with others.
