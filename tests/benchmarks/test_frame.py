@@ -102,3 +102,15 @@ def test_targets_that_are_missed_are_named() -> None:
     asked = {"asked": frame.held({"≥ 12x": True, "recall@10 ≥ 0.99": False}), "holds": "NO", "recall": 0.98}
     assert frame.missed(Row("search", 1.0, 9.0, "x", asked)) == "recall@10 ≥ 0.99: NO, holds: NO"
     assert frame.missed(Row("search", 1.0, 9.0, "x", {"asked": frame.held({"≥ 4x": True}), "holds": "yes"})) == ""
+
+
+@pytest.mark.parametrize(("holds", "words", "status"), [("yes", [], 0), ("NO", [], 1), ("NO", ["--small"], 0)])
+def test_a_target_that_is_missed_is_a_failure_at_full_size(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], holds: str, words: list[str], status: int
+) -> None:
+    found = [Row("gallery: first page", 0.2, None, "", {"holds": holds})]
+    monkeypatch.setattr(program, "_in_a_process", lambda name, small: (found, 0))
+    assert program.main(["--only", "gallery", *words]) == status
+    out, err = capsys.readouterr()
+    assert "gallery: first page" in out
+    assert ("not met: gallery: first page: holds: NO" in err) == (holds == "NO")

@@ -172,6 +172,20 @@ def test_a_selection_leads_to_whom_it_depicts(browser: TestClient, alice: str) -
     assert "The 2 selected identities depict:" in both
 
 
+def test_what_was_not_made_is_still_in_its_fields(browser: TestClient) -> None:
+    code, text = post(browser, "/mixes", people="nobody\np0001", weights="2 1", name="acme/x")
+    assert code == 404
+    assert ">nobody\np0001</textarea>" in text
+    assert 'value="2 1"' in text
+    assert 'value="acme/x"' in text
+    assert 'role="alert"' in text
+    assert post(browser, "/mixes", people="p0001\np0002", weights="much", name="acme/x")[0] == 400
+    code, text = post(browser, "/samples", space="faces@1", count="3", seed="7", name="bad name")
+    assert code == 400
+    assert 'value="bad name"' in text
+    assert 'name="seed" type="number" min="0" value="7"' in text
+
+
 def test_a_selection_is_taken_to_where_it_is_mixed(browser: TestClient) -> None:
     form = {"csrf": csrf_of(browser), "action": "mix", "identity": ["p0001", "p0002"]}
     answer = browser.post("/selection", data=form, headers=OWN)

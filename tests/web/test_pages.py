@@ -41,6 +41,8 @@ def test_a_filter_that_does_not_parse_says_where(browser: TestClient) -> None:
     answer = browser.get("/?where=kind ==")
     assert answer.status_code == 400
     assert "position" in answer.text
+    assert "The filter does not parse" in answer.text
+    assert "In the filter, no field" in browser.get("/?where=beerd > 1").text
     assert 'aria-invalid="true"' in answer.text
 
 

@@ -139,14 +139,11 @@ def facet_counts(session: Session, where: Expression | None = None) -> tuple[int
     return sum(row[3] for row in rows), ordered
 
 
-def tag_counts(session: Session, limit: int = 30) -> list[tuple[str, str, int]]:
-    """The most used tags: (key, value, identities)."""
-    query = (
-        select(Tag.key, Tag.value, func.count())
-        .group_by(Tag.key, Tag.value)
-        .order_by(func.count().desc(), Tag.key, Tag.value)
-        .limit(limit)
-    )
+def tag_counts(session: Session, where: Expression | None = None, limit: int = 30) -> list[tuple[str, str, int]]:
+    """The most used tags of what the list has: (key, value, identities)."""
+    query: Any = select(Tag.key, Tag.value, func.count()).join(Identity, Tag.identity_id == Identity.id)
+    query = restrict(session, query.join(Version, Version.identity_id == Identity.id), where, PRESENT, False)
+    query = query.group_by(Tag.key, Tag.value).order_by(func.count().desc(), Tag.key, Tag.value).limit(limit)
     return [(key, value, number) for key, value, number in session.execute(query)]
 
 

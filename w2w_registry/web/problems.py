@@ -74,6 +74,14 @@ class Unreadable(HTTPException):
         super().__init__(400, reason)
 
 
+_OPTIONS: Final = {"where": "the filter", "name": "a name of its own", "pipeline": "`w2w-reg serve --pipeline`"}
+
+
+def _spelt(option: str) -> str:
+    """What an option of a request is here; one that no page has is spelt as where it is typed."""
+    return _OPTIONS.get(option, f"--{option}")
+
+
 def problem_of(error: e.RegistryError) -> Problem:
     """A registry's error as the web says it: the command line's sentence, without the server's own places."""
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
@@ -86,7 +94,7 @@ def problem_of(error: e.RegistryError) -> Problem:
     shown = type(error)(**fields)
     place = _PLACES.get(str(fields.get("what")))
     near = tuple((place, str(name)) for name in fields.get("near") or ()) if place else ()
-    return Problem(status, error.code, _ANYWHERE.sub("…", message(shown)), near=near)
+    return Problem(status, error.code, _ANYWHERE.sub("…", message(shown, _spelt)), near=near)
 
 
 def problem_from(error: Exception) -> Problem:

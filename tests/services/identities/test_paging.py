@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,13 @@ def test_a_filter_narrows_pages_counts_and_jumps(listed: Registry) -> None:
     counted = paging.overview(listed, where)
     assert counted.total == len(whole)
     assert counted.facets["kind"] == {"product": len(whole)}
+    teams = [row.tags["team"] for row in whole if "team" in row.tags]
+    assert {value: number for _, value, number in counted.tags} == Counter(teams), "those of whom it has"
+    assert 0 < len(teams) < len(whole)
     everybody = paging.overview(listed)
+    gone = next(row.identity for row in manage.list_identities(listed) if "team" in row.tags)
+    manage.remove(listed, gone, perform=True)
+    assert sum(n for *_, n in paging.overview(listed).tags) == sum(n for *_, n in everybody.tags) - 1
     assert everybody.total == len(NAMES) == sum(everybody.facets["kind"].values())
     assert everybody.facets["space"] == {"faces@1": len(NAMES)}
 

@@ -109,7 +109,7 @@ def overview(registry: Registry, where: str | None = None) -> Overview:
     expression = _expression(where)
     with registry.catalog.read() as session:
         total, facets = paging.facet_counts(session, expression)
-        tags, labels = tuple(paging.tag_counts(session)), tuple(paging.label_names(session))
+        tags, labels = tuple(paging.tag_counts(session, expression)), tuple(paging.label_names(session))
         return Overview(total, facets, tags, labels, last_seq(session))
 
 

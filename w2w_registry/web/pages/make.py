@@ -34,11 +34,16 @@ def make(
 ) -> HTMLResponse:
     """Sliders for somebody; without anybody, whom to start from, or the ``people`` to mix, one a line."""
     if not start.strip():
-        known = spaces.list_spaces(desk.registry)
-        names = [row["space"] for row in known]
-        return desk.page("make.html", ref=None, spaces=names, people=people, problem=None)
+        return _begin(desk, {"people": people})
     with desk.one_moment():
         return _sliders(desk, start.strip(), {}, 1)
+
+
+def _begin(desk: Desk, given: Mapping[str, Any], problem: Problem | None = None) -> HTMLResponse:
+    """What can be made, with what was ``given`` in the fields; ``problem``: why that could not be made."""
+    known = [row["space"] for row in spaces.list_spaces(desk.registry)]
+    status = 200 if problem is None else problem.status
+    return desk.page("make.html", status=status, ref=None, spaces=known, given=given, problem=problem)
 
 
 @router.post("/make")
@@ -125,10 +130,10 @@ def mix(desk: Make, people: Annotated[str, Form(max_length=4000)], name: Name, w
     """Mix identities, one a line or with commas between."""
     refs = [one.strip() for one in people.replace(",", "\n").split("\n") if one.strip()]
     try:
-        shares = [float(part) for part in weights.replace(",", " ").split()]
-    except ValueError:
-        raise UsageError(reason="weights are numbers, as in 2 1 1") from None
-    made = edit.mix(desk.registry, refs, edit.mixing_weights(len(refs), shares), name=name.strip())
+        shares = edit.mixing_weights(len(refs), _numbers(weights))
+        made = edit.mix(desk.registry, refs, shares, name=name.strip())
+    except RegistryError as error:
+        return _begin(desk, {"people": people, "weights": weights, "mix": name}, problem_of(error))
     return RedirectResponse(_made(desk, made["ref"]), 303)
 
 
@@ -141,13 +146,29 @@ def sample(
     seed: Annotated[int, Form(ge=0, le=2**31)] = 0,
 ) -> Response:
     """New people of a space."""
-    made = edit.sample(desk.registry, count, space=space, name=name.strip(), seed=seed)
+    try:
+        made = edit.sample(desk.registry, count, space=space, name=name.strip(), seed=seed)
+    except RegistryError as error:
+        given = {"space": space, "count": count, "sample": name, "seed": seed}
+        return _begin(desk, given, problem_of(error))
     if asking.opener_of(desk) is not None:
         for one in made["samples"][:SHOWN]:
             preview_of(desk, f"{one['identity']}@1")
     first = made["samples"][0]["identity"].rpartition("-")[0]
     where = f"operation = sample and name like '{first}-%'"
     return RedirectResponse(url("/", where=where, sort="-created", done=len(made["samples"]), did="sampled"), 303)
+
+
+def _numbers(text: str) -> list[float]:
+    """Weights as they are typed.
+
+    Raises:
+        UsageError: one that is no number.
+    """
+    try:
+        return [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        raise UsageError(reason="weights are numbers, as in 2 1 1") from None
 
 
 def _made(desk: Desk, ref: str) -> str:

@@ -95,6 +95,13 @@ if (filter) {
   });
 }
 
+// A sheet that was still being drawn has come.
+for (const image of document.querySelectorAll(".sheet")) {
+  const note = image.nextElementSibling;
+  const come = () => { if (note.textContent.includes("as soon as")) note.textContent = note.dataset.drawn; };
+  if (image.complete && image.naturalWidth) come(); else image.addEventListener("load", come);
+}
+
 // Where a registered name is asked for, those that begin as what is typed are offered.
 for (const input of document.querySelectorAll("[data-names]")) {
   const list = document.createElement("datalist");
