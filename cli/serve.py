@@ -48,12 +48,19 @@ def serve(
     prepared = prepare(frame.registry(), asked)
     say(prepared.url)
     sys.stdout.flush()
-    note("Ctrl+C stops it." if read_only else "Ctrl+C stops it. Anybody with this address can do what you can.")
+    note(f"Ctrl+C stops it.{_who_may_what(read_only=read_only, token='token=' in prepared.url)}")
     if open_:
         opened = _open(prepared.url)
         if not opened:
             note("No browser could be opened here; open the address above in yours.")
     run(prepared)
+
+
+def _who_may_what(*, read_only: bool, token: bool) -> str:
+    """What whoever has the address may do, where the address alone lets them in."""
+    if not token:
+        return " People sign in first; the address alone opens nothing."
+    return "" if read_only else " Anybody with this address can do what you can."
 
 
 def _open(url: str) -> bool:

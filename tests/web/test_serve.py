@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from w2w_registry.cli.app import main
 from w2w_registry.errors import Conflict, NotInitialised, SettingError
 from w2w_registry.services.registry import Registry
+from w2w_registry.web import serve as serving
 from w2w_registry.web.serve import Serving, allowed_hosts, prepare
 
 from .conftest import TOKEN, open_home
@@ -41,6 +43,26 @@ def test_the_printed_address_lets_one_in(registry: Registry) -> None:
         served.send_signal(signal.SIGINT)
         _, said = served.communicate(timeout=30)
     assert "Traceback" not in said
+    assert "Anybody with this address can do what you can." in said
+
+
+@pytest.mark.parametrize("words", [[], ["--read-only"]])
+def test_the_address_alone_lets_nobody_in_where_people_sign_in(
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+) -> None:
+    with open(registry.settings.home / "registry.toml", "a") as settings:
+        settings.write('[web]\nuser_header = "X-Forwarded-User"\nproxies = ["127.0.0.1"]\n')
+    monkeypatch.setattr(serving, "run", lambda prepared: prepared.listener.close())
+    with pytest.raises(SystemExit) as stop:
+        main(["--home", str(registry.settings.home), "serve", "--port", "0", *words])
+    out, err = capsys.readouterr()
+    assert not stop.value.code
+    assert "token" not in out
+    assert "People sign in first" in err
+    assert "can do what you can" not in err
 
 
 def test_hosts_are_this_machines_names_with_the_port() -> None:
