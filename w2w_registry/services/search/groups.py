@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.catalog import vectors
 from w2w_registry.catalog.fingerprints import Asked
 from w2w_registry.catalog.identities import named
@@ -19,7 +20,7 @@ from w2w_registry.catalog.resolve import all_spaces, space_for
 from w2w_registry.errors import NoFingerprints, NothingCompared, UsageError
 from w2w_registry.services.recording.fingerprints import opener_for
 from w2w_registry.services.recording.gallery import best_question, open_answered
-from w2w_registry.services.recording.spaces import metric_of
+from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.pairs import near_pairs
 from w2w_registry.space.people import pairs_of_one
@@ -88,7 +89,7 @@ def groups(
             rows = all_spaces(session)[::-1] if space is None else [space_for(session, space)]
             if not rows:
                 raise NothingCompared(least=LEAST_GALLERY, at_hand=opener_for(registry, None, None) is not None)
-            found = _in_spaces(session, rows)
+            found = _in_spaces(session, registry.artifacts, rows)
     joined = _joined(found.links, found.identities)
     return Groups(
         groups=tuple(tuple(sorted(found.names[i] for i in group)) for group, _ in joined),
@@ -123,7 +124,7 @@ def _by_behaviour(session: Session, asked: Asked) -> _Found:
     return _Found(links, identities, names, max((pair.strangers for pair in pairs), default=0.0))
 
 
-def _in_spaces(session: Session, spaces: Sequence[Space]) -> _Found:
+def _in_spaces(session: Session, artifacts: ArtifactStore, spaces: Sequence[Space]) -> _Found:
     """By weights, in each of the spaces by itself; of several, those that too few lie in are left out."""
     identities: list[int] = []
     names: dict[int, str] = {}
@@ -136,7 +137,7 @@ def _in_spaces(session: Session, spaces: Sequence[Space]) -> _Found:
             continue
         known = named(session, kept.ids.tolist())
         own = [known[v].identity_id for v in kept.ids.tolist()]
-        found, between = _by_weights(row, kept.matrix, own)
+        found, between = _by_weights(row, artifacts, kept.matrix, own)
         for one in found:  # two may lie together in several spaces
             pair = frozenset((own[one.one], own[one.other]))
             links.setdefault(pair, replace(one, one=one.one + len(identities), other=one.other + len(identities)))
@@ -152,10 +153,13 @@ def _in_spaces(session: Session, spaces: Sequence[Space]) -> _Found:
     return _Found(surest, identities, names, strangers, used)
 
 
-def _by_weights(row: Space, matrix: NDArray[np.float32], identities: Sequence[int]) -> tuple[list[Link], float | None]:
+def _by_weights(
+    row: Space, artifacts: ArtifactStore, matrix: NDArray[np.float32], identities: Sequence[int]
+) -> tuple[list[Link], float | None]:
     """Links between those in one space, and how many of them are to be expected between two people."""
     if len(set(identities)) >= LEAST and len(identities) <= MOST:
-        twice = pairs_by_weights(matrix, identities)
+        space = load_space(artifacts, row)
+        twice = pairs_by_weights(matrix, identities, [space.components[part] for _, part in space.layout.slices()])
         return [Link(pair.i, pair.j, pair.score, pair.alarm) for pair in twice.pairs], twice.strangers
     return _above_threshold(row, metric_of(row).unit(matrix), identities)
 
