@@ -589,6 +589,23 @@ def test_a_config_beside_is_honoured_whatever_the_spelling(tmp_path: Path) -> No
     assert only(read_adapter(st_file(tmp_path / "y.safetensors", own))).scale == 0.5
 
 
+@pytest.mark.parametrize("name", ["Adapter_Config.json", "ADAPTER_CONFIG.JSON"])
+def test_a_config_is_honoured_in_other_case(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 8}))
+    stem = "base_model.model.unet.mid_block.attentions.0.proj_in"
+    adapter = read_adapter(st_file(tmp_path / "adapter_model.safetensors", pair(stem)))
+    assert (only(adapter).scale, adapter.alpha_source) == (4.0, "config")
+
+
+def test_factors_may_carry_the_adapters_name_and_no_more(tmp_path: Path) -> None:
+    stem = "base_model.model.unet.mid_block.attentions.0.proj_in"
+    plain = pair(stem)
+    named = {key.replace(".weight", ".default"): array for key, array in plain.items()}
+    one, other = (only(read_adapter(st_file(tmp_path / f"{i}.safetensors", t))) for i, t in enumerate((plain, named)))
+    assert other.kind == "LoRA"
+    assert relative(other.delta(), one.delta()) == 0
+
+
 def test_parts_may_be_spelt_in_two_ways_a_layer_may_not(tmp_path: Path) -> None:
     from w2w_registry.errors import BadLora
 

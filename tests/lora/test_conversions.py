@@ -322,3 +322,42 @@ def test_a_pipelines_folder_is_a_base_model_only_where_it_lies(tmp_path: Path) -
     (pipeline / "model_index.json").write_text("{}")
     assert read_adapter(tmp_path / "lora").base_model == str(pipeline)
     assert read_lora(tmp_path / "lora").base_model == str(pipeline)
+
+
+HUNYUAN_DIT = {
+    "blocks.0.attn1.Wqkv": (3, ("blocks.0.attn1.to_q", "blocks.0.attn1.to_k", "blocks.0.attn1.to_v")),
+    "blocks.0.attn1.out_proj": (1, ("blocks.0.attn1.to_out.0",)),
+    "blocks.0.attn2.q_proj": (1, ("blocks.0.attn2.to_q",)),
+    "blocks.0.attn2.kv_proj": (2, ("blocks.0.attn2.to_k", "blocks.0.attn2.to_v")),
+    "blocks.0.mlp.fc1": (4, ("blocks.0.ff.net.0.proj",)),
+    "blocks.0.default_modulation.1": (1, ("blocks.0.norm1.linear",)),
+    "blocks.21.skip_linear": (1, ("blocks.21.skip_linear",)),
+}
+"""Rows in widths, and diffusers' layers, which its checkpoint conversion cuts the fused ones into evenly."""
+
+
+@pytest.mark.parametrize("prefix", ["lora_unet_", "base_model.model.", "transformer."])
+def test_hunyuan_dit_is_read_by_the_names_of_its_original_code(tmp_path: Path, prefix: str) -> None:
+    kohya = prefix == "lora_unet_"
+    layers = [(prefix + (n.replace(".", "_") if kohya else n), W, rows * W) for n, (rows, _) in HUNYUAN_DIT.items()]
+    state = state_of(layers, kohya)
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    found = {change.module: change.delta() for change in adapter.changes}
+    assert {change.part for change in adapter.changes} == {"transformer"}
+    down, up = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
+    wanted = {}
+    for (stem, _, _), (_, modules) in zip(layers, HUNYUAN_DIT.values(), strict=True):
+        b, a = (state[f"{stem}.{x}.weight"].astype(np.float64) for x in (up, down))
+        wanted |= dict(zip(modules, np.split((2.0 if kohya else 1.0) * (b @ a), len(modules)), strict=True))
+    assert set(found) == set(wanted)
+    for module, delta in wanted.items():
+        assert np.abs(found[module] - delta).max() <= 1e-6 * np.abs(delta).max()
+
+
+def test_another_models_layers_named_alike_stay_as_they_are(tmp_path: Path) -> None:
+    state = state_of([("lora_unet_blocks_0_mlp_fc1", W, W), ("lora_unet_blocks_0_attn_qkv", W, 3 * W)], True)
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert {change.module for change in adapter.changes} == {
+        "lora_unet_blocks_0_mlp_fc1",
+        "lora_unet_blocks_0_attn_qkv",
+    }

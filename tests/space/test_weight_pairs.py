@@ -38,6 +38,26 @@ def test_those_who_are_there_twice_are_found(seed: int) -> None:
     assert all(1 / (len(who) + 1) <= pair.alarm <= 1 for pair in found.pairs)
 
 
+def test_layers_that_agree_with_the_others_count_for_more() -> None:
+    """Five layers that draw the person, and five that training leaves wherever it happened to go."""
+    rng = np.random.default_rng(0)
+    twice, once, wide = 25, 150, 30
+    people = rng.normal(size=(twice + once, 40))
+    who = np.concatenate([np.arange(twice), np.arange(twice + once)])
+    layers = [
+        people[who] @ rng.normal(size=(40, wide)) * (layer < 5)
+        + rng.normal(size=(len(who), wide)) * (5 if layer < 5 else 12)
+        for layer in range(10)
+    ]
+    components = np.linalg.svd(np.concatenate(layers, 1), full_matrices=False)[2]
+    rows = np.concatenate(layers, 1) @ components.T
+    parts = [components.T[start : start + wide] for start in range(0, 10 * wide, wide)]
+    found = judged(pairs_by_weights(rows, np.arange(len(who)), parts), who)
+    assert found[0] >= 0.9 * twice
+    assert found[1] <= 2
+    assert found[0] > judged(pairs_by_weights(rows, np.arange(len(who))), who)[0]
+
+
 def test_strangers_are_not_paired_by_learning_from_one_another() -> None:
     wrong = 0
     for seed in range(5):

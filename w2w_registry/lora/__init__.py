@@ -15,8 +15,9 @@
   ``same_model(lora_a, lora_b)``: is this the same model (the same ΔW) under another file, other factors, another rank?
 """
 
-from w2w_registry.lora.adapter import Adapter, alone_there, read_adapter
+from w2w_registry.lora.adapter import Adapter, read_adapter
 from w2w_registry.lora.change import Change
+from w2w_registry.lora.config import alone_there
 from w2w_registry.lora.equivalence import (
     Factors,
     ModelDigests,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -341,8 +340,8 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
 def _other_peft(path: Path, file: Path, keys: Mapping[str, Key]) -> bool:
     """Whether the settings beside say that tensors whose names tell nothing are of another of PEFT's methods; those
     that change no weights, as prompt tuning, are refused by their names."""
-    there = file.with_name(peft.CONFIG).exists()
-    _, table = config.beside(file, alone=alone_there(file), mandatory=False) if there else (None, None)
+    there = config.config_beside(file) is not None
+    _, table = config.beside(file, alone=config.alone_there(file), mandatory=False) if there else (None, None)
     if table is None:
         return False
     found = config.settings_of(path, table)
@@ -382,15 +381,6 @@ def _flat(spelling: Spelling, header: Header) -> bool:
 
 def _config(file: Path, spelling: Spelling, header: Header, alone: bool) -> tuple[Path | None, dict[str, Any] | None]:
     """The config beside a file, and its table where that says anything of alpha and rank."""
-    if _flat(spelling, header) or not file.with_name(peft.CONFIG).exists():
+    if _flat(spelling, header) or config.config_beside(file) is None:
         return None, None  # asked first: ``_alone`` may have to list a large folder
-    return config.beside(file, alone=alone or alone_there(file), mandatory=spelling.form == "peft")
-
-
-def alone_there(file: Path) -> bool:
-    """Whether no other safetensors file lies in the folder of this one."""
-    try:
-        with os.scandir(file.parent) as entries:  # to the first other: a folder may hold thousands, each asking this
-            return not any(e.name.lower().endswith((".safetensors", ".sft")) and e.name != file.name for e in entries)
-    except OSError:
-        return False
+    return config.beside(file, alone=alone or config.alone_there(file), mandatory=spelling.form == "peft")

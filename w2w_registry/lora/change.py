@@ -71,6 +71,8 @@ def row_index(rows: Rows, count: int, width: int) -> slice | list[int]:
         "1/3": slice(0, third),
         "2/3": slice(third, 2 * third),
         "3/3": slice(2 * third, count),
+        "1/2": slice(0, half),
+        "2/2": slice(half, count),
         "first": slice(0, width),
         "second": slice(width, 2 * width),
         "third": slice(2 * width, 3 * width),

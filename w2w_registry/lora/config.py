@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,10 +72,34 @@ class Settings:
 def beside(file: Path, *, alone: bool, mandatory: bool) -> tuple[Path | None, dict[str, Any] | None]:
     """The ``adapter_config.json`` that belongs to ``file``: it lies beside PEFT's own file name, or beside the only
     adapter of a folder."""
-    path = file.with_name(peft.CONFIG)
-    if not (mandatory or alone or file.name == peft.FILE) or not path.exists():
+    path = config_beside(file)
+    if path is None or not (mandatory or alone or file.name == peft.FILE):
         return None, None
     return path, parse(path, read_bytes(path, BadLora, limit=CONFIG_LIMIT))
+
+
+def config_beside(file: Path) -> Path | None:
+    """Where settings lie beside a file: their name may be in other case where the file's own is PEFT's, or another's
+    that is alone there."""
+    path = file.with_name(peft.CONFIG)
+    if path.exists():
+        return path
+    if file.name.lower() != peft.FILE and not alone_there(file):
+        return None
+    try:
+        with os.scandir(file.parent) as entries:
+            return next((Path(e.path) for e in entries if e.name.lower() == peft.CONFIG), None)
+    except OSError:
+        return None
+
+
+def alone_there(file: Path) -> bool:
+    """Whether no other safetensors file lies in the folder of this one."""
+    try:
+        with os.scandir(file.parent) as entries:  # to the first other: a folder may hold thousands, each asking this
+            return not any(e.name.lower().endswith((".safetensors", ".sft")) and e.name != file.name for e in entries)
+    except OSError:
+        return False
 
 
 def parse(path: Path, data: bytes | str) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 
 from w2w_registry.lora.others import is_language_layer
-from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target, further_layer
+from w2w_registry.lora.targets import STACKS, TOP, WAN_ATTENTION, Layer, Target, further_layer, hunyuan_dit_layer
 
 DENOISERS = ("unet", "transformer")
 
@@ -167,7 +167,7 @@ _ORIGINAL = re.compile(rf"(?P<stack>{'|'.join(STACKS)})_(?P<n>\d+)_(?P<inner>\w+
 
 def _original(name: str) -> Layer | None:
     """A layer named as the original code of a model does (SD, SDXL, Flux, SD3, Wan, Lumina 2, Z-Image, Cosmos, Chroma,
-    HiDream), with dots or underscores."""
+    HiDream, HunyuanDiT), with dots or underscores."""
     flat = name.replace(".", "_")
     wan = _WAN.fullmatch(flat)
     if wan is not None:
@@ -176,8 +176,9 @@ def _original(name: str) -> Layer | None:
         else:
             name = f"{'attn1' if wan['attn'] == 'self' else 'attn2'}.{WAN_ATTENTION[wan['x']]}"
         return Layer("transformer", (Target(f"blocks.{int(wan['n'])}.{name}"),))
-    if flat in TOP:
-        return Layer("transformer", (TOP[flat],))
+    whole = (TOP[flat],) if flat in TOP else hunyuan_dit_layer(flat)
+    if whole is not None:
+        return Layer("transformer", whole)
     match = _ORIGINAL.fullmatch(flat)
     if match is not None:
         stack, inner = STACKS[match["stack"]]

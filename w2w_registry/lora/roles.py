@@ -29,7 +29,7 @@ _ADAPTER = r"(?:\.(?P<adapter>[^.]+))?"
 _ENDINGS = re.compile(
     r"(?P<stem>.+?)(?:"
     rf"\.lora_(?P<peft>[AB]){_ADAPTER}\.weight"
-    r"|\.lora_(?P<bare>[AB])"
+    r"|\.lora_(?P<bare>[AB])(?:\.(?P<adapter5>(?!bias$)[^.]+))?"
     r"|(?:(?P<attn>_lora)|\.lora|\.lora_linear_layer)\.(?P<old>down|up)\.weight"
     r"|\.lora_(?P<kohya>down|up|mid)\.weight"
     rf"|\.lora_B{_ADAPTER.replace('adapter', 'adapter2')}\.(?P<bias>bias)"
@@ -42,6 +42,7 @@ _ENDINGS = re.compile(
     r"|\.(?P<plain>weight|bias)"
     r")"
 )
+_NAMED = ("adapter", *(f"adapter{n}" for n in range(2, 6)))
 _SAME = {"down": "A", "up": "B", "A": "A", "B": "B", "mid": "mid"}
 # What a PEFT file calls the diagonal blocks, and what LyCORIS does.
 _ALIASES = {"oft_r": "oft_R"}
@@ -53,7 +54,7 @@ def ending_of(key: str) -> Ending | None:
     match = _ENDINGS.fullmatch(key)
     if match is None:
         return None
-    adapter = match["adapter"] or match["adapter2"] or match["adapter3"] or match["adapter4"]
+    adapter = next((match[name] for name in _NAMED if match[name]), None)
     factor = match["peft"] or match["bare"] or match["old"] or match["kohya"]
     if factor:
         role = _SAME[factor]

@@ -9,10 +9,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Rows = Literal["all", "1/3", "2/3", "3/3", "first", "second", "third", "rest", "keys", "values", "swapped"]
-"""Which rows of a fused layer one of its parts has: thirds; pieces as long as the layer's input is wide and what is
-left; the halves of what is left after the first piece (keys and values, which several queries may share); or both
-halves the other way round."""
+Rows = Literal[
+    "all", "1/3", "2/3", "3/3", "1/2", "2/2", "first", "second", "third", "rest", "keys", "values", "swapped"
+]
+"""Which rows of a fused layer one of its parts has: thirds; halves; pieces as long as the layer's input is wide and
+what is left; the halves of what is left after the first piece (keys and values, which several queries may share); or
+both halves the other way round."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,32 @@ def as_lumina(module: str) -> str:
     if dot:
         return f"{stack}.attn.{inner}"
     return module.replace(".feed_forward.w", ".feed_forward.linear_").replace(".adaLN_modulation.1", ".norm1.linear")
+
+
+_HUNYUAN_DIT = re.compile(r"blocks_(?P<n>\d+)_(?P<inner>\w+)")
+HUNYUAN_DIT: dict[str, tuple[Target, ...]] = {
+    "attn1_Wqkv": _qkv("attn1.to_q", "attn1.to_k", "attn1.to_v"),
+    "attn1_out_proj": (Target("attn1.to_out.0"),),
+    "attn2_q_proj": (Target("attn2.to_q"),),
+    "attn2_kv_proj": (Target("attn2.to_k", "1/2"), Target("attn2.to_v", "2/2")),
+    "attn2_out_proj": (Target("attn2.to_out.0"),),
+    "default_modulation_1": (Target("norm1.linear"),),
+    "skip_linear": (Target("skip_linear"),),
+}
+HUNYUAN_DIT_MLP: dict[str, tuple[Target, ...]] = {
+    "mlp_fc1": (Target("ff.net.0.proj"),),
+    "mlp_fc2": (Target("ff.net.2"),),
+}
+"""Other models name layers so too: these are HunyuanDiT's beside layers that are."""
+
+
+def hunyuan_dit_layer(flat: str, names: dict[str, tuple[Target, ...]] = HUNYUAN_DIT) -> tuple[Target, ...] | None:
+    """What a layer of the original HunyuanDiT stands for."""
+    match = _HUNYUAN_DIT.fullmatch(flat)
+    targets = None if match is None else names.get(match["inner"])
+    if match is None or targets is None:
+        return None
+    return tuple(Target(f"blocks.{int(match['n'])}.{t.module}", t.rows) for t in targets)
 
 
 _GUIDANCE = re.compile(

@@ -7,6 +7,7 @@ A new format is one module here, one line in ``FORMATS``, and a row in ``docs/fo
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from types import ModuleType
 from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft, xlabs
 from w2w_registry.lora.formats.key import Key
 from w2w_registry.lora.names import DENOISERS
-from w2w_registry.lora.targets import SHARED_TOP, Target
+from w2w_registry.lora.targets import HUNYUAN_DIT, HUNYUAN_DIT_MLP, SHARED_TOP, Target, hunyuan_dit_layer
 
 FORMATS: tuple[ModuleType, ...] = (cloneofsimo, xlabs, peft, kohya, comfyui, diffusers)
 
@@ -50,12 +51,24 @@ def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
             name: replace(key, part=part) if key.part == "model" and _bare(name, key) else key
             for name, key in keys.items()
         }
-    keys = _with_t5(keys)
+    keys = _with_t5(_of_hunyuan_dit(keys))
     renamed = {name: key for name, key in keys.items() if key.part == "transformer" and _renamed(key)}
     if any(key.targets[0].module.startswith(_STACKS) for key in renamed.values()):
         return keys
     own = {name: dotted for name, key in renamed.items() if (dotted := _shared_name(key))}
     return keys | {name: replace(keys[name], targets=(Target(dotted),)) for name, dotted in own.items()}
+
+
+_IN_FRONT = re.compile(r"(?:base_model_model_|lora_unet_|lora_transformer_|lycoris_|model_|diffusion_|transformer_)*")
+
+
+def _of_hunyuan_dit(keys: dict[str, Key]) -> dict[str, Key]:
+    """The feed-forward layers of HunyuanDiT, which other models name alike, beside its own."""
+    flat = {name: _IN_FRONT.sub("", key.name.replace(".", "_"), count=1) for name, key in keys.items()}
+    if not any(one.endswith(tuple(HUNYUAN_DIT)) and hunyuan_dit_layer(one) for one in flat.values()):
+        return keys
+    found = {name: targets for name, one in flat.items() if (targets := hunyuan_dit_layer(one, HUNYUAN_DIT_MLP))}
+    return keys | {name: replace(keys[name], part="transformer", targets=targets) for name, targets in found.items()}
 
 
 def _with_t5(keys: dict[str, Key]) -> dict[str, Key]:
