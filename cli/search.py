@@ -125,13 +125,14 @@ def _asked(
 ) -> list[Any]:
     """The queries in order: photos looked at, Hub repos fetched, the rest as typed."""
     from w2w_registry.services.hub.resolving import as_queries
-    from w2w_registry.services.synthesis import looking
+    from w2w_registry.services.search.found import is_photo
 
-    photos = [text for text in queries if looking.is_photo(text)]
+    photos = [text for text in queries if is_photo(text)]
     if not photos and by == "weights" and pipeline is not None:
         raise click.UsageError("--pipeline is for comparing what is drawn: it cannot be combined with --by weights")
     if not photos:
         return as_queries(registry, queries)
+    from w2w_registry.services.synthesis import looking
     from w2w_registry.services.synthesis.engine import Engine
 
     with progress("looking") as tick:

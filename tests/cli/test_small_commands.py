@@ -42,6 +42,7 @@ SMALL = (
     "consent narrow s-1 --no-publication",
     "consent renew s-1",
     "consent show s-1",
+    "consent check p0001",
     "consent receipt s-1",
     "consent dispute s-1",
     "consent withdraw s-1",
@@ -81,7 +82,7 @@ OTHERS = {
         "train", "invert", "initializer fit", "whose", "detect", "generate", "preview draw", "preview set", "evaluate",
     ),
     "compares likenesses, or keeps and drops them": (
-        "resolve", "consent check", "consent resolve", "consent sign",
+        "resolve", "consent resolve", "consent sign",
         "subject protect", "subject assign",
     ),
     "looks at the schema through Alembic": (

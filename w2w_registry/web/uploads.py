@@ -14,7 +14,7 @@ from fastapi import UploadFile
 
 from w2w_registry.errors import BadLora
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.synthesis.looking import PICTURES
+from w2w_registry.services.search.found import PICTURES
 from w2w_registry.web.filters import plain
 
 WEIGHTS: Final = ".safetensors"

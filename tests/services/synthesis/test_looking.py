@@ -19,6 +19,7 @@ from w2w_registry.services.identities.previews import set_preview
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import open_registry
 from w2w_registry.services.search.draws import PHOTO, search_by
+from w2w_registry.services.search.found import is_photo
 from w2w_registry.services.search.query import search
 from w2w_registry.services.synthesis import invert, looking
 
@@ -52,9 +53,9 @@ def test_a_photo_finds_whom_it_would_become(tmp_path: Path) -> None:
 
 def test_what_a_photo_is(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.PNG")
-    assert looking.is_photo(str(tmp_path / "a.PNG"))
-    assert not looking.is_photo(str(tmp_path / "b.png"))
-    assert not looking.is_photo("p0007")
+    assert is_photo(str(tmp_path / "a.PNG"))
+    assert not is_photo(str(tmp_path / "b.png"))
+    assert not is_photo("p0007")
 
 
 def test_a_preview_that_is_given(tmp_path: Path) -> None:

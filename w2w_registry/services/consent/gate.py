@@ -37,6 +37,7 @@ from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
 from w2w_registry.records import Kind, VersionState, now
+from w2w_registry.services.consent.rows import stopped
 from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.consent.upstream import directly, upstream_of, upstream_of_each, withdrawn_members
 from w2w_registry.services.recording import policies
@@ -237,8 +238,15 @@ def _remember(registry: Registry, decision: Decision, versions: Sequence[int], s
     )
 
 
+def _nobody_refused(session: Session) -> bool:
+    """Whether it is certain, without the arrays that the door compares, that it has nobody to compare with."""
+    return not refusals.references(session) and not refusals.depicting(session, stopped(session))
+
+
 def _met(registry: Registry, session: Session, versions: Collection[int]) -> dict[int, Reason]:
     """Versions that are somebody who refused, whatever they are said to be: version id -> reason."""
+    if _nobody_refused(session):
+        return {}
     from w2w_registry.services.consent.door import Door  # it compares arrays; most small commands compare nothing
     from w2w_registry.services.consent.made_in import reasons_of, spaces_of
 
@@ -263,6 +271,8 @@ def _met(registry: Registry, session: Session, versions: Collection[int]) -> dic
 
 def _around(registry: Registry, session: Session, spaces: Collection[int]) -> list[Reason]:
     """Why spaces that are made around somebody who refused are not worked in."""
+    if _nobody_refused(session):
+        return []
     from w2w_registry.services.consent.door import Door
     from w2w_registry.services.consent.made_in import refused
 
@@ -291,6 +301,8 @@ def _compared(registry: Registry, session: Session, decision: Decision, versions
     What it draws has to be compared with those who refused, or a second person has to have looked at it: weights alone
     miss most second trainings. Nothing is asked while nobody has refused; a registry of one person is only told.
     """
+    if _nobody_refused(session):
+        return decision
     from w2w_registry.services.consent.door import Door
     from w2w_registry.services.consent.made_in import spaces_of, uncompared
 

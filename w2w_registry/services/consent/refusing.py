@@ -12,15 +12,14 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import refusals
 from w2w_registry.catalog.models import GuardReference
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.policy import has_ended
 from w2w_registry.consent.references import Reference, key_id, threshold, unseal_bits
 from w2w_registry.errors import SettingError
 from w2w_registry.services.consent import behaviour
 from w2w_registry.services.consent.behaviour import Behaviour
 from w2w_registry.services.consent.door_key import key_path, read_key
 from w2w_registry.services.consent.places import SKETCH, Places
-from w2w_registry.services.consent.rows import load_records
-from w2w_registry.services.registry import Registry, present
+from w2w_registry.services.consent.rows import stopped
+from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
 
 OLD = "simhash-512"
@@ -73,11 +72,7 @@ class Refusing:
 
     @cached_property
     def _stopped(self) -> set[str]:
-        """Subjects whose consent is over, contested, or was never given."""
-        at, session = present(self._session), self._session
-        perhaps = refusals.perhaps_refusing(session, at)
-        records = load_records(session, perhaps, history=False)
-        return {s for s in perhaps if s not in records or has_ended(records[s], at)}
+        return stopped(self._session)
 
     @cached_property
     def references(self) -> dict[int | None, list[Reference]]:

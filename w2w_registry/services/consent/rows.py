@@ -18,11 +18,14 @@ from w2w_registry.catalog.consents import records_of
 from w2w_registry.catalog.models import ConsentEvent as EventRow
 from w2w_registry.catalog.models import ConsentEventType
 from w2w_registry.catalog.models import ConsentRecord as RecordRow
+from w2w_registry.catalog.refusals import perhaps_refusing
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.policy import has_ended
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Scope, Status, Use
 from w2w_registry.errors import NotFound
 from w2w_registry.records import ConsentState
+from w2w_registry.services.registry import present
 
 _STATE: Mapping[Status, ConsentState] = {
     Status.REQUESTED: ConsentState.REQUESTED,
@@ -78,6 +81,14 @@ def load_records(
             record = _record(row, _history(row, by_id, events))
             found.setdefault(row.subject_id, []).append(record if at is None else _as_it_was(record))
     return {subject: tuple(records) for subject, records in found.items()}
+
+
+def stopped(session: Session) -> set[str]:
+    """Subjects whose consent is over, contested, or was never given, as of now."""
+    at = present(session)
+    perhaps = perhaps_refusing(session, at)
+    records = load_records(session, perhaps, history=False)
+    return {s for s in perhaps if s not in records or has_ended(records[s], at)}
 
 
 def _as_it_was(record: ConsentRecord) -> ConsentRecord:

@@ -8,6 +8,14 @@ from typing import Any
 
 from w2w_registry.records import Result
 
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+def is_photo(text: str) -> bool:
+    """Whether a query is a picture file rather than a name or an adapter."""
+    path = Path(text).expanduser()
+    return path.suffix.lower() in PICTURES and path.exists()
+
 
 @dataclass(frozen=True)
 class Query:

@@ -16,14 +16,6 @@ from w2w_registry.services.search.found import Query
 from w2w_registry.services.synthesis.engine import Engine, load_guess, require_diffusion
 from w2w_registry.services.synthesis.invert import InvertRequest, invert_config, solve
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-def is_photo(text: str) -> bool:
-    """Whether a query is a picture file rather than a name or an adapter."""
-    path = Path(text).expanduser()
-    return path.suffix.lower() in PICTURES and path.exists()
-
 
 def as_queries(
     registry: Registry,
