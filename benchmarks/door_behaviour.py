@@ -8,6 +8,7 @@ that says how near strangers come is registered people who are neither and, wher
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -206,6 +207,40 @@ def rates(data: Data, registry: Registry, count: int, judging: Judging = everybo
                 total.setdefault(NAMES.get(kind, kind), []).append(own)
     found = {what: np.concatenate(parts) for what, parts in total.items()}
     return [Rate(w, int((a <= ALARM).sum()), int(((a > ALARM) & (a <= HOLD)).sum()), len(a)) for w, a in found.items()]
+
+
+def by_anybody(data: Data, registered: int, count: int, judging: Judging = everybody) -> tuple[str, Rate]:
+    """Strangers, where each of ``count`` hundreds who refuse is drawn from everybody who judges (folds draw it from the
+    few who were trained twice, whom no stranger's rate needs). A sentence with who was refused, and the rate."""
+    people = np.concatenate([data.gallery, data.strangers])
+    numbers = np.arange(len(people))
+    pairs: Counter[tuple[int, int]] = Counter()
+    tried: set[int] = set()
+    refused = held = tries = 0
+    for seed in range(count):
+        rng = np.random.default_rng(1000 + seed)
+        who = rng.permutation(np.flatnonzero(judging(numbers)))[:REFUSED]
+        others = rng.permutation(np.setdiff1d(numbers, who))
+        out = others[registered:]
+        out = out[judging(out)]
+        crowd = people[np.concatenate([others[:registered], who])]
+        by = Compared(refusal_model(crowd), crowd, people[who], registered + np.arange(REFUSED))
+        chances = alarms(by, people[out])
+        best = chances.min(1)
+        for row in np.flatnonzero(best <= ALARM):
+            a, b = sorted((int(out[row]), int(who[chances[row].argmin()])))
+            pairs[a, b] += 1
+        refused += int((best <= ALARM).sum())
+        held += int(((best > ALARM) & (best <= HOLD)).sum())
+        tries += len(out)
+        tried |= set(out.tolist())
+    named = ", ".join(f"{a} and {b} ({n})" for (a, b), n in pairs.most_common())
+    rate = Rate(STRANGER, refused, held, tries)
+    return (
+        f"{registered} registered, any hundred of those judged refuse ({count} draws): of {tries:,} strangers "
+        f"({len(tried)} people) {refused} refused ({refused / tries:.4f}), {held} held ({held / tries:.4f}); "
+        f"pairs refused: {named or 'none'}"
+    ), rate
 
 
 def table(

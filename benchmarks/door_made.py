@@ -1,8 +1,8 @@
 """Does the door notice models that were made of somebody's training outside the registry? ``benchmarks.door_rates``.
 
 Per fold, a space is fitted on people of the mini world, a hundred of whom refuse. Held against them, by references of
-coordinates, by what is drawn and by ``space.ordinary``, as ``services.consent.door`` does: second trainings of who
-refused, with noise or mixed with a stranger; strangers' trainings; and strangers disturbed in the same ways.
+coordinates, by what is drawn, by both and by ``space.ordinary``, as ``services.consent.door`` does: second trainings of
+who refused, with noise or mixed with a stranger; strangers' trainings; and strangers disturbed in the same ways.
 """
 
 from __future__ import annotations
@@ -17,13 +17,21 @@ from numpy.typing import NDArray
 from benchmarks.door_behaviour import KEY, REFUSED, Array, Judging, Rate, row_of
 from examples.miniworld.fingerprints import PROMPT
 from examples.miniworld.unpack import DATA, Loras, load_loras
-from w2w_registry.consent.references import bits_of, cosines, threshold
+from w2w_registry.consent.references import ESTIMATED, bits_of, cosines, threshold
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.crossfit import cross_fit, inner_products
 from w2w_registry.space.fit import fit_space
 from w2w_registry.space.metrics import default_metric
 from w2w_registry.space.ordinary import Ordinary, energies
-from w2w_registry.space.refusal import ALARM, HOLD, HOLD_MADE, Comparison, refusal_model
+from w2w_registry.space.refusal import (
+    ALARM,
+    HOLD,
+    HOLD_MADE,
+    Comparison,
+    Nearer,
+    refusal_model,
+    standing_out,
+)
 from w2w_registry.space.start import canonical_rows, common_start
 from w2w_registry.space.verdict import VerdictModel
 
@@ -31,7 +39,7 @@ TWICE, ALSO, FIRST = 224, 300, 20
 HONEST = "stranger's training"
 TRIED = ("second training with noise .5", "second training, .7 of it mixed")
 """Of whom more must not pass than ``PASS``."""
-PASS = 0.15
+PASS = 0.02
 Thetas = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
@@ -100,6 +108,11 @@ class Fold:
         self.crowd = np.concatenate([world.shipped[self.registered], world.shipped[self.refused]])
         self.model: VerdictModel = refusal_model(self.crowd)
         self.kept = self._bits(self.theta[self.refused])
+        self.units = self.metric.unit(self.space.project(self.theta[self.registered]))
+        everybody = np.concatenate([self.units, self.metric.unit(self.space.project(self.theta[self.refused]))])
+        with_registered = everybody @ self.units.T
+        with_registered[np.arange(len(self.units)), np.arange(len(self.units))] = np.nan
+        self.among = standing_out(everybody @ everybody.T, with_registered)
         registered = self._bits(self.theta[self.registered])
         self.limits = np.array([threshold(cosines(one, registered)) for one in self.kept])
 
@@ -138,15 +151,17 @@ class Fold:
         unusual = self.normal.unusual(energies(points, self.space.component_std, outside))
         comparison = Comparison(self.model, self.world.prints(theta), self.crowd, among=REFUSED)
         rows, theirs = self.crowd[len(self.registered) :], len(self.registered) + np.arange(REFUSED)
-        drawn, made = comparison.with_known(rows, theirs), comparison.with_made(rows, theirs)
-        weights = np.stack([cosines(one, self.kept) >= self.limits for one in self._bits(theta)])
+        kept = np.stack([cosines(one, self.kept) for one in self._bits(theta)])
+        nearer = Nearer(standing_out(kept, self.metric.unit(points) @ self.units.T, ESTIMATED), self.among)
+        drawn, made = comparison.with_known(rows, theirs), comparison.with_made(rows, theirs, nearer)
+        weights = kept >= self.limits
 
         def of(table: NDArray[np.generic]) -> NDArray[np.bool_]:
             return np.asarray(table.diagonal() if own else table.any(axis=1))
 
         found.unusual.append(unusual)
         found.refused.append(of((drawn <= ALARM) | weights))
-        found.held.append(of((drawn <= HOLD) | (unusual[:, None] & (made <= HOLD_MADE))))
+        found.held.append(of((drawn <= HOLD) | (made <= np.where(unusual, HOLD_MADE, HOLD)[:, None])))
 
 
 def table(count: int, judging: Judging) -> tuple[str, bool]:
@@ -164,6 +179,6 @@ def table(count: int, judging: Judging) -> tuple[str, bool]:
     for what, rate in rates.items():
         unusual = np.concatenate(found[what].unusual).mean()
         lines.append(f"| {what} | {rate.tries:,} | {unusual:.3f} | {row_of(rate)} |")
-    honest = rates[HONEST]
-    short = honest.refused > 1e-3 * honest.tries or honest.held > 0.02 * honest.tries
+    # How often a stranger is refused says ``door_behaviour.by_anybody``: the same hundred refuse in every fold here.
+    short = rates[HONEST].held > 0.02 * rates[HONEST].tries
     return "\n".join(lines), short or any(rates[what].passed > PASS * rates[what].tries for what in TRIED)

@@ -5,9 +5,10 @@ trained twice and 300 others; a hundred of the 224 refuse, and their references 
 keeps (signs of projections, thresholds from those registered). Strangers are the people the fold was not fitted on,
 none of whom set a threshold. Held against the references: strangers; copies of the refused (rounded, with noise,
 mixed with a stranger); and their second trainings. Then what was made of second trainings outside the registry
-(``benchmarks.door_made``). Then the same by what they draw, of the mini world and of half of
-the people of ``--gallery NPZ`` (as ``benchmarks --only verdict`` reads them): ``benchmarks.door_behaviour``. Prints
-docs/door.md's tables and exits 1 when strangers or copies fall short of them, or too many trainings pass.
+(``benchmarks.door_made``). Then strangers where anybody may be who refuses, and the same by what they draw, of the mini
+world and of half of the people of ``--gallery NPZ`` (as ``benchmarks --only verdict`` reads them):
+``benchmarks.door_behaviour``. Prints docs/door.md's tables and exits 1 when strangers or copies fall short of them, or
+too many trainings pass.
 ``--people odd``: only people of the mini world who have odd numbers are judged by what they draw, none of whom anything
 was chosen on.
 """
@@ -28,6 +29,7 @@ from benchmarks.door_behaviour import (
     STRANGER,
     Judging,
     Registry,
+    by_anybody,
     even,
     everybody,
     judged_half,
@@ -46,6 +48,7 @@ from w2w_registry.space.start import canonical_rows, common_start
 
 KEY = bytes(32)
 TWICE, ALSO, REFUSED, FOLDS = 224, 300, 100, 4
+ANYBODY, DRAWS = (424, 800), 100
 JUDGING = {"all": everybody, "odd": odd, "even": even}
 Bits = NDArray[np.bool_]
 
@@ -119,6 +122,10 @@ def main(argv: list[str] | None = None) -> int:
     short |= fell_short
     registries = [one for one in REGISTRIES if judging is everybody or not one.taught]  # half of them are too few
     gallery, asked, of, strangers = by_kind()
+    for registered in ANYBODY:
+        said, rate = by_anybody(Data(gallery, asked, of, strangers), registered, DRAWS, judging)
+        print(f"\n{said}")
+        short |= rate.refused > 1e-3 * rate.tries
     short |= _behaviour("mini world, by way of training", Data(gallery, asked, of, strangers), registries[:1], judging)
     short |= _behaviour("mini world", Data(*shipped_data()), registries, judging)
     if given.gallery is not None:

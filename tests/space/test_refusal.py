@@ -15,12 +15,14 @@ from w2w_registry.space.refusal import (
     HOLD_MADE,
     Comparison,
     Kept,
+    Nearer,
     chance,
     few_chance,
     few_model,
     is_current,
     is_few,
     refusal_model,
+    standing_out,
 )
 from w2w_registry.space.verdict import Repeats, VerdictModel, learn
 from w2w_registry.space.ways import WAYS
@@ -153,6 +155,46 @@ def test_of_what_was_made_who_is_half_disturbed_is_known_and_few_strangers() -> 
     assert (np.diag(asked.with_made(people.refused, nobody)) <= HOLD_MADE).mean() >= 0.95
     strangers = Comparison(model, disturbed(people.some(600)), people.registered, among=REFUSED)
     assert (strangers.with_made(people.refused, nobody).min(1) <= HOLD_MADE).mean() <= 2 * HOLD_MADE
+
+
+def test_weights_make_sure_of_what_is_drawn_alone_does_not() -> None:
+    """Disturbed past knowing by what is drawn; by weights somebody stands out as far as strangers seldom do."""
+    people = People(400)
+    model, nobody = refusal_model(people.registered), np.full(REFUSED, -1)
+    asked = people.refused + 1.5 * people.spread * people.rng.normal(size=people.refused.shape)
+    comparison = Comparison(model, asked, people.registered, among=REFUSED)
+    crowd = np.where(np.eye(400, dtype=bool), np.nan, people.rng.normal(size=(400, 400)))
+    nearer = Nearer(people.rng.normal(size=(REFUSED, REFUSED)) + 6 * np.eye(REFUSED), crowd)
+    alone, both = (comparison.with_made(people.refused, nobody, given) for given in (None, nearer))
+    assert (np.diag(both) <= HOLD).mean() >= (np.diag(alone) <= HOLD).mean() + 0.2
+    assert (both[~np.eye(REFUSED, dtype=bool)] <= HOLD).mean() <= 0.01
+    nearer.refused[0] = np.nan  # of whom weights say nothing, what is drawn decides
+    assert (comparison.with_made(people.refused, nobody, nearer)[0] == alone[0]).all()
+
+
+def test_the_chance_is_how_often_the_registered_come_as_near_however_their_hits_crowd_together() -> None:
+    people = People(500)
+    model, nobody = refusal_model(people.registered), np.full(REFUSED, -1)
+
+    def weights(*size: int) -> Array:  # so far apart that what is drawn adds nothing
+        return 1e4 * people.rng.standard_t(8, size=size) * people.rng.gamma(2, 1 / 2, size=(size[0], 1))
+
+    crowd = np.where(np.eye(500, dtype=bool), np.nan, weights(500, 500))
+    found = Comparison(model, people.some(1500), people.registered, among=REFUSED).with_made(
+        people.refused, nobody, Nearer(weights(1500, REFUSED), crowd)
+    )
+    for p in (0.02, 0.1):
+        assert p / 2 <= (found.min(1) <= p).mean() <= 2 * p
+
+
+def test_standing_out_is_in_deviations_of_ones_own_strangers() -> None:
+    rng = np.random.default_rng(0)
+    outside, inside = 0.1 + 0.06 * rng.normal(size=(5, 400)), 0.03 * rng.normal(size=(5, 400))
+    for known, middle, spread in ((outside, 0.1, 0.06), (inside, 0.0, 0.03)):
+        known[0, 0] = np.nan  # oneself
+        found = standing_out(np.full((5, 2), middle + 5 * spread), known)
+        assert np.abs(found - 5).max() < 0.7
+        assert (standing_out(np.full((5, 2), 0.5), known, [0.0, 0.1])[:, 1] < found[:, 1].max() + 5).all()
 
 
 def test_of_what_was_made_cosines_decide_among_a_few() -> None:

@@ -17,13 +17,15 @@ import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import acos, cos, pi
+from math import acos, cos, pi, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 BITS = 2048
 """The estimated angle's standard deviation is at most 180°·√(1/4/2048) = 2°."""
+ESTIMATED = pi / 2 / sqrt(BITS)
+"""The standard deviation of an estimated cosine near nought."""
 DEVIATIONS, LOWEST, HIGHEST = 4.5, 0.55, 0.95
 """A newcomer is refused from so many robust standard deviations above strangers, but not below ``LOWEST`` nor above
 ``HIGHEST``. People outside the fit come nearer to one another than its members do, with a heavy tail: on the mini world

@@ -41,13 +41,16 @@ from w2w_registry.space.verdict import (
 )
 from w2w_registry.space.ways import DISTURBED, PRESUMED, WAYS
 
-ALARM: Final = 8e-4
+ALARM: Final = 6e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
 HOLD: Final = 5e-3
 """…and that one is held until somebody has looked."""
 HOLD_MADE: Final = HOLD / UNUSUAL
 """The same of those whose weights no training of the space's kind leaves (``space.ordinary``), who are few: of somebody
 whose model was disturbed outside the registry, strangers come as near."""
+NEARER: Final = 8.0
+"""So many standard deviations nearer than strangers somebody's disturbed model is presumed to come by its weights; a
+log likelihood ratio of two unit Gaussians so far apart grows by this with every one of them."""
 AMONG: Final = 100
 """So many refused likenesses the alarm is shared among; what more of them add to it is borne by newcomers, so that
 nobody is protected less for others who refuse."""
@@ -89,6 +92,26 @@ class Kept:
 
     length: float
     cosines: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Nearer:
+    """By their weights, in standard deviations of strangers (``standing_out``): how near queries come to those who
+    refused (q, r), and those of the crowd to one another (n, n); NaN where that cannot be said."""
+
+    refused: Array
+    crowd: Array
+
+
+def standing_out(cosines: ArrayLike, strangers: ArrayLike, error: ArrayLike = 0.0) -> Array:
+    """How far cosines (q, r) stand out from the same queries' cosines with ``strangers`` (q, n), NaN where there is
+    none, in standard deviations. Whoever is outside a space's fit comes nearer to everybody than its members do.
+
+    ``error``: standard deviation of the cosines' own, where they are estimated.
+    """
+    known = np.asarray(strangers, np.float64)
+    spread = np.sqrt(np.nanvar(known, axis=1, keepdims=True) + np.square(error))
+    return np.asarray((np.asarray(cosines, np.float64) - np.nanmean(known, axis=1, keepdims=True)) / spread)
 
 
 def refusal_model(gallery: ArrayLike, learned: VerdictModel | None = None) -> VerdictModel:
@@ -247,9 +270,12 @@ class Comparison:
         ratio, *apart = self.ratios(rows, places)
         return self._alarms(ratio, apart)
 
-    def with_made(self, refused: ArrayLike, theirs: NDArray[np.int64]) -> Array:
-        """As ``with_known``, of what was made and not trained: chance (q, r) that a stranger so made comes as near, as
-        often as the registered do; by a model of an earlier release, which cannot say, 1."""
+    def with_made(self, refused: ArrayLike, theirs: NDArray[np.int64], nearer: Nearer | None = None) -> Array:
+        """As ``with_known``, of what may be somebody's model disturbed: chance (q, r) that a stranger comes as near, as
+        often as the registered do; by a model of an earlier release, which cannot say, 1.
+
+        ``nearer``: how near they come by their weights, which is added where it is known (log likelihood ratios).
+        """
         rows = np.asarray(refused, np.float64)
         if is_few(self.model):
             return self._few(_unit(self.queries) @ _unit(rows).T)
@@ -263,7 +289,30 @@ class Comparison:
             beyond = (len(best) - np.searchsorted(best, nats, side="left")) / len(best)
             with np.errstate(divide="ignore"):
                 found = np.asarray(-np.expm1(self.among / size * np.log1p(-beyond)))
+            if nearer is not None and np.isfinite(nearer.refused).any():
+                levels, chances = self._crowd_reaches(view, nearer.crowd)
+                both = chances[np.searchsorted(levels, nats + NEARER * nearer.refused)]
+                found = np.where(np.isfinite(nearer.refused), both, found)
         return found
+
+    def _crowd_reaches(self, view: View, nearer: Array) -> tuple[Array, Array]:
+        """Scores (m,), ascending, and the chances (m + 1,) that a stranger reaches those from the n-th on with one of
+        those who refused, as often as one of the crowd does, whose weights can be compared (n, n).
+
+        Of somebody whose k-th nearest of n others scores s, one of ``among`` drawn from those scores at least s with a
+        probability of 1 − (1 − k/n)^among. One more person than was seen is taken to come nearer than anybody.
+        """
+        rows, own = np.asarray(self.crowd, np.float64), np.eye(len(nearer), dtype=bool)
+        there = np.isfinite(nearer).any(axis=1)
+        nats = Comparison(self.model, rows[there], rows, own[there]).by_way(view, rows, np.arange(len(rows)))
+        both = (nats + NEARER * nearer[there])[:, there][~np.eye(int(there.sum()), dtype=bool)]
+        size = int(there.sum()) - 1
+        drawn = 1 - (1 - np.arange(size + 1) / size) ** self.among
+        each = np.broadcast_to(np.diff(drawn), (size + 1, size))[:, ::-1]
+        scores = np.sort(np.nan_to_num(both, nan=-np.inf).reshape(size + 1, size), axis=1)
+        order = np.argsort(scores, axis=None)
+        above = np.concatenate([np.cumsum(each.ravel()[order][::-1])[::-1], [0.0]])
+        return scores.ravel()[order], (above + drawn[1]) / (size + 2)
 
     def with_kept(self, kept: Sequence[Kept], theirs: int = -1) -> Array:
         """Chance of a false alarm (q,) for somebody of whom each view is kept; ``theirs`` as in ``with_known``."""

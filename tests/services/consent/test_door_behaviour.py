@@ -23,6 +23,7 @@ from w2w_registry.lora import lora_files
 from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
+from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.protect import protect_subject
 from w2w_registry.services.identities import foreseeing, intake, translated
 from w2w_registry.services.identities.browsing import browse
@@ -220,6 +221,31 @@ def test_what_was_made_of_a_second_training_outside_waits(
     taken = take(home, newcomers.opened(PIPELINE))
     told = look_again(home, taken.base, taken.question, taken.versions)
     assert any("m008@1 is held" in one and str(Why.MADE) in one for one in told)
+
+
+def test_weights_and_what_is_drawn_hold_together_whom_neither_does(
+    home: Registry, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Noise in the components in which people differ most: its weights are as ordinary as a training's."""
+    monkeypatch.setattr(Door, "_against", lambda _self, _place, vectors: [[] for _ in vectors])
+    for limit in ("ALARM", "HOLD"):
+        monkeypatch.setattr(behaviour, limit, -1.0)
+    monkeypatch.setattr(Places, "unusual", lambda *_: False)
+    loras, (_, space), rng = load_loras(), open_space(home, "faces"), np.random.default_rng(5)
+    for who in WHO:
+        withdraw.withdraw(home, f"s{who:03d}", erase=who % 2 == 0)
+        points = np.where(np.arange(space.k) < 20, 0.5 * space.component_std * rng.normal(size=space.k), 0.0)
+        write(
+            tmp_path / "noisy" / f"n{who:03d}", loras, who, again=True, besides=space.reconstruct(points) - space.mean
+        )
+    request = AddRequest([str(tmp_path / "noisy")], kind="style")
+    foreseen, found = planned(home, request, "into a space"), add(home, request).items
+    assert [one.held for one in foreseen] == [one.held for one in found]
+    doubts = ["may draw somebody who refused" in " ".join(item.warnings) for item in found]
+    assert sum(doubts[::2]) >= 2  # of whom a version is there…
+    assert sum(doubts[1::2]) >= 2  # …and of whom signs are
+    strangers = add(home, AddRequest([str(world / "strangers")])).items
+    assert sum(item.held for item in strangers) <= 1
 
 
 def test_who_was_taken_in_unseen_waits_once_it_is_seen(

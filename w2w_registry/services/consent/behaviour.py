@@ -24,16 +24,25 @@ from w2w_registry.catalog import refusals
 from w2w_registry.catalog.models import GuardReference, VerdictCalibration
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import unpack
-from w2w_registry.consent.references import BITS, Encounter, bits_of, cosines, key_id, likeliest, seal
+from w2w_registry.consent.references import Encounter, cosines, key_id, likeliest, seal
+from w2w_registry.services.consent.drawn_references import (
+    KIND,
+    DrawnReference,
+    contexts,
+    drawn_bits,
+    packed,
+    sets_of,
+    unpacked,
+)
 from w2w_registry.services.recording.gallery import read_model, written
 from w2w_registry.services.recording.likeness import Print
 from w2w_registry.space.refusal import (
     ALARM,
     CROWD,
     HOLD,
-    HOLD_MADE,
     Comparison,
     Kept,
+    Nearer,
     few_model,
     is_current,
     is_few,
@@ -41,15 +50,11 @@ from w2w_registry.space.refusal import (
 )
 from w2w_registry.space.verdict import LEAST_GALLERY, VerdictModel
 
-KIND = "behaviour"
 BY = "behaviour"
 MADE = "made"
 """What is said of whom a newcomer meets that was made and not trained."""
-_NEVER = 2.0
 _SETS = 8
 """Sets of ``BITS`` projections of a fingerprint: it can be estimated to within an eighth of a radian."""
-_VIEW_SETS = 2
-"""Sets per view of earlier references."""
 _NONE = -1
 """In place of a version's id, of a person whose version is gone."""
 _AGAIN = 0.98
@@ -63,16 +68,7 @@ Place = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)
-class _Reference:
-    """Of one subject: per view the bits (sets · ``BITS``,) and the length of what is expected of them."""
-
-    subject: str
-    bits: tuple[NDArray[np.bool_], ...]
-    lengths: tuple[float, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class _Population:
+class Population:
     """People of one place, registered and refusing: version ids (n,), fingerprints (n, D), and who refuses ("" for the
     registered)."""
 
@@ -80,9 +76,9 @@ class _Population:
     matrix: NDArray[np.float32]
     refusing: tuple[str, ...]
 
-    def without(self, besides: Collection[int], subject: str) -> _Population:
+    def without(self, besides: Collection[int], subject: str) -> Population:
         kept = ~np.isin(self.versions, list(besides)) & np.array([who != subject for who in self.refusing], bool)
-        return _Population(self.versions[kept], self.matrix[kept], tuple(np.array(self.refusing)[kept].tolist()))
+        return Population(self.versions[kept], self.matrix[kept], tuple(np.array(self.refusing)[kept].tolist()))
 
     def places(self, whose: Sequence[str]) -> NDArray[np.int64]:
         """Where each of these subjects is among them, −1 where they are not."""
@@ -107,8 +103,8 @@ class Behaviour:
     ) -> None:
         self._session, self._refusing, self._rows, self._opened = session, refusing, rows, opened
         self._standing_: dict[Place, list[tuple[int, str, NDArray[np.float32]]]] | None = None
-        self._kept_: dict[Place, dict[int, list[_Reference]]] | None = None
-        self._people: dict[Place, _Population] = {}
+        self._kept_: dict[Place, dict[int, list[DrawnReference]]] | None = None
+        self._people: dict[Place, Population] = {}
         self._estimated_: dict[Place, list[tuple[str, NDArray[np.float32]]]] = {}
         self._models: dict[int | Place, VerdictModel] = {}
 
@@ -129,10 +125,10 @@ class Behaviour:
             self._standing_ = found
         return self._standing_
 
-    def _kept(self) -> dict[Place, dict[int, list[_Reference]]]:
+    def _kept(self) -> dict[Place, dict[int, list[DrawnReference]]]:
         """References by place and by the model they were made with, opened with the key."""
         if self._kept_ is None:
-            found: dict[Place, dict[int, list[_Reference]]] = {}
+            found: dict[Place, dict[int, list[DrawnReference]]] = {}
             for row in self._rows():
                 what, key_name = refusals.parts(row.kind)
                 if not what.startswith(f"{KIND} "):
@@ -141,7 +137,7 @@ class Behaviour:
                 place = self._place_of(number)
                 if place is not None:
                     opened = seal(row.reference, key, row.salt)
-                    one = _unpacked(row.subject_id, opened, whole=is_few(self._stored(number)))
+                    one = unpacked(row.subject_id, opened, whole=is_few(self._stored(number)))
                     found.setdefault(place, {}).setdefault(number, []).append(one)
             self._kept_ = found
         return self._kept_
@@ -159,19 +155,18 @@ class Behaviour:
                 if not is_few(model):
                     continue
                 key = self._key_of(number)
-                for sets in sorted({_sets_of(one) for one in references}):
-                    some = [one for one in references if _sets_of(one) == sets]
-                    bits, contexts = np.stack([one.bits[0] for one in some]), _contexts(number, 0, sets)
-                    rows = likeliest(bits, key, contexts, len(model.centre))
+                for sets in sorted({sets_of(one) for one in references}):
+                    some = [one for one in references if sets_of(one) == sets]
+                    bits = np.stack([one.bits[0] for one in some])
+                    rows = likeliest(bits, key, contexts(number, 0, sets), len(model.centre))
                     rows *= np.array([[one.lengths[0]] for one in some])
                     found += zip([one.subject for one in some], rows.astype(np.float32), strict=True)
             self._estimated_[place] = found
         return self._estimated_[place]
 
     # -- comparing ------------------------------------------------------------------------------
-    def against(self, prints: Sequence[Sequence[Print]], *, made: bool = False) -> list[list[Encounter]]:
-        """Whom newcomers meet, by the fingerprints of each. ``made``: they were not trained, but made of others; who is
-        met so is never refused, and in doubt sooner."""
+    def against(self, prints: Sequence[Sequence[Print]]) -> list[list[Encounter]]:
+        """Whom newcomers meet, by the fingerprints of each."""
         by_place: dict[Place, list[tuple[int, NDArray[np.float32]]]] = {}
         for number, own in enumerate(prints):
             for one in own:
@@ -180,12 +175,12 @@ class Behaviour:
         for place, rows in by_place.items():
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
-                met = self._met(place, np.stack([values for _, values in part]), None, made)
+                met = self._met(place, np.stack([values for _, values in part]), None)
                 for (number, _), encounters in zip(part, met, strict=True):
                     found[number] += encounters
         return found
 
-    def against_versions(self, version_ids: Collection[int], *, made: bool = False) -> dict[int, list[Encounter]]:
+    def against_versions(self, version_ids: Collection[int]) -> dict[int, list[Encounter]]:
         """As ``against``, of registered versions, by what was recorded of them: version id -> encounters."""
         places = self.places
         by_place: dict[Place, list[tuple[int, bytes]]] = {}
@@ -197,35 +192,58 @@ class Behaviour:
             for start in range(0, len(rows), _AT_ONCE):
                 part = rows[start : start + _AT_ONCE]
                 ids = np.array([version for version, _ in part], np.int64)
-                found = self._met(place, np.stack([unpack(data) for _, data in part]), ids, made)
+                found = self._met(place, np.stack([unpack(data) for _, data in part]), ids)
                 for version, encounters in zip(ids.tolist(), found, strict=True):
                     met.setdefault(version, []).extend(encounters)
         return met
 
-    def _met(
-        self, place: Place, queries: NDArray[np.float32], ids: NDArray[np.int64] | None, made: bool = False
-    ) -> list[list[Encounter]]:
-        """For each of the queries (q, D), whom it meets. ``ids``: the registered versions that the queries are."""
+    def disturbed(
+        self,
+        place: Place,
+        queries: NDArray[np.float32],
+        ids: NDArray[np.int64],
+        weights: Callable[[Sequence[str], Population], Nearer | None] | None,
+    ) -> tuple[list[str], NDArray[np.float64], Nearer | None]:
+        """Subjects whose fingerprint is known, and the chances (q, r) that a stranger comes as near to them as the
+        queries (q, D), were these somebody's model disturbed. ``ids`` (q,): versions that they are. ``weights``: how
+        near they come by their weights, which is given back."""
+        model, crowd = self._model(place, queries.shape[1]), self._population(place)
+        whose, matrix = self._there(place, model)
+        if not whose:
+            return [], np.zeros((len(queries), 0)), None
+        nearer = None if weights is None or is_few(model) else weights(whose, crowd)
+        comparison = self._comparison(place, model, queries, ids)
+        return whose, comparison.with_made(matrix, crowd.places(whose), nearer), nearer
+
+    def _there(self, place: Place, model: VerdictModel) -> tuple[list[str], NDArray[np.float32]]:
+        """Who refuses and has a fingerprint, or one that can be estimated; theirs (r, D)."""
+        known = [(who, values) for _, who, values in self._standing().get(place, ())]
+        known += () if is_few(model) else self._estimated(place)
+        return [who for who, _ in known], np.stack([values for _, values in known] or [np.zeros(1, np.float32)])
+
+    def _comparison(
+        self, place: Place, model: VerdictModel, queries: NDArray[np.float32], ids: NDArray[np.int64] | None
+    ) -> Comparison:
+        """Queries (q, D), which are the registered versions ``ids``, about to be held against who refused there."""
         standing, kept = self._standing().get(place, []), self._kept().get(place, {})
-        if not standing and not kept:
-            return [[] for _ in queries]
-        crowd = self._population(place)
         among = len({who for _, who, _ in standing} | {r.subject for some in kept.values() for r in some})
+        crowd = self._population(place)
         own = None if ids is None else ids[:, None] == crowd.versions[None, :]
-        model = self._model(place, queries.shape[1])
-        whose: list[str] = []
+        return Comparison(model, queries, crowd.matrix, own, among)
+
+    def _met(self, place: Place, queries: NDArray[np.float32], ids: NDArray[np.int64] | None) -> list[list[Encounter]]:
+        """For each of the queries (q, D), whom it meets. ``ids``: the registered versions that the queries are."""
+        if not self._standing().get(place) and not self._kept().get(place):
+            return [[] for _ in queries]
+        crowd, model = self._population(place), self._model(place, queries.shape[1])
         alarms: list[NDArray[np.float64]] = []
-        known = [*((who, values) for _, who, values in standing), *(() if is_few(model) else self._estimated(place))]
-        if known:
-            whose += [who for who, _ in known]
-            comparison = Comparison(model, queries, crowd.matrix, own, among)
-            matrix = np.stack([values for _, values in known])
-            compare = comparison.with_made if made else comparison.with_known
-            alarms.append(compare(matrix, crowd.places(whose)))
-        for number, references in () if made else kept.items():
+        whose, matrix = self._there(place, model)
+        if whose:
+            alarms.append(self._comparison(place, model, queries, ids).with_known(matrix, crowd.places(whose)))
+        for number, references in self._kept().get(place, {}).items():
             if is_few(self._stored(number)) and not is_few(model):
                 continue  # estimated
-            comparison = Comparison(self._stored(number), queries, crowd.matrix, own, among)
+            comparison = self._comparison(place, self._stored(number), queries, ids)
             mine = [one.subject for one in references]
             whose += mine
             alarms.append(self._with_kept(comparison, number, references, crowd.places(mine)))
@@ -233,18 +251,18 @@ class Behaviour:
             return [[] for _ in queries]
         table = np.concatenate(alarms, axis=1)
         best = table.argmin(axis=1)
-        limits = (_NEVER, MADE, 1 - HOLD_MADE) if made else (1 - ALARM, BY, 1 - HOLD)
         return [
-            [Encounter(whose[column], float(1 - row[column]), *limits)] for row, column in zip(table, best, strict=True)
+            [Encounter(whose[column], float(1 - row[column]), 1 - ALARM, BY, 1 - HOLD)]
+            for row, column in zip(table, best, strict=True)
         ]
 
     def _with_kept(
-        self, comparison: Comparison, number: int, references: Sequence[_Reference], places: NDArray[np.int64]
+        self, comparison: Comparison, number: int, references: Sequence[DrawnReference], places: NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """Chances of a false alarm (q, r) by references made with the model of this number; ``places`` (r,): where in
         the crowd each of them is."""
-        key, sets = self._key_of(number), max(_sets_of(one) for one in references)
-        asked = [_bits(view, key, number, n, sets) for n, view in enumerate(comparison.asked)]
+        key, sets = self._key_of(number), max(sets_of(one) for one in references)
+        asked = [drawn_bits(view, key, number, n, sets) for n, view in enumerate(comparison.asked)]
         return np.stack(
             [
                 comparison.with_kept(
@@ -264,7 +282,7 @@ class Behaviour:
         return self._opened(refusals.parts(row.kind)[1])
 
     # -- the population and the model -----------------------------------------------------------
-    def _population(self, place: Place) -> _Population:
+    def _population(self, place: Place) -> Population:
         """Registered people, and of those who refuse as many as there is room for."""
         if place not in self._people:
             rows = refusals.stranger_prints(self._session, *place, self._refusing(), CROWD)
@@ -274,7 +292,7 @@ class Behaviour:
             some = list(refusing.items())[: CROWD - len(rows)]
             ids = [*(version for version, _ in rows), *(version for _, (version, _) in some)]
             prints = [*(unpack(data) for _, data in rows), *(values for _, (_, values) in some)]
-            self._people[place] = _Population(
+            self._people[place] = Population(
                 np.array(ids, np.int64),
                 np.stack(prints) if prints else np.zeros((0, 1), np.float32),
                 (*("" for _ in rows), *(who for who, _ in some)),
@@ -297,7 +315,7 @@ class Behaviour:
             self._models[place] = self._made(place, self._population(place), width)
         return self._models[place]
 
-    def _made(self, place: Place, people: _Population, width: int) -> VerdictModel:
+    def _made(self, place: Place, people: Population, width: int) -> VerdictModel:
         if len(people.versions) < LEAST_GALLERY:
             return few_model(width)
         learned = stored.newest_calibration(self._session, *place)
@@ -328,7 +346,7 @@ class Behaviour:
             self._keep_model(uow, place, len(one.values), besides, subject)
             number = self._keep_anchor(uow, place, len(one.values))
             count += 1
-            bits = _bits(one.values[None], key, number, 0, _SETS)[0]
+            bits = drawn_bits(one.values[None], key, number, 0, _SETS)[0]
             mine = [r for r in self._kept().get(place, {}).get(number, []) if r.subject == subject]
             if any(cosines(bits[: len(r.bits[0])], r.bits[0])[0] >= _AGAIN for r in mine):
                 continue
@@ -339,7 +357,7 @@ class Behaviour:
                     space_id=None,
                     kind=f"{KIND} {number}/{key_id(key)}",
                     salt=salt,
-                    reference=seal(_packed(bits, float(np.linalg.norm(one.values))), key, salt),
+                    reference=seal(packed(bits, float(np.linalg.norm(one.values))), key, salt),
                     threshold=1 - ALARM,
                     created=uow.now(),
                 )
@@ -371,28 +389,3 @@ class Behaviour:
         uow.session.flush()
         uow.event("verdict.calibrate", {"verdict_calibration": row.id}, door=True)
         return row
-
-
-def _bits(vectors: NDArray[np.floating], key: bytes, number: int, view: int, sets: int) -> NDArray[np.bool_]:
-    """Signs (n, ``sets`` · ``BITS``)."""
-    return np.concatenate([bits_of(vectors, key, context) for context in _contexts(number, view, sets)], axis=1)
-
-
-def _contexts(number: int, view: int, sets: int) -> list[str]:
-    return [f"{KIND} {number} {view} {n}" for n in range(sets)]
-
-
-def _sets_of(one: _Reference) -> int:
-    return len(one.bits[0]) // BITS
-
-
-def _packed(bits: NDArray[np.bool_], length: float) -> bytes:
-    return np.packbits(bits).tobytes() + np.float32(length).tobytes()
-
-
-def _unpacked(subject: str, data: bytes, *, whole: bool) -> _Reference:
-    """``whole``: it is of the fingerprint itself, of as many sets as there are."""
-    size = len(data) - 4 if whole else _VIEW_SETS * BITS // 8
-    parts = [data[i : i + size + 4] for i in range(0, len(data), size + 4)]
-    bits = tuple(np.unpackbits(np.frombuffer(part[:size], np.uint8)).astype(bool) for part in parts)
-    return _Reference(subject, bits, tuple(float(np.frombuffer(part[size:], "<f4")[0]) for part in parts))

@@ -32,7 +32,7 @@ from w2w_registry.consent.references import (
     nearest,
 )
 from w2w_registry.errors import LikenessRefused
-from w2w_registry.services.consent.made_outside import made_outside, made_outside_before
+from w2w_registry.services.consent.made_outside import MadeOutside
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
@@ -106,20 +106,14 @@ class Door:
         near: Sequence[Sequence[Near]],
         met: Sequence[Encounter | None],
     ) -> list[Encounter | None]:
-        """Whom each meets, or may draw because its weights were made outside the registry and are no training's."""
-        found = list(met)
-        unsure = [i for i, one in enumerate(met) if one is not None and not one.doubtful and news[i].likeness.prints]
-        spaces = [self._who.spaces | {s for s in (news[i].space_id,) if s is not None} for i in unsure]
-        asked = [
-            i
-            for i, mine in zip(unsure, spaces, strict=True)
-            if made_outside(self._session, self._places, mine, news[i], activities[i], near[i])
-        ]
-        made = self._who.behaviour.against([news[i].likeness.prints for i in asked], made=True)
-        for i, encounters in zip(asked, made, strict=True):
-            worst = gravest(encounters)
-            found[i] = worst if worst is not None and worst.doubtful else found[i]
-        return found
+        """Whom each meets, or may draw though it comes no nearer: made of somebody's model outside the registry."""
+        unsure = [i for i, one in enumerate(met) if one is not None and not one.doubtful]
+        made = self._made_outside.newcomers(news, activities, near, unsure)
+        return [made.get(i, one) for i, one in enumerate(met)]
+
+    @cached_property
+    def _made_outside(self) -> MadeOutside:
+        return MadeOutside(self._registry, self._session, self._places, self._who)
 
     @cached_property
     def second(self) -> SecondLook:
@@ -205,9 +199,7 @@ class Door:
         """Registered versions that may draw somebody who refused, and are not refused: version id -> encounter."""
         worst = self._worst(version_ids)
         left = [version_id for version_id, e in worst.items() if not e.refused and not e.doubtful]
-        made = made_outside_before(self._registry, self._session, self._places, self._who.spaces, left)
-        for version_id, encounters in self._who.behaviour.against_versions(made, made=True).items():
-            worst[version_id] = gravest([worst[version_id], *encounters]) or worst[version_id]
+        worst |= self._made_outside.versions(left)
         return {version_id: e for version_id, e in worst.items() if e.doubtful}
 
     def known(self, version_ids: Collection[int]) -> dict[int, Encounter]:

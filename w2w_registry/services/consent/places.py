@@ -60,6 +60,10 @@ class Places:
         written = self._written(factors, space_id)
         return None if written is None else written[0].project(written[1])
 
+    def largest_first(self, spaces: Collection[int]) -> list[int]:
+        """The spaces, those first that were fitted on most."""
+        return sorted(spaces, key=lambda i: (-(self._space(i).fit_size or 0), i))
+
     def unusual(self, factors: Factors, space_id: int) -> bool:
         """Whether no training that the space was not fitted on leaves such a ΔW (``space.ordinary``); false where that
         is not known."""

@@ -14,9 +14,9 @@ from w2w_registry.catalog.models import GuardReference
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.references import Reference, key_id, threshold, unseal_bits
 from w2w_registry.errors import SettingError
-from w2w_registry.services.consent import behaviour
 from w2w_registry.services.consent.behaviour import Behaviour
 from w2w_registry.services.consent.door_key import key_path, read_key
+from w2w_registry.services.consent.drawn_references import KIND
 from w2w_registry.services.consent.places import SKETCH, Places
 from w2w_registry.services.consent.rows import stopped
 from w2w_registry.services.registry import Registry
@@ -79,7 +79,7 @@ class Refusing:
         """References by place, opened with the key. Raises SettingError: it is not the one they were made with."""
         found: dict[int | None, list[Reference]] = {}
         for row in self.rows:
-            if row.kind == OLD or row.kind.startswith(f"{behaviour.KIND} "):
+            if row.kind == OLD or row.kind.startswith(f"{KIND} "):
                 continue
             what, key_name = refusals.parts(row.kind)
             place = None if what == SKETCH else row.space_id
