@@ -30,7 +30,7 @@ PAGES = {
     "sliders": "/make?from=acme/alice",
     "make": "/make",
     "spaces": "/spaces",
-    "space": "/spaces/faces@1",
+    "space": "/spaces/faces@1?colour=hat",
     "compliance": "/compliance",
     "events": "/compliance/events",
     "subject": "/compliance/subjects/s-17",

@@ -96,7 +96,7 @@ def test_a_map_takes_the_colours_of_a_label(browser: TestClient, registry: Regis
     shades = {name: shade for shade, name in places}
     assert len(shades) == COUNT
     assert (shades["p0001"], shades["p0002"], shades["p0003"]) == ("shade-0", "shade-4", "shade--1")
-    assert "0.2<svg" in text
+    assert "0.200<svg" in text
     assert re.findall(r'<option value="(\w+)"', text) == ["hair"]  # nobody's mood is a number
     for other in ("mood", "nothing", "<b>"):
         assert browser.get("/spaces/faces", params={"colour": other}).text.count('<circle class="person"') == COUNT
