@@ -5,8 +5,8 @@ from sqlalchemy import select
 
 from tests.catalog.build import add_space, add_version
 from w2w_registry.catalog import points
-from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.models import Version
+from w2w_registry.catalog.rows import listed
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.records import VersionState
 

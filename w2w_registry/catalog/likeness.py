@@ -14,9 +14,8 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from w2w_registry.catalog.assets import Version
 from w2w_registry.catalog.base import Base
-from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.resolve import PRESENT
-from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.rows import chunked, listed
 from w2w_registry.catalog.types import BigInt, Number, Words
 from w2w_registry.records import VersionState
 

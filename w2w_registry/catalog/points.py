@@ -10,8 +10,8 @@ from sqlalchemy import Subquery, func, select
 from sqlalchemy.orm import Session, aliased
 
 from w2w_registry.catalog.assets import SERVED, Coordinates, Identity, Label, Version
-from w2w_registry.catalog.listed import listed
 from w2w_registry.catalog.operations import Operation
+from w2w_registry.catalog.rows import listed
 from w2w_registry.catalog.vectors import unpack
 from w2w_registry.records import OperationKind, VersionState
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session, joinedload
 
 from w2w_registry.catalog.assets import Version
@@ -117,17 +116,9 @@ def space_release(session: Session, space_id: int) -> Release | None:
     return session.scalars(query.order_by(Release.id.desc()).limit(1)).first()
 
 
-def open_takedowns(
-    session: Session, *, releases: Collection[int] | None = None, due: datetime | None = None
-) -> list[Takedown]:
-    """Takedowns that are not finished, oldest first.
-
-    Args:
-        releases: only of these. due: only those to be tried again by then.
-    """
+def open_takedowns(session: Session, *, releases: Collection[int] | None = None) -> list[Takedown]:
+    """Takedowns that are not finished (only those of ``releases``, where they are named), oldest first."""
     query = select(Takedown).options(joinedload(Takedown.release)).where(Takedown.state != TakedownState.DONE)
-    if due is not None:
-        query = query.where(or_(Takedown.next_at.is_(None), Takedown.next_at <= due))
     if releases is None:
         return list(session.scalars(query.order_by(Takedown.created, Takedown.id)))
     found = [row for chunk in chunked(releases) for row in session.scalars(query.where(Takedown.release_id.in_(chunk)))]

@@ -7,11 +7,12 @@ that drops or rewrites a column of an audited table states its rows anew (``migr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import Table, select, tuple_, type_coerce
+from sqlalchemy import ARRAY, BigInteger, Select, Table, bindparam, column, func, select, tuple_, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
@@ -135,3 +136,13 @@ def _forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
 @cache
 def _stored_forms(model: type[Base]) -> list[tuple[str, Callable[[Any], Any]]]:
     return [(column.name, stored_form(column.type)) for column in table_of(model).columns]
+
+
+def listed(session: Session, numbers: Iterable[int]) -> Select[tuple[int]]:
+    """The integers as a query of one column, ``n``: for ``column.in_(…)``, or as a subquery to go through."""
+    values = list(numbers)
+    if session.get_bind().dialect.name == "postgresql":
+        array = bindparam(None, values, ARRAY(BigInteger), unique=True)
+        return select(func.unnest(array, type_=BigInteger).column_valued("n").label("n"))
+    each = func.json_each(json.dumps(values)).table_valued(column("value", BigInteger))
+    return select(each.c.value.label("n"))

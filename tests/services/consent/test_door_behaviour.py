@@ -281,13 +281,16 @@ def test_a_registry_of_a_few_lets_nobody_back(few: Registry, world: Path, tmp_pa
 
 def test_many_who_refuse_among_a_few_are_known_by_one_another(few: Registry, world: Path) -> None:
     """Protected before anybody could say how people differ: each was known by a cosine alone, too poor to refuse."""
+    from w2w_registry.diffusion.fingerprint import read_adapter
+
     remove(few, "p005", perform=True)
     for row in (*WHO, *range(40, 80)):
         protect_subject(few, f"s{row:03d}", str(world / "loras" / f"p{row:03d}"))
     items = [put(few, world / "again" / f"p{row:03d}", kind="style", name=f"brush-{row}") for row in WHO]
     assert all(item.held or isinstance(item.error, LikenessRefused) for item in items)
     prober = newcomers.opened(PIPELINE)
-    asked = [[Print(prober.base, prober.question, prober.of_file(world / "again" / f"p{row:03d}"))] for row in WHO]
+    taken = prober.of_adapters([read_adapter(world / "again" / f"p{row:03d}") for row in WHO])
+    asked = [[Print(prober.base, prober.question, one)] for one in taken]
     with few.catalog.read() as session:
         drawn = [one for (one,) in Door(few, session)._who.behaviour.against(asked)]
     assert [one.subject for one in drawn] == [f"s{row:03d}" for row in WHO]

@@ -32,7 +32,7 @@ from w2w_registry.hub.api import Hub, RepoState
 from w2w_registry.hub.bundle import CARD, DOCUMENT, SPACE_DOCUMENT
 from w2w_registry.hub.card import removed_card
 from w2w_registry.hub.plan import TakedownStep, plan_takedown, still_up
-from w2w_registry.records import IdentityRef, iso, now
+from w2w_registry.records import IdentityRef, iso
 from w2w_registry.services.consent.takedown_queue import UP_TO, queue
 from w2w_registry.services.hub.connecting import hub_at
 from w2w_registry.services.hub.listing import release_ref
@@ -118,17 +118,15 @@ def drain(
     hub: Hub,
     *,
     releases: Collection[int] | None = None,
-    due_only: bool = False,
     progress: Progress = no_progress,
 ) -> tuple[Outcome, ...]:
     """Perform what is queued; one failure does not stop the others.
 
     Args:
         releases: only takedowns of these releases; None = all.
-        due_only: leave alone what failed lately and is to be retried later.
     """
     with registry.catalog.read() as session:
-        waiting = [row.id for row in open_takedowns(session, releases=releases, due=now() if due_only else None)]
+        waiting = [row.id for row in open_takedowns(session, releases=releases)]
     outcomes = []
     for number, takedown_id in enumerate(waiting, start=1):
         outcomes.append(_perform(registry, hub, takedown_id))

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -59,17 +58,6 @@ class Prober:
         from w2w_registry.diffusion.fingerprint import fingerprints
 
         return fingerprints(self.model, adapters, self.prompt, probes=self.probes, progress=progress)
-
-    def of_file(self, path: str | Path) -> NDArray[np.float32]:
-        """The fingerprint (D,) of any adapter that diffusers loads.
-
-        Raises:
-            BadLora: it does not fit the base model, or is not an adapter.
-        """
-        from w2w_registry.diffusion.fingerprint import read_adapter
-
-        found: NDArray[np.float32] = self.of_adapters([read_adapter(path)])[0]
-        return found
 
     def of_each(self, adapters: Sequence[Adapter]) -> NDArray[np.float32]:
         """As ``of_adapters``; where one of many does not fit, the error is about that one.
