@@ -34,6 +34,17 @@ def test_a_bare_machine_is_told_what_to_do(run: Run) -> None:
     assert "w2w-reg init" in out
 
 
+@pytest.mark.parametrize("text", ["", "abc", "00" * 31])
+def test_a_key_that_signs_nothing_is_told_and_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "keys").mkdir()
+    key = tmp_path / "keys" / "audit.key"
+    key.write_text(text)
+    key.chmod(0o600)
+    [told] = [one for one in examine(load_settings(tmp_path)) if one.check == "keys"]
+    assert (told.state, "audit.key signs the log: it " in told.said) == ("bad", True)
+    assert key.read_text() == text
+
+
 def test_certificates_made_before_the_organisation_was_named_are_told(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     made = make_credentials(SELF_MADE, now())

@@ -48,9 +48,7 @@ def private_key(folder: Path, name: str) -> bytes:
         if not text and not public.exists():
             path.unlink()
             raise FileNotFoundError
-        key = bytes.fromhex(text)
-        if len(key) != _KEY_BYTES:
-            raise ValueError("it is empty" if not key else f"it holds {len(key)} bytes, not {_KEY_BYTES}")
+        key = _key_of(text)
     except FileNotFoundError:
         key = signing.new_key()
         if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
@@ -65,6 +63,30 @@ def private_key(folder: Path, name: str) -> bytes:
         ) from None
     if not public.exists():
         write_atomic(public, signing.public_key(key).hex().encode() + b"\n")
+    return key
+
+
+def fault(folder: Path, name: str) -> str | None:
+    """What is wrong with a signing key; None when nothing is, or none was made yet. Nothing is written."""
+    path = folder / f"{name}.key"
+    if not path.exists():
+        return None
+    try:
+        _key_of(read_text(path, limit=_LIMIT).strip())
+    except BadFile as error:
+        return str(error.fields["reason"])
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _key_of(text: str) -> bytes:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        raise ValueError("it is not hexadecimal") from None
+    if len(key) != _KEY_BYTES:
+        raise ValueError("it is empty" if not key else f"it holds {len(key)} bytes, not {_KEY_BYTES}")
     return key
 
 

@@ -105,9 +105,8 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> CheckpointMade
             raise UsageError(reason="the log is empty; there is nothing to sign")
         if findings:
             bad = findings[0]
-            raise IntegrityError(
-                what="audit log", name=bad.what, expected=bad.expected or "", found=str(bad.code), seq=bad.seq
-            )
+            wanted, found = bad.expected or "", bad.found or str(bad.code)
+            raise IntegrityError(what="audit log", name=bad.what, expected=wanted, found=found, seq=bad.seq)
         origin = _origin(session)
         newer = [e.body["action"] for e in _events(session, after=rows[-1].size)] if rows else []
     last = rows[-1] if rows else None

@@ -23,6 +23,8 @@ from w2w_registry.errors import RegistryError
 from w2w_registry.marking.certificates import SELF_MADE
 from w2w_registry.messages import message
 from w2w_registry.records import UNKNOWN_BASE, Result, now
+from w2w_registry.services.audit import keys
+from w2w_registry.services.audit.log import KEY
 from w2w_registry.services.hub.intents import JOB
 from w2w_registry.services.recording.pictures import CREDENTIALS, certified_name
 from w2w_registry.services.recording.pipelines import at_hand
@@ -122,6 +124,8 @@ def _keys(settings: Settings) -> Iterator[Finding]:
     for path in sorted(folder.glob("*")) if folder.is_dir() else []:
         if path.is_file() and path.suffix != ".pub" and path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             yield Finding("keys", "bad", f"others on this machine can read {path}", f"chmod 600 {path}")
+    if (wrong := keys.fault(folder, KEY)) is not None:
+        yield Finding("keys", "bad", f"{folder / KEY}.key signs the log: {wrong}", "put it back from a backup")
 
 
 def _certificates(settings: Settings) -> Iterator[Finding]:
