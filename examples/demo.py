@@ -35,7 +35,7 @@ def main(out: Path) -> int:
     attach_previews(world, loras)
     command(home, "init")
     command(home, "space", "fit", "faces", loras, "--base-model", "miniworld")
-    command(home, "add", loras, "--labels", world / "labels.csv")
+    command(home, "add", loras, "--labels", labels_of(world, loras, out / "labels.csv"))
     command(home, "search", retrained[0], "-k", "5")
 
     with open_registry(load_settings(home)) as registry:
@@ -64,6 +64,14 @@ def attach_previews(world: Path, loras: Path) -> None:
             with Image.open(photos[0]) as photo:
                 larger = photo.convert("RGB").resize((PREVIEW, PREVIEW), Image.Resampling.BICUBIC)
                 larger.save(folder / "preview.png")
+
+
+def labels_of(world: Path, loras: Path, out: Path) -> Path:
+    """The rows of the world's labels that are of ``loras``: it describes those who are held out too."""
+    first, *rows = (world / "labels.csv").read_text().splitlines()
+    there = {folder.name for folder in loras.iterdir()}
+    out.write_text("\n".join([first, *(row for row in rows if row.partition(",")[0] in there)]) + "\n")
+    return out
 
 
 def program() -> Path:

@@ -288,5 +288,5 @@ def said_uncompared(door: Door, likeness: Likeness, why: str | None = None) -> t
     """What to say of a newcomer whom nobody who refused was compared with by what it draws. ``why``: what kept it."""
     if door.compares(likeness):
         return ()
-    reason = why or "its base model is not on this machine (name its folder under [pipelines] in registry.toml)"
+    reason = why or "its base model is not on this machine (`w2w-reg config set pipelines.MODEL FOLDER` says where)"
     return (f"compared with people who refused by its weights alone: {reason}",)

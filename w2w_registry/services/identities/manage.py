@@ -9,7 +9,14 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import PLAIN_ADAPTER
 from w2w_registry.catalog.holds import Hold, open_holds
-from w2w_registry.catalog.identities import aliases_meaning, find_alias, tag_rows, told_versions, versions_of
+from w2w_registry.catalog.identities import (
+    aliases_meaning,
+    find_alias,
+    find_identity,
+    tag_rows,
+    told_versions,
+    versions_of,
+)
 from w2w_registry.catalog.listing import Listed
 from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of, refs_of, subjects_of, tags_of
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
@@ -172,7 +179,15 @@ def set_alias(registry: Registry, alias: str, target: str) -> AliasSet:
     """Let ``alias`` mean the version ``target`` names. Setting it to what it means already changes nothing."""
     check_alias(alias)
     with registry.catalog.write(registry.actor) as uow:
-        version = version_for(uow.session, target)
+        try:
+            version = version_for(uow.session, target)
+        except NotFound:
+            if find_identity(uow.session, alias) is None:
+                raise
+            raise UsageError(
+                reason=f"{alias} is an identity, and none is named {target}",
+                hint=f"the alias comes first: `w2w-reg alias set {target} {alias}`",
+            ) from None
         identity = uow.session.get_one(Identity, version.identity_id)
         gate.require_released(registry, uow.session, f"give it the alias {alias}", version.id)
         _change_alias(uow, identity, alias, version)

@@ -145,4 +145,5 @@ def _asked(each: Sequence[Prober], values: Sequence[NDArray[np.float32]]) -> Ask
 def _absent(base_model: str | None) -> str:
     if base_model is None:
         return "it names no base model"
-    return f"base model {base_model} is not on this machine (name its folder under [pipelines] in registry.toml)"
+    cure = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is"
+    return f"base model {base_model} is not on this machine ({cure})"

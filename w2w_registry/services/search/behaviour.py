@@ -94,7 +94,7 @@ def calibrate_at_hand(
     """As ``calibrate``, where the base model and the registered's fingerprints are at hand; else ``missing`` says what
     was, and how to make up for it: nobody's fingerprints are an error when it is a space that was asked for."""
     pipeline = at_hand(registry, base_model)
-    why = f"{base_model} is not on this machine (name its folder under [pipelines] in registry.toml)"
+    why = f"{base_model} is not on this machine (`w2w-reg config set pipelines.{base_model} FOLDER` says where)"
     if pipeline is not None:
         try:
             return calibrate(registry, open_prober(pipeline), [folder], progress=progress)
