@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from w2w_registry.errors import BadName, UsageError
@@ -166,6 +166,17 @@ def composed(text: str) -> str:
 def folded(subject_id: str) -> str:
     """What subjects' ids are compared by: upper and lower case, and how accents are typed, make no difference."""
     return composed(composed(subject_id).casefold())
+
+
+_NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
+
+
+@lru_cache(maxsize=4096)  # the folders above are the same for all
+def legal_name(raw: str) -> str:
+    """What an identity's name may have of ``raw``; a pictogram by its name in Unicode, so that two of them stay two."""
+    raw = unicodedata.normalize("NFC", raw)
+    raw = "".join(f"-{unicodedata.name(c, '')[:40].lower()}-" if unicodedata.category(c) == "So" else c for c in raw)
+    return re.sub(r"-{2,}", "-", _NOT_IN_NAMES.sub("-", raw)).strip("._+-")
 
 
 def check_name(name: str, what: str = "identity") -> str:

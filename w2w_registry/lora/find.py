@@ -6,18 +6,16 @@ import glob
 import hashlib
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
 from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
 from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
 from w2w_registry.lora.tensorfile import is_safetensors
-from w2w_registry.records import MAX_NAME
+from w2w_registry.records import MAX_NAME, legal_name
 
 # A folder with one of these is one LoRA; the pickles are listed so that reading refuses them by name.
 _FOLDER_MARKS = {PEFT_FILE, PEFT_CONFIG, DIFFUSERS_FILE, "adapter_model.bin", "pytorch_lora_weights.bin"}
@@ -68,7 +66,6 @@ _STEP = re.compile(
 )
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_CACHE = re.compile(r"models--(?P<owner>[^-].*?)--(?P<name>.+)")
-_NOT_IN_NAMES = re.compile(r"[^\w.+-]+")
 
 
 @dataclass(frozen=True)
@@ -160,28 +157,20 @@ def _telling_parts(path: Path) -> tuple[list[str], str | None]:
     for part in parts:
         hub = _HUB_CACHE.fullmatch(part)
         if hub is not None:
-            telling.append(f"{_legal(hub['owner'])}/{_legal(hub['name'])}")
+            telling.append(f"{legal_name(hub['owner'])}/{legal_name(hub['name'])}")
         elif _COMMIT.fullmatch(part):
             commit = part if not telling else None
-        elif part.lower() not in _GENERIC and _legal(part):
+        elif part.lower() not in _GENERIC and legal_name(part):
             telling.append(part)
     if telling and _STEP.fullmatch(telling[0]) and len(telling) > 1:
         telling[:2] = [f"{telling[1]}-{telling[0]}"]
-    return telling or [p for p in parts if _legal(p)][:1], commit if telling else None
-
-
-@lru_cache(maxsize=4096)  # the folders above are the same for all
-def _legal(raw: str) -> str:
-    """What a name may have of ``raw``; a pictogram by its name in Unicode, so that two of them stay two."""
-    raw = unicodedata.normalize("NFC", raw)
-    raw = "".join(f"-{unicodedata.name(c, '')[:40].lower()}-" if unicodedata.category(c) == "So" else c for c in raw)
-    return re.sub(r"-{2,}", "-", _NOT_IN_NAMES.sub("-", raw)).strip("._+-")
+    return telling or [p for p in parts if legal_name(p)][:1], commit if telling else None
 
 
 def _name_from(parts: list[str]) -> str:
     """A name of these parts, the last first."""
     name = "/".join(
-        legal for part in reversed(parts) if (legal := "/".join(filter(None, map(_legal, part.split("/")))))
+        legal for part in reversed(parts) if (legal := "/".join(filter(None, map(legal_name, part.split("/")))))
     )
     if len(name) > MAX_NAME:
         # Two long names must not become one.

@@ -47,6 +47,13 @@ def test_a_name_that_could_mean_two_is_left_alone() -> None:
     assert found == {"acme/ann": "acme/ann", "ben.safetensors": "acme/Ben", "CLEO": "cleo"}
 
 
+def test_a_row_may_name_the_file_that_an_identity_was_named_by() -> None:
+    rows = ["Anna Bell.safetensors", "v1.5 (final) [copy]", "loras/anna bell"]
+    assert match_names(rows[:2], ["Anna-Bell", "v1.5-final-copy"]) == {rows[0]: "Anna-Bell", rows[1]: "v1.5-final-copy"}
+    assert match_names(rows[2:], ["acme/Anna-Bell"]) == {rows[2]: "acme/Anna-Bell"}
+    assert match_names(rows[2:], ["acme/Anna-Bell", "team/anna-bell"]) == {}
+
+
 def test_note_and_name(filled: Registry) -> None:
     describing.note(filled, "p0001", "shot in May")
     assert manage.show(filled, "p0001")["tags"] == {"note": "shot in May"}

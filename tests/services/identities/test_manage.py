@@ -73,7 +73,7 @@ def test_remove_plans_then_performs(filled: Registry) -> None:
 def test_an_alias_in_the_place_of_the_identity_is_told_from_a_typo(filled: Registry) -> None:
     with pytest.raises(UsageError) as told:
         set_alias(filled, "p0002", "production")
-    assert "w2w-reg alias set production p0002" in str(told.value.fields["hint"])
+    assert "the alias comes first" in str(told.value.fields["hint"])
     with pytest.raises(NotFound):
         set_alias(filled, "production", "p9999")
 

@@ -38,6 +38,7 @@ from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.nearest import Searched
+from w2w_registry.services.recording.pipelines import saying_where
 from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
@@ -288,5 +289,5 @@ def said_uncompared(door: Door, likeness: Likeness, why: str | None = None) -> t
     """What to say of a newcomer whom nobody who refused was compared with by what it draws. ``why``: what kept it."""
     if door.compares(likeness):
         return ()
-    reason = why or "its base model is not on this machine (`w2w-reg config set pipelines.MODEL FOLDER` says where)"
+    reason = why or f"its base model is not on this machine ({saying_where('MODEL')})"
     return (f"compared with people who refused by its weights alone: {reason}",)

@@ -186,7 +186,7 @@ def set_alias(registry: Registry, alias: str, target: str) -> AliasSet:
                 raise
             raise UsageError(
                 reason=f"{alias} is an identity, and none is named {target}",
-                hint=f"the alias comes first: `w2w-reg alias set {target} {alias}`",
+                hint="the alias comes first, then whose it is",
             ) from None
         identity = uow.session.get_one(Identity, version.identity_id)
         gate.require_released(registry, uow.session, f"give it the alias {alias}", version.id)

@@ -17,7 +17,7 @@ from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile
 from w2w_registry.files import read_text
-from w2w_registry.records import FORMULA, assigned, composed
+from w2w_registry.records import FORMULA, assigned, composed, legal_name
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -132,16 +132,18 @@ def set_labels(uow: UnitOfWork, version: Version, labels: Labels) -> list[str]:
 def match_names(rows: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     """Which of ``names`` each row means, where that is not ambiguous: row → name."""
     known = list(names)
-    ways: list[dict[str, list[str]]] = [{}, {}, {}]
+    ways: list[dict[str, list[str]]] = [{}, {}, {}, {}]
     for name in known:
-        for way, key in zip(ways, (name, name.casefold(), name.rsplit("/", 1)[-1].casefold()), strict=True):
+        last = name.rsplit("/", 1)[-1].casefold()
+        for way, key in zip(ways, (name, name.casefold(), last, last), strict=True):
             way.setdefault(key, []).append(name)
     matched: dict[str, str] = {}
     for row in rows:
         stem = composed(row).removesuffix("/")
         for ending in (".safetensors", ".sft", ".pt", ".bin", ".ckpt"):
             stem = stem[: -len(ending)] if stem.lower().endswith(ending) else stem
-        tries = (row, stem.casefold(), Path(stem).name.casefold())
+        last = Path(stem).name
+        tries = (row, stem.casefold(), last.casefold(), legal_name(last).casefold())  # as the file got its name
         hits = next((way[key] for way, key in zip(ways, tries, strict=True) if key in way), [])
         if len(hits) == 1:
             matched[row] = hits[0]

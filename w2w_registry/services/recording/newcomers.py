@@ -17,7 +17,7 @@ from w2w_registry.errors import RegistryError
 from w2w_registry.messages import message
 from w2w_registry.services.recording.fingerprints import Prober, open_prober, prober_of
 from w2w_registry.services.recording.likeness import Print
-from w2w_registry.services.recording.pipelines import at_hand, remember
+from w2w_registry.services.recording.pipelines import at_hand, remember, saying_where
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.layout import Layout
 
@@ -145,5 +145,4 @@ def _asked(each: Sequence[Prober], values: Sequence[NDArray[np.float32]]) -> Ask
 def _absent(base_model: str | None) -> str:
     if base_model is None:
         return "it names no base model"
-    cure = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is"
-    return f"base model {base_model} is not on this machine ({cure})"
+    return f"base model {base_model} is not on this machine ({saying_where(base_model)})"

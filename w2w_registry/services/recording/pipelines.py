@@ -45,8 +45,13 @@ def to_open(registry: Registry, base_model: str, said: str | None = None) -> tup
     if base_model == UNKNOWN_BASE:
         reason = "nothing says which it is; name its folder with [[pipeline]]"
     else:
-        reason = f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is, or give [[pipeline]] FOLDER"
+        reason = f"{saying_where(base_model)}, or give [[pipeline]] FOLDER"
     raise NotFound(what="base model on this machine", name=base_model, reason=reason)
+
+
+def saying_where(base_model: str) -> str:
+    """How to say where a base model lies."""
+    return f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is"
 
 
 def _told(registry: Registry, base_model: str) -> str | None:

@@ -18,7 +18,7 @@ from w2w_registry.lora import find_loras
 from w2w_registry.messages import message
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
 from w2w_registry.services.recording.gallery import best_question, fitting, written
-from w2w_registry.services.recording.pipelines import at_hand
+from w2w_registry.services.recording.pipelines import at_hand, saying_where
 from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.people import learn_unspoilt
@@ -94,7 +94,7 @@ def calibrate_at_hand(
     """As ``calibrate``, where the base model and the registered's fingerprints are at hand; else ``missing`` says what
     was, and how to make up for it: nobody's fingerprints are an error when it is a space that was asked for."""
     pipeline = at_hand(registry, base_model)
-    why = f"{base_model} is not on this machine (`w2w-reg config set pipelines.{base_model} FOLDER` says where)"
+    why = f"{base_model} is not on this machine ({saying_where(base_model)})"
     if pipeline is not None:
         try:
             return calibrate(registry, open_prober(pipeline), [folder], progress=progress)
