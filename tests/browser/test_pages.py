@@ -214,6 +214,6 @@ def test_registered_names_are_offered(chromium: Any, gallery: str) -> None:
         for path, box in (("/make", "#from"), ("/who", "#name")):
             opened.goto(gallery + path)
             opened.locator(box).press_sequentially("acme/b")
-            opened.wait_for_function("document.querySelectorAll('datalist option').length === 2")
-            offered = [one.get_attribute("value") for one in opened.locator("datalist option").all()]
+            opened.locator("datalist option").nth(1).wait_for(state="attached")
+            offered = opened.locator("datalist option").evaluate_all("all => all.map(one => one.value)")
             assert offered == ["acme/bob", "acme/both"]
