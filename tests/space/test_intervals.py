@@ -35,3 +35,13 @@ def test_same_seed_same_interval() -> None:
 def test_nothing_has_no_interval(values: list[float]) -> None:
     with pytest.raises(UsageError):
         intervals.mean(np.array(values))
+
+
+def test_a_share_of_all_is_not_certain() -> None:
+    found = intervals.share(np.ones(16, bool))
+    assert (found.value, found.high) == (1.0, pytest.approx(1.0))
+    assert found.low == pytest.approx(0.806, abs=1e-3)  # 16 / (16 + z²)
+    assert str(intervals.share([False] * 50)).startswith("0.000 [0.000, 0.071]")
+    half = intervals.share([True, False] * 50)
+    assert half.low == pytest.approx(1 - half.high)
+    assert intervals.share([]).n == 0

@@ -1,4 +1,5 @@
-"""Confidence intervals of measured figures, by the bootstrap over identities (Efron 1979; seeded, percentile)."""
+"""Confidence intervals of measured figures: of means by the bootstrap over identities (Efron 1979; seeded, percentile),
+of shares by Wilson's score interval (1927), which still says something when all or none succeed."""
 
 from __future__ import annotations
 
@@ -30,6 +31,17 @@ class Estimate:
 def mean(values: ArrayLike, seed: int = 0) -> Estimate:
     """The mean of one value (n,) per identity."""
     return _bootstrap(np.asarray(values, np.float64)[:, None], lambda rows: rows[..., 0], seed)
+
+
+def share(hits: ArrayLike) -> Estimate:
+    """The share of true values (n,), with Wilson's 95% interval; of nothing it is unknown: 0 to 1, and nan."""
+    values = np.asarray(hits, bool)
+    n = len(values)
+    if not n:
+        return Estimate(float("nan"), 0.0, 1.0, 0)
+    p, z2 = float(values.mean()), 1.959964**2
+    centre, reach = p + z2 / (2 * n), float(np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))))
+    return Estimate(p, max((centre - reach) / (1 + z2 / n), 0.0), min((centre + reach) / (1 + z2 / n), 1.0), n)
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike, seed: int = 0) -> Estimate:
