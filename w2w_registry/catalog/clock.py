@@ -12,11 +12,13 @@ from pathlib import Path
 from sqlalchemy import URL, func, select
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.engine import parse_url
 from w2w_registry.records import iso, now
 
-CLOCK_BACK, CLOCK_OFF, SEEN = "clock.back", "clock.off", "latest seen"
+CLOCK_BACK, CLOCK_OFF, CLOCK_LOST, SEEN = "clock.back", "clock.off", "clock.lost", "latest seen"
 _BOOT, _UPTIME = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/uptime")
 CLOCK_TOLERANCE = timedelta(minutes=1)  # what clocks of one team may differ by
+WATCH_EVERY = timedelta(seconds=10)
 
 
 def clock_off(session: Session) -> timedelta:
@@ -41,9 +43,10 @@ class Watch:
     Reading records no event, and neither does time that passes. So whoever opens it, if only to read, leaves the time
     here, and how long the machine has been running; what it has been running since has passed as well, whatever its
     clock says. A server's database needs none of it: its clock decides.
-    """
 
-    _EVERY = timedelta(seconds=10)
+    A catalog with events whose file is not there, or says no time, has ``lost`` it: that is an event, and only once
+    it is on record is the file made again (``begin``), so that whoever takes it away leaves a trace.
+    """
 
     def __init__(self, url: URL, clock: Callable[[], datetime]) -> None:
         self._path = Path(f"{url.database}-seen") if url.get_backend_name() == "sqlite" else None
@@ -51,25 +54,40 @@ class Watch:
         self._known: tuple[datetime, str, float] | None = None
         self._read = False
 
+    @property
+    def lost(self) -> bool:
+        """Whether nothing beside the catalog says when it was last used."""
+        if not self._read:
+            self._known, self._read = self._kept(), True
+        return self._path is not None and self._known is None
+
+    def begin(self) -> None:
+        """Keep the time from now on."""
+        if self.lost:
+            self._keep(self._clock(), *_running())
+
     def look(self) -> datetime | None:
         """The latest instant known of: the clock's, or a later one at which the catalog was used or that has passed
         since then. None where a server's clock decides. A folder that cannot be written keeps what it has."""
         if self._path is None:
             return None
-        if not self._read:
-            self._known, self._read = self._kept(), True
+        if self.lost or self._known is None:
+            return self._clock()
         boot, running = _running()
-        latest, known = self._clock(), self._known
-        if known is not None:
-            passed = running - known[2] if boot == known[1] != "" else 0.0
-            latest = max(latest, known[0] + timedelta(seconds=max(passed, 0.0)))
-        if known is None or latest - known[0] >= self._EVERY:
-            self._known = latest, boot, running
-            partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
-            with suppress(OSError):
-                partial.write_text(f"{iso(latest)} {boot or '-'} {running:.2f}\n", "ascii")
-                partial.replace(self._path)
+        known = self._known
+        passed = running - known[2] if boot == known[1] != "" else 0.0
+        latest = max(self._clock(), known[0] + timedelta(seconds=max(passed, 0.0)))
+        if latest - known[0] >= WATCH_EVERY:
+            self._keep(latest, boot, running)
         return latest
+
+    def _keep(self, latest: datetime, boot: str, running: float) -> None:
+        assert self._path is not None
+        self._known = latest, boot, running
+        partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+        with suppress(OSError):
+            partial.write_text(f"{iso(latest)} {boot or '-'} {running:.2f}\n", "ascii")
+            partial.replace(self._path)
 
     def _kept(self) -> tuple[datetime, str, float] | None:
         assert self._path is not None
@@ -78,6 +96,11 @@ class Watch:
             moment, seconds = datetime.fromisoformat(at).astimezone(UTC), float(running)
             return (moment, boot, seconds) if moment.year < 9000 and 0 <= seconds < 1e10 else None
         return None
+
+
+def begin_watch(url: str) -> None:
+    """Keep the latest time of use beside a catalog that was restored, copied or upgraded, and so has none yet."""
+    Watch(parse_url(url), now).begin()
 
 
 def _running() -> tuple[str, float]:

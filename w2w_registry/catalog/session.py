@@ -9,6 +9,7 @@ with catalog.write("p0007") as uow:
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -20,7 +21,7 @@ import sqlalchemy.exc as sa
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.clock import SEEN, Watch
+from w2w_registry.catalog.clock import SEEN, WATCH_EVERY, Watch
 from w2w_registry.catalog.engine import (
     CACHE_KIB,
     WRITE,
@@ -87,10 +88,11 @@ class Note(NamedTuple):
 
 
 class Notes(threading.local):
-    """The notes of one thread, and how many reads and writes deep it is."""
+    """The notes of one thread, how many reads and writes deep it is, and whether it is writing notes down."""
 
     def __init__(self) -> None:
         self.reading = self.writing = 0
+        self.telling = False
         self.waiting: list[Note] = []
 
     def take(self) -> list[Note]:
@@ -121,6 +123,7 @@ class Catalog:
         event_hash: ``(prev_hash, body) -> hash`` of the audit chain.
         clock: the present, for events.
         busy_timeout: seconds to wait for another writer before Busy.
+        looked: called with the session when a SQLite catalog is first used, and again every so often while it is.
 
     Events never run back in time: one is at the latest of the clock and the event before it, and a clock that was set
     back is itself an event. Decisions are made for the latest
@@ -128,13 +131,21 @@ class Catalog:
     """
 
     def __init__(
-        self, url: str, *, event_hash: EventHash, clock: Callable[[], datetime] = now, busy_timeout: float = 30.0
+        self,
+        url: str,
+        *,
+        event_hash: EventHash,
+        clock: Callable[[], datetime] = now,
+        busy_timeout: float = 30.0,
+        looked: Callable[[Session], None] = lambda session: None,
     ) -> None:
         self._url = parse_url(url)
         self._hash = event_hash
         self._clock = clock
         self._watch = Watch(self._url, lambda: self._clock())
         self._busy_timeout = busy_timeout
+        self._looked = looked
+        self._looked_at: float | None = None
         self._cache_kib = CACHE_KIB
         self._engine: Engine | None = None
         self._notes = Notes()
@@ -169,7 +180,7 @@ class Catalog:
                 if connection.dialect.name == "postgresql":
                     connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 with Session(connection, autoflush=False, expire_on_commit=False) as session:
-                    session.info[SEEN] = self._watch.look()
+                    self._look(session)
                     yield session
         finally:
             self._notes.reading -= 1
@@ -220,7 +231,7 @@ class Catalog:
                 if connection.dialect.name == "postgresql":  # writers wait for the head's row and then see the latest
                     connection.execution_options(isolation_level="READ COMMITTED")
                 with connection.begin(), Session(connection, expire_on_commit=False) as session:
-                    session.info[SEEN] = self._watch.look()
+                    self._look(session)
                     unit = UnitOfWork(session, actor, self._hash, self._clock)
                     behind = unit.note_clock(said=self._said_back)
                     yield unit
@@ -228,6 +239,7 @@ class Catalog:
                         unit.event(note.action, note.objects, **note.payload)
                     unit._finish()
                 self._said_back = behind  # and it is on record: what was rolled back has said nothing
+                self._watch.begin()
         finally:
             self._notes.writing -= 1
             self._write_notes()
@@ -238,14 +250,37 @@ class Catalog:
         self._notes.waiting.append(Note(actor, action, objects, payload))
         self._write_notes()
 
+    def note_once(self, actor: str, action: str, objects: Mapping[str, Any]) -> None:
+        """As ``note``, unless the very same is waiting to be written."""
+        note = Note(actor, action, objects, {})
+        if note not in self._notes.waiting:
+            self._notes.waiting.append(note)
+            self._write_notes()
+
+    @property
+    def lost_time(self) -> bool:
+        """Whether nothing beside a SQLite catalog says when it was last used."""
+        return self._watch.lost
+
+    def _look(self, session: Session) -> None:
+        session.info[SEEN] = self._watch.look()
+        moment = time.monotonic()
+        if self._looked_at is None or moment - self._looked_at >= WATCH_EVERY.total_seconds() or self._watch.lost:
+            self._looked_at = moment
+            if self.is_file and not self._notes.telling:
+                self._looked(session)
+
     def _write_notes(self) -> None:
         if self._notes.reading or self._notes.writing or not self._notes.waiting:
             return
-        notes = self._notes.take()
-        # A registry that cannot be written (an archive) still says no; it just cannot remember that it did.
-        with suppress(DatabaseError, Busy, StorageError), self.write(notes[0].actor) as unit:
-            for note in notes:
-                unit.event(note.action, note.objects, **note.payload)
+        notes, self._notes.telling = self._notes.take(), True
+        try:
+            # A registry that cannot be written (an archive) still says no; it just cannot remember that it did.
+            with suppress(DatabaseError, Busy, StorageError), self.write(notes[0].actor) as unit:
+                for note in notes:
+                    unit.event(note.action, note.objects, **note.payload)
+        finally:
+            self._notes.telling = False
 
     def scrub(self) -> None:
         """After an erasure: leave no copy of what is gone in the database's own files (SQLite; PostgreSQL's vacuum

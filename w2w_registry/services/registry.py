@@ -13,9 +13,10 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import ArtifactStore, sweep, temporary_folder, write_atomic
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
-from w2w_registry.catalog.clock import clock_off, latest_seen
+from w2w_registry.catalog.clock import CLOCK_LOST, begin_watch, clock_off, latest_seen
 from w2w_registry.catalog.events import anything_recorded, last_moment
 from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
+from w2w_registry.catalog.refusals import run_out
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.policy import Rules
 from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, storing
@@ -25,7 +26,7 @@ from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_setting
 Progress = Callable[[int, int], None]
 """Called with (done, total) as long work goes on."""
 
-POLICY_SET = "policy.set"
+POLICY_SET, _RAN_OUT = "policy.set", "consent.expire"
 DEFAULT_POLICY = """\
 # What this registry allows. Everything here is optional; these are the defaults.
 
@@ -78,6 +79,26 @@ def present(session: Session) -> datetime:
     return max(moment for moment in known if moment is not None)
 
 
+def note_run_out(registry: Registry, session: Session) -> None:
+    """Consents whose term has ended since the last event are an event, as soon as somebody looks or anything is
+    decided: from then on no clock set back makes them valid again."""
+    last = None if _RAN_OUT in session.info else last_moment(session)
+    session.info[_RAN_OUT] = True
+    if last is None:
+        return
+    ended: dict[str, list[str]] = {}
+    for subject, record in run_out(session, last, now() - clock_off(session)):
+        ended.setdefault(subject, []).append(record)
+    for subject, records in ended.items():
+        registry.catalog.note_once(registry.actor, _RAN_OUT, {"subject": subject, "record": records})
+
+
+def _looked(registry: Registry, session: Session) -> None:
+    if registry.catalog.lost_time and last_moment(session) is not None:
+        registry.catalog.note_once(registry.actor, CLOCK_LOST, {})
+    note_run_out(registry, session)
+
+
 def no_progress(done: int, total: int) -> None:
     """The default :data:`Progress`: says nothing."""
 
@@ -90,10 +111,10 @@ def open_registry(settings: Settings) -> Iterator[Registry]:
     SchemaOutOfDate (made by another release) or DatabaseError (it cannot be reached).
     """
     check_not_lost(settings)
-    catalog = Catalog(settings.database_url, event_hash=event_hash)
+    catalog = Catalog(settings.database_url, event_hash=event_hash, looked=lambda session: _looked(registry, session))
+    registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url, settings.temporary_dir))
     try:
         sweep(settings.temporary_dir)
-        registry = Registry(settings, catalog, ArtifactStore(settings.artifacts_url, settings.temporary_dir))
         _adopt_while_empty(registry)
         yield registry
     finally:
@@ -178,6 +199,8 @@ def check_not_lost(settings: Settings) -> None:
 def upgrade_schema(settings: Settings) -> UpgradeReport:
     """Bring an existing catalog to this release's schema."""
     before = schema.current(settings.database_url)
+    if before != schema.head():
+        begin_watch(settings.database_url)  # releases before it kept none
     schema.upgrade(settings.database_url)
     _adopt_first_policy(settings)
     return UpgradeReport(**vars(current_schema(settings)), before=before)

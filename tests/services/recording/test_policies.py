@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,17 @@ import pytest
 
 from tests.services.audit.test_log import raw
 from w2w_registry import services
-from w2w_registry.catalog.events import chain_head, events
+from w2w_registry.catalog import schema
+from w2w_registry.catalog.events import events
+from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import ConsentDenied, SettingError
-from w2w_registry.records import digest_of, now
+from w2w_registry.errors import Busy, ConsentDenied, SettingError
+from w2w_registry.records import digest_of, iso, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants
 from w2w_registry.services.identities import browsing
-from w2w_registry.services.recording import policies
-from w2w_registry.services.registry import Registry, init_registry, open_registry, present
+from w2w_registry.services.recording import backups, policies
+from w2w_registry.services.registry import Registry, init_registry, open_registry, present, upgrade_schema
 from w2w_registry.settings import load_settings
 
 PERMISSIVE = '[policy]\nunknown = ["register", "search", "generate", "export", "publish"]\nlikeness_kinds = []\n'
@@ -220,8 +225,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.at, self.boot, self.running = now() + timedelta(minutes=1), "first", 1000.0
-        for place in ("services.registry", "services.consent.gate"):
-            monkeypatch.setattr(f"w2w_registry.{place}.now", lambda: self.at)
+        monkeypatch.setattr("w2w_registry.services.registry.now", lambda: self.at)
+        monkeypatch.setattr("w2w_registry.services.registry.Catalog", partial(Catalog, clock=lambda: self.at))
         monkeypatch.setattr("w2w_registry.catalog.clock._running", lambda: (self.boot, self.running))
 
     def pass_(self, **span: float) -> None:
@@ -231,7 +236,6 @@ class Clock:
     @contextmanager
     def open(self, home: Path) -> Iterator[Registry]:
         with open_registry(load_settings(home, actor="curator", env={})) as opened:
-            opened.catalog._clock = lambda: self.at
             yield opened
 
 
@@ -249,15 +253,14 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def _refused(clock: Clock, home: Path) -> list[str]:
-    """The events that a try to export leaves, which must be refused."""
+    """The events that opening the registry and a try to export leave, which must be refused."""
+    with sqlite3.connect(home / "catalog.db") as connection:
+        (before,) = connection.execute("SELECT max(seq) FROM event").fetchone()
     with clock.open(home) as opened:
-        with opened.catalog.read() as session:
-            before = chain_head(session)
         with pytest.raises(ConsentDenied, match="expired"):
             gate.require(opened, "export", subjects=["s1"])
         with opened.catalog.read() as session:
-            assert before is not None
-            return [e.action for e in events(session) if e.seq > before[0]]
+            return [e.action for e in events(session) if e.seq > before]
 
 
 def test_a_consent_that_a_decision_found_expired_is_an_event_and_stays_expired(machine: Clock, tmp_path: Path) -> None:
@@ -269,7 +272,7 @@ def test_a_consent_that_a_decision_found_expired_is_an_event_and_stays_expired(m
     (tmp_path / "home/catalog.db-seen").unlink()
     machine.at -= timedelta(days=30)
     machine.boot = "second"
-    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "clock.lost", "consent.refuse"]
 
 
 def test_a_consent_stays_expired_when_the_registry_was_only_looked_at_since(machine: Clock, tmp_path: Path) -> None:
@@ -287,6 +290,85 @@ def test_a_consent_stays_expired_when_nobody_looked_and_the_machine_ran_on(machi
     assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
     machine.boot, machine.running = "second", 60.0
     assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
+@pytest.mark.parametrize("looks", ["read", "write"])
+def test_a_consent_that_ran_out_before_anybody_looked_stays_expired_without_the_file(
+    machine: Clock, tmp_path: Path, looks: str
+) -> None:
+    """Whoever only looks leaves the expiry in the log; so it does not matter what becomes of the file then."""
+    machine.pass_(days=30)
+    with machine.open(tmp_path / "home") as opened, getattr(opened.catalog, looks)(*["curator"][looks == "read" :]):
+        pass
+    (tmp_path / "home/catalog.db-seen").unlink()
+    machine.at -= timedelta(days=30)
+    machine.boot = "second"
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "clock.lost", "consent.refuse"]
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
+def _lost(machine: Clock, home: Path) -> int:
+    """How many events the next two openings leave of a file that was taken away."""
+    for _ in range(2):
+        with machine.open(home) as opened, opened.catalog.read():
+            pass
+    with machine.open(home) as opened:
+        return len(told(opened, "clock.lost"))
+
+
+@pytest.mark.parametrize("after", [None, "", "yesterday", "9999-12-31T00:00:00Z boot 1"])
+def test_the_file_taken_away_is_an_event_whatever_the_clock_says(
+    machine: Clock, tmp_path: Path, after: str | None
+) -> None:
+    kept = tmp_path / "home/catalog.db-seen"
+    kept.unlink()
+    if after is not None:
+        kept.write_text(after)
+    machine.at -= timedelta(hours=12)
+    machine.boot = "second"
+    assert _lost(machine, tmp_path / "home") == 1
+    assert kept.read_text().startswith(iso(machine.at)[:10])
+
+
+def test_the_file_is_made_again_only_once_its_loss_is_on_record(
+    machine: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "home/catalog.db-seen"
+    kept.unlink()
+
+    def busy(catalog: Catalog, actor: str) -> None:
+        raise Busy(what="catalog", name="catalog.db")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "write", busy)
+        with machine.open(tmp_path / "home") as opened, opened.catalog.read():
+            pass
+    assert not kept.exists()
+    with suppress(ZeroDivisionError), machine.open(tmp_path / "home") as opened, opened.catalog.write("curator") as uow:
+        uow.event("undone", number=1 // 0)
+    assert kept.exists()
+    assert _lost(machine, tmp_path / "home") == 1
+
+
+@pytest.mark.parametrize("how", ["folder copied", "restored", "catalog copied", "upgraded"])
+def test_who_comes_by_a_registry_honestly_has_no_such_event(machine: Clock, tmp_path: Path, how: str) -> None:
+    home, other = tmp_path / "home", tmp_path / "other"
+    settings = load_settings(other, actor="curator", env={})
+    with machine.open(home) as opened:
+        if how == "folder copied":
+            shutil.copytree(home, other)
+        elif how == "restored":
+            backups.backup(opened, tmp_path / "backup.tar")
+            backups.restore(settings, tmp_path / "backup.tar")
+        elif how == "catalog copied":
+            other.mkdir()
+            backups.copy_to(opened, f"sqlite:///{other}/catalog.db")
+        else:
+            shutil.copytree(home, other)
+            schema.downgrade(settings.database_url, "0013")
+            (other / "catalog.db-seen").unlink()
+            upgrade_schema(settings)
+    assert _lost(machine, other) == 0
 
 
 def test_a_clock_that_goes_right_leaves_no_such_event(machine: Clock, tmp_path: Path) -> None:

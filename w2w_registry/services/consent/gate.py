@@ -26,9 +26,6 @@ from typing import Any, NoReturn, TypedDict, Unpack
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
-from w2w_registry.catalog import refusals
-from w2w_registry.catalog.clock import clock_off
-from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.holds import anything_open, found_distinct, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.models import Space
@@ -36,39 +33,22 @@ from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, unkno
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
-from w2w_registry.records import Kind, VersionState, now
+from w2w_registry.records import Kind, VersionState
 from w2w_registry.services.consent.rows import stopped
 from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.consent.upstream import directly, upstream_of, upstream_of_each, withdrawn_members
 from w2w_registry.services.recording import policies
-from w2w_registry.services.registry import Registry, present
+from w2w_registry.services.registry import Registry, note_run_out, present
 
 _STATE_FREE = frozenset({Use.SEARCH, Use.REGISTER})
-_RAN_OUT = "consent.expire"
 _LEAVING = frozenset({Use.EXPORT, Use.PUBLISH})
 
 
 def rules_of(registry: Registry, session: Session, *, looking: bool = True) -> Rules:
     """The rules in force; ``looking``: nothing is decided by them. Raises SettingError: the policy cannot be used."""
     if not looking:
-        _note_run_out(registry, session)
+        note_run_out(registry, session)
     return Rules.from_settings(policies.in_force(registry, session, looking=looking))
-
-
-def _note_run_out(registry: Registry, session: Session) -> None:
-    """Consents whose term has ended since the last event are an event, as soon as anything is decided about
-    consent: from then on no clock set back makes them valid again."""
-    if session.info.setdefault(_RAN_OUT, False):
-        return
-    session.info[_RAN_OUT] = True
-    last = last_moment(session)
-    if last is None:
-        return
-    ended: dict[str, list[str]] = {}
-    for subject, record in refusals.run_out(session, last, now() - clock_off(session)):
-        ended.setdefault(subject, []).append(record)
-    for subject, records in ended.items():
-        registry.catalog.note(registry.actor, _RAN_OUT, {"subject": subject, "record": records})
 
 
 class About(TypedDict, total=False):

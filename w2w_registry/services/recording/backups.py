@@ -24,6 +24,7 @@ from typing import IO, Any, Final
 
 from w2w_registry.artifacts import temporary_folder, write_atomic
 from w2w_registry.catalog.artifact_refs import referred
+from w2w_registry.catalog.clock import begin_watch
 from w2w_registry.catalog.transfer import copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import check_file, why
@@ -160,6 +161,7 @@ def restore(settings: Settings, file: Path, *, perform: bool = True, progress: P
                 progress(done, count)
         (part / "artifacts").mkdir(parents=True, exist_ok=True)
         left_out = _come_home(part / "registry.toml")
+        begin_watch(f"sqlite:///{part}/{CATALOG}")
         if home.exists():
             home.rmdir()
         os.replace(part, home)
@@ -296,4 +298,5 @@ def _hold(descriptor: int) -> None:
 def copy_to(registry: Registry, url: str) -> dict[str, Any]:
     """Copy the catalog into the database ``url``: see ``catalog.transfer.copy_catalog``."""
     done = copy_catalog(registry.settings.database_url, url)
+    begin_watch(url)
     return dict(vars(done))

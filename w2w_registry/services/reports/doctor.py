@@ -153,7 +153,10 @@ def _clock(registry: Registry) -> Iterator[Finding]:
     elif seen is not None and seen - moment > CLOCK_TOLERANCE:
         said = f"by what this registry last saw it is {seen:%Y-%m-%d %H:%M}; consents that ended by then stay ended"
         kept = f"{registry.settings.database_url.removeprefix('sqlite:///')}-seen"
-        cure = f"set this machine's clock if it is slow; if it is right, and was fast then, delete {shlex.quote(kept)}"
+        cure = (
+            f"set this machine's clock if it is slow; if it is right, and was fast then, delete {shlex.quote(kept)} "
+            "(the log records that)"
+        )
         yield Finding("clock", "bad", said, cure)
 
 

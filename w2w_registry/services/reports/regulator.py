@@ -38,7 +38,9 @@ NAMED: Final = 3
 _STEPS: Final = {
     "consent.withdraw": "block", "consent.erase": "erase", "consent.purge": "purge", "consent.withdrawn": "receipt",
 }  # fmt: skip
-_INCIDENTS: Final = frozenset({"clock.back", "clock.off", "policy.ignored", "consent.dispute", "consent.invalidate"})
+_INCIDENTS: Final = frozenset(
+    {"clock.back", "clock.lost", "clock.off", "policy.ignored", "consent.dispute", "consent.invalidate"}
+)
 _SECTIONS: Final = ("unconsented", "expiring", "withdrawals", "mismatched", "unexplained", "spaces")
 
 
