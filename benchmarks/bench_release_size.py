@@ -23,8 +23,9 @@ from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent import lifecycle
-from w2w_registry.consent.policy import Rules, Upstream, decide
+from w2w_registry.consent.policy import Upstream, decide
 from w2w_registry.consent.records import Scope, Use
+from w2w_registry.consent.rules import Rules
 from w2w_registry.lora import lora_files, model_digest
 from w2w_registry.provenance.graph import Input, OperationNode
 from w2w_registry.provenance.manifest import Facts, manifest

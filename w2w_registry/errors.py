@@ -152,7 +152,8 @@ class NotCompared(ConsentDenied):
 
 
 class SecondPersonNeeded(RegistryError):
-    """What one person may not do alone. Fields: operation, actor, command (what another person types)[, hint]."""
+    """What one person may not do alone. Fields: operation, actor, command (what another person types)[, hint][,
+    of: "policy" where that itself is what takes two]."""
 
     code, exit_code = "second-person", 4
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from w2w_registry import errors as e
 
+_ALONE = "w2w-reg policy set second_person=false"
+
 
 def message(error: e.RegistryError, option: Callable[[str], str] = "--{}".format) -> str:
     """The line for ``error``: the most specific writer in its class tree, control characters made harmless, options of
@@ -182,7 +184,12 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.NotCompared: _uncompared,
     e.SecondPersonNeeded: lambda f: (
         f"{_short(f['actor'], 60)} alone is not allowed to {f['operation']}: another person must do it, with "
-        f"`{f['command']}`{f.hint} (in a registry that one person runs: `w2w-reg policy set second_person=false`)"
+        f"`{f['command']}`{f.hint}"
+        + (
+            ""
+            if f.get("of") == "policy"
+            else " (in a registry that one person runs: `w2w-reg policy set second_person=false`)"
+        )
     ),
     e.LikenessRefused: lambda f: (
         f"{_short(f['path'])}: too near a protected or withdrawn subject "

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2w_registry.consent.policy import Rules, Upstream, combined_state, decide, subject_state
+from w2w_registry.consent.policy import Upstream, combined_state, decide, subject_state
 from w2w_registry.consent.reasons import ReasonCode
 from w2w_registry.consent.records import ConsentRecord, Scope, Status, Use, from_json, to_json
+from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import SettingError
 from w2w_registry.records import ConsentState, Kind
 

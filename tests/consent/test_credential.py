@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.credential import make_credential, open_credential
-from w2w_registry.consent.policy import Rules, Upstream, decide
+from w2w_registry.consent.policy import Upstream, decide
 from w2w_registry.consent.reasons import ReasonCode
 from w2w_registry.consent.records import Scope, Use
+from w2w_registry.consent.rules import Rules
 
 KEY = bytes(range(32))
 NOW = datetime(2026, 5, 1, tzinfo=UTC)

@@ -57,9 +57,11 @@ class Watch:
     @property
     def lost(self) -> bool:
         """Whether nothing beside the catalog says when it was last used."""
+        if self._path is None:
+            return False
         if not self._read:
             self._known, self._read = self._kept(), True
-        return self._path is not None and self._known is None
+        return self._known is None
 
     def begin(self) -> None:
         """Keep the time from now on."""

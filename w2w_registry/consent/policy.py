@@ -14,85 +14,18 @@ a record run out, and adding one more subject, never allow more than before (tes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.reasons import Reason, ReasonCode
-from w2w_registry.consent.records import DERIVING, PURPOSES, ConsentRecord, Status, Use, countries
-from w2w_registry.errors import SettingError, UnknownPurpose
-from w2w_registry.records import ConsentState, Kind
+from w2w_registry.consent.records import DERIVING, ConsentRecord, Status, Use, countries
+from w2w_registry.consent.rules import Rules, near_purpose
+from w2w_registry.records import ConsentState
 
 WORLD = "world"
 """The territory of what is put on the Hub."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The ``[policy]`` table of registry.toml.
-
-    ``purpose``: what an operation is for when nothing else is said. ``territory``: where this registry works.
-    ``unknown``: uses open to likenesses without valid consent. ``likeness_kinds``: kinds of identity that depict
-    somebody even when no subject is named. ``purposes``: purposes this registry knows besides the usual ones.
-    ``signed_consents``: whether only consents count that the subject signed (``consent.credential``).
-    """
-
-    purpose: str = "research"
-    territory: str | None = None
-    unknown: frozenset[Use] = frozenset({Use.REGISTER, Use.SEARCH, Use.TRAIN, Use.INVERT})
-    likeness_kinds: frozenset[Kind] = frozenset({Kind.PERSON})
-    purposes: tuple[str, ...] = ()
-    signed_consents: bool = False
-
-    @property
-    def known_purposes(self) -> frozenset[str]:
-        """The usual purposes and this registry's own."""
-        return frozenset({*PURPOSES, self.purpose, *self.purposes})
-
-    @classmethod
-    def from_settings(cls, table: Mapping[str, Any]) -> Rules:
-        """Read ``purpose``, ``purposes``, ``territory``, ``unknown``, ``likeness_kinds`` and ``signed_consents``.
-
-        Raises:
-            SettingError: an unknown use or kind, or a value of the wrong type.
-        """
-        default = cls()
-        try:
-            return cls(
-                purpose=_text(table, "purpose", default.purpose) or default.purpose,
-                purposes=tuple(p.strip().lower() for p in _texts(table, "purposes", ())),
-                territory=_text(table, "territory", None),
-                unknown=frozenset(Use(u) for u in _texts(table, "unknown", default.unknown)),
-                likeness_kinds=frozenset(Kind(k) for k in _texts(table, "likeness_kinds", default.likeness_kinds)),
-                signed_consents=_flag(table, "signed_consents"),
-            )
-        except ValueError as error:
-            raise SettingError(setting="[policy]", value=dict(table), reason=str(error)) from None
-
-
-def _text(table: Mapping[str, Any], key: str, default: str | None) -> str | None:
-    value = table.get(key, default)
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{key} must be a text")
-    return value
-
-
-def _flag(table: Mapping[str, Any], key: str) -> bool:
-    value = table.get(key, False)
-    if not isinstance(value, bool):
-        raise ValueError(f"{key} must be true or false")
-    return value
-
-
-def _texts(table: Mapping[str, Any], key: str, default: Iterable[str]) -> list[str]:
-    value = table.get(key)
-    if value is None:
-        return list(default)
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise ValueError(f"{key} must be a list of texts")
-    return value
 
 
 @dataclass(frozen=True)
@@ -127,15 +60,6 @@ class Decision:
     def subjects(self) -> tuple[str, ...]:
         """Subjects who stand in the way."""
         return tuple(sorted({r.subject for r in self.reasons if r.subject is not None}))
-
-
-def near_purpose(word: str, known: Collection[str]) -> None:
-    """Raise UnknownPurpose when a word that is none of those known looks like a misspelling of one."""
-    import difflib
-
-    near = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.8)
-    if near:
-        raise UnknownPurpose(name=word, near=tuple(near))
 
 
 def unknown_purpose(purpose: str | None, rules: Rules, upstream: Iterable[Upstream]) -> Reason | None:

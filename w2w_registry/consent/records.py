@@ -188,6 +188,11 @@ def countries(territory: tuple[str, ...]) -> frozenset[str]:
     return frozenset[str]().union(*(_REGIONS.get(code.upper(), frozenset({code.upper()})) for code in territory))
 
 
+def is_territory(code: str) -> bool:
+    """Whether this reads as a country's two letters, ``EU`` or ``EEA``."""
+    return code.upper() in _REGIONS or (len(code) == 2 and code.isascii() and code.isalpha())
+
+
 def _territory_within(inner: tuple[str, ...] | None, outer: tuple[str, ...] | None) -> bool:
     if outer is None:
         return True

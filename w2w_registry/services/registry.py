@@ -18,7 +18,7 @@ from w2w_registry.catalog.events import anything_recorded, last_moment
 from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.refusals import run_out
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.consent.policy import Rules
+from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, storing
 from w2w_registry.records import Result, now
 from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file

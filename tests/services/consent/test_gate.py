@@ -11,8 +11,8 @@ from sqlalchemy import event
 
 from tests.services.small import ANY, Small
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.records import Scope, Use
+from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import ConsentDenied, UnknownPurpose
 from w2w_registry.records import ConsentState, Kind, OperationKind, now
 from w2w_registry.services.consent import amendments, gate, grants, withdraw

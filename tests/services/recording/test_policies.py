@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,14 +23,16 @@ from w2w_registry.catalog import schema
 from w2w_registry.catalog.events import events
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.records import Scope
-from w2w_registry.errors import Busy, ConsentDenied, SettingError
+from w2w_registry.errors import Busy, ConsentDenied, SecondPersonNeeded, SettingError, UsageError
+from w2w_registry.messages import message
 from w2w_registry.records import digest_of, iso, now
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import gate, grants
+from w2w_registry.services.consent.door_key import key_path
 from w2w_registry.services.identities import browsing
 from w2w_registry.services.recording import backups, policies
 from w2w_registry.services.registry import Registry, init_registry, open_registry, present, upgrade_schema
-from w2w_registry.settings import load_settings
+from w2w_registry.settings import TABLES, load_settings
 
 PERMISSIVE = '[policy]\nunknown = ["register", "search", "generate", "export", "publish"]\nlikeness_kinds = []\n'
 
@@ -217,6 +221,90 @@ def test_no_variable_states_a_policy() -> None:
     package = Path(__file__).parents[3] / "w2w_registry"
     found = {m for p in package.rglob("*.py") for m in re.findall(r'"(W2W_[A-Z_]+)"', p.read_text("utf-8"))}
     assert found == {"W2W_HOME", "W2W_DATABASE_URL", "W2W_ACTOR", "W2W_ARTIFACTS", "W2W_MILVUS_TOKEN"}
+
+
+@pytest.mark.parametrize(
+    "item",
+    ["marking=off", "marking=0", "space_people=x", "space_people=-3", "space_people=1.5", "space_people=true",
+     "territory=Atlantis", "purpose=", "purpose=reserch", "purpose=[]", "purposes=art",
+     'purposes=[""]', "unknown=publish",
+     'unknown=["fly"]', 'likeness_kinds=["persn"]', "door_key=5", "second_person=no", "signed_consents=maybe", "foo=1",
+     "marking"],
+)  # fmt: skip
+def test_a_value_that_nothing_can_go_by_is_never_put_in_force(registry: Registry, item: str) -> None:
+    before = policies.show(registry)
+    for dry_run in (True, False):
+        with pytest.raises((SettingError, UsageError)) as caught:
+            policies.adopt(registry, items=[item], dry_run=dry_run)
+        if "=" in item and item != "foo=1":
+            assert item.partition("=")[0].rstrip("s") in message(caught.value)
+    assert policies.show(registry) == before
+    assert "{'" not in message(caught.value)
+
+
+def test_a_purpose_of_one_s_own_is_declared(registry: Registry) -> None:
+    assert policies.adopt(registry, items=["purpose=reserch", 'purposes=["reserch"]'])["changed"]
+    assert policies.adopt(registry, items=["purpose=house-style", "territory=eu"])["changed"]
+    with pytest.raises(UsageError, match="two values"):
+        policies.adopt(registry, items=["marking=true", "marking=false"])
+
+
+LOOSER = {
+    'unknown=["publish"]': "unknown",
+    "likeness_kinds=[]": "likeness_kinds",
+    "territory=DE": "territory",
+    "signed_consents=false": "signed_consents",
+    "second_person=false": "second_person",
+    "marking=false": "marking",
+    "space_people=2": "space_people",
+}
+
+
+def test_every_key_says_whether_more_is_allowed_than_before() -> None:
+    """The keys that a policy has, from the code; those not in LOOSER allow nothing by themselves."""
+    assert {"purpose", "purposes", "door_key"} == set(TABLES["policy"] or ()) - set(LOOSER.values())
+
+
+@pytest.mark.parametrize(("item", "key"), LOOSER.items())
+def test_what_allows_more_takes_another_person_and_the_command_she_is_told_does_it(
+    registry: Registry, item: str, key: str
+) -> None:
+    policies.adopt(registry, items=["signed_consents=true"])
+    second = replace(registry, settings=replace(registry.settings, actor="auditor"))
+    with second.catalog.write("auditor") as uow:
+        uow.event("something")
+    with pytest.raises(SecondPersonNeeded) as caught:
+        policies.adopt(registry, items=[item])
+    said = message(caught.value)
+    assert f"({key})" in said
+    assert "one person runs" not in said  # it would be its own cure
+    assert policies.adopt(second, items=shlex.split(said.split("`")[1])[3:])["changed"]
+
+
+def test_unsigned_releases_and_a_file_take_another_person_too(registry: Registry, tmp_path: Path) -> None:
+    first, after = tmp_path / "first.toml", tmp_path / "a policy.toml"
+    first.write_text("[policy]\n[hub]\nrequire_signature = true\n")
+    after.write_text("[policy]\n")
+    policies.adopt(registry, first)
+    second = replace(registry, settings=replace(registry.settings, actor="auditor"))
+    with second.catalog.write("auditor") as uow:
+        uow.event("something")
+    with pytest.raises(SecondPersonNeeded, match="hub") as caught:
+        policies.adopt(registry, after)
+    words = shlex.split(message(caught.value).split("`")[1])
+    assert words[3:] == ["--file", str(after)]
+    assert policies.adopt(second, Path(words[-1]))["changed"]
+    assert dict(policies.hub_trust(registry)) == {}
+
+
+def test_where_the_door_s_key_is_no_other_file_says(registry: Registry, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    (other / "registry.toml").write_text(f'[policy]\ndoor_key = "{tmp_path}/mine.key"\n')
+    with open_registry(load_settings(other, registry.settings.database_url, actor="mallory", env={})) as opened:
+        assert key_path(opened) == other / "keys/door.key"
+    policies.adopt(registry, items=[f"door_key={tmp_path}/team.key"])
+    assert key_path(registry) == tmp_path / "team.key"
 
 
 # -- a clock set back ---------------------------------------------------------------------------------

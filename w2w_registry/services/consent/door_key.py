@@ -12,6 +12,7 @@ from pathlib import Path
 
 from w2w_registry.errors import BadFile, SettingError, storing
 from w2w_registry.files import read_bytes
+from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
 
 _LIMIT = 1 << 10
@@ -21,7 +22,8 @@ _BYTES = 32
 
 def key_path(registry: Registry) -> Path:
     """Where the key is, or will be."""
-    named = registry.settings.policy.get("door_key")
+    with registry.catalog.read() as session:
+        named = policies.in_force(registry, session, looking=True).get("door_key")
     return registry.settings.home / "keys" / "door.key" if named is None else Path(str(named)).expanduser()
 
 

@@ -29,9 +29,10 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.holds import anything_open, found_distinct, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.models import Space
-from w2w_registry.consent.policy import Decision, Rules, Upstream, decide, unknown_purpose, ways_out
+from w2w_registry.consent.policy import Decision, Upstream, decide, unknown_purpose, ways_out
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
+from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
 from w2w_registry.records import Kind, VersionState
 from w2w_registry.services.consent.rows import stopped

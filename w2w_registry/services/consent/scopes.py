@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from w2w_registry.consent.policy import near_purpose
-from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, Notice, Scope, Use
+from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, Notice, Scope, Use, is_territory
+from w2w_registry.consent.rules import near_purpose
 from w2w_registry.errors import UnknownTerritory, UsageError
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
@@ -119,9 +118,6 @@ def build_scope(
     )
 
 
-_TERRITORY = re.compile(r"[A-Z]{2}|EEA")
-
-
 def unknown_words(registry: Registry, scope: Scope) -> list[str]:
     """The purposes and prohibitions of a scope that this registry does not know, for a warning.
 
@@ -142,7 +138,7 @@ def unknown_words(registry: Registry, scope: Scope) -> list[str]:
             near_purpose(word, known)
             strange.append(word)
     for code in scope.territory or ():
-        if not _TERRITORY.fullmatch(code):
+        if not is_territory(code):
             raise UnknownTerritory(name=code)
     return list(dict.fromkeys(strange))
 

@@ -26,8 +26,8 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
-from w2w_registry.consent.policy import Rules
 from w2w_registry.consent.references import Encounter
+from w2w_registry.consent.rules import Rules
 from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look, seen_as
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import same_model

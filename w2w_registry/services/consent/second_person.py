@@ -11,6 +11,7 @@ from collections.abc import Collection
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.events import events
+from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import SecondPersonNeeded
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
@@ -28,7 +29,7 @@ def wanted(registry: Registry, session: Session) -> bool:
     Raises:
         SettingError: it says neither yes nor no.
     """
-    return policies.second_person(policies.in_force(registry, session))
+    return Rules.from_settings(policies.in_force(registry, session)).second_person
 
 
 def require_other(registry: Registry, session: Session, first: Collection[str], operation: str, command: str) -> str:

@@ -12,7 +12,8 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.consents import refusing
 from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.membership import fitted_subjects
-from w2w_registry.consent.policy import Rules, Upstream, combined_state, subject_state
+from w2w_registry.consent.policy import Upstream, combined_state, subject_state
+from w2w_registry.consent.rules import Rules
 from w2w_registry.records import ConsentState
 from w2w_registry.services.consent.rows import load_records
 

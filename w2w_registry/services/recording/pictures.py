@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.pictures import Picture, PictureVersion, marks_taken
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.consent.rules import Rules
 from w2w_registry.diffusion.images import png_bytes
 from w2w_registry.errors import SettingError, storing
 from w2w_registry.marking import c2pa, tiles, watermark
@@ -78,7 +79,7 @@ def prepare(registry: Registry, leaving: Sequence[Outgoing]) -> list[Ready]:
         MissingExtra: c2pa-python is not installed. SettingError: unusable keys. StorageError: no place to keep them.
     """
     with registry.catalog.read() as session:
-        wanted = bool(policies.in_force(registry, session).get("marking", True))
+        wanted = Rules.from_settings(policies.in_force(registry, session)).marking
         models = {} if not wanted else _models(session, {p.versions for p in leaving})
         numbers = iter(_numbers(session, CHOICES * len(leaving)) if wanted else ())
     if not wanted:

@@ -11,6 +11,7 @@ searches, pages) says so once for each file, so that looking does not fill the l
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import takewhile
@@ -22,15 +23,15 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import policies
 from w2w_registry.catalog.events import actors, events
-from w2w_registry.consent.policy import Rules
-from w2w_registry.errors import SecondPersonNeeded, SettingError, UsageError
+from w2w_registry.consent.records import PURPOSES, is_territory
+from w2w_registry.consent.rules import Rules, near_purpose
+from w2w_registry.errors import SecondPersonNeeded, SettingError, UnknownTerritory, UsageError
 from w2w_registry.files import read_text
 from w2w_registry.records import assigned, iso
 from w2w_registry.services.registry import POLICY_SET, Registry
 from w2w_registry.settings import POLICY_FILE, TABLES, policy_of, read_settings_file
 
 IGNORED, ASKED = "policy.ignored", "policy.ask"
-SECOND_PERSON = "second_person"
 
 
 def in_force(registry: Registry, session: Session, *, looking: bool = False) -> Mapping[str, Any]:
@@ -71,7 +72,7 @@ def show(registry: Registry) -> dict[str, Any]:
         "digest": None if found is None else found.digest,
         "since": None if found is None else iso(found.since),
         "rules": dict(rules),
-        "one_person": not second_person(rules),
+        "one_person": not Rules.from_settings(rules).second_person,
         "file_differs": bool(here) and found is not None and policies.policy_digest(here) != found.digest,
     }
 
@@ -117,49 +118,41 @@ def adopt(
         wanted = policy_of(data)
         if "policy" not in data:
             raise SettingError(setting=str(path), value="", reason="no [policy] table to put in force")
-    Rules.from_settings(wanted)
-    second_person(wanted)
+    old, new = Rules.from_settings(before), Rules.from_settings(wanted)
+    _no_slips(new, old)
     changes = differences(before, wanted)
     result: dict[str, Any] = {"digest": policies.policy_digest(wanted), "changes": changes, "dry_run": dry_run}
-    result["one_person"] = not second_person(wanted)
+    result["one_person"] = not new.second_person
     if found is not None and found.digest == result["digest"]:
         return {**result, "changed": False}
     if not dry_run:
-        more = loosened(before, wanted)
-        if more and several and second_person(before):
-            _ask_another(registry, policies.policy_digest(wanted), more, items)
+        more = (*new.looser_than(old), *(("hub",) if _trusts_more(before.get("hub"), wanted.get("hub")) else ()))
+        if more and several and old.second_person:
+            words = items if file is None else ("--file", str(file))
+            _ask_another(registry, policies.policy_digest(wanted), more, words)
         _adopt(registry, wanted)
         if items:
             write_down(path, parse_items(items))
     return {**result, "changed": not dry_run}
 
 
-def second_person(rules: Mapping[str, Any]) -> bool:
-    """Whether a policy asks for a second person where one alone could deceive; it does unless it says otherwise.
-
-    Raises:
-        SettingError: it says neither yes nor no.
-    """
-    value = rules.get(SECOND_PERSON, True)
-    if not isinstance(value, bool):
-        raise SettingError(setting=f"[policy] {SECOND_PERSON}", value=value, reason="must be true or false")
-    return value
+def _no_slips(rules: Rules, before: Rules) -> None:
+    """Raise where a new value can only be a slip. Raises SettingError, UnknownPurpose, UnknownTerritory."""
+    if rules.territory is not None and rules.territory != before.territory and not is_territory(rules.territory):
+        raise UnknownTerritory(name=rules.territory)
+    if not all(rules.purposes):
+        raise SettingError(setting="[policy] purposes", value=list(rules.purposes), reason="one is empty")
+    if rules.purpose != before.purpose and rules.purpose not in (known := {*PURPOSES, *rules.purposes}):
+        near_purpose(rules.purpose, known)
 
 
-def loosened(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """Keys of a policy under which more is allowed after than before."""
-    old, new = Rules.from_settings(before), Rules.from_settings(after)
-    found = {
-        "unknown": not new.unknown <= old.unknown,
-        "likeness_kinds": not new.likeness_kinds >= old.likeness_kinds,
-        SECOND_PERSON: second_person(before) and not second_person(after),
-        "hub": after.get("hub") not in (None, {}, before.get("hub")),
-        "space_people": after.get("space_people", 20) < before.get("space_people", 20),
-    }
-    return tuple(key for key, looser in found.items() if looser)
+def _trusts_more(before: Any, after: Any) -> bool:
+    """Whether a ``[hub]`` table takes more releases at their word than the one before."""
+    old, new = before or {}, after or {}
+    return new != old and (bool(new) or bool(old.get("require_signature")))
 
 
-def _ask_another(registry: Registry, digest: str, more: Sequence[str], items: Sequence[str]) -> None:
+def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: Sequence[str]) -> None:
     """Raise unless another person has asked for the very policy since it was last changed; ask, if nobody has."""
     with registry.catalog.read() as session:
         since = list(takewhile(lambda e: e.action != POLICY_SET, events(session, action="policy.", newest_first=True)))
@@ -168,8 +161,9 @@ def _ask_another(registry: Registry, digest: str, more: Sequence[str], items: Se
         return
     if registry.actor not in asked:
         registry.catalog.note(registry.actor, ASKED, {}, digest=digest, more=list(more))
-    command = " ".join(["w2w-reg policy set", *items])
-    raise SecondPersonNeeded(operation=f"allow more ({', '.join(more)})", actor=registry.actor, command=command)
+    command = shlex.join(["w2w-reg", "policy", "set", *words])
+    operation = f"put a policy in force that allows more ({', '.join(more)})"
+    raise SecondPersonNeeded(operation=operation, actor=registry.actor, command=command, of="policy")
 
 
 def parse_items(items: Sequence[str]) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from w2w_registry.catalog.lookup import versions_by_model
 from w2w_registry.consent.records import Use
-from w2w_registry.errors import BadLora, RegistryError, SettingError, UsageError
+from w2w_registry.consent.rules import Rules
+from w2w_registry.errors import BadLora, RegistryError, UsageError
 from w2w_registry.records import counted
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
@@ -90,9 +91,7 @@ def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
         UsageError: fewer than ``[policy] space_people``. SettingError: that is not a number.
     """
     with registry.catalog.read() as session:
-        least = policies.in_force(registry, session).get("space_people", LEAST)
-    if not isinstance(least, int) or least < 2:
-        raise SettingError(setting="[policy] space_people", value=least, reason="must be a number of 2 or more")
+        least = Rules.from_settings(policies.in_force(registry, session)).space_people
     found = distinct(fit_set, max(least, FEW))
     if found < least:
         raise UsageError(
