@@ -9,8 +9,6 @@ import click
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, warn
 
-COMPARE = "compare with what this version and seed draw"
-
 
 @click.command()
 @click.argument("pictures", nargs=-1, required=True, metavar="PICTURE...", type=click.Path(path_type=Path))
@@ -37,7 +35,9 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
             rows = [("shows", shown), *((k, told[k]) for k in ("operation", "seed", "made", "event", "consent", "by"))]
             pairs([*rows, ("made from", told["lineage"])])
             if told.by == "watermark":
-                say(f"  recognised by the number in its pixels, which can be copied onto another picture: {COMPARE}")
+                seed = "" if told.seed is None else " with this seed"
+                say("  recognised by the number in its pixels, which can be copied onto another picture:")
+                say(f"  compare with what this version draws{seed}")
 
     for told in found:
         for warning in told.warnings:

@@ -128,7 +128,7 @@ def adopt(
     if not dry_run:
         more = (*new.looser_than(old), *(("hub",) if _trusts_more(before.get("hub"), wanted.get("hub")) else ()))
         if more and several and old.second_person:
-            words = items if file is None else ("--file", str(file))
+            words = shlex.join(items) if file is None else f"[[file]] {shlex.quote(str(file))}"
             _ask_another(registry, policies.policy_digest(wanted), more, words)
         _adopt(registry, wanted)
         if items:
@@ -152,7 +152,7 @@ def _trusts_more(before: Any, after: Any) -> bool:
     return new != old and (bool(new) or bool(old.get("require_signature")))
 
 
-def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: Sequence[str]) -> None:
+def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: str) -> None:
     """Raise unless another person has asked for the very policy since it was last changed; ask, if nobody has."""
     with registry.catalog.read() as session:
         since = list(takewhile(lambda e: e.action != POLICY_SET, events(session, action="policy.", newest_first=True)))
@@ -161,7 +161,7 @@ def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: Se
         return
     if registry.actor not in asked:
         registry.catalog.note(registry.actor, ASKED, {}, digest=digest, more=list(more))
-    command = shlex.join(["w2w-reg", "policy", "set", *words])
+    command = f"w2w-reg policy set {words}".rstrip()
     operation = f"put a policy in force that allows more ({', '.join(more)})"
     raise SecondPersonNeeded(operation=operation, actor=registry.actor, command=command, of="policy")
 
