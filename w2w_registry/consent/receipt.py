@@ -5,7 +5,7 @@ A receipt holds ids and digests only, so it can be published beside a model (``c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -98,44 +98,52 @@ def _moment(at: datetime) -> str:
     return f"{iso(at)[:19].replace('T', ' ')} UTC"
 
 
-def receipt_markdown(record: ConsentRecord, now: datetime, withdraw: str | None = None) -> str:
-    """The receipt for reading; ``withdraw`` as in ``receipt``."""
-    scope, notice = record.scope, record.notice
+def receipt_markdown(
+    record: ConsentRecord, now: datetime, withdraw: str | None = None, say: Callable[[str], str] = str
+) -> str:
+    """The receipt for reading; ``withdraw`` as in ``receipt``. ``say``: the words of another language for these."""
+    scope, notice, none = record.scope, record.notice, say("none recorded")
+    yes, no = say("allowed"), say("not allowed")
+
+    def listed(values: tuple[str, ...] | None) -> str:
+        return none if values is None else ", ".join(map(say, values)) or say("none")
+
     rows = [
         ("Record", record.record_id),
         ("Subject", record.subject),
-        ("Given by", record.guardian or "the subject"),
-        ("State", record.status_at(now)),
-        ("Purposes", ", ".join(scope.purposes)),
-        ("Uses", "all the purposes need" if scope.uses is None else ", ".join(scope.uses)),
-        ("Not allowed", ", ".join(scope.forbidden) or "–"),
-        ("Edits and mixes", "allowed" if scope.allows_derivatives else "not allowed"),
-        ("Publication", "allowed" if scope.publication else "not allowed"),
-        ("Territory", "worldwide" if scope.territory is None else ", ".join(scope.territory)),
-        ("From", _day(scope.valid_from) or "at once"),
-        ("Until", _day(scope.expires_at) or "withdrawn"),
-        ("Compensation", record.compensation or "none recorded"),
-        ("Notice", notice.notice or "none recorded"),
-        ("Controllers", _list(notice.controllers)),
-        ("Recipients", _list(notice.recipients)),
-        ("Data", _list(notice.data_types)),
-        ("Retention", notice.retention or "none recorded"),
-        ("Jurisdiction", notice.jurisdiction or "none recorded"),
-        ("Evidence (SHA-256)", record.evidence_digest or "none recorded"),
-        ("To withdraw", notice.withdrawal_method or withdraw or "none recorded"),
+        ("Given by", record.guardian or say("the subject")),
+        ("State", say(record.status_at(now))),
+        ("Purposes", listed(scope.purposes)),
+        ("Uses", say("all the purposes need") if scope.uses is None else listed(scope.uses)),
+        ("Not allowed", listed(scope.forbidden) if scope.forbidden else "–"),
+        ("Edits and mixes", yes if scope.allows_derivatives else no),
+        ("Publication", yes if scope.publication else no),
+        ("Territory", say("worldwide") if scope.territory is None else ", ".join(scope.territory)),
+        ("From", _day(scope.valid_from) or say("at once")),
+        ("Until", _day(scope.expires_at) or say("until withdrawn")),
+        ("Compensation", record.compensation or none),
+        ("Notice", notice.notice or none),
+        ("Controllers", listed(notice.controllers)),
+        ("Recipients", listed(notice.recipients)),
+        ("Data", listed(notice.data_types)),
+        ("Retention", notice.retention or none),
+        ("Jurisdiction", notice.jurisdiction or none),
+        ("Evidence (SHA-256)", record.evidence_digest or none),
+        ("To withdraw", notice.withdrawal_method or withdraw or none),
         ("Digest", record.digest()),
     ]
     lines = [
-        f"# Consent receipt {record.record_id}",
+        f"# {say('Consent receipt')} {record.record_id}",
         "",
-        f"Issued {_moment(now)}. {_KEEP}",
+        f"{say('Issued {at}.').format(at=_moment(now))} {say(_KEEP)}",
         "",
         "| | |",
         "| --- | --- |",
     ]
-    lines += [f"| {name} | {_cell(str(value))} |" for name, value in rows]
-    lines += ["", "## History", "", "| when | what | state | by |", "| --- | --- | --- | --- |"]
-    lines += [f"| {_moment(e.at)} | {e.kind} | {e.status} | {_cell(e.entity)} |" for e in record.events]
+    lines += [f"| {say(name)} | {_cell(str(value))} |" for name, value in rows]
+    heads = " | ".join(map(say, ("when", "what", "state", "by")))
+    lines += ["", f"## {say('History')}", "", f"| {heads} |", "| --- | --- | --- | --- |"]
+    lines += [f"| {_moment(e.at)} | {say(e.kind)} | {say(e.status)} | {_cell(e.entity)} |" for e in record.events]
     return "\n".join(lines) + "\n"
 
 
@@ -209,10 +217,6 @@ def withdrawal_markdown(
 
 def _day(moment: datetime | None) -> str | None:
     return None if moment is None else f"{moment:%Y-%m-%d}"
-
-
-def _list(values: tuple[str, ...] | None) -> str:
-    return "none recorded" if values is None else ", ".join(values) or "none"
 
 
 def _cell(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -12,9 +14,11 @@ import pytest
 from tests.services.small import ANY, Small, digest
 from w2w_registry.catalog.models import ConsentRecord
 from w2w_registry.catalog.session import Catalog
-from w2w_registry.consent.records import Notice, Scope, Use
+from w2w_registry.catalog.subjects import ConsentEventType
+from w2w_registry.consent.records import ANY_PURPOSE, PURPOSES, Notice, Scope, Status, Use
 from w2w_registry.errors import BadFile, BadName, Conflict, NotFound, UsageError
 from w2w_registry.records import now
+from w2w_registry.services import reports
 from w2w_registry.services.consent import amendments, grants, receipts, scopes, showing, subjects, withdraw
 
 
@@ -200,3 +204,32 @@ def test_evidence_is_a_regular_file(small: Small, tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(BadFile, match="not a regular file"):
             small.grant("s-pipe", evidence=path)
+
+
+def test_receipts_in_the_subject_s_language(small: Small) -> None:
+    """The notice's language, or the one asked for; every word of the vocabulary and of the page has one."""
+    small.grant("s1", notice=Notice(notice="n-1", language="ja-JP", recipients=("print shop",)))
+    small.grant("s2", notice=Notice(notice="n-1", language="fr"))
+    said: dict[str, str] = {}
+    for language in (None, "ja"):
+        (one,) = receipts.receipt(small.registry, "s1", language=language)
+        said[str(language)] = one["markdown"]
+        assert one["markdown"].startswith("# 同意の受領証")
+        assert "print shop" in one["markdown"]
+        latin = set(re.findall(r"(?<![\w-])[A-Za-z]{3,}(?![\w-])", re.sub(r"`[^`]*`", "", one["markdown"])))
+        assert latin <= {"SHA", "UTC", "print", "shop", "curator", "test", "tester"}, latin
+    (english,) = receipts.receipt(small.registry, "s1", language="en")
+    assert english["markdown"].startswith("# Consent receipt")
+    assert receipts.receipt(small.registry, "s2")[0]["markdown"].startswith("# Consent receipt")  # no words for it
+    with pytest.raises(UsageError, match="xx"):
+        receipts.receipt(small.registry, "s1", language="xx")
+
+
+def test_a_receipt_s_words_are_the_report_s() -> None:
+    own = json.loads((Path(receipts.__file__).parent / "messages/ja.json").read_text("utf-8"))
+    told = json.loads((Path(reports.__file__).parent / "messages/ja.json").read_text("utf-8"))
+    vocabulary = {*PURPOSES, ANY_PURPOSE, *map(str, Use), *map(str, Status), *map(str, ConsentEventType)}
+    assert vocabulary - own.keys() == set()
+    assert {
+        word: (own[word], told[word]) for word in own.keys() & told.keys() & vocabulary if own[word] != told[word]
+    } == {}

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.receipt import receipt as receipt_json
 from w2w_registry.consent.receipt import receipt_markdown
-from w2w_registry.errors import NotFound
+from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.services.consent import notices
 from w2w_registry.services.consent.rows import (
     journal,
@@ -21,15 +21,28 @@ from w2w_registry.services.consent.rows import (
 from w2w_registry.services.recording.outputs import write_outputs
 from w2w_registry.services.registry import Registry
 
+_WORDS: Final = Path(__file__).parent / "messages"
+LANGUAGES: Final = ("en", *sorted(path.stem for path in _WORDS.glob("*.json")))
 
-def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -> list[dict[str, Any]]:
+
+def _words(language: str) -> dict[str, str]:
+    path = _WORDS / f"{language}.json"
+    return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def receipt(
+    registry: Registry, subject: str, *, record_id: str | None = None, language: str | None = None
+) -> list[dict[str, Any]]:
     """Receipts of a subject's records: ``json`` (JSON-LD) and ``markdown`` of each, and ``warnings`` on what the
     subject is not told; that they were issued is noted. A way to withdraw that the record does not state is taken from
-    ``[organisation]`` as it is today.
+    ``[organisation]`` as it is today. The Markdown is in ``language``, or else in the language that the subject was
+    told in (the notice's) where there are words for it, or else in English.
 
     Raises:
-        NotFound: no such subject or record, or nothing was ever asked or granted.
+        UsageError: no words for the language. NotFound: no such subject or record, or nothing was ever asked or granted.
     """
+    if language not in (None, *LANGUAGES):
+        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
     out: list[dict[str, Any]] = []
     with registry.catalog.write(registry.actor) as uow:
         records = [r for r in records_of_subject(uow.session, subject) if record_id in (None, r.record_id)]
@@ -40,10 +53,13 @@ def receipt(registry: Registry, subject: str, *, record_id: str | None = None) -
             move_record(uow, noted)
             journal(uow, "consent.receipt", noted)
             way = notices.completed(registry, noted.notice).withdrawal_method
+            words = _words(language or (noted.notice.language or "en").partition("-")[0].lower())
             out.append(
                 {
                     "json": receipt_json(noted, uow.now(), way),
-                    "markdown": receipt_markdown(noted, uow.now(), way),
+                    "markdown": receipt_markdown(
+                        noted, uow.now(), way, lambda text, words=words: words.get(text, text)
+                    ),
                     "warnings": notices.missing(replace(noted.notice, withdrawal_method=way)),
                 }
             )
