@@ -35,7 +35,7 @@ def whose(frame: Frame, pictures: tuple[Path, ...]) -> int:
             rows = [("shows", shown), *((k, told[k]) for k in ("operation", "seed", "made", "event", "consent", "by"))]
             pairs([*rows, ("made from", told["lineage"])])
             if told.by == "watermark":
-                seed = "" if told.seed is None else " with this seed"
+                seed = "" if told["seed"] is None else " with this seed"
                 say("  recognised by the number in its pixels, which can be copied onto another picture:")
                 say(f"  compare with what this version draws{seed}")
 

@@ -5,9 +5,10 @@ A receipt holds ids and digests only, so it can be published beside a model (``c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from w2w_registry.consent.records import ConsentRecord, Status, to_json
@@ -99,9 +100,13 @@ def _moment(at: datetime) -> str:
 
 
 def receipt_markdown(
-    record: ConsentRecord, now: datetime, withdraw: str | None = None, say: Callable[[str], str] = str
+    record: ConsentRecord, now: datetime, withdraw: str | None = None, words: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """The receipt for reading; ``withdraw`` as in ``receipt``. ``say``: the words of another language for these."""
+    """The receipt for reading; ``withdraw`` as in ``receipt``. ``words``: another language's for these."""
+
+    def say(text: str) -> str:
+        return words.get(text, text)
+
     scope, notice, none = record.scope, record.notice, say("none recorded")
     yes, no = say("allowed"), say("not allowed")
 

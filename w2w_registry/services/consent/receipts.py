@@ -39,7 +39,8 @@ def receipt(
     told in (the notice's) where there are words for it, or else in English.
 
     Raises:
-        UsageError: no words for the language. NotFound: no such subject or record, or nothing was ever asked or granted.
+        UsageError: no words for the language. NotFound: no such subject or record, or nothing was ever asked or
+            granted.
     """
     if language not in (None, *LANGUAGES):
         raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
@@ -57,9 +58,7 @@ def receipt(
             out.append(
                 {
                     "json": receipt_json(noted, uow.now(), way),
-                    "markdown": receipt_markdown(
-                        noted, uow.now(), way, lambda text, words=words: words.get(text, text)
-                    ),
+                    "markdown": receipt_markdown(noted, uow.now(), way, words),
                     "warnings": notices.missing(replace(noted.notice, withdrawal_method=way)),
                 }
             )
