@@ -16,6 +16,7 @@ from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
 from w2w_registry.catalog.pictures import Picture
 from w2w_registry.catalog.releases import Release, ReleaseState
 from w2w_registry.catalog.resolve import PRESENT
+from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import ConsentRecord, Subject
 from w2w_registry.records import ConsentState, OperationKind, VersionState
@@ -42,10 +43,12 @@ class Use(NamedTuple):
 class Traces(NamedTuple):
     """Where the log tells of what: ``operations``, by id, the first event that names each and the joules it tells of;
     ``timed``, what has no row of its own, as it made no version: pictures drawn, fingerprints taken, files given out;
-    ``rows``, by table and key, the last event that changed it."""
+    ``shown``, the event and the version of each whose pictures were drawn or whose files were given out; ``rows``, by
+    table and key, the last event that changed it."""
 
     operations: Mapping[str, tuple[int, float | None]]
     timed: Sequence[Used]
+    shown: Sequence[tuple[int, int]]
     rows: Mapping[str, Mapping[str, int]]
 
     def of(self, table: str, keys: Iterable[object]) -> list[int]:
@@ -62,6 +65,7 @@ TIMED: Final = {
     "version.export": "export",
 }
 """What was done of which the event is the only record, and tells the time (``seconds``): action -> kind."""
+_SHOWS: Final = frozenset({"version.generate", "version.export"})
 TRACED: Final = frozenset({"version", "source_file", "fingerprint", "space", "direction", "release", "consent_record"})
 
 
@@ -69,6 +73,7 @@ def traces(session: Session) -> Traces:
     """One walk over the log."""
     told: dict[str, tuple[int, float | None]] = {}
     timed: list[Used] = []
+    shown: list[tuple[int, int]] = []
     rows: dict[str, dict[str, int]] = {table: {} for table in TRACED}
     query = select(Event.seq, Event.action, Event.objects, Event.changes, Event.payload).order_by(Event.seq)
     for seq, action, objects, changes, payload in session.execute(query.execution_options(yield_per=500)):
@@ -76,6 +81,9 @@ def traces(session: Session) -> Traces:
         here = seq, float(used["joules"]) if isinstance(used, dict) and "joules" in used else None
         if action in TIMED:
             timed.append(Used(TIMED[action], payload.get("seconds"), *here))
+        if action in _SHOWS:
+            of = objects.get("version", [])
+            shown += [(seq, int(key)) for key in (of if isinstance(of, list) else [of])]
         for key in _texts(objects.get("operation", ())):
             told.setdefault(key, here)
         for table, key, *_ in changes:
@@ -83,7 +91,7 @@ def traces(session: Session) -> Traces:
                 told.setdefault(str(key), here)
             elif table in TRACED:
                 rows[table][str(key)] = seq
-    return Traces(told, timed, rows)
+    return Traces(told, timed, shown, rows)
 
 
 def operations(session: Session, told: Traces) -> list[Used]:
@@ -144,6 +152,15 @@ def uses(session: Session, *, besides: str) -> list[Use]:
         .order_by(OperationInput.operation_id, OperationInput.position)
     )
     return [Use(kind, name or ref or "", key) for kind, name, ref, key in session.execute(query)]
+
+
+def names(session: Session, versions: Iterable[int]) -> dict[int, str]:
+    """The identities' names of these versions."""
+    found: dict[int, str] = {}
+    for chunk in chunked(sorted(set(versions))):
+        query = select(Version.id, Identity.name).join(Identity, Identity.id == Version.identity_id)
+        found.update(session.execute(query.where(Version.id.in_(chunk))).tuples().all())
+    return found
 
 
 def spaces_and_directions(session: Session) -> tuple[int, int]:

@@ -231,7 +231,12 @@ def _reuse(session: Session, log: usage.Traces, versions: Mapping[int, int]) -> 
     ):
         mine = [use for use in found if use.what == kind]
         events = {log.operations[use.operation][0] for use in mine if use.operation in log.operations}
-        told[what] = figures.reuse([use.name for use in mine], there, events)
+        used = [use.name for use in mine]
+        if kind is InputKind.VERSION:
+            names = usage.names(session, (version for _, version in log.shown))
+            used += [names[version] for _, version in log.shown if version in names]
+            events |= {seq for seq, version in log.shown if version in names}
+        told[what] = figures.reuse(used, there, events)
     return told
 
 
