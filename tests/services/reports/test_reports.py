@@ -70,6 +70,12 @@ def test_drawing_pictures_has_a_cost_and_every_second_is_an_event_s(small: Small
     assert (row["count"], row["timed"], row["seconds"], row["cost"]) == (3, 2, 2700.0, 3.0)
     assert {"kind": "generate", "why": "time", "count": 1} in told["totals"]["left_out"]
     assert row["events"] == [old - 2, old - 1, old]
+    uses = told["reuse"]["identities"]  # a preview is the registry's own doing
+    assert {one["name"]: one["uses"] for one in uses["most"]}["a"] == 3
+    assert [seq for seq in row["events"] if any(first <= seq <= last for first, last in uses["events"])] == [
+        old - 2,
+        old,
+    ]
     with small.registry.catalog.read() as session:
         said = {e.seq: e.payload.get("seconds") for e in events(session)}
     assert sum(said[seq] or 0 for seq in row["events"]) == row["seconds"]

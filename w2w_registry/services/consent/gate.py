@@ -26,6 +26,7 @@ from typing import Any, NoReturn, TypedDict, Unpack
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import lineage as walks
+from w2w_registry.catalog import refusals
 from w2w_registry.catalog.holds import anything_open, found_distinct, open_holds, unlooked
 from w2w_registry.catalog.lookup import refs_of, states_of, versions_by_id
 from w2w_registry.catalog.models import Space
