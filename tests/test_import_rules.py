@@ -228,6 +228,7 @@ OWN_FILES = {
     "w2w_registry/services/recording/pipelines.py": "the cache of huggingface_hub",
     "w2w_registry/services/recording/preview_pictures.py": "pictures it drew",
     "w2w_registry/services/recording/space_files.py": "spaces it wrote",
+    "w2w_registry/services/consent/receipts.py": "words it ships",
     "w2w_registry/services/reports/words.py": "words it ships",
     "w2w_registry/services/signing.py": "a key that is made",
     "w2w_registry/services/spaces/spool.py": "its temporary files",
