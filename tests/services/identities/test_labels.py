@@ -29,8 +29,9 @@ def test_csv_by_named_or_first_column(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("\ufeffsplit,id,beard\nfit,p0001,1\nfit,p0002,\n\n", "utf-8")
     assert read_labels_csv(file) == {"p0001": {"split": "fit", "beard": 1.0}, "p0002": {"split": "fit"}}
-    file.write_text("who,beard\np0001,0.5\n", "utf-8")
-    assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
+    for mark in ",;\t":
+        file.write_text(f"who{mark}beard\np0001{mark}0.5\n", "utf-8")
+        assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,9 @@ def test_csv_by_named_or_first_column(tmp_path: Path) -> None:
         ("id,beard\np1,1,2\n", "cells"),
         ("id,beard\n,1\n", "no identity"),
         ('id,beard\n"p1,1\n', "CSV"),
+        ('[{"id": "p1", "beard": 1}]', "JSON"),
+        ('{\n  "p1": {"beard": 1}\n}', "JSON"),
+        ("id\np1\n", "no column of labels beside 'id'"),
     ],
 )
 def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:

@@ -23,6 +23,7 @@ Label = float | str
 Labels = Mapping[str, Label]
 
 _NAME_COLUMNS = ("id", "name", "identity")
+_HEADER = "the first line names the columns: id,beard,…"
 
 
 def parse_labels(items: Iterable[str]) -> dict[str, Label]:
@@ -55,20 +56,24 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     empty cells are unknown and left out.
 
     Raises:
-        BadFile: not readable as CSV, no rows, a name or a column twice, a row longer than the header.
+        BadFile: not readable as CSV, no rows, no labels, a name or a column twice, a row longer than the header.
     """
     try:
         text = composed(read_text(path))
         first = text.split("\n", 1)[0]
-        # Spreadsheets of half the world write semicolons.
-        mark = ";" if "," not in first and ";" in first else ","
+        # Spreadsheets of half the world write semicolons, and tabs is what they copy.
+        mark = next((one for one in ",;\t" if one in first), ",")
+        if first.lstrip()[:1] in ("{", "["):
+            raise BadFile(path=str(path), reason="JSON, where a CSV is expected", hint=_HEADER)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
         header = [cell.strip() for cell in next(reader, [])]
         rows = [row for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
         raise BadFile(path=str(path), reason=f"not a CSV file: {error}") from None
     if not header or not any(header):
-        raise BadFile(path=str(path), reason="no header row", hint="the first line names the columns: id,beard,…")
+        raise BadFile(path=str(path), reason="no header row", hint=_HEADER)
+    if len(header) < 2:
+        raise BadFile(path=str(path), reason=f"no column of labels beside {header[0][:60]!r}", hint=_HEADER)
     twice = next((cell for cell in header if cell and header.count(cell) > 1), None)
     if twice is not None:
         raise BadFile(path=str(path), reason=f"two columns are named {twice[:60]!r}")
