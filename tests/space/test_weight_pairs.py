@@ -85,6 +85,22 @@ def test_versions_that_are_nearly_one_hide_no_twin() -> None:
     assert judged(versions, np.concatenate([who, who[twins]]))[0] >= judged(plain, who)[0] - 1
 
 
+def test_three_or_more_of_one_hide_neither_one_another_nor_twins() -> None:
+    """Epochs of a training: names of their own, all much nearer to one another than to anybody else."""
+    rows, who = registry(40, 100, 0)
+    plain = judged(pairs_by_weights(rows, np.arange(len(who))), who)
+    epochs = np.concatenate([np.repeat(np.arange(80, 90), 2), np.repeat(np.arange(90, 95), 4)])
+    more = rows[epochs] + 0.1 * np.random.default_rng(0).normal(size=(len(epochs), 60))
+    whose = np.concatenate([who, who[epochs]])
+    found = pairs_by_weights(np.concatenate([rows, more]), np.arange(len(whose)))
+    right, wrong = judged(found, whose)
+    assert right >= plain[0] - 2 + len(epochs)
+    assert wrong <= plain[1] + 1
+    # All of a set are joined, through its first.
+    linked = {frozenset((pair.i, pair.j)) for pair in found.pairs if whose[pair.i] == whose[pair.j] >= 40}
+    assert len(linked) == len(epochs)
+
+
 def test_the_same_answer_every_time_and_in_any_scale() -> None:
     rows, who = registry(40, 60, 1)
     once = {(pair.i, pair.j) for pair in pairs_by_weights(rows, np.arange(len(who))).pairs}

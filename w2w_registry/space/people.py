@@ -191,20 +191,32 @@ def _sure(model: VerdictModel, rows: Array, who: NDArray[np.int64]) -> list[tupl
         nearest[start:stop] = order[:, :most]
         top[start:stop] = np.take_along_axis(near, order, 1)
         start = stop
-    usual = _usual_gap(top)
-    merged = np.arange(people)
-    for size in range(2, most + 2):
-        members = np.sort(np.column_stack([np.arange(people), nearest[:, : size - 1]]), axis=1)
-        apart = top[:, size - 2] - top[:, size - 1] > (WIDE if size == 2 else WIDER) * usual
-        together = [(members[members[:, one]] == members).all(1) & apart[members[:, one]] for one in range(size)]
-        for i in np.flatnonzero(np.all(together, axis=0)):
-            merged[np.isin(merged, merged[members[i]])] = merged[i]
+    merged = together(nearest, top, _usual_gap(top))
     found: list[tuple[int, int]] = []
     for group in np.unique(merged[np.bincount(merged, minlength=people)[merged] > 1]):
         first, *others = np.sort(by_person[firsts[merged == group]]).tolist()
         others.sort(key=lambda other: -float(((rows[first] - rows[other]) ** 2).sum()))
         found += [(first, other) for other in others]
     return found
+
+
+def together(
+    nearest: NDArray[np.int64], top: Array, usual: float, least: int = 2, wider: float = WIDER
+) -> NDArray[np.int64]:
+    """People (n,), those who are one numbered alike: of ``least`` or more, each has the others nearest, with a gap to
+    everybody else of ``WIDE`` usual ones, or ``wider`` where there are three or more.
+
+    Args:
+        nearest: of each the nearest others (n, m), the best first. top: how near these and the next are (n, m + 1).
+    """
+    merged = np.arange(len(nearest))
+    for size in range(least, nearest.shape[1] + 2):
+        members = np.sort(np.column_stack([np.arange(len(nearest)), nearest[:, : size - 1]]), axis=1)
+        apart = top[:, size - 2] - top[:, size - 1] > (WIDE if size == 2 else wider) * usual
+        agreed = [(members[members[:, one]] == members).all(1) & apart[members[:, one]] for one in range(size)]
+        for i in np.flatnonzero(np.all(agreed, axis=0)):
+            merged[np.isin(merged, merged[members[i]])] = merged[i]
+    return merged
 
 
 def _merged(who: NDArray[np.int64], sure: list[tuple[int, int]]) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ these a person's twin is nearly always the nearest, and gaps too wide for strang
 surest pairs then teach how trainings differ (two-covariance PLDA: Brümmer and de Villiers 2010), and everybody is
 compared once more, never by a model that was taught by the pair in question, which would find whatever it was told.
 Scores of pairs fall into two heaps, twins and strangers; the better scores make more pairs sure, for a few rounds.
-Where too few pairs are sure to learn from, only they are named.
+Where too few pairs are sure to learn from, only they are named. Three or more who are one person, as the epochs of a
+training are, would hide each other: they are found first, and count as one from then on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from w2w_registry.space.people import nearest_of_each
+from w2w_registry.space.people import TOGETHER, nearest_of_each, together
 
 MOST: Final = 2048
 """So many are all compared with one another, several times over."""
@@ -30,6 +31,9 @@ WIDE: Final = 3.0
 """A gap so many times wider than strangers' usually are makes a pair sure…"""
 ENOUGH: Final = 3
 """…and more than so many, beyond those expected of strangers, are enough to learn from."""
+WIDER: Final = 4.0
+"""Three or more are one person where the gap to everybody else is so wide: whoever comes near one of two twins comes
+near the other too."""
 HALF: Final = 2.0
 """Of twins who are among a few hundred people, ``SEEN`` have a gap as wide as this."""
 SEEN: Final = 0.87
@@ -63,7 +67,8 @@ class Twin:
 
 @dataclass(frozen=True)
 class Twins:
-    """Pairs that are one person, the surest first, and how many of them are to be expected to be ``strangers``."""
+    """Pairs that are one person, those of three or more first, the surest of each first; and how many of them are to
+    be expected to be ``strangers``."""
 
     pairs: tuple[Twin, ...]
     strangers: float
@@ -94,6 +99,30 @@ def pairs_by_weights(
     rows = np.asarray(coordinates, np.float32)
     rows = rows - rows.mean(0)
     likeness, normal = _half_whitened(rows, who) if parts is None else _by_parts(rows, parts, who)
+    of_one, who = _sets(normal, who)
+    found = _two_by_two(likeness, normal, who)
+    return Twins((*of_one, *found.pairs), found.strangers)
+
+
+def _sets(scores: Array, who: NDArray[np.int64]) -> tuple[list[Twin], NDArray[np.int64]]:
+    """Three or more who are one person: a pair of each with the first, and the people (n,) with each set as one."""
+    apart = np.where(who[:, None] == who[None, :], -np.inf, scores)
+    people = nearest_of_each(nearest_of_each(apart, who).T, who).T
+    most = min(TOGETHER, len(people) - 2)
+    order = np.argsort(-people, axis=1, kind="stable")[:, : most + 1]
+    top = np.take_along_axis(people, order, 1)
+    merged = together(order[:, :most], top, _usual_gap(top), least=3, wider=WIDER)
+    alone = np.bincount(merged, minlength=len(merged))[merged] == 1
+    pairs = []
+    for one, first in enumerate(merged.tolist()):
+        if one != first:
+            i, j = _best_of(apart, who == first, who == one)
+            alarm = (float((top[alone, 1] >= apart[i, j]).sum()) + 1) / (int(alone.sum()) + 1)
+            pairs.append(Twin(min(i, j), max(i, j), float(apart[i, j]), alarm))
+    return sorted(pairs, key=lambda pair: -pair.score), np.unique(merged[who], return_inverse=True)[1].reshape(-1)
+
+
+def _two_by_two(likeness: Array, normal: Array, who: NDArray[np.int64]) -> Twins:
     near = _nearest(normal, who)
     sure = near.gap > WIDE
     if sure.sum() - _expected(near, sure, WIDE) <= ENOUGH:
@@ -241,13 +270,17 @@ def _nearest(scores: Array, who: NDArray[np.int64]) -> _Nearest:
     nearest = people.argmax(1)
     one = np.flatnonzero((nearest[nearest] == np.arange(len(people))) & (np.arange(len(people)) < nearest))
     other = nearest[one]
-    # Of an exponential tail the first gap has twice the mean of the second (Rényi 1953), whose median no twin moves.
-    usual = 2 * float(np.median(top[:, 1] - top[:, 2])) / np.log(2)
     score = people[one, other]
-    gap = (score - np.maximum(top[one, 1], top[other, 1])) / max(usual, 1e-30)
+    gap = (score - np.maximum(top[one, 1], top[other, 1])) / max(_usual_gap(top), 1e-30)
     best = np.argsort(-score, kind="stable")
     rows = [_best_of(scores, who == a, who == b) for a, b in zip(one[best], other[best], strict=True)]
     return _Nearest(np.array(rows, np.int64).reshape(-1, 2), score[best], gap[best], top[:, 1])
+
+
+def _usual_gap(top: Array) -> float:
+    """A usual gap between strangers, of the three nearest of each (n, 3…). Of an exponential tail the first gap has
+    twice the mean of the second (Rényi 1953), whose median no twin moves."""
+    return 2 * float(np.median(top[:, 1] - top[:, 2])) / float(np.log(2))
 
 
 def _best_of(scores: Array, ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[int, int]:
