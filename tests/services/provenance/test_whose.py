@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner, Result
 from PIL import Image
 from sqlalchemy import select
 
@@ -18,6 +20,8 @@ from tests.marking.pictures import HELD, corpus, cropped, halved, jpeg, scene
 from tests.services.small import Small
 from w2w_registry.catalog.event_log import Event
 from w2w_registry.catalog.session import Catalog
+from w2w_registry.cli.app import cli
+from w2w_registry.errors import BadImage
 from w2w_registry.marking.watermark import ALARM, embed
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import withdraw
@@ -128,6 +132,35 @@ def test_a_sheet_shows_several(small: Small, tmp_path: Path) -> None:
     assert told["identity"] is None
     assert [one["ref"] for one in told["shows"]] == ["a@1", "b@1"]
     assert told["consent"] == "granted"
+
+
+def test_one_that_cannot_be_read_hides_no_other(small: Small, sqlite_url: str, tmp_path: Path) -> None:
+    """A folder stands for the pictures in it; what is no picture is said beside the others' answers."""
+    small.grant("s1")
+    ready = let_go(small, (small.add("a", "s1"),))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    marked, strange, broken = saved(folder, ready.data), folder / "strange.png", saved(folder, b"no picture", "z.png")
+    Image.fromarray(scene(np.random.default_rng(0), 64)).save(strange)
+    home = ["--home", str(small.registry.settings.home), "--database", sqlite_url]
+
+    def run(*args: str) -> Result:
+        return CliRunner().invoke(cli, [*home, *args], standalone_mode=False)
+
+    for command, codes in (("whose", (0, 3, 5)), ("detect", (0, 1, 5))):
+        assert run(command, str(marked)).return_value == codes[0]
+        assert run(command, str(marked), str(strange)).return_value == codes[1]
+        told = run(command, str(folder))
+        assert told.return_value == codes[2]
+        assert f"{strange}: " in told.stdout
+        assert str(marked) in told.stdout
+        assert f"warning: {broken}: " in told.stderr
+        assert [one["picture"] for one in json.loads(run("--json", command, str(folder)).stdout)] == [
+            str(marked),
+            str(strange),
+        ]
+        assert isinstance(run(command, str(broken)).exception, BadImage)
+        assert isinstance(run(command, str(tmp_path / "nobody")).exception, BadImage)
 
 
 def test_pictures_of_others_are_nobodys(small: Small, tmp_path: Path) -> None:

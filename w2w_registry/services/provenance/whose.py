@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -12,8 +14,8 @@ from w2w_registry.catalog import lineage as walks
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.pictures import Shown, pictures_by_digest, pictures_marked
 from w2w_registry.consent.policy import combined_state
-from w2w_registry.diffusion.images import open_picture
-from w2w_registry.errors import MissingExtra
+from w2w_registry.diffusion.images import find_photos, open_picture
+from w2w_registry.errors import BadImage, MissingExtra
 from w2w_registry.marking import c2pa, watermark
 from w2w_registry.records import Result, iso
 from w2w_registry.services.consent import gate
@@ -22,6 +24,7 @@ from w2w_registry.services.recording import pictures
 from w2w_registry.services.registry import Registry, present
 
 BROKEN = "its content credentials are broken: the picture was changed after they were signed, or they are another's"
+Answer = TypeVar("Answer")
 FOREIGN = "its content credentials name another picture than the number in its pixels does"
 
 
@@ -145,6 +148,24 @@ def look(path: Path, *, secret: bytes | None = None, root: str | None = None) ->
         except MissingExtra:
             readable = False
     return Seen(watermark.detect(pixels, secret), claim, sha256(data).hexdigest(), readable)
+
+
+def of_each(paths: Iterable[Path], ask: Callable[[Path], Answer]) -> tuple[list[Answer], list[BadImage]]:
+    """What ``ask`` (``detect`` or ``whose``) tells of every picture, those directly in a folder included, and why some
+    were not asked about."""
+    told: list[Answer] = []
+    unread: list[BadImage] = []
+    for path in paths:
+        try:
+            pictures = find_photos(path) if path.is_dir() else [path]
+        except BadImage as error:
+            pictures, unread = [], [*unread, error]
+        for picture in pictures:
+            try:
+                told.append(ask(picture))
+            except BadImage as error:
+                unread.append(error)
+    return told, unread
 
 
 def detect(path: Path) -> Detected:
