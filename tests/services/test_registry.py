@@ -115,6 +115,13 @@ def test_a_key_file_is_whole_or_not_there(filled: Settings) -> None:
                 log.checkpoint(registry)
             assert "backup" in message(caught.value)
             assert (keys / "audit.key").read_text() == broken
+        # With another key the checkpoints there are would be taken for a forger's, so none is made.
+        for lost in ("audit.key", "audit.pub"):
+            (keys / lost).unlink()
+            with pytest.raises(SettingError) as caught:
+                log.checkpoint(registry)
+            assert "backup" in message(caught.value)
+            assert not (keys / "audit.key").exists()
 
 
 def test_a_database_that_is_no_database_is_said_so(filled: Settings) -> None:

@@ -31,14 +31,15 @@ def public_key(folder: Path, name: str) -> bytes | None:
         raise SettingError(setting=str(path), value="", reason=f"not a public key: {error}") from None
 
 
-def private_key(folder: Path, name: str) -> bytes:
-    """The signing key, made at its first use, readable by its owner only.
+def private_key(folder: Path, name: str, *, used: bool = False) -> bytes:
+    """The signing key, made at its first use, readable by its owner only. ``used``: something is signed with it
+    already, so that another would only be taken for a forger's.
 
     A key file appears whole or not at all; an empty one, which only an older release could leave, never signed
     anything when there is no public key beside it, and is made anew.
 
     Raises:
-        SettingError: the file is not a key. StorageError: it cannot be written.
+        SettingError: the file is not a key, or gone. StorageError: it cannot be written.
     """
     path, public = folder / f"{name}.key", folder / f"{name}.pub"
     try:
@@ -50,16 +51,16 @@ def private_key(folder: Path, name: str) -> bytes:
             raise FileNotFoundError
         key = _key_of(text)
     except FileNotFoundError:
+        if used or public.exists():
+            gone = "the key that signed before is gone; restore it from a backup"
+            raise SettingError(setting=str(path), value="", reason=gone) from None
         key = signing.new_key()
         if not _write_new(path, key.hex().encode() + b"\n"):  # another process was first
-            return private_key(folder, name)
+            return private_key(folder, name, used=used)
     except (BadFile, OSError, ValueError) as error:
         reason = error.fields["reason"] if isinstance(error, BadFile) else error
         raise SettingError(
-            setting=str(path),
-            value="",
-            reason=f"not a private key: {reason}; restore it from a backup, or move it and {public.name} away to sign"
-            " with a new key from now on",
+            setting=str(path), value="", reason=f"not a private key: {reason}; restore it from a backup"
         ) from None
     if not public.exists():
         write_atomic(public, signing.public_key(key).hex().encode() + b"\n")

@@ -94,11 +94,11 @@ def checkpoint(registry: Registry, *, out: Path | None = None) -> CheckpointMade
 
     Raises:
         UsageError: the log is empty. IntegrityError: the log does not verify; nothing is signed.
-        StorageError: the key or ``out`` cannot be written.
+        SettingError: the key is none, or gone. StorageError: the key or ``out`` cannot be written.
     """
-    public = signing.public_key(_private_key(registry))
     with registry.catalog.read() as session:
         rows = log.stored_checkpoints(session)
+        public = signing.public_key(_private_key(registry, used=bool(rows)))
         run = ChainCheck([row.note for row in rows], public)
         findings = [*run.run(_events(session)), *_check_columns(rows, public)]
         if not run.size:
@@ -394,5 +394,5 @@ def own_key(registry: Registry) -> bytes | None:
     return keys.public_key(registry.settings.home / "keys", KEY)
 
 
-def _private_key(registry: Registry) -> bytes:
-    return keys.private_key(registry.settings.home / "keys", KEY)
+def _private_key(registry: Registry, *, used: bool = False) -> bytes:
+    return keys.private_key(registry.settings.home / "keys", KEY, used=used)
