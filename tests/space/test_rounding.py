@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.space.spaces import make_layout
@@ -78,6 +78,7 @@ wide = st.floats(-3e38, 3e38, allow_nan=False)
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.floats(-1, 1, width=32), wide), min_size=1, max_size=30))
+@example([(0.875, 1.7439024320876235e-197), (0.40625, 1.7439024320876235e-197)])  # below all float32 numbers
 def test_exact_is_exact(pairs: list[tuple[float, float]]) -> None:
     row = np.array([a for a, _ in pairs], np.float32)
     point = np.array([b for _, b in pairs], np.float64)

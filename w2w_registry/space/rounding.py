@@ -32,16 +32,15 @@ def summing_error(terms: int) -> float:
 def exact_product(row: NDArray[Any], point: NDArray[np.float64]) -> float:
     """Σ rowᵢ·pointᵢ of float32 and float64 numbers (k,), rounded once.
 
-    The product of two float32 numbers is exact in float64, so the point is split into float32 pieces (24 + 24 + 5
-    bits), and all products are summed by :func:`math.fsum`.
+    The product of two numbers of 24 bits is exact in float64, so the point is split into pieces of 24 + 24 + 5 bits
+    (each with an exponent of its own), and all products are summed by :func:`math.fsum`.
     """
     wide = np.asarray(row, np.float64)
     products: list[float] = []
     rest = point
     while rest.any():
-        piece = rest.astype(np.float32).astype(np.float64)
-        if not piece.any():  # what is left is below float32's smallest number
-            piece = rest
+        bits, exponent = np.frexp(rest)
+        piece = np.ldexp(bits.astype(np.float32).astype(np.float64), exponent)
         products += (wide * piece).tolist()
         rest = rest - piece
     return math.fsum(products)
