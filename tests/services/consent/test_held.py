@@ -12,7 +12,7 @@ from tests.services.world import BASE, World
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Scope, Use
-from w2w_registry.errors import ConsentDenied, HeldBack, RegistryError, SecondPersonNeeded, UsageError
+from w2w_registry.errors import Conflict, ConsentDenied, HeldBack, RegistryError, SecondPersonNeeded, UsageError
 from w2w_registry.lora import write_lora
 from w2w_registry.services.audit import log, queries
 from w2w_registry.services.consent import gate, grants, resolve, withdraw
@@ -155,6 +155,23 @@ def test_the_same_as_somebody_unnamed_is_unnamed(
     resolve.resolve(other, "mine", distinct=True, reason="a style after all")
     shown = manage.show(home, "mine")
     assert (shown["kind"], shown["subjects"]) == ("style", ["s-mallory"])
+
+
+def test_whom_somebody_vouched_for_no_other_takes_away_alone(
+    home: Registry, other: Registry, loras: Path, retrained: Path
+) -> None:
+    """Else whoever says of a model in service that it is somebody unnamed takes it out of its subject's consent."""
+    put(home, loras / "p0005", name="eve")
+    resolve.resolve(other, "alice", distinct=True, reason="looked at it")
+    with pytest.raises(Conflict, match="not held"):
+        resolve.resolve(other, "alice", same_as="eve", reason="it is eve")
+    assert manage.show(home, "alice")["subjects"] == ["s-alice"]
+    put(home, retrained / "p0003", name="newcomer", subjects=["s-mallory"])
+    resolve.resolve(other, "newcomer", distinct=True, reason="twins")
+    third = replace(home, settings=replace(home.settings, actor="ivan"))
+    done = resolve.resolve(third, "newcomer", same_as="eve", reason="it is eve")
+    assert done["subjects"] == ["s-mallory"]
+    assert log.verify(home).ok
 
 
 def test_a_registry_of_one_person_says_so(home: Registry, retrained: Path) -> None:

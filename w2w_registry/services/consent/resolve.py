@@ -45,8 +45,9 @@ def resolve(
     """Decide whom a held version depicts, or decide anew.
 
     As the ``same`` as another it depicts whom that one does, whoever it was said to depict: their consent decides from
-    then on. When that one names nobody, neither does this one any more. As ``distinct`` it is who it says it is. A
-    version that is not held can be found distinct too: somebody looked at it.
+    then on. When that one names nobody, neither does this one any more, unless it was found distinct before: what
+    somebody vouched for no other takes away alone. As ``distinct`` it is who it says it is. A version that is not held
+    can be found distinct too: somebody looked at it.
 
     Raises:
         UsageError: both or neither are asked for, no reason is given, several versions are held and none is named.
@@ -73,12 +74,13 @@ def resolve(
             command,
         )
         hold = _hold(uow, version, ref, distinct)
+        vouched = hold.outcome == DISTINCT
         _take_back(uow, version, hold)
         same: str | None = None
         if same_as is not None:
             other = _other(uow.session, version, same_as)
             hold.same_as = other.id
-            hold.before = _become(registry, uow, version, other)
+            hold.before = _become(registry, uow, version, other, vouched=vouched)
             same = str(refs_of(uow.session, [other.id])[other.id])
         hold.outcome = DISTINCT if distinct else SAME
         hold.resolver, hold.reason, hold.resolved = uow.actor, reason, uow.now()
@@ -99,7 +101,7 @@ def resolve(
 def _hold(uow: UnitOfWork, version: Version, ref: str, distinct: bool) -> Hold:
     """What holds a version; when nothing does, that somebody looked at it and found it distinct."""
     hold = hold_of(uow.session, version.id)
-    if hold is not None:
+    if hold is not None and (distinct or hold.by != LOOKED_AT):
         return hold
     if not distinct:
         raise Conflict(
@@ -130,8 +132,9 @@ def _other(session: Session, version: Version, same_as: str) -> Version:
     return other
 
 
-def _become(registry: Registry, uow: UnitOfWork, version: Version, other: Version) -> dict[str, Any]:
-    """Let a version depict whom another one does; returns what it was before."""
+def _become(registry: Registry, uow: UnitOfWork, version: Version, other: Version, *, vouched: bool) -> dict[str, Any]:
+    """Let a version depict whom another one does; returns what it was before. ``vouched``: it was found to depict whom
+    it names."""
     session = uow.session
     kinds = gate.rules_of(registry, session).likeness_kinds
     theirs = {one.subject for one in depictions.likenesses(session, [other.id], kinds)}
@@ -139,7 +142,7 @@ def _become(registry: Registry, uow: UnitOfWork, version: Version, other: Versio
     own = subjects_of(session, [version.id]).get(version.id, ())
     added = [subject for subject in named if subject not in own]
     # Whoever says who somebody unnamed is says it of the model they know, not of a newcomer.
-    dropped = [] if named else list(own)
+    dropped = [] if named or vouched else list(own)
     for subject in added:
         uow.add(VersionSubject(version_id=version.id, subject_id=subject))
     for subject in dropped:
