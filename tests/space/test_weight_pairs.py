@@ -101,6 +101,17 @@ def test_three_or_more_of_one_hide_neither_one_another_nor_twins() -> None:
     assert len(linked) == len(epochs)
 
 
+@pytest.mark.parametrize(("people", "times", "noise"), [(13, 4, 0.0), (10, 4, 0.05), (4, 11, 0.05), (14, 3, 0.0)])
+def test_where_everybody_is_there_many_times_nobody_is_taken_for_another(people: int, times: int, noise: float) -> None:
+    """The gaps between copies are no measure of strangers, of whom there are few."""
+    rng = np.random.default_rng(0)
+    whose = np.repeat(np.arange(people), times)
+    rows = rng.normal(size=(people, 60))[whose] + noise * rng.normal(size=(len(whose), 60))
+    right, wrong = judged(pairs_by_weights(rows, np.arange(len(whose))), whose)
+    assert wrong == 0
+    assert right in (0, people * (times - 1))
+
+
 def test_the_same_answer_every_time_and_in_any_scale() -> None:
     rows, who = registry(40, 60, 1)
     once = {(pair.i, pair.j) for pair in pairs_by_weights(rows, np.arange(len(who))).pairs}

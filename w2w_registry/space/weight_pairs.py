@@ -271,7 +271,7 @@ def _nearest(scores: Array, who: NDArray[np.int64]) -> _Nearest:
     one = np.flatnonzero((nearest[nearest] == np.arange(len(people))) & (np.arange(len(people)) < nearest))
     other = nearest[one]
     score = people[one, other]
-    gap = (score - np.maximum(top[one, 1], top[other, 1])) / max(_usual_gap(top), 1e-30)
+    gap = (score - np.maximum(top[one, 1], top[other, 1])) / _usual_gap(top)
     best = np.argsort(-score, kind="stable")
     rows = [_best_of(scores, who == a, who == b) for a, b in zip(one[best], other[best], strict=True)]
     return _Nearest(np.array(rows, np.int64).reshape(-1, 2), score[best], gap[best], top[:, 1])
@@ -279,8 +279,10 @@ def _nearest(scores: Array, who: NDArray[np.int64]) -> _Nearest:
 
 def _usual_gap(top: Array) -> float:
     """A usual gap between strangers, of the three nearest of each (n, 3…). Of an exponential tail the first gap has
-    twice the mean of the second (Rényi 1953), whose median no twin moves."""
-    return 2 * float(np.median(top[:, 1] - top[:, 2])) / float(np.log(2))
+    twice the mean of the second (Rényi 1953), whose median no twin moves. It is no smaller than that of the largest of
+    n normal scores: where most people are there many times, the gaps between their copies say nothing of strangers."""
+    measured = 2 * float(np.median(top[:, 1] - top[:, 2])) / float(np.log(2))
+    return max(measured, 1 / float(np.sqrt(2 * np.log(max(len(top), 2)))))
 
 
 def _best_of(scores: Array, ones: NDArray[np.bool_], others: NDArray[np.bool_]) -> tuple[int, int]:

@@ -34,6 +34,12 @@ def test_csv_by_named_or_first_column(tmp_path: Path) -> None:
         assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
 
 
+def test_a_table_with_tabs_may_have_commas_in_its_header(tmp_path: Path) -> None:
+    file = tmp_path / "labels.tsv"
+    file.write_text("id\tage, years\np0001\t3\n", "utf-8")
+    assert read_labels_csv(file) == {"p0001": {"age, years": 3.0}}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -62,7 +62,7 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         text = composed(read_text(path))
         first = text.split("\n", 1)[0]
         # Spreadsheets of half the world write semicolons, and tabs is what they copy.
-        mark = next((one for one in ",;\t" if one in first), ",")
+        mark = next((one for one in "\t,;" if one in first), ",")
         if first.lstrip()[:1] in ("{", "["):
             raise BadFile(path=str(path), reason="JSON, where a CSV is expected", hint=_HEADER)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
