@@ -102,3 +102,16 @@ def test_who_is_registered_twice_does_not_make_strangers_look_near() -> None:
     )
     assert blind > 5 * known
     assert mended <= 2 * known
+
+
+@pytest.mark.parametrize(("people", "times", "noise"), [(30, 4, 0.0), (30, 3, 0.0), (40, 2, 0.0), (30, 4, 0.05)])
+def test_copies_of_one_model_teach_nothing_about_training(people: int, times: int, noise: float) -> None:
+    """Else the noise of a training is none at all, and everybody is taken for everybody."""
+    rng = np.random.default_rng(0)
+    whose = np.repeat(np.arange(people), times)
+    rows = (rng.normal(size=(people, 128)) * np.linspace(3, 0.1, 128))[whose] + noise * rng.normal(
+        size=(len(whose), 128)
+    )
+    found = pairs_of_one(rows, np.arange(len(whose)))
+    assert all(whose[pair.i] == whose[pair.j] for pair in found)
+    assert len(found) in (0, people * times * (times - 1) // 2)

@@ -24,6 +24,9 @@ WIDE: Final = 4.0
 one pair came so near; of 224 twice there, .89 did."""
 WIDER: Final = 8.0
 """…and three or more: whoever comes near one of two who are one person comes near the other too, by the same chance."""
+COPY: Final = 0.02
+"""Fingerprints no farther apart than this share of their length are one model's: another training moved each of 512
+people's by .08 of it or more."""
 LEVEL: Final = 0.02
 """Chance of a false alarm, each way, up to which a pair may be one person…"""
 FALSE: Final = 0.1
@@ -87,7 +90,8 @@ def pairs_of_one(matrix: ArrayLike, people: ArrayLike, learned: VerdictModel | N
     if not alone and learned is not None:
         model = replace(learned, strangers=strangers(learned, rows, merged))
     else:
-        apart = dict(reversed(sure))  # one repeat a person, the one least like the first
+        # One repeat a person, the one least like the first; copies of one model say nothing about training.
+        apart = {i: j for i, j in reversed(sure) if np.linalg.norm(rows[i] - rows[j]) > COPY * np.linalg.norm(rows[i])}
         enough = len(apart) >= FEW_REPEATS
         given = [Repeats("again", rows[list(apart.values())], np.array(list(apart)))] if enough else []
         model = learn(rows, given, people=merged)
@@ -153,7 +157,8 @@ def _usual_gap(top: Array) -> float:
     the first to the second has twice the mean of that from the second to the third (Rényi 1953), whose median no twin
     moves, and thrice that from the third to the fourth, which triplets leave alone if nearly everybody is one."""
     second, third = (number * float(np.median(top[:, number - 1] - top[:, number])) / math.log(2) for number in (2, 3))
-    return second if second <= TRIPLETS * third else third
+    usual = second if 0 < second <= TRIPLETS * third else third
+    return usual or max(second, third)
 
 
 def learn_unspoilt(
