@@ -229,6 +229,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 20]}…{text[-19:]}"
 
 
+def facts(value: Mapping[str, Any]) -> None:
+    """What was answered, field by field, but for warnings and notes, which standard error has."""
+    pairs((key, one) for key, one in value.items() if key not in ("warnings", "notes"))
+
+
 def pairs(items: Iterable[tuple[str, Any]]) -> None:
     """Aligned ``key  value`` lines; keys without a value are left out."""
     shown = [(key, _cell(value)) for key, value in items if value not in (None, "", [], {})]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import options
 from ..output import pairs, say, warn_all
+
+if TYPE_CHECKING:
+    from w2w_registry.services.consent.showing import RecordShown
 
 TERMS = ("purposes", "uses", "forbidden", "derivatives", "publication", "territory", "expires_at")
 """What a consent says, in the order in which it is told."""
@@ -67,7 +70,7 @@ def notice_of(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in names}
 
 
-def say_record(value: dict[str, Any], done: str) -> None:
+def say_record(value: RecordShown, done: str) -> None:
     warn_all(value.get("warnings", ()))
     scope = value["scope"]
     say(f"{done}: {value['subject']}, record {value['record_id']}, {value['status']}")

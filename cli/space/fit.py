@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from .. import options
 from ..frame import Frame, takes_frame
-from ..output import emit, pairs, progress, warn
+from ..output import emit, facts, progress, warn
 
 
 @click.command()
@@ -64,12 +66,13 @@ def fit(
             progress=tick,
             ray=ray,
         )
-    for text in value.pop("warnings"):
+    for text in value.warnings:
         warn(text)
     if repeats:
         with progress("repeats") as tick:
             learned = calibrate_at_hand(registry, base_model, repeats, progress=tick)
-        value["behaviour"] = learned.get("repeats")
-        if "missing" in learned:
-            warn(learned["missing"])
-    emit(frame, value, lambda: pairs(value.items()))
+        if isinstance(learned, str):
+            warn(learned)
+        else:
+            value = replace(value, behaviour=learned.repeats)
+    emit(frame, value, lambda: facts(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..frame import Frame, takes_frame
-from ..output import emit, note, pairs, progress
+from ..output import emit, facts, note, progress
 
 
 @click.command(name="import")
@@ -35,6 +35,6 @@ def import_(
             progress=tick,
             origin=origin,
         )
-    for text in value.pop("notes"):
+    for text in value.notes:
         note(text)
-    emit(frame, value, lambda: pairs(value.items()))
+    emit(frame, value, lambda: facts(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..frame import Frame, takes_frame
-from ..output import emit, pairs, progress, warn_all
+from ..output import emit, facts, progress, warn_all
 
 
 @click.command()
@@ -24,5 +24,5 @@ def migrate(frame: Frame, source: str, target: str, no_files: bool, dry_run: boo
 
     with progress("placing") as tick:
         value = migrate_space(frame.registry(), source, target, files=not no_files, dry_run=dry_run, progress=tick)
-    warn_all(value.pop("warnings", ()))
-    emit(frame, value, lambda: pairs(value.items()))
+    warn_all(value.warnings)
+    emit(frame, value, lambda: facts(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..frame import Frame, takes_frame
-from ..output import emit, pairs, progress, warn
+from ..output import emit, facts, progress, warn
 
 
 @click.command()
@@ -19,6 +19,6 @@ def refit(frame: Frame, name: str, without: tuple[str, ...]) -> None:
 
     with progress("fitting") as tick:
         value = refit_space(frame.registry(), name, without=without, progress=tick)
-    for text in value.pop("warnings"):
+    for text in value.warnings:
         warn(text)
-    emit(frame, value, lambda: pairs(value.items()))
+    emit(frame, value, lambda: facts(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from ..frame import Frame, takes_frame
-from ..output import emit, pairs, progress, warn_all
+from ..output import emit, facts, progress, warn_all
 
 
 @click.command()
@@ -24,5 +24,5 @@ def update(frame: Frame, name: str, paths: tuple[str, ...], components: int | No
 
     with progress("reading") as tick:
         value = update_space(frame.registry(), name, paths, components=components, progress=tick)
-    warn_all(value.pop("warnings"))
-    emit(frame, value, lambda: pairs(value.items()))
+    warn_all(value.warnings)
+    emit(frame, value, lambda: facts(value))

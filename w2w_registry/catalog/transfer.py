@@ -15,12 +15,13 @@ from w2w_registry.catalog.event_log import Event
 from w2w_registry.catalog.models import Base
 from w2w_registry.catalog.rows import present_digests
 from w2w_registry.errors import Conflict, IntegrityError
+from w2w_registry.records import Result
 
 _CHUNK = 500
 
 
-@dataclass(frozen=True)
-class Copied:
+@dataclass(frozen=True, eq=False)
+class Copied(Result):
     """Rows by table, and the events' last hash: the same in both databases."""
 
     source: str

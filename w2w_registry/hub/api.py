@@ -110,9 +110,7 @@ class Hub(Protocol):
     def state(self, repo_id: str, revision: str | None = None) -> RepoState:
         """The repo at ``revision`` (None: its main branch). Raises NotFound: not there, or not for this token."""
 
-    def listing(
-        self, *, owner: str | None = None, tags: Sequence[str] = (), search: str | None = None
-    ) -> Iterator[Listed]:
+    def listing(self, *, owner: str | None = None, tags: Sequence[str] = ()) -> Iterator[Listed]:
         """Repos this token may see."""
 
     def tags(self, repo_id: str) -> Mapping[str, str]:
@@ -132,7 +130,6 @@ class Hub(Protocol):
         add: Mapping[str, Content],
         delete: Iterable[str] = (),
         message: str,
-        description: str = "",
         progress: Progress | None = None,
     ) -> str:
         """One commit on top of ``parent``; returns its id. When the answer is lost, the Hub is asked whether the

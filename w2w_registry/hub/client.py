@@ -96,11 +96,9 @@ class HubClient(Downloads):
 
         return self._call(repo_id, ask, revision)
 
-    def listing(
-        self, *, owner: str | None = None, tags: Sequence[str] = (), search: str | None = None
-    ) -> Iterator[Listed]:
+    def listing(self, *, owner: str | None = None, tags: Sequence[str] = ()) -> Iterator[Listed]:
         def ask(api: HfApi) -> list[Listed]:
-            found = api.list_models(author=owner, filter=list(tags) or None, search=search, full=True)
+            found = api.list_models(author=owner, filter=list(tags) or None, full=True)
             return [
                 Listed(
                     repo_id_of(info.id),
@@ -140,7 +138,6 @@ class HubClient(Downloads):
         add: Mapping[str, Content],
         delete: Iterable[str] = (),
         message: str,
-        description: str = "",
         progress: Progress | None = None,
     ) -> str:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -159,7 +156,6 @@ class HubClient(Downloads):
                 repo_id,
                 [*additions, *deletions],
                 commit_message=message,
-                commit_description=description,
                 parent_commit=parent,
             )
             return made.oid

@@ -54,9 +54,7 @@ class OciHub(Downloads):
         open_to_all = self._open(name, manifest)
         return RepoState(repo_id, manifest.digest, not open_to_all, False, manifest.files, card, tags)
 
-    def listing(
-        self, *, owner: str | None = None, tags: Sequence[str] = (), search: str | None = None
-    ) -> Iterator[Listed]:
+    def listing(self, *, owner: str | None = None, tags: Sequence[str] = ()) -> Iterator[Listed]:
         """Nothing: an OCI registry does not tell what it holds."""
         return iter(())
 
@@ -108,7 +106,6 @@ class OciHub(Downloads):
         add: Mapping[str, Content],
         delete: Iterable[str] = (),
         message: str,
-        description: str = "",
         progress: Progress | None = None,
     ) -> str:
         name, gone = self._name(repo_id), {_FIRST, *delete}

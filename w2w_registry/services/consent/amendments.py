@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -22,8 +22,16 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.scopes import unknown_words, warnings_about
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
-from w2w_registry.services.consent.showing import describe
+from w2w_registry.services.consent.showing import RecordShown, describe
 from w2w_registry.services.registry import Registry, present
+
+
+@dataclass(frozen=True, eq=False)
+class Narrowed(RecordShown):
+    """A record of smaller scope, and what to know about it."""
+
+    warnings: list[str]
+
 
 _Check = Callable[[Session, ConsentRecord, datetime], dict[str, str]]
 """What has to hold before a record is changed; what the event says of it."""
@@ -36,7 +44,7 @@ def _unchecked(session: Session, record: ConsentRecord, at: datetime) -> dict[st
 
 def narrow(
     registry: Registry, subject: str, change: Callable[[Scope], Scope], *, record_id: str | None = None
-) -> dict[str, Any]:
+) -> Narrowed:
     """Replace a live record by one with a smaller scope: ``change`` makes the new scope from the old one.
 
     Raises:
@@ -58,12 +66,12 @@ def narrow(
         {Status.GIVEN},
         lambda old, at: lifecycle.narrow(old, new_id(), checked(old.scope), at, registry.actor),
     )
-    return {**narrower, "warnings": warnings_about(strange)}
+    return Narrowed(**narrower, warnings=warnings_about(strange))
 
 
 def renew(
     registry: Registry, subject: str, expires_at: datetime | None, *, record_id: str | None = None
-) -> dict[str, Any]:
+) -> RecordShown:
     """Replace a live or expired record by one with a longer term; None = until withdrawn. Of an expired one two people
     say so: whoever's consent has run out refuses.
 
@@ -95,7 +103,7 @@ def renew(
     )
 
 
-def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
+def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -> RecordShown:
     """Suspend a record that somebody contests: until it is resolved nothing is allowed on its strength."""
     return _change(
         registry,
@@ -107,7 +115,7 @@ def dispute(registry: Registry, subject: str, *, record_id: str | None = None) -
     )
 
 
-def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | None = None) -> dict[str, Any]:
+def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | None = None) -> RecordShown:
     """End a dispute: the consent stands again, which two people say, or is invalidated.
 
     Raises:
@@ -145,7 +153,7 @@ def _change(
     among: set[Status],
     change: Callable[[ConsentRecord, datetime], ConsentRecord],
     check: _Check = _unchecked,
-) -> dict[str, Any]:
+) -> RecordShown:
     """Let the record meant be what ``change`` makes of it: itself in another state, or a new one that supersedes it."""
     with registry.catalog.write(registry.actor) as uow:
         at = present(uow.session)

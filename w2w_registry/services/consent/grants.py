@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,29 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.scopes import unknown_words, warnings_about
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, SUBJECT, said_by_two
-from w2w_registry.services.consent.showing import describe
+from w2w_registry.services.consent.showing import RecordShown, describe
 from w2w_registry.services.consent.subjects import set_at_rest, unprotect
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.subjects import ensure_subject
 from w2w_registry.services.registry import Registry, present
 
 
-def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Requested(RecordShown):
+    """A consent that was asked for, and what to know about it."""
+
+    warnings: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Granted(RecordShown):
+    """A consent that was given; the versions that are back in service; what to know about it."""
+
+    restored: list[str]
+    warnings: list[str]
+
+
+def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> Requested:
     """Write down that a consent was asked for. Adds the subject when it is not there.
 
     Raises:
@@ -55,7 +70,8 @@ def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | 
         insert_record(uow, record)
         journal(uow, "consent.request", record)
         at = present(uow.session)
-    return {**describe(record, at), "warnings": [*warnings_about(strange), *notices.missing(record.notice)]}
+    told = [*warnings_about(strange), *notices.missing(record.notice)]
+    return Requested(**describe(record, at), warnings=told)
 
 
 def grant(
@@ -72,7 +88,7 @@ def grant(
     signed: Path | None = None,
     training_set_digest: str | None = None,
     method: str = "command line",
-) -> dict[str, Any]:
+) -> Granted:
     """Write down a consent: an answer to request ``record_id``, or a new record.
 
     Models of the subject that a withdrawal had blocked, and that nobody else upstream holds back, are served again;
@@ -83,9 +99,6 @@ def grant(
         scope: None = what was requested.
         evidence: a signed form, a recording…; its SHA-256 is kept, its content only with ``keep_evidence``.
         signed: a consent that the subject signed (``consent.credential``); its terms are the scope.
-
-    Returns:
-        The record, with ``restored`` (versions back in service) and ``warnings``.
 
     Raises:
         UnknownPurpose, UnknownTerritory: a misspelt one. BadName, UsageError, NotFound (no such request), Conflict (it
@@ -117,7 +130,7 @@ def grant(
         restored = _in_service_again(registry, uow, subject)
         journal(uow, "consent.grant", record, restored=len(restored), **decided)
     told = [*warnings_about(strange), *notices.missing(record.notice)]
-    return {**describe(record, at), "restored": restored, "warnings": told}
+    return Granted(**describe(record, at), restored=restored, warnings=told)
 
 
 def _write_down(

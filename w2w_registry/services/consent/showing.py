@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -30,7 +30,7 @@ class ConsentShown(Result):
     subject: str
     state: str
     consent: str
-    records: list[dict[str, Any]]
+    records: list[RecordShown]
 
 
 def show(registry: Registry, subject: str, *, moment: datetime | None = None) -> ConsentShown:
@@ -127,12 +127,34 @@ def decision_json(decision: Decision) -> DecisionShown:
     )
 
 
-def describe(record: ConsentRecord, at: datetime) -> dict[str, Any]:
-    """A record as plain values, with its state at ``at``, its digest, and who signed it (``signed_with``: the key's
-    thumbprint, and the site that asked when it was a passkey; None: the subject did not)."""
+@dataclass(frozen=True, eq=False)
+class RecordShown(Result):
+    """A consent record as plain values (``consent.records``), with its ``status`` at the time, its digest, and who
+    signed it (``signed_with``: the key's thumbprint, and the site that asked when it was a passkey; None: the subject
+    did not)."""
+
+    record_id: str
+    subject: str
+    status: str
+    scope: Mapping[str, Any]
+    notice: Mapping[str, Any]
+    guardian: str | None
+    compensation: str | None
+    evidence_digest: str | None
+    signature: str | None
+    training_set_digest: str | None
+    events: Sequence[Mapping[str, Any]]
+    supersedes: str | None
+    schema_version: str
+    digest: str
+    signed_with: Mapping[str, Any] | None
+
+
+def describe(record: ConsentRecord, at: datetime) -> RecordShown:
+    """A record as it is told at ``at``."""
     signed = None
     if is_signed(record) and record.signature is not None:
         found = open_credential(record.signature)
         signed = {"key": found.key, "passkey_at": found.origin}
     status = str(record.status_at(at))
-    return {**to_json(record), "status": status, "digest": record.digest(), "signed_with": signed}
+    return RecordShown(**{**to_json(record), "status": status, "digest": record.digest(), "signed_with": signed})

@@ -3,6 +3,8 @@ demands one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +17,7 @@ from w2w_registry.consent.credential import Credential, make_credential, open_cr
 from w2w_registry.consent.records import Scope, plain
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import read_bytes, read_text
-from w2w_registry.records import check_name
+from w2w_registry.records import Result, check_name
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.rows import load_records
 from w2w_registry.services.registry import Registry
@@ -41,7 +43,19 @@ def read_terms(
     return signature, scope
 
 
-def sign(subject: str, scope: Scope, key: Path, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Signed(Result):
+    """A consent that its subject signed: its terms and file; the key's file, whether that was made, its thumbprint."""
+
+    subject: str
+    scope: Mapping[str, Any]
+    path: str
+    key: str
+    key_made: bool
+    thumbprint: str
+
+
+def sign(subject: str, scope: Scope, key: Path, out: Path) -> Signed:
     """Sign a consent as the subject, with no registry at hand: ``out`` is the file for ``consent grant --signed``.
 
     Args:
@@ -62,14 +76,7 @@ def sign(subject: str, scope: Scope, key: Path, out: Path) -> dict[str, Any]:
     text = make_credential(subject, scope, private)
     _write(out, f"{text}\n".encode())
     signed = open_credential(text)
-    return {
-        "subject": subject,
-        "scope": plain(signed.scope),
-        "path": str(out),
-        "key": str(key),
-        "key_made": made,
-        "thumbprint": signed.key,
-    }
+    return Signed(subject, plain(signed.scope), str(out), str(key), made, signed.key)
 
 
 def _read_key(path: Path) -> bytes:

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
-from w2w_registry.records import ConsentState, VersionState, digest_of, now
+from w2w_registry.records import ConsentState, Result, VersionState, digest_of, now
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.subjects import unprotect, wake
@@ -105,7 +106,17 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
     return {**resume(registry, withdrawal_id), "already": done is not None}
 
 
-def invalidate(registry: Registry, subject: str, *, record_id: str | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Invalidated(Result):
+    """Ids of records that never held; how many versions that blocked, and how many releases are to be taken down."""
+
+    subject: str
+    invalidated: list[str]
+    blocked: int
+    releases_queued: int
+
+
+def invalidate(registry: Registry, subject: str, *, record_id: str | None = None) -> Invalidated:
     """The subject's consent (or one record of it) never held. When nothing live is left, what depicts the subject is
     blocked and its releases are queued for takedown.
 
@@ -137,12 +148,7 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
                 blocked=len(blocked),
             )
         queue(uow, [r.release_id for r in releases], UP_TO["hide"])
-    return {
-        "subject": subject,
-        "invalidated": [r.record_id for r in changed],
-        "blocked": len(blocked),
-        "releases_queued": len(releases),
-    }
+    return Invalidated(subject, [r.record_id for r in changed], len(blocked), len(releases))
 
 
 def unfinished(registry: Registry, subject: str | None = None) -> list[str]:

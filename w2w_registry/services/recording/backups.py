@@ -25,7 +25,7 @@ from typing import IO, Any, Final
 from w2w_registry.artifacts import temporary_folder, write_atomic
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.catalog.clock import begin_watch
-from w2w_registry.catalog.transfer import copy_catalog
+from w2w_registry.catalog.transfer import Copied, copy_catalog
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
 from w2w_registry.files import check_file, why
 from w2w_registry.records import Result, iso, now
@@ -295,8 +295,8 @@ def _hold(descriptor: int) -> None:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def copy_to(registry: Registry, url: str) -> dict[str, Any]:
+def copy_to(registry: Registry, url: str) -> Copied:
     """Copy the catalog into the database ``url``: see ``catalog.transfer.copy_catalog``."""
     done = copy_catalog(registry.settings.database_url, url)
     begin_watch(url)
-    return dict(vars(done))
+    return done

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from w2w_registry.catalog.engine import masked, parse_url
 from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
+from w2w_registry.records import Result
 from w2w_registry.settings import (
     FLAG,
     POLICY_FILE,
@@ -42,9 +44,29 @@ _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _HEADER = re.compile(r"\s*\[\s*(?P<name>[^\[\]]+?)\s*\]\s*(?:#.*)?")
 
 
-def show(settings: Settings) -> list[dict[str, Any]]:
-    """Every setting in force: ``key``, ``value`` and ``source`` (environment, registry.toml, default). Passwords are
-    not shown."""
+@dataclass(frozen=True, eq=False)
+class SettingRow(Result):
+    """A setting in force, and its source: environment, registry.toml, account or default."""
+
+    key: str
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
+class SettingPut(Result):
+    """A setting as registry.toml has it from now on (None: taken out), and whether that is new; ``missing``: it names
+    a database file that is not there."""
+
+    key: str
+    value: Any
+    file: str
+    changed: bool
+    missing: bool
+
+
+def show(settings: Settings) -> list[SettingRow]:
+    """Every setting in force. Passwords are not shown."""
     file = read_settings_file(settings.home / POLICY_FILE)
     rows = [
         _row("home", str(settings.home), "default", file),
@@ -52,7 +74,7 @@ def show(settings: Settings) -> list[dict[str, Any]]:
         _row("artifacts.url", masked(settings.artifacts_url), "default", file),
         _row("actor", settings.actor, "account", file),
     ]
-    said = {row["key"] for row in rows}
+    said = {row.key for row in rows}
     for table, keys in sorted(file.items()):
         for name, value in sorted(keys.items()):
             key = f"{table}.{name}"
@@ -61,19 +83,18 @@ def show(settings: Settings) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(key: str, value: Any, source: str, file: Mapping[str, Any]) -> dict[str, Any]:
+def _row(key: str, value: Any, source: str, file: Mapping[str, Any]) -> SettingRow:
     table, _, name = key.partition(".")
     if name and name in file.get(table, {}):
         source = POLICY_FILE
     if os.environ.get(_ENVIRONMENT.get(key, "")):
         source = f"environment ({_ENVIRONMENT[key]})"
-    return {"key": key, "value": value, "source": source}
+    return SettingRow(key, value, source)
 
 
-def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
-    """Set ``TABLE.NAME`` in registry.toml (None: take it out); comments and the other lines stay as they are.
-    ``missing`` in the answer: the database named is a file that is not there. Nobody else may read a file that holds
-    a URL with a password, and the answer does not show it.
+def put(settings: Settings, key: str, text: str | None) -> SettingPut:
+    """Set ``TABLE.NAME`` in registry.toml (None: take it out); comments and the other lines stay as they are. Nobody
+    else may read a file that holds a URL with a password, and the answer does not show it.
 
     ``pipelines.ID`` takes a base model's id with its dots and slashes, and a folder that is there.
 
@@ -104,13 +125,8 @@ def put(settings: Settings, key: str, text: str | None) -> dict[str, Any]:
     with storing(path):
         settings.home.mkdir(parents=True, exist_ok=True)
         write_atomic(path, after.encode(), mode=0o666 if masked(after) == after else 0o600)
-    return {
-        "key": key,
-        "value": None if text is None else masked(text),
-        "file": str(path),
-        "changed": after != before,
-        "missing": key == "database.url" and _no_file(text),
-    }
+    missing = key == "database.url" and _no_file(text)
+    return SettingPut(key, None if text is None else masked(text), str(path), after != before, missing)
 
 
 def _no_file(url: str | None) -> bool:

@@ -14,6 +14,7 @@ import json
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from w2w_registry.consent.records import PURPOSES, is_territory
 from w2w_registry.consent.rules import Rules, near_purpose
 from w2w_registry.errors import SecondPersonNeeded, SettingError, UnknownTerritory, UsageError
 from w2w_registry.files import read_text
-from w2w_registry.records import assigned, iso
+from w2w_registry.records import Result, assigned, iso
 from w2w_registry.services.registry import POLICY_SET, Registry
 from w2w_registry.settings import POLICY_FILE, TABLES, policy_of, read_settings_file
 
@@ -62,43 +63,68 @@ def hub_trust(registry: Registry) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def show(registry: Registry) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class PolicyShown(Result):
+    """A policy, since when it is in force, whether one person decides alone, and whether registry.toml differs."""
+
+    digest: str | None
+    since: str | None
+    rules: Mapping[str, Any]
+    one_person: bool
+    file_differs: bool
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyStep(Result):
+    """A policy there was, and what changed from the one before."""
+
+    number: int
+    since: str
+    digest: str
+    changes: Mapping[str, list[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class PolicyAdopted(Result):
+    """A policy that was asked for: what it changes, and whether it is in force now and was not before."""
+
+    digest: str
+    changes: Mapping[str, list[Any]]
+    dry_run: bool
+    one_person: bool
+    changed: bool
+
+
+def show(registry: Registry) -> PolicyShown:
     """The policy in force, since when, and whether this registry.toml says something else."""
     with registry.catalog.read() as session:
         rules = in_force(registry, session, looking=True)
         found = policies.in_force(session)
     here = registry.settings.policy
-    return {
-        "digest": None if found is None else found.digest,
-        "since": None if found is None else iso(found.since),
-        "rules": dict(rules),
-        "one_person": not Rules.from_settings(rules).second_person,
-        "file_differs": bool(here) and found is not None and policies.policy_digest(here) != found.digest,
-    }
+    return PolicyShown(
+        digest=None if found is None else found.digest,
+        since=None if found is None else iso(found.since),
+        rules=dict(rules),
+        one_person=not Rules.from_settings(rules).second_person,
+        file_differs=bool(here) and found is not None and policies.policy_digest(here) != found.digest,
+    )
 
 
-def history(registry: Registry) -> list[dict[str, Any]]:
+def history(registry: Registry) -> list[PolicyStep]:
     """Every policy there was, oldest first, with what changed from the one before."""
     with registry.catalog.read() as session:
         found = policies.policies(session)
-    rows: list[dict[str, Any]] = []
+    rows: list[PolicyStep] = []
     before: dict[str, Any] = {}
     for policy in found:
-        rows.append(
-            {
-                "number": policy.number,
-                "since": iso(policy.since),
-                "digest": policy.digest,
-                "changes": differences(before, policy.rules),
-            }
-        )
+        rows.append(PolicyStep(policy.number, iso(policy.since), policy.digest, differences(before, policy.rules)))
         before = dict(policy.rules)
     return rows
 
 
 def adopt(
     registry: Registry, file: Path | None = None, *, items: Sequence[str] = (), dry_run: bool = False
-) -> dict[str, Any]:
+) -> PolicyAdopted:
     """Put a policy in force: the ``[policy]`` of a file (None: the home folder's registry.toml), or, with ``items``
     (``KEY=VALUE``), the one in force with these changed, which the home folder's registry.toml then says too.
 
@@ -121,19 +147,17 @@ def adopt(
     old, new = Rules.from_settings(before), Rules.from_settings(wanted)
     _no_slips(new, old)
     changes = differences(before, wanted)
-    result: dict[str, Any] = {"digest": policies.policy_digest(wanted), "changes": changes, "dry_run": dry_run}
-    result["one_person"] = not new.second_person
-    if found is not None and found.digest == result["digest"]:
-        return {**result, "changed": False}
-    if not dry_run:
+    digest = policies.policy_digest(wanted)
+    same = found is not None and found.digest == digest
+    if not (same or dry_run):
         more = (*new.looser_than(old), *(("hub",) if _trusts_more(before.get("hub"), wanted.get("hub")) else ()))
         if more and several and old.second_person:
             words = shlex.join(items) if file is None else f"[[file]] {shlex.quote(str(file))}"
-            _ask_another(registry, policies.policy_digest(wanted), more, words)
+            _ask_another(registry, digest, more, words)
         _adopt(registry, wanted)
         if items:
             write_down(path, parse_items(items))
-    return {**result, "changed": not dry_run}
+    return PolicyAdopted(digest, changes, dry_run, not new.second_person, not (same or dry_run))
 
 
 def _no_slips(rules: Rules, before: Rules) -> None:

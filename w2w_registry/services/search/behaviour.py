@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageError
 from w2w_registry.lora import find_loras
 from w2w_registry.messages import message
+from w2w_registry.records import Result
 from w2w_registry.services.recording.fingerprints import Prober, open_prober
 from w2w_registry.services.recording.gallery import best_question, fitting, written
 from w2w_registry.services.recording.pipelines import at_hand, saying_where
@@ -29,9 +31,21 @@ RETRAINED: Final = "retrained"
 
 
 # -- learning from repeats -----------------------------------------------------------------------------
+@dataclass(frozen=True, eq=False)
+class Calibrated(Result):
+    """How many people and repeats (by way of training) a model of verdicts learned from, of which base model's answers
+    to which question; names of adapters that nobody registered has."""
+
+    base: str
+    question: str
+    people: int
+    repeats: Mapping[str, int]
+    unknown: list[str]
+
+
 def calibrate(
     registry: Registry, prober: Prober, folders: Sequence[str], *, progress: Progress = no_progress
-) -> dict[str, Any]:
+) -> Calibrated:
     """Learn how trainings of one person differ, from second trainings of registered people.
 
     Args:
@@ -79,20 +93,14 @@ def calibrate(
         )
         uow.session.flush()
         uow.event("verdict.calibrate", {"verdict_calibration": row.id}, repeats=sum(counts.values()))
-    return {
-        "base": asked.base,
-        "question": asked.question,
-        "people": len(np.unique(people)),
-        "repeats": counts,
-        "unknown": sorted(unknown),
-    }
+    return Calibrated(asked.base, asked.question, len(np.unique(people)), counts, sorted(unknown))
 
 
 def calibrate_at_hand(
     registry: Registry, base_model: str, folder: str, *, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """As ``calibrate``, where the base model and the registered's fingerprints are at hand; else ``missing`` says what
-    was, and how to make up for it: nobody's fingerprints are an error when it is a space that was asked for."""
+) -> Calibrated | str:
+    """As ``calibrate``, where the base model and the registered's fingerprints are at hand; else what is missing, and
+    how to make up for it: nobody's fingerprints are an error when it is a space that was asked for."""
     pipeline = at_hand(registry, base_model)
     why = f"{base_model} is not on this machine ({saying_where(base_model)})"
     if pipeline is not None:
@@ -105,7 +113,7 @@ def calibrate_at_hand(
         except MissingExtra as error:
             why = f"{error.package} is not installed"
     later = f"once the identities are added, run `w2w-reg calibrate --repeats {folder}`"
-    return {"missing": f"what repeats draw was not learned: {why}; {later}"}
+    return f"what repeats draw was not learned: {why}; {later}"
 
 
 def _names(session: Session, answers: Answers) -> list[str]:

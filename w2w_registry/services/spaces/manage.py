@@ -29,9 +29,29 @@ from w2w_registry.services.spaces.fitset import Member, in_common_gauge, read_fi
 from w2w_registry.services.spaces.members import enough_people, hold_space, only_allowed
 from w2w_registry.services.spaces.public_release import Release, read_w2w_release
 from w2w_registry.services.spaces.release_points import add_points
-from w2w_registry.services.spaces.showing import show_space
+from w2w_registry.services.spaces.showing import SpaceShown, show_space
 from w2w_registry.services.spaces.spool import spooled
 from w2w_registry.space.basis import WeightSpace
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceFitted(SpaceShown):
+    """A space that was fitted, how exactly (``space.fit.FitReport``), what to know about it, and of how many repeats it
+    was learned how one person's trainings differ in what they draw (None: of none)."""
+
+    exactness: Mapping[str, Any]
+    warnings: list[str]
+    behaviour: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceImported(SpaceShown):
+    """A space that was brought in, what to know about it, and where its own people were asked for how many of them were
+    added and refused (else None)."""
+
+    notes: list[str]
+    identities_added: int | None = None
+    identities_refused: int | None = None
 
 
 def fit_space(
@@ -47,7 +67,7 @@ def fit_space(
     device: str = "cpu",
     progress: Progress = no_progress,
     ray: str | None = None,
-) -> dict[str, Any]:
+) -> SpaceFitted:
     """Fit the next version of space ``name`` and register it.
 
     Args:
@@ -56,9 +76,6 @@ def fit_space(
         force: fit LoRAs that share no start all the same, in raw gauge.
         device: what to compute on, ``cpu`` or a torch device.
         ray: a Ray cluster whose machines read, check and hash the files; None does it here.
-
-    Returns:
-        What :func:`show_space` gives, plus ``warnings`` and ``exactness`` (``space.fit.FitReport``).
 
     Raises:
         BadLora, UsageError: no usable fit set, or one without a common start; no cluster there. BadName: an illegal
@@ -93,7 +110,7 @@ def fit_space(
         warnings.append("the LoRAs were trained from different starts: coordinates in this space mean little")
     if found.space.calibration is None:
         warnings.append(f"{len(fit_set.members)} LoRAs are too few to calibrate what score means the same identity")
-    return {**show_space(registry, row), "exactness": asdict(found.report), "warnings": warnings}
+    return SpaceFitted(**show_space(registry, row), exactness=asdict(found.report), warnings=warnings)
 
 
 def register_space(
@@ -199,17 +216,13 @@ def import_space(
     with_identities: bool = False,
     progress: Progress = no_progress,
     origin: Input | None = None,
-) -> dict[str, Any]:
+) -> SpaceImported:
     """Register a space from an exported folder or file, or from the public weights2weights release.
 
     Args:
         components: keep only this many of the first; a cut space has its own digest and no calibration.
         with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
         origin: where a folder that was fetched comes from.
-
-    Returns:
-        What :func:`show_space` gives, plus ``notes``, and when asked for ``identities_added`` and
-        ``identities_refused``.
 
     Raises:
         BadFile, IntegrityError: not a space, or not the one that was written. UsageError: too many components.
@@ -240,8 +253,8 @@ def import_space(
         notes.append(f"{points.refused} of its identities draw somebody who refused, and were left out")
     if points is not None and points.unseen is not None:
         notes.append(f"its identities were compared with people who refused by their weights alone: {points.unseen}")
-    counted = {} if points is None else {"identities_added": points.added, "identities_refused": points.refused}
-    return {**shown, "notes": notes, **counted}
+    added, refused = (None, None) if points is None else (points.added, points.refused)
+    return SpaceImported(**shown, notes=notes, identities_added=added, identities_refused=refused)
 
 
 def _read_space(path: str, components: int | None, base_model: str | None) -> tuple[WeightSpace, Release | None]:

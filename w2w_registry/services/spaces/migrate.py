@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from w2w_registry.catalog.resolve import space_for
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import read_lora
-from w2w_registry.records import counted
+from w2w_registry.records import Result, counted, keyed
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.recording.placement import place
 from w2w_registry.services.recording.spaces import load_space
@@ -48,6 +48,24 @@ class Moved:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class SpaceMigrated(Result):
+    """How many versions were to be placed in the other space, how they were (:class:`Moved`; None in a dry run), and
+    what to know about it."""
+
+    source: str = field(metadata=keyed("from"))
+    target: str = field(metadata=keyed("to"))
+    to_place: int
+    dry_run: bool
+    placed: int | None = None
+    by_file: int | None = None
+    mapped: int | None = None
+    mapping_loss: float | None = None
+    mapping_loss_largest: float | None = None
+    refused: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
 def migrate_space(
     registry: Registry,
     source: str,
@@ -56,7 +74,7 @@ def migrate_space(
     files: bool = True,
     dry_run: bool = False,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> SpaceMigrated:
     """Give every active version of space ``source`` coordinates in space ``target``, where it has none yet.
 
     Args:
@@ -74,14 +92,12 @@ def migrate_space(
         raise UsageError(reason=f"{old.ref} is one space", hint="name the space to move to")
     if old.base_model != new.base_model:
         raise UsageError(reason=f"{old.ref} is of {old.base_model}, {new.ref} of {new.base_model}")
-    head = {"from": old.ref, "to": new.ref}
     if dry_run:
-        return {**head, "to_place": waiting, "dry_run": True}
+        return SpaceMigrated(old.ref, new.ref, waiting, dry_run)
     found = move(registry, old, new, files=files, progress=progress)
-    warnings = []
-    if found.refused:
-        warnings.append(f"{counted(len(found.refused), 'version')} left out: too near somebody who refused")
-    return {**head, **found.to_json(), "warnings": warnings}
+    said = f"{counted(len(found.refused), 'version')} left out: too near somebody who refused"
+    warnings = (said,) if found.refused else ()
+    return SpaceMigrated(old.ref, new.ref, waiting, dry_run, **found.to_json(), warnings=warnings)
 
 
 def move(registry: Registry, old: Space, new: Space, *, files: bool = True, progress: Progress = no_progress) -> Moved:

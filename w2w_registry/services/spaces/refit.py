@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,12 +21,20 @@ from w2w_registry.services.spaces.fitset import FitSet, Member
 from w2w_registry.services.spaces.manage import register_space
 from w2w_registry.services.spaces.members import enough_people, only_allowed
 from w2w_registry.services.spaces.migrate import move, theta_of
-from w2w_registry.services.spaces.showing import show_space
+from w2w_registry.services.spaces.showing import SpaceShown, show_space
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceRefitted(SpaceShown):
+    """A space that was fitted again, how many versions were placed in it, and what to know about it."""
+
+    placed: int
+    warnings: list[str]
 
 
 def refit_space(
     registry: Registry, ref: str, *, without: Sequence[str] = (), progress: Progress = no_progress
-) -> dict[str, Any]:
+) -> SpaceRefitted:
     """Fit the next version of a space from the catalog's own files of its members, some subjects left out, and
     place every version that lives in the old space in the new one.
 
@@ -55,7 +63,7 @@ def refit_space(
     placed = move(registry, old, row, progress=progress)
     warnings = [f"{lost} members of {old.ref} are not in the catalog and were left out"] if lost else []
     warnings += [] if few is None else [few]
-    return {**show_space(registry, new), "placed": placed.by_file + placed.mapped, "warnings": warnings}
+    return SpaceRefitted(**show_space(registry, new), placed=placed.by_file + placed.mapped, warnings=warnings)
 
 
 def _components(old: Space, fit_set: FitSet) -> int:

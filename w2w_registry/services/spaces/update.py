@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,11 +22,29 @@ from w2w_registry.services.spaces.fitset import FitSet, Member, read_fit_set
 from w2w_registry.services.spaces.manage import register_space
 from w2w_registry.services.spaces.members import only_allowed
 from w2w_registry.services.spaces.migrate import move
-from w2w_registry.services.spaces.showing import show_space
+from w2w_registry.services.spaces.showing import SpaceShown, show_space
 from w2w_registry.services.spaces.spool import spooled
 from w2w_registry.space.basis import WeightSpace
 from w2w_registry.space.start import shares_start
 from w2w_registry.space.update import updated
+
+
+@dataclass(frozen=True, eq=False)
+class SpaceUpdated(SpaceShown):
+    """A space that took in LoRAs: how many, what share of the variance cutting it to its components lost and what share
+    its axes never held (``space.update``), how its versions were placed (``Moved``), and what to know about it."""
+
+    added: int
+    lost: float
+    unknown: float | None
+    placed: int
+    by_file: int
+    mapped: int
+    mapping_loss: float | None
+    mapping_loss_largest: float | None
+    refused: int
+    warnings: list[str]
+
 
 _UNCALIBRATED = "{} are too few to calibrate what score means the same identity"
 
@@ -38,7 +56,7 @@ def update_space(
     *,
     components: int | None = None,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> SpaceUpdated:
     """Make the next version of a space with further LoRAs, without reading those it was fitted on, and place every
     version that lives in the old space in the new one by its coordinates.
 
@@ -47,9 +65,6 @@ def update_space(
 
     Args:
         components: k to keep; None = as many as the space has.
-
-    Returns:
-        What ``show_space`` gives, plus ``added``, what was lost, how many versions were placed, and ``warnings``.
 
     Raises:
         UsageError: nothing new, a member of the space who has withdrawn, or too many components. BadLora. NotFound.
@@ -82,14 +97,14 @@ def update_space(
     warnings = [f"left out: {e.fields.get('path')}: {e.fields.get('reason')}" for e in fit_set.skipped]
     if found.space.calibration is None:
         warnings.append(_UNCALIBRATED.format(counted(len(digests), "new LoRA")))
-    return {
+    return SpaceUpdated(
         **show_space(registry, new),
-        "added": len(digests),
-        "lost": found.lost,
-        "unknown": found.unknown,
+        added=len(digests),
+        lost=found.lost,
+        unknown=found.unknown,
         **placed.to_json(),
-        "warnings": warnings,
-    }
+        warnings=warnings,
+    )
 
 
 def _row(registry: Registry, ref: str) -> Space:

@@ -7,7 +7,7 @@ photos that were held back, and the yardstick an embedding.  Nothing is register
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -19,7 +19,7 @@ from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import directions_in
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
-from w2w_registry.records import Kind
+from w2w_registry.records import Kind, Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.sources import Source, Vector, source
 from w2w_registry.services.recording.spaces import metric_of, open_space
@@ -71,7 +71,19 @@ class Figure:
         return {"what": self.what, **asdict(self.estimate)}
 
 
-def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = no_progress) -> dict[str, Any]:
+@dataclass(frozen=True, eq=False)
+class Evaluated(Result):
+    """What a suite measured, with which scorer, seeds and models; ``rows``: its figures."""
+
+    space: str
+    suite: str
+    scorer: str
+    seeds: list[int]
+    models: Mapping[str, str]
+    rows: list[dict[str, Any]]
+
+
+def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = no_progress) -> Evaluated:
     """Run one suite.
 
     Raises:
@@ -84,14 +96,10 @@ def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = 
     row, space = open_space(registry, request.space)
     bench = _Bench(registry, request, row, space, progress)
     figures = {"inversion": bench.inversion, "edits": bench.edits, "sampling": bench.sampling}[request.suite]()
-    return {
-        "space": row.ref,
-        "suite": request.suite,
-        "scorer": bench.scorer.name,
-        "seeds": list(request.seeds),
-        "models": bench.model.versions(),
-        "rows": [f.to_json() for f in figures],
-    }
+    seeds = list(request.seeds)
+    return Evaluated(
+        row.ref, request.suite, bench.scorer.name, seeds, bench.model.versions(), [f.to_json() for f in figures]
+    )
 
 
 def open_scorer(text: str, engine: Engine) -> IdentityScorer:

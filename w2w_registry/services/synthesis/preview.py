@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,9 +43,7 @@ class Prospect(Result):
     warnings: tuple[str, ...]
 
 
-def prospect(
-    registry: Registry, ref: str, amounts: Amounts, *, keep: Sequence[str] = (), purpose: str | None = None
-) -> Prospect:
+def prospect(registry: Registry, ref: str, amounts: Amounts) -> Prospect:
     """Where ``edit`` would lead; nothing is recorded. Permission is asked as for the edit and its pictures.
 
     Raises:
@@ -55,13 +52,11 @@ def prospect(
     with registry.catalog.read() as session:
         start = source(session, version_for(session, ref))
         uses = [Use.EDIT, Use.GENERATE] if amounts else [Use.GENERATE]
-        decisions = [
-            Permission(use, versions=[start.version_id], purpose=purpose).require(registry, session) for use in uses
-        ]
+        decisions = [Permission(use, versions=[start.version_id]).require(registry, session) for use in uses]
         row, space = open_space_of(registry, session, start.space_id)
         point, resolved = start.coordinates, {}
         if amounts:
-            move = plan_move(session, row, space.component_std, start.coordinates, amounts, keep)
+            move = plan_move(session, row, space.component_std, start.coordinates, amounts, ())
             point, resolved = start.coordinates + move.delta, {k: float(v) for k, v in move.resolved.items()}
         typical = float(sampling.typicality(point, space.component_std))
         before = float(sampling.typicality(start.coordinates, space.component_std))
