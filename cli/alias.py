@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, say
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def alias() -> None:
     """Set and unset aliases: movable names for versions, as in p0007@production."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, table, told_changes
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def collection() -> None:
     """Group identities under a name; an identity can be in several collections.
 

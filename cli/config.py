@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, say, table, warn
 
@@ -13,7 +14,7 @@ _NOT_THERE = (
 )
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def config() -> None:
     """Show and change settings: paths of base models, database, Hub.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, pairs, progress, say
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def db() -> None:
     """Upgrade, inspect and check the catalog's schema."""
 

@@ -18,7 +18,8 @@ _NUMBERS: Mapping[type[click.ParamType[Any]], str] = {
     **dict.fromkeys((click.FloatRange, click.types.FloatParamType), "X"),
 }
 
-# What people type out of habit -> what it is called here; only ever suggested, never run.
+# What people type out of habit -> what it is called here; only ever suggested, never run. A word that is a command of
+# some groups and a habit in others is in HABITS_WITHIN, with what it may be called there.
 HABITS = {
     "ls": "list",
     "dir": "list",
@@ -53,6 +54,25 @@ HABITS = {
     "album": "collection",
     "thumbnail": "preview",
 }
+HABITS_WITHIN = {
+    "add": ("set", "grant", "fit", "import"),
+    "create": ("set", "add", "fit", "request"),
+    "new": ("set", "add", "fit", "request"),
+    "edit": ("set", "narrow", "update"),
+    "change": ("set", "narrow", "update"),
+    "put": ("set",),
+    "rm": ("unset", "remove", "withdraw"),
+    "del": ("unset", "remove", "withdraw"),
+    "delete": ("unset", "remove", "withdraw"),
+    "remove": ("unset", "withdraw"),
+    "revoke": ("withdraw",),
+    "give": ("grant",),
+    "ls": ("list", "show"),
+    "list": ("show",),
+    "extend": ("renew",),
+    "migrate": ("upgrade",),
+    "status": ("current", "check"),
+}
 
 
 def _made_ready(command: click.Command) -> click.Command:
@@ -66,7 +86,25 @@ def _made_ready(command: click.Command) -> click.Command:
     return teach(refuse_unmeant(command))
 
 
-class FolderGroup(click.Group):
+class HintingGroup(click.Group):
+    """A group that says of a word that is none of its commands which one may be meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0].startswith("-") or self.get_command(ctx, args[0]) is not None:
+            return super().resolve_command(ctx, args)
+        near = self.meant(ctx, args[0]) or difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
+        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+        raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+
+    def meant(self, ctx: click.Context, word: str) -> list[str]:
+        """What people who type ``word`` mean here."""
+        here = self.list_commands(ctx)
+        return [name for name in (HABITS.get(word, ""), *HABITS_WITHIN.get(word, ())) if name in here][:1]
+
+
+class FolderGroup(HintingGroup):
     """A group of the commands in one package: ``name`` is the click command of that name in module ``name``
     (``push-space`` in ``push_space``, ``import`` in ``import_``).
 
@@ -111,16 +149,8 @@ class FolderGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(widest), rows[name]) for name in names])
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] in self._helps or args[0] in self._former or args[0].startswith("-"):
-            return super().resolve_command(ctx, args)
-        habit = HABITS.get(args[0])
-        first = [habit] if habit in self._helps else [*self._inside(ctx, args[0])]
-        near = first or difflib.get_close_matches(args[0], self._helps, n=2)
-        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+    def meant(self, ctx: click.Context, word: str) -> list[str]:
+        return super().meant(ctx, word) or [*self._inside(ctx, word)]
 
     def _inside(self, ctx: click.Context, word: str) -> Iterator[str]:
         """``GROUP WORD`` for each group that has a command of this name."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, note, table
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def index() -> None:
     """Maintain the search indexes."""
 

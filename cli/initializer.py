@@ -9,11 +9,12 @@ import click
 from w2w_registry.records import counted
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, note, progress, say
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def initializer() -> None:
     """Fit the initializer for inversions: a regression from base-model features to coordinates."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, note, pairs, print_csv, told_changes, warn_unmatched
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def label() -> None:
     """Set, unset, import and export labels of identities."""
 

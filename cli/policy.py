@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, pairs, say, table, warn
 
@@ -15,7 +16,7 @@ ONE_PERSON = (
 )
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def policy() -> None:
     """Show and change what this registry allows."""
 

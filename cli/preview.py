@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, progress, say, warn_all
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def preview() -> None:
     """Set and draw previews: the small pictures that lists, sheets and the gallery show."""
 

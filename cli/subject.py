@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, note, pairs, say, table, warn, warn_all
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def subject() -> None:
     """Register, list and show subjects. Use pseudonymous ids: they stay in the audit log forever."""
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from . import options
+from .folder_group import HintingGroup
 from .frame import Frame, takes_frame
 from .output import emit, pairs, told_changes
 
 
-@click.group()
+@click.group(cls=HintingGroup)
 def tag() -> None:
     """Set and unset tags of identities."""
 

@@ -17,7 +17,7 @@ import pytest
 
 from w2w_registry.cli import output
 from w2w_registry.cli.app import cli, main
-from w2w_registry.cli.folder_group import HABITS
+from w2w_registry.cli.folder_group import HABITS, HABITS_WITHIN, FolderGroup, HintingGroup
 from w2w_registry.settings import load_settings
 
 CLI = Path(__file__).parents[2] / "cli"
@@ -52,6 +52,11 @@ def test_habits_lead_to_commands() -> None:
     everywhere = {command.name for command in walk(cli)}
     assert set(HABITS.values()) <= everywhere
     assert not set(HABITS) & set(cli.list_commands(click.Context(cli)))
+    assert {name for names in HABITS_WITHIN.values() for name in names} <= everywhere
+
+
+def test_every_group_says_what_may_be_meant() -> None:
+    assert {type(one) for one in walk(cli) if isinstance(one, click.Group)} == {FolderGroup, HintingGroup}
 
 
 @pytest.mark.parametrize("path", command_files(), ids=lambda p: str(p.relative_to(CLI)))
@@ -64,11 +69,15 @@ def test_commands_print_through_the_sink(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("ls", "list"), ("rm", "remove"), ("info", "show"), ("find", "search"), ("serch", "search"), ("shwo", "show")],
+    [
+        *[("ls", "list"), ("rm", "remove"), ("info", "show"), ("find", "search"), ("serch", "search")],
+        *[("shwo", "show"), ("tag add", "set"), ("label remove", "unset"), ("alias ste", "set"), ("config ls", "show")],
+        *[("consent add", "grant"), ("consent revoke", "withdraw"), ("db migrate", "upgrade"), ("space new", "fit")],
+    ],
 )
 def test_did_you_mean(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([typed])
+        main(typed.split())
     assert stop.value.code == 2
     error = capsys.readouterr().err
     assert f"Did you mean '{meant}'" in error
