@@ -355,9 +355,9 @@ def test_hunyuan_dit_is_read_by_the_names_of_its_original_code(tmp_path: Path, p
 
 
 def test_another_models_layers_named_alike_stay_as_they_are(tmp_path: Path) -> None:
-    state = state_of([("lora_unet_blocks_0_mlp_fc1", W, W), ("lora_unet_blocks_0_attn_qkv", W, 3 * W)], True)
+    state = state_of([("lora_unet_blocks_0_mlp_fc1", W, W), ("lora_unet_blocks_0_attn_kvq", W, 3 * W)], True)
     adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
     assert {change.module for change in adapter.changes} == {
-        "lora_unet_blocks_0_mlp_fc1",
-        "lora_unet_blocks_0_attn_qkv",
+        "blocks.0.mlp.fc1",
+        "lora_unet_blocks_0_attn_kvq",
     }

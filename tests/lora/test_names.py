@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from w2w_registry.lora.flat import module_to_kohya
 from w2w_registry.lora.formats import Key, read_keys
-from w2w_registry.lora.names import UnknownKey, kohya_to_module, module_to_kohya
+from w2w_registry.lora.unets import UnknownKey, kohya_to_module
 
 KNOWN = {
     "input_blocks_1_1_transformer_blocks_0_attn1_to_q": "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",

@@ -33,12 +33,19 @@ def changes_of(
     names: dict[tuple[str, tuple[Target, ...]], str] = {}
     for key, one in keys.items():
         group = groups.setdefault((one.part, one.targets), {})
-        if one.role in group:
+        if one.role in group and not np.array_equal(group[one.role], data.arrays[key]):
             raise BadLora(path=str(path), reason=f"two tensors for {brief(one.targets[0].module)} {one.role}")
         group[one.role] = data.arrays[key]
         # A config's patterns are of dotted names.
         names[one.part, one.targets] = one.name if "." in one.name else one.targets[0].module if settings else one.name
-    lumina = _is_lumina(groups)
+    again = [
+        (part, targets)
+        for part, targets in groups
+        if len(targets) > 1 and all((part, (Target(one.module),)) in groups for one in targets)
+    ]
+    for place in again:
+        del groups[place]
+    lumina, flux2 = _is_lumina(groups), _is_flux2(groups, names)
     changes: list[Change] = []
     without: list[str] = []
     with_alpha: Counter[float] = Counter()
@@ -48,7 +55,7 @@ def changes_of(
         if tensors.keys() <= {"alpha", "scalar"}:  # left by a tool that took the layer out
             stray += 1
             continue
-        if "double_blocks" in names[place] or "single_blocks" in names[place]:
+        if flux2 and part == "transformer":
             targets = as_flux2(targets, *_sizes(tensors))
         if lumina and part == "transformer":
             targets = tuple(replace(one, module=as_lumina(one.module)) for one in targets)
@@ -62,6 +69,10 @@ def changes_of(
             without.append(made[0].module)
         changes += made
     remarks = []
+    if again:
+        remarks.append(
+            f"it gives {len(again)} fused layer{'s'[: len(again) > 1]} besides their parts, which are what counts"
+        )
     if stray:
         remarks.append(
             f"it gives an alpha and no factors for {stray} layer{'s'[: stray > 1]}, which it leaves unchanged"
@@ -73,6 +84,18 @@ def changes_of(
             f"others are taken at alpha = rank, where diffusers would take {usual:g}"
         )
     return tuple(changes), remarks, "settings" if settings else "tensor" if with_alpha else "default"
+
+
+def _is_flux2(
+    groups: Mapping[tuple[str, tuple[Target, ...]], Mapping[str, NDArray[np.float32]]],
+    names: Mapping[tuple[str, tuple[Target, ...]], str],
+) -> bool:
+    """Whether the layers are Flux 2's, by the sizes of those in its blocks."""
+    return any(
+        as_flux2(place[1], *_sizes(tensors)) != place[1]
+        for place, tensors in groups.items()
+        if "double_blocks" in names[place] or "single_blocks" in names[place]
+    )
 
 
 def _is_lumina(groups: Mapping[tuple[str, tuple[Target, ...]], Mapping[str, NDArray[np.float32]]]) -> bool:

@@ -84,6 +84,14 @@ FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
     "k_norm": (Target("attn.norm_k"),),
     "modulation_linear": (Target("norm.linear"),),
 }
+FLUX3: dict[str, tuple[Target, ...]] = {
+    "q_proj": (Target("attn.to_q"),),
+    "k_proj": (Target("attn.to_k"),),
+    "v_proj": (Target("attn.to_v"),),
+    "attn_out": (Target("attn.to_out.0"),),
+    "mlp_in": (Target("ff.linear_in"),),
+    "mlp_out": (Target("ff.linear_out"),),
+}
 SD3_JOINT: dict[str, tuple[Target, ...]] = {
     "x_block_attn_qkv": IMAGE_QKV,
     "context_block_attn_qkv": TEXT_QKV,
@@ -163,6 +171,8 @@ NEXT_DIT: dict[str, tuple[Target, ...]] = {
     "attention_out": (Target("attention.to_out.0"),),
     **{f"attention_to_{x}": (Target(f"attention.to_{x}"),) for x in "qkv"},
     "attention_to_out_0": (Target("attention.to_out.0"),),
+    "attention_o": (Target("attention.to_out.0"),),  # Ideogram's
+    "adaln_modulation": (Target("adaln_modulation"),),
     **{f"feed_forward_w{n}": (Target(f"feed_forward.w{n}"),) for n in (1, 2, 3)},
     **{f"adaLN_modulation_{n}": (Target(f"adaLN_modulation.{n}"),) for n in (0, 1)},
 }
@@ -186,7 +196,8 @@ STACKS: dict[str, tuple[str | None, dict[str, tuple[Target, ...]]]] = {
     **dict.fromkeys(("layers", "context_refiner", "noise_refiner"), (None, NEXT_DIT)),
     "blocks": ("transformer_blocks", COSMOS),
     "double_blocks": ("transformer_blocks", FLUX_DOUBLE),
-    "single_blocks": ("single_transformer_blocks", FLUX_SINGLE),
+    "single_blocks": ("single_transformer_blocks", FLUX_SINGLE | FLUX3),
+    "content_mode_blocks": ("mode_blocks", FLUX3),
     "joint_blocks": ("transformer_blocks", SD3_JOINT),
 }
 """By the name of the original code's stack: diffusers' name (None: the same), and its layers."""
@@ -205,6 +216,8 @@ def as_flux2(targets: tuple[Target, ...], width: int, rows: int) -> tuple[Target
     if len(targets) != 1:
         return targets
     module = targets[0].module
+    if module.startswith("time_text_embed."):
+        return (Target(module.replace("time_text_embed.", "time_guidance_embed.", 1)),)
     for old, new, fits in (
         (".net.0.proj", ".linear_in", rows == 6 * width),
         (".net.2", ".linear_out", width == 3 * rows),
@@ -223,32 +236,6 @@ def as_lumina(module: str) -> str:
     if dot:
         return f"{stack}.attn.{inner}"
     return module.replace(".feed_forward.w", ".feed_forward.linear_").replace(".adaLN_modulation.1", ".norm1.linear")
-
-
-_HUNYUAN_DIT = re.compile(r"blocks_(?P<n>\d+)_(?P<inner>\w+)")
-HUNYUAN_DIT: dict[str, tuple[Target, ...]] = {
-    "attn1_Wqkv": _qkv("attn1.to_q", "attn1.to_k", "attn1.to_v"),
-    "attn1_out_proj": (Target("attn1.to_out.0"),),
-    "attn2_q_proj": (Target("attn2.to_q"),),
-    "attn2_kv_proj": (Target("attn2.to_k", "1/2"), Target("attn2.to_v", "2/2")),
-    "attn2_out_proj": (Target("attn2.to_out.0"),),
-    "default_modulation_1": (Target("norm1.linear"),),
-    "skip_linear": (Target("skip_linear"),),
-}
-HUNYUAN_DIT_MLP: dict[str, tuple[Target, ...]] = {
-    "mlp_fc1": (Target("ff.net.0.proj"),),
-    "mlp_fc2": (Target("ff.net.2"),),
-}
-"""Other models name layers so too: these are HunyuanDiT's beside layers that are."""
-
-
-def hunyuan_dit_layer(flat: str, names: dict[str, tuple[Target, ...]] = HUNYUAN_DIT) -> tuple[Target, ...] | None:
-    """What a layer of the original HunyuanDiT stands for."""
-    match = _HUNYUAN_DIT.fullmatch(flat)
-    targets = None if match is None else names.get(match["inner"])
-    if match is None or targets is None:
-        return None
-    return tuple(Target(f"blocks.{int(match['n'])}.{t.module}", t.rows) for t in targets)
 
 
 _GUIDANCE = re.compile(

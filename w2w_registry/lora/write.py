@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from w2w_registry.errors import BadLora, StorageError, UsageError
 from w2w_registry.lora.formats import FORMATS, diffusers
 from w2w_registry.lora.formats.part import Part, Written
-from w2w_registry.lora.names import UnknownKey, denoiser_of
+from w2w_registry.lora.names import denoiser_of
 from w2w_registry.lora.read import Beside, LoraFile
 from w2w_registry.lora.tensorfile import DType, encode, encoded
+from w2w_registry.lora.unets import UnknownKey
 from w2w_registry.space.layout import TensorKey, module_order
 
 WRITTEN: dict[str, ModuleType] = {form.NAME: form for form in FORMATS if hasattr(form, "write")}

@@ -7,17 +7,18 @@ A new format is one module here, one line in ``FORMATS``, and a row in ``docs/fo
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
 
+from w2w_registry.lora.families import layers_of_family
 from w2w_registry.lora.formats import cloneofsimo, comfyui, diffusers, kohya, peft, xlabs
 from w2w_registry.lora.formats.key import Key
 from w2w_registry.lora.names import DENOISERS
-from w2w_registry.lora.targets import HUNYUAN_DIT, HUNYUAN_DIT_MLP, SHARED_TOP, Target, hunyuan_dit_layer
+from w2w_registry.lora.targets import SHARED_TOP, Target
+from w2w_registry.lora.unets import UNET_BLOCKS
 
 FORMATS: tuple[ModuleType, ...] = (cloneofsimo, xlabs, peft, kohya, comfyui, diffusers)
 
@@ -51,7 +52,7 @@ def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
             name: replace(key, part=part) if key.part == "model" and _bare(name, key) else key
             for name, key in keys.items()
         }
-    keys = _with_t5(_of_hunyuan_dit(keys))
+    keys = _of_one_denoiser(_with_t5(_of_their_family(keys)))
     renamed = {name: key for name, key in keys.items() if key.part == "transformer" and _renamed(key)}
     if any(key.targets[0].module.startswith(_STACKS) for key in renamed.values()):
         return keys
@@ -59,16 +60,25 @@ def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
     return keys | {name: replace(keys[name], targets=(Target(dotted),)) for name, dotted in own.items()}
 
 
-_IN_FRONT = re.compile(r"(?:base_model_model_|lora_unet_|lora_transformer_|lycoris_|model_|diffusion_|transformer_)*")
+def _of_their_family(keys: dict[str, Key]) -> dict[str, Key]:
+    """Layers whose model the file's other names tell."""
+    told = layers_of_family(dict.fromkeys(key.name for key in keys.values()))
+    return {
+        name: replace(key, part=told[key.name].part, targets=told[key.name].targets) if key.name in told else key
+        for name, key in keys.items()
+    }
 
 
-def _of_hunyuan_dit(keys: dict[str, Key]) -> dict[str, Key]:
-    """The feed-forward layers of HunyuanDiT, which other models name alike, beside its own."""
-    flat = {name: _IN_FRONT.sub("", key.name.replace(".", "_"), count=1) for name, key in keys.items()}
-    if not any(one.endswith(tuple(HUNYUAN_DIT)) and hunyuan_dit_layer(one) for one in flat.values()):
+def _of_one_denoiser(keys: dict[str, Key]) -> dict[str, Key]:
+    """A pipeline has a UNet or a transformer; layers outside the blocks may be called alike in both."""
+    if not {key.part for key in keys.values()}.issuperset(DENOISERS):
         return keys
-    found = {name: targets for name, one in flat.items() if (targets := hunyuan_dit_layer(one, HUNYUAN_DIT_MLP))}
-    return keys | {name: replace(keys[name], part="transformer", targets=targets) for name, targets in found.items()}
+    told = (key.targets[0].module.startswith(UNET_BLOCKS) for key in keys.values() if key.part in DENOISERS)
+    part = "unet" if any(told) else "transformer"
+    return {
+        name: replace(key, part=part) if key.part in DENOISERS and not name.startswith(f"{key.part}.") else key
+        for name, key in keys.items()
+    }
 
 
 def _with_t5(keys: dict[str, Key]) -> dict[str, Key]:

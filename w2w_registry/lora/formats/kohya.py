@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from w2w_registry.lora.flat import flat_layer, module_to_kohya
 from w2w_registry.lora.formats.key import Key
 from w2w_registry.lora.formats.part import Part, Written
-from w2w_registry.lora.names import UnknownKey, flat_layer, module_to_kohya
 from w2w_registry.lora.roles import ending_of
 from w2w_registry.lora.targets import Target
+from w2w_registry.lora.unets import UnknownKey
 
 NAME = "kohya"
 FILE = "lora.safetensors"
