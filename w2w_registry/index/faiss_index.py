@@ -32,7 +32,7 @@ from w2w_registry.errors import IntegrityError
 from w2w_registry.index.codes import Code, CodeWriter, Turns
 from w2w_registry.index.exact import ExactIndex, reaching
 from w2w_registry.index.faiss_candidates import TOGETHER, decided, kth_of_each, settled
-from w2w_registry.index.faiss_scan import Scan, faiss, threads, understands
+from w2w_registry.index.faiss_scan import Scan, each, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
 from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment
@@ -192,13 +192,14 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(count, bool)
             mask[rows] = True
         ask = wanted if mask is None else min(count, int(MARGIN * wanted * count / eligible) + SPARE)
-        found: list[Batch | None] = []
-        for start in range(0, len(queries), TOGETHER):
-            part = queries[start : start + TOGETHER]
+
+        def part(start: int) -> list[Batch | None]:
+            few = queries[start : start + TOGETHER]
             if self._on_gpu(segment):
-                found += _of_the_card(segment, part, ask, mask, limit)
-            else:
-                found += _nearest(segment, part, ask, mask, limit, (effort.scored(limit), effort.sure(eligible)))
+                return _of_the_card(segment, few, ask, mask, limit)
+            return _nearest(segment, few, ask, mask, limit, (effort.scored(limit), effort.sure(eligible)))
+
+        found = [one for some in each(part, range(0, len(queries), TOGETHER)) for one in some]
         for i, query in enumerate(queries):
             if found[i] is None:
                 (found[i],) = super()._search_segment(segment, query[None], limit, rows, exact=True, fast=False)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -30,9 +30,9 @@ from w2w_registry.index.protocol import Vectors
 
 _LARGE_PAGE = 2 << 20
 RESIDENT_AFTER = 2  # queries answered from disk before the codes are kept in memory
-_MANY, _FOUR_AT_A_TIME = 8, 0x44
-"""Of so many queries four at a time share what is read of the codes, a tenth faster than two and a third faster than
-FAISS's own choice (measured at 104 and 1,000 components, 100,000 to 270,000 rows)."""
+_FOUR_AT_A_TIME = 0x44
+"""Of eight queries or more, four at a time share what is read of the codes, a tenth faster than two and a third faster
+than FAISS's own choice (measured at 104 and 1,000 components, 100,000 to 270,000 rows), which fewer are left to."""
 WORTH_A_THREAD = 150_000
 """Rows for which another thread is worth waking: 100,000 are scanned in a millisecond, which two threads never beat."""
 Found = tuple[Vectors, NDArray[np.int64]]
@@ -84,7 +84,7 @@ class Scan:
         if os.fstat(self._descriptor).st_size != -(-rows // BLOCK) * BLOCK * self._row_bytes:
             raise IntegrityError(what="index file", name=path.name, expected=rows, found="another length")
         self._threads = max(1, threads)
-        self._pool: ThreadPoolExecutor | None = None
+        self._reading = Lock()
         self._shards: list[tuple[int, Any]] | None = None
         self._buffers = local()
         self._asked = 0
@@ -116,13 +116,14 @@ class Scan:
         """
         asked, excess, bound = steered(rotated, self._code)
         wanted = min(wanted, self._rows)
-        if self._shards is None and self._asked + len(rotated) > RESIDENT_AFTER:
-            self._shards = self._read_all()
-        self._asked += len(rotated)
+        with self._reading:
+            if self._shards is None and self._asked + len(rotated) > RESIDENT_AFTER:
+                self._shards = self._read_all()
+            self._asked += len(rotated)
         if self._shards is not None:
-            parts = self._all(lambda shard: self._search(*shard, asked, wanted), self._shards)
+            parts = each(lambda shard: self._search(*shard, asked, wanted), self._shards)
         else:
-            parts = self._all(lambda part: self._stream(part, asked, wanted, checked), self._parts())
+            parts = each(lambda part: self._stream(part, asked, wanted, checked), self._parts())
         scores, rows = parts[0]
         if len(parts) > 1:
             scores = np.concatenate([part[0] for part in parts], axis=1)
@@ -153,7 +154,7 @@ class Scan:
                 self._read(start, view[(start - part[0]) * self._row_bytes :], checked=True)
             return part[0], index
 
-        return self._all(shard, self._parts())
+        return each(shard, self._parts())
 
     def _read(self, start: int, view: NDArray[np.uint8], *, checked: bool) -> int:
         """The codes of the chunk that begins at row ``start``, into ``view``; returns its rows."""
@@ -189,17 +190,8 @@ class Scan:
 
     @staticmethod
     def _search(first: int, index: Any, asked: Vectors, wanted: int) -> Found:
-        index.qbs = _FOUR_AT_A_TIME if len(asked) >= _MANY else 0
         scores, rows = index.search(asked, min(wanted, index.ntotal))
         return scores, rows + first if first else rows
-
-    def _all(self, work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
-        """``work`` on every part, each in a thread."""
-        if len(parts) == 1:
-            return [work(parts[0])]
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads)
-        return list(self._pool.map(work, parts))
 
 
 def _best(scores: Vectors, rows: NDArray[np.int64], wanted: int) -> Found:
@@ -216,6 +208,7 @@ def _blank(code: Code) -> Any:
     index = module.IndexPQFastScan(code.groups * code.per, code.groups, 4, module.METRIC_INNER_PRODUCT)
     module.copy_array_to_vector(code.centroids().ravel(), index.pq.centroids)
     index.is_trained = True
+    index.qbs = _FOUR_AT_A_TIME
     return index
 
 
@@ -242,6 +235,14 @@ def _in_large_pages(view: NDArray[np.uint8]) -> None:
 
 def _fill(index: Any, packed: NDArray[np.uint8], rows: int) -> None:
     _room(index, rows, len(packed) // (-(-rows // BLOCK) * BLOCK))[:] = packed
+
+
+def each(work: Callable[[Part], Done], parts: Sequence[Part]) -> list[Done]:
+    """``work`` on every part, as many at once as there are ``threads``."""
+    if len(parts) <= 1 or threads() == 1:
+        return [work(part) for part in parts]
+    with ThreadPoolExecutor(threads()) as pool:
+        return list(pool.map(work, parts))
 
 
 def threads() -> int:

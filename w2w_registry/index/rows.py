@@ -7,6 +7,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class Rows:
         self._unchecked = unchecked
         self._map: mmap.mmap | None = None
         self._expected = self._mapped = 0
+        self._mapping = Lock()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,8 +93,11 @@ class Rows:
             for row in rows[:_FETCH_ROWS].tolist():
                 start = row * size // page * page
                 self._map.madvise(mmap.MADV_WILLNEED, start, min((row + 1) * size, len(self._map)) - start)
-        elif self._expected > _MAP_AFTER and self._mapped < len(self._map):
-            self._map_more(self._map)
+        elif self._expected > _MAP_AFTER and self._mapped < len(self._map) and self._mapping.acquire(blocking=False):
+            try:
+                self._map_more(self._map)
+            finally:
+                self._mapping.release()
 
     def _map_more(self, mapped: mmap.mmap) -> None:
         if self._mapped == 0:

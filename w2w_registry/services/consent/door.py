@@ -37,8 +37,8 @@ from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
-from w2w_registry.services.recording.nearest import Searched
 from w2w_registry.services.recording.pipelines import saying_where
+from w2w_registry.services.recording.searched import Searched
 from w2w_registry.services.recording.versions import Activity, Admission, NewVersion
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND

@@ -37,7 +37,8 @@ from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.equivalents import near_any, restored, stored_likenesses
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
 from w2w_registry.services.recording.likeness import Likeness
-from w2w_registry.services.recording.nearest import NEIGHBOURS, Nearest, Searched, open_nearest
+from w2w_registry.services.recording.nearest import Nearest, open_nearest
+from w2w_registry.services.recording.searched import NEIGHBOURS, Searched
 from w2w_registry.services.recording.spaces import load_space, metric_of
 from w2w_registry.services.recording.versions import Activity, Held, NewVersion
 from w2w_registry.services.registry import Registry
@@ -67,8 +68,7 @@ class Near:
 
 @dataclass(frozen=True, eq=False)
 class _Placed:
-    """A space's registered: the index of those in service; ids (m,) and unit vectors (m, k) of those
-    who are ``out`` of it: blocked or removed, they look as they did."""
+    """Index of those in service; ids (m,) and unit vectors (m, k) of the blocked and removed, who look as before."""
 
     nearest: Nearest | None
     out: NDArray[np.int64]

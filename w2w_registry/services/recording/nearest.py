@@ -77,37 +77,6 @@ class Nearest:
         return self._cache.ask(lambda index: index.above(units, threshold, allowed=allowed))
 
 
-@dataclass(frozen=True, eq=False)
-class Searched:
-    """What the index of a space answered of several points, as the catalog was after event ``seq``: the best version
-    ids (q, m) and scores (q, m), and how many versions there were."""
-
-    space_id: int
-    seq: int
-    ids: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    size: int
-
-    def part(self, rows: slice) -> Searched:
-        """The answers of some of the points."""
-        return replace(self, ids=self.ids[rows], scores=self.scores[rows])
-
-
-NEIGHBOURS = 4  # that a newcomer is compared with in a space
-MANY = 256  # points of which each is looked for less hard
-
-
-def search_all(registry: Registry, session: Session, space: Space, coordinates: NDArray[np.float32]) -> Searched:
-    """The ``NEIGHBOURS`` nearest of every point (q, k), asked at once."""
-    seq = vectors.last_seq(session)
-    if not len(coordinates) or not vectors.count(session, space.id, most=1):
-        nobody = (len(coordinates), 0)
-        return Searched(space.id, seq, np.zeros(nobody, np.int64), np.zeros(nobody, np.float32), 0)
-    nearest = open_nearest(registry, session, space)
-    ids, scores = nearest.search(coordinates, NEIGHBOURS, fast=len(coordinates) >= MANY)
-    return Searched(space.id, seq, ids, scores, nearest.size)
-
-
 def open_nearest(registry: Registry, session: Session, space: Space) -> Nearest:
     """The up-to-date index of ``space`` as the session's snapshot sees the catalog."""
     metric = metric_of(space)

@@ -19,7 +19,7 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, OperationKind, Result, check_name, keyed, now
 from w2w_registry.services.recording.garbage import seldom_collected
-from w2w_registry.services.recording.nearest import search_all
+from w2w_registry.services.recording.searched import searching
 from w2w_registry.services.recording.sources import Vector, open_space_of, same_space, source, space_input
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Registry
@@ -275,20 +275,20 @@ def sample(
         names = free_names(session, name, count)
     found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
     points = found.points.astype(np.float32)
-    with registry.catalog.read() as session:
-        searched = search_all(registry, session, space_row, points)
     drafts = []
     for i, point in enumerate(points):
         params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
         params |= drawn_from
         activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
         drafts.append(Draft(names[i], Kind.parse(kind), point, activity))
-    made = record(registry, space_row, weights, drafts, permission, searched=searched)
-    best = searched.ids[:, 0].tolist() if searched.size else []
+    with searching(registry, space_row, points) as asked:
+        made = record(registry, space_row, weights, drafts, permission, asked=asked)
+        near = asked.of(0, count)
+    best = near.ids[:, 0].tolist() if near.size else []
     with registry.catalog.read() as session:
         refs = refs_of(session, best)
     samples = [
-        Sampled(**vars(one), nearest=str(refs[best[i]]), distance=1.0 - float(searched.scores[i, 0]))
+        Sampled(**vars(one), nearest=str(refs[best[i]]), distance=1.0 - float(near.scores[i, 0]))
         if best
         else Sampled(**vars(one), nearest=None, distance=2.0)
         for i, one in enumerate(made)

@@ -24,8 +24,8 @@ from w2w_registry.services.consent.second_look import why_held
 from w2w_registry.services.recording import centres
 from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
-from w2w_registry.services.recording.nearest import Searched, search_all
 from w2w_registry.services.recording.newcomers import Newcomer, ask, can_ask
+from w2w_registry.services.recording.searched import Searched, Searching, searching
 from w2w_registry.services.recording.sources import (
     Vector,
 )
@@ -47,7 +47,7 @@ from w2w_registry.space.verdict import LIKELY
 _MAY_RESEMBLE = (OperationKind.SAMPLE, OperationKind.MIX, OperationKind.EDIT)
 _NEAREST = 3
 _HELD_SHOWN = 10
-_TOGETHER = 1000  # drafts recorded by the same statements: what memory holds of their rows
+_TOGETHER = 1024  # drafts recorded by the same statements: what memory holds of their rows
 _PREPARED = 128  # drafts whose θ memory holds at once
 
 
@@ -114,49 +114,51 @@ def record(
     drafts: Sequence[Draft],
     permission: Permission,
     pipeline: str | None = None,
-    searched: Searched | None = None,
+    asked: Searching | None = None,
 ) -> list[Made]:
     """Record every draft, or none: one transaction, one version with its operation and events per draft.
 
     The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``pipeline``: the base model the
-    caller runs, to see what each draws (default: where it is known to lie). ``searched``: what the index answered of
-    the drafts' points, where the caller has asked it.
+    caller runs, to see what each draws (default: where it is known to lie). ``asked``: the search for the drafts'
+    points, where the caller has begun it.
 
     Raises:
         ConsentDenied, BadName, Conflict.
     """
-    if searched is None and space_row.calibration.get("false_match_rate"):
-        with registry.catalog.read() as session:
-            points = np.stack([draft.coordinates for draft in drafts]) if drafts else np.zeros((0, space.k), np.float32)
-            searched = search_all(registry, session, space_row, points)
-    if searched is not None:
-        drafts = with_resembled(registry, space_row, drafts, searched)
+    if asked is None and drafts and space_row.calibration.get("false_match_rate"):
+        points = np.stack([draft.coordinates for draft in drafts])
+        with searching(registry, space_row, points) as begun:
+            return record(registry, space_row, space, drafts, permission, pipeline, begun)
     prepared: list[NewVersion] = []
     for start in range(0, len(drafts), _PREPARED):
         few = drafts[start : start + _PREPARED]
         thetas = _thetas(space, few)
         prepared += _drawn(registry, space, thetas, _new_versions(registry, space_row, space, few, thetas), pipeline)
+    if asked is not None:
+        asked.begun()  # so that nobody who wants to write waits for what need not be inside
     made: list[Made] = []
     with registry.catalog.write(registry.actor) as uow:
         door = Door(registry, uow.session)
         evidence = gate.evidence(permission.require(registry, uow.session))
         for start in range(0, len(drafts), _TOGETHER):
-            part = range(start, min(start + _TOGETHER, len(drafts)))
-            known = None if searched is None else searched.part(slice(start, part.stop))
-            admissions = door.admit_all([prepared[i] for i in part], [drafts[i].activity for i in part], searched=known)
+            few, news = drafts[start : start + _TOGETHER], prepared[start : start + _TOGETHER]
+            known = None if asked is None else asked.of(start, start + len(few))
+            if known is not None:
+                few = with_resembled(uow.session, space_row, few, known)
+            admissions = door.admit_all(news, [draft.activity for draft in few], searched=known)
             recordings = [
-                Recording(prepared[i], drafts[i].activity, word, (f"version.{drafts[i].activity.kind}", evidence))
-                for i, word in zip(part, admissions, strict=True)
+                Recording(new, draft.activity, word, (f"version.{draft.activity.kind}", evidence))
+                for new, draft, word in zip(news, few, admissions, strict=True)
             ]
             recorded = record_versions(uow, recordings)
-            for i, one, word in zip(part, recorded, admissions, strict=True):
-                made.append(_told(drafts[i], one, word, space_row.ref))
+            for draft, one, word in zip(few, recorded, admissions, strict=True):
+                made.append(_told(draft, one, word, space_row.ref))
     if can_ask(registry, space.base_model, pipeline):
         centres.see(registry, [space_row.id], pipeline=pipeline)
     return made
 
 
-def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft], searched: Searched) -> list[Draft]:
+def with_resembled(session: Session, space_row: Space, drafts: Sequence[Draft], searched: Searched) -> list[Draft]:
     """Samples, mixes and edits that come out as near a registered identity as another training of it would, and likely
     are it in a gallery of this size, have it upstream: what may be done with them is asked of that person too.
 
@@ -170,12 +172,11 @@ def with_resembled(registry: Registry, space_row: Space, drafts: Sequence[Draft]
     alarms = false_alarm_among(scores, float(threshold), float(rate), searched.size)
     close = (ids >= 0) & (scores >= threshold) & (alarms <= LIKELY)
     near = [row[chosen].tolist() for row, chosen in zip(ids, close, strict=True)]
-    with registry.catalog.read() as session:
-        refs = refs_of(session, {i for row in near for i in row})
-        return [
-            _resembling(session, draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
-            for draft, row in zip(drafts, near, strict=True)
-        ]
+    refs = refs_of(session, {i for row in near for i in row})
+    return [
+        _resembling(session, draft, row, refs) if draft.activity.kind in _MAY_RESEMBLE else draft
+        for draft, row in zip(drafts, near, strict=True)
+    ]
 
 
 def _resembling(session: Session, draft: Draft, near: Sequence[int], refs: Mapping[int, IdentityRef]) -> Draft:
