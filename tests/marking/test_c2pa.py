@@ -17,7 +17,7 @@ from w2w_registry.marking.certificates import Credentials, make_credentials
 
 pytest.importorskip("c2pa")
 MODEL = "ab" * 32
-STATEMENT = Statement("picture.png", ("w2w-registry", "1.0"), MODEL, True, 0xDEADBEEF)
+STATEMENT = Statement(("w2w-registry", "1.0"), MODEL, True, 0xDEADBEEF)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def test_what_is_no_picture_is_one_error(credentials: Credentials) -> None:
 
 
 def test_a_mark_without_a_number_and_no_mark(credentials: Credentials) -> None:
-    unbound = read(sign(encoded("png"), "image/png", Statement("a", ("b", "1")), credentials), "image/png")
+    unbound = read(sign(encoded("png"), "image/png", Statement(("b", "1")), credentials), "image/png")
     assert unbound is not None
     assert (unbound.watermarked, unbound.mark, unbound.model) == (True, None, None)
-    without = Statement("a", ("b", "1"), watermarked=False)
+    without = Statement(("b", "1"), watermarked=False)
     bare = read(sign(encoded("png"), "image/png", without, credentials), "image/png")
     assert bare is not None
     assert (bare.watermarked, bare.ai_generated) == (False, True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import BadImage
 from w2w_registry.files import read_bytes
-from w2w_registry.pictures import picture
+from w2w_registry.pictures import SOURCE_TYPE, picture
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -36,8 +36,6 @@ STRIP: Final = 4_000_000
 ORIENTATION: Final = 0x0112
 TURNS: Final = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """EXIF's orientation -> Pillow's transposition that sets it upright."""
-SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
 METADATA_KEY: Final = "w2w-registry"
 
 
@@ -208,16 +206,16 @@ def _to_srgb(image: PilImage, white: float, notes: list[str]) -> PilImage:
 
 
 # -- pictures out ------------------------------------------------------------------------------------
-def png_bytes(pixels: Pixels, metadata: Mapping[str, Any]) -> bytes:
+def png_bytes(pixels: Pixels, metadata: Mapping[str, Any], source: str = SOURCE_TYPE) -> bytes:
     """A PNG of (H, W, 3) uint8 that says what it is: ``metadata`` as JSON, and the mark of AI-made pictures as XMP.
 
-    The mark is ``Iptc4xmpExt:DigitalSourceType`` = trainedAlgorithmicMedia, which platforms and the EU AI Act's code of
-    practice look for; the XMP packet stands in the ``XML:com.adobe.xmp`` iTXt chunk as its specification wants.
+    The mark is ``Iptc4xmpExt:DigitalSourceType`` = ``source``, which platforms and the EU AI Act's code of practice
+    look for; the XMP packet stands in the ``XML:com.adobe.xmp`` iTXt chunk as its specification wants.
     """
     from PIL import Image, PngImagePlugin
 
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", _xmp(metadata))
+    info.add_itxt("XML:com.adobe.xmp", _xmp(metadata, source))
     info.add_itxt(METADATA_KEY, json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False))
     info.add_text("Software", "w2w-registry")
     out = io.BytesIO()
@@ -240,14 +238,14 @@ def open_picture(path: Path) -> tuple[bytes, Pixels, str]:
         return data, np.asarray(deep.convert("RGB"), np.uint8), mime
 
 
-def _xmp(metadata: Mapping[str, Any]) -> str:
+def _xmp(metadata: Mapping[str, Any], source: str) -> str:
     about = quoteattr(json.dumps(dict(metadata), sort_keys=True, ensure_ascii=False))
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
         '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
         'xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:w2w="https://w2w-registry.invalid/ns/1.0/" '
-        f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}" xmp:CreatorTool="w2w-registry" w2w:generation={about}/>'
+        f'Iptc4xmpExt:DigitalSourceType="{source}" xmp:CreatorTool="w2w-registry" w2w:generation={about}/>'
         '</rdf:RDF></x:xmpmeta><?xpacket end="r"?>'
     )
 

@@ -17,11 +17,8 @@ from typing import Any, Final
 
 from w2w_registry.errors import BadImage, MissingExtra
 from w2w_registry.marking.certificates import Credentials
+from w2w_registry.pictures import COMPOSITE_TYPE, SOURCE_TYPE
 
-SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-"""IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
-COMPOSITE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-"""A sheet of pictures, some of which a trained model made."""
 ALGORITHM: Final = "org.w2w-registry.spread-spectrum.1"
 """The watermark, as ``c2pa.watermarked`` names it."""
 
@@ -32,7 +29,6 @@ class Statement:
     ``watermarked``: whether the pixels carry the mark, and ``mark``: the number it carries, if any; ``generator``: name
     and version of the software; ``composite``: a sheet of pictures from elsewhere."""
 
-    title: str
     generator: tuple[str, str]
     model: str | None = None
     watermarked: bool = True
@@ -72,7 +68,7 @@ def sign(data: bytes, mime: str, statement: Statement, credentials: Credentials)
         ):
             builder.sign(signer, mime, io.BytesIO(data), out)
     except c2pa.C2paError as error:
-        raise BadImage(path=statement.title, reason=f"content credentials: {error}") from None
+        raise BadImage(path="picture", reason=f"content credentials: {error}") from None
     return out.getvalue()
 
 
@@ -131,7 +127,6 @@ def _manifest(statement: Statement, mime: str) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "claim_version": 2,
         "claim_generator_info": [{"name": name, "version": version}],
-        "title": statement.title,
         "format": mime,
         "assertions": assertions,
     }

@@ -19,7 +19,7 @@ from tests.hub.local_oci import LocalOci
 from tests.services.hub.test_pull import absent, coordinates
 from tests.services.hub_world import World, open_world
 from w2w_registry.catalog.models import ReleaseState
-from w2w_registry.errors import ConsentDenied, HubError, RegistryError, UsageError
+from w2w_registry.errors import ConsentDenied, HubError, IntegrityError, RegistryError, UsageError
 from w2w_registry.hub import bundle
 from w2w_registry.hub.oci import OciHub
 from w2w_registry.hub.plan import Access
@@ -89,6 +89,25 @@ def test_there_and_back(world: World, oci: LocalOci, tmp_path: Path, sqlite_temp
     other.registry.catalog.close()
 
 
+def test_whoever_trusts_the_registrys_own_key_needs_nothing_else(
+    world: World, oci: LocalOci, tmp_path: Path, sqlite_template: Path
+) -> None:
+    """Nobody set a signing key: the statement's vouches for the whole release, consents included."""
+    publish(world, oci)
+    key = str(world.registry.settings.home / "keys/release/signing.pub")
+    other = open_world(tmp_path, sqlite_template, world.hub, world.owner, "other")
+    for trusted in ([], [new_key_pair(tmp_path / "k")["public_key"]], [key]):
+        policy = {"hub": {"keys": trusted, "require_signature": True}}
+        reader = replace(other.registry, settings=replace(other.registry.settings, policy=policy))
+        if trusted != [key]:
+            with pytest.raises(IntegrityError, match="expected a signature"):
+                pull(reader, hub_of(oci), PullRequest(oci.address(NAME), name="acme/again"))
+            absent(other, "acme/again")
+    got = pull(reader, hub_of(oci), PullRequest(oci.address(NAME), name="acme/again"))
+    assert (got.consent, got.warnings) == ("granted", ())
+    other.registry.catalog.close()
+
+
 def flipped(data: bytes) -> bytes:
     return data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :]
 
@@ -117,7 +136,7 @@ def test_each_part_of_a_release_tampered_with(
     parts = set(whole) - {bundle.CARD}
     assert {bundle.CONSENT, bundle.BOM, bundle.STATEMENT, bundle.SIGNATURE, bundle.DOCUMENT} < parts
     cases: list[dict[str, bytes | None]] = [{part: flipped(whole[part])} for part in sorted(parts)]
-    cases += [{part: None} for part in sorted(parts)]
+    cases += [{part: None} for part in sorted(parts - {bundle.SIGNATURE})]
     cases += [{bundle.SIGNATURE: other_signature(whole[bundle.SIGNATURE])}]
     cases += [{bundle.DOCUMENT: None, bundle.STATEMENT: None}, {bundle.BOM: None, bundle.STATEMENT: None}]
     for changes in cases:
@@ -131,6 +150,9 @@ def test_each_part_of_a_release_tampered_with(
             assert "\n" not in message(refused.value), changes
     absent(other, "acme/again")
     oci.repositories[NAME] = kept
+    oci.replant(NAME, {bundle.SIGNATURE: None})  # the statement, by the same key, says as much
+    assert pull(trusting, hub_of(oci), PullRequest(oci.address(NAME), dry_run=True)).consent == "granted"
+    oci.repositories[NAME] = deepcopy(kept)
     assert pull(trusting, hub_of(oci), PullRequest(oci.address(NAME), name="acme/again")).consent == "granted"
     other.registry.catalog.close()
 

@@ -460,7 +460,7 @@ OURS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], type[Regis
             "consent.json": b"{}",
             **tampered(lambda b: b["files"].update({"consent.json": hashlib.sha256(b"{}").hexdigest()}))(f),
         },
-        BadFile,
+        IntegrityError,
     ),
 }
 

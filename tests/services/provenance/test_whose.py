@@ -80,6 +80,23 @@ def test_by_file_by_credentials_and_by_pixels(small: Small, tmp_path: Path) -> N
     assert log.verify(small.registry).ok
 
 
+@pytest.mark.parametrize("composite", [False, True])
+def test_what_is_signed_names_nobody_and_says_what_the_plain_note_says(small: Small, composite: bool) -> None:
+    """The file's name is the identity's; its credentials outlive a renaming of the file."""
+    import c2pa
+
+    small.grant("s1")
+    leaving = Outgoing(
+        scene(np.random.default_rng(1), 64), {}, "alice_1.png", "generate", (small.add("alice", "s1"),), 1, composite
+    )
+    (ready,) = pictures.prepare(small.registry, [leaving])
+    with c2pa.Reader("image/png", io.BytesIO(ready.data)) as reader:
+        said = reader.json()
+    assert "alice" not in said
+    (kind,) = re.findall('"digitalSourceType": *"([^"]+)"', said)
+    assert Image.open(io.BytesIO(ready.data)).text["XML:com.adobe.xmp"].count(f'DigitalSourceType="{kind}"') == 1
+
+
 def test_in_every_kind_of_file_and_turned_every_way(small: Small, tmp_path: Path) -> None:
     small.grant("s1")
     image = Image.fromarray(pixels_of(let_go(small, (small.add("a", "s1"),)).data))

@@ -100,7 +100,7 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
         return Restored(
             warnings=(
                 f"its consent.json says {state}, which is not taken over: {owner} is not trusted; record the consent"
-                ' with `w2w-reg consent grant`, or write [hub] trusted = ["owner"] in registry.toml and run'
+                f' with `w2w-reg consent grant`, or write [hub] trusted = ["{owner}"] in registry.toml and run'
                 " `w2w-reg policy set`",
             )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,23 +40,29 @@ def attested_by(files: Mapping[str, bytes]) -> str | None:
     return signed[0][0] if signed else None
 
 
-def check(
+def vouched(
     registry: Registry, folder: Path, document: Released, found: Mapping[str, str], where: str
-) -> tuple[str, ...]:
-    """Hold the attestations in ``folder``, if there are any, against the release and the trusted keys.
+) -> tuple[bool, tuple[str, ...]]:
+    """Hold the signature and the attestations in ``folder``, those there are, against the release and the trusted keys.
 
     Args:
         found: path → SHA-256 of the files as fetched.
 
     Returns:
-        What to tell of who signed them; nothing when a trusted key did, or there are none.
+        Whether a trusted key signed the release, and what to tell of it. Its statement, which names every file but the
+        card by its digest, vouches for it as its signature does.
 
     Raises:
-        BadFile, IntegrityError: one is broken, contradicts the release, or a trusted key's signature does not hold.
+        BadFile, IntegrityError: one is broken, contradicts the release, or a trusted key's signature does not hold; or
+        no trusted key signed it and the policy demands that one did. SettingError: a key that is named is not there.
     """
+    signed, remarks = signatures.check(registry, folder, where)
     bom, envelope = (_content(folder / name) for name in (BOM, STATEMENT))
     attestations.check(document, found, bom, envelope, where)
-    return () if envelope is None else _check_signatures(registry, envelope, where)
+    trusted, told = (False, ()) if envelope is None else _check_signatures(registry, envelope, where)
+    if signatures.demanded(registry) and not (signed or trusted):
+        raise IntegrityError(what="release", name=where, expected="a signature", found="none of a trusted key")
+    return signed or trusted, (*remarks, *told)
 
 
 def check_without_document(
@@ -73,23 +79,34 @@ def check_without_document(
     """
     envelope = _content(folder / STATEMENT)
     spoken_of = None if envelope is None else attestations.check_subjects(envelope, found, there, where)
-    vouched = envelope is not None and spoken_of is not None and not _check_signatures(registry, envelope, where)
+    trusted = envelope is not None and spoken_of is not None and _check_signatures(registry, envelope, where)[0]
     tensors = {path for path in found if path.endswith(".safetensors")}
-    if signatures.demanded(registry) and not (vouched and tensors <= (spoken_of or frozenset())):
+    if signatures.demanded(registry) and not (trusted and tensors <= (spoken_of or frozenset())):
         raise IntegrityError(what="release", name=where, expected="a signature", found="none")
 
 
-def _check_signatures(registry: Registry, envelope: bytes, where: str) -> tuple[str, ...]:
-    held, own = False, registry.settings.home / OWN_KEY.with_suffix(".pub")
-    for key in (*trusted_keys(registry), *([own] if own.is_file() else ())):
-        with suppress(BadFile):  # a key of another form signed nothing here
-            held = dsse.check(envelope, key, f"{where}/{STATEMENT}") or held
-    if held:
-        return ()
+def _check_signatures(registry: Registry, envelope: bytes, where: str) -> tuple[bool, tuple[str, ...]]:
+    """Whether a key that the policy trusts signed it, and what to tell: nothing when one did, or this registry's own,
+    which makes no consent of anybody's believed."""
+    own = registry.settings.home / OWN_KEY.with_suffix(".pub")
+    trusted = _signed_by(trusted_keys(registry), envelope, where)
+    if trusted or (own.is_file() and _signed_by([own], envelope, where)):
+        return trusted, ()
     signed = [name for name, _ in dsse.decode(envelope, f"{where}/{STATEMENT}")[1]]
     if not signed:
-        return ("its attestation is not signed: it says what the files are, and proves nothing about who says so",)
-    return (f"its attestation is signed by key {signed[0][:16]}, which is none that your policy trusts ([hub] keys)",)
+        return False, (
+            "its attestation is not signed: it says what the files are, and proves nothing about who says so",
+        )
+    remark = f"its attestation is signed by key {signed[0][:16]}, which is none that your policy trusts ([hub] keys)"
+    return False, (remark,)
+
+
+def _signed_by(keys: Iterable[Path], envelope: bytes, where: str) -> bool:
+    held = False
+    for key in keys:  # all of them: a signature in the name of any must hold
+        with suppress(BadFile):  # a key of another form signed nothing here
+            held = dsse.check(envelope, key, f"{where}/{STATEMENT}") or held
+    return held
 
 
 def _content(path: Path) -> bytes | None:

@@ -34,7 +34,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
 from w2w_registry.services.consent.restore import Restored, owns, restore
 from w2w_registry.services.consent.second_look import why_held
-from w2w_registry.services.hub import attesting, signatures
+from w2w_registry.services.hub import attesting
 from w2w_registry.services.hub.pull_adapters import take_adapter
 from w2w_registry.services.hub.pull_checks import check_document, check_weights, kind_of
 from w2w_registry.services.hub.pull_strangers import take_strangers
@@ -122,11 +122,10 @@ def _take_ours(registry: Registry, hub: Hub, request: PullRequest, fetched: Fetc
     lora = None if fetched.lora is None else read_lora(fetched.lora)
     for one in _forms(fetched, document):  # each form is what somebody may load
         check_weights(read_lora(one), document, coordinates, space, row.ref, where)
-    signed, remarks = signatures.check(registry, fetched.folder, where)
+    vouched, remarks = attesting.vouched(registry, fetched.folder, document, fetched.digests, where)
     mine = owns(hub, fetched.state.repo_id)
-    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
-    attested = attesting.check(registry, fetched.folder, document, fetched.digests, where)
-    restored = replace(restored, warnings=(*remarks, *restored.warnings, *attested))
+    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=vouched or mine)
+    restored = replace(restored, warnings=(*restored.warnings, *remarks))
     name = check_name(request.name or document.name)
     kind = kind_of(request, document.kind, where)
     if request.dry_run:

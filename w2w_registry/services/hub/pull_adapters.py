@@ -14,7 +14,7 @@ from w2w_registry.hub.api import Hub
 from w2w_registry.lora import digests_of, read_adapter
 from w2w_registry.records import canonical_json
 from w2w_registry.services.consent.restore import owns, restore
-from w2w_registry.services.hub import attesting, signatures
+from w2w_registry.services.hub import attesting
 from w2w_registry.services.hub.pull_checks import kind_of
 from w2w_registry.services.hub.pull_strangers import take_strangers
 from w2w_registry.services.hub.pulling import Fetched, PullReport, PullRequest, know_release
@@ -36,10 +36,9 @@ def take_adapter(
     digests = digests_of(adapter)
     if document.model_digest not in (*digests, adapter.digest):
         raise IntegrityError(what="model", name=where, expected=document.model_digest, found=digests[0])
-    signed, remarks = signatures.check(registry, fetched.folder, where)
+    vouched, remarks = attesting.vouched(registry, fetched.folder, document, fetched.digests, where)
     mine = owns(hub, fetched.state.repo_id)
-    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=signed or mine)
-    attested = attesting.check(registry, fetched.folder, document, fetched.digests, where)
+    restored = restore(registry, fetched.consent, fetched.state.repo_id, believed=vouched or mine)
     asked = replace(
         request,
         kind=str(kind_of(request, document.kind, where)),
@@ -63,6 +62,4 @@ def take_adapter(
         asked = replace(asked, subjects=subjects, manifest=manifest, brings=restored.write, noted=pulled)
     report = take_strangers(registry, asked, fetched)
     consent = restored.state if request.dry_run else report.consent
-    return replace(
-        report, ours=True, consent=consent, warnings=(*remarks, *restored.warnings, *attested, *report.warnings)
-    )
+    return replace(report, ours=True, consent=consent, warnings=(*restored.warnings, *remarks, *report.warnings))

@@ -30,6 +30,7 @@ from w2w_registry.diffusion.images import png_bytes
 from w2w_registry.errors import SettingError, storing
 from w2w_registry.marking import c2pa, tiles, watermark
 from w2w_registry.marking.certificates import SELF_MADE, Credentials, issuer, make_credentials
+from w2w_registry.pictures import COMPOSITE_TYPE, SOURCE_TYPE
 from w2w_registry.provenance import manifest as manifests
 from w2w_registry.records import now
 from w2w_registry.services.recording import policies
@@ -46,7 +47,8 @@ CHOICES = 16
 
 @dataclass(frozen=True, eq=False)
 class Outgoing:
-    """A picture that is to leave: (H, W, 3) uint8, what is said in it, its file's name, what made it and whom it shows
+    """A picture that is to leave: (H, W, 3) uint8, what is said in it, its file's name (which
+    the credentials do not repeat: it names an identity), what made it and whom it shows
     (ids of versions). ``composite``: a sheet of pictures that came from elsewhere."""
 
     pixels: NDArray[np.uint8]
@@ -83,20 +85,19 @@ def prepare(registry: Registry, leaving: Sequence[Outgoing]) -> list[Ready]:
         models = {} if not wanted else _models(session, {p.versions for p in leaving})
         numbers = iter(_numbers(session, CHOICES * len(leaving)) if wanted else ())
     if not wanted:
-        return [Ready(p, png_bytes(p.pixels, p.about), None, None) for p in leaving]
+        return [Ready(p, _png(p, p.pixels), None, None) for p in leaving]
     secret, credentials = marking_secret(registry), content_credentials(registry)
     out = []
     for picture in leaving:
         marked = watermark.embed(picture.pixels, secret, [next(numbers) for _ in range(CHOICES)])
         statement = c2pa.Statement(
-            picture.title,
             ("w2w-registry", __version__),
             models[picture.versions],
             watermarked=marked.found.present,
             mark=marked.found.mark,
             composite=picture.composite,
         )
-        data = c2pa.sign(png_bytes(marked.pixels, picture.about), "image/png", statement, credentials)
+        data = c2pa.sign(_png(picture, marked.pixels), "image/png", statement, credentials)
         out.append(Ready(picture, data, statement.mark, marked.found.false_alarm))
     return out
 
@@ -130,6 +131,10 @@ def record(uow: UnitOfWork, ready: Sequence[Ready]) -> dict[str, Any]:
             "numbered": sum(r.mark is not None for r in ready),
         }
     }
+
+
+def _png(leaving: Outgoing, pixels: NDArray[np.uint8]) -> bytes:
+    return png_bytes(pixels, leaving.about, COMPOSITE_TYPE if leaving.composite else SOURCE_TYPE)
 
 
 def marking_secret(registry: Registry) -> bytes:

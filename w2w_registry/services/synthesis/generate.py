@@ -270,7 +270,7 @@ def _leaving(
         "guidance": recipe.guidance,
         "scheduler": type(model.scheduler).__name__,
         "from": "coordinates" if request.from_coordinates or origin.artifact_digest is None else "lora",
-        "models": model.versions(),
+        "models": model.versions() | {"model": _public(model.source)},
     }
     shown = (origin.version_id,)
     leaving = []
@@ -311,6 +311,11 @@ def _grid(
     columns = [f"seed {s}" for s in request.seeds[:8]]
     chunks = [list(pictures[i : i + 8]) for i in range(0, len(pictures), 8)]
     return chunks, [], columns if len(chunks) == 1 else []
+
+
+def _public(source: str) -> str:
+    """A base model as strangers may read of it: a Hub id, or the folder's name without where it lies."""
+    return Path(source).name if Path(source).is_dir() else source
 
 
 def _words(edit: Amounts) -> dict[str, Any]:
