@@ -15,6 +15,7 @@ import base64
 import json
 import os
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -46,12 +47,12 @@ def signed(subject, consent, key, until=None):
     jwk = {"kty": "OKP", "crv": "Ed25519", "x": text(key.public_key().public_bytes_raw())}
     now = datetime.now(UTC).replace(microsecond=0)
     payload = {
-        "@context": ["https://www.w3.org/ns/credentials/v2"],
+        "@context": ["https://www.w3.org/ns/credentials/v2", {"@vocab": "urn:w2w-registry:terms#"}],
         "type": ["VerifiableCredential", "ConsentCredential"],
         "issuer": f"did:jwk:{text(packed(jwk))}",
         "iat": int(now.timestamp()),
         "validFrom": now.isoformat(),
-        "credentialSubject": {"id": subject, "consent": consent},
+        "credentialSubject": {"id": f"urn:w2w-registry:subject:{quote(subject, safe='')}", "consent": consent},
     }
     if until:
         payload["validUntil"] = f"{until}T23:59:59+00:00"

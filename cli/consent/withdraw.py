@@ -25,10 +25,19 @@ from ..output import emit, note, pairs, say, say_text, table
 @click.option(
     "--receipt", "out", type=click.Path(dir_okay=False, path_type=Path), help="Write the receipt there (.md or .json)."
 )
+@click.option("--lang", help="The receipt's language: en or ja (default: the notice's).")
 @options.force
 @takes_frame
 def withdraw(
-    frame: Frame, subject: str, erase: bool, protect: bool, dry_run: bool, yes: bool, out: Path | None, force: bool
+    frame: Frame,
+    subject: str,
+    erase: bool,
+    protect: bool,
+    dry_run: bool,
+    yes: bool,
+    out: Path | None,
+    lang: str | None,
+    force: bool,
 ) -> int:
     """Withdraw everything a subject granted, and act on it.
 
@@ -43,12 +52,12 @@ def withdraw(
     if out is not None:
         check_outputs(registry, out, force=force)
     if dry_run or (erase and not yes):
-        plan = service.plan_withdrawal(registry, subject, erase=erase, protect=protect).to_json()
+        plan = service.plan_withdrawal(registry, subject, erase=erase, protect=protect, language=lang).to_json()
         emit(frame, plan, lambda: _show_plan(plan))
         if not dry_run:
             note("nothing was changed; add --yes to erase")
         return 0 if dry_run else 2
-    value = service.withdraw(registry, subject, erase=erase, protect=protect)
+    value = service.withdraw(registry, subject, erase=erase, protect=protect, language=lang)
     if out is not None:
         service.write_receipt(value, out)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +28,31 @@ SCOPE = Scope(
     purposes=("research", "film"), uses=(Use.TRAIN, Use.GENERATE), forbidden=("advertising",), derivatives=True,
     territory=("EU",), expires_at=datetime(2027, 1, 1, tzinfo=UTC),
 )  # fmt: skip
+
+BEFORE = (  # signed when the pseudonym was the id as it stands
+    "eyJhbGciOiJFZERTQSIsImp3ayI6eyJjcnYiOiJFZDI1NTE5Iiwia3R5IjoiT0tQIiwieCI6IjdrUjVJaHJ1YWJuNnpNamtMWWJC"
+    "azNYcU9tSVF2VnZaMFFsWG9ObEZhaTAifSwidHlwIjoidmMrand0In0.eyJAY29udGV4dCI6WyJodHRwczovL3d3dy53My5vcmcv"
+    "bnMvY3JlZGVudGlhbHMvdjIiXSwiY3JlZGVudGlhbFN1YmplY3QiOnsiY29uc2VudCI6eyJkZXJpdmF0aXZlcyI6dHJ1ZSwiZm9y"
+    "YmlkZGVuIjpbXSwicHVibGljYXRpb24iOmZhbHNlLCJwdXJwb3NlcyI6WyJmaWxtIl0sInRlcnJpdG9yeSI6bnVsbCwidXNlcyI6"
+    "bnVsbH0sImlkIjoicy0xNyJ9LCJpYXQiOjE3OTU4MTEyMTAsImlzc3VlciI6ImRpZDpqd2s6ZXlKamNuWWlPaUpGWkRJMU5URTVJ"
+    "aXdpYTNSNUlqb2lUMHRRSWl3aWVDSTZJamRyVWpWSmFISjFZV0p1Tm5wTmFtdE1XV0pDYXpOWWNVOXRTVkYyVm5aYU1GRnNXRzlP"
+    "YkVaaGFUQWlmUSIsInR5cGUiOlsiVmVyaWZpYWJsZUNyZWRlbnRpYWwiLCJDb25zZW50Q3JlZGVudGlhbCJdLCJ2YWxpZFVudGls"
+    "IjoiMjAyNy0xMi0zMVQyMzo1OTo1OS45OTk5OTlaIn0.WWI9hDdhdP2lJf_hZLZKOo677eM2FvuTBAzXuaYTTa5RjQ0wsyV1EbTJ"
+    "OiKQQRW8kGRai45Ek4JufzVpsfMcAA"
+)
+
+
+@pytest.mark.parametrize("subject", ["s1", "Ärzte & Söhne/7", "urn:x:1"])
+def test_its_ids_are_uris_and_its_terms_are_defined(subject: str) -> None:
+    text = make_credential(subject, SCOPE, KEY)
+    payload = json.loads(base64.urlsafe_b64decode(text.split(".")[1] + "=="))
+    assert re.fullmatch(r"urn:w2w-registry:subject:[\w.~%-]+", payload["credentialSubject"]["id"], re.ASCII)
+    assert payload["@context"] == ["https://www.w3.org/ns/credentials/v2", {"@vocab": "urn:w2w-registry:terms#"}]
+    assert open_credential(text).subject == subject
+
+
+def test_one_signed_before_that_is_read() -> None:
+    assert open_credential(BEFORE).subject == "s-17"
 
 
 def test_what_is_signed_is_what_is_granted() -> None:

@@ -3,7 +3,10 @@
     header   {"alg": "EdDSA" or "ES256", "typ": "vc+jwt", "jwk": the subject's public key}
     payload  {"@context": [".../credentials/v2"], "type": ["VerifiableCredential", "ConsentCredential"], "issuer": …,
               "iat": …, "validFrom": …, "validUntil": …,
-              "credentialSubject": {"id": the pseudonym, "consent": {what is granted}}}
+              "credentialSubject": {"id": "urn:w2w-registry:subject:" + the pseudonym, "consent": {what is granted}}}
+
+Every term has a meaning in JSON-LD (the second ``@context`` gives the project's own), and ids are URIs, as VC 2.0
+wants; credentials from before that, with one context and the bare pseudonym as id, are read too.
 
 Ed25519 keys (RFC 8037) and P-256 keys, as wallets have, sign it in JWS' compact form. A passkey signs nothing but its
 own answers to a challenge: there the JWS is in its flattened JSON form (RFC 7515, 7.2.2), the challenge is the SHA-256
@@ -21,6 +24,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import quote, unquote
 
 from w2w_registry.consent import passkey
 from w2w_registry.consent.records import ConsentRecord, Scope, Use
@@ -28,6 +32,8 @@ from w2w_registry.consent.signing import from_base64url, signature_holds, to_bas
 from w2w_registry.records import canonical_json, iso, now
 
 CONTEXT: Final = "https://www.w3.org/ns/credentials/v2"
+OWN_TERMS: Final = {"@vocab": "urn:w2w-registry:terms#"}
+SUBJECT: Final = "urn:w2w-registry:subject:"
 TYPES: Final = ("VerifiableCredential", "ConsentCredential")
 _LIMIT: Final = 1 << 16
 
@@ -83,7 +89,9 @@ def open_credential(text: str) -> Credential:
     try:
         subject = payload["credentialSubject"]
         scope = _scope(payload, subject["consent"])
-        return Credential(str(subject["id"]), scope, thumbprint(jwk), origin, _moment_of(payload.get("iat")))
+        return Credential(
+            _pseudonym(str(subject["id"])), scope, thumbprint(jwk), origin, _moment_of(payload.get("iat"))
+        )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"its terms cannot be read: {error}") from None
 
@@ -106,17 +114,21 @@ def make_credential(
         "territory": None if scope.territory is None else list(scope.territory),
     }
     payload: dict[str, Any] = {
-        "@context": [CONTEXT],
+        "@context": [CONTEXT, OWN_TERMS],
         "type": list(TYPES),
         "issuer": issuer or f"did:jwk:{to_base64url(canonical_json(jwk).encode())}",
         "iat": int((at or now()).timestamp()),
-        "credentialSubject": {"id": subject, "consent": consent},
+        "credentialSubject": {"id": SUBJECT + quote(subject, safe=""), "consent": consent},
     }
     for name, moment in (("validFrom", scope.valid_from), ("validUntil", scope.expires_at)):
         if moment is not None:
             payload[name] = iso(moment)
     signed = ".".join(to_base64url(canonical_json(part).encode()) for part in (header, payload))
     return f"{signed}.{to_base64url(key.sign(signed.encode()))}"
+
+
+def _pseudonym(identifier: str) -> str:
+    return unquote(identifier.removeprefix(SUBJECT)) if identifier.startswith(SUBJECT) else identifier
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:

@@ -5,7 +5,8 @@ A receipt holds ids and digests only, so it can be published beside a model (``c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -21,7 +22,7 @@ CONTEXT: dict[str, Any] = {
     "w2w": "urn:w2w-registry:terms#",
     "identifier": "dct:identifier",
     "subject": "dpv:hasDataSubject",
-    "status": "dpv:hasConsentStatus",
+    "status": {"@id": "dpv:hasConsentStatus", "@type": "@id"},
     "purposes": "dpv:hasPurpose",
     "controllers": "dpv:hasDataController",
     "recipients": "dpv:hasRecipient",
@@ -92,6 +93,9 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
     }
 
 
+WAY_TO_WITHDRAW = "write to {contact}; no reasons are needed"
+"""The way that ``[organisation]`` gives where nobody wrote down another."""
+
 _KEEP = "It says what was agreed to, how to take it back, and who answers for it. The digest proves what was recorded."
 
 
@@ -134,7 +138,7 @@ def receipt_markdown(
         ("Retention", notice.retention or none),
         ("Jurisdiction", notice.jurisdiction or none),
         ("Evidence (SHA-256)", record.evidence_digest or none),
-        ("To withdraw", notice.withdrawal_method or withdraw or none),
+        ("To withdraw", _way(notice.withdrawal_method or withdraw, say) or none),
         ("Digest", record.digest()),
     ]
     lines = [
@@ -186,38 +190,74 @@ def withdrawal_receipt(
 
 
 def withdrawal_markdown(
-    withdrawal: Withdrawal, stone: Tombstone, *, completed: datetime, left: Sequence[Left] = ()
+    withdrawal: Withdrawal,
+    stone: Tombstone,
+    *,
+    completed: datetime,
+    left: Sequence[Left] = (),
+    words: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
-    """The withdrawal receipt for reading."""
-    own = sum(not v.derived for v in withdrawal.versions)
-    derived = len(withdrawal.versions) - own
-    done = [
-        f"{counted(len(withdrawal.records), 'consent record')} withdrawn",
-        f"{counted(own, 'model')} and {derived} made from them taken out of service and out of search",
-    ]
-    if withdrawal.releases:
-        done.append(f"{counted(len(withdrawal.releases), 'release')} queued for takedown")
-    if withdrawal.erase:
-        done.append(f"coordinates of {counted(len(withdrawal.versions), 'model')} erased")
-        done.append(f"{counted(len(withdrawal.purged_artifacts), 'file')} erased")
-    if withdrawal.protect and own:
-        done.append("a do-not-recreate reference kept: new models too near are refused at the door")
-    elif withdrawal.protect:
-        done.append("no do-not-recreate reference kept: no model is registered as theirs")
-    lines = [f"# Withdrawal of {withdrawal.subject}", ""]
-    lines += [f"Asked {iso(withdrawal.at)}, done {iso(completed)}.", "", "## Done", ""]
-    lines += [f"- {line}" for line in done]
-    stays = remains(withdrawal)
+    """The withdrawal receipt for reading. ``words``: another language's for these."""
+
+    def say(text: str, **values: Any) -> str:
+        return words.get(text, text).format(**values)
+
+    lines = [f"# {say('Withdrawal of {subject}', subject=withdrawal.subject)}", ""]
+    lines += [say("Asked {asked}, done {done}.", asked=_moment(withdrawal.at), done=_moment(completed)), ""]
+    lines += [f"## {say('Done')}", "", *(f"- {line}" for line in _done(withdrawal, say))]
+    stays = remains(withdrawal, say)
     if stays:
-        lines += ["", "## What cannot be taken back", ""]
+        lines += ["", f"## {say('What cannot be taken back')}", ""]
         lines += [f"- {what}\n  {do}" for what, do in stays]
     if left:
-        lines += ["", "## Pictures and files given out before", ""]
-        lines += [f"- {iso(o.at)[:10]} {o.what}, SHA-256 {o.digest} (event {o.event})" for o in left]
+        lines += ["", f"## {say('Pictures and files given out before')}", ""]
+        lines += [
+            say(
+                "- {day} {what}, SHA-256 {digest} (event {event})",
+                day=iso(o.at)[:10],
+                what=say(o.what),
+                digest=o.digest,
+                event=o.event,
+            )
+            for o in left
+        ]
     if withdrawal.recipients:
-        lines += ["", "## To be told", "", *(f"- {r}" for r in withdrawal.recipients)]
-    lines += ["", f"Tombstone: {stone.digest()}"]
+        lines += ["", f"## {say('To be told')}", "", *(f"- {r}" for r in withdrawal.recipients)]
+    lines += ["", say("Tombstone: {digest}", digest=stone.digest())]
     return "\n".join(lines) + "\n"
+
+
+def _done(withdrawal: Withdrawal, say: Callable[..., str]) -> list[str]:
+    """What was done, a line each. Numbers are given bare and, as ``…s``, with their English nouns."""
+    own = sum(not v.derived for v in withdrawal.versions)
+    records, files, models = len(withdrawal.records), len(withdrawal.purged_artifacts), len(withdrawal.versions)
+    releases = len(withdrawal.releases)
+    done = [
+        say("{records} withdrawn", count=records, records=counted(records, "consent record")),
+        say(
+            "{models} and {derived} made from them taken out of service and out of search",
+            count=own,
+            models=counted(own, "model"),
+            derived=models - own,
+        ),
+    ]
+    if releases:
+        done.append(say("{releases} queued for takedown", count=releases, releases=counted(releases, "release")))
+    if withdrawal.erase:
+        done.append(say("coordinates of {models} erased", count=models, models=counted(models, "model")))
+        done.append(say("{files} erased", count=files, files=counted(files, "file")))
+    if withdrawal.protect and own:
+        done.append(say("a do-not-recreate reference kept: new models too near are refused at the door"))
+    elif withdrawal.protect:
+        done.append(say("no do-not-recreate reference kept: no model is registered as theirs"))
+    return done
+
+
+def _way(method: str | None, say: Callable[[str], str]) -> str | None:
+    """A way to withdraw in another language, where it is the one that the settings gave."""
+    before, after = map(re.escape, WAY_TO_WITHDRAW.split("{contact}"))
+    given = re.fullmatch(f"{before}(.+){after}", method or "")
+    return method if given is None else say(WAY_TO_WITHDRAW).format(contact=given[1])
 
 
 def _day(moment: datetime | None) -> str | None:

@@ -7,7 +7,7 @@ one that is asked for twice finds nothing left to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -56,7 +56,7 @@ class Withdrawal:
 
     ``recipients`` are those the records name as having received data. ``kept_artifacts`` are files of affected
     versions that others hold too, and which therefore stay. ``spaces`` are weight spaces fitted with the subject's
-    models: they cannot forget by themselves.
+    models: they cannot forget by themselves. ``language``: the subject's, which the receipt is written in.
     """
 
     subject: str
@@ -71,6 +71,7 @@ class Withdrawal:
     kept_artifacts: tuple[str, ...]
     spaces: tuple[str, ...]
     recipients: tuple[str, ...]
+    language: str = "en"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: for ``--dry-run --json``, and for the catalog, where ``from_json`` reads them back."""
@@ -91,6 +92,7 @@ class Withdrawal:
             "kept_artifacts": list(self.kept_artifacts),
             "spaces": list(self.spaces),
             "recipients": list(self.recipients),
+            "language": self.language,
         }
 
 
@@ -109,6 +111,7 @@ def from_json(data: Mapping[str, Any]) -> Withdrawal:
         kept_artifacts=tuple(data["kept_artifacts"]),
         spaces=tuple(data["spaces"]),
         recipients=tuple(data["recipients"]),
+        language=str(data.get("language", "en")),
     )
 
 
@@ -124,6 +127,7 @@ def plan(
     recipients: Iterable[str],
     erase: bool,
     protect: bool,
+    language: str = "en",
 ) -> Withdrawal:
     """Plan a withdrawal from the facts of the catalog.
 
@@ -151,6 +155,7 @@ def plan(
         kept_artifacts=tuple(d for d in held if d in shared),
         spaces=tuple(sorted(spaces)),
         recipients=tuple(sorted(recipients)),
+        language=language,
     )
 
 
@@ -192,35 +197,53 @@ def tombstone(withdrawal: Withdrawal, salt: str) -> Tombstone:
     )
 
 
-def remains(withdrawal: Withdrawal) -> tuple[tuple[str, str], ...]:
-    """What cannot be taken back, and what to do about it: pairs for the receipt, in plain words."""
+def remains(
+    withdrawal: Withdrawal, say: Callable[..., str] = lambda text, **values: text.format(**values)
+) -> tuple[tuple[str, str], ...]:
+    """What cannot be taken back, and what to do about it: pairs for the receipt, in plain words. ``say``: a sentence
+    in another language, with its values filled in."""
     out: list[tuple[str, str]] = []
     if withdrawal.releases:
         out.append(
             (
-                "Copies of published files that others downloaded before the takedown are out of reach.",
-                "The recipients below are to be told; the takedown's state: w2w-reg releases.",
+                say("Copies of published files that others downloaded before the takedown are out of reach."),
+                say("The recipients below are to be told; the takedown's state: w2w-reg releases."),
             )
         )
     for space in withdrawal.spaces:
         out.append(
             (
-                f"The weight space {space} was fitted with models of this subject and holds a trace of them.",
-                f"Fit it again without them: w2w-reg space refit {space} --without {withdrawal.subject}",
+                say(
+                    "The weight space {space} was fitted with models of this subject and holds a trace of them.",
+                    space=space,
+                ),
+                say(
+                    "Fit it again without them: w2w-reg space refit {space} --without {subject}",
+                    space=space,
+                    subject=withdrawal.subject,
+                ),
             )
         )
     if withdrawal.kept_artifacts:
+        count = len(withdrawal.kept_artifacts)
+        one = "One file is also held by models of other subjects and stays."
         out.append(
             (
-                f"{len(withdrawal.kept_artifacts)} files are also held by models of other subjects and stay.",
-                "Review those models: w2w-reg audit query unexplained",
+                say(
+                    one if count == 1 else "{count} files are also held by models of other subjects and stay.",
+                    count=count,
+                ),
+                say("Review those models: w2w-reg audit query unexplained"),
             )
         )
     if not withdrawal.erase:
         out.append(
             (
-                "Files and coordinates are kept out of service, not erased.",
-                f"To erase them for good: w2w-reg consent withdraw {withdrawal.subject} --erase",
+                say("Files and coordinates are kept out of service, not erased."),
+                say(
+                    "To erase them for good: w2w-reg consent withdraw {subject} --erase",
+                    subject=withdrawal.subject,
+                ),
             )
         )
     return tuple(out)

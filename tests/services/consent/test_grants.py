@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from string import Formatter
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.services.small import ANY, Small, digest
 from w2w_registry.catalog.models import ConsentRecord
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.catalog.subjects import ConsentEventType
+from w2w_registry.consent import receipt, withdrawal
 from w2w_registry.consent.records import ANY_PURPOSE, PURPOSES, Notice, Scope, Status, Use
 from w2w_registry.errors import BadFile, BadName, Conflict, NotFound, UsageError
 from w2w_registry.records import now
@@ -223,6 +226,40 @@ def test_receipts_in_the_subject_s_language(small: Small) -> None:
     assert receipts.receipt(small.registry, "s2")[0]["markdown"].startswith("# Consent receipt")  # no words for it
     with pytest.raises(UsageError, match="xx"):
         receipts.receipt(small.registry, "s1", language="xx")
+
+
+def test_every_sentence_that_a_subject_reads_is_in_every_language() -> None:
+    """What the receipts say, of a consent or of a withdrawal, is in each catalogue with no other blanks."""
+    said = {receipt.WAY_TO_WITHDRAW, receipt._KEEP, "picture", "file"}
+    for page in (receipt, withdrawal):
+        for call in ast.walk(ast.parse(Path(page.__file__).read_text("utf-8"))):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "say" and call.args:
+                said |= {n.value for n in ast.walk(call.args[0]) if isinstance(n, ast.Constant) and n.value != 1}
+    assert len(said) > 35
+    for language in set(receipts.LANGUAGES) - {"en"}:
+        words = receipts.words_of(language)
+        assert said - words.keys() == set()
+        for text in said:
+            blanks = {name for _, name, _, _ in Formatter().parse(words[text]) if name}
+            assert blanks <= {name for _, name, _, _ in Formatter().parse(text) if name} | {"count"}, text
+
+
+def test_a_withdrawal_s_receipt_is_in_the_subject_s_language(small: Small) -> None:
+    owner = {"organisation": {"contact": "privacy@studio.example"}}
+    small.registry = replace(small.registry, settings=replace(small.registry.settings, **owner))
+    small.grant("s1", notice=Notice(notice="n-1", language="ja", recipients=("print shop",)))
+    small.add("a", "s1")
+    (given,) = receipts.receipt(small.registry, "s1")
+    assert "| 撤回の方法 | privacy@studio.example にご連絡ください（理由は不要です） |" in given["markdown"]
+    plan = withdraw.plan_withdrawal(small.registry, "s1", language="en")
+    assert (plan.language, withdrawal.from_json(plan.to_json()).language) == ("en", "en")
+    with pytest.raises(UsageError, match="xx"):
+        withdraw.withdraw(small.registry, "s1", language="xx")
+    said = withdraw.withdraw(small.registry, "s1")["markdown"]
+    latin = set(re.findall(r"(?<![\w-])[A-Za-z]{3,}(?![\w-])", re.sub(r"w2w-reg[ \w-]*", "", said)))
+    assert latin <= {"UTC", "print", "shop"}, latin
+    assert "本人のモデル 1 件" in said
+    assert withdraw.withdraw(small.registry, "s1", erase=True, language="en")["markdown"].startswith("# Withdrawal of")
 
 
 def test_a_receipt_s_words_are_the_report_s() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from w2w_registry.consent.receipt import WAY_TO_WITHDRAW
 from w2w_registry.consent.records import Notice
 from w2w_registry.services.registry import Registry
 
@@ -15,7 +16,7 @@ def completed(registry: Registry, notice: Notice | None) -> Notice:
     if found.controllers is None and controller:
         found = replace(found, controllers=(str(controller),))
     if found.withdrawal_method is None and contact:
-        found = replace(found, withdrawal_method=f"write to {contact}; no reasons are needed")
+        found = replace(found, withdrawal_method=WAY_TO_WITHDRAW.format(contact=contact))
     return found
 
 

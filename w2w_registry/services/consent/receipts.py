@@ -25,9 +25,16 @@ _WORDS: Final = Path(__file__).parent / "messages"
 LANGUAGES: Final = ("en", *sorted(path.stem for path in _WORDS.glob("*.json")))
 
 
-def _words(language: str) -> dict[str, str]:
-    path = _WORDS / f"{language}.json"
+def words_of(language: str) -> dict[str, str]:
+    """The words of a language for those of a receipt; none for English, and for one there are no words for."""
+    path = _WORDS / f"{language.partition('-')[0].lower()}.json"
     return dict(json.loads(path.read_text("utf-8"))) if path.exists() else {}
+
+
+def check_language(language: str | None) -> None:
+    """Raises UsageError: receipts are not written in it."""
+    if language not in (None, *LANGUAGES):
+        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
 
 
 def receipt(
@@ -42,8 +49,7 @@ def receipt(
         UsageError: no words for the language. NotFound: no such subject or record, or nothing was ever asked or
             granted.
     """
-    if language not in (None, *LANGUAGES):
-        raise UsageError(reason=f"unknown language {language!r}", hint=f"one of: {', '.join(LANGUAGES)}")
+    check_language(language)
     out: list[dict[str, Any]] = []
     with registry.catalog.write(registry.actor) as uow:
         records = [r for r in records_of_subject(uow.session, subject) if record_id in (None, r.record_id)]
@@ -54,7 +60,7 @@ def receipt(
             move_record(uow, noted)
             journal(uow, "consent.receipt", noted)
             way = notices.completed(registry, noted.notice).withdrawal_method
-            words = _words(language or (noted.notice.language or "en").partition("-")[0].lower())
+            words = words_of(language or noted.notice.language or "en")
             out.append(
                 {
                     "json": receipt_json(noted, uow.now(), way),

@@ -46,6 +46,7 @@ from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, St
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, Result, VersionState, digest_of, now
+from w2w_registry.services.consent.receipts import check_language, words_of
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
 from w2w_registry.services.consent.subjects import unprotect, wake
@@ -58,18 +59,21 @@ _OPEN = frozenset({Status.REQUESTED, Status.GIVEN, Status.EXPIRED, Status.DISPUT
 
 
 def plan_withdrawal(
-    registry: Registry, subject: str, *, erase: bool = False, protect: bool = True
+    registry: Registry, subject: str, *, erase: bool = False, protect: bool = True, language: str | None = None
 ) -> withdrawal.Withdrawal:
     """What ``withdraw`` would do now; nothing is changed.
 
     Raises:
-        NotFound: no such subject.
+        UsageError: no words for the language. NotFound: no such subject.
     """
+    check_language(language)
     with registry.catalog.read() as session:
-        return _plan(session, subject, erase=erase, protect=protect)
+        return _plan(session, subject, erase=erase, protect=protect, language=language)
 
 
-def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: bool = True) -> dict[str, Any]:
+def withdraw(
+    registry: Registry, subject: str, *, erase: bool = False, protect: bool = True, language: str | None = None
+) -> dict[str, Any]:
     """Withdraw everything a subject ever granted, and act on it. Returns the receipt, with ``already`` when a
     withdrawal before had left nothing to do.
 
@@ -79,17 +83,19 @@ def withdraw(registry: Registry, subject: str, *, erase: bool = False, protect: 
         erase: coordinates, files, previews, caches and what is personal in the catalog go for good.
         protect: keep references of the likeness, by which the door refuses it from now on; False for a subject who asks
             that nothing be kept, which two people say: whoever is forgotten can be brought in again.
+        language: the receipt's; None: that of the notice the subject was last given, where there are words for it.
 
     Raises:
-        NotFound: no such subject. SecondPersonNeeded, with nothing done. StorageError: a file could not be erased; run
-            again to go on from there.
+        UsageError: no words for the language. NotFound: no such subject. SecondPersonNeeded, with nothing done.
+        StorageError: a file could not be erased; run again to go on from there.
     """
+    check_language(language)
     with registry.catalog.read() as session:
         subject = subject_by_id(session, subject).id
     for withdrawal_id in unfinished(registry, subject):
         resume(registry, withdrawal_id)
     with registry.catalog.write(registry.actor) as uow:
-        plan = _plan(uow.session, subject, erase=erase, protect=protect)
+        plan = _plan(uow.session, subject, erase=erase, protect=protect, language=language)
         told: dict[str, Any] = {}
         if not protect:
             told = {"forget": True}
@@ -186,12 +192,15 @@ def write_receipt(value: dict[str, Any], out: Path) -> None:
 
 
 # -- planning ----------------------------------------------------------------------------------------
-def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> withdrawal.Withdrawal:
+def _plan(
+    session: Session, subject: str, *, erase: bool, protect: bool, language: str | None = None
+) -> withdrawal.Withdrawal:
     subject = subject_by_id(session, subject).id
     records = load_records(session, [subject], history=False).get(subject, ())
     versions = _affected(session, subject)
     ids = {v.version_id for v in versions}
     recipients = {r for record in records for r in record.notice.recipients or ()}
+    told_in = [record.notice.language for record in records if record.notice.language]
     files = {digest for v in versions for digest in v.artifacts}
     return withdrawal.plan(
         subject,
@@ -202,6 +211,7 @@ def _plan(session: Session, subject: str, *, erase: bool, protect: bool) -> with
         shared_artifacts=held(session, files, besides=ids, besides_subject=subject) if erase else (),
         spaces=[space.ref for space in spaces_fitted_with(session, subject)],
         recipients=recipients,
+        language=language or (told_in or ["en"])[-1],
         erase=erase,
         protect=protect,
     )
@@ -348,7 +358,7 @@ def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
         row.receipt = {
             "withdrawal": withdrawal_id,
             "receipt": withdrawal_receipt(plan, stone, completed=completed, left=left),
-            "markdown": withdrawal_markdown(plan, stone, completed=completed, left=left),
+            "markdown": withdrawal_markdown(plan, stone, completed=completed, left=left, words=words_of(plan.language)),
             "tombstone": dict(stone.__dict__),
         }
         row.phase, row.finished = Step.RECEIPT.value, completed
