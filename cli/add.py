@@ -317,7 +317,8 @@ def _causes(pairs: list[tuple[str, str]], word: str) -> None:
         warn(f"{len(same)} {word}: {reason}  (such as {path})")
     if len(ordered) > _SHOWN:
         rest = sum(len(same) for same in ordered[_SHOWN:])
-        warn(f"{rest} more {word}, for {len(ordered) - _SHOWN} other reasons (--json lists all files)")
+        reasons = "another reason" if len(ordered) == _SHOWN + 1 else f"{len(ordered) - _SHOWN} other reasons"
+        warn(f"{rest} more {word}, for {reasons} (--json lists all files)")
 
 
 def _warnings(items: Sequence[Item]) -> None:

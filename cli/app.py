@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import re
 import signal
 import sys
@@ -13,7 +15,8 @@ from typing import Any
 
 import click
 
-from w2w_registry.errors import RegistryError
+from w2w_registry.errors import BadFile, RegistryError
+from w2w_registry.files import why
 from w2w_registry.version import __version__
 
 from . import completion, loudness
@@ -97,7 +100,7 @@ def _run(args: list[str], *, as_json: bool) -> None:
         report_error(error, as_json=as_json)
         sys.exit(error.exit_code)
     except OSError as error:
-        lost = output_lost(error)
+        lost = output_lost(error) or _no_file_name(error)
         if lost is None:
             report_bug(error)
             raise
@@ -106,6 +109,13 @@ def _run(args: list[str], *, as_json: bool) -> None:
     except Exception as error:  # the last boundary: say it is a bug, keep the traceback for the report
         report_bug(error)
         raise
+
+
+def _no_file_name(error: OSError) -> RegistryError | None:
+    """What to say where something typed is longer than a file's name can be."""
+    if error.errno != errno.ENAMETOOLONG:
+        return None
+    return BadFile(path=f"{os.path.basename(str(error.filename))[:40]}…", reason=why(error))
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def first_there(folder: Path, names: Iterable[str]) -> Path | None:
         if time.time() - info.st_mtime > _SETTLED:  # else what comes within the clock's next tick would be overlooked
             there = _listed(str(folder), info.st_dev, info.st_ino, info.st_mtime_ns)
     for name in names:
-        if (there is None or name in there or not name.isascii()) and (path := folder / name).is_file():
+        if (there is None or name in there or not name.isascii()) and os.path.isfile(path := folder / name):
             return path
     return None
 

@@ -150,6 +150,14 @@ def test_a_seed_that_is_too_large_is_told_the_bound(run: Run) -> None:
         assert str(2**63 - 1) in err
 
 
+def test_what_is_too_long_for_a_files_name_is_told(run: Run) -> None:
+    run("init")
+    for args in (("search",), ("verify",), ("whose",), ("backup",), ("config", "set", "pipelines.x")):
+        code, _, err = run(*args, "n" * 300)
+        assert code == 5, args
+        assert "its name is too long" in err
+
+
 def test_usage_errors_are_json_too(run: Run) -> None:
     for args in (("list", "--nope", "--json"), ("--json", "lst"), ("show", "--json")):
         code, _, err = run(*args)

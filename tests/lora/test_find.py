@@ -105,6 +105,25 @@ def test_two_snapshots_of_one_repo_are_told_apart_by_their_commits(tmp_path: Pat
     assert [c.name for c in find_loras([tmp_path])] == ["acme/alice-0a0a0a0", "acme/alice-0b0b0b0"]
 
 
+def test_the_caches_blobs_are_the_files_of_its_snapshots(tmp_path: Path) -> None:
+    cache = tmp_path / "models--acme--alice"
+    write_lora(tmp_path / "lora", make_tensors(), fmt="diffusers")
+    for name in ("blobs", "snapshots/" + "0a" * 20):
+        (cache / name).mkdir(parents=True)
+    blob = (tmp_path / "lora" / "pytorch_lora_weights.safetensors").rename(cache / "blobs" / ("ab" * 32))
+    (cache / "snapshots" / ("0a" * 20) / "pytorch_lora_weights.safetensors").symlink_to(blob)
+    found, skipped = discover([cache])
+    assert ([c.name for c in found], skipped) == (["acme/alice"], [])
+
+
+def test_one_name_in_two_forms_of_unicode_is_two_names_with_a_mark(tmp_path: Path) -> None:
+    for name in ("Zo\u00eb", "Zoe\u0308"):
+        write_lora(tmp_path / f"{name}.safetensors", make_tensors(), fmt="kohya")
+    names = [c.name for c in find_loras([tmp_path])]
+    assert len(set(names)) == 2
+    assert all(name.startswith("Zo\u00eb-") and "/" not in name for name in names)
+
+
 def test_pictograms_keep_their_files_apart(tmp_path: Path) -> None:
     for name in ("😀", "😎", "zoë❤"):
         write_lora(tmp_path / f"{name}.safetensors", make_tensors(), fmt="kohya")

@@ -24,7 +24,7 @@ _OURS = _ENDINGS[:2]
 # What trainers keep to go on from.
 _STATE = re.compile(
     r"(?:optimizer|scheduler|lr_scheduler|scaler|grad_scaler|rng_state|random_states|training_args|sampler)"
-    r"(?:[-_.]?\d+)*\.(?:bin|pt|pth|ckpt|safetensors)",
+    r"(?:[-_.]?\d+)*\.(?:bin|pt|pth|ckpt|pkl|safetensors)",
     re.IGNORECASE,
 )
 # Names that say what a file is, not whom it draws: the folder above is asked.
@@ -192,11 +192,10 @@ def _distinct(paths: list[Path]) -> list[str]:
         for i in again:
             used[i] += 1
     names = [way[n] for way, n in zip(ways, used, strict=True)]
-    seen: Counter[str] = Counter()
+    count = Counter(names)
     for i, name in enumerate(names):
-        seen[name] += 1
-        if seen[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
-            names[i] = f"{name[: MAX_NAME - 9]}-{_mark(paths[i])}"
+        if count[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
+            names[i] = f"{ways[i][0][: MAX_NAME - 9]}-{_mark(paths[i])}"
     return names
 
 
@@ -271,6 +270,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterat
 
 def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
     """What one folder's own files are."""
+    if folder.name == "blobs" and _HUB_CACHE.fullmatch(folder.parent.name) and (folder.parent / "snapshots").is_dir():
+        return  # the files of the snapshots, which have their names there
     state = {name for name in names if _STATE.fullmatch(name)}
     weights = [name for name in names if name.lower().endswith(_OURS) and name not in state]
     stems = {name.rpartition(".")[0] for name in weights}

@@ -36,9 +36,14 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "base_model": "Flux.1 D",
             "tags": ["face", "soft"],
             "usage_tips": '{"strength": 0.8}',
+            "favorite": True,
+            "rating": 4,
             "civitai": {"trainedWords": ["ohwx"], "baseModel": "Other"},
         },
-        {"title": "Ann", "base_hint": "Flux.1 D", "tags": "face, soft", "strength": 0.8, "trigger": "ohwx"},
+        {
+            **{"title": "Ann", "base_hint": "Flux.1 D", "tags": "face, soft", "strength": 0.8, "trigger": "ohwx"},
+            **{"favorite": 1.0, "rating": 4.0},
+        },
     ),
     "x.cm-info.json": (
         {
@@ -195,3 +200,9 @@ def test_pictures_in_a_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / name).write_bytes(b"")
     assert preview_file(tmp_path / "ann") == tmp_path / "ann" / name
+
+
+def test_a_name_as_long_as_names_get_has_nothing_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / f"{'n' * 243}.safetensors"
+    file.write_bytes(b"")
+    assert (about(file, None), beside_told(file)) == ({}, ())

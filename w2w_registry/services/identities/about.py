@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ from w2w_registry.services.recording.labels import Label, to_label
 _LIMIT = 4 * 2**20
 _TEXT = 2_000
 _STRONGEST = 1_000.0
+_HIGHEST = 100
 _BESIDE = (".metadata.json", ".cm-info.json", ".civitai.info", ".json")
 
 
 def about(path: Path, told: Told | None) -> dict[str, Label]:
-    """Labels by name: trigger, notes, license, strength, base_hint, title, tags; files beside before the header."""
+    """Labels by name: trigger, notes, license, strength, rating, favorite, base_hint, title, tags; files beside before
+    the header."""
     found: dict[str, Label] = {}
     if told is not None:
         _put(found, "trigger", told.trigger)
@@ -47,7 +50,7 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
 
 
 def _files_beside(path: Path) -> list[tuple[str, Path]]:
-    stem = path.with_suffix("") if path.is_file() else path / path.name
+    stem = path.with_suffix("") if os.path.isfile(path) else path / path.name
     return [(ending, stem.with_name(stem.name + ending)) for ending in _BESIDE]
 
 
@@ -112,6 +115,11 @@ def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int
         except (ValueError, RecursionError):
             tips = None
     _put_strength(found, tips.get("strength") if isinstance(tips, dict) else None)
+    rating = fields.get("rating")
+    if isinstance(rating, (int, float)) and not isinstance(rating, bool) and 0 < rating <= _HIGHEST:
+        found["rating"] = float(rating)
+    if fields.get("favorite") is True:
+        found["favorite"] = 1.0
 
 
 def _from_card(found: dict[str, Label], path: Path) -> None:
@@ -167,7 +175,7 @@ def _plain(text: Any) -> str | None:
 def _table(path: Path) -> dict[str, Any] | None:
     """A file's table, empty where there is no such file; None where it holds none."""
     try:
-        value = json.loads(read_text(path, limit=_LIMIT)) if path.is_file() else {}
+        value = json.loads(read_text(path, limit=_LIMIT)) if os.path.isfile(path) else {}
     except (BadFile, ValueError, RecursionError):
         return None  # a convenience: a broken one does not keep the adapter out
     if isinstance(value, list) and len(value) == 1:

@@ -15,7 +15,7 @@ from w2w_registry.catalog.models import Identity, InputKind, Version
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadLora, RegistryError
-from w2w_registry.lora import Adapter, Candidate, digests_of, is_embedding, read_adapter
+from w2w_registry.lora import Adapter, Candidate, digests_of, is_embedding, not_plain, read_adapter
 from w2w_registry.records import OperationKind, Rank, Told, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
@@ -301,4 +301,7 @@ def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     if len(adapter.unread) > embeddings:
         unread = _count(len(adapter.unread) - embeddings, "tensor")
         found.append(f"it has {unread} of a kind this release does not know, kept in its file")
+    reason = not_plain(adapter) if adapter.kind == "LoRA" and not adapter.unread else None
+    if reason is not None:
+        found.append(f"it goes to no weight space: {reason}")
     return found

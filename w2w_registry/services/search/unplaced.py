@@ -139,7 +139,7 @@ def search_unplaced(
         hits = _hits(registry, session, same, scores, limit)
     warnings = [] if why is None else [why]
     if sketch is None:
-        warnings.append("its change is not in its file alone: only copies of the same numbers are found")
+        warnings.append("its change cannot be computed from its file: only copies of the same numbers are found")
     warnings += remarks
     gap = round(hits[0].score - hits[1].score, 6) if len(hits) > 1 else None
     return Found(query.text, None, METRIC, None, hits, None, None, tuple(warnings), people=len(scores), gap=gap)
