@@ -29,9 +29,12 @@ def test_csv_by_named_or_first_column(tmp_path: Path) -> None:
     file = tmp_path / "labels.csv"
     file.write_text("\ufeffsplit,id,beard\nfit,p0001,1\nfit,p0002,\n\n", "utf-8")
     assert read_labels_csv(file) == {"p0001": {"split": "fit", "beard": 1.0}, "p0002": {"split": "fit"}}
-    for mark in ",;\t":
-        file.write_text(f"who{mark}beard\np0001{mark}0.5\n", "utf-8")
-        assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
+    for mark in ",;\t|":
+        for told in ("", f"sep={mark}\r\n"):
+            file.write_text(f"{told}who{mark}beard\np0001{mark}0.5\n", "utf-8")
+            assert read_labels_csv(file) == {"p0001": {"beard": 0.5}}
+    file.write_text("id,File_Name,beard\n1,a.safetensors,1\n2,b.safetensors,0\n", "utf-8")
+    assert set(read_labels_csv(file)) == {"a.safetensors", "b.safetensors"}
 
 
 def test_a_table_with_tabs_may_have_commas_in_its_header(tmp_path: Path) -> None:
@@ -51,6 +54,7 @@ def test_a_table_with_tabs_may_have_commas_in_its_header(tmp_path: Path) -> None
         ('[{"id": "p1", "beard": 1}]', "JSON"),
         ('{\n  "p1": {"beard": 1}\n}', "JSON"),
         ("id\np1\n", "no column of labels beside 'id'"),
+        ("p1,0.5\np2,1\n", "named '0.5', as values are"),
     ],
 )
 def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> None:

@@ -22,7 +22,7 @@ from w2w_registry.records import FORMULA, assigned, composed, legal_name
 Label = float | str
 Labels = Mapping[str, Label]
 
-_NAME_COLUMNS = ("id", "name", "identity")
+_NAME_COLUMNS = ("id", "name", "identity", "file_name", "filename", "file")
 _HEADER = "the first line names the columns: id,beard,…"
 
 
@@ -52,17 +52,20 @@ def to_label(text: str) -> Label:
 
 
 def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
-    """Labels by identity name. The name stands in the column ``id``, ``name`` or ``identity``, else in the first;
-    empty cells are unknown and left out.
+    """Labels by identity name. The name stands in the column ``id``, ``name``, ``identity`` or one that is called like
+    a file, else in the first; empty cells are unknown and left out.
 
     Raises:
         BadFile: not readable as CSV, no rows, no labels, a name or a column twice, a row longer than the header.
     """
     try:
         text = composed(read_text(path))
-        first = text.split("\n", 1)[0]
+        first, _, rest = text.partition("\n")
+        told = re.fullmatch(r"sep=(.)\s*", first)  # a spreadsheet's own first line
+        if told is not None:
+            text, first = rest, rest.partition("\n")[0]
         # Spreadsheets of half the world write semicolons, and tabs is what they copy.
-        mark = next((one for one in "\t,;" if one in first), ",")
+        mark = told[1] if told is not None else next((one for one in "\t,;|" if one in first), ",")
         if first.lstrip()[:1] in ("{", "["):
             raise BadFile(path=str(path), reason="JSON, where a CSV is expected", hint=_HEADER)
         reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=mark)
@@ -77,7 +80,10 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     twice = next((cell for cell in header if cell and header.count(cell) > 1), None)
     if twice is not None:
         raise BadFile(path=str(path), reason=f"two columns are named {twice[:60]!r}")
-    where = next((header.index(c) for c in _NAME_COLUMNS if c in header), 0)
+    value = next((cell for cell in header[1:] if re.fullmatch(r"[+-]?\d+(?:[.,]\d+)?%?", cell)), None)
+    if value is not None:
+        raise BadFile(path=str(path), reason=f"a column is named {value!r}, as values are", hint=_HEADER)
+    where = _naming(header, rows)
     labels: dict[str, dict[str, Label]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) > len(header):
@@ -93,6 +99,14 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
             if i != where and cell.strip() and header[i]
         }
     return labels
+
+
+def _naming(header: list[str], rows: list[list[str]]) -> int:
+    """Which column names identities: where ``id`` only counts rows, another that can."""
+    called = [cell.casefold() for cell in header]
+    found = [called.index(name) for name in _NAME_COLUMNS if name in called] or [0]
+    counts = all(len(row) <= found[0] or row[found[0]].strip().isdecimal() for row in rows)
+    return found[1] if len(found) > 1 and called[found[0]] == "id" and counts else found[0]
 
 
 def _plain(cell: str, mark: str) -> str:
