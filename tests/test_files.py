@@ -86,3 +86,14 @@ def test_a_folder_that_cannot_be_listed_is_asked_name_by_name(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "listdir", denied)
     assert first_there(tmp_path, ("x.jpg", "x.png")) == tmp_path / "x.png"
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/x", "https://huggingface.co/a/b", "hf://a/b", "gs://bucket/x.safetensors"]
+)
+def test_an_address_is_no_file_and_a_link_to_nothing_is_said(tmp_path: Path, address: str) -> None:
+    with pytest.raises(BadFile, match="an address"):
+        read_bytes(Path(address))
+    (tmp_path / "x").symlink_to(tmp_path / "gone")
+    with pytest.raises(BadFile, match="a link to what is not there"):
+        read_bytes(tmp_path / "x")

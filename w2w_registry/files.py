@@ -10,6 +10,7 @@ import codecs
 import errno
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Iterable, Iterator
@@ -97,9 +98,18 @@ def sha256_file(path: str | Path, kind: type[BadFile] = BadFile, *, limit: int |
     return digest.hexdigest()
 
 
+_ADDRESS = re.compile(r"(?:https?|s3|gs|gcs|az|abfss?|hf|oci|ftp|file|civitai):/{1,3}\w", re.IGNORECASE)
+
+
 def why(error: Exception) -> str:
     """One plain phrase for a failed file operation."""
     if isinstance(error, OSError):
+        if error.errno == errno.ENOENT and isinstance(error.filename, (str, os.PathLike)):
+            name = os.fspath(error.filename)
+            if os.path.islink(name):
+                return "a link to what is not there"
+            if _ADDRESS.match(name):
+                return "an address, where a file or folder of this machine is expected: download it first"
         known = {
             errno.ENOENT: "no such file or folder",
             errno.ENOTDIR: "no such file or folder",

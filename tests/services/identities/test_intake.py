@@ -150,6 +150,8 @@ def test_another_kind_said_later_is_told(empty: Registry, world: World, tmp_path
         assert {item.status for item in done.items} == {"existing"}
         assert all("stays of kind person, not style" in item.warnings[0] for item in done.items)
         assert manage.show(empty, "p0001")["kind"] == "person"
+        _, done = run(empty, tmp_path / "few", base_model="other/base")
+        assert all("not of other/base: a version keeps" in item.warnings[0] for item in done.items)
         _, done = run(empty, tmp_path / "few", kind="person")
         assert not any(item.warnings for item in done.items)
         _, done = run(empty, tmp_path / "few")  # nothing said, nothing to tell

@@ -75,13 +75,13 @@ def _given(request: AddRequest, planned: Plan, one: Seen) -> Labels:
 def _relabelled(session: Session, request: AddRequest, planned: Plan, one: Seen, item: Item) -> Item:
     """An item that is there already with what the command would change of it."""
     labels = _given(request, planned, one)
-    if item.status != "existing" or not (labels or request.kind):
+    if item.status != "existing" or not (labels or request.kind or request.base_model):
         return item
     try:
         version = version_for(session, f"{item.identity}@{item.version}")
     except RegistryError:  # a copy of one that is yet to be added
         return item
-    told = request.of_kind(session.get_one(Identity, version.identity_id).kind)
+    told = request.not_changed(session.get_one(Identity, version.identity_id).kind, version.base_model)
     changed = changed_labels(session, version.id, labels)
     return replace(item, updated=tuple(changed), warnings=(*told, *item.warnings))
 

@@ -349,7 +349,7 @@ class _Chunk:
     def _existing(self, session: Session, one: Incoming, version: Version, how: str | None) -> Item:
         identity = session.get_one(Identity, version.identity_id)
         name = identity.name
-        warnings = self.request.of_kind(identity.kind)
+        warnings = self.request.not_changed(identity.kind, version.base_model)
         if how is None and name != one.name:
             warnings = (*warnings, f"this is {name}@{version.number}, which it was not named after")
         return Item(

@@ -14,6 +14,7 @@ from w2w_registry.lora import Candidate, Skipped, find_loras
 from w2w_registry.records import Kind, Rank, Told, check_name, rank_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.labels import Labels, read_labels_csv
+from w2w_registry.services.recording.placement import same_model_id
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Input
 from w2w_registry.services.registry import Registry
@@ -91,16 +92,15 @@ class AddRequest:
             raise UsageError(reason=f"[[name]] is for one adapter, {len(candidates)} were given", hint="try [[prefix]]")
         return [replace(candidates[0], name=check_name(self.name), said=True)]
 
-    def of_kind(self, kind: str) -> tuple[str, ...]:
-        """What to tell of an identity that is there already, when another kind than its own was said."""
-        if self.kind is None or self.kind == kind:
-            return ()
-        return (
-            Told(
-                f"stays of kind {kind}, not {self.kind}: an identity keeps the kind it was added with",
-                Rank.CONTRADICTION,
-            ),
-        )
+    def not_changed(self, kind: str, base_model: str | None) -> tuple[str, ...]:
+        """What to tell of a version that is there already, when another kind or base model than its own was said."""
+        told = []
+        if self.kind is not None and self.kind != kind:
+            told.append(f"stays of kind {kind}, not {self.kind}: an identity keeps the kind it was added with")
+        if self.base_model is not None and not same_model_id(self.base_model, base_model or ""):
+            own = f"of base model {base_model}" if base_model else "without a base model"
+            told.append(f"stays {own}, not of {self.base_model}: a version keeps what it was registered with")
+        return tuple(Told(text, Rank.CONTRADICTION) for text in told)
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ class _Recorder:
         _note_file(uow, version, one.digests[0], one.file)
         changed = set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
         owner = uow.session.get_one(Identity, version.identity_id)
-        told = self._request.of_kind(owner.kind)
+        told = self._request.not_changed(owner.kind, version.base_model)
         if how is None and version.model_digest not in one.digests:  # the same bytes may have other settings
             theirs = stored_likeness(self._registry, uow.session, version).sketch
             told = (*told, *other_strength(one.likeness.sketch, theirs))
@@ -250,7 +250,7 @@ def add_copies(
             how = said_copy(copy, first)
             given = {**labels.get(copy.candidate.name, {}), **request.labels}
             changed = set_labels(uow, known, given)
-            told = (*request.of_kind(owner.kind), *other_strength(copy.sketch, first.sketch))
+            told = (*request.not_changed(owner.kind, known.base_model), *other_strength(copy.sketch, first.sketch))
             items.append(
                 Item(path, "existing", owner.name, known.number, same_model=how, updated=tuple(changed), warnings=told)
             )
