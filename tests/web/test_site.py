@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from w2w_registry.web.site import Remembered
+from w2w_registry.web.site import Remembered, _Kept
 
 
 class Clock:
@@ -56,6 +56,31 @@ def test_what_takes_long_is_worked_out_beside_the_answer_and_not_for_every_chang
     assert remembered.get("key", 20, busy(20)) == 1
     assert settled(remembered, 20)
     assert remembered.get("key", 20, lambda: pytest.fail("known")) == 20
+
+
+def test_what_takes_long_takes_turns_however_much_there_is_of_it() -> None:
+    """Ten things that changed are worked out one at a time, in the order they were asked for, resting in between."""
+    rests, made, under_way = [], [], threading.Semaphore(1)
+    remembered = Remembered(quick=0.001, rarely=3.0, longest=0.5, clock=lambda: float("inf"), rest=rests.append)
+
+    def make(key: int) -> Callable[[], int]:
+        def work() -> int:
+            assert under_way.acquire(blocking=False)
+            made.append(key)
+            busy(0)()
+            under_way.release()
+            return key
+
+        return work
+
+    for key in range(10):
+        remembered._kept[key] = _Kept(1, 1.0, key, 0.0)  # each took a second before
+    for _ in range(3):  # asked again, each keeps its place
+        assert [remembered.get(key, 2, make(key)) for key in range(10)] == list(range(10))
+    while len(rests) < len(made) or len(set(made)) < 10:
+        time.sleep(0.01)
+    assert list(dict.fromkeys(made)) == list(range(10))
+    assert all(0.0 < one <= 0.5 for one in rests)
 
 
 def test_what_nobody_knows_yet_is_worked_out_by_one() -> None:

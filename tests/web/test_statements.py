@@ -28,7 +28,7 @@ MOST = {
     "/compliance/withdrawals/{subject:path}": 9,
     "/api": 0,
     "/static/{name}": 0,
-    "/pictures/{name:path}": 34,
+    "/pictures/{name:path}": 37,
     "/api/v1/identities": 15,
     "/api/v1/identities/{name:path}": 21,
     "/api/v1/spaces": 5,
@@ -41,7 +41,7 @@ MOST = {
     "/api/v1/events": 4,
 }
 """Of every page and answer: at most so many statements, the first time it is asked for; a picture is then marked and
-put on record."""
+put on record, after another look whether it may still be shown when its turn has come."""
 ASKED = {
     "/identities/{name:path}": "/identities/p0001",
     "/who": "/who?name=p0001",

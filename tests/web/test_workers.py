@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ from w2w_registry.services.audit import log
 from w2w_registry.services.registry import Registry
 from w2w_registry.web import workers
 from w2w_registry.web.access import Access
-from w2w_registry.web.app import create_app
+from w2w_registry.web.app import THREADS, create_app
 from w2w_registry.web.limits import Limits, OwnBuckets
+from w2w_registry.web.site import MARKING
 
 pytestmark = pytest.mark.skipif(not workers.possible(), reason="this system cannot fork")
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -79,6 +81,10 @@ def test_three_processes_are_one_gallery(registry: Registry) -> None:
             assert b"lighting" in asked(url + "/identities/p0001")[1]
         events = log.events_list(registry, action="tag.")
         assert [event["actor"] for event in events] == ["alice"]
+        first, again = asked(url + "/pictures/p0001"), asked(url + "/pictures/p0001")
+        assert first == again
+        assert (first[0], first[1][:4]) == (200, b"\x89PNG")
+        assert [event["actor"] for event in log.events_list(registry, action="version.preview")] == ["alice"]
         if not sys.platform.startswith("linux"):
             return
         family = children(process.pid)
@@ -103,6 +109,22 @@ def test_what_the_maker_does_no_other_process_does(registry: Registry) -> None:
                 assert needs_model, path
     for path, query in (("/identities/a", b"sheet=x"), ("/spaces/faces@1", b"map=umap")):
         assert workers.makes({"path": path, "method": "GET", "query_string": query}, model=False)
+
+
+def test_pictures_that_wait_for_the_catalogs_writer_keep_no_page_waiting(registry: Registry) -> None:
+    """More pictures than there are threads, none seen before, while somebody writes: the pages are answered."""
+    app = create_app(registry, Access(TOKEN, "curator"), frozenset({HOST}), engine=NoModel())
+    pictures = [f"/pictures/p{i:04d}" for i in range(10)]
+    assert len(pictures) > THREADS
+    with TestClient(app, base_url=ORIGIN, headers=BEARER) as client, ThreadPoolExecutor(len(pictures)) as pool:
+        assert client.get("/").status_code == 200
+        with registry.catalog.write("curator") as uow:
+            asked = [pool.submit(client.get, one) for one in pictures]
+            until(lambda: app.state.site.marking.borrowed_tokens == MARKING)
+            assert [client.get(path).status_code for path in ("/identities/p0011", "/who")] == [200, 200]
+            assert not any(one.done() for one in asked)
+            uow.event("identity.tested")
+        assert {one.result(60).status_code for one in asked} == {200}
 
 
 def uses(endpoint: Callable[..., Any], *names: str) -> bool:

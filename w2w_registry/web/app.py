@@ -68,6 +68,7 @@ def create_app(
         lifespan=_few_threads,
     )
     app.state.site = Site(registry, access, engine=engine or WarmEngine())
+    app.state.shows_only = elsewhere is not None
     app.state.limits = limits = limits or Limits()
     app.state.answers = Answers(AnswerFolder(registry, KEPT_FOR))
     # Side by side in one list, so that a walk over ``app.routes`` meets every one.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -112,12 +113,13 @@ def _answer(desk: Desk, given: uploads.Sent, asked: Asking, register: Registerin
 
 
 def _search(desk: Desk, query: str | Query, asked: Asking) -> Found:
-    with desk.site.engine.lock:
+    opener = opener_of(desk)
+    with nullcontext() if opener is None else desk.site.engine.lock:  # without the base model nobody waits
         (found,) = search_by(
             desk.registry,
             [query],
             asked.by,
-            opener=opener_of(desk),
+            opener=opener,
             limit=asked.limit,
             space=asked.space,
             where=asked.where,

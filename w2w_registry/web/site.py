@@ -7,12 +7,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
 
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Depends
 from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -42,6 +43,8 @@ FOR_EVER: Final = "private, max-age=31536000, immutable"
 A_WHILE: Final = "private, max-age=600"
 """How long a browser shows a picture without asking: whoever withdraws is not to be seen for a year in what others
 looked at."""
+MARKING: Final = 4
+"""Pictures that are marked at once. Each waits for the catalog's writer, and must not keep a thread from the pages."""
 MAX_FIELDS: Final = 1000
 MAX_FILES: Final = 8
 Value = TypeVar("Value")
@@ -60,8 +63,10 @@ class Remembered:
     """What was worked out from the catalog, kept while the catalog's change number stays.
 
     Afterwards it is worked out again: at once when that was quick, else beside the answer, which then still shows what
-    was known, and no sooner than ``rarely`` times what it took. Next to somebody who adds thousands, counts may lag by
-    seconds rather than be counted for every page. What is not known yet one thread works out, and the others wait.
+    was known, and no sooner than ``rarely`` times what it took. However many different things are looked at, they take
+    turns in one thread, which rests ``rarely`` times as long as it worked, though never longer than ``longest``: next
+    to somebody who adds thousands, counts lag by seconds, and take one part in ``rarely`` of a core all together. What
+    is not known yet one thread works out, and the others wait.
     """
 
     def __init__(
@@ -69,11 +74,16 @@ class Remembered:
         most: int = 256,
         quick: float = 0.05,
         rarely: float = 20.0,
+        longest: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        rest: Callable[[float], object] = time.sleep,
     ) -> None:
-        self._most, self._quick, self._rarely, self._clock = most, quick, rarely, clock
+        self._most, self._quick, self._rarely, self._longest = most, quick, rarely, longest
+        self._clock, self._rest = clock, rest
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._making: dict[Hashable, threading.Lock] = {}
+        self._outdated: OrderedDict[Hashable, tuple[int, Callable[[], Any]]] = OrderedDict()
+        self._refreshing = False
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
@@ -82,12 +92,14 @@ class Remembered:
             if found is not None:
                 self._kept.move_to_end(key)
                 value: Value = found.value
-                if found.seq == seq or found.refreshing:
+                if found.seq == seq:
                     return value
                 if found.took > self._quick:
                     if self._clock() - found.at >= self._rarely * found.took:
-                        found.refreshing = True
-                        threading.Thread(target=self._make, args=(key, seq, make), daemon=True).start()
+                        self._outdated[key] = seq, make  # keeps its place in the row
+                        if not self._refreshing:
+                            self._refreshing = True
+                            threading.Thread(target=self._refresh, daemon=True).start()
                     return value
             making = self._making.setdefault(key, threading.Lock())
         with making:
@@ -117,6 +129,19 @@ class Remembered:
             found = self._kept.get(key)
             return found is not None and found.seq == seq
 
+    def _refresh(self) -> None:
+        """Work out one after another what is outdated and was asked for, until nothing is."""
+        while True:
+            with self._lock:
+                if not self._outdated:
+                    self._refreshing = False
+                    return
+                key, (seq, make) = self._outdated.popitem(last=False)
+            start = time.thread_time()
+            with suppress(Exception):  # it is forgotten then, and whoever asks next meets what is wrong
+                self._make(key, seq, make)
+            self._rest(min(self._rarely * (time.thread_time() - start), self._longest))
+
     def _make(self, key: Hashable, seq: int, make: Callable[[], Value]) -> Value:
         start = time.thread_time()
         try:
@@ -137,13 +162,12 @@ class Remembered:
 
 @dataclass
 class _Kept:
-    """``took``: seconds of work; ``at``: when it was done; ``refreshing``: somebody is at it already."""
+    """``took``: seconds of work; ``at``: when it was done."""
 
     seq: int
     took: float
     value: Any
     at: float
-    refreshing: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +181,7 @@ class Site:
     engine: WarmEngine = field(default_factory=WarmEngine)
     jobs: Queue = field(default_factory=Queue)
     environment: Environment = field(default_factory=lambda: make_environment(HERE / "templates"))
+    marking: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(MARKING))
 
     def static_url(self, name: str) -> str:
         return f"/static/{name}?v={self.statics[name].tag}"

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 import httpx
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from w2w_registry.web.guard import COUNTED
@@ -37,6 +38,7 @@ from w2w_registry.web.limits import Limits
 from w2w_registry.web.problems import Problem
 
 FORWARDED: Final = b"x-w2w-forwarded"
+_TO_MAKER: Final = b"x-w2w-to-maker"
 SLOTS: Final = 4096
 PROBES: Final = 8
 AGAIN: Final = 1.0
@@ -114,10 +116,27 @@ class Elsewhere:
         self._maker = httpx.AsyncHTTPTransport(uds=str(path), limits=httpx.Limits(max_connections=None))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and makes(scope, model=self._model):
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+        elif makes(scope, model=self._model):
             await self._hand_on(scope, receive, send)
         else:
-            await self._app(scope, receive, send)
+            await self._show(scope, receive, send)
+
+    async def _show(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer here, unless the route finds that it is for the maker after all."""
+        handed_on = False
+
+        async def out(message: Message) -> None:
+            nonlocal handed_on
+            if message["type"] == "http.response.start":
+                handed_on = (_TO_MAKER, b"1") in message["headers"]
+            if not handed_on:
+                await send(message)
+
+        await self._app(scope, receive, out)
+        if handed_on:
+            await self._hand_on(scope, receive, send)
 
     async def _hand_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = (scope.get("client") or ("",))[0]
@@ -168,6 +187,11 @@ def makes(scope: Scope, *, model: bool) -> bool:
     query = scope["query_string"]
     unfolds = path.startswith("/spaces/") and b"map=umap" in query  # seconds of work, done once for all who look
     return path.startswith("/make") or unfolds or (path.startswith("/identities/") and b"sheet=" in query)
+
+
+def for_the_maker() -> Response:
+    """What a route that takes GET answers in a process that only shows, when the maker has to do it."""
+    return Response(status_code=503, headers={_TO_MAKER.decode(): "1"})
 
 
 class FromWorkers:

@@ -148,14 +148,29 @@ def picture(registry: Registry, name: str) -> tuple[bytes, str]:
     Raises:
         NotFound: no such version, or no picture of it to show. Else as ``leaving_preview``.
     """
+    key, digest, left = _shown(registry, name)
+    return leaving_preview(registry, key, digest) if left is None else left, digest
+
+
+def picture_left(registry: Registry, name: str) -> tuple[bytes | None, str]:
+    """As :func:`picture` where that is only looked up; None in place of one that is still to be marked.
+
+    Raises:
+        NotFound, IntegrityError, StorageError.
+    """
+    _, digest, left = _shown(registry, name)
+    return left, digest
+
+
+def _shown(registry: Registry, name: str) -> tuple[int, str, bytes | None]:
+    """Of a version its id, the digest of its picture, and the picture as it left before."""
     with registry.catalog.snapshot():
         with registry.catalog.read() as session:
             version = version_for(session, name)
             key, digest = version.id, version.preview_digest if version.state is VersionState.ACTIVE else None
         if digest is None:
             raise NotFound(what="picture", name=name)
-        left = left_before(registry, key, digest)
-    return leaving_preview(registry, key, digest) if left is None else left, digest
+        return key, digest, left_before(registry, key, digest)
 
 
 def _expression(where: str | None) -> Expression | None:

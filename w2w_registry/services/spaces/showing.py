@@ -59,6 +59,12 @@ def list_spaces(registry: Registry) -> list[SpaceRow]:
         return [_summary(row, counts.get(row.id, 0)) for row in all_spaces(session)]
 
 
+def space_refs(registry: Registry) -> list[str]:
+    """The reference of every space, in the order of ``list_spaces``."""
+    with registry.catalog.read() as session:
+        return [row.ref for row in all_spaces(session)]
+
+
 def show_space(registry: Registry, ref: str) -> SpaceShown:
     """One space: what it was fitted on, explained variance, metric, calibration, software.
 

@@ -69,7 +69,14 @@ def _browse(
         "done": done,
         "did": did,
     }
-    empty = {"rows": [], "problem": None, "facets": _facets(everybody, "", sort), "pages": 0, "total": 0}
+    empty = {
+        "rows": [],
+        "problem": None,
+        "counted_now": True,
+        "facets": _facets(everybody, "", sort),
+        "pages": 0,
+        "total": 0,
+    }
     try:
         counted = overview(desk, where)
         pages = max(1, -(-counted.total // PAGE))
@@ -80,9 +87,11 @@ def _browse(
     except UsageError as error:
         return desk.page("browse.html", status=400, **context, **(empty | {"problem": problem_of(error)}))
     here = {"where": where or None, "sort": sort}
+    current = all(_counted_now(desk, one) for one in ("", where))
     return desk.kept_page(
         "browse.html",
-        current=all(_counted_now(desk, one) for one in ("", where)),
+        current=current,
+        counted_now=current,
         **context,
         problem=None,
         rows=list(zip(found.rows, found.cards, strict=True)),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
 from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from w2w_registry.services.identities import paging
 from w2w_registry.web.problems import Problem
 from w2w_registry.web.site import FOR_EVER, Look, page_router, picture_response
+from w2w_registry.web.workers import for_the_maker
 
 router = page_router()
 
@@ -22,7 +25,13 @@ def static(desk: Look, name: str) -> Response:
 
 
 @router.get("/pictures/{name:path}")
-def picture(desk: Look, request: Request, name: str) -> Response:
-    """The picture that came with a version."""
-    data, digest = paging.picture(desk.registry, name)
-    return picture_response(data, digest, request)
+async def picture(desk: Look, request: Request, name: str) -> Response:
+    """The picture that came with a version. To mark one takes as long as a page and waits for whoever writes into the
+    catalog: the maker does it, and never with a thread that pages are made by."""
+    left, digest = await run_in_threadpool(paging.picture_left, desk.registry, name)
+    if left is not None:
+        return picture_response(left, digest, request)
+    if request.app.state.shows_only:
+        return for_the_maker()
+    marked, digest = await to_thread.run_sync(paging.picture, desk.registry, name, limiter=desk.site.marking)
+    return picture_response(marked, digest, request)

@@ -10,7 +10,6 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from w2w_registry.errors import RegistryError
-from w2w_registry.services.identities import paging
 from w2w_registry.services.search.query import false_alarm, registered_ref
 from w2w_registry.services.spaces import showing as spaces
 from w2w_registry.web import asking
@@ -68,16 +67,14 @@ async def answer(
 def _page(
     desk: Desk, name: str, space: str | None, *, answer: asking.Answer | None = None, problem: Any = None
 ) -> HTMLResponse:
-    known = desk.site.remembered.get(
-        "spaces", paging.change_number(desk.registry), lambda: spaces.list_spaces(desk.registry)
-    )
+    known = spaces.space_refs(desk.registry)
     hits: list[dict[str, Any]] = []
     odds: float | None = None
     size = 0
     if answer is not None:
         found = answer.found
         hits = with_pictures(desk, [dict(vars(hit)) for hit in found.results])
-        size = found.people or next((row["identities"] for row in known if row["space"] == found.space), 0)
+        size = found.people or _identities(desk, found.space)
         odds = false_alarm(found.false_match_rate, size)
     status = {} if problem is None else {"status": problem.status}
     page = desk.kept_page if problem is None and (answer is None or not answer.registered) else desk.page
@@ -86,7 +83,7 @@ def _page(
         **status,
         name=name,
         space=space or "",
-        spaces=[row["space"] for row in known],
+        spaces=known,
         answer=answer,
         found=None if answer is None else answer.found,
         hits=hits,
@@ -96,3 +93,8 @@ def _page(
         photos=asking.opener_of(desk) is not None,
         limit_mb=desk.request.app.state.limits.upload_bytes >> 20,
     )
+
+
+def _identities(desk: Desk, space: str | None) -> int:
+    """How many identities a space has, where the search did not count them."""
+    return next((row["identities"] for row in spaces.list_spaces(desk.registry) if row["space"] == space), 0)
