@@ -141,6 +141,7 @@ def test_retries_are_bounded_and_obey_retry_after(hub: LocalHub, client: HubClie
     with pytest.raises(HubError) as limited:
         client.state(REPO)
     assert (limited.value.status, naps) == (429, [])
+    assert "it asks to wait 3,600 s" in message(limited.value)
 
 
 def test_a_cut_download_is_resumed_where_it_stopped(hub: LocalHub, client: HubClient, tmp_path: Path) -> None:

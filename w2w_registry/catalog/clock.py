@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 
 from sqlalchemy import URL, func, select
@@ -44,8 +45,10 @@ class Watch:
     here, and how long the machine has been running; what it has been running since has passed as well, whatever its
     clock says. A server's database needs none of it: its clock decides.
 
-    A catalog with events whose file is not there, or says no time, has ``lost`` it: that is an event, and only once
-    it is on record is the file made again (``begin``), so that whoever takes it away leaves a trace.
+    A catalog with events whose file is not there, or was not written here, has ``lost`` it: that is an event, and only
+    once it is on record is the file made again (``begin``), so that whoever takes it away or types another time into it
+    leaves a trace. The sum at the line's end is no secret: it stops hands, not programs. What stops those is the log,
+    whose last event and signed checkpoints are never before what decisions are made for.
     """
 
     def __init__(self, url: URL, clock: Callable[[], datetime]) -> None:
@@ -88,13 +91,17 @@ class Watch:
         self._known = latest, boot, running
         partial = self._path.with_name(f"{self._path.name}.{os.getpid()}")
         with suppress(OSError):
-            partial.write_text(f"{iso(latest)} {boot or '-'} {running:.2f}\n", "ascii")
+            said = f"{iso(latest)} {boot or '-'} {running:.2f}"
+            partial.write_text(f"{said} {_sum_of(said)}\n", "ascii")
             partial.replace(self._path)
 
     def _kept(self) -> tuple[datetime, str, float] | None:
         assert self._path is not None
         with suppress(OSError, ValueError):
-            at, boot, running = self._path.read_text("ascii").split()
+            said, _, checked = self._path.read_text("ascii").strip().rpartition(" ")
+            at, boot, running = said.split()
+            if checked != _sum_of(said):
+                return None
             moment, seconds = datetime.fromisoformat(at).astimezone(UTC), float(running)
             return (moment, boot, seconds) if moment.year < 9000 and 0 <= seconds < 1e10 else None
         return None
@@ -103,6 +110,10 @@ class Watch:
 def begin_watch(url: str) -> None:
     """Keep the latest time of use beside a catalog that was restored, copied or upgraded, and so has none yet."""
     Watch(parse_url(url), now).begin()
+
+
+def _sum_of(said: str) -> str:
+    return sha256(f"w2w-registry latest use {said}".encode()).hexdigest()[:16]
 
 
 def _running() -> tuple[str, float]:

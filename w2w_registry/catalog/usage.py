@@ -175,10 +175,11 @@ def files(session: Session) -> tuple[int, int]:
     return int(count), int(size)
 
 
-def published(session: Session) -> list[int]:
-    """Ids of the releases that are up."""
-    up = Release.state.in_((ReleaseState.PUBLISHED, ReleaseState.GATED))
-    return list(session.scalars(select(Release.id).where(up).order_by(Release.id)))
+def published(session: Session) -> dict[int, tuple[str, str]]:
+    """The releases of identities that are up: id → endpoint and repo, which a takedown takes as a whole."""
+    up = Release.state.in_((ReleaseState.PUBLISHED, ReleaseState.GATED)), Release.version_id.is_not(None)
+    query = select(Release.id, Release.endpoint, Release.repo_id).where(*up).order_by(Release.id)
+    return {key: (endpoint, repo) for key, endpoint, repo in session.execute(query).tuples()}
 
 
 def expiring_within(session: Session, at: datetime, days: int) -> list[str]:
@@ -188,9 +189,17 @@ def expiring_within(session: Session, at: datetime, days: int) -> list[str]:
     return list(session.scalars(query.order_by(ConsentRecord.id)))
 
 
-def quality_gates(session: Session, told: Traces) -> list[dict[str, Any]]:
-    """What was measured of what was made: ``gate``, how many ``passed``, ``of`` how many, and the ``events`` that say
-    so of those that passed."""
+class Measured(NamedTuple):
+    """What was measured of what was made: how many ``passed``, ``of`` how many, and the ``events`` that say so."""
+
+    gate: str
+    passed: int
+    of: int
+    events: list[int]
+
+
+def quality_gates(session: Session, told: Traces) -> list[Measured]:
+    """What was measured of what was made, by gate; those that nothing was made for are left out."""
     spaces = session.execute(select(Space.id, Space.calibration).where(Space.state == SpaceState.ACTIVE)).all()
     measures = session.execute(select(Direction.id, Direction.quality)).all()
     versions = session.scalar(select(func.count()).where(Version.state == VersionState.ACTIVE)) or 0
@@ -209,11 +218,7 @@ def quality_gates(session: Session, told: Traces) -> list[dict[str, Any]]:
         ("direction_measured", "direction", [key for key, quality in measures if quality], len(measures)),
         ("identity_fingerprinted", "fingerprint", list(prints.values()), versions),
     ]
-    return [
-        {"gate": gate, "passed": len(passed), "of": of, "events": told.of(table, passed)}
-        for gate, table, passed, of in rows
-        if of
-    ]
+    return [Measured(gate, len(passed), of, told.of(table, passed)) for gate, table, passed, of in rows if of]
 
 
 def period(session: Session) -> tuple[datetime, datetime] | tuple[()]:

@@ -11,7 +11,7 @@ from w2w_registry.hub.safety import shorten
 
 LONGEST_WAIT = 60.0
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-_LATER = "try again later; `sync` goes on"
+LATER = "type the same command again later; it goes on where it stopped"
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _TOKEN = re.compile(r"\b(?:hf_|api_)\w{8,}")
 # What the library stumbles over when an answer is not of the promised shape.
@@ -21,12 +21,15 @@ _STATUS: Mapping[int, tuple[str, str]] = {
     400: ("the Hub calls the request malformed", ""),
     401: ("the token is not accepted", _LOG_IN),
     402: ("the Hub asks for payment", ""),
-    403: ("the token may not do this", "use a token with write access to this namespace"),
+    403: (
+        "the token may not do this",
+        "use a token of somebody who may read this repo and, to publish or take down, write to it",
+    ),
     404: ("not there", ""),
     409: ("it exists already", ""),
     412: ("somebody else committed to it meanwhile; try again", ""),
     413: ("the Hub calls it too large", ""),
-    429: ("the Hub's rate limit is reached", _LATER),
+    429: ("the Hub's rate limit is reached", LATER),
     507: ("the Hub's storage quota is used up", ""),
 }
 
@@ -43,12 +46,14 @@ def translate(error: Exception, endpoint: str, repo: str, revision: str | None, 
     if isinstance(error, RegistryError):
         return error
     said = plain(error, secret)
-    known = _named(error, endpoint, repo, revision, said) or _answered(_status(error), repo, said)
+    known = _named(error, endpoint, repo, revision, said) or _answered(
+        _status(error), repo, said, _asked_to_wait(error)
+    )
     if known is not None:
         return known
     if from_network(error):
         reason = f"{endpoint} cannot be reached ({said})"
-        return HubError(repo=repo, reason=reason, status=None, hint=_LATER)
+        return HubError(repo=repo, reason=reason, status=None, hint=LATER)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         # The library wraps what went wrong with one file of an upload.
         return translate(error.__cause__, endpoint, repo, revision, secret)
@@ -90,18 +95,20 @@ def _named(error: Exception, endpoint: str, repo: str, revision: str | None, sai
     return None
 
 
-def _answered(status: int | None, repo: str, said: str) -> RegistryError | None:
-    """For an HTTP status the Hub answered with."""
+def _answered(status: int | None, repo: str, said: str, wait: float | None = None) -> RegistryError | None:
+    """For an HTTP status the Hub answered with. ``wait``: the seconds it asked for."""
     if status is None:
         return None
     if status in _STATUS:
         reason, hint = _STATUS[status]
         if status in (409, 412):
             return Conflict(what="Hub repo", name=repo, reason=reason)
+        if status == 429 and wait is not None:
+            hint = f"it asks to wait {wait:,.0f} s; then {LATER.replace(' later', '')}"
         more = {"hint": hint} if hint else {}
         return HubError(repo=repo, reason=reason, status=status, **more)
     if status >= 500:
-        return HubError(repo=repo, reason=f"the Hub answered {status}", status=status, hint=_LATER)
+        return HubError(repo=repo, reason=f"the Hub answered {status}", status=status, hint=LATER)
     return HubError(repo=repo, reason=said, status=status)
 
 
@@ -143,7 +150,13 @@ def wait_before_retry(error: Exception, attempt: int) -> float | None:
         return None
     if status is not None and status not in _TRANSIENT:
         return None
-    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
-    if asked.isascii() and asked.isdigit():
-        return float(asked) if len(asked) < 6 and float(asked) <= LONGEST_WAIT else None
+    asked = _asked_to_wait(error)
+    if asked is not None:
+        return asked if asked <= LONGEST_WAIT else None
     return min(0.5 * 2.0 ** (attempt - 1), 8.0)
+
+
+def _asked_to_wait(error: Exception) -> float | None:
+    """The seconds that an answer asked to wait; None: it did not say, or not in seconds."""
+    asked = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "")
+    return float(asked[:9]) if asked.isascii() and asked.isdigit() else None

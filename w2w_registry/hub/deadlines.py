@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from w2w_registry.errors import HubError
+from w2w_registry.hub.client_errors import LATER
 
 DEADLINE = 300.0
 """Seconds one request may take; what is sent and a file that is fetched get another one for every ``SLOWEST`` bytes."""
@@ -35,7 +36,7 @@ class Deadline:
         left = self.until - time.monotonic()
         if left <= _TICK:
             reason = f"the answer did not end within {self.seconds:.0f} seconds"
-            raise HubError(repo=self.where, reason=reason, status=None, hint="try again later; `sync` goes on")
+            raise HubError(repo=self.where, reason=reason, status=None, hint=LATER)
         return left
 
 

@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 from w2w_registry.errors import HubError, MissingExtra, RegistryError
 from w2w_registry.hub.api import Content, size_of
+from w2w_registry.hub.client_errors import LATER
 from w2w_registry.hub.deadlines import DEADLINE, SLOWEST, Deadline
 from w2w_registry.hub.safety import shorten
 
@@ -28,7 +29,6 @@ MOST_ANSWER = 4 << 20
 """Bytes of a manifest, or of any other answer but a file: as many as the specification asks a registry to take."""
 _TIMEOUT = 60.0
 _CHUNK = 1 << 16
-_LATER = "try again later; `sync` goes on"
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 _REASONS: Mapping[int, str] = {
     401: "the credentials are not accepted",
@@ -82,7 +82,7 @@ class Wire:
             except _Unreachable as error:
                 if attempt == attempts:
                     reason = f"{self.host} cannot be reached ({error})"
-                    raise HubError(repo=self.host, reason=reason, status=None, hint=_LATER) from None
+                    raise HubError(repo=self.host, reason=reason, status=None, hint=LATER) from None
             else:
                 if answer.status in fine:
                     return answer
@@ -151,7 +151,7 @@ class Wire:
                     if trouble is None:
                         raise
                     reason = f"{self.host} cannot be reached ({trouble})"
-                    raise HubError(repo=self.host, reason=reason, status=None, hint=_LATER) from None
+                    raise HubError(repo=self.host, reason=reason, status=None, hint=LATER) from None
             self._sleep(min(0.5 * 2.0 ** (attempt - 1), 8.0))
 
     # -- one request ---------------------------------------------------------------------------
@@ -184,7 +184,7 @@ class Wire:
         thread.join(seconds)
         if not done:
             reason = f"the answer did not end within {seconds:.0f} seconds"
-            raise HubError(repo=self.host, reason=reason, status=None, hint=_LATER)
+            raise HubError(repo=self.host, reason=reason, status=None, hint=LATER)
         found = done[0]
         if isinstance(found, Answer):
             return found
@@ -200,7 +200,7 @@ class Wire:
             hint = f"log in with `docker login {self.host}` or `oras login {self.host}`"
             reason = reason if self._session.known else "it asks who is there, and no credentials are known for it"
         elif answer.status >= 500 or answer.status == 429:
-            hint = _LATER
+            hint = LATER
         return HubError(repo=self.host, reason=reason, status=answer.status, **({"hint": hint} if hint else {}))
 
 

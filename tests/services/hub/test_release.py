@@ -28,6 +28,8 @@ from w2w_registry.services.hub.intents import unfinished
 from w2w_registry.services.hub.release import PushRequest, cancel, finish, push
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.hub.sync import sync
+from w2w_registry.services.reports.figures import Rates
+from w2w_registry.services.reports.roi import roi
 
 REPO = "acme/alice-lora"
 REQUEST = PushRequest("acme/alice", REPO)
@@ -120,6 +122,7 @@ def test_a_change_is_one_commit_and_one_tag(world: World) -> None:
     third = push(world.registry, world.client, replace(REQUEST, name="acme/alice@2"))
     assert repo.tags["v2"] == third.commit
     assert [r.revision for r in world.releases()] == ["v1", "v1.1", "v2"]
+    assert roi(world.registry, Rates()).takedown_exposure.published == 1  # one place, which a takedown takes as a whole
 
 
 def test_coordinates_only(world: World) -> None:

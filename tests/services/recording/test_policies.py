@@ -404,6 +404,24 @@ def _lost(machine: Clock, home: Path) -> int:
         return len(told(opened, "clock.lost"))
 
 
+def test_an_earlier_time_typed_into_the_file_is_an_event(machine: Clock, tmp_path: Path) -> None:
+    """Every field, one at a time, the sum at the end left or guessed; the file as it was is none."""
+    kept = tmp_path / "home/catalog.db-seen"
+    as_it_was = kept.read_text()
+    at, boot, running, checked = as_it_was.split()
+    earlier = iso(datetime.fromisoformat(at) - timedelta(hours=5))
+    forged = [
+        f"{earlier} {boot} {running} {checked}",
+        f"{at} - {running} {checked}",
+        f"{at} {boot} 1.00 {checked}",
+        f"{earlier} {boot} {running}",
+        f"{earlier} {boot} {running} {'0' * 16}",
+    ]
+    for count, text in enumerate([as_it_was, *forged]):
+        kept.write_text(text)
+        assert _lost(machine, tmp_path / "home") == count, text
+
+
 @pytest.mark.parametrize("after", [None, "", "yesterday", "9999-12-31T00:00:00Z boot 1"])
 def test_the_file_taken_away_is_an_event_whatever_the_clock_says(
     machine: Clock, tmp_path: Path, after: str | None

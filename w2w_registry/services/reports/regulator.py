@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +26,19 @@ from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import subjects
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, ONE
 from w2w_registry.services.registry import Registry, current_schema, present
+from w2w_registry.services.reports.regulator_rows import (
+    ConsentMoved,
+    Decided,
+    DecidedAlone,
+    Incident,
+    Marked,
+    PolicySince,
+    Refused,
+    SignedAt,
+    StepDone,
+    TakenDown,
+)
+from w2w_registry.services.reports.roi import LogHead
 from w2w_registry.services.reports.words import LANGUAGES, render
 from w2w_registry.version import __version__
 
@@ -64,8 +77,8 @@ class Cover(Result):
     author: str
     made: datetime
     versions: dict[str, Any]
-    log: dict[str, Any]
-    checkpoint: dict[str, Any] | None
+    log: LogHead
+    checkpoint: SignedAt | None
     policy: str | None
 
 
@@ -74,20 +87,20 @@ class Report(Result):
     """Everything the report says: rows of its tables, by what they are about."""
 
     cover: Cover
-    verdict: dict[str, Any]
+    verdict: audit_log.Verdict
     counts: list[dict[str, Any]]
     events: dict[str, int]
     subjects: dict[str, int]
     subject_ids: dict[str, list[str]]
-    policies: list[dict[str, Any]]
-    decisions: list[dict[str, Any]]
-    consents: list[dict[str, Any]]
-    refusals: list[dict[str, Any]]
-    lone: list[dict[str, Any]]
-    withdrawals_done: list[dict[str, Any]]
-    takedowns: list[dict[str, Any]]
-    marking: list[dict[str, Any]]
-    incidents: list[dict[str, Any]]
+    policies: list[PolicySince]
+    decisions: list[Decided]
+    consents: list[ConsentMoved]
+    refusals: list[Refused]
+    lone: list[DecidedAlone]
+    withdrawals_done: list[StepDone]
+    takedowns: list[TakenDown]
+    marking: list[Marked]
+    incidents: list[Incident]
     sections: dict[str, Sequence[Mapping[str, Any]]]
 
 
@@ -115,7 +128,9 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> Report:
         told = _Told(session)
         for event in log.events(session, since=period.since, before=period.until):
             told.add(event)
-        decided = told.decisions()
+        named = told.names()
+        decisions, consents = told.decisions(), told.consents()
+        refusals, lone = told.refusals(named), told.lone(named)
         withdrawn = _withdrawals(session, period)
         takedowns = _takedowns(session, period)
     people = subjects.list_subjects(registry)
@@ -134,21 +149,24 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> Report:
                 "schema": current_schema(registry.settings).schema,
                 "python": platform.python_version(),
             },
-            log={"events": size, "head": head},
+            log=LogHead(size, head),
             checkpoint=_checkpoint(registry, notes),
             policy=kept[-1].digest if kept else None,
         ),
-        verdict=verdict.to_json(),
+        verdict=verdict,
         counts=counts,
         events=dict(sorted(told.actions.items())),
         subjects={state: len(ids) for state, ids in _by_state(people).items()},
         subject_ids=_by_state(people),
-        policies=[{"since": p.since, "digest": p.digest, "rules": dict(p.rules)} for p in kept],
-        **decided,
+        policies=[PolicySince(p.since, p.digest, dict(p.rules)) for p in kept],
+        decisions=decisions,
+        consents=consents,
+        refusals=refusals,
+        lone=lone,
         withdrawals_done=withdrawn,
         takedowns=takedowns,
         marking=told.marking(),
-        incidents=told.incidents,
+        incidents=told.incidents(),
         sections={name: queries.ask(registry, name, filters.only(name)) for name in _SECTIONS},
     )
 
@@ -168,7 +186,7 @@ def write(registry: Registry, out: Path, period: Period, *, days: int = 30, lang
     told = report(registry, period, days=days)
     text = render(f"regulator{out.suffix}", language, told=told, tables=tables(told), fold=FOLD, on_paper=ON_PAPER)
     write_atomic(out, text.encode())
-    return Written(**told, path=str(out), ok=told.verdict["ok"])
+    return Written(**told, path=str(out), ok=told.verdict.ok)
 
 
 def tables(told: Report) -> list[dict[str, Any]]:
@@ -207,7 +225,7 @@ class _Told:
         self._marked: dict[str, Counter[str]] = defaultdict(Counter)
         self._refused: list[Event] = []
         self._lone: list[Event] = []
-        self._incidents: dict[str, dict[str, Any]] = {}
+        self._incidents: dict[str, Incident] = {}
 
     def add(self, event: Event) -> None:
         self.actions[event.action] += 1
@@ -230,56 +248,59 @@ class _Told:
         if event.action in _INCIDENTS:
             said = {k: v for k, v in event.payload.items() if k != "note"}
             details = said | dict(event.objects)
-            row = {"seq": event.seq, "at": event.at, "last": event.at, "count": 0, "actor": event.actor}
             key = canonical_json([event.actor, event.action, details])  # the same again is one row
-            known = self._incidents.setdefault(key, row | {"action": event.action, "details": details})
-            known["last"], known["count"] = event.at, known["count"] + 1
+            new = Incident(event.seq, event.at, event.at, 0, event.actor, event.action, details)
+            known = self._incidents.get(key, new)
+            self._incidents[key] = replace(known, last=event.at, count=known.count + 1)
 
-    @property
-    def incidents(self) -> list[dict[str, Any]]:
+    def incidents(self) -> list[Incident]:
         """What went wrong, each with how often, first and last."""
         return list(self._incidents.values())
 
-    def decisions(self) -> dict[str, list[dict[str, Any]]]:
-        """Tables of what was decided, with the policy it was decided under."""
-        named = _names(self._session, [*self._refused, *self._lone])
-        return {
-            "decisions": [
-                {"use": use, "decision": decision, "policy": policy, "count": count}
-                for (use, decision, policy), count in sorted(self._decided.items(), key=_order)
-            ],
-            "consents": [
-                {"action": action, "policy": policy, "count": count}
-                for (action, policy), count in sorted(self._consents.items(), key=_order)
-            ],
-            "refusals": [
-                {
-                    "seq": event.seq,
-                    "at": event.at,
-                    "actor": event.actor,
-                    "use": event.payload.get("use"),
-                    "about": named(event),
-                    "reasons": [str(r.get("code")) for r in event.payload.get("reasons", ())],
-                }
-                for event in self._refused
-            ],
-            "lone": [
-                {
-                    "seq": event.seq,
-                    "at": event.at,
-                    "actor": event.actor,
-                    "action": event.action,
-                    "about": named(event),
-                    "on": f"on_{event.payload[DECIDED]}",
-                    "evidence": event.payload.get("evidence"),
-                }
-                for event in self._lone
-            ],
-        }
+    def names(self) -> Callable[[Event], str]:
+        """What each event that is listed one by one is about."""
+        return _names(self._session, [*self._refused, *self._lone])
 
-    def marking(self) -> list[dict[str, Any]]:
+    def decisions(self) -> list[Decided]:
+        """What was decided, with the policy it was decided under."""
+        return [Decided(*key, count) for key, count in sorted(self._decided.items(), key=_order)]
+
+    def consents(self) -> list[ConsentMoved]:
+        """What happened to consents, with the policy it was decided under."""
+        return [ConsentMoved(*key, count) for key, count in sorted(self._consents.items(), key=_order)]
+
+    def refusals(self, named: Callable[[Event], str]) -> list[Refused]:
+        """What was refused, one by one."""
+        return [
+            Refused(
+                seq=event.seq,
+                at=event.at,
+                actor=event.actor,
+                use=event.payload.get("use"),
+                about=named(event),
+                reasons=[str(r.get("code")) for r in event.payload.get("reasons", ())],
+            )
+            for event in self._refused
+        ]
+
+    def lone(self, named: Callable[[Event], str]) -> list[DecidedAlone]:
+        """What one person decided alone, one by one."""
+        return [
+            DecidedAlone(
+                seq=event.seq,
+                at=event.at,
+                actor=event.actor,
+                action=event.action,
+                about=named(event),
+                on=f"on_{event.payload[DECIDED]}",
+                evidence=event.payload.get("evidence"),
+            )
+            for event in self._lone
+        ]
+
+    def marking(self) -> list[Marked]:
         """Pictures that left, by the kind of event that let them, and how many carried which mark."""
-        return [{"action": action, **dict(sums)} for action, sums in sorted(self._marked.items())]
+        return [Marked(action, **dict(sums)) for action, sums in sorted(self._marked.items())]
 
 
 def _order(item: tuple[tuple[str | None, ...], int]) -> tuple[str, ...]:
@@ -319,8 +340,8 @@ def _within(period: Period, at: datetime) -> bool:
     return (period.since is None or at >= period.since) and (period.until is None or at < period.until)
 
 
-def _withdrawals(session: Session, period: Period) -> list[dict[str, Any]]:
-    """A row for each step of each withdrawal that began in the period, with the seconds since it was asked for."""
+def _withdrawals(session: Session, period: Period) -> list[StepDone]:
+    """A row for each step of each withdrawal that began in the period."""
     started: dict[str, Event] = {}
     rows = []
     for event in log.events(session, action="consent."):
@@ -330,37 +351,38 @@ def _withdrawals(session: Session, period: Period) -> list[dict[str, Any]]:
         first = started.setdefault(str(key), event)
         if _within(period, first.at):
             rows.append(
-                {
-                    "withdrawal": key,
-                    "subject": event.objects.get("subject"),
-                    "started": first.at,
-                    "erase": bool(first.payload.get("erase")),
-                    "step": step,
-                    "at": event.at,
-                    "seconds": (event.at - first.at).total_seconds(),
-                }
+                StepDone(
+                    withdrawal=key,
+                    subject=event.objects.get("subject"),
+                    started=first.at,
+                    erase=bool(first.payload.get("erase")),
+                    step=step,
+                    at=event.at,
+                    seconds=(event.at - first.at).total_seconds(),
+                )
             )
-    return sorted(rows, key=lambda row: (row["started"], row["withdrawal"], row["at"]))
+    return sorted(rows, key=lambda row: (row.started, row.withdrawal, row.at))
 
 
-def _takedowns(session: Session, period: Period) -> list[dict[str, Any]]:
-    """Every takedown begun in the period: when it was queued, when the Hub showed that it holds."""
-    rows: dict[str, dict[str, Any]] = {}
+def _takedowns(session: Session, period: Period) -> list[TakenDown]:
+    """Every takedown begun in the period."""
+    rows: dict[str, TakenDown] = {}
     repos = {release.id: release.repo_id for release in list_releases(session)}
     for event in log.events(session, action="takedown."):
         for key in map(str, _listed(event.objects.get("takedown"))):
             if event.action == "takedown.queue" and _within(period, event.at):
                 ids = _listed(event.objects.get("release"))
                 named = ", ".join(f"{repos[i]} (release {i})" if i in repos else f"release {i}" for i in ids)
-                rows[key] = {"takedown": key, "release": named, "queued": event.at, "done": None, "seconds": None}
+                rows[key] = TakenDown(key, named, event.at)
             elif event.action == "takedown.done" and key in rows:
-                rows[key] |= {"done": event.at, "seconds": (event.at - rows[key]["queued"]).total_seconds()}
+                took = (event.at - rows[key].queued).total_seconds()
+                rows[key] = replace(rows[key], done=event.at, seconds=took)
     return list(rows.values())
 
 
-def _checkpoint(registry: Registry, notes: Sequence[log.StoredCheckpoint]) -> dict[str, Any] | None:
+def _checkpoint(registry: Registry, notes: Sequence[log.StoredCheckpoint]) -> SignedAt | None:
     if not notes:
         return None
     key = audit_log.own_key(registry)
     last = notes[-1]
-    return {"size": last.size, "at": last.at, "note": last.note, "public_key": None if key is None else key.hex()}
+    return SignedAt(last.size, last.at, last.note, None if key is None else key.hex())

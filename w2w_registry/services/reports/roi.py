@@ -130,6 +130,73 @@ class Reconciliation(Result):
 
 
 @dataclass(frozen=True, eq=False)
+class LogHead(Result):
+    """The log that was read: how many events, and the last one's hash."""
+
+    events: int
+    head: str
+
+
+@dataclass(frozen=True, eq=False)
+class Consented(Result):
+    """Versions in service by the state of their consent, and the consents that run out soon."""
+
+    states: dict[str, int]
+    events: list[list[int]]
+    expiring_in_90_days: int
+    expiring_events: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Exposure(Result):
+    """How many places publish identities: what a takedown of all of them would have to reach."""
+
+    published: int
+    events: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate(Result):
+    """How many of what was made ``passed`` a measurement, ``of`` how many."""
+
+    gate: str
+    passed: int
+    of: int
+    events: list[list[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Design(Result):
+    """What the sample is large enough to see: a ``difference`` in acceptance, with this power and level."""
+
+    difference: float = 0.1
+    power: float = 0.8
+    level: float = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Kill(Result):
+    """What ends the proof of concept: more than ``limit`` of ``criterion``."""
+
+    criterion: str
+    limit: figures.Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Plan(Result):
+    """How to find out whether this pays: what is believed, against what, on how many, and when to stop."""
+
+    hypothesis: str
+    baseline: figures.Figure
+    unit_cost: figures.Figure
+    arms: int
+    people_per_arm: int
+    design: Design
+    kill: list[Kill]
+    kill_unit_cost: figures.Figure
+
+
+@dataclass(frozen=True, eq=False)
 class Roi(Result):
     """Every figure, with the events it comes from (``events`` of what is not an operation: first and last of each run
     of them); totals are held against the log."""
@@ -137,7 +204,7 @@ class Roi(Result):
     at: str
     period: list[str]
     organisation: str
-    log: dict[str, Any]
+    log: LogHead
     currency: str
     decision: Decision
     operations: list[figures.Cost]
@@ -145,12 +212,12 @@ class Roi(Result):
     events: dict[str, int]
     reuse: dict[str, figures.Reuse]
     storage: Storage
-    consent: dict[str, Any]
-    takedown_exposure: dict[str, Any]
-    quality_gates: list[dict[str, Any]] | str
+    consent: Consented
+    takedown_exposure: Exposure
+    quality_gates: list[Gate] | str
     energy: figures.Energy | str
     sensitivity: list[figures.Bar]
-    poc: dict[str, Any]
+    poc: Plan
     reconciliation: Reconciliation
 
 
@@ -183,7 +250,7 @@ def roi(registry: Registry, rates: Rates) -> Roi:
         at=iso(at),
         period=[iso(moment) for moment in period],
         organisation=registry.settings.organisation.get("name") or "w2w-registry",
-        log={"events": head[0], "head": head[1]},
+        log=LogHead(*head),
         currency=rates.currency or NOT_MEASURED,
         decision=Decision(
             unit_cost=unit,
@@ -204,14 +271,14 @@ def roi(registry: Registry, rates: Rates) -> Roi:
         events=dict(sorted(counted.items())),
         reuse=used,
         storage=_storage(stored, usable, rates, log),
-        consent={
-            "states": dict(sorted(Counter(state.value for state in states.values()).items())),
-            "events": figures.ranges(log.rows["consent_record"].values()),
-            "expiring_in_90_days": len(expiring),
-            "expiring_events": figures.ranges(log.of("consent_record", expiring)),
-        },
-        takedown_exposure={"published": len(releases), "events": figures.ranges(log.of("release", releases))},
-        quality_gates=[one | {"events": figures.ranges(one["events"])} for one in gates] or NOT_MEASURED,
+        consent=Consented(
+            states=dict(sorted(Counter(state.value for state in states.values()).items())),
+            events=figures.ranges(log.rows["consent_record"].values()),
+            expiring_in_90_days=len(expiring),
+            expiring_events=figures.ranges(log.of("consent_record", expiring)),
+        ),
+        takedown_exposure=Exposure(len(set(releases.values())), figures.ranges(log.of("release", releases))),
+        quality_gates=[Gate(g.gate, g.passed, g.of, figures.ranges(g.events)) for g in gates] or NOT_MEASURED,
         energy=figures.energy(operations, rates),
         sensitivity=figures.sensitivity(rows, usable),
         poc=_plan(unit, rates),
@@ -310,21 +377,20 @@ def _stop_rule(unit: figures.Figure, rates: Rates, *, complete: bool) -> str:
     return "go on" if complete else NOT_MEASURED
 
 
-def _plan(unit: figures.Figure, rates: Rates) -> dict[str, Any]:
-    """How to find out whether this pays: what is believed, against what, on how many, and when to stop."""
-    baseline = NOT_MEASURED if rates.baseline is None else rates.baseline
-    return {
-        "hypothesis": "an identity costs less than the baseline at the same acceptance",
-        "baseline": baseline,
-        "unit_cost": unit,
-        "arms": 2,
-        "people_per_arm": figures.sample_size(),
-        "design": {"difference": 0.1, "power": 0.8, "level": 0.05},
-        "kill": [
-            {"criterion": "unit_cost", "limit": baseline},
-            {"criterion": "acceptance_below_baseline", "limit": 0.1},
-            {"criterion": "published_without_consent", "limit": 0},
-            {"criterion": "hours_to_takedown", "limit": 48},
+def _plan(unit: figures.Figure, rates: Rates) -> Plan:
+    baseline: figures.Figure = NOT_MEASURED if rates.baseline is None else rates.baseline
+    return Plan(
+        hypothesis="an identity costs less than the baseline at the same acceptance",
+        baseline=baseline,
+        unit_cost=unit,
+        arms=2,
+        people_per_arm=figures.sample_size(),
+        design=Design(),
+        kill=[
+            Kill("unit_cost", baseline),
+            Kill("acceptance_below_baseline", 0.1),
+            Kill("published_without_consent", 0),
+            Kill("hours_to_takedown", 48),
         ],
-        "kill_unit_cost": baseline,
-    }
+        kill_unit_cost=baseline,
+    )
