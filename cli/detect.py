@@ -48,5 +48,5 @@ def _show(told: Detected) -> None:
 def _since(told: Detected) -> str:
     """How a picture was turned since it was marked."""
     turned = [f"turned by {told.turned}°"] if told.turned else []
-    since = ["mirrored"] * told.mirrored + turned
+    since = ["mirrored"] * told.mirrored + turned + ["enlarged to twice its size"] * told.enlarged
     return f", {' and '.join(since)} since" if since else ""

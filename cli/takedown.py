@@ -6,7 +6,7 @@ import click
 
 from . import options
 from .frame import Frame, takes_frame
-from .output import emit, note, pairs, progress, say, warn
+from .output import emit, note, pairs, progress, say, warn_all
 
 
 @click.command()
@@ -63,9 +63,9 @@ def takedown(frame: Frame, name: str | None, subject: str | None, up_to: str, dr
             return
         for outcome in report.outcomes:
             pairs([(outcome.repo_id, ", ".join(outcome.done) or "nothing yet")])
-            if outcome.error is not None:
-                warn(message(outcome.error))
-        note("done; copies that others downloaded are out of reach" if report.finished else "the rest stays queued")
+        warn_all(list(dict.fromkeys(message(o.error) for o in report.outcomes if o.error is not None)))
+        left = "the rest stays queued; `w2w-reg sync` tries it again"
+        note("done; copies that others downloaded are out of reach" if report.finished else left)
 
     emit(frame, value, human)
     return 0 if report.finished or dry_run else 9

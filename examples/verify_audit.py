@@ -250,7 +250,7 @@ class Story:
         elif action == "clock.back":
             self.notices.append((seq, f"the clock was set back by {payload.get('seconds')} seconds"))
         elif action == "clock.lost":
-            self.notices.append((seq, "the file that says when it was last used was gone"))
+            self.notices.append((seq, "the file that says when it was last used was gone, or not as it was left"))
         elif action == "clock.off":
             self.notices.append((seq, f"the clock was {payload.get('seconds')} seconds ahead of the database server's"))
         elif action == "policy.ignored":

@@ -151,12 +151,24 @@ def brighter(factor: float) -> Callable[[Pixels], Pixels]:
     return lambda pixels: np.clip(np.rint(pixels * factor), 0, 255).astype(np.uint8)
 
 
+def doubled(how: Image.Resampling) -> Callable[[Pixels], Pixels]:
+    """A screenshot of a screen that shows each pixel as four, cut out by hand and sent as JPEG 90."""
+
+    def attack(pixels: Pixels) -> Pixels:
+        height, width = pixels.shape[:2]
+        large = np.asarray(Image.fromarray(pixels).resize((2 * width, 2 * height), how))
+        return jpeg(90)(large[1:, 1:])
+
+    return attack
+
+
 ATTACKS: Final[Mapping[str, Callable[[Pixels], Pixels]]] = {
     "PNG": lambda pixels: pixels,
     "JPEG 90": jpeg(90),
     "JPEG 75": jpeg(75),
     "JPEG 50": jpeg(50),
     "×0.5 and back": halved,
+    "×2, cut out, JPEG 90": doubled(Image.Resampling.BILINEAR),
     "10% crop": cropped,
     "brightness +10%": brighter(1.1),
     "brightness −10%": brighter(0.9),

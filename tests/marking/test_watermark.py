@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
-from tests.marking.pictures import ATTACKS, HELD, cropped, drawing, face, jpeg, photographs, scene, texture
+from examples.detect import false_alarm
+from tests.marking.pictures import ATTACKS, HELD, cropped, doubled, drawing, face, jpeg, photographs, scene, texture
 from w2w_registry.marking import tiles
 from w2w_registry.marking.watermark import ALARM, Marked, detect, embed
 
@@ -31,6 +33,19 @@ def test_found_with_its_number_after(marked: list[tuple[np.ndarray, Marked]], at
         found = detect(ATTACKS[attack](mark.pixels), SECRET)
         assert found.present
         assert found.mark == mark.mark
+
+
+@pytest.mark.parametrize("how", [Image.Resampling.NEAREST, Image.Resampling.BILINEAR, Image.Resampling.LANCZOS])
+def test_found_with_its_number_at_twice_the_size(
+    marked: list[tuple[np.ndarray, Marked]], how: Image.Resampling
+) -> None:
+    for original, mark in marked:
+        large = doubled(how)(mark.pixels)
+        for pixels, (mirrored, turned) in ((large, (False, 0)), (np.rot90(large[:, ::-1], -1), (True, 90))):
+            found = detect(pixels, SECRET)
+            assert (found.mark, found.enlarged, found.mirrored, found.turned) == (mark.mark, True, mirrored, turned)
+            assert false_alarm(pixels) <= ALARM
+        assert not detect(doubled(how)(original), SECRET).present
 
 
 def test_cannot_be_seen_and_says_how_sure_it_is(marked: list[tuple[np.ndarray, Marked]]) -> None:

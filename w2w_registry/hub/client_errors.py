@@ -52,7 +52,7 @@ def translate(error: Exception, endpoint: str, repo: str, revision: str | None, 
     if known is not None:
         return known
     if from_network(error):
-        reason = f"{endpoint} cannot be reached ({said})"
+        reason = f"cannot be reached ({said})" if repo == endpoint else f"{endpoint} cannot be reached ({said})"
         return HubError(repo=repo, reason=reason, status=None, hint=LATER)
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         # The library wraps what went wrong with one file of an upload.

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import exp, log, log10, sqrt
 from typing import Final
 
@@ -57,8 +57,8 @@ SMALLEST: Final = 16
 """Pictures with a side below this many pixels are left alone."""
 
 
-_POSITIONS: Final = 8 * sum(p.tile**2 for p in PROFILES)
-"""Every shift of every tile, turned by each quarter and mirrored: what a detector tries."""
+_POSITIONS: Final = 2 * 8 * sum(p.tile**2 for p in PROFILES)
+"""Every shift of every tile, turned by each quarter and mirrored, at full and at half size: what a detector tries."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class Found:
 
     ``false_alarm`` bounds the probability that a picture without the mark looks like this one; ``present`` is
     ``false_alarm <= ALARM``. ``mark``: the number carried, when a secret was given and its check and its own bound
-    (``mark_false_alarm``) hold. Since it was marked the picture was mirrored left to right (``mirrored``), and then
-    turned clockwise by so many degrees (``turned``).
+    (``mark_false_alarm``) hold. Since it was marked the picture was mirrored left to right (``mirrored``), then
+    turned clockwise by so many degrees (``turned``), and ``enlarged`` to twice its size.
     """
 
     present: bool
@@ -78,6 +78,7 @@ class Found:
     tile: int = 0
     mirrored: bool = False
     turned: int = 0
+    enlarged: bool = False
     strength: float = 0.0
 
 
@@ -100,15 +101,32 @@ def detect(pixels: Pixels, secret: bytes | None = None) -> Found:
     height, width = pixels.shape[:2]
     if min(height, width) < SMALLEST:
         return Found(False, 1.0)
-    flat, _ = flatten(luma(pixels))
-    tiles = [profile for profile in PROFILES if profile.tile <= 2 * min(height, width)]  # the smallest always
+    grey = luma(pixels)
+    sights = _sights(grey)
+    if max(sight.alarm for sight in sights) > ALARM and min(height, width) >= 2 * SMALLEST:
+        sights += [replace(sight, enlarged=True) for sight in _sights(_halved(grey))]
+    return _read(max(sights, key=lambda sight: sight.z), secret)
+
+
+def _sights(grey: NDArray[np.float32]) -> list[_Sight]:
+    """The best position of every tile that fits, upright or, where no mark is seen that way, in any way at all."""
+    flat, _ = flatten(grey)
+    tiles = [profile for profile in PROFILES if profile.tile <= 2 * min(grey.shape)]  # the smallest always
     spectra = [(profile, np.fft.fft2(fold(flat, profile.tile))) for profile in tiles]
     sights: list[_Sight] = []
     for ways in (_WAYS[:1], _WAYS[1:]):
         sights += [_look(spectrum, profile, ways) for profile, spectrum in spectra]
         if max(sight.alarm for sight in sights) <= ALARM:
             break
-    return _read(max(sights, key=lambda sight: sight.z), secret)
+    return sights
+
+
+def _halved(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means of squares of four pixels: what a screen that shows each pixel as four makes of a picture, undone."""
+    height, width = (side // 2 * 2 for side in grey.shape)
+    left, right = grey[:height, 0:width:2], grey[:height, 1:width:2]
+    halved: NDArray[np.float32] = (left[::2] + left[1::2] + right[::2] + right[1::2]) * np.float32(0.25)
+    return halved
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +139,7 @@ class _Sight:
     way: tuple[int, bool]
     units: Complex
     weights: NDArray[np.floating]
+    enlarged: bool = False
 
     @property
     def alarm(self) -> float:
@@ -182,7 +201,9 @@ def _read(sight: _Sight, secret: bytes | None) -> Found:
         if check == _check(number, secret) and mark_alarm <= ALARM:
             mark = number
     quarters, mirrored = sight.way
-    return Found(alarm <= ALARM, alarm, mark, mark_alarm, profile.tile, mirrored, 90 * quarters, sight.z)
+    return Found(
+        alarm <= ALARM, alarm, mark, mark_alarm, profile.tile, mirrored, 90 * quarters, sight.enlarged, sight.z
+    )
 
 
 def _bound(z: float, tried: float) -> float:

@@ -55,6 +55,7 @@ class Seen:
             false_alarm=self.found.false_alarm,
             mirrored=self.found.mirrored,
             turned=self.found.turned,
+            enlarged=self.found.enlarged,
             ai_generated=self.ai_generated,
             credentials=credentials,
             credentials_read=self.credentials_read,
@@ -92,6 +93,7 @@ class Detected(Result):
     false_alarm: float
     mirrored: bool
     turned: int
+    enlarged: bool
     ai_generated: bool
     credentials: Credentials | None
     credentials_read: bool
