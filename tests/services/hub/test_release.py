@@ -30,6 +30,7 @@ from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.hub.sync import sync
 from w2w_registry.services.reports.figures import Rates
 from w2w_registry.services.reports.roi import roi
+from w2w_registry.services.reports.subject import write as write_page
 
 REPO = "acme/alice-lora"
 REQUEST = PushRequest("acme/alice", REPO)
@@ -110,7 +111,7 @@ def test_again_is_no_commit_and_no_request_that_writes(world: World) -> None:
     assert len(world.releases()) == 1
 
 
-def test_a_change_is_one_commit_and_one_tag(world: World) -> None:
+def test_a_change_is_one_commit_and_one_tag(world: World, tmp_path: Path) -> None:
     push(world.registry, world.client, REQUEST)
     prompt = replace(REQUEST, options=Options(instance_prompt="a photo of sks person"))
     second = push(world.registry, world.client, prompt)
@@ -122,7 +123,10 @@ def test_a_change_is_one_commit_and_one_tag(world: World) -> None:
     third = push(world.registry, world.client, replace(REQUEST, name="acme/alice@2"))
     assert repo.tags["v2"] == third.commit
     assert [r.revision for r in world.releases()] == ["v1", "v1.1", "v2"]
-    assert roi(world.registry, Rates()).takedown_exposure.published == 1  # one place, which a takedown takes as a whole
+    # Three releases in one place, which a takedown takes as a whole.
+    assert roi(world.registry, Rates()).takedown_exposure.published == 1
+    write_page(world.registry, "p0001", tmp_path / "p.html", "en")
+    assert "Places where models of you are or were published: 1" in (tmp_path / "p.html").read_text("utf-8")
 
 
 def test_coordinates_only(world: World) -> None:
