@@ -19,11 +19,16 @@ CERTAINTY = {
     "fast": "about three matches in a hundred are missed; without --fast, fewer than one",
 }
 
-MORE = 'weights alone say "likely" at most; to compare what is drawn, use --by behaviour --pipeline FOLDER'
+MORE = 'weights alone say "likely" at most; to compare what is drawn, {}'
 UNPLACED = (
     "this is in no weight space, so it is compared by its weight change (ΔW), which finds the same model in any file; "
-    "another training of the same person is found by behaviour (--pipeline)"
+    "to find another training of the same person by what it draws, {}"
 )
+
+
+def _behaviour(at_hand: bool) -> str:
+    """How to compare what is drawn: where the base model is known and this was not done, fingerprints are missing."""
+    return "take fingerprints: `w2w-reg fingerprint --missing`" if at_hand else "use --by behaviour --pipeline FOLDER"
 
 
 @click.command()
@@ -91,11 +96,12 @@ def search(
     if sheet is not None:
         check_outputs(registry, Path(sheet), force=force)
     asked = _asked(registry, queries, by, space, pipeline, device)
+    opener = opener_for(registry, by, pipeline, device)
     found = service.search_by(
         registry,
         asked,
         by,  # type: ignore[arg-type]
-        opener=opener_for(registry, by, pipeline, device),
+        opener=opener,
         limit=limit,
         space=space,
         where=where,
@@ -109,7 +115,7 @@ def search(
     values = [one.to_json() for one in found]
 
     answer = values[0] if len(queries) == 1 and len(values) == 1 else {"searches": values}
-    emit(frame, answer, lambda: _tables(values))
+    emit(frame, answer, lambda: _tables(values, _behaviour(by is None and opener is not None)))
 
 
 def _draw(registry: Any, found: list[Any], sheet: str, force: bool) -> None:
@@ -141,17 +147,17 @@ def _asked(
     return [one for text in queries for one in ([seen[text]] if text in seen else as_queries(registry, [text]))]
 
 
-def _tables(values: list[dict[str, Any]]) -> None:
+def _tables(values: list[dict[str, Any]], behaviour: str) -> None:
     told: set[str] = set()
     for one in values:
         if len(values) > 1:
             say(f"{one['query']}:")
-        _table(one, told, alone=len(values) == 1)
+        _table(one, told, behaviour, alone=len(values) == 1)
 
 
-def _table(found: dict[str, Any], told: set[str], *, alone: bool) -> None:
+def _table(found: dict[str, Any], told: set[str], behaviour: str, *, alone: bool) -> None:
     """``told``: what needs no saying again, as it was said of an earlier query; how it was compared is said once, and
-    the gap to the next only of a query that is ``alone``."""
+    the gap to the next only of a query that is ``alone``. ``behaviour``: how to compare what is drawn."""
     for text in found["warnings"]:
         if text not in told:
             warn(text)
@@ -164,7 +170,11 @@ def _table(found: dict[str, Any], told: set[str], *, alone: bool) -> None:
     gap = "" if found["gap"] is None or not alone else f"; {found['gap']:.3g} above the next"
     how: str | None = None
     if unplaced:
-        how = f"compared with {counted(found['people'], 'version')}: {UNPLACED}" if found["people"] else None
+        how = (
+            f"compared with {counted(found['people'], 'version')}: {UNPLACED.format(behaviour)}"
+            if found["people"]
+            else None
+        )
     elif found["by"] != "weights":
         how = f"by behaviour, {found['metric']}, among {found['people']} people{gap}"
     elif found["threshold"] is not None:
@@ -175,9 +185,10 @@ def _table(found: dict[str, Any], told: set[str], *, alone: bool) -> None:
     if how is not None and how not in told:
         note(how)
     likely = found["by"] == "weights" and any(hit["verdict"] == "likely" for hit in found["results"])
-    if likely and MORE not in told:
-        note(MORE)
-    told.update((*found["warnings"], *([MORE] if likely else []), *([how] if how else [])))
+    more = MORE.format(behaviour)
+    if likely and more not in told:
+        note(more)
+    told.update((*found["warnings"], *([more] if likely else []), *([how] if how else [])))
     if found["certainty"] != "exact":
         note(f"{found['certainty']} search: {CERTAINTY[found['certainty']]}")
 

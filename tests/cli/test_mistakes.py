@@ -7,10 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import Run
 from tests.cli.walk import OUTPUTS, paths_of_commands
+from tests.services.world import BASE
+from w2w_registry.lora import read_lora, write_lora
 
 
 def value(run: Run, *args: str | Path) -> Any:
@@ -37,6 +40,21 @@ def test_history_of_an_identity_without_aliases(filled: Run) -> None:
 def test_a_search_that_may_miss_someone_proves_nothing(filled: Run, other: str) -> None:
     assert "--fast may miss matches" in refused(filled, "search", "p0001", "--fast", other)
     assert value(filled, "search", "p0001", "--fast", "-k", "1")["certainty"] == "exact"  # everyone, where they are few
+
+
+def test_a_search_says_what_comparing_what_is_drawn_lacks(filled: Run, loras: Path, tmp_path: Path) -> None:
+    """The base model where it is not known, fingerprints where it is."""
+    pytest.importorskip("diffusers")
+    changed = {
+        k: np.concatenate([v, v], 0 if k[1] == "A" else 1) for k, v in read_lora(loras / "p0001").tensors.items()
+    }
+    write_lora(tmp_path / "odd", changed, 1.0, base_model=BASE)
+    assert filled("add", tmp_path / "odd")[0] == 0
+    assert "use --by behaviour --pipeline FOLDER" in filled("search", "odd")[2]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "model_index.json").write_text("{}")
+    assert filled("config", "set", f"pipelines.{BASE}", tmp_path / "base")[0] == 0
+    assert "`w2w-reg fingerprint --missing`" in filled("search", "odd")[2]
 
 
 @pytest.mark.parametrize("number", ["9999999999", "99999999999999999999", "9" * 5000])
