@@ -66,6 +66,15 @@ def test_strangers_are_not_paired_by_learning_from_one_another() -> None:
     assert wrong <= 3  # of 750 people
 
 
+def test_where_few_are_there_twice_more_strangers_are_said_to_be_expected() -> None:
+    """People who look alike are as many as ever, and not outnumbered."""
+    for twice, least in ((8, 0.4), (40, 0.0)):
+        rows, who = registry(twice, 190 - 2 * twice, 0)
+        found = pairs_by_weights(rows, np.arange(len(who)))
+        assert found.pairs
+        assert least <= found.strangers < least + 0.5
+
+
 def test_versions_of_one_identity_are_no_pair_of_two() -> None:
     rows, who = registry(40, 100, 0)
     assert judged(pairs_by_weights(rows, who), who) == (0, 0)
