@@ -337,4 +337,4 @@ def _warnings(items: Sequence[Item]) -> None:
             warn(f"{name}: {text}" + (f" ({len(same) - 1} more like this; --json lists all)" if len(same) > 1 else ""))
     rest = sum(len(same) for same in list(kinds.values())[_SHOWN:])
     if rest:
-        warn(f"… {rest} more warnings (--json lists all)")
+        warn(f"… {rest} more warning{'s'[: rest > 1]} (--json lists all)")
