@@ -100,6 +100,7 @@ SENT: Final[Mapping[str, Mapping[str, Send]]] = {
 NO_PAGES: Final = {
     ("GET", "/static/{name}"): "files of the pages",
     ("GET", "/pictures/{name:path}"): "pictures",
+    ("GET", "/compliance/held/{name:path}"): "pictures",
     ("GET", "/make/pictures/{job}"): "pictures",
     ("POST", "/samples"): "leads to the list of what it made; a refusal is the page that a refused mix gives",
     ("POST", "/compliance/receipts/{subject:path}"): "a file to keep",

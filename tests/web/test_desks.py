@@ -14,9 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from tests.services.world import make_world
 from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
+from w2w_registry.catalog.models import Version
+from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.audit import log
 from w2w_registry.services.consent import grants
@@ -27,7 +30,7 @@ from w2w_registry.services.registry import Registry
 from w2w_registry.services.search import atlas
 from w2w_registry.services.synthesis import direction_list as directions
 from w2w_registry.web import charts
-from w2w_registry.web.access import Access
+from w2w_registry.web.access import Access, Proxy, Role
 from w2w_registry.web.app import create_app
 
 OWN = {"origin": ORIGIN}
@@ -268,6 +271,18 @@ def test_the_document_names_every_route_of_the_api(program: TestClient) -> None:
     assert set(document["paths"]) == routes - {"/api/v1/openapi.json"}
 
 
+def put_picture(registry: Registry, *names: str) -> None:
+    """Give versions a picture."""
+    out = io.BytesIO()
+    Image.new("RGB", (40, 40), (180, 120, 90)).save(out, "PNG")
+    digest = registry.artifacts.put(out.getvalue())
+    with registry.catalog.write("curator") as uow:
+        ids = [version_for(uow.session, name).id for name in names]
+        for one in ids:
+            uow.bulk_update(Version, [one], {"preview_digest": digest})
+        uow.event("version.tested", {"version": ids})
+
+
 def test_what_is_held_waits_for_another_person(
     browser: TestClient, registry: Registry, alice: str, tmp_path: Path
 ) -> None:
@@ -287,10 +302,29 @@ def test_what_is_held_waits_for_another_person(
     code, text = post(browser, "/compliance/held", **form)
     assert code == 403
     assert "mallory@1" in text
+    put_picture(registry, "mallory", alice)
+    assert "/compliance/held/" not in browser.get("/compliance").text
     olga = enter(create_app(registry, Access(TOKEN, "olga"), frozenset({HOST}), engine=NoModel()))
-    assert "It is acme/alice@1" in olga.get("/compliance").text
+    page = olga.get("/compliance").text
+    assert "It is acme/alice@1" in page
+    faces = sorted(set(re.findall(r'class="face" src="([^"?]+)[^"]*" alt="([^"]*)"', page)))
+    assert [where for where, _ in faces] == ["/compliance/held/mallory@1", "/pictures/acme/alice@1"]
+    assert "held: no picture is shown" in page  # the other one's, which came without
+    assert not any("mallory" in said or "alice" in said for _, said in faces)
+    assert [olga.get(where).content[1:4] for where, _ in faces] == [b"PNG", b"PNG"]
+    shut = ("/pictures/mallory@1", "/compliance/held/acme/alice@1", "/compliance/held/nobody@1")
+    assert [olga.get(where).status_code for where in shut] == [404, 404, 404]
+    proxy = Proxy("x-user", frozenset({"testclient"}), default=Role.AUDITOR)
+    auditor = TestClient(
+        create_app(registry, Access(TOKEN, "x", proxy=proxy), frozenset({HOST}), engine=NoModel()),
+        base_url=ORIGIN,
+        headers={"x-user": "audrey"},
+    )
+    assert "/compliance/held/" not in auditor.get("/compliance").text
+    assert auditor.get("/compliance/held/mallory@1").status_code == 403
     assert post(olga, "/compliance/held", **{**form, "reason": " "})[0] == 400
     assert post(olga, "/compliance/held", **form)[0] == 303
+    assert olga.get("/compliance/held/mallory@1").status_code == 404
     assert "s-1" in manage.show(registry, "mallory")["subjects"]
     program = TestClient(olga.app, base_url=ORIGIN, headers={"authorization": f"Bearer {TOKEN}"})
     assert [row["version"] for row in program.get("/api/v1/held").json()] == ["eve@1"]

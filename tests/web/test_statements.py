@@ -12,6 +12,9 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine, event
 
 from tests.web.routes import own_routes
+from w2w_registry.catalog.models import Version
+from w2w_registry.catalog.resolve import version_for
+from w2w_registry.records import VersionState
 from w2w_registry.services.consent import grants
 from w2w_registry.services.registry import Registry
 
@@ -23,6 +26,7 @@ MOST = {
     "/spaces": 5,
     "/spaces/{name:path}": 20,
     "/compliance": 20,
+    "/compliance/held/{name:path}": 37,
     "/compliance/events": 6,
     "/compliance/subjects/{subject:path}": 21,
     "/compliance/withdrawals/{subject:path}": 9,
@@ -48,6 +52,7 @@ ASKED = {
     "/make": "/make?from=p0001",
     "/spaces/{name:path}": "/spaces/faces@1",
     "/compliance/subjects/{subject:path}": "/compliance/subjects/s-1",
+    "/compliance/held/{name:path}": "/compliance/held/p0003",
     "/compliance/withdrawals/{subject:path}": "/compliance/withdrawals/s-1",
     "/static/{name}": "/static/style.css",
     "/pictures/{name:path}": "/pictures/p0001",
@@ -87,6 +92,10 @@ def test_every_page_has_a_limit(app: FastAPI) -> None:
 @pytest.mark.parametrize("place", MOST)
 def test_a_page_asks_the_catalog_so_often_and_no_more(program: TestClient, registry: Registry, place: str) -> None:
     grants.grant(registry, "s-1", grants.Scope(purposes=("any",)))
+    if "/held/" in place:
+        with registry.catalog.write("curator") as uow:
+            uow.bulk_update(Version, [version_for(uow.session, "p0003").id], {"state": VersionState.HELD})
+            uow.event("version.tested")
     program.get("/spaces")  # whatever is asked once by each process
     with counted() as said:
         answer = program.get(ASKED.get(place, place))

@@ -141,33 +141,33 @@ def change_number(registry: Registry) -> int:
         return last_seq(session)
 
 
-def picture(registry: Registry, name: str) -> tuple[bytes, str]:
+def picture(registry: Registry, name: str, state: VersionState = VersionState.ACTIVE) -> tuple[bytes, str]:
     """The picture of a version (PNG), marked and on record, and the digest of the one it was made from. What is
-    blocked or gone shows no face.
+    blocked or gone shows no face; what is held shows one only to whoever decides about it, who asks for that ``state``.
 
     Raises:
-        NotFound: no such version, or no picture of it to show. Else as ``leaving_preview``.
+        NotFound: no such version in this state, or no picture of it to show. Else as ``leaving_preview``.
     """
-    key, digest, left = _shown(registry, name)
+    key, digest, left = _shown(registry, name, state)
     return leaving_preview(registry, key, digest) if left is None else left, digest
 
 
-def picture_left(registry: Registry, name: str) -> tuple[bytes | None, str]:
+def picture_left(registry: Registry, name: str, state: VersionState = VersionState.ACTIVE) -> tuple[bytes | None, str]:
     """As :func:`picture` where that is only looked up; None in place of one that is still to be marked.
 
     Raises:
         NotFound, IntegrityError, StorageError.
     """
-    _, digest, left = _shown(registry, name)
+    _, digest, left = _shown(registry, name, state)
     return left, digest
 
 
-def _shown(registry: Registry, name: str) -> tuple[int, str, bytes | None]:
+def _shown(registry: Registry, name: str, state: VersionState) -> tuple[int, str, bytes | None]:
     """Of a version its id, the digest of its picture, and the picture as it left before."""
     with registry.catalog.snapshot():
         with registry.catalog.read() as session:
             version = version_for(session, name)
-            key, digest = version.id, version.preview_digest if version.state is VersionState.ACTIVE else None
+            key, digest = version.id, version.preview_digest if version.state is state else None
         if digest is None:
             raise NotFound(what="picture", name=name)
         return key, digest, left_before(registry, key, digest)
@@ -189,8 +189,10 @@ def _cards(session: Session, versions: list[Version]) -> list[Card]:
     ]
 
 
-def cards_of(registry: Registry, refs: list[str]) -> dict[str, dict[str, Any]]:
-    """Of each ``name@number`` that is there: ``picture`` (digest, None when none is shown), ``labels``, ``state``."""
+def cards_of(registry: Registry, refs: list[str], *, held: bool = False) -> dict[str, dict[str, Any]]:
+    """Of each ``name@number`` that is there: ``picture`` (digest, None when none is shown), ``labels``, ``state``.
+    ``held``: for whoever decides about what is held, its picture too."""
+    shown = (VersionState.ACTIVE, VersionState.HELD) if held else (VersionState.ACTIVE,)
     wanted = {ref for ref in refs if "@" in ref}
     names = sorted({ref.rpartition("@")[0] for ref in wanted})
     found: dict[str, dict[str, Any]] = {}
@@ -200,9 +202,8 @@ def cards_of(registry: Registry, refs: list[str]) -> dict[str, dict[str, Any]]:
         rows = {ref: version for ref, version in rows.items() if ref in wanted}
         labels = labels_of(session, [version.id for version in rows.values()])
         for ref, version in rows.items():
-            active = version.state is VersionState.ACTIVE
             found[ref] = {
-                "picture": version.preview_digest if active else None,
+                "picture": version.preview_digest if version.state in shown else None,
                 "labels": labels.get(version.id, {}),
                 "state": str(version.state),
             }

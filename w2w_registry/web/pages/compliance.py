@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from fastapi import Form, Query
+from fastapi import Form, Query, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+from w2w_registry.records import VersionState
 from w2w_registry.services.audit import log, naming, queries
 from w2w_registry.services.consent import receipts as issuing
 from w2w_registry.services.consent import resolve, subjects, withdraw
 from w2w_registry.services.consent.scopes import parse_day
+from w2w_registry.services.identities import paging
+from w2w_registry.web.pages.files import picture_of
 from w2w_registry.web.site import Audit, Desk, Steward, page_router, registered, url
 
 router = page_router()
@@ -20,6 +24,7 @@ SUBJECTS: Final = 100
 NAMED: Final = 4
 QUESTIONS: Final = ("held", "unconsented", "expiring", "withdrawals", "unexplained")
 DAYS: Final = (30, 90, 365)
+SHOWN: Final = 20
 
 
 @router.get("/compliance")
@@ -36,6 +41,7 @@ def _desk(desk: Desk, days: int, after: str = "", verdict: dict[str, Any] | None
             (name, queries.QUESTIONS[name], queries.ask(desk.registry, name, filters.only(name))) for name in QUESTIONS
         ]
         people = subjects.list_subjects(desk.registry, after=after or None, limit=SUBJECTS + 1)
+        faces = _faces(desk, {name: rows for name, _, rows in answers}["held"][:SHOWN])
     more = len(people) > SUBJECTS
     people = people[:SUBJECTS]
     return desk.page(
@@ -47,7 +53,21 @@ def _desk(desk: Desk, days: int, after: str = "", verdict: dict[str, Any] | None
         after=after,
         more=url("/compliance", days=days, after=people[-1].subject) if more else None,
         verdict=verdict,
+        shown=SHOWN,
+        faces=faces,
     )
+
+
+def _faces(desk: Desk, held: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The cards of versions that this person may decide about, and of whom each resembles."""
+    if not desk.may("steward"):
+        return {}
+    pairs = [(row["version"], row["like"]) for row in held if row["like"] and row["added_by"] != desk.who.actor]
+    cards = paging.cards_of(desk.registry, [ref for pair in pairs for ref in pair], held=True)
+    return {
+        ref: {**card, "identity": ref.rpartition("@")[0], "version": ref.rpartition("@")[2], "kind": "person"}
+        for ref, card in cards.items()
+    }
 
 
 @router.post("/compliance/verify")
@@ -69,6 +89,12 @@ def decide(
     other = same_as.strip() if decision == resolve.SAME else None
     resolve.resolve(desk.registry, ref, same_as=other, distinct=decision == resolve.DISTINCT, reason=reason)
     return RedirectResponse(url("/identities", ref, did="decided"), 303)
+
+
+@router.get("/compliance/held/{name:path}")
+async def held_picture(desk: Steward, request: Request, name: str) -> Response:
+    """The picture of a version that is held, for whoever decides whom it depicts."""
+    return await picture_of(desk, request, name, VersionState.HELD)
 
 
 @router.get("/compliance/events")

@@ -7,9 +7,10 @@ from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
+from w2w_registry.records import VersionState
 from w2w_registry.services.identities import paging
 from w2w_registry.web.problems import Problem
-from w2w_registry.web.site import FOR_EVER, Look, page_router, picture_response
+from w2w_registry.web.site import FOR_EVER, Desk, Look, page_router, picture_response
 from w2w_registry.web.workers import for_the_maker
 
 router = page_router()
@@ -28,10 +29,15 @@ def static(desk: Look, name: str) -> Response:
 async def picture(desk: Look, request: Request, name: str) -> Response:
     """The picture that came with a version. To mark one takes as long as a page and waits for whoever writes into the
     catalog: the maker does it, and never with a thread that pages are made by."""
-    left, digest = await run_in_threadpool(paging.picture_left, desk.registry, name)
+    return await picture_of(desk, request, name)
+
+
+async def picture_of(desk: Desk, request: Request, name: str, state: VersionState = VersionState.ACTIVE) -> Response:
+    """The picture of a version in that state."""
+    left, digest = await run_in_threadpool(paging.picture_left, desk.registry, name, state)
     if left is not None:
         return picture_response(left, digest, request)
     if request.app.state.shows_only:
         return for_the_maker()
-    marked, digest = await to_thread.run_sync(paging.picture, desk.registry, name, limiter=desk.site.marking)
+    marked, digest = await to_thread.run_sync(paging.picture, desk.registry, name, state, limiter=desk.site.marking)
     return picture_response(marked, digest, request)

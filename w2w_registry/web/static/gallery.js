@@ -198,6 +198,21 @@ if (maker) {
       if (["done", "failed", "cancelled"].includes(now.state)) stop();
     });
   };
+  // Where nothing can be drawn, the picture that came with the model stands, and the reason is said at once.
+  const before = maker.querySelector("[data-before]");
+  const undrawn = () => {
+    const job = before.getAttribute("src");
+    before.removeEventListener("error", undrawn);
+    if (before.dataset.instead) before.src = before.dataset.instead; else before.hidden = true;
+    if (after.getAttribute("src") === job) { after.hidden = true; said.textContent = "not drawn"; }
+    const why = new EventSource(`${job}/events`);
+    why.addEventListener("state", (event) => { const now = JSON.parse(event.data); if (now.why) warn(now.why); why.close(); });
+    why.addEventListener("error", () => why.close());
+  };
+  if (before) {
+    before.addEventListener("error", undrawn);
+    if (before.complete && !before.naturalWidth) undrawn();
+  }
   const soon = () => { clearTimeout(timer); timer = setTimeout(draw, 120); };
   for (const slider of sliders) {
     const output = slider.nextElementSibling;
