@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -95,6 +96,15 @@ def test_three_processes_are_one_gallery(registry: Registry) -> None:
         family = children(process.pid)
         process.kill()  # nobody can tell them; they see it
         until(lambda: not any(Path(f"/proc/{one}").exists() for one in family))
+
+
+def test_several_processes_show_a_home_where_nothing_can_be_written(registry: Registry) -> None:
+    temporary = registry.settings.home / "tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.write_text("no folder can be made here")  # permissions do not hold root back
+    with served(registry.settings.home, "--workers", "2", "--read-only") as (url, _):
+        assert asked(url + "/identities/p0001")[0] == 200
+        assert asked(url + "/make")[0] == 403
 
 
 def test_what_the_maker_does_no_other_process_does(registry: Registry) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ctypes
 import gc
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -117,8 +119,11 @@ def _several(prepared: Prepared) -> None:
     changes, buckets = workers.SharedChanges(), workers.SharedBuckets(prepared.limits)
     secret = workers.new_secret()
     prepared.registry.catalog.close()  # no connection is carried into another process
-    with prepared.registry.temporary_folder() as folder, socket.socket(socket.AF_UNIX) as inner:
-        path = workers.bound(inner, folder)
+    # Not in the home folder: a home that cannot be written can be shown, and a socket's path may not be long.
+    with tempfile.TemporaryDirectory(prefix="w2w-") as folder, socket.socket(socket.AF_UNIX) as inner:
+        path = Path(folder) / "maker"
+        inner.bind(str(path))
+        inner.listen(128)
 
         def work(number: int) -> None:
             if number == 0:

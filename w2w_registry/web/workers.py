@@ -10,17 +10,14 @@ A process that ends by itself is started again; none outlives the one that start
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import hmac
 import logging
 import multiprocessing
 import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -54,18 +51,6 @@ def possible() -> bool:
 def usual() -> int:
     """How many processes show pages unless somebody says: one a core, four at most."""
     return min(4, os.cpu_count() or 1) if possible() else 1
-
-
-def bound(inner: socket.socket, folder: Path) -> Path:
-    """Let the maker listen in ``folder``, or, where that path is too long for a socket, in one of the system's; only
-    this user may open either."""
-    path = folder / "maker"
-    if len(os.fsencode(path)) > 100:
-        path = Path(tempfile.mkdtemp(prefix="w2w-")) / "maker"
-        atexit.register(shutil.rmtree, path.parent, True)
-    inner.bind(str(path))
-    inner.listen(128)
-    return path
 
 
 class SharedChanges(Changes):
