@@ -115,6 +115,29 @@ def test_roles() -> None:
     assert key("lora_te2_text_model_x.lora_up.weight").part == "text_encoder_2"
 
 
+LAYER = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+FLAT = LAYER.replace(".", "_")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "module"),
+    [
+        (f"lora_unet__{FLAT}.lora_down.weight", "unet", LAYER),
+        (f"unet.{LAYER}.lora_layer.down.weight", "unet", LAYER),
+        ("lora_te_encoder_layers_3_mlp_fc1.lora_up.weight", "text_encoder", "text_model.encoder.layers.3.mlp.fc1"),
+        ("text_encoder.model.layers.0.mlp.fc1.lora_A.weight", "text_encoder", "model.layers.0.mlp.fc1"),
+        (
+            "text_encoders.qwen25_7b.transformer.model.layers.0.mlp.up_proj.lora_A.weight",
+            *("text_encoder", "model.layers.0.mlp.up_proj"),
+        ),
+        ("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight", "language model", "model.layers.0.mlp.up_proj"),
+    ],
+)
+def test_names_that_a_few_tools_write(name: str, part: str, module: str) -> None:
+    found = key(name)
+    assert (found.part, found.targets[0].module) == (part, module)
+
+
 @pytest.mark.parametrize(
     "wrapped",
     [
@@ -126,6 +149,5 @@ def test_roles() -> None:
     ],
 )
 def test_what_wraps_a_model_for_training_is_no_part_of_its_names(wrapped: str) -> None:
-    layer = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
-    found = key(f"{wrapped}{layer}.lora_A.weight")
-    assert (found.part, found.targets[0].module) == ("unet", layer)
+    found = key(f"{wrapped}{LAYER}.lora_A.weight")
+    assert (found.part, found.targets[0].module) == ("unet", LAYER)

@@ -10,13 +10,13 @@ from w2w_registry.lora.unets import UNET_ROOTS, UnknownKey, kohya_to_module
 from w2w_registry.lora.words import dotted
 
 _FLAT_CLIP = re.compile(
-    r"text_model_encoder_layers_(?P<n>\d+)_(?:self_attn_(?P<attn>[qkv]_proj|out_proj)|mlp_(?P<mlp>fc[12]))"
+    r"(?:text_model_)?encoder_layers_(?P<n>\d+)_(?:self_attn_(?P<attn>[qkv]_proj|out_proj)|mlp_(?P<mlp>fc[12]))"
 )
 _FLAT_T5 = re.compile(
     r"encoder_block_(?P<n>\d+)_layer_(?P<m>\d+)_(?:(?P<attn>SelfAttention)_(?P<a>[qkvo])|(?P<ff>DenseReluDense)_(?P<f>wi_0|wi_1|wi|wo))"
 )
 _FLAT_TEXT = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
-_FLAT = re.compile(r"(?P<tool>lora|lycoris|oft)_(?P<what>unet|te[123]?|transformer|prior_unet)_(?P<flat>.+)")
+_FLAT = re.compile(r"(?P<tool>lora|lycoris|oft)_(?P<what>unet|te[123]?|transformer|prior_unet)_+(?P<flat>.+)")
 
 
 def flat_layer(stem: str) -> Layer | None:

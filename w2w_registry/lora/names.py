@@ -59,6 +59,8 @@ _TRANSFORMER_ROOTS = (
     "time_embed.",
     "time_caption_embed.",
 )
+# Language models are text encoders too, of newer pipelines.
+_TEXT_ENCODERS = re.compile(r"text_encoders?(?:_[123])?\.(?:[\w-]+\.transformer\.)?")
 # Wan's blocks, where no prefix says what they are of
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
 # Llama's original code has layers of this name too.
@@ -74,7 +76,8 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
     many names of what holds the model may stand in front."""
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
-    if is_language_layer(stem):
+    encoder = _TEXT_ENCODERS.match(stem)
+    if encoder is None and is_language_layer(stem):
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):
@@ -83,6 +86,8 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
             if part == "transformer" and original_layer(rest) is not None:
                 return _in_original(rest)
             return Layer(part, (Target(module),))
+    if encoder is not None:
+        return Layer("text_encoder", (Target(_plain_text(stem[encoder.end() :])),))
     if stem.startswith("lora_unet_"):  # with the layer's dots left as they were
         layer = flat_layer(stem.replace(".", "_"))
         if layer is not None and layer.part in DENOISERS:

@@ -30,7 +30,7 @@ _ENDINGS = re.compile(
     r"(?P<stem>.+?)(?:"
     rf"\.lora_(?P<peft>[AB]){_ADAPTER}\.weight"
     r"|\.lora_(?P<bare>[AB])(?:\.(?P<adapter5>(?!bias$)[^.]+))?"
-    r"|(?:(?P<attn>_lora)|\.lora|\.lora_linear_layer)\.(?P<old>down|up)\.weight"
+    r"|(?:(?P<attn>_lora)|\.lora|\.lora_linear_layer|\.lora_layer)\.(?P<old>down|up)\.weight"
     r"|\.lora_(?P<kohya>down|up|mid)\.weight"
     rf"|\.lora_B{_ADAPTER.replace('adapter', 'adapter2')}\.(?P<bias>bias)"
     rf"|\.lora_embedding_(?P<table>[AB]){_ADAPTER.replace('adapter', 'adapter3')}"

@@ -42,12 +42,13 @@ single_stream_modulations single_transformer_blocks t_block t_conv t_embedder t_
 temporal_transformer_blocks text_embedder text_embedding text_embeddings text_fusion text_modulation text_proj
 text_transformer_blocks time_caption_embed time_condition_embed time_emb_proj time_embed time_embed_r time_embedder
 time_embedding time_embeddings time_guidance_embed time_in time_mod_proj time_proj time_projection time_step_proj
-time_text_embed timestep_embedder to_add_out to_gate to_k to_k_t to_key to_kv to_out to_out_t to_q to_q_t
-to_qkv_mlp_proj to_query to_v to_v_t to_value token_refiner transformer_blocks transformer_in transformer_layers txt
-txt_attn txt_attn_proj txt_attn_qkv txt_in txt_kv_proj txt_mlp txt_mod txt_mode_blocks up up_block up_blocks up_proj
-upsamplers v_proj v_proj_cam va_cross_attention va_modulation video_dec_block video_pooled_text_embeddings
-video_text_embeddings video_text_transformer_blocks video_time_embeddings video_to_audio_attn visual_embeddings
-visual_modulation visual_transformer_blocks w1 w2 w3 x_embedder x_embedders y_embedder y_proj
+time_text_embed timestep_embedder to_add_out to_added_qkv to_gate to_k to_k_t to_key to_kv to_out to_out_t to_q
+to_q_t to_qkv to_qkv_mlp_proj to_query to_v to_v_t to_value token_refiner transformer_blocks transformer_in
+transformer_layers txt txt_attn txt_attn_proj txt_attn_qkv txt_in txt_kv_proj txt_mlp txt_mod txt_mode_blocks up
+up_block up_blocks up_proj upsamplers v_proj v_proj_cam va_cross_attention va_modulation video_dec_block
+video_pooled_text_embeddings video_text_embeddings video_text_transformer_blocks video_time_embeddings
+video_to_audio_attn visual_embeddings visual_modulation visual_transformer_blocks w1 w2 w3 x_embedder x_embedders
+y_embedder y_proj
 """
 _BY_TOKENS = {tuple(re.split("[_.-]", word)): word for word in _WORDS.split()}
 _LONGEST = max(map(len, _BY_TOKENS))
