@@ -7,6 +7,7 @@ transaction. A file that cannot be used is reported and the others go on; a cras
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ from w2w_registry.services.search.resemblance import compare
 from w2w_registry.space.sketch import NEAR, Sketch, distance
 
 CHUNK = 256
+_STORED = 8  # LoRAs written at once
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ class _Chunk:
                 return [self._foresee(session, door, one, near[i]) for i, one in enumerate(incoming)]
         # Stored before the transaction that refers to them begins: it waits for no disk, and others not for it.
         new, seen = plain(self.registry, self.row, incoming)
-        stored = {i: self._store(incoming[i]) for i in new}
+        with ThreadPoolExecutor(_STORED) as disk:  # which commits to its journal once for many that wait
+            stored = dict(zip(new, disk.map(lambda i: self._store(incoming[i]), new), strict=True))
         with self.registry.catalog.write(self.registry.actor) as uow:
             self.request.bring(uow)
             gate.require(
