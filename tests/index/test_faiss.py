@@ -335,6 +335,25 @@ def test_codes_on_disk_and_in_memory_and_in_threads_answer_alike(
         assert [one[0].tolist() for one in above] == [one[0].tolist() for one in answers[0][1]]
 
 
+def test_threads_propose_the_same_rows_even_where_the_best_lie_together(
+    tmp_path: Path, few_suffice: None, vectors: Vectors, queries: Vectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (codes, faiss_scan):
+        monkeypatch.setattr(module, "CHUNK", 1024)
+    monkeypatch.setattr(faiss_scan, "WORTH_A_THREAD", 1024)
+    nearest = np.argsort(-(vectors @ queries[0]), kind="stable")  # all of the first query's best in the first shard
+    index = FaissIndex(DIM)
+    index.add(np.arange(ROWS), vectors[nearest])
+    store.save(tmp_path, index, STAMP)
+    proposed = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        (segment,) = opened(tmp_path).segments
+        proposed.append(segment.propose(queries[:16], 400)[0])
+        assert len(segment.coarse._shards) == int(threads)
+    np.testing.assert_array_equal(proposed[0], proposed[1])
+
+
 def test_a_faiss_that_packs_otherwise_is_not_believed(
     saved: Path, few_suffice: None, oracle: ExactIndex, queries: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:

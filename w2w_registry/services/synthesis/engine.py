@@ -123,6 +123,13 @@ def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[Gues
     return GuessModel.from_tensors(tensors), _digest(tensors)
 
 
+def guess_for(registry: Registry, space: Space, model: DiffusionModel) -> tuple[GuessModel, str] | None:
+    """As ``load_guess``, for an open model, whose weights are hashed only where any guess for the space is kept."""
+    if not any(registry.settings.guesses_dir.glob(f"{space.digest[:24]}-*")):
+        return None
+    return load_guess(registry, space, model.unet_digest)
+
+
 @dataclass(frozen=True, eq=False)
 class GuessFitted(Result):
     """An initializer that was fitted, and the share of the variance it predicts."""

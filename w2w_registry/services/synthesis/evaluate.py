@@ -26,7 +26,7 @@ from w2w_registry.services.recording.spaces import metric_of, open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis import directions as stored
 from w2w_registry.services.synthesis.edit import draw_samples
-from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, photo_folders
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, guess_for, photo_folders
 from w2w_registry.services.synthesis.invert import padded
 from w2w_registry.space import directions as maths
 from w2w_registry.space import intervals
@@ -148,7 +148,7 @@ class _Bench:
         if len(names) < 2:
             raise UsageError(reason="at least two identities with two photos each are needed")
         words = self.model.encode_text(self.request.prompt)
-        found = load_guess(self.registry, self.row, self.model.unet_digest)
+        found = guess_for(self.registry, self.row, self.model)
         config = InvertConfig(bf16=fast_bf16(self.model.device))
         s = self.space
         basis = SpaceBasis.of(

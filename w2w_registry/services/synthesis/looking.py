@@ -13,7 +13,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.found import Query
-from w2w_registry.services.synthesis.engine import Engine, load_guess, require_diffusion
+from w2w_registry.services.synthesis.engine import Engine, guess_for, require_diffusion
 from w2w_registry.services.synthesis.invert import InvertRequest, invert_config, solve
 
 
@@ -43,7 +43,7 @@ def as_queries(
     model = engine.open(registry, basis)
     request = InvertRequest(photos=photos, engine=engine)
     looked = [load_photo(Path(photo).expanduser(), model.image_size) for photo in photos]
-    guess = load_guess(registry, row, model.unet_digest)
+    guess = guess_for(registry, row, model)
     answers = solve(
         model,
         basis,
