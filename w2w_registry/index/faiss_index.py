@@ -192,14 +192,13 @@ class FaissIndex(ExactIndex):
             mask = np.zeros(count, bool)
             mask[rows] = True
         ask = wanted if mask is None else min(count, int(MARGIN * wanted * count / eligible) + SPARE)
-
-        def part(start: int) -> list[Batch | None]:
-            few = queries[start : start + TOGETHER]
-            if self._on_gpu(segment):
-                return _of_the_card(segment, few, ask, mask, limit)
-            return _nearest(segment, few, ask, mask, limit, (effort.scored(limit), effort.sure(eligible)))
-
-        found = [one for some in each(part, range(0, len(queries), TOGETHER)) for one in some]
+        parts = [queries[start : start + TOGETHER] for start in range(0, len(queries), TOGETHER)]
+        if self._on_gpu(segment):
+            answers = [_of_the_card(segment, part, ask, mask, limit) for part in parts]
+        else:
+            sure = effort.scored(limit), effort.sure(eligible)
+            answers = each(lambda part: _nearest(segment, part, ask, mask, limit, sure), parts)
+        found = [one for answer in answers for one in answer]
         for i, query in enumerate(queries):
             if found[i] is None:
                 (found[i],) = super()._search_segment(segment, query[None], limit, rows, exact=True, fast=False)
