@@ -181,7 +181,7 @@ def _weights_digest(network: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}".encode())
-        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().reshape(-1))
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().reshape(-1).data)
     return digest.hexdigest()
 
 

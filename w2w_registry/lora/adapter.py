@@ -114,7 +114,7 @@ class Adapter:
             digest.update(canonical_json(head).encode())
             for role, array in sorted(change.tensors.items()):
                 digest.update(canonical_json([role, list(array.shape)]).encode())
-                digest.update((round_to(array, dtype) + np.float32(0)).astype("<f4").reshape(-1))
+                digest.update((round_to(array, dtype) + np.float32(0)).astype("<f4").reshape(-1).data)
         digest.update(canonical_json([sorted(self.unread), sorted(self.more)]).encode())
         return digest.hexdigest()
 

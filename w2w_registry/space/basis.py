@@ -279,5 +279,5 @@ def array_digest(array: NDArray[Any]) -> str:
     digest = hashlib.sha256(f"float32 {list(array.shape)}\n".encode())
     step = max(1, _BLOCK // max(1, int(np.prod(array.shape[1:]))))
     for start in range(0, array.shape[0], step):
-        digest.update(np.ascontiguousarray(array[start : start + step], "<f4").reshape(-1))
+        digest.update(np.ascontiguousarray(array[start : start + step], "<f4").reshape(-1).data)
     return digest.hexdigest()

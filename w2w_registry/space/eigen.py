@@ -116,13 +116,13 @@ def _qr(xp: Any, block: Any) -> tuple[Any, Any]:
     wide = xp.astype(block, xp.float64)
     try:
         root = xp.linalg.cholesky(xp.matrix_transpose(wide) @ wide)
+        sizes = to_numpy(xp.linalg.diagonal(root))
     except (np.linalg.LinAlgError, RuntimeError):  # torch's error is a RuntimeError
-        return xp.linalg.qr(block)
-    sizes = xp.linalg.diagonal(root)
-    if not float(xp.min(sizes)) > _DEPENDENT * float(xp.max(sizes)):
-        return xp.linalg.qr(block)
-    turn = xp.astype(xp.matrix_transpose(xp.linalg.inv(root)), block.dtype)
-    return block @ turn, xp.matrix_transpose(root)
+        sizes = np.zeros(1)
+    if not sizes.min() > _DEPENDENT * sizes.max():
+        orthonormal, rest = xp.linalg.qr(block)
+        return orthonormal, rest
+    return block @ xp.astype(xp.matrix_transpose(xp.linalg.inv(root)), block.dtype), xp.matrix_transpose(root)
 
 
 class _Basis:
