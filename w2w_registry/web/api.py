@@ -61,7 +61,10 @@ ONCE: dict[str, Any] = {
         }
     ]
 }
-router = APIRouter(prefix="/api/v1", route_class=OnceRoute, responses=REFUSALS)
+router = APIRouter(
+    prefix="/api/v1", route_class=OnceRoute, responses=REFUSALS, generate_unique_id_function=lambda route: route.name
+)
+"""Generated clients name their functions as the routes are named."""
 
 
 def says(service: Callable[..., Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
