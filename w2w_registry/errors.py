@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class RegistryError(Exception):
@@ -135,6 +135,10 @@ class ConsentDenied(RegistryError):
     that record what is lacking)."""
 
     code, exit_code = "consent-denied", 4
+
+
+UNLIKE: Final = "unlike the versions before it"
+"""Why something is held that bears the name of somebody it does not look like (``HeldBack.why``)."""
 
 
 class HeldBack(ConsentDenied):

@@ -99,8 +99,9 @@ def _denied(f: _Fields) -> str:
 
 def _held(f: _Fields) -> str:
     choice = f"`w2w-reg resolve {_short(f['name'])} --same-as {_short(f['like'].partition('@')[0])}"
+    looks = "does not look like" if f["why"] == e.UNLIKE else "resembles"
     return (
-        f"not allowed to {f['operation']}: {_short(f['name'])} is held because it resembles {_short(f['like'])} "
+        f"not allowed to {f['operation']}: {_short(f['name'])} is held because it {looks} {_short(f['like'])} "
         f"({f['why']}; by {f['by']}); another person must decide: {choice} | --distinct --reason TEXT`"
     )
 

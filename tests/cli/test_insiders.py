@@ -118,3 +118,27 @@ def test_what_nobody_compared_does_not_leave(team: Run, tmp_path: Path, kind: st
 
 def _there(run: Run, name: str) -> bool:
     return run("show", name)[0] == 0
+
+
+def test_a_name_is_not_taken_by_what_is_made_of_others(filled: Run) -> None:
+    assert filled("sample", "--count", "3", "--name", "new")[0] == 0
+    assert filled("mix", "new-001", "new-002", "--name", "both")[0] == 0
+    for name in ("new-001", "new-003", "p0030"):
+        code, _, err = filled("mix", "new-001", "new-002", "--name", name)
+        assert code == 7
+        assert f"'{name}' is not whom this is made of (new-001@1, new-002@1); save it under another name" in err
+        assert err.count("\n") == 1
+    assert filled("mix", "new-001", "new-002", "--weight", "0.2", "--name", "both")[0] == 0
+    assert filled("show", "both@2")[0] == 0
+    assert filled("show", "p0030@2")[0] == 3
+
+
+def test_a_name_is_not_taken_by_somebody_who_looks_otherwise(filled: Run, tmp_path: Path) -> None:
+    world = make_world(50)
+    stranger = tmp_path / "stranger"
+    write_lora(stranger, world.layout.unflatten(-world.theta(35) + 2 * world.mean), world.layout.alpha, base_model=BASE)
+    foreseen = filled("add", stranger, "--name", "p0035", "--dry-run")
+    assert "held: it does not look like p0035@1" in foreseen[1] + foreseen[2]
+    _, _, err = filled("add", stranger, "--name", "p0035")
+    assert "held: it does not look like p0035@1" in err
+    assert filled("export", "p0035@2", tmp_path / "out")[0] == 4

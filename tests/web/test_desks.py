@@ -221,6 +221,15 @@ def test_an_amount_is_a_number_within_reach(browser: TestClient, alice: str, amo
     assert code == 400
 
 
+def test_a_mix_takes_nobodys_name(browser: TestClient, registry: Registry, alice: str) -> None:
+    assert post(browser, "/samples", space="faces", count="2", name="new")[0] == 303
+    code, said = post(browser, "/mixes", people=f"{alice}\nnew-001", name="new-002")
+    assert code == 409
+    assert "is not whom this is made of" in said
+    assert manage.show(registry, "new-002").version == 1
+    assert post(browser, "/mixes", people=f"{alice}\nnew-001", name="both")[0] == 303
+
+
 def test_a_mix_needs_everybodys_consent(browser: TestClient, registry: Registry, alice: str) -> None:
     assert post(browser, "/mixes", people=f"{alice}\np0001", name="mixed")[0] == 403
     assert post(browser, "/mixes", people=alice, name="mixed")[0] == 400

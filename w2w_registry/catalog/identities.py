@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -15,6 +15,8 @@ from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import Kind, VersionState
+
+_STANDING: Final = (VersionState.ACTIVE, VersionState.BLOCKED)
 
 
 class Told(NamedTuple):
@@ -95,6 +97,21 @@ def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, in
             select(Version, Identity.name).join(Version.identity).where(Identity.name.in_(chunk))
         )
     }
+
+
+def versions_under(session: Session, names: Iterable[str]) -> dict[str, list[int]]:
+    """Ids of the versions that stand for the identities of these names, ascending: those in service or blocked, of
+    identities that are not removed. Names that nobody has are left out."""
+    found: dict[str, list[int]] = {}
+    for chunk in chunked(sorted(names)):
+        query = (
+            select(Identity.name, Version.id)
+            .join(Version, Version.identity_id == Identity.id)
+            .where(Identity.name.in_(chunk), Identity.removed.is_(None), Version.state.in_(_STANDING))
+        )
+        for name, version in session.execute(query.order_by(Version.id)):
+            found.setdefault(name, []).append(version)
+    return found
 
 
 def newest_previews(session: Session, names: Iterable[str]) -> dict[str, tuple[int, str]]:

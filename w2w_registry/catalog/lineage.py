@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import Coordinates, Identity, Version
 from w2w_registry.catalog.lookup import subjects_of
 from w2w_registry.catalog.moment import once
-from w2w_registry.catalog.operations import InputKind, Operation, OperationInput
+from w2w_registry.catalog.operations import RESEMBLES, InputKind, Operation, OperationInput
 from w2w_registry.catalog.rows import chunked, table_of
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import Kind, VersionState
@@ -53,6 +53,22 @@ def ancestors(session: Session, starts: Iterable[int], *, depth: int | None = No
 def descendants(session: Session, starts: Iterable[int], *, depth: int | None = None) -> Reach:
     """Everything that was made from these versions, at most ``depth`` steps down (None: all the way)."""
     return _walk(session, list(starts), depth, up=False)
+
+
+def sources(session: Session, starts: Iterable[int]) -> dict[int, list[int]]:
+    """What these versions and everything upstream of them were made from, each by id; whom they came out to resemble is
+    none of it."""
+    reach = _walk(session, list(starts), None, up=True)
+    found: dict[int, list[int]] = {version: [] for version in reach.depth}
+    for chunk in chunked(found):
+        query = (
+            select(_VERSION.c.id, _INPUT.c.version_id)
+            .join(_INPUT, _INPUT.c.operation_id == _VERSION.c.operation_id)
+            .where(_VERSION.c.id.in_(chunk), _INPUT.c.version_id.is_not(None), _INPUT.c.role != RESEMBLES)
+        )
+        for child, parent in _plain(session, query):
+            found[child].append(parent)
+    return found
 
 
 def ancestor_ids(session: Session, starts: Iterable[int]) -> set[int]:

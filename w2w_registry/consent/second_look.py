@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from w2w_registry.errors import UNLIKE
 from w2w_registry.records import Kind, VersionState
 
 Depicted = frozenset[str | None]
@@ -35,6 +36,7 @@ class Why(StrEnum):
     AGREED = "may be somebody who agreed again, and does not say so"
     UNNAMED = "names a subject where none was named"
     KIND = "another kind"
+    NAME = UNLIKE
 
 
 @dataclass(frozen=True)

@@ -117,6 +117,22 @@ def put(registry: Registry, path: Path, **options: object) -> Item:
     return item
 
 
+def test_whose_version_it_is_is_seen_by_what_it_draws(home: Registry, world: Path, tmp_path: Path) -> None:
+    loras = load_loras()
+    for row in range(20, 24):
+        again = put(home, write(tmp_path / f"again{row}", loras, row, again=True), name=f"p{row:03d}")
+        assert (again.version, again.held) == (2, False)
+    held = 0
+    for row in range(1000, 1010):
+        foreseen = put(home, world / "strangers" / f"s{row}", name=f"p{row - 960:03d}", dry_run=True)
+        stranger = put(home, world / "strangers" / f"s{row}", name=f"p{row - 960:03d}")
+        assert (foreseen.held, foreseen.warnings) == (stranger.held, stranger.warnings)
+        if stranger.held:
+            assert f"held: it does not look like p{row - 960:03d}@1 (by behaviour, " in stranger.warnings[0]
+            held += 1
+    assert held >= 8
+
+
 def test_every_new_version_has_its_fingerprint(home: Registry) -> None:
     with home.catalog.read() as session:
         rows = session.scalars(select(Fingerprint)).all()

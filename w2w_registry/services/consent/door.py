@@ -32,6 +32,7 @@ from w2w_registry.consent.references import (
     nearest,
 )
 from w2w_registry.errors import LikenessRefused
+from w2w_registry.services.consent import namesakes
 from w2w_registry.services.consent.made_outside import MadeOutside
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
@@ -74,6 +75,7 @@ class Door:
 
         Raises:
             LikenessRefused: it is somebody who refused. SettingError: the door's key is not the one it was.
+            Conflict: it bears the name of somebody it is not made of.
         """
         (admission,) = self.admit_all([new], [activity], None if near is None else [near])
         return admission
@@ -87,6 +89,8 @@ class Door:
     ) -> list[Admission]:
         """As :meth:`admit`, for many: a few matrix products and one look for erased models, however many there are.
         ``searched``: as ``second.near`` takes it."""
+        said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
+        namesakes.check(self._session, [(name, activity) for name, *_, activity in said])
         points = [{} if n.space_id is None or n.coordinates is None else {n.space_id: n.coordinates} for n in news]
         likenesses = [new.likeness for new in news]
         met = self.meets_all(likenesses, points)
@@ -95,10 +99,13 @@ class Door:
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points, searched) if near is None else near
         met = self._or_made(news, activities, found, met)
-        said = [(new.name, new.kind, new.subjects, activity) for new, activity in zip(news, activities, strict=True)]
         known = self.agreeing.meets_all(likenesses, points) if self.agreeing.anybody else [None] * len(news)
         held = self.second.held_all(said, found, met, known)
-        return [Admission(new.model_digest, held=one) for new, one in zip(news, held, strict=True)]
+        unlike = namesakes.unlike(self._session, self.second, said, likenesses, points)
+        return [
+            Admission(new.model_digest, held=one or unlike.get(i))
+            for i, (new, one) in enumerate(zip(news, held, strict=True))
+        ]
 
     def _or_made(
         self,

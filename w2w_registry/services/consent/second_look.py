@@ -12,6 +12,7 @@ with versions in any state but erased. One that was found distinct stays with wh
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import depictions, vectors
-from w2w_registry.catalog.fingerprints import Asked, questions
+from w2w_registry.catalog.fingerprints import questions
 from w2w_registry.catalog.holds import found_distinct
 from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import versions_by_id
@@ -100,9 +101,9 @@ class SecondLook:
         drawn, compared = self._drawn(likenesses)
         for i, near in enumerate(drawn):
             _extend(found[i], near)
-        for space in self._spaces():
+        for space in self.spaces():
             rows = [i for i, one in enumerate(points) if space.id in one or likenesses[i].known is not None]
-            placed = [(i, self._point(space, likenesses[i], points[i])) for i in rows]
+            placed = [(i, self.point(space, likenesses[i], points[i])) for i in rows]
             there = [(i, point) for i, point in placed if point is not None]
             if there:
                 known = searched if searched is not None and searched.space_id == space.id else None
@@ -261,7 +262,7 @@ class SecondLook:
             for shown in one.prints:
                 groups.setdefault((shown.base, shown.question), []).append(i)
         for asked, rows in groups.items():
-            gallery = self._gallery(*asked)
+            gallery = self.gallery(*asked)
             if gallery is None:
                 continue
             values = [next(p.values for p in likenesses[i].prints if (p.base, p.question) == asked) for i in rows]
@@ -276,23 +277,24 @@ class SecondLook:
                 compared[i].update(versions[verdict.false_alarm > LIKELY].tolist())
         return near, compared
 
-    def _gallery(self, base: str, question: str) -> Gallery | None:
+    def gallery(self, base: str, question: str) -> Gallery | None:
         if (base, question) not in self._galleries:
             asked = next((a for a in questions(self._session) if (a.base, a.question) == (base, question)), None)
             there = None
             if asked is not None and asked.versions >= LEAST_GALLERY:
-                there = _gallery_of(self._registry, self._session, asked)
+                with suppress(UsageError):  # too few people
+                    there = open_gallery(self._registry, self._session, asked, _ANY_STATE)
             self._galleries[base, question] = there
         return self._galleries[base, question]
 
-    def _spaces(self) -> list[Space]:
+    def spaces(self) -> list[Space]:
         if self._calibrated is None:
             self._calibrated = [
                 space for space in all_spaces(self._session) if space.calibration.get("false_match_rate")
             ]
         return self._calibrated
 
-    def _point(self, space: Space, likeness: Likeness, points: Points) -> NDArray[np.float32] | None:
+    def point(self, space: Space, likeness: Likeness, points: Points) -> NDArray[np.float32] | None:
         if space.id in points:
             return points[space.id]
         factors = likeness.factors
@@ -347,13 +349,6 @@ def _extend(found: list[Near], more: Sequence[Near]) -> None:
     found += [one for one in more if one.version_id not in known]
 
 
-def _gallery_of(registry: Registry, session: Session, asked: Asked) -> Gallery | None:
-    try:
-        return open_gallery(registry, session, asked, _ANY_STATE)
-    except UsageError:  # too few people
-        return None
-
-
 def in_doubt(met: Encounter) -> Held:
     """What is recorded of one that may draw somebody who refused."""
     made = met.by == MADE
@@ -385,10 +380,15 @@ def why_held(name: str, held: Held) -> str:
             f"`w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
         )
     like = held.like.partition("@")[0]
+    waits = "so it is found and shown, and nothing else, until another person decides"
+    if held.why == Why.NAME:
+        return (
+            f"held: it does not look like {held.like} (by {held.by}, {held.score:.3f}), {waits}: `w2w-reg resolve "
+            f"{name} --same-as {held.like} --reason TEXT` when it is; else it belongs under another name"
+        )
     return (
-        f"held: it resembles {held.like} ({held.why}; by {held.by}, {held.score:.3f}), so it is found and shown, and "
-        f"nothing else, until another person decides: `w2w-reg resolve {name} --same-as {like} | --distinct "
-        "--reason TEXT`"
+        f"held: it resembles {held.like} ({held.why}; by {held.by}, {held.score:.3f}), {waits}: "
+        f"`w2w-reg resolve {name} --same-as {like} | --distinct --reason TEXT`"
     )
 
 

@@ -152,7 +152,7 @@ def _said(
     except RegistryError as error:
         return replace(item, status="failed", error=error)
     _, newest = identities_named(session, {name}).get(name, (None, 0))
-    told = (*renamed, *door.second.remarks(name, near, held), *said_uncompared(door, likeness, drawn.why))
+    told = (*door.second.remarks(name, near, held), *renamed, *said_uncompared(door, likeness, drawn.why))
     return replace(
         item, identity=name, version=newest + 1 + given[name], warnings=(*told, *item.warnings), held=held is not None
     )

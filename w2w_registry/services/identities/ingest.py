@@ -267,7 +267,7 @@ class _Chunk:
             return Item(one.path, "failed", one.name, error=error)
         self.foreseen.append(_Foreseen(one.path, one.name, tuple(one.digests), one.likeness.sketch))
         _, newest = identities_named(session, {one.name}).get(one.name, (None, 0))
-        told = (*told, *door.second.remarks(one.name, near, held), *said_uncompared(door, one.likeness, one.unasked))
+        told = (*door.second.remarks(one.name, near, held), *told, *said_uncompared(door, one.likeness, one.unasked))
         return self._added(one, 1 + newest, told, held is not None)
 
     def _named(self, session: Session, one: Incoming) -> tuple[Incoming, tuple[str, ...]]:
@@ -300,7 +300,7 @@ class _Chunk:
                 version = record_version(uow, new, activity, admission)
         except RegistryError as error:
             return Item(one.path, "failed", one.name, error=error)
-        told = (*told, *remarks, *said_uncompared(door, one.likeness, one.unasked))
+        told = (*remarks, *told, *said_uncompared(door, one.likeness, one.unasked))
         return self._added(one, version.number, told, admission.held is not None)
 
     def _labels(self, one: Incoming) -> dict[str, float | str]:

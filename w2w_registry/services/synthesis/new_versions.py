@@ -18,7 +18,7 @@ from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import Factors, lora_files, model_digest
 from w2w_registry.records import IdentityRef, Kind, OperationKind, Result, check_name
-from w2w_registry.services.consent import gate
+from w2w_registry.services.consent import gate, namesakes
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.second_look import why_held
 from w2w_registry.services.recording import centres
@@ -125,6 +125,8 @@ def record(
     Raises:
         ConsentDenied, BadName, Conflict.
     """
+    with registry.catalog.read() as session:  # before anything is worked out; the door asks again
+        namesakes.check(session, [(draft.name, draft.activity) for draft in drafts])
     if asked is None and drafts and space_row.calibration.get("false_match_rate"):
         points = np.stack([draft.coordinates for draft in drafts])
         with searching(registry, space_row, points) as begun:
