@@ -105,6 +105,21 @@ def made_with(session: Session, digest: str) -> list[int]:
     return list(session.scalars(query.where(OperationInput.digest == digest).distinct().order_by(Version.id)))
 
 
+def made_from(session: Session, photos: Iterable[str]) -> dict[str, list[int]]:
+    """Ids of the versions, but for erased ones, that each of these photos (by digest) is an input of."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for chunk in chunked(sorted(photos)):
+        query = (
+            select(OperationInput.digest, Version.id)
+            .join(Version, Version.operation_id == OperationInput.operation_id)
+            .where(OperationInput.digest.in_(chunk), OperationInput.kind == InputKind.PHOTO)
+            .where(Version.state != VersionState.ERASED)
+        )
+        for digest, version in session.execute(query.distinct().order_by(Version.id)):
+            found[digest].append(version)
+    return found
+
+
 class MadeIn(NamedTuple):
     """What a version may be a point of: the space it lives in, whether a file is kept of it, the parameters of the
     operation that made it, and a space that operation took in (a row for each; None: none)."""

@@ -24,6 +24,7 @@ class By(StrEnum):
     MODEL = "same model"
     BEHAVIOUR = "behaviour"
     WEIGHTS = "weights"
+    PHOTO = "the same photo"
 
 
 class Why(StrEnum):
@@ -100,7 +101,7 @@ def contradiction(claim: Claim, like: Likely) -> Why | None:
 def seen_as(claim: Claim, likely: Iterable[Likely]) -> bool:
     """Whether somebody whom a newcomer is, or draws, is what it says it is, and is not held itself."""
     return any(
-        like.by is not By.WEIGHTS
+        like.by in (By.MODEL, By.BEHAVIOUR)
         and contradiction(claim, like) is None
         and (like.state is VersionState.ACTIVE or like.vouched)
         for like in likely

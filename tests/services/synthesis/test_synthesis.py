@@ -25,9 +25,11 @@ from w2w_registry.catalog.models import Coordinates, Event, Operation, Operation
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.space_rows import directions_in
 from w2w_registry.catalog.vectors import unpack
+from w2w_registry.consent.records import Scope
 from w2w_registry.diffusion.images import METADATA_KEY
 from w2w_registry.errors import BadImage, Conflict, ConsentDenied, NotFound, OutputExists, UsageError
 from w2w_registry.lora import read_lora
+from w2w_registry.services.consent import grants
 from w2w_registry.services.provenance.whose import whose
 from w2w_registry.services.recording import energy, policies
 from w2w_registry.services.recording.spaces import open_space
@@ -337,6 +339,25 @@ def test_several_photos_of_one_identity_give_one(registry: Registry, tmp_path: P
         assert np.abs(point(registry, "alice") - point(registry, f"only{i}")).max() > 1e-4
     invert.invert(registry, replace(request, name="again"))
     np.testing.assert_array_equal(point(registry, "alice"), point(registry, "again"))
+
+
+def test_one_photo_shows_one_subject(registry: Registry, tmp_path: Path) -> None:
+    """Two names for what one photograph shows are at odds when they depict different people."""
+    both, other = (str(studio.photo(tmp_path, name, i)) for i, name in enumerate(("both", "other")))
+    for subject in ("s-1", "s-2"):
+        grants.grant(registry, subject, Scope(purposes=("any",), derivatives=True))
+
+    def found(name: str, photos: list[str], subjects: list[str], steps: int = 4) -> str | None:
+        fast = {**FAST, "steps": steps}
+        request = invert.InvertRequest(photos, name=name, subjects=subjects, engine=studio.ENGINE, **fast)
+        return invert.invert(registry, request)[0].held
+
+    assert found("alice", [both], ["s-1"]) is None
+    assert found("alice", [both], ["s-1"], steps=6) is None
+    told = found("bob", [other, both], ["s-2"])
+    assert told is not None
+    assert "it resembles alice@2 (another subject; by the same photo, " in told
+    assert found("carol", [other], ["s-2"]) is None  # whom bob waits to be decided about says nothing against
 
 
 def test_a_folder_is_inverted_batch_by_batch(registry: Registry, tmp_path: Path) -> None:

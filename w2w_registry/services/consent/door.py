@@ -36,6 +36,7 @@ from w2w_registry.services.consent import namesakes
 from w2w_registry.services.consent.made_outside import MadeOutside
 from w2w_registry.services.consent.places import Places
 from w2w_registry.services.consent.refusing import OLD, Refusing, Whose
+from w2w_registry.services.consent.same_photos import with_same_photos
 from w2w_registry.services.consent.second_look import Near, SecondLook
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.pipelines import saying_where
@@ -99,6 +100,7 @@ class Door:
             _refuse(new.name if new.file is None else new.file.name, encounter, gone.get(new.model_digest))
         found = self.second.near(likenesses, points, searched) if near is None else near
         met = self._or_made(news, activities, found, met)
+        found = with_same_photos(self._session, activities, found)
         known = self.agreeing.meets_all(likenesses, points) if self.agreeing.anybody else [None] * len(news)
         held = self.second.held_all(said, found, met, known)
         unlike = namesakes.unlike(self._session, self.second, said, likenesses, points)
