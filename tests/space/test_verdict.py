@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.space.verdict import (
     FEW_REPEATS,
     SAME,
+    TAIL,
     Repeats,
     Strangers,
     VerdictModel,
@@ -135,6 +138,25 @@ def test_a_model_survives_being_written_down(world: tuple[World, Array, VerdictM
     assert [t.name for t in again.trainings] == ["retrained", "foreign"]
     assert np.array_equal(model.score(gallery[:5], gallery), again.score(gallery[:5], gallery))
     assert np.array_equal(model.strangers.best, again.strangers.best)
+
+
+def test_one_earlier_release_kept_strays_as_a_gaussian_does(world: tuple[World, Array, VerdictModel]) -> None:
+    arrays = world[2].to_arrays()
+    earlier = VerdictModel.from_arrays({**arrays, "numbers": arrays["numbers"][:3]})
+    assert (world[2].tail, earlier.tail) == (TAIL, None)
+    assert VerdictModel.from_arrays(earlier.to_arrays()).tail is None
+
+
+def test_a_training_that_strays_far_is_its_person_all_the_same(world: tuple[World, Array, VerdictModel]) -> None:
+    people, gallery, model = world
+    gaussian, nearly = replace(model, tail=None), replace(model, tail=1e8)
+    of, strangers = np.arange(200, 400), people.trained(np.arange(400, 600))
+    astray = people.trained(of, 1.0, 2.0)
+    own = np.arange(len(of)), of
+    assert np.allclose(nearly.score(astray, gallery)[own], gaussian.score(astray, gallery)[own], atol=0.05)
+    assert model.score(astray, gallery)[own].min() > gaussian.score(astray, gallery)[own].min() + 10
+    ours, before = (accepted(m, gallery, astray, of, strangers) for m in (model, gaussian))
+    assert ours >= before
 
 
 def test_few_repeats_teach_nothing_and_few_people_even_less(world: tuple[World, Array, VerdictModel]) -> None:

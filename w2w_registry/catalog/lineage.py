@@ -116,7 +116,7 @@ def made_from(session: Session, photos: Iterable[str]) -> dict[str, list[int]]:
             .where(Version.state != VersionState.ERASED)
         )
         for digest, version in session.execute(query.distinct().order_by(Version.id)):
-            found[digest].append(version)
+            found[str(digest)].append(version)
     return found
 
 

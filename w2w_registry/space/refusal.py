@@ -164,6 +164,7 @@ def _narrowed(model: VerdictModel, width: int) -> VerdictModel:
         within=cut(model.within),
         between=cut(model.between),
         trainings=trainings,
+        tail=None,  # what strangers reach was counted with Gaussians
     )
 
 

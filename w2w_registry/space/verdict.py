@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import lgamma
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -41,9 +42,13 @@ LIKELY: Final = 0.20
 """The chance of a false alarm in one search up to which a match is called same, or likely."""
 LEAST_GALLERY: Final = 20
 BANDWIDTHS: Final = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+TAIL: Final = 100.0
+"""Degrees of freedom of Student's t, by which one person's trainings now and then stray far beyond the noise that
+repeats taught: chosen on either half of people alike, for the other (docs/metric.md)."""
 STRANGERS: Final = 1500
 CROWD: Final = 4096
-"""Registered people searched for to learn how near strangers come; kernels of the population's density."""
+DENSITY: Final = 16_384
+"""Registered people searched for to learn how near strangers come; learned from; kernels of the people's density."""
 LEVELS: Final = 400
 PART: Final = 65_536
 """Registered fingerprints compared at once."""
@@ -105,7 +110,7 @@ class VerdictModel:
     ``centre`` (D,) and ``directions`` (d, D): the registered's mean and principal directions. ``within`` (d, d) and
     ``between`` (d, d): covariances of one person's trainings as registered, and of people. ``bandwidth``: of the
     population's kernels, a share of ``between``. ``trainings``: the ways of training known, from repeats or presumed
-    (``presume``); none: plain cosine.
+    (``presume``); none: plain cosine. ``tail``: how far those may stray (``TAIL``); None: as a Gaussian does.
     """
 
     centre: Array
@@ -115,6 +120,7 @@ class VerdictModel:
     bandwidth: float
     trainings: tuple[Training, ...]
     strangers: Strangers = field(default_factory=lambda: Strangers(np.zeros(1), 1, 1))
+    tail: float | None = None
 
     @property
     def learned(self) -> bool:
@@ -158,7 +164,7 @@ class VerdictModel:
             [np.logaddexp.reduce([v.same(q, part) for v in self.views], axis=0) for part in parts], axis=1
         ) - np.log(len(self.views))
         # The crowd is a fixed sample of the gallery where that is large: a density needs no more.
-        crowd = np.unique(np.linspace(0, len(g) - 1, min(len(g), CROWD)).astype(int))
+        crowd = np.unique(np.linspace(0, len(g) - 1, min(len(g), DENSITY)).astype(int))
         kernels = np.logaddexp.reduce([v.kernel(q, g[crowd], self.bandwidth) for v in self.views], axis=0)
         kernels = np.where(gone[:, crowd], -np.inf, kernels - np.log(len(self.views)))
         everybody = log_mean(kernels)
@@ -168,12 +174,12 @@ class VerdictModel:
 
     @cached_property
     def views(self) -> tuple[View, ...]:
-        return tuple(View(self.between, self.within, one) for one in self.trainings if one.apart is None)
+        return tuple(View(self.between, self.within, one, self.tail) for one in self.trainings if one.apart is None)
 
     @cached_property
     def apart(self) -> tuple[View, ...]:
         """Ways of training that are asked each by itself."""
-        return tuple(View(self.between, self.within, one) for one in self.trainings if one.apart is not None)
+        return tuple(View(self.between, self.within, one, self.tail) for one in self.trainings if one.apart is not None)
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Plain arrays, for an npz or safetensors file; ``trainings`` are named by the keys."""
@@ -183,7 +189,7 @@ class VerdictModel:
             "within": self.within,
             "between": self.between,
             "strangers": self.strangers.best,
-            "numbers": np.array([self.bandwidth, self.strangers.size, self.strangers.asked]),
+            "numbers": np.array([self.bandwidth, self.strangers.size, self.strangers.asked, self.tail or 0.0]),
         }
         for number, training in enumerate(self.trainings):
             for key, value in training.to_arrays().items():
@@ -192,7 +198,7 @@ class VerdictModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> VerdictModel:
-        bandwidth, size, asked = (float(v) for v in arrays["numbers"])
+        bandwidth, size, asked, *tail = (float(v) for v in arrays["numbers"])  # earlier releases kept no tail
         found: dict[tuple[int, str], dict[str, Any]] = {}
         for key, value in arrays.items():
             if key.startswith("training/"):
@@ -203,14 +209,15 @@ class VerdictModel:
         centre, directions, within, between, best = (
             np.asarray(arrays[key], np.float64) for key in ("centre", "directions", "within", "between", "strangers")
         )
-        return cls(centre, directions, within, between, bandwidth, trainings, Strangers(best, int(size), int(asked)))
+        reached, strays = Strangers(best, int(size), int(asked)), tail[0] if tail and tail[0] else None
+        return cls(centre, directions, within, between, bandwidth, trainings, reached, strays)
 
 
 class View:
     """One way of training, ready to be compared: whitened so that every density is a squared distance."""
 
-    def __init__(self, between: Array, within: Array, training: Training) -> None:
-        self.training, self.between = training, between
+    def __init__(self, between: Array, within: Array, training: Training, tail: float | None = None) -> None:
+        self.training, self.between, self.tail = training, between, tail
         # E[y | x] = K x and what is left of y's uncertainty, (B⁻¹ + W⁻¹)⁻¹.
         self.posterior = np.linalg.solve(between + within, between)
         rest = between - between @ self.posterior
@@ -235,7 +242,13 @@ class View:
         # The amplitude adds τ² x xᵀ to the covariance: Sherman and Morrison's formula keeps it one matrix product.
         stretch = 1 + self.training.amplitude**2 * bb
         distance -= self.training.amplitude**2 * (ab - bb) ** 2 / stretch
-        return np.asarray(self.level - 0.5 * np.log(stretch) - 0.5 * distance)
+        level = self.level - 0.5 * np.log(stretch)
+        if self.tail is None:
+            return np.asarray(level - 0.5 * distance)
+        # Student's t of the same covariance, against the Gaussian's constant.
+        width, scale = len(self.root), self.tail - 2
+        constant = lgamma((self.tail + width) / 2) - lgamma(self.tail / 2) - width / 2 * np.log(scale / 2)
+        return np.asarray(level + constant - (self.tail + width) / 2 * np.log1p(np.maximum(distance, 0.0) / scale))
 
     def kernel(self, q: Array, g: Array, bandwidth: float) -> Array:
         """log density at q (q, n) of somebody somewhere near each of ``g``.
@@ -283,7 +296,7 @@ def learn(
     within = trainings[0].within if trainings else np.zeros_like(total)
     model = VerdictModel(centre, directions, within, spread.between(total, within), 1.0, tuple(trainings))
     if trainings:
-        model = replace(model, bandwidth=_bandwidth(model, points[first], seed))
+        model = replace(model, bandwidth=_bandwidth(model, points[first], seed), tail=TAIL)
     return replace(model, strangers=strangers(model, rows, who, seed))
 
 

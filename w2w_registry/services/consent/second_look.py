@@ -380,15 +380,13 @@ def why_held(name: str, held: Held) -> str:
             f"`w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
         )
     like = held.like.partition("@")[0]
-    waits = "so it is found and shown, and nothing else, until another person decides"
-    if held.why == Why.NAME:
-        return (
-            f"held: it does not look like {held.like} (by {held.by}, {held.score:.3f}), {waits}: `w2w-reg resolve "
-            f"{name} --same-as {held.like} --reason TEXT` when it is; else it belongs under another name"
-        )
+    unlike = held.why == Why.NAME
+    seen = f"does not look like {held.like} (by" if unlike else f"resembles {held.like} ({held.why}; by"
+    same = held.like if unlike else like
     return (
-        f"held: it resembles {held.like} ({held.why}; by {held.by}, {held.score:.3f}), {waits}: "
-        f"`w2w-reg resolve {name} --same-as {like} | --distinct --reason TEXT`"
+        f"held: it {seen} {held.by}, {held.score:.3f}), so it is found and shown, and nothing else, until another "
+        f"person decides: `w2w-reg resolve {name} --same-as {same} | --distinct --reason TEXT`"
+        f"{'; of somebody else, it belongs under another name' if unlike else ''}"
     )
 
 
