@@ -41,7 +41,7 @@ from w2w_registry.space.verdict import (
 )
 from w2w_registry.space.ways import DISTURBED, PRESUMED, WAYS
 
-ALARM: Final = 6e-4
+ALARM: Final = 3e-4
 """Chance that one newcomer who is nobody of them is refused, held against up to ``AMONG`` who refused…"""
 HOLD: Final = 5e-3
 """…and that one is held until somebody has looked."""

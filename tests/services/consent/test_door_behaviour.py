@@ -225,7 +225,8 @@ def test_what_was_made_of_a_second_training_outside_waits(
     found = add(home, request)
     for plan in plans:
         assert [(one.held, one.warnings) for one in plan] == [(one.held, one.warnings) for one in found.items]
-    assert sum("no training leaves such weights" in " ".join(item.warnings) for item in found.items) >= 3
+    assert sum(one.held for one in found.items) >= 6
+    assert any("no training leaves such weights" in " ".join(item.warnings) for item in found.items)
     whys = [row["why"] for row in resolve.held_versions(home)]
     assert whys.count(str(Why.MADE)) == sum("no training" in " ".join(item.warnings) for item in found.items)
     strangers = add(home, AddRequest([str(world / "strangers")]))
@@ -258,8 +259,9 @@ def test_weights_and_what_is_drawn_hold_together_whom_neither_does(
     foreseen, found = planned(home, request, "into a space"), add(home, request).items
     assert [one.held for one in foreseen] == [one.held for one in found]
     doubts = ["may draw somebody who refused" in " ".join(item.warnings) for item in found]
-    assert sum(doubts[::2]) >= 2  # of whom a version is there…
-    assert sum(doubts[1::2]) >= 2  # …and of whom signs are
+    assert all(one.held for one in found)
+    assert not any(doubts[::2])  # of whom a version is there, it resembles that, …
+    assert sum(doubts[1::2]) >= 3  # …and of whom signs are, those
     strangers = add(home, AddRequest([str(world / "strangers")])).items
     assert sum(item.held for item in strangers) <= 1
 
@@ -310,7 +312,7 @@ def test_many_who_refuse_among_a_few_are_known_by_one_another(few: Registry, wor
     with few.catalog.read() as session:
         drawn = [one for (one,) in Door(few, session)._who.behaviour.against(asked)]
     assert [one.subject for one in drawn] == [f"s{row:03d}" for row in WHO]
-    assert sum(one.refused for one in drawn) >= 4
+    assert sum(one.refused for one in drawn) >= 2
     strangers = add(few, AddRequest([str(world / "strangers")])).items
     assert sum(item.status == "added" and not item.held for item in strangers) >= 18
 
