@@ -42,8 +42,9 @@ TRAINED: Final = (
     Way(f"{PRESUMED} longer", 1.1, -0.2, 3.0, 0.0),
     Way(f"{PRESUMED} shorter", 0.75, 0.35, 1.0, 0.04, apart=True),
 )
-"""As the registered are trained, by another tool, by one that learns less, twice as long, a third as long. Of the last so little is sure that
-strangers come nearer by it: the door asks it apart, so that the others need no better evidence for it."""
+"""As the registered are trained, by another tool, by one that learns less, twice as long, a third as long. Of the
+last so little is sure that strangers come nearer by it: the door asks it apart, so that the others need no better
+evidence for it."""
 WAYS: Final = (*TRAINED, Way(DISTURBED, 1.0, 0.0, 1.0, 0.25, apart=True))
 """…and somebody's model with noise of half of people's spread, or mixed: no training, and asked of what was made
 alone (``refusal.Comparison.with_made``)."""
