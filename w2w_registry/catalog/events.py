@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import or_, select, type_coerce
+from sqlalchemy import func, or_, select, type_coerce
 from sqlalchemy.orm import Session
 from sqlalchemy.types import NullType
 
@@ -130,6 +130,11 @@ def stored_checkpoints(session: Session) -> list[StoredCheckpoint]:
     moment = stored_form(UtcDateTime())
     query = select(*(type_coerce(column, NullType()) for column in columns)).order_by(Checkpoint.id)
     return [StoredCheckpoint(*row[:5], moment(row[5])) for row in session.execute(query)]
+
+
+def last_checkpoint(session: Session) -> int:
+    """The newest checkpoint's id; 0 without any."""
+    return session.scalar(select(func.max(Checkpoint.id))) or 0
 
 
 def event_hashes(session: Session, *, until: int | None = None) -> list[str]:

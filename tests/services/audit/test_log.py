@@ -17,7 +17,7 @@ from w2w_registry.audit.checks import FindingCode
 from w2w_registry.catalog.base import audited_models, table_name
 from w2w_registry.catalog.engine import parse_url
 from w2w_registry.catalog.rows import table_of
-from w2w_registry.catalog.session import Catalog
+from w2w_registry.catalog.session import Catalog, UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import IntegrityError, NotFound, UsageError
 from w2w_registry.services.audit import log
@@ -74,6 +74,20 @@ def test_checkpoints(small: Small, tmp_path: Path) -> None:
     assert log.verify(small.registry, kept=[first["note"], second["note"]]).ok
     stranger = log.verify(small.registry, public_key=bytes(32))
     assert {f.code for f in stranger.findings} == {FindingCode.CHECKPOINT_FORGED}
+
+
+def test_a_checkpoint_broken_off_leaves_no_gap(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(uow: UnitOfWork, action: str, *_: Any, **__: Any) -> None:
+        uow.session.flush()
+        raise KeyboardInterrupt
+
+    small.add("a")
+    with monkeypatch.context() as dying:
+        dying.setattr(UnitOfWork, "event", broken)
+        with pytest.raises(KeyboardInterrupt):
+            log.checkpoint(small.registry)
+    assert log.checkpoint(small.registry)["created"]
+    assert log.verify(small.registry).ok
 
 
 def test_an_empty_log_has_nothing_to_sign(catalog: Catalog, tmp_path: Path) -> None:

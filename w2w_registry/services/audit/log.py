@@ -371,7 +371,8 @@ def _sign(registry: Registry, origin: str, run: ChainCheck) -> str:
         at = uow.now()
         note = signing.sign(origin, run.size, run.root, at, private)
         uow.session.add(
-            Checkpoint(
+            Checkpoint(  # a sequence of the database would leave a gap where a transaction was broken off
+                id=log.last_checkpoint(uow.session) + 1,
                 size=run.size,
                 root=run.root.hex(),
                 note=note,
