@@ -142,6 +142,23 @@ def test_a_missing_file_is_a_missing_index(tmp_path: Path, name: str) -> None:
     assert kept(tmp_path) == ([1, 2, 3], STAMP)
 
 
+@pytest.mark.parametrize("name", ["CURRENT", "manifest.json", "ids.i64", "vectors.f32", "sums.u32"])
+def test_a_pipe_is_a_missing_index_and_nobody_waits_for_it(tmp_path: Path, name: str) -> None:
+    store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    (path,) = tmp_path.rglob(name)
+    path.unlink()
+    os.mkfifo(path)
+    assert store.load(tmp_path) is None
+    assert store.save(tmp_path, index_of(1, 2, 3), STAMP)
+    assert kept(tmp_path) == ([1, 2, 3], STAMP)
+
+
+def test_a_pipe_for_a_lock_is_a_storage_error(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / disk.LOCK)
+    with pytest.raises(StorageError):
+        store.save(tmp_path, index_of(1), STAMP)
+
+
 def test_another_format_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(generations, "FORMAT", generations.FORMAT + 1)

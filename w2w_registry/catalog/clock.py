@@ -14,12 +14,15 @@ from sqlalchemy import URL, func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.engine import parse_url
+from w2w_registry.errors import BadFile
+from w2w_registry.files import read_text
 from w2w_registry.records import iso, now
 
 CLOCK_BACK, CLOCK_OFF, CLOCK_LOST, SEEN = "clock.back", "clock.off", "clock.lost", "latest seen"
 _BOOT, _UPTIME = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/uptime")
 CLOCK_TOLERANCE = timedelta(minutes=1)  # what clocks of one team may differ by
 WATCH_EVERY = timedelta(seconds=10)
+_LINE = 1000  # bytes that what is kept beside a catalog never has
 
 
 def clock_off(session: Session) -> timedelta:
@@ -97,8 +100,8 @@ class Watch:
 
     def _kept(self) -> tuple[datetime, str, float] | None:
         assert self._path is not None
-        with suppress(OSError, ValueError):
-            said, _, checked = self._path.read_text("ascii").strip().rpartition(" ")
+        with suppress(BadFile, ValueError):
+            said, _, checked = read_text(self._path, limit=_LINE).strip().rpartition(" ")
             at, boot, running = said.split()
             if checked != _sum_of(said):
                 return None

@@ -13,21 +13,24 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.errors import IntegrityError
+from w2w_registry.errors import BadFile, IntegrityError
+from w2w_registry.files import opened, read_bytes
 
 LOCK = "LOCK"
 EAGER_BYTES = 64 << 20  # larger row files are verified row by row as they are read
+_LARGEST_LIST = 64 << 20  # bytes of what names the segments
 
 
 @contextmanager
 def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     """The folder's writer lock; False when it is taken and ``wait`` is not asked. A dead holder's lock is free."""
-    with open(folder / LOCK, "ab") as stream:
+    # O_NONBLOCK: a pipe in its place fails, where opening it would wait for a reader.
+    with open(os.open(folder / LOCK, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666), "ab") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -39,9 +42,19 @@ def lock(folder: Path, *, wait: bool) -> Iterator[bool]:
 def read(path: Path) -> bytes | None:
     """What is there; None when it is not, or cannot be read."""
     try:
-        return path.read_bytes()
-    except OSError:
+        return read_bytes(path, limit=_LARGEST_LIST)
+    except BadFile:
         return None
+
+
+@contextmanager
+def _regular(path: Path) -> Iterator[IO[bytes]]:
+    """A file, opened for reading. Raises OSError where it is none, cannot be opened, or is a pipe or a device."""
+    try:
+        with opened(path) as (stream, _):
+            yield stream
+    except BadFile as error:
+        raise OSError(f"{path}: {error.fields['reason']}") from None
 
 
 def write(path: Path, data: bytes) -> None:
@@ -65,7 +78,7 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
     """Length and CRC-32 of the files in ``folder``, which are forced to disk on the way."""
     files: dict[str, dict[str, Any]] = {}
     for path in sorted(folder.iterdir()):
-        with open(path, "rb") as stream:
+        with _regular(path) as stream:
             os.fsync(stream.fileno())
         size = path.stat().st_size
         lazily = _lazily_read(path.name, size)
@@ -90,7 +103,7 @@ def verified(path: Path, described: dict[str, Any]) -> tuple[NDArray[np.uint8], 
 
 def mapped(path: Path) -> tuple[NDArray[np.uint8], mmap.mmap | None]:
     """The file's bytes in place, and the mapping, None for an empty file. Raises OSError."""
-    with open(path, "rb") as stream:
+    with _regular(path) as stream:
         if os.fstat(stream.fileno()).st_size == 0:
             return np.empty(0, np.uint8), None
         pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)

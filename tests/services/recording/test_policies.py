@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 import shutil
@@ -434,6 +435,16 @@ def test_the_file_taken_away_is_an_event_whatever_the_clock_says(
     machine.boot = "second"
     assert _lost(machine, tmp_path / "home") == 1
     assert kept.read_text().startswith(iso(machine.at)[:10])
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device without end"])
+def test_what_is_no_file_in_its_place_counts_as_taken_away(machine: Clock, tmp_path: Path, what: str) -> None:
+    kept = tmp_path / "home/catalog.db-seen"
+    kept.unlink()
+    os.mkfifo(kept) if what == "a pipe" else kept.symlink_to("/dev/zero")
+    assert _lost(machine, tmp_path / "home") == 1
+    assert kept.is_file()
+    assert not kept.is_symlink()
 
 
 def test_the_file_is_made_again_only_once_its_loss_is_on_record(

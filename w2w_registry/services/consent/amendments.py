@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -22,16 +21,8 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.scopes import unknown_words, warnings_about
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
-from w2w_registry.services.consent.showing import RecordShown, describe
+from w2w_registry.services.consent.showing import RecordChanged, RecordShown, describe
 from w2w_registry.services.registry import Registry, present
-
-
-@dataclass(frozen=True, eq=False)
-class Narrowed(RecordShown):
-    """A record of smaller scope, and what to know about it."""
-
-    warnings: list[str]
-
 
 _Check = Callable[[Session, ConsentRecord, datetime], dict[str, str]]
 """What has to hold before a record is changed; what the event says of it."""
@@ -44,7 +35,7 @@ def _unchecked(session: Session, record: ConsentRecord, at: datetime) -> dict[st
 
 def narrow(
     registry: Registry, subject: str, change: Callable[[Scope], Scope], *, record_id: str | None = None
-) -> Narrowed:
+) -> RecordChanged:
     """Replace a live record by one with a smaller scope: ``change`` makes the new scope from the old one.
 
     Raises:
@@ -66,7 +57,7 @@ def narrow(
         {Status.GIVEN},
         lambda old, at: lifecycle.narrow(old, new_id(), checked(old.scope), at, registry.actor),
     )
-    return Narrowed(**narrower, warnings=warnings_about(strange))
+    return RecordChanged(**narrower, warnings=warnings_about(strange))
 
 
 def renew(

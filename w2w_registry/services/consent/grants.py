@@ -34,7 +34,7 @@ from w2w_registry.services.consent.rows import (
 )
 from w2w_registry.services.consent.scopes import unknown_words, warnings_about
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, SUBJECT, said_by_two
-from w2w_registry.services.consent.showing import RecordShown, describe
+from w2w_registry.services.consent.showing import RecordChanged, describe
 from w2w_registry.services.consent.subjects import set_at_rest, unprotect
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.recording.subjects import ensure_subject
@@ -42,21 +42,13 @@ from w2w_registry.services.registry import Registry, present
 
 
 @dataclass(frozen=True, eq=False)
-class Requested(RecordShown):
-    """A consent that was asked for, and what to know about it."""
-
-    warnings: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class Granted(RecordShown):
-    """A consent that was given; the versions that are back in service; what to know about it."""
+class Granted(RecordChanged):
+    """A consent that was given, and the versions that are back in service."""
 
     restored: list[str]
-    warnings: list[str]
 
 
-def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> Requested:
+def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | None = None) -> RecordChanged:
     """Write down that a consent was asked for. Adds the subject when it is not there.
 
     Raises:
@@ -71,7 +63,7 @@ def request(registry: Registry, subject: str, scope: Scope, *, notice: Notice | 
         journal(uow, "consent.request", record)
         at = present(uow.session)
     told = [*warnings_about(strange), *notices.missing(record.notice)]
-    return Requested(**describe(record, at), warnings=told)
+    return RecordChanged(**describe(record, at), warnings=told)
 
 
 def grant(

@@ -150,6 +150,13 @@ class RecordShown(Result):
     signed_with: Mapping[str, Any] | None
 
 
+@dataclass(frozen=True, eq=False)
+class RecordChanged(RecordShown):
+    """A record that was asked for, given or narrowed, and what to know about it."""
+
+    warnings: list[str]
+
+
 def describe(record: ConsentRecord, at: datetime) -> RecordShown:
     """A record as it is told at ``at``."""
     signed = None
