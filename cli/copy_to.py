@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from w2w_registry.commands import command
+
 from .frame import Frame, takes_frame
 from .output import emit, note, pairs
 
@@ -28,6 +30,6 @@ def copy_to(frame: Frame, url: str) -> None:
         pairs((table, count) for table, count in value["rows"].items() if count)
         note(f"copied to {value['target']}; every row and the log are the same there")
         url = "the same URL" if "***" in value["target"] else value["target"]  # no password is said
-        note(f"Next: w2w-reg config set database.url {url}")
+        note(f"Next: {command('config set', 'database.url', url)}")
 
     emit(frame, value, human)

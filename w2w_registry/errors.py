@@ -50,9 +50,7 @@ def _again(kind: type[RegistryError], fields: dict[str, Any]) -> RegistryError:
 
 
 def spelt(text: str, option: Callable[[str], str]) -> str:
-    """``text`` with each ``[[name]]``, an option of a request, as a surface spells it: ``--name`` at a prompt, and in
-    every command to type there."""
-    text = re.sub(r"w2w-reg\b[^`'\"]*", lambda command: command[0].replace("[[", "--").replace("]]", ""), text)
+    """``text`` with each ``[[name]]``, an option of a request, as a surface spells it: ``--name`` at a prompt."""
     return re.sub(r"\[\[([a-z][a-z-]*)\]\]", lambda match: option(match[1]), text)
 
 

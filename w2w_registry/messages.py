@@ -8,8 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from w2w_registry import errors as e
-
-_ALONE = "w2w-reg policy set second_person=false"
+from w2w_registry.commands import command
 
 
 def message(error: e.RegistryError, option: Callable[[str], str] = "--{}".format) -> str:
@@ -98,11 +97,12 @@ def _denied(f: _Fields) -> str:
 
 
 def _held(f: _Fields) -> str:
-    choice = f"`w2w-reg resolve {_short(f['name'])} --same-as {_short(f['like'].partition('@')[0])}"
+    same = command("resolve", f["name"], same_as=f["like"].partition("@")[0], reason="TEXT")
+    distinct = command("resolve", f["name"], distinct=True, reason="TEXT")
     looks = "does not look like" if f["why"] == e.UNLIKE else "resembles"
     return (
         f"not allowed to {f['operation']}: {_short(f['name'])} is held because it {looks} {_short(f['like'])} "
-        f"({f['why']}; by {f['by']}); another person must decide: {choice} | --distinct --reason TEXT`"
+        f"({f['why']}; by {f['by']}); another person must decide: `{same}` or `{distinct}`"
     )
 
 
@@ -110,8 +110,8 @@ def _uncompared(f: _Fields) -> str:
     name = _short(f["name"])
     return (
         f"not allowed to {f['operation']}: {name} came from outside, and what it draws was never compared with those "
-        f"who refused; compare it with `w2w-reg fingerprint {name} --pipeline FOLDER`, or another person looks at it "
-        f"and runs `w2w-reg resolve {name} --distinct --reason TEXT`"
+        f"who refused; compare it with `{command('fingerprint', f['name'], pipeline='FOLDER')}`, or another person "
+        f"looks at it and runs `{command('resolve', f['name'], distinct=True, reason='TEXT')}`"
     )
 
 
@@ -156,7 +156,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"{' and '.join('--' + g.replace('_', '-') for g in f['given'])} without an edit; add --edit, as in 'beard=+1'"
     ),
     e.NoFingerprints: lambda f: (
-        f"{_short(f['name'])} has no fingerprint; take it with `w2w-reg fingerprint {_short(f['name'])}`"
+        f"{_short(f['name'])} has no fingerprint; take it with `{command('fingerprint', f['name'])}`"
         if f["name"]
         else f"fewer than {f['least']} registered versions have a fingerprint{f['of']}; take them with "
         "`w2w-reg fingerprint --all`"

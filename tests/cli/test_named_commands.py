@@ -76,3 +76,66 @@ def test_every_command_that_is_named_is_there() -> None:
         if (found := _wrong(re.split(r"[\"',)]|\. |\.$|\bis\b", line)[0].split()))
     ]
     assert wrong == []
+
+
+def _calls() -> Iterator[tuple[str, ast.Call]]:
+    """Where the product's code builds a command with ``commands.command``."""
+    for top in ("w2w_registry", "cli"):
+        for path in sorted((ROOT / top).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "command" and node.args:
+                    yield f"{path}:{node.lineno}", node
+
+
+def _unfit(call: ast.Call) -> str | None:
+    """What of a built command its click command does not take."""
+    words, *arguments = call.args
+    if not isinstance(words, ast.Constant):
+        return "its name is not written out"
+    found: click.Command = cli
+    for word in str(words.value).split():
+        below = found.get_command(click.Context(found), word) if isinstance(found, click.Group) else None
+        if below is None:
+            return f"no command {word}"
+        found = below
+    if isinstance(found, click.Group):
+        return "a group, not a command"
+    arguments = [one for one in arguments if not (isinstance(one, ast.Constant) and one.value == "…")]
+    places = [one.nargs for one in found.params if isinstance(one, click.Argument)]
+    if -1 not in places and len(arguments) > sum(places):
+        return f"takes {sum(places)} arguments"
+    flags = {option: one for one in found.params for option in (*one.opts, *one.secondary_opts)}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            continue  # a dictionary of options: the tests of who makes it
+        option = flags.get(f"--{keyword.arg.replace('_', '-')}")
+        if not isinstance(option, click.Option):
+            return f"no option {keyword.arg}"
+        if isinstance(keyword.value, ast.Constant) and (keyword.value.value is True) != option.is_flag:
+            return f"{keyword.arg} is {'a flag' if option.is_flag else 'no flag'}"
+    return None
+
+
+@pytest.mark.parametrize(
+    ("built", "wrong"),
+    [
+        ('command("resolve", name, distinct=True, reason="TEXT")', None),
+        ('command("label", name)', "a group"),
+        ('command("lists")', "no command"),
+        ('command("show", a, b, c)', "arguments"),
+        ('command("show", a, bogus="x")', "no option"),
+        ('command("resolve", a, distinct="x")', "a flag"),
+    ],
+)
+def test_what_does_not_fit_is_found(built: str, wrong: str | None) -> None:
+    call = ast.parse(built, mode="eval").body
+    assert isinstance(call, ast.Call)
+    found = _unfit(call)
+    assert found is None if wrong is None else wrong in str(found)
+
+
+def test_every_command_that_is_built_fits() -> None:
+    calls = list(_calls())
+    assert len(calls) > 50
+    wrong = [f"{where}: {unfit}" for where, call in calls if (unfit := _unfit(call))]
+    assert wrong == []

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from w2w_registry.commands import command
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import DERIVING, ConsentRecord, Status, Use, countries
@@ -92,12 +93,14 @@ def ways_out(decision: Decision) -> tuple[str, ...]:
     if any(reason.code not in _GRANTABLE for reason in decision.reasons):
         return ()
     nameless = {(reason.through or "NAME").partition("@")[0] for reason in decision.reasons if reason.subject is None}
-    terms = f"[[purpose]] {decision.purpose}"
-    terms += " [[derivatives]]" if decision.use in DERIVING else ""
-    terms += " [[publication]]" if decision.use is Use.PUBLISH else ""
-    assign = [f"w2w-reg subject assign SUBJECT {' '.join(sorted(nameless))} [[evidence]] FORM"] if nameless else []
+    terms = {
+        "purpose": decision.purpose,
+        "derivatives": decision.use in DERIVING,
+        "publication": decision.use is Use.PUBLISH,
+    }
+    assign = [command("subject assign", "SUBJECT", *sorted(nameless), evidence="FORM")] if nameless else []
     subjects = [*decision.subjects, *(["SUBJECT"] if nameless else [])]
-    return (*(f"w2w-reg consent grant {subject} {terms}" for subject in subjects), *assign)
+    return (*(command("consent grant", subject, **terms) for subject in subjects), *assign)
 
 
 def decide(

@@ -13,6 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from w2w_registry.commands import command
 from w2w_registry.records import digest_of, iso
 
 
@@ -207,7 +208,9 @@ def remains(
         out.append(
             (
                 say("Copies of published files that others downloaded before the takedown are out of reach."),
-                say("The recipients below are to be told; the takedown's state: w2w-reg releases."),
+                say(
+                    "The recipients below are to be told; the takedown's state: {command}.", command=command("releases")
+                ),
             )
         )
     for space in withdrawal.spaces:
@@ -218,9 +221,8 @@ def remains(
                     space=space,
                 ),
                 say(
-                    "Fit it again without them: w2w-reg space refit {space} --without {subject}",
-                    space=space,
-                    subject=withdrawal.subject,
+                    "Fit it again without them: {command}",
+                    command=command("space refit", space, without=withdrawal.subject),
                 ),
             )
         )
@@ -233,7 +235,7 @@ def remains(
                     one if count == 1 else "{count} files are also held by models of other subjects and stay.",
                     count=count,
                 ),
-                say("Review those models: w2w-reg audit query unexplained"),
+                say("Review those models: {command}", command=command("audit query", "unexplained")),
             )
         )
     if not withdrawal.erase:
@@ -241,8 +243,8 @@ def remains(
             (
                 say("Files and coordinates are kept out of service, not erased."),
                 say(
-                    "To erase them for good: w2w-reg consent withdraw {subject} --erase",
-                    subject=withdrawal.subject,
+                    "To erase them for good: {command}",
+                    command=command("consent withdraw", withdrawal.subject, erase=True),
                 ),
             )
         )

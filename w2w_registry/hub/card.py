@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from w2w_registry.commands import command
 from w2w_registry.hub.addresses import address_of, is_oci
 from w2w_registry.hub.bundle import DIFFUSERS_FILE, HUB_TAG, SPACE_TAG
 
@@ -110,7 +111,7 @@ def _summary(facts: CardFacts) -> str:
 
 def _loading(facts: CardFacts) -> str:
     if not facts.weights:
-        return f"## Load\n\n```sh\nw2w-reg pull {facts.repo_id}\n```\n"
+        return f"## Load\n\n```sh\n{command('pull', facts.repo_id)}\n```\n"
     fetch, repo = _fetching(facts.repo_id)
     if facts.space is None or facts.base_model is None:
         return _loading_a_file(facts)
@@ -125,7 +126,7 @@ def _loading(facts: CardFacts) -> str:
     peft = f"from peft import PeftModel\n\npipe.unet = PeftModel.from_pretrained(pipe.unet, {literal(repo)})\n"
     return (
         f"## Load\n\n{fetch}With diffusers:\n\n```python\n{code}```\n\nOr with PEFT:\n\n```python\n{peft}```\n\n"
-        f"With the registry, verified: `w2w-reg pull {facts.repo_id}`\n"
+        f"With the registry, verified: `{command('pull', facts.repo_id)}`\n"
     )
 
 
@@ -140,7 +141,7 @@ def _fetching(repo_id: str) -> tuple[str, str]:
 
 def _loading_a_file(facts: CardFacts) -> str:
     """How to load what is in no weight space: for which part of the pipeline its file says itself."""
-    pull = f"With the registry: `w2w-reg pull {facts.repo_id}`\n"
+    pull = f"With the registry: `{command('pull', facts.repo_id)}`\n"
     if facts.adapter != "LoRA" or facts.weight_file is None or facts.base_model is None:
         return f"## Load\n\nThe file is as it was made; tools that read its kind load it. {pull}"
     fetch, repo = _fetching(facts.repo_id)
@@ -231,11 +232,11 @@ def space_card(facts: SpaceFacts) -> str:
     ]
     if facts.plot:
         parts.append(f"![explained variance per component]({facts.plot})\n")
-    parts.append(f"```sh\nw2w-reg space import {_shell_name(facts.name)} {address_of(facts.repo_id)}\n```\n")
+    parts.append(f"```sh\n{command('space import', _legal(facts.name), address_of(facts.repo_id))}\n```\n")
     return "\n".join(parts)
 
 
-def _shell_name(name: str) -> str:
+def _legal(name: str) -> str:
     return re.sub(r"[^\w./+-]", "-", name.partition("@")[0])
 
 

@@ -10,7 +10,7 @@ import pytest
 import w2w_registry
 from w2w_registry.errors import NotFound
 from w2w_registry.messages import message
-from w2w_registry.services.recording.pipelines import to_open
+from w2w_registry.services.recording.pipelines import saying_where, to_open
 from w2w_registry.services.registry import init_registry, open_registry
 from w2w_registry.settings import load_settings
 
@@ -22,6 +22,10 @@ KNOW_THE_WAY = {
     "services/identities/translated.py",
     "services/recording/workers.py",  # what the command that sends work elsewhere has found
 }
+
+
+def test_a_strangers_name_of_a_base_model_is_one_word_of_the_command_to_type() -> None:
+    assert saying_where("x; touch OWNED").startswith("`w2w-reg config set 'pipelines.x; touch OWNED' FOLDER`")
 
 
 def test_where_it_is_said_to_be_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from w2w_registry.audit.checks import (
 from w2w_registry.audit.merkle import root as root_of
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
+from w2w_registry.commands import command
 from w2w_registry.errors import BadFile, IntegrityError, NotFound, StorageError, UsageError
 from w2w_registry.files import read_text
 from w2w_registry.records import Result, digest_of, iso
@@ -278,7 +279,7 @@ def read_key(text: str | None) -> bytes | None:
     except ValueError:
         key = b""
     if len(key) != 32:
-        raise UsageError(reason="a public key is 64 hex digits", hint="`w2w-reg audit checkpoint` prints it")
+        raise UsageError(reason="a public key is 64 hex digits", hint=f"`{command('audit checkpoint')}` prints it")
     return key
 
 

@@ -22,6 +22,7 @@ from w2w_registry.audit import checkpoint as signing
 from w2w_registry.audit import tiles
 from w2w_registry.audit.merkle import consistency_path
 from w2w_registry.audit.verifier import extends
+from w2w_registry.commands import command
 from w2w_registry.errors import BadFile, BadName, LogForked, StorageError, UsageError, storing
 from w2w_registry.files import read_bytes, read_text
 from w2w_registry.records import Result, now
@@ -193,7 +194,7 @@ def _log_key(memory: Memory, given: bytes | None) -> bytes:
     if known is None and given is None:
         raise UsageError(
             reason="this log was not seen before, so its key is not known",
-            hint="ask who runs it, not the log itself, and give [[key]]; `w2w-reg audit checkpoint` prints it",
+            hint=f"ask who runs it, not the log itself, and give [[key]]; `{command('audit checkpoint')}` prints it",
         )
     if known is not None and given not in (None, known):
         raise UsageError(reason=f"this log's key is known to be {known.hex()}")
@@ -218,7 +219,9 @@ def _fetcher(source: str) -> Callable[[str], bytes]:
             return read_bytes(Path(source) / path, limit=_LIMIT)
         except BadFile as error:
             raise BadFile(
-                path=str(error.fields["path"]), reason=error.fields["reason"], hint="`w2w-reg audit publish` fills it"
+                path=str(error.fields["path"]),
+                reason=error.fields["reason"],
+                hint=f"`{command('audit publish')}` fills it",
             ) from None
 
     def from_address(path: str) -> bytes:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from w2w_registry.commands import command
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.records import ConsentRecord, Scope, Status
 from w2w_registry.errors import Conflict
@@ -78,8 +79,8 @@ def renew(
             session,
             digest_of(["renew", old.digest(), None if expires_at is None else iso(expires_at)]),
             f"renew the consent of {subject}, which is over",
-            f"w2w-reg consent renew {subject} …",
-            hint="or record what they say now with `w2w-reg consent grant` and [[evidence]]",
+            command("consent renew", subject, "…"),
+            hint=f"or record what they say now with `{command('consent grant')}` and [[evidence]]",
         )
         return {DECIDED: decided}
 
@@ -121,7 +122,7 @@ def resolve(registry: Registry, subject: str, *, upheld: bool, record_id: str | 
             session,
             digest_of(["resolve", record.digest()]),
             f"say that the consent of {subject}, which is disputed, stands",
-            f"w2w-reg consent resolve {subject} --upheld",
+            command("consent resolve", subject, upheld=True),
         )
         return {DECIDED: decided}
 

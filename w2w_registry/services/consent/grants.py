@@ -18,6 +18,7 @@ from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Subject, SubjectState, Version
 from w2w_registry.catalog.resolve import subject_by_id, subject_like
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.commands import command
 from w2w_registry.consent import lifecycle
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.records import ConsentRecord, Notice, Scope, Status
@@ -180,7 +181,7 @@ def _agrees_again(
         session,
         digest_of(["grant", subject, str(row.state), over, meant]),
         f"record that {subject}, who refused before or whose consent is over, agrees",
-        f"w2w-reg consent grant {subject} …",
+        command("consent grant", subject, "…"),
         hint="or name what proves it with [[evidence]]",
     )
     return {DECIDED: decided}

@@ -14,6 +14,7 @@ from w2w_registry.catalog.lookup import refs_of, subjects_of
 from w2w_registry.catalog.models import Identity, Version, VersionSubject
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.commands import command
 from w2w_registry.errors import Conflict, UsageError
 from w2w_registry.records import ConsentState, IdentityRef, Kind, Result, VersionState
 from w2w_registry.services.consent import gate
@@ -61,17 +62,12 @@ def resolve(
         version = _meant(uow.session, name)
         ref = str(refs_of(uow.session, [version.id])[version.id])
         added_by = agents_of(uow.session, [version.id])[version.id]
-        command = (
-            f"w2w-reg resolve {ref} --distinct --reason TEXT"
-            if same_as is None
-            else f"w2w-reg resolve {ref} --same-as {same_as} --reason TEXT"
-        )
         decided = require_other(
             registry,
             uow.session,
             [added_by],
             f"decide whom {ref} depicts, which {added_by} added",
-            command,
+            command("resolve", ref, same_as=same_as, distinct=distinct, reason="TEXT"),
         )
         hold = _hold(uow, version, ref, distinct)
         vouched = hold.outcome == DISTINCT
@@ -104,9 +100,8 @@ def _hold(uow: UnitOfWork, version: Version, ref: str, distinct: bool) -> Hold:
     if hold is not None and (distinct or hold.by != LOOKED_AT):
         return hold
     if not distinct:
-        raise Conflict(
-            what="version", name=ref, reason="is not held; `w2w-reg add PATH --subject ID` names whom it shows"
-        )
+        whom = command("add", "PATH", subject="ID")
+        raise Conflict(what="version", name=ref, reason=f"is not held; `{whom}` names whom it shows")
     return uow.add(Hold(version_id=version.id, by=LOOKED_AT, why=LOOKED_AT, created=uow.now()))
 
 
@@ -128,7 +123,7 @@ def _other(session: Session, version: Version, same_as: str) -> Version:
     if other.id == version.id:
         raise Conflict(what="version", name=same_as, reason="is the one to be decided about")
     if open_holds(session, [other.id]):
-        raise Conflict(what="version", name=same_as, reason=f"is held itself; `w2w-reg resolve {same_as}` first")
+        raise Conflict(what="version", name=same_as, reason=f"is held itself; `{command('resolve', same_as)}` first")
     return other
 
 

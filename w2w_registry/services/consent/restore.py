@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.consents import any_record
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.commands import command
 from w2w_registry.consent.policy import combined_state, subject_state
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Status, from_json
 from w2w_registry.errors import BadFile, HubError
@@ -100,8 +101,8 @@ def restore(registry: Registry, data: bytes | None, repo_id: str, *, believed: b
         return Restored(
             warnings=(
                 f"its consent.json says {state}, which is not taken over: {owner} is not trusted; record the consent"
-                f' with `w2w-reg consent grant`, or write [hub] trusted = ["{owner}"] in registry.toml and run'
-                " `w2w-reg policy set`",
+                f' with `{command("consent grant")}`, or write [hub] trusted = ["{owner}"] in registry.toml and run'
+                f" `{command('policy set')}`",
             )
         )
     with registry.catalog.read() as session:

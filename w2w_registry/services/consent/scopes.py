@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from w2w_registry.commands import command
 from w2w_registry.consent.records import ANY_PURPOSE, DERIVING, Notice, Scope, Use, is_territory
 from w2w_registry.consent.rules import near_purpose
 from w2w_registry.errors import UnknownTerritory, UsageError
@@ -147,6 +148,6 @@ def warnings_about(words: list[str]) -> list[str]:
     """What a person is told of them."""
     return [
         f"this registry knows no purpose or use {word!r}; if it is meant, list it under purposes in [policy] of "
-        "registry.toml and run `w2w-reg policy set`"
+        f"registry.toml and run `{command('policy set')}`"
         for word in words
     ]

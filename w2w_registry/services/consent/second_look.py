@@ -27,6 +27,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
+from w2w_registry.commands import command
 from w2w_registry.consent.references import Encounter
 from w2w_registry.consent.rules import Rules
 from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look, seen_as
@@ -369,6 +370,7 @@ def _once_in(held: Held) -> str:
 
 def why_held(name: str, held: Held) -> str:
     """That a newcomer is held, whom it resembles, and what to do."""
+    distinct = command("resolve", name, distinct=True, reason="TEXT")
     if held.like_id is None:
         rare = "" if held.false_alarm is None else f" (a stranger comes so near once in {_once_in(held)} times)"
         agreed = held.why == Why.AGREED
@@ -376,8 +378,8 @@ def why_held(name: str, held: Held) -> str:
         made = "no training leaves such weights (noise or a mixture does), and " if held.why == Why.MADE else ""
         return (
             f"held: {made}it may draw {who}{rare}, so it is found and shown, and nothing else, until another person "
-            f"decides: `w2w-reg remove {name}` when it does{', then add it as theirs' if agreed else ''}, "
-            f"`w2w-reg resolve {name} --distinct --reason TEXT` when it does not"
+            f"decides: `{command('remove', name)}` when it does{', then add it as theirs' if agreed else ''}, "
+            f"`{distinct}` when it does not"
         )
     like = held.like.partition("@")[0]
     unlike = held.why == Why.NAME
@@ -385,7 +387,7 @@ def why_held(name: str, held: Held) -> str:
     same = held.like if unlike else like
     return (
         f"held: it {seen} {held.by}, {held.score:.3f}), so it is found and shown, and nothing else, until another "
-        f"person decides: `w2w-reg resolve {name} --same-as {same} | --distinct --reason TEXT`"
+        f"person decides: `{command('resolve', name, same_as=same, reason='TEXT')}` or `{distinct}`"
         f"{'; of somebody else, it belongs under another name' if unlike else ''}"
     )
 

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog.consents import last_no
+from w2w_registry.commands import command
 from w2w_registry.consent.credential import Credential, make_credential, open_credential
 from w2w_registry.consent.records import Scope, plain
 from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
@@ -161,7 +162,7 @@ def check_time(session: Session, subject: str, signature: str, present: datetime
     """
     at, again = (
         open_credential(signature).signed_at,
-        f"ask {subject} to sign a new one: w2w-reg consent sign {subject} …",
+        f"ask {subject} to sign a new one: {command('consent sign', subject, '…')}",
     )
     if at is None:
         raise BadFile(path=where, reason="it does not say when it was signed (iat)", hint=again)

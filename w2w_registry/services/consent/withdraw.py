@@ -38,6 +38,7 @@ from w2w_registry.catalog.pictures import pictures_of
 from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
+from w2w_registry.commands import command
 from w2w_registry.consent import lifecycle, withdrawal
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import Left, withdrawal_markdown, withdrawal_receipt
@@ -104,7 +105,7 @@ def withdraw(
                 uow.session,
                 digest_of(["forget", subject, list(plan.records)]),
                 f"forget what {subject} looks like",
-                f"w2w-reg consent withdraw {subject} --forget",
+                command("consent withdraw", subject, forget=True),
                 hint="without [[forget]] the withdrawal takes effect at once",
             )
         done = _nothing_left(uow.session, plan)

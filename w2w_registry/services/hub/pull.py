@@ -21,6 +21,7 @@ from w2w_registry.artifacts import temporary_folder
 from w2w_registry.catalog.lookup import version_at
 from w2w_registry.catalog.models import Identity, InputKind, Space, Version
 from w2w_registry.catalog.space_rows import space_with_digest
+from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import sha256_file
@@ -244,7 +245,7 @@ def space_of(session: Session, document: Document) -> Space:
     if row is None:
         name = f"{document.space} (digest {document.space_digest[:12]})"
         if document.space_repo:
-            cure = f"`w2w-reg space import NAME {address_of(document.space_repo)}` gets it"
+            cure = f"`{command('space import', 'NAME', address_of(document.space_repo))}` gets it"
         else:
             cure = "the release does not say where it is published: ask its publisher for it"
         raise NotFound(what="space", name=name, reason=f"the release lies in it; {cure}")

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from w2w_registry.artifacts import temporary_folder
+from w2w_registry.commands import command
 from w2w_registry.errors import BadFile, IntegrityError, SettingError, StorageError
 from w2w_registry.hub import bundle
 from w2w_registry.services.recording.policies import hub_trust
@@ -97,7 +98,7 @@ def check(registry: Registry, folder: Path, where: str) -> tuple[bool, tuple[str
     if not keys:
         return False, (
             "it is signed, but the policy names no key to check it with: write [hub] keys in registry.toml and run"
-            " `w2w-reg policy set`",
+            f" `{command('policy set')}`",
         )
     for key in keys:
         try:

@@ -14,6 +14,7 @@ from w2w_registry.catalog.holds import agents_of
 from w2w_registry.catalog.lookup import refs_of, subjects_of
 from w2w_registry.catalog.models import VersionSubject
 from w2w_registry.catalog.resolve import subject_by_id
+from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.records import Result, VersionState
 from w2w_registry.services.consent import gate
@@ -66,9 +67,9 @@ def assign(
         decided: dict[int, str] = {}
         for version in new:
             ref, adder = refs[version.id], agents_of(session, [version.id])[version.id]
-            command = f"w2w-reg subject assign {row.id} {ref} --evidence FILE"
+            typed = command("subject assign", row.id, ref, evidence="FILE")
             what = f"say whom {ref} depicts, which {adder} added"
-            decided[version.id] = require_other(registry, session, [adder], what, command)
+            decided[version.id] = require_other(registry, session, [adder], what, typed)
         blocked: list[str] = []
         if perform:
             for version in new:

@@ -10,6 +10,7 @@ from w2w_registry.catalog.lookup import came_in, refs_of, subjects_of
 from w2w_registry.catalog.models import Coordinates, Space, Version, VersionSubject
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
+from w2w_registry.commands import command
 from w2w_registry.records import digest_of
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.identities.incoming import Incoming, file_of
@@ -84,6 +85,6 @@ def _named_by_two(registry: Registry, session: Session, path: str, version: Vers
         session,
         digest_of(["depict", version.id, sorted(subjects)]),
         f"say that {ref} depicts {who}",
-        f"w2w-reg add {path} --subject {subjects[0]}",
+        command("add", path, subject=subjects),
         hint="or name what proves it with [[evidence]]",
     )

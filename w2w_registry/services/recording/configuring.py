@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from w2w_registry.artifacts import ArtifactStore, write_atomic
 from w2w_registry.catalog.engine import masked, parse_url
+from w2w_registry.commands import command
 from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, StorageError, UsageError, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
@@ -31,7 +32,7 @@ from w2w_registry.settings import (
     read_settings_file,
 )
 
-_ELSEWHERE: Final = {"policy": "`w2w-reg policy set` changes it, on record"}
+_ELSEWHERE: Final = {"policy": f"`{command('policy set')}` changes it, on record"}
 _ENVIRONMENT: Final = {
     "home": "W2W_HOME",
     "database.url": "W2W_DATABASE_URL",

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from w2w_registry.artifacts import write_atomic
+from w2w_registry.commands import command
 from w2w_registry.errors import BadFile, NotFound
 from w2w_registry.files import read_text
 from w2w_registry.records import UNKNOWN_BASE
@@ -51,7 +52,7 @@ def to_open(registry: Registry, base_model: str, said: str | None = None) -> tup
 
 def saying_where(base_model: str) -> str:
     """How to say where a base model lies."""
-    return f"`w2w-reg config set pipelines.{base_model} FOLDER` says where it is"
+    return f"`{command('config set', f'pipelines.{base_model}', 'FOLDER')}` says where it is"
 
 
 def _told(registry: Registry, base_model: str) -> str | None:

@@ -11,7 +11,6 @@ searches, pages) says so once for each file, so that looking does not fill the l
 from __future__ import annotations
 
 import json
-import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.catalog import policies
 from w2w_registry.catalog.events import actors, events
+from w2w_registry.commands import command
 from w2w_registry.consent.records import PURPOSES, is_territory
 from w2w_registry.consent.rules import Rules, near_purpose
 from w2w_registry.errors import SecondPersonNeeded, SettingError, UnknownTerritory, UsageError
@@ -152,8 +152,7 @@ def adopt(
     if not (same or dry_run):
         more = (*new.looser_than(old), *(("hub",) if _trusts_more(before.get("hub"), wanted.get("hub")) else ()))
         if more and several and old.second_person:
-            words = shlex.join(items) if file is None else f"[[file]] {shlex.quote(str(file))}"
-            _ask_another(registry, digest, more, words)
+            _ask_another(registry, digest, more, command("policy set", *items, file=file))
         _adopt(registry, wanted)
         if items:
             write_down(path, parse_items(items))
@@ -176,7 +175,7 @@ def _trusts_more(before: Any, after: Any) -> bool:
     return new != old and (bool(new) or bool(old.get("require_signature")))
 
 
-def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: str) -> None:
+def _ask_another(registry: Registry, digest: str, more: Sequence[str], typed: str) -> None:
     """Raise unless another person has asked for the very policy since it was last changed; ask, if nobody has."""
     with registry.catalog.read() as session:
         since = list(takewhile(lambda e: e.action != POLICY_SET, events(session, action="policy.", newest_first=True)))
@@ -185,9 +184,8 @@ def _ask_another(registry: Registry, digest: str, more: Sequence[str], words: st
         return
     if registry.actor not in asked:
         registry.catalog.note(registry.actor, ASKED, {}, digest=digest, more=list(more))
-    command = f"w2w-reg policy set {words}".rstrip()
     operation = f"put a policy in force that allows more ({', '.join(more)})"
-    raise SecondPersonNeeded(operation=operation, actor=registry.actor, command=command, of="policy")
+    raise SecondPersonNeeded(operation=operation, actor=registry.actor, command=typed, of="policy")
 
 
 def parse_items(items: Sequence[str]) -> dict[str, Any]:

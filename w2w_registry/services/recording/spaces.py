@@ -7,6 +7,7 @@ from w2w_registry.catalog.models import (
     Space,
 )
 from w2w_registry.catalog.resolve import space_for
+from w2w_registry.commands import command
 from w2w_registry.errors import BadFile, IntegrityError, UsageError
 from w2w_registry.services.recording.space_files import read_space, write_space
 from w2w_registry.services.registry import Registry
@@ -21,8 +22,8 @@ def no_space(ref: str) -> UsageError:
     """What to say when a version that no weight space holds is asked for its place in one."""
     return UsageError(
         reason=f"{ref} is in no weight space",
-        hint="it is kept as the file it came in; fit a space (`w2w-reg space fit`) and add the file again to place it, "
-        "or compare what it draws (`w2w-reg search --by behaviour`)",
+        hint=f"it is kept as the file it came in; fit a space (`{command('space fit')}`) and add the file again to "
+        f"place it, or compare what it draws (`{command('search', by='behaviour')}`)",
     )
 
 

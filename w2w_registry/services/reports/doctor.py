@@ -19,6 +19,7 @@ from w2w_registry.catalog.clock import CLOCK_TOLERANCE, latest_seen
 from w2w_registry.catalog.event_log import jobs_of_kind
 from w2w_registry.catalog.events import last_moment
 from w2w_registry.catalog.resolve import all_spaces
+from w2w_registry.commands import command
 from w2w_registry.errors import RegistryError
 from w2w_registry.marking.certificates import SELF_MADE
 from w2w_registry.messages import message
@@ -63,11 +64,11 @@ def examine(settings: Settings) -> list[Finding]:
     except RegistryError as error:
         return [*found, Finding("database", "bad", message(error))]
     if schema.schema is None:
-        cure = "w2w-reg init, or w2w-reg add FOLDER --yes"
+        cure = f"{command('init')}, or {command('add', 'FOLDER', yes=True)}"
         return [*found, Finding("database", "bad", f"no registry in {schema.database} yet", cure)]
     if schema.schema != schema.head:
         said = f"its schema is {schema.schema}, this release needs {schema.head}"
-        return [*found, Finding("database", "bad", said, "w2w-reg db upgrade")]
+        return [*found, Finding("database", "bad", said, command("db upgrade"))]
     found.append(Finding("database", "ok", f"{schema.database}, schema {schema.schema}"))
     with ExitStack() as stack:
         registry = stack.enter_context(open_registry(settings))
@@ -86,7 +87,7 @@ def _safely(check: Callable[[Registry], Iterator[Finding]], registry: Registry) 
 def _home(settings: Settings) -> Iterator[Finding]:
     home = settings.home
     if not home.is_dir():
-        yield Finding("home", "bad", f"{home} is not there", "w2w-reg init, or set W2W_HOME")
+        yield Finding("home", "bad", f"{home} is not there", f"{command('init')}, or set W2W_HOME")
         return
     if os.access(home, os.W_OK):
         yield Finding("home", "ok", str(home))
@@ -94,7 +95,7 @@ def _home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", "note", f"{home} is read-only: everything can be looked at, nothing changed")
     free = shutil.disk_usage(home).free
     if free < LITTLE:
-        yield Finding("room", "bad", f"only {free / 1e6:.0f} MB are free at {home}", "w2w-reg gc, or make room")
+        yield Finding("room", "bad", f"only {free / 1e6:.0f} MB are free at {home}", f"{command('gc')}, or make room")
 
 
 def _settings_file(settings: Settings) -> Iterator[Finding]:
@@ -166,27 +167,30 @@ def _artifacts(registry: Registry) -> Iterator[Finding]:
     lost = sorted(digest for digest in named if not registry.artifacts.exists(digest))
     if lost:
         said = f"{len(lost)} of {len(named)} files are gone, as {lost[0][:16]}…"
-        yield Finding("files", "bad", said, "put them back from a backup: w2w-reg restore")
+        yield Finding("files", "bad", said, f"put them back from a backup: {command('restore')}")
     else:
-        yield Finding("files", "ok", f"all {len(named)} are there (`w2w-reg verify NAME` checks what is in them)")
+        yield Finding(
+            "files", "ok", f"all {len(named)} are there (`{command('verify', 'NAME')}` checks what is in them)"
+        )
 
 
 def _pushes(registry: Registry) -> Iterator[Finding]:
     with registry.catalog.read() as session:
         waiting = [str(job.state["repo"]) for job in jobs_of_kind(session, JOB)]
     if waiting:
-        yield Finding("pushes", "bad", f"not finished: {', '.join(waiting[:3])}", "w2w-reg sync")
+        yield Finding("pushes", "bad", f"not finished: {', '.join(waiting[:3])}", command("sync"))
 
 
 def _pipelines(registry: Registry) -> Iterator[Finding]:
     settings = registry.settings
     for name, folder in settings.pipelines.items():
         if not Path(folder).is_dir():
-            cure = f"w2w-reg config set pipelines.{name} FOLDER"
+            cure = command("config set", f"pipelines.{name}", "FOLDER")
             yield Finding("base models", "bad", f"{name} is said to be in {folder}, which is not there", cure)
     with registry.catalog.read() as session:
         bases = {space.base_model for space in all_spaces(session)} - {UNKNOWN_BASE}
     for base in sorted(bases - set(settings.pipelines)):
         if at_hand(registry, base) is None:
             said = f"{base} is not on this machine, so nothing can be drawn, trained or compared by what it draws"
-            yield Finding("base models", "note", said, f"w2w-reg config set pipelines.{base} FOLDER, if you have it")
+            cure = f"{command('config set', f'pipelines.{base}', 'FOLDER')}, if you have it"
+            yield Finding("base models", "note", said, cure)

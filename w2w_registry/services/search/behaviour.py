@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.fingerprints import Answers, VerdictCalibration
 from w2w_registry.catalog.identities import named
+from w2w_registry.commands import command
 from w2w_registry.errors import MissingExtra, NoFingerprints, NotFound, UsageError
 from w2w_registry.lora import find_loras
 from w2w_registry.messages import message
@@ -112,7 +113,7 @@ def calibrate_at_hand(
             why = "nobody of these names is registered"
         except MissingExtra as error:
             why = f"{error.package} is not installed"
-    later = f"once the identities are added, run `w2w-reg calibrate --repeats {folder}`"
+    later = f"once the identities are added, run `{command('calibrate', repeats=folder)}`"
     return f"what repeats draw was not learned: {why}; {later}"
 
 

@@ -16,6 +16,7 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.where import parse_where
+from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ConsentDenied, NoFingerprints, RegistryError, UsageError, WhereError
 from w2w_registry.lora import read_adapter
@@ -255,7 +256,7 @@ def _found(
     warnings = () if gallery.model.learned else (
         "nothing was learned from repeats yet: "
         f"{'how trainings differ is presumed' if gallery.model.in_nats else 'plain cosine'}, which accepts fewer (see "
-        "`w2w-reg calibrate`)",
+        f"`{command('calibrate')}`)",
     )  # fmt: skip
     return Found(
         query.text,

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from w2w_registry.catalog.lookup import versions_by_model
+from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import BadLora, RegistryError, UsageError
@@ -97,7 +98,8 @@ def enough_people(registry: Registry, fit_set: FitSet) -> str | None:
         raise UsageError(
             reason=f"these LoRAs show {counted(found, 'clearly different one')}, a space needs {least}: what is made "
             "in a space of a few people is those people",
-            hint="fit on more, or set `space_people` under [policy] in registry.toml and run `w2w-reg policy set`",
+            hint="fit on more, or set `space_people` under [policy] in registry.toml and run "
+            f"`{command('policy set')}`",
         )
     if found < FEW:
         return f"fitted on {found} clearly different LoRAs: what is made in it may come out near one of them"

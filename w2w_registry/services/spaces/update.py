@@ -11,6 +11,7 @@ from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.membership import FittedModel, fitted_models
 from w2w_registry.catalog.models import InputKind, Space, Version
 from w2w_registry.catalog.resolve import space_for
+from w2w_registry.commands import command
 from w2w_registry.errors import BadLora, UsageError
 from w2w_registry.records import VersionState, counted, now
 from w2w_registry.services.consent.door import Door
@@ -123,7 +124,7 @@ def _check_members(registry: Registry, old: Space, members: Sequence[FittedModel
         raise UsageError(
             reason=f"{old.ref} was fitted on {counted(len(gone), 'model')} of people who have withdrawn or were "
             "removed, and an update keeps what it learned from them",
-            hint=f"fit it again without them: `w2w-reg space refit {old.ref} --without {subject}`",
+            hint=f"fit it again without them: `{command('space refit', old.ref, without=subject)}`",
         )
 
 

@@ -16,6 +16,7 @@ from w2w_registry.catalog.points import newest_points, number_labels
 from w2w_registry.catalog.resolve import direction_named
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.space_rows import find_direction
+from w2w_registry.commands import command
 from w2w_registry.errors import Conflict, NotFound, UsageError
 from w2w_registry.records import check_name, digest_of, now
 from w2w_registry.services.recording.spaces import open_space
@@ -118,7 +119,10 @@ def fit_many(
     known = {d.attribute: d for d in readers(people, component_std, designs=designs)}
     wanted = {name: name for name in known} if attributes is None else attributes
     if not wanted:
-        raise UsageError(reason=f"nobody in {space.ref} has numeric labels to fit", hint="`w2w-reg add … [[labels]]`")
+        raise UsageError(
+            reason=f"nobody in {space.ref} has numeric labels to fit",
+            hint=f"`{command('label import', 'FILE')}` adds some",
+        )
     made = []
     for name, attribute in wanted.items():
         started, values = now(), people.values(attribute)

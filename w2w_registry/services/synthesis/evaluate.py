@@ -17,6 +17,7 @@ import numpy as np
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import directions_in
+from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import UsageError
 from w2w_registry.records import Kind, Result
@@ -194,7 +195,9 @@ class _Bench:
         with self.registry.catalog.read() as session:
             rows = directions_in(session, self.row.id)
         if not rows:
-            raise UsageError(reason=f"no directions in {self.row.ref}", hint="`w2w-reg direction fit NAME` first")
+            raise UsageError(
+                reason=f"no directions in {self.row.ref}", hint=f"`{command('direction fit', 'NAME')}` first"
+            )
         plain = [self.space.reconstruct(p.coordinates) for p in people]
         before = [self.scorer.embed(pictures) for pictures in self._draw(plain)]
         figures = []

@@ -14,6 +14,7 @@ from w2w_registry.catalog.lineage import ancestor_ids
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import InputKind, Space
 from w2w_registry.catalog.operations import RESEMBLES
+from w2w_registry.commands import command
 from w2w_registry.consent.policy import Decision
 from w2w_registry.consent.records import Use
 from w2w_registry.lora import Factors, lora_files, model_digest
@@ -285,7 +286,11 @@ def said_held(made: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to tell of those recorded that are held: the first few one by one, the others counted."""
     told = [f"{row['ref']}: {row['held']}" for row in made if row.get("held")]
     rest = len(told) - _HELD_SHOWN
-    return told if rest <= 0 else [*told[:_HELD_SHOWN], f"{rest} more are held; `w2w-reg audit query held` lists them"]
+    return (
+        told
+        if rest <= 0
+        else [*told[:_HELD_SHOWN], f"{rest} more are held; `{command('audit query', 'held')}` lists them"]
+    )
 
 
 def free_names(session: Session, prefix: str, count: int) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import Any, Final
 
 from fastapi.responses import HTMLResponse
 
+from w2w_registry.commands import command
 from w2w_registry.errors import RegistryError
 from w2w_registry.services.consent import showing
 from w2w_registry.services.identities import describing, manage, paging
@@ -93,19 +93,19 @@ def with_pictures(desk: Desk, hits: list[dict[str, Any]]) -> list[dict[str, Any]
 
 def _commands(ref: str, shown: IdentityShown) -> list[tuple[str, list[str]]]:
     """What can be done with a version, as it is typed: by what it is for."""
-    one, name = shlex.quote(ref), shlex.quote(shown.identity)
+    name = shown.identity
     found = [
-        ("Look", [f"w2w-reg show {one}", f"w2w-reg search {one}", f"w2w-reg lineage {one} --down",
-                  f"w2w-reg history {name}"]),
-        ("Describe", [f"w2w-reg tag set {name} KEY=VALUE", f"w2w-reg alias set production {one}",
-                      f"w2w-reg label {one} LABEL=VALUE", f"w2w-reg note {name} TEXT",
-                      f"w2w-reg rename {name} NEW-NAME"]),
+        ("Look", [command("show", ref), command("search", ref), command("lineage", ref, down=True),
+                  command("history", name)]),
+        ("Describe", [command("tag set", name, "KEY=VALUE"), command("alias set", "production", ref),
+                      command("label set", ref, "LABEL=VALUE"), command("note", name, "TEXT"),
+                      command("rename", name, "NEW-NAME")]),
     ]  # fmt: skip
     if shown["state"] == "active":
         found += [
-            ("Make", [f"w2w-reg generate {one} --out pictures/", f"w2w-reg edit {one} --direction NAME=1 --name NEW",
-                      f"w2w-reg mix {one} OTHER --name NEW"]),
-            ("Take along", [f"w2w-reg export {one} out/", f"w2w-reg push {one} OWNER/REPO"]),
+            ("Make", [command("generate", ref, out="pictures/"), command("edit", ref, direction="NAME=1", name="NEW"),
+                      command("mix", ref, "OTHER", name="NEW")]),
+            ("Take along", [command("export", ref, "out/"), command("push", ref, "OWNER/REPO")]),
         ]  # fmt: skip
-    ends = [f"w2w-reg consent withdraw {shlex.quote(subject)} --dry-run" for subject in shown["subjects"]]
-    return [*found, ("Take out of service", [*ends, f"w2w-reg remove {one}"])]
+    ends = [command("consent withdraw", subject, dry_run=True) for subject in shown["subjects"]]
+    return [*found, ("Take out of service", [*ends, command("remove", ref)])]
