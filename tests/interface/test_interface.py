@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import w2w_registry as w2w
 from tests.services.world import World
 from w2w_registry.cli.app import cli
+from w2w_registry.commands import command
 from w2w_registry.errors import ConsentDenied, NotFound, NotInitialised, UsageError, WhereError
 from w2w_registry.interface.consent import Consent
 from w2w_registry.interface.registry import Registry
@@ -222,7 +223,10 @@ def test_a_missing_registry_is_said_at_the_first_use(tmp_path: Path) -> None:
 
 def test_a_command_in_an_error_can_be_typed_wherever_it_is_read() -> None:
     error = ConsentDenied(
-        operation="edit", subjects=(), reasons=(), ways_out=("w2w-reg subject assign SUBJECT p@1 [[evidence]] FORM",)
+        operation="edit",
+        subjects=(),
+        reasons=(),
+        ways_out=(command("subject assign", "SUBJECT", "p@1", evidence="FORM"),),
     )
     assert "w2w-reg subject assign SUBJECT p@1 --evidence FORM" in str(error)
     assert str(UsageError(reason="give [[name]]")).endswith("give name=")
