@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,6 +23,8 @@ from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, stor
 from w2w_registry.records import Result, now
 from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file
 
+Later = Callable[[Hashable, int, Callable[[], object]], object]
+"""Takes work that can wait: what it is (asked for again, it is done once), the catalog's change number it is for."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) as long work goes on."""
 
@@ -61,6 +63,8 @@ class Registry:
     artifacts: ArtifactStore
     tried: set[tuple[str, str]] = field(default_factory=set, compare=False, repr=False)
     """(actor, policy digest) of the policies that were tried here and are not in force: said once while it is open."""
+    later: Later | None = field(default=None, compare=False, repr=False)
+    """None: nothing is put off."""
 
     @property
     def actor(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from anyio import to_thread
@@ -27,7 +28,7 @@ from w2w_registry.web.idempotency import KEPT_FOR, Answers
 from w2w_registry.web.kept import Changes, KeptAnswers
 from w2w_registry.web.limits import Buckets, Limits
 from w2w_registry.web.problems import TITLES, Problem, api_refusal, problem_from
-from w2w_registry.web.site import Site, desk_of
+from w2w_registry.web.site import Remembered, Site, desk_of
 
 OPENAPI: Final = "/api/v1/openapi.json"
 THREADS: Final = 8
@@ -67,7 +68,9 @@ def create_app(
         separate_input_output_schemas=False,  # a key that is only there sometimes is then said to be so
         lifespan=_few_threads,
     )
-    app.state.site = Site(registry, access, engine=engine or WarmEngine())
+    remembered = Remembered()
+    registry = replace(registry, later=remembered.soon)
+    app.state.site = Site(registry, access, remembered=remembered, engine=engine or WarmEngine())
     app.state.shows_only = elsewhere is not None
     app.state.limits = limits = limits or Limits()
     app.state.answers = Answers(AnswerFolder(registry, KEPT_FOR))

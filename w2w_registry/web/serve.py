@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from w2w_registry.errors import Conflict, RegistryError, SettingError
+from w2w_registry.services.recording import gallery
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.web import workers
@@ -182,8 +183,10 @@ def _few_arenas() -> None:
 
 
 def _warm(site: Site) -> None:
-    """Open the base model that was named, so that the first picture does not wait for it; whoever asks is told what is
-    wrong with it, if anything is."""
+    """Have everybody ready to be compared and the base model that was named open, so that the first who asks does not
+    wait for it; whoever asks is told what is wrong, if anything is."""
+    with suppress(RegistryError):
+        gallery.prepare(site.registry)
     if site.engine.pipeline is None:
         return
     with suppress(RegistryError), site.engine.lock:

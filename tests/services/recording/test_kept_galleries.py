@@ -36,6 +36,7 @@ DRAWN = (RNG.normal(size=(90, 512)) * np.linspace(3, 0.1, 512) + 1).astype(np.fl
 @pytest.fixture(autouse=True)
 def every_gallery_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gallery, "LARGE", 20)
+    monkeypatch.setattr(kept_galleries, "LARGE", 20)
     monkeypatch.setattr(kept_galleries, "AT_ONCE", 7)
 
 
@@ -161,7 +162,7 @@ def test_a_broken_one_is_made_again(drawn: Registry, spoil: str) -> None:
     else:
         np.save(points, np.zeros((3, 2), np.float32))
     _agree(*_both(drawn))
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.glob("*.np*"))) == 2
 
 
 def test_a_home_that_cannot_be_written_is_searched_all_the_same(
@@ -208,13 +209,79 @@ def test_a_search_that_was_under_way_while_somebody_was_erased_leaves_nothing(dr
         withdraw.withdraw(replace(drawn, catalog=eraser), "s-1", erase=True)
         assert len(open_gallery(drawn, session, asked).versions) == 60
     eraser.close()
-    assert not list(drawn.settings.galleries_dir.glob("*"))
+    assert not list(drawn.settings.galleries_dir.glob("*.np*"))
 
 
-def test_erasing_leaves_nothing_of_it(drawn: Registry) -> None:
-    _both(drawn)
+def test_erasing_leaves_nothing_of_it(drawn: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither their answers nor what was learned from them, and whoever asks next does not wait for the learning."""
+    before, _ = _both(drawn)
     withdraw.withdraw(drawn, "s-1", erase=True)
-    assert not drawn.settings.galleries_dir.exists()
-    kept, fresh = _both(drawn)
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_galleries, "learn_unspoilt", lambda *_, **__: pytest.fail("learned in a request"))
+        kept, fresh = _both(drawn)
     assert len(kept.versions) == 55
     _agree(kept, fresh)
+    assert not np.allclose(kept.model.centre, before.model.centre)
+    assert len(list(drawn.settings.galleries_dir.glob("*.np*"))) == 2
+
+
+def test_between_erasing_and_learning_anew_the_old_model_answers_and_nothing_is_kept(
+    drawn: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_galleries, "GROWN", 2.0)
+    _both(drawn)
+    seen: list[Gallery] = []
+
+    def look_first(registry: Registry, *_: object) -> None:
+        files = _files(registry)
+        with monkeypatch.context() as patched:
+            patched.setattr(kept_galleries, "learn_unspoilt", lambda *_, **__: pytest.fail("learned in a request"))
+            seen.append(_both(registry)[0])
+        assert _files(registry) == files
+
+    real = kept_galleries._write
+    monkeypatch.setattr(kept_galleries, "_write", lambda *given: (look_first(drawn), real(*given)))
+    withdraw.withdraw(drawn, "s-1", erase=True)
+    monkeypatch.undo()
+    assert [len(one.versions) for one in seen] == [55]
+
+
+def _files(registry: Registry) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in registry.settings.galleries_dir.glob("*.np*")}
+
+
+def test_a_gallery_that_became_small_is_not_kept_once_somebody_was_erased(
+    drawn: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _both(drawn)
+    monkeypatch.setattr(kept_galleries, "LARGE", 56)
+    withdraw.withdraw(drawn, "s-1", erase=True)
+    assert not list(drawn.settings.galleries_dir.glob("*.np*"))
+
+
+def test_what_was_outgrown_is_learned_later_where_somebody_takes_such_work(
+    drawn: Registry, loras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _both(drawn)
+    add(drawn, AddRequest([str(loras / f"p{n:04d}") for n in range(60, 70)]))
+    _ask(drawn, range(60, 70))
+    put_off: dict[object, Callable[[], object]] = {}
+    patient = replace(drawn, later=lambda what, _seq, work: put_off.update({what: work}))
+    with monkeypatch.context() as patched:
+        patched.setattr(kept_galleries, "learn_unspoilt", lambda *_, **__: pytest.fail("learned in a request"))
+        kept, _ = _both(patient)
+        assert len(kept.versions) == 70
+        _both(patient)
+    (work,) = put_off.values()
+    work()
+    put_off.clear()
+    kept, fresh = _both(patient)
+    _agree_on_who(kept, fresh)
+    np.testing.assert_allclose(kept.model.centre, fresh.model.centre)
+    assert put_off == {}
+
+
+def test_a_gallery_is_prepared_before_anybody_searches_it(drawn: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    gallery.prepare(drawn)
+    monkeypatch.setattr(kept_galleries, "learn_unspoilt", lambda *_, **__: pytest.fail("learned in a request"))
+    assert len(_both(drawn)[0].versions) == 60

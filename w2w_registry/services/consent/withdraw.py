@@ -320,6 +320,7 @@ def _without_names(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) -> None:
     """Delete files nobody else holds, kept evidence, and the index caches."""
+    from w2w_registry.services.recording import gallery
     from w2w_registry.services.recording.nearest import forget_open
 
     ids = {v.version_id for v in plan.versions}
@@ -335,8 +336,9 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
     # Nor can it be told whom these learned from, show or name; they are made again when they are asked for.
     home = registry.settings
-    for folder in (home.guesses_dir, home.training_dir, home.pictures_dir, home.answers_dir, home.galleries_dir):
+    for folder in (home.guesses_dir, home.training_dir, home.pictures_dir, home.answers_dir):
         _remove(folder)
+    gallery.forget(registry)  # learned anew now: whoever asks next would have to wait for it
     with registry.catalog.write(registry.actor) as uow:
         stored = uow.keys(
             ConsentRecord, ConsentRecord.subject_id == plan.subject, ConsentRecord.evidence_stored.is_(True)

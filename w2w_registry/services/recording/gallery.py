@@ -16,8 +16,9 @@ from w2w_registry.catalog import fingerprints as stored
 from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.fingerprints import Asked, VerdictCalibration
 from w2w_registry.records import VersionState
+from w2w_registry.services.recording import kept_galleries
 from w2w_registry.services.recording.fingerprints import Prober
-from w2w_registry.services.recording.kept_galleries import LARGE, open_kept
+from w2w_registry.services.recording.kept_galleries import LARGE, Calibrated, open_kept
 from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import learn_unspoilt
@@ -94,15 +95,41 @@ def open_gallery(
     """
     if asked.versions < LARGE:
         return open_answered(session, asked, states).gallery
-    row = stored.newest_calibration(session, asked.base, asked.question)
-    calibrated = None if row is None else (row.id, read_model(row))
-    kept = open_kept(registry, session, asked, calibrated)
+    kept = open_kept(registry, session, asked, _calibrated(session, asked))
     wanted = np.isin(kept.listed.states, [stored.STATES.index(state) for state in states])
     every = bool(wanted.all())
     versions, identities, people = (
         column if every else column[wanted] for column in (kept.listed.versions, kept.listed.identities, kept.people)
     )
     return Gallery(asked, versions, identities, people, kept.points if every else kept.points[wanted], kept.model)
+
+
+def prepare(registry: Registry) -> None:
+    """Have a large gallery kept before anybody searches it.
+
+    Raises:
+        UsageError: too few people.
+    """
+    with registry.catalog.read() as session:
+        asked = best_question(session)
+        if asked is not None and asked.versions >= LARGE:
+            open_gallery(registry, session, asked)
+
+
+def forget(registry: Registry) -> None:
+    """Learn what is kept anew, once somebody was erased.
+
+    Raises:
+        StorageError: something that was learned from them could not be taken away.
+    """
+    with registry.catalog.read() as session:
+        asked = stored.questions(session)
+        kept_galleries.forget(registry, session, [(one, _calibrated(session, one)) for one in asked])
+
+
+def _calibrated(session: Session, asked: Asked) -> Calibrated | None:
+    row = stored.newest_calibration(session, asked.base, asked.question)
+    return None if row is None else (row.id, read_model(row))
 
 
 def open_answered(session: Session, asked: Asked, states: Iterable[VersionState] = SERVED) -> Answered:

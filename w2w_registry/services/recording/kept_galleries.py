@@ -7,7 +7,9 @@ large gallery is kept in the home folder, and what changed since is all that is 
     galleries/<base and question>.npz             who is there, the model, and the log's head when it was true
     galleries/<base and question>-<random>.npy    their points (n, d) float32, mapped
 
-It is a cache: a missing, broken or older one is made again. Only what is committed is kept, and erasing drops it all.
+It is a cache: a missing, broken or older one is made again. Only what is committed is kept. Erasing somebody learns
+every gallery anew without them (``forget``); until that is done, searches are answered by the old model without their
+rows, and keep nothing: ``erased`` holds the log's number from which on something may be kept.
 """
 
 from __future__ import annotations
@@ -15,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
@@ -31,7 +34,8 @@ from w2w_registry.catalog.engine import WRITE
 from w2w_registry.catalog.fingerprints import Asked, Listed
 from w2w_registry.catalog.usage import head
 from w2w_registry.catalog.vectors import event_hash_at
-from w2w_registry.errors import StorageError
+from w2w_registry.errors import BadFile, StorageError, storing
+from w2w_registry.files import read_text
 from w2w_registry.services.recording.subjects import people_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import learn_unspoilt
@@ -44,15 +48,19 @@ LEARNED_FROM: Final = 20_000
 GROWN: Final = 1.05
 """How much a gallery may grow before that model is learned again."""
 AT_ONCE: Final = 10_000
-FORMAT: Final = 2
+FORMAT: Final = 3
+_ERASED, _LOCK = "erased", "lock"
 
+Calibrated = tuple[int, VerdictModel]
+"""Id and model of what repeats taught."""
 Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
 class Kept:
     """A gallery in whatever state its versions are. ``points`` (n, d) float32: row by row with ``listed``.
-    ``learned``: how many were there when the model was learned; ``calibration``: its row's id, 0 for none."""
+    ``learned``: how many were there when the model was learned, and ``learned_at``: the log's number then;
+    ``calibration``: its row's id, 0 for none."""
 
     listed: Listed
     people: Int64
@@ -60,32 +68,77 @@ class Kept:
     model: VerdictModel
     calibration: int
     learned: int
+    learned_at: int
+
+    def outgrown(self, people: int) -> bool:
+        """Whether so many are there that the model should be learned again, where no repeats taught it."""
+        return not self.calibration and not self.learned / GROWN <= people <= self.learned * GROWN
 
 
-def open_kept(registry: Registry, session: Session, asked: Asked, calibrated: tuple[int, VerdictModel] | None) -> Kept:
+def open_kept(registry: Registry, session: Session, asked: Asked, calibrated: Calibrated | None) -> Kept:
     """The gallery as the session sees it, from what is kept in the home folder and what came since; kept for the next.
 
+    A model that was outgrown is learned again first, or later where ``registry.later`` takes such work.
+
     Args:
-        calibrated: id and model of what repeats taught; None where nothing was.
+        calibrated: what repeats taught; None where nothing was.
 
     Raises:
         UsageError: too few people.
     """
-    folder = registry.settings.galleries_dir
-    name = hashlib.sha256(f"{asked.base} {asked.question}".encode()).hexdigest()[:32]
-    seq, digest = head(session)
-    stamp = f"{FORMAT} {seq} {digest} {0 if calibrated is None else calibrated[0]}"
+    folder, name = registry.settings.galleries_dir, _name(asked)
+    stamp = _stamp(session, calibrated)
     known = _read(folder, name)
     if known is not None and known[0] == stamp:
-        return known[1]
-    ours = known is not None and _of_this_history(session, known[0])
-    found = _current(session, asked, calibrated, known[1] if ours and known is not None else None)
-    if not session.connection().get_execution_options().get(WRITE, False):
-        with suppress(StorageError):  # a home that cannot be written is searched all the same
-            _write(folder, name, stamp, found)
-            if registry.catalog.last_change() != seq:  # it may hold somebody erased meanwhile, whose files are gone
-                _drop(folder, name)
+        found = known[1]
+    else:
+        before = known[1] if known is not None and _of_this_history(session, known[0]) else None
+        found = _current(session, asked, calibrated, before, patient=registry.later is not None)
+        if not session.connection().get_execution_options().get(WRITE, False):
+            with suppress(StorageError):  # a home that cannot be written is searched all the same
+                _keep(folder, name, stamp, found)
+    if registry.later is not None and found.outgrown(len(found.listed.ids)):
+        registry.later(("gallery", name), head(session)[0], lambda: _learn_again(registry, asked, calibrated))
     return found
+
+
+def _learn_again(registry: Registry, asked: Asked, calibrated: Calibrated | None) -> None:
+    with registry.catalog.read() as session, suppress(StorageError):
+        found = _current(session, asked, calibrated, None)
+        _keep(registry.settings.galleries_dir, _name(asked), _stamp(session, calibrated), found)
+
+
+def forget(registry: Registry, session: Session, galleries: Sequence[tuple[Asked, Calibrated | None]]) -> None:
+    """Learn every kept gallery anew, once somebody was erased: nothing that was learned from them stays. Of what is
+    kept and not among ``galleries`` nothing stays at all.
+
+    Raises:
+        StorageError: something could not be taken away.
+    """
+    folder = registry.settings.galleries_dir
+    with suppress(OSError):  # where nothing can be kept, nothing was
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not folder.is_dir():
+        return
+    with FileLock(folder / _LOCK, mode=0o600):
+        kept = {path.stem for path in folder.glob("*.npz")}
+        write_atomic(folder / _ERASED, str(head(session)[0]).encode(), mode=0o600)
+        for asked, calibrated in galleries:
+            if (name := _name(asked)) in kept and asked.versions >= LARGE:
+                _write(folder, name, _stamp(session, calibrated), _current(session, asked, calibrated, None))
+                kept.remove(name)
+        with storing(folder):
+            for name in kept:
+                _drop(folder, name)
+
+
+def _name(asked: Asked) -> str:
+    return hashlib.sha256(f"{asked.base} {asked.question}".encode()).hexdigest()[:32]
+
+
+def _stamp(session: Session, calibrated: Calibrated | None) -> str:
+    seq, digest = head(session)
+    return f"{FORMAT} {seq} {digest} {0 if calibrated is None else calibrated[0]}"
 
 
 def _of_this_history(session: Session, stamp: str) -> bool:
@@ -95,20 +148,24 @@ def _of_this_history(session: Session, stamp: str) -> bool:
     return event_hash_at(session, int(seq)) == digest
 
 
-def _current(session: Session, asked: Asked, calibrated: tuple[int, VerdictModel] | None, known: Kept | None) -> Kept:
+def _current(
+    session: Session, asked: Asked, calibrated: Calibrated | None, known: Kept | None, *, patient: bool = False
+) -> Kept:
+    """From what is ``known`` and what came since. ``patient``: a model that was outgrown will do."""
     listed = stored.listed(session, asked.base, asked.question)
     people = people_of(session, listed.versions, listed.identities)
     calibration = 0 if calibrated is None else calibrated[0]
-    if known is not None and (known.calibration != calibration or (not calibration and _outgrown(known, listed))):
+    if known is not None and (known.calibration != calibration or (known.outgrown(len(listed.ids)) and not patient)):
         known = None
+    learned, learned_at = len(listed.ids), head(session)[0]
     if known is not None:
-        model, learned = known.model, known.learned
+        model, learned, learned_at = known.model, known.learned, known.learned_at
     elif calibrated is not None:
-        model, learned = calibrated[1], len(listed.ids)
+        model = calibrated[1]
     else:
         every = np.unique(np.linspace(0, len(listed.ids) - 1, min(len(listed.ids), LEARNED_FROM)).astype(np.int64))
         matrix = np.concatenate(list(_matrices(session, listed.ids[every])))
-        model, learned = learn_unspoilt(matrix, people=people[every]), len(listed.ids)
+        model = learn_unspoilt(matrix, people=people[every])
     points = np.zeros((len(listed.ids), len(model.directions)), np.float32)
     fresh = np.ones(len(listed.ids), bool)
     if known is not None and len(known.listed.ids):
@@ -120,11 +177,7 @@ def _current(session: Session, asked: Asked, calibrated: tuple[int, VerdictModel
     for matrix in _matrices(session, listed.ids[rows]):
         points[rows[start : start + len(matrix)]] = model.project(matrix)
         start += len(matrix)
-    return Kept(listed, people, points, model, calibration, learned)
-
-
-def _outgrown(known: Kept, listed: Listed) -> bool:
-    return not known.learned / GROWN <= len(listed.ids) <= known.learned * GROWN
+    return Kept(listed, people, points, model, calibration, learned, learned_at)
 
 
 def _matrices(session: Session, ids: Int64) -> Iterator[NDArray[np.float32]]:
@@ -148,7 +201,28 @@ def _read(folder: Path, name: str) -> tuple[str, Kept] | None:
         return None
     if points.shape != (len(listed.ids), len(model.directions)) or not stamp.startswith(f"{FORMAT} "):
         return None
-    return stamp, Kept(listed, people, points, model, int(numbers[0]), int(numbers[1]))
+    return stamp, Kept(listed, people, points, model, *(int(number) for number in numbers))
+
+
+def _keep(folder: Path, name: str, stamp: str, kept: Kept) -> None:
+    """Keep a gallery, unless somebody was erased since it was read, or since its model was learned.
+
+    Raises:
+        StorageError: it cannot be written, or somebody else is keeping one.
+    """
+    with storing(folder):  # the lock's timeout is an OSError too
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(folder / _LOCK, timeout=0, mode=0o600):
+            erased = int(number) if (number := _text(folder / _ERASED)).isdigit() else 0
+            if erased <= min(int(stamp.split()[1]), kept.learned_at):
+                _write(folder, name, stamp, kept)
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, limit=100)
+    except BadFile:
+        return ""
 
 
 def _write(folder: Path, name: str, stamp: str, kept: Kept) -> None:
@@ -157,10 +231,6 @@ def _write(folder: Path, name: str, stamp: str, kept: Kept) -> None:
     Raises:
         StorageError.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or "cannot be made") from None
     points = f"{name}-{os.urandom(8).hex()}.npy"
     write_atomic(folder / points, _npy(np.ascontiguousarray(kept.points, "<f4")), mode=0o600)
     out = io.BytesIO()
@@ -168,7 +238,7 @@ def _write(folder: Path, name: str, stamp: str, kept: Kept) -> None:
         **kept.model.to_arrays(),
         "stamp": np.array(stamp),
         "points": np.array(points),
-        "kept_numbers": np.array([kept.calibration, kept.learned]),
+        "kept_numbers": np.array([kept.calibration, kept.learned, kept.learned_at]),
         "ids": kept.listed.ids,
         "versions": kept.listed.versions,
         "identities": kept.listed.identities,
