@@ -20,7 +20,7 @@ def show(frame: Frame, name: str) -> None:
     value = manage.show(frame.registry(), name)
 
     def human() -> None:
-        skip = {"versions", "operation"}
+        skip = {"versions", "operation", "hold"}
         facts = [(k.replace("_", " "), v) for k, v in value.items() if k not in skip and (k != "held" or v)]
         operation = value["operation"]
         made_by = f"{operation['kind']} by {operation['agent']} at {operation['started_at']}"

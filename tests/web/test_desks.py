@@ -302,7 +302,11 @@ def test_what_is_held_waits_for_another_person(
         add(registry, AddRequest(paths=(str(again / "p0055"),), name=name, subjects=("s-2",)))
         again = make_world(60).write(tmp_path / name, range(55, 56), training=2)
     assert manage.show(registry, "mallory")["state"] == "held"
-    assert "Held: " in browser.get("/identities/mallory").text
+    page = browser.get("/identities/mallory").text
+    assert (
+        'Held: it resembles <a href="/identities/acme/alice@1">acme/alice@1</a> (another subject; by weights).' in page
+    )
+    assert "w2w-reg resolve mallory@1 --same-as acme/alice --reason TEXT" in page
     before = len(log.events_list(registry, action="consent.refuse"))
     assert post(browser, "/make", **{"action": "save", "from": "mallory", "d.skin": "1", "name": "more"})[0] == 403
     assert len(log.events_list(registry, action="consent.refuse")) == before + 1  # as on the command line

@@ -115,6 +115,9 @@ def test_who_does_not_look_like_the_versions_before_is_held(home: Registry, lora
     assert "alice@2 is held because it does not look like alice@1" in str(caught.value)
     (row,) = queries.ask(home, "held", queries.Filters())
     assert (row["version"], row["like"], row["why"]) == ("alice@2", "alice@1", UNLIKE)
+    hold = manage.show(home, "alice@2").hold
+    assert hold is not None
+    assert (hold.like, hold.unlike) == ("alice@1", True)
     # Another training of alice is hers; one more of the stranger is not, whoever is held already.
     assert not put(home, retrained / "p0003", name="alice").held
     assert put(home, retrained / "p0011", name="alice").held

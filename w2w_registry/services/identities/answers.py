@@ -30,6 +30,20 @@ class IdentityRow(Result):
     created: datetime
 
 
+@dataclass(frozen=True)
+class OpenHold(Result):
+    """Why a version waits for somebody's decision. ``like``: whom it resembles or, where ``unlike``, the version before
+    it that it does not look like; None: nobody who is shown. ``by``: what was compared."""
+
+    like: str | None
+    unlike: bool
+    why: str
+    by: str
+
+    def __str__(self) -> str:
+        return f"{self.like or '?'} ({self.why}; by {self.by})"
+
+
 @dataclass(frozen=True, eq=False)
 class MadeBy(Result):
     """The operation that made a version."""
@@ -46,7 +60,7 @@ class MadeBy(Result):
 
 @dataclass(frozen=True, eq=False)
 class IdentityShown(Result):
-    """One version of an identity and all that is known of it."""
+    """One version of an identity and all that is known of it. ``held``: ``hold`` in words."""
 
     identity: str
     version: int
@@ -54,6 +68,7 @@ class IdentityShown(Result):
     state: str
     consent: str
     held: str | None
+    hold: OpenHold | None
     subjects: list[str]
     space: str | None
     adapter: str

@@ -18,7 +18,7 @@ from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.identities.answers import IdentityRow
-from w2w_registry.services.identities.manage import rows_of, said_of_hold
+from w2w_registry.services.identities.manage import holds_shown, rows_of
 from w2w_registry.services.registry import Registry
 
 
@@ -70,8 +70,8 @@ def _as_of(
         for line, row in zip(listed, rows, strict=True)
     ]
     was_held = [i for i, row in zip(ids, rows, strict=True) if row.state == VersionState.HELD]
-    held = said_of_hold(session, holds_at(session, was_held, then.moment))
-    return [replace(row, held=held.get(i)) for i, row in zip(ids, rows, strict=True)]
+    held = holds_shown(session, holds_at(session, was_held, then.moment))
+    return [replace(row, held=str(held[i]) if i in held else None) for i, row in zip(ids, rows, strict=True)]
 
 
 def _aliases_then(session: Session, identity: Any, moment: datetime) -> dict[str, int]:

@@ -22,7 +22,7 @@ from w2w_registry.catalog.lookup import aliases_of, coordinates_rows, labels_of,
 from w2w_registry.catalog.models import Alias, AliasChange, Identity, Operation, Space, Tag, Version
 from w2w_registry.catalog.resolve import alias_at, alias_history, identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.errors import NotFound, UsageError
+from w2w_registry.errors import UNLIKE, NotFound, UsageError
 from w2w_registry.records import IdentityRef, VersionState, assigned, check_alias, check_name, iso
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.upstream import consent_states
@@ -33,6 +33,7 @@ from w2w_registry.services.identities.answers import (
     IdentityRow,
     IdentityShown,
     MadeBy,
+    OpenHold,
     Removal,
     Tagged,
     VersionRow,
@@ -59,7 +60,7 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
             base_model=line.version.base_model,
             residual=line.version.residual,
             consent=str(consent[line.version.id]),
-            held=held.get(line.version.id),
+            held=None if line.version.id not in held else str(held[line.version.id]),
             labels=labels.get(line.version.id, {}),
             tags=tags.get(line.identity.id, {}),
             aliases=aliases.get(line.identity.id, {}),
@@ -69,15 +70,20 @@ def rows_of(registry: Registry, session: Session, listed: Sequence[Listed]) -> l
     ]
 
 
-def held_by(session: Session, ids: Iterable[int]) -> dict[int, str]:
-    """Of the versions that are held, whom each resembles and why: ``p0007@1 (another subject; by weights)``."""
-    return said_of_hold(session, [one.hold for one in open_holds(session, ids)])
+def held_by(session: Session, ids: Iterable[int]) -> dict[int, OpenHold]:
+    """Of the versions that are held, whom each resembles and why."""
+    return holds_shown(session, [one.hold for one in open_holds(session, ids)])
 
 
-def said_of_hold(session: Session, holds: Sequence[Hold]) -> dict[int, str]:
+def holds_shown(session: Session, holds: Sequence[Hold]) -> dict[int, OpenHold]:
     """Of each version that one of these holds, whom it resembles and why."""
     likes = refs_of(session, {hold.like_id for hold in holds if hold.like_id is not None})
-    return {hold.version_id: f"{likes.get(hold.like_id or 0, '?')} ({hold.why}; by {hold.by})" for hold in holds}
+    return {
+        hold.version_id: OpenHold(
+            None if hold.like_id is None else str(likes[hold.like_id]), hold.why == UNLIKE, hold.why, hold.by
+        )
+        for hold in holds
+    }
 
 
 def show(registry: Registry, name: str) -> IdentityShown:
@@ -87,6 +93,7 @@ def show(registry: Registry, name: str) -> IdentityShown:
         identity = session.get_one(Identity, version.identity_id)
         consent = consent_states(session, [version.id], present(session), gate.rules_of(registry, session))
         operation = session.get_one(Operation, version.operation_id)
+        hold = held_by(session, [version.id]).get(version.id)
         rows = {row.space_id: row.digest for row in coordinates_rows(session, [version.id]).get(version.id, ())}
         return IdentityShown(
             identity=identity.name,
@@ -94,7 +101,8 @@ def show(registry: Registry, name: str) -> IdentityShown:
             kind=str(identity.kind),
             state=str(version.state),
             consent=str(consent[version.id]),
-            held=held_by(session, [version.id]).get(version.id),
+            held=None if hold is None else str(hold),
+            hold=hold,
             subjects=list(subjects_of(session, [version.id]).get(version.id, ())),
             space=None if version.space_id is None else session.get_one(Space, version.space_id).ref,
             adapter=version.adapter or PLAIN_ADAPTER,
