@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cyclonedx.schema import SchemaVersion
+from cyclonedx.schema import _res as cyclonedx_files
 from cyclonedx.validation.json import JsonStrictValidator
 
 from w2w_registry.errors import BadFile, IntegrityError
-from w2w_registry.hub import dsse
-from w2w_registry.hub.attestations import Attested, of_release
+from w2w_registry.hub import dsse, spdx
+from w2w_registry.hub.attestations import Attested, check, of_release
 from w2w_registry.services.signing import new_key_pair
 
 FILES = {"adapter_model.safetensors": b"weights", "consent.json": b"{}", "w2w.json": b"{}", "README.md": b"# card"}
@@ -76,7 +78,7 @@ def test_what_the_bill_of_materials_says() -> None:
     body = json.loads(of_release(FACTS, FILES)[0])
     model = body["metadata"]["component"]
     assert (model["name"], model["version"]) == ("acme/alice", "3")
-    assert model["licenses"] == [{"license": {"name": "mit"}}]
+    assert model["licenses"] == [{"license": {"id": "MIT"}}]
     assert [c["name"] for c in model["components"]] == ["adapter_model.safetensors", "consent.json", "w2w.json"]
     assert model["externalReferences"][0]["url"] == "consent.json"
     ancestors = model["pedigree"]["ancestors"]
@@ -85,6 +87,45 @@ def test_what_the_bill_of_materials_says() -> None:
     data = [c for c in body["components"] if c["type"] == "data"]
     assert [c["hashes"][0]["content"][0] for c in data] == ["1", "2", "3"]
     assert [d["ref"] for d in model["modelCard"]["modelParameters"]["datasets"]] == [c["bom-ref"] for c in data]
+
+
+LICENSES: dict[str, dict[str, Any]] = {
+    "apache-2.0": {"license": {"id": "Apache-2.0"}},
+    "CC-BY-NC-4.0": {"license": {"id": "CC-BY-NC-4.0"}},
+    "mit or (apache-2.0 AND cc0-1.0)": {"expression": "MIT OR (Apache-2.0 AND CC0-1.0)"},
+    "gpl-2.0+ or mit": {"expression": "GPL-2.0+ OR MIT"},
+    "other": {"license": {"name": "other"}},
+    "creativeml-openrail-m": {"license": {"name": "creativeml-openrail-m"}},
+    "mit or": {"license": {"name": "mit or"}},
+    "(mit": {"license": {"name": "(mit"}},
+    "mit apache-2.0": {"license": {"name": "mit apache-2.0"}},
+    "mit or my own": {"license": {"name": "mit or my own"}},
+}
+
+
+@pytest.mark.parametrize("text", LICENSES)
+def test_a_licence_is_named_as_spdx_names_it(text: str) -> None:
+    bom, _ = of_release(replace(FACTS, license=text), FILES)
+    assert json.loads(bom)["metadata"]["component"]["licenses"] == [LICENSES[text]]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(bom.decode()) is None
+
+
+def test_every_licence_we_know_is_one_that_cyclonedx_knows() -> None:
+    listed = json.loads((Path(cyclonedx_files.__file__).parent / "spdx.SNAPSHOT.schema.json").read_text())["enum"]
+    ours = spdx._IDS.split()
+    assert len(ours) > 600
+    assert set(ours) <= set(listed)
+
+
+@pytest.mark.parametrize("text", LICENSES)
+@pytest.mark.parametrize("named", [False, True], ids=["now", "by an earlier release"])
+def test_a_licence_is_read_back_as_it_was_given(text: str, named: bool) -> None:
+    facts = replace(FACTS, license=text, named=named)
+    bom, statement = of_release(facts, FILES)
+    digests = {path: hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
+    check(FACTS, digests, bom, dsse.encode(statement, None), "here")
+    said = json.loads(bom)["metadata"]["component"]["licenses"][0]
+    assert not named or said == {"license": {"name": text}}
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from w2w_registry.errors import BadFile, IntegrityError
-from w2w_registry.hub import bundle, dsse
+from w2w_registry.hub import bundle, dsse, spdx
 from w2w_registry.hub.bundle import BOM, CARD, CONSENT, SIGNATURE, STATEMENT, read_table
 from w2w_registry.hub.safety import shorten
 from w2w_registry.records import canonical_json, digest_of
@@ -39,11 +39,13 @@ class Attested(bundle.Released):
     """The facts behind both files.
 
     ``files`` are without the signature and these two. ``policy``: digest of the policy under which it is published.
+    ``named``: whether the licence is given by its name alone, as earlier releases gave it.
     """
 
     adapter: str
     license: str
     policy: str | None
+    named: bool = False
 
 
 def subjects_among(files: Mapping[str, str]) -> dict[str, str]:
@@ -61,7 +63,7 @@ def bill_of_materials(facts: Attested) -> bytes:
         "bom-ref": "model",
         "name": facts.name,
         "version": str(facts.number),
-        "licenses": [{"license": {"name": facts.license}}],
+        "licenses": [_license(facts)],
         "modelCard": {
             "modelParameters": {
                 "task": "text-to-image",
@@ -111,6 +113,16 @@ def bill_of_materials(facts: Attested) -> bytes:
     }
     serial = uuid.uuid5(uuid.NAMESPACE_URL, f"{_BUILDER}:bom:{digest_of(body)}")
     return (canonical_json({**body, "serialNumber": f"urn:uuid:{serial}"}) + "\n").encode()
+
+
+def _license(facts: Attested) -> dict[str, Any]:
+    """By its SPDX identifier, or an expression of several; by name where it is neither."""
+    if not facts.named:
+        if (known := spdx.identifier(facts.license)) is not None:
+            return {"license": {"id": known}}
+        if (several := spdx.expression(facts.license)) is not None:
+            return {"expression": several}
+    return {"license": {"name": facts.license}}
 
 
 def _base_component(facts: Attested) -> dict[str, Any] | None:
@@ -246,14 +258,19 @@ def check(
     Raises:
         BadFile: one is not what its name says. IntegrityError: it contradicts the release.
     """
-    adapter, license, policy = "", "", None
+    adapter, license, named, policy = "", "", False, None
     if bom is not None:
-        adapter, license = _own_words(bom, f"{where}/{BOM}")
+        adapter, license, named = _own_words(bom, f"{where}/{BOM}")
     if envelope is not None:
         said, _ = dsse.decode(envelope, f"{where}/{STATEMENT}")
         policy = _policy_of(said, f"{where}/{STATEMENT}")
     facts = Attested(
-        **document.beginning(), files=subjects_among(files), adapter=adapter, license=license, policy=policy
+        **document.beginning(),
+        files=subjects_among(files),
+        adapter=adapter,
+        license=license,
+        policy=policy,
+        named=named,
     )
     if bom is not None:
         _same(f"{where}/{BOM}", json.loads(bill_of_materials(facts)), json.loads(bom))
@@ -294,15 +311,17 @@ def check_subjects(
     return frozenset(attested) & frozenset(files)
 
 
-def _own_words(bom: bytes, where: str) -> tuple[str, str]:
+def _own_words(bom: bytes, where: str) -> tuple[str, str, bool]:
+    """What only the bill says: adapter, licence, and whether that is by name."""
     body = read_table(bom, where)
     try:
         model = body["metadata"]["component"]
         adapter = model["modelCard"]["modelParameters"]["architectureFamily"]
-        license = model["licenses"][0]["license"]["name"]
-    except (KeyError, TypeError, IndexError):
+        said = model["licenses"][0]
+        (by, license), *_ = said.items() if "expression" in said else said["license"].items()
+    except (KeyError, TypeError, IndexError, ValueError, AttributeError):
         raise BadFile(path=where, reason="not a bill of materials of this registry") from None
-    return str(adapter), str(license)
+    return str(adapter), str(license), by == "name"
 
 
 def _policy_of(said: bytes, where: str) -> str | None:
