@@ -109,7 +109,8 @@ def test_who_does_not_look_like_the_versions_before_is_held(home: Registry, lora
     assert (item.status, item.version, item.held) == ("added", 2, True)
     assert (foreseen.held, foreseen.warnings) == (item.held, item.warnings)
     assert item.warnings[0].startswith("held: it does not look like alice@1 (by weights, ")
-    assert "`w2w-reg resolve alice --same-as alice@1 | --distinct --reason TEXT`" in item.warnings[0]
+    assert "`w2w-reg resolve alice --same-as alice@1 --reason TEXT`" in item.warnings[0]
+    assert "`w2w-reg resolve alice --distinct --reason TEXT`" in item.warnings[0]
     with pytest.raises(HeldBack) as caught:
         export(home, "alice@2", "out")
     assert "alice@2 is held because it does not look like alice@1" in str(caught.value)
