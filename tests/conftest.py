@@ -20,6 +20,39 @@ from w2w_registry.catalog import schema
 from w2w_registry.catalog.session import Catalog
 
 
+MEMORY = Path("/dev/shm")
+ROOM = 6 << 30
+"""Bytes that must be free in memory for the tests' files; a whole run holds about a fifth of that at once."""
+_OURS = "w2w-tests-"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Files of tests lie in memory where there is room: a registry waits for its disk at every change, as it should,
+    and thousands of tests would wait for it too. ``TMPDIR`` or ``--basetemp`` decide where they are given."""
+    if hasattr(config, "workerinput") or "TMPDIR" in os.environ or config.option.basetemp or not MEMORY.is_dir():
+        return
+    for left in MEMORY.glob(f"{_OURS}*"):  # of a run that failed, kept to be looked at, or that was killed
+        if not Path("/proc", left.name.removeprefix(_OURS)).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    if min(shutil.disk_usage(MEMORY).free, _memory_left()) >= ROOM:
+        folder = MEMORY / f"{_OURS}{os.getpid()}"
+        folder.mkdir(mode=0o755)  # others get in: PostgreSQL runs as somebody else
+        os.environ["TMPDIR"], tempfile.tempdir = str(folder), None
+
+
+def _memory_left() -> int:
+    """Bytes that programs can still have, as Linux estimates them."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == 0 and (folder := os.environ.get("TMPDIR", "")).startswith(str(MEMORY / f"{_OURS}{os.getpid()}")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def pytest_xdist_auto_num_workers() -> int:
     """One worker more than processors: tests wait for databases, servers, browsers and child processes."""
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
