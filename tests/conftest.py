@@ -19,7 +19,6 @@ from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
 from w2w_registry.catalog.session import Catalog
 
-
 MEMORY = Path("/dev/shm")
 ROOM = 6 << 30
 """Bytes that must be free in memory for the tests' files; a whole run holds about a fifth of that at once."""
