@@ -11,7 +11,8 @@ nothing about who wrote it), and --checkpoint a signed checkpoint you kept yours
 rewritten or rolled back since then is found, and so are a checkpoint that the log speaks of and that is gone, an event
 decided under a policy that was never put in force, and time that runs back. A clock that was set back, and [policy]
 tables that were tried and ignored, are noted. --witness names somebody whose cosignature the newest checkpoint must
-carry (NAME+ID+KEY, as `w2w-reg audit witness` prints it).
+carry (NAME+ID+KEY, as `w2w-reg audit witness` prints it). Of what is published only those tiles are read that lead to
+the checkpoints: LOG.jsonl checks every event.
 
 Exit status: 0 everything holds, 1 something does not (each finding on a line, first bad sequence first), 2 usage, or a
 file that cannot be read.

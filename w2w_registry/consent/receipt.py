@@ -12,23 +12,29 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
-from w2w_registry.consent.records import ConsentRecord, Status, to_json
+from w2w_registry.consent import dpv
+from w2w_registry.consent.records import ConsentRecord, Use, to_json
 from w2w_registry.consent.withdrawal import Tombstone, Withdrawal, remains
 from w2w_registry.records import counted, iso
 
 CONTEXT: dict[str, Any] = {
     "dpv": "https://w3id.org/dpv#",
+    "eu-gdpr": "https://w3id.org/dpv/legal/eu/gdpr#",
     "dct": "http://purl.org/dc/terms/",
     "w2w": "urn:w2w-registry:terms#",
     "identifier": "dct:identifier",
     "subject": "dpv:hasDataSubject",
     "status": {"@id": "dpv:hasConsentStatus", "@type": "@id"},
-    "purposes": "dpv:hasPurpose",
+    "has_purpose": {"@id": "dpv:hasPurpose", "@type": "@id"},
+    "has_processing": {"@id": "dpv:hasProcessing", "@type": "@id"},
+    "has_personal_data": {"@id": "dpv:hasPersonalData", "@type": "@id"},
+    "has_legal_basis": {"@id": "dpv:hasLegalBasis", "@type": "@id"},
+    "has_right": {"@id": "dpv:hasRight", "@type": "@id"},
+    "indicated_by": {"@id": "dpv:isIndicatedBy", "@type": "@id"},
     "controllers": "dpv:hasDataController",
     "recipients": "dpv:hasRecipient",
     "notice": "dpv:hasNotice",
     "jurisdiction": "dpv:hasJurisdiction",
-    "data_types": "dpv:hasPersonalData",
     "storage_location": "dpv:hasLocation",
     "retention": "dpv:hasStorageCondition",
     "language": "dct:language",
@@ -41,20 +47,12 @@ CONTEXT: dict[str, Any] = {
 PROFILE = "https://w3id.org/dpv/schema/dpv-27560#receipt-record"
 """DPV's named profile of ISO/IEC TS 27560: a receipt that is a copy of the consent record."""
 
-_DPV_STATUS = {
-    Status.REQUESTED: "dpv:ConsentRequested",
-    Status.GIVEN: "dpv:ConsentGiven",
-    Status.EXPIRED: "dpv:ConsentExpired",
-    Status.DISPUTED: "dpv:ConsentUnknown",
-    Status.WITHDRAWN: "dpv:ConsentWithdrawn",
-    Status.INVALIDATED: "dpv:ConsentInvalidated",
-}
-
 
 def receipt(record: ConsentRecord, now: datetime, withdraw: str | None = None) -> dict[str, Any]:
     """The receipt of one record as JSON-LD; ``record`` inside is the record bit for bit (``digest`` is its digest).
 
-    ``withdraw``: how the subject can withdraw today, said where the record itself does not.
+    ``withdraw``: how the subject can withdraw today, said where the record itself does not. ``has_…`` says in DPV's
+    terms what ``purposes``, the uses and ``data_types`` say in ours, as far as it has terms (``consent.dpv``).
     """
     full = to_json(record)
     way = {} if withdraw is None else {"withdrawal_method": withdraw}
@@ -66,11 +64,17 @@ def receipt(record: ConsentRecord, now: datetime, withdraw: str | None = None) -
         "schema_version": record.schema_version,
         "issued": iso(now),
         "subject": record.subject,
-        "status": _DPV_STATUS[record.status_at(now)],
+        "status": f"dpv:{dpv.STATUS[record.status_at(now)]}",
         "purposes": list(record.scope.purposes),
+        "has_purpose": dpv.terms(record.scope.purposes, dpv.PURPOSE),
+        "has_processing": dpv.terms(Use if record.scope.uses is None else record.scope.uses, dpv.PROCESSING),
+        "has_personal_data": dpv.terms(record.notice.data_types or (), dpv.DATA),
+        "has_legal_basis": f"dpv:{dpv.LEGAL_BASIS}",
+        "has_right": list(dpv.RIGHTS),
+        "indicated_by": f"dpv:{dpv.SUBJECT if record.guardian is None else dpv.GUARDIAN}",
         "digest": record.digest(),
         **way,
-        **{k: v for k, v in full["notice"].items() if k in CONTEXT and v is not None},
+        **{k: v for k, v in full["notice"].items() if (k in CONTEXT or k == "data_types") and v is not None},
         "record": full,
     }
 
@@ -85,7 +89,7 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
                 "@type": "dpv:ConsentRecord",
                 "identifier": record.record_id,
                 "digest": record.digest(),
-                "status": _DPV_STATUS[record.status_at(now)],
+                "status": f"dpv:{dpv.STATUS[record.status_at(now)]}",
                 "scope": to_json(record)["scope"],
             }
             for record in sorted(records, key=lambda r: r.record_id)
