@@ -289,6 +289,13 @@ def storing(path: object) -> Iterator[None]:
         raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
 
 
+class Unmarked(RegistryError):
+    """A picture stays here, because it would leave without a mark that is on record. Fields: what (cannot be written),
+    reason."""
+
+    code, exit_code = "unmarked", 9
+
+
 class DatabaseError(RegistryError):
     """The database cannot be reached or used. Fields: url (without password), reason."""
 

@@ -226,6 +226,9 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
     e.DeviceError: lambda f: f"device {f['device']}: {f['reason']}{f.hint}",
     e.UnknownSetting: lambda f: f"{f['path']}: unknown setting {_short(f['name'], 60)}; known: {', '.join(f['known'])}",
     e.SettingError: lambda f: f"setting {f['setting']}{_value(f['value'])}: {f['reason']}",
+    e.Unmarked: lambda f: (
+        f"no picture: each leaves with a mark that is on record, and {f['what']} cannot be written ({f['reason']})"
+    ),
     e.StorageError: lambda f: f"cannot write or read {f['path']}: {f['reason']}",
     e.DatabaseError: lambda f: f"database {f['url']}: {f['reason']}",
     e.SigningError: lambda f: f"sigstore: {f['reason']}{f.hint}",

@@ -23,12 +23,14 @@ from tests.web.routes import own_routes, paths, raw
 from w2w_registry.catalog.events import events
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.errors import DatabaseError, StorageError
 from w2w_registry.marking.watermark import ALARM
 from w2w_registry.services.audit import log
 from w2w_registry.services.hub import release, release_files
 from w2w_registry.services.identities import search_sheet
 from w2w_registry.services.provenance.whose import whose
-from w2w_registry.services.recording import pictures
+from w2w_registry.services.recording import pictures, preview_pictures
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 
@@ -91,6 +93,36 @@ def test_pictures_served_are_marked_once_and_on_record(pictured: Registry, brows
     told = whose(pictured, tmp_path / "seen.png")
     assert (told["identity"], told["operation"]) == ("p0001", "preview")
     assert log.verify(pictured).ok
+
+
+def test_where_nothing_can_be_written_a_picture_says_why_it_is_not_shown(
+    pictured: Registry, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise DatabaseError(url="sqlite:///home/catalog.db", reason="attempt to write a readonly database")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Catalog, "write", refuse)
+        page = browser.get("/pictures/p0000")
+        in_place = browser.get("/pictures/p0000", headers={"sec-fetch-dest": "image"})
+    assert (page.status_code, in_place.status_code) == (503, 503)
+    assert "each leaves with a mark that is on record, and the catalog cannot be written" in page.text
+    assert in_place.headers["content-type"] == "image/svg+xml"
+    assert "no mark is on record" in in_place.text
+    both_layers(pictured, browser.get("/pictures/p0000").content)
+
+
+def test_a_picture_that_cannot_be_kept_leaves_marked_all_the_same(
+    pictured: Registry, browser: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError(path="pictures", reason="Read-only file system")
+
+    monkeypatch.setattr(preview_pictures, "write_atomic", refuse)
+    both_layers(pictured, browser.get("/pictures/p0000").content)
+    assert not pictured.settings.pictures_dir.exists()
+    with pictured.catalog.read() as session:
+        assert len(list(events(session, action="version.preview"))) == 1
 
 
 def test_whatever_the_pages_send_as_a_picture_is_marked(pictured: Registry, build: Build) -> None:

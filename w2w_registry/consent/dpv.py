@@ -29,7 +29,7 @@ PURPOSE: Final[Mapping[str, str | None]] = {
 }
 """A purpose → the term for it, or the narrowest that holds it; None: DPV has none (it leaves sectors to NACE)."""
 
-PROCESSING: Final[Mapping[Use, str]] = {
+PROCESSING: Final[Mapping[str, str]] = {
     Use.REGISTER: "Store",
     Use.SEARCH: "Match",
     Use.TRAIN: "Derive",

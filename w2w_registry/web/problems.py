@@ -32,6 +32,7 @@ STATUS: Final[tuple[tuple[type[e.RegistryError], int], ...]] = (
     (e.DeviceError, 503),
     (e.SettingError, 500),
     (e.StorageError, 500),
+    (e.Unmarked, 503),
     (e.DatabaseError, 503),
     (e.HubError, 502),
     (e.SigningError, 502),

@@ -511,12 +511,16 @@ def test_pictures_say_what_they_are(registry: Registry, tmp_path: Path) -> None:
     made = generate.generate(registry, request)
     assert [Path(f).name for f in made["files"]] == ["p00_1.png", "p00_2.png"]
     told = facts_in(made["files"][1])
-    row, _ = open_space(registry, None)
+    row, space = open_space(registry, None)
     assert told["ai_generated"] is True
     assert (told["identity"], told["version"], told["seed"]) == ("p00", 1, 2)
     assert told["space_digest"] == row.digest
     assert told["prompt"] == engine.PROMPT
-    assert Path(made["sheet"]).is_file()
+    where = Path(space.base_model)
+    assert where.is_dir()
+    assert told["models"]["model"] == where.name
+    for file in (*made["files"], made["sheet"]):  # nobody reads where it lies, in the credentials neither
+        assert str(where.parent).encode() not in Path(file).read_bytes()
     with registry.catalog.read() as session:
         assert session.scalars(select(Event.action).order_by(Event.seq.desc())).first() == "version.generate"
 

@@ -7,12 +7,13 @@ is kept there can be made again, and goes with any erasure.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import StorageError
+from w2w_registry.errors import DatabaseError, StorageError, Unmarked
 from w2w_registry.pictures import picture
 from w2w_registry.services.recording import pictures, policies
 from w2w_registry.services.recording.pictures import Outgoing
@@ -29,7 +30,8 @@ def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
 
     Raises:
         NotFound, IntegrityError: the preview is gone or damaged. MissingExtra: c2pa-python is not installed.
-        SettingError, StorageError: unusable keys, or no place to keep it.
+        SettingError: unusable keys. Unmarked: the keys or the record cannot be written. Where only the folder of
+        finished pictures cannot be, it leaves all the same, and is marked and recorded anew each time.
     """
     left = left_before(registry, version_id, digest)
     if left is not None:
@@ -39,10 +41,16 @@ def leaving_preview(registry: Registry, version_id: int, digest: str) -> bytes:
     leaving = Outgoing(
         _pixels(registry.artifacts.get(digest)), {}, "preview.png", OPERATION, (version_id,), composite=True
     )
-    ready = pictures.prepare(registry, [leaving])
-    with registry.catalog.write(registry.actor) as uow:
-        uow.event("version.preview", {"version": version_id}, **pictures.record(uow, ready))
-    write_atomic(_path(registry, version_id, digest), ready[0].data)
+    try:
+        ready = pictures.prepare(registry, [leaving])
+        with registry.catalog.write(registry.actor) as uow:
+            uow.event("version.preview", {"version": version_id}, **pictures.record(uow, ready))
+    except StorageError as error:
+        raise Unmarked(what="the folder of keys", reason=error.fields["reason"]) from error
+    except DatabaseError as error:
+        raise Unmarked(what="the catalog", reason=error.fields["reason"]) from error
+    with suppress(StorageError):
+        write_atomic(_path(registry, version_id, digest), ready[0].data)
     return ready[0].data
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from anyio import to_thread
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
+from w2w_registry.errors import Unmarked
 from w2w_registry.records import VersionState
 from w2w_registry.services.identities import paging
 from w2w_registry.web.problems import Problem
@@ -14,6 +17,12 @@ from w2w_registry.web.site import FOR_EVER, Desk, Look, page_router, picture_res
 from w2w_registry.web.workers import for_the_maker
 
 router = page_router()
+_UNMARKED: Final = b"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 200 200">
+<rect width="200" height="200" fill="#777"/>
+<g fill="#fff" font-family="sans-serif" font-size="15" text-anchor="middle">
+<text x="100" y="82">Not shown: nothing</text><text x="100" y="106">can be written here, so</text>
+<text x="100" y="130">no mark is on record.</text></g></svg>"""
+"""In the place of a picture that would leave without a mark."""
 
 
 @router.get("/static/{name}")
@@ -39,5 +48,10 @@ async def picture_of(desk: Desk, request: Request, name: str, state: VersionStat
         return picture_response(left, digest, request)
     if request.app.state.shows_only:
         return for_the_maker()
-    marked, digest = await to_thread.run_sync(paging.picture, desk.registry, name, state, limiter=desk.site.marking)
+    try:
+        marked, digest = await to_thread.run_sync(paging.picture, desk.registry, name, state, limiter=desk.site.marking)
+    except Unmarked:
+        if request.headers.get("sec-fetch-dest") != "image":
+            raise
+        return Response(_UNMARKED, status_code=503, media_type="image/svg+xml")  # a browser shows it all the same
     return picture_response(marked, digest, request)
