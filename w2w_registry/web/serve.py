@@ -186,7 +186,7 @@ def _warm(site: Site) -> None:
     """Have everybody ready to be compared and the base model that was named open, so that the first who asks does not
     wait for it; whoever asks is told what is wrong, if anything is."""
     with suppress(RegistryError):
-        gallery.prepare(site.registry)
+        gallery.keep_ready(site.registry)
     if site.engine.pipeline is None:
         return
     with suppress(RegistryError), site.engine.lock:

@@ -282,6 +282,6 @@ def test_what_was_outgrown_is_learned_later_where_somebody_takes_such_work(
 
 
 def test_a_gallery_is_prepared_before_anybody_searches_it(drawn: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    gallery.prepare(drawn)
+    gallery.keep_ready(drawn)
     monkeypatch.setattr(kept_galleries, "learn_unspoilt", lambda *_, **__: pytest.fail("learned in a request"))
     assert len(_both(drawn)[0].versions) == 60

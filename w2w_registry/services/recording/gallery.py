@@ -104,7 +104,7 @@ def open_gallery(
     return Gallery(asked, versions, identities, people, kept.points if every else kept.points[wanted], kept.model)
 
 
-def prepare(registry: Registry) -> None:
+def keep_ready(registry: Registry) -> None:
     """Have a large gallery kept before anybody searches it.
 
     Raises:
