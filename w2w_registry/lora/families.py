@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from w2w_registry.lora.targets import Layer, Rows, Target
+from w2w_registry.lora.words import dotted
 
 _THIRDS: tuple[Rows, ...] = ("1/3", "2/3", "3/3")
 _HALVES: tuple[Rows, ...] = ("1/2", "2/2")
@@ -23,12 +24,16 @@ _IN_FRONT = re.compile(
 
 @dataclass(frozen=True)
 class _Family:
-    """``layers``: a name's pattern, and diffusers' names of what it stands for with the rows of each."""
+    """``layers``: a name's pattern, and diffusers' names of what it stands for with the rows of each; None where
+    diffusers' names are the file's."""
 
     marks: re.Pattern[str]
-    layers: tuple[tuple[re.Pattern[str], tuple[tuple[str, Rows], ...]], ...]
+    layers: tuple[tuple[re.Pattern[str], tuple[tuple[str, Rows], ...]], ...] | None
 
     def layer(self, flat: str) -> Layer | None:
+        if self.layers is None:
+            own = dotted(flat)
+            return None if own is None else Layer("transformer", (Target(own),))
         for pattern, modules in self.layers:
             match = pattern.fullmatch(flat)
             if match is not None:
@@ -214,6 +219,14 @@ _H3 = {
     "final_layer_audio_out": "audio_proj_out",
 }
 _FAMILIES = (
+    # Sana WM and Wan Animate 2, whose other layers are called as the original Sana's and Wan's
+    _Family(
+        re.compile(
+            r"blocks_\d+_(?:attn_(?:beta_proj|gate_proj|output_gate|\w+_proj_cam)|plucker_proj|mlp_t_conv"
+            r"|(?:self|cross)_attn_to_(?:[qkv]|out_0))"
+        ),
+        None,
+    ),
     _family(
         r"blocks_\d+_(?:attn1_(?:Wqkv|out_proj)|attn2_(?:q_proj|kv_proj|out_proj)|default_modulation_1|skip_linear)",
         _HUNYUAN_DIT,

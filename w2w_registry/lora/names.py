@@ -58,11 +58,23 @@ _TRANSFORMER_ROOTS = (
     "caption_embedder.",
     "time_embed.",
     "time_caption_embed.",
+    "patch_embed.",
+    # Kandinsky's, aMUSEd's, JoyImage's
+    "visual_transformer_blocks.",
+    "text_transformer_blocks.",
+    "audio_text_transformer_blocks.",
+    "video_text_transformer_blocks.",
+    "transformer_layers.",
+    "down_block.",
+    "up_block.",
+    "double_blocks.",
 )
 # Language models are text encoders too, of newer pipelines.
 _TEXT_ENCODERS = re.compile(r"text_encoders?(?:_[123])?\.(?:[\w-]+\.transformer\.)?")
 # Wan's blocks, where no prefix says what they are of
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
+# What diffusers calls the projections of every attention, and no language model does.
+_ATTENTION = re.compile(r".+\.(?:to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)")
 # Llama's original code has layers of this name too.
 _ANY_MODEL = re.compile(r"layers\.\d+\.feed_forward\.w[123]")
 # What wrapping a model for training puts before its names, and what may stand there besides.
@@ -77,7 +89,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
     encoder = _TEXT_ENCODERS.match(stem)
-    if encoder is None and is_language_layer(stem):
+    if encoder is None and is_language_layer(stem) and not _ATTENTION.fullmatch(stem):
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):
@@ -108,7 +120,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
         if stem.startswith(holder):
             layer = dotted_layer(stem.removeprefix(holder), processor=processor, held=held - 1)
             return layer if layer.part in _PARTS else Layer("model", (Target(stem),))
-    return Layer("model", (Target(stem),))
+    return Layer("transformer" if _ATTENTION.fullmatch(module) else "model", (Target(stem),))
 
 
 def _bared(rest: str, part: str) -> str:

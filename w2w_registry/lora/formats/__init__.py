@@ -7,6 +7,7 @@ A new format is one module here, one line in ``FORMATS``, and a row in ``docs/fo
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -45,19 +46,26 @@ def _as_their_model(keys: dict[str, Key]) -> dict[str, Key]:
     """What only the file as a whole says. Names outside every block, as ``img_in``, are those of the original Flux and
     Wan beside blocks of theirs; other models (Qwen-Image, HiDream) have layers of these names too, which keep them. And
     layers whose names stand without a part are all of one model."""
-    parts = {key.part for name, key in keys.items() if _bare(name, key)}
-    if "model" in parts and len(parts) == 2 and parts & set(DENOISERS):
-        part = (parts - {"model"}).pop()
-        keys = {
-            name: replace(key, part=part) if key.part == "model" and _bare(name, key) else key
-            for name, key in keys.items()
-        }
     keys = _of_one_denoiser(_with_t5(_of_their_family(keys)))
+    bare = {name: key for name, key in keys.items() if _bare(name, key)}
+    parts = {key.part for key in bare.values() if not _unplaced(key)}
+    if len(parts) == 1 and parts <= set(DENOISERS):
+        part = parts.pop()
+        keys = keys | {name: replace(key, part=part) for name, key in bare.items() if _unplaced(key)}
     renamed = {name: key for name, key in keys.items() if key.part == "transformer" and _renamed(key)}
     if any(key.targets[0].module.startswith(_STACKS) for key in renamed.values()):
         return keys
     own = {name: dotted for name, key in renamed.items() if (dotted := _shared_name(key))}
     return keys | {name: replace(keys[name], targets=(Target(dotted),)) for name, dotted in own.items()}
+
+
+_SHARED_STACK = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\..+|lm_head")
+
+
+def _unplaced(key: Key) -> bool:
+    """Whether a name by itself does not say what model its layer is of: language models and transformers that draw
+    have layers of some names."""
+    return key.part == "model" or (key.part == "language model" and bool(_SHARED_STACK.fullmatch(key.name)))
 
 
 def _of_their_family(keys: dict[str, Key]) -> dict[str, Key]:
