@@ -62,6 +62,8 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
     with progress("training", said) as tick:
 
         def step(done: int, total: int) -> None:
+            if "done" not in at and done > 1 and request.ray is None:
+                note(f"resumed at step {done - 1} of {total}")
             at.update(done=done, total=total)
             tick(done, total)
 

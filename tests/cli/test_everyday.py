@@ -284,3 +284,11 @@ def test_a_training_that_is_stopped_says_how_to_go_on(
     code, _, err = run("train", tmp_path)
     assert code == 130
     assert "stopped at step 50 of 400, loss 0.2500; run the same command again to resume" in err
+    assert err.index("resumed at step 49 of 400") < err.index("stopped")
+
+    def begun(registry: object, request: object, progress: object, watch: object) -> None:
+        progress(1, 400)  # type: ignore[operator]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "train", begun)
+    assert "resumed" not in run("train", tmp_path)[2]

@@ -142,6 +142,26 @@ def test_hidden_files_and_split_ones_are_named(tmp_path: Path) -> None:
     }
 
 
+def test_what_lies_in_a_hidden_folder_is_named_and_taken_when_that_is_named(tmp_path: Path) -> None:
+    for name in (".trash/old/x.safetensors", "x.safetensors"):
+        write_lora(tmp_path / name, make_tensors(), fmt="kohya")
+    (tmp_path / ".trash" / "notes.txt").write_text("words")
+    found, skipped = discover([tmp_path])
+    assert [c.name for c in found] == ["x"]
+    assert [(s.path.name, s.reason, s.cure) for s in skipped] == [
+        ("x.safetensors", "in a hidden folder", "name that folder")
+    ]
+    assert [c.path for c in find_loras([tmp_path / ".trash"])] == [tmp_path / ".trash" / "old" / "x.safetensors"]
+
+
+@pytest.mark.parametrize("ending", ["part", "partial", "filepart", "crdownload", "opdownload", "!qB", "!ut", "tmp"])
+def test_what_was_not_downloaded_to_its_end_is_called_so(tmp_path: Path, ending: str) -> None:
+    write_lora(tmp_path / "x.safetensors", make_tensors(), fmt="kohya")
+    (tmp_path / f"y.safetensors.{ending}").write_bytes((tmp_path / "x.safetensors").read_bytes())
+    _, skipped = discover([tmp_path])
+    assert [s.reason for s in skipped] == ["an unfinished download"]
+
+
 def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> None:
     names = ("pack.zip", "pack.7z", "x.gguf", "x.onnx", "flax_model.msgpack", "tf.h5", "x.safetensors.part", "old.bin")
     for name in (*names, "notes.txt", "picture.png"):

@@ -45,7 +45,9 @@ _GENERIC = {
     *("lora_unet", "unet_lora", "transformer_lora", "lora_model", "outputs", "models", "adapters", "adapter_weights"),
 }
 _UNFINISHED = re.compile(
-    r".+\.safetensors\.(?:part|crdownload|aria2|tmp|incomplete|download)|.+\.crdownload", re.IGNORECASE
+    r".+\.safetensors\.(?:part|partial|filepart|crdownload|opdownload|download|aria2|tmp|temp|incomplete|!qb|!ut|bc!)"
+    r"|.+\.crdownload",
+    re.IGNORECASE,
 )
 _OTHER = {
     "archive": ("an archive", "unpack it first"),
@@ -57,6 +59,7 @@ _OTHER = {
     "unfinished": ("an unfinished download", "download it again"),
 }
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
+_MOST_HIDDEN = 20_000  # files: what tools keep in hidden folders is seldom an adapter
 _SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
 # What is told from its like by the folder above: a state of one training, a second part of one pipeline.
 _STEP = re.compile(
@@ -252,8 +255,8 @@ def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterat
         yield folder
         return
     for entry in everything:
-        if entry.name.startswith(".") and entry.name.lower().endswith(_OURS) and not _is_folder(entry):
-            yield Skipped(folder / entry.name, "a hidden file")
+        if entry.name.startswith("."):
+            yield from _hidden_ones(folder, entry)
     folders = {entry.name for entry in entries if _is_folder(entry)}
     files: dict[str, list[Path | Skipped]] = {}
     for one in _files(folder, [entry.name for entry in entries if entry.name not in folders]):
@@ -266,6 +269,22 @@ def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterat
             later.append(folder / entry.name)
         elif entry.name in folders:
             yield from _walk(folder / entry.name, seen, later)
+
+
+def _hidden_ones(folder: Path, entry: os.DirEntry[str]) -> Iterator[Skipped]:
+    """The adapters that a hidden entry is or holds, as far as a look of bounded length finds them."""
+    if not _is_folder(entry):
+        if entry.name.lower().endswith(_OURS):
+            yield Skipped(folder / entry.name, "a hidden file")
+        return
+    looked = 0
+    for place, _, names in os.walk(folder / entry.name):
+        for name in sorted(names):
+            if name.lower().endswith(_OURS):
+                yield Skipped(Path(place) / name, "in a hidden folder", "name that folder")
+        looked += 1 + len(names)
+        if looked > _MOST_HIDDEN:
+            return
 
 
 def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:

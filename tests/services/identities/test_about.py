@@ -55,6 +55,25 @@ BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         },
         {"title": "Ann", "base_hint": "Pony", "trigger": "ohwx", "notes": "soft", "tags": "face"},
     ),
+    "x.swarm.json": (
+        {
+            **{"modelspec.title": "Ann", "modelspec.trigger_phrase": "ohwx", "modelspec.tags": "face, soft"},
+            **{"modelspec.architecture": "stable-diffusion-xl-v1-base/lora", "modelspec.description": "soft"},
+        },
+        {
+            **{"title": "Ann", "trigger": "ohwx", "tags": "face, soft", "notes": "soft"},
+            "base_hint": "stable-diffusion-xl-v1-base",
+        },
+    ),
+    "x.safetensors.rgthree-info.json": (
+        {
+            "name": "Ann",
+            "baseModel": "Flux.1 D",
+            "trainedWords": [{"word": "ohwx", "civitai": True}],
+            "userNote": "soft",
+        },
+        {"base_hint": "Flux.1 D", "trigger": "ohwx", "notes": "soft"},
+    ),
 }
 
 
@@ -143,6 +162,9 @@ SITE = {"baseModel": "SDXL 1.0", "trainedWords": ["ohwx"], "model": {"name": "An
             {"trigger": "ohwx, hat", "strength": 0.7},
         ),
         ("x.json", {"preferred weight": "strong"}, {}),
+        ("x.json", {"preferred weight": "0,7", "sd version": ["SDXL"]}, {"strength": 0.7, "base_hint": "SDXL"}),
+        ("x.json", {"notes": ["soft", "warm"]}, {"notes": "soft, warm"}),
+        ("x.cm-info.json", {"UserTitle": "Mine", "ModelName": "Ann"}, {"title": "Mine"}),
         ("x.json", {"preferred weight": "0"}, {}),
     ],
 )
@@ -165,6 +187,27 @@ def test_what_trainers_write_twice_or_elsewhere() -> None:
     assert told_by({"ss_tag_frequency": folders}).trigger == "ohwx man"
     assert told_by({"ot_config": json.dumps({"base_model_name": "acme/base"})}).base_model == "acme/base"
     assert told_by({"ot_config": "[" * 9999}).base_model is None
+
+
+@pytest.mark.parametrize("name", ["x.preview.jpeg", "x.webp", "x.gif", "x.PNG", "x.thumb.jpg", "x.swarm.json"])
+def test_pictures_that_programs_put_beside_a_file(tmp_path: Path, name: str) -> None:
+    out = io.BytesIO()
+    kind = {"jpeg": "JPEG", "webp": "WEBP", "gif": "GIF"}.get(name.rpartition(".")[2], "PNG")
+    Image.new("RGB", (30, 60), (9, 200, 9)).save(out, kind)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    data = out.getvalue()
+    if name.endswith("json"):
+        text = "data:image/png;base64," + base64.b64encode(data).decode()
+        data = json.dumps({"modelspec.thumbnail": text}).encode()
+    (tmp_path / name).write_bytes(data)
+    assert beside_told(tmp_path / "x.safetensors") == ()
+    png = read_preview(tmp_path / "x.safetensors", {})
+    assert png is not None
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.size == (30, 60)
+    for broken in ('{"modelspec.thumbnail": 3}', '{"modelspec.thumbnail": "data:image/png;base64,!"}', "[", "3"):
+        (tmp_path / "y.swarm.json").write_text(broken)
+        assert read_preview(tmp_path / "y.safetensors", {}) is None
 
 
 def test_a_picture_in_the_files_own_header(tmp_path: Path) -> None:

@@ -19,6 +19,39 @@ def test_numbers_words_and_texts() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("mark", "cells", "numbers"),
+    [
+        (",", ["45%", "7 %", "100%", "12,5%", "0.5%"], [0.45, 0.07, 1.0, 0.125, 0.005]),
+        (";", ["1.234", "0,5", "1.234,5"], [1234.0, 0.5, 1234.5]),
+        (";", ["1.234", "2.5"], [1.234, 2.5]),
+        (";", ["1,234", "+2,5"], [1.234, 2.5]),
+        (",", ["1,234", "2,000"], [1234.0, 2000.0]),
+        (",", ["0,7", "-1,25"], [0.7, -1.25]),
+        ("\t", ["1,234", "0.5"], [1234.0, 0.5]),
+        ("\t", ["1,234", "2,000"], ["1,234", "2,000"]),
+        (",", ["1 234.5", "1'234'567", "1\N{NO-BREAK SPACE}234"], [1234.5, 1234567.0, 1234.0]),
+        (",", ["1,5", "2.5", "1,234"], [1.5, 2.5, "1,234"]),
+        (
+            ",",
+            ["1_000", "12 34", "1.2.3", "2026-01-02", "5%%", "%", "1e3"],
+            ["1_000", "12 34", "1.2.3", "2026-01-02", "5%%", "%", 1e3],
+        ),
+    ],
+)
+def test_numbers_as_spreadsheets_write_them(
+    tmp_path: Path, mark: str, cells: list[str], numbers: list[float | str]
+) -> None:
+    file = tmp_path / "labels.csv"
+    rows = [f'p{i}{mark}"{cell}"' for i, cell in enumerate(cells)]
+    file.write_text("\n".join((f"id{mark}beard", *rows)), "utf-8")
+    assert [row["beard"] for row in read_labels_csv(file).values()] == numbers
+
+
+def test_a_label_by_itself_may_be_written_so_too() -> None:
+    assert parse_labels(["a=45%", "b=0,7", "c=1,234", "d=1_0"]) == {"a": 0.45, "b": 0.7, "c": "1,234", "d": "1_0"}
+
+
 @pytest.mark.parametrize("item", ["beard", "=1", " =1", "a b=1"])
 def test_what_is_no_label_is_refused(item: str) -> None:
     with pytest.raises(RegistryError):

@@ -445,6 +445,23 @@ def test_a_killed_training_goes_on_where_it_was(registry: Registry, tmp_path: Pa
     assert not list((registry.settings.home / "training").iterdir())
 
 
+def test_a_training_of_slow_steps_is_kept_by_the_clock(registry: Registry, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(training, "SAVE_AFTER", -1.0)
+    request = train.TrainRequest(
+        [str(studio.photo(tmp_path, "a", 1))], name="ann", steps=4, samples=2, engine=studio.ENGINE
+    )
+
+    def killed(done: int, _total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.train(registry, request, killed)
+    steps: list[int] = []
+    train.train(registry, request, lambda done, _total: steps.append(done))
+    assert steps == [4]
+
+
 def test_training_without_a_space_only_writes(registry: Registry, template: Path, tmp_path: Path) -> None:
     photo = str(studio.photo(tmp_path, "a", 1))
     base = engine.Engine(str(template / "sd1"), "cpu", "float32")

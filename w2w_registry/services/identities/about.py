@@ -1,5 +1,6 @@
 """What people keep beside an adapter about it: ``x.civitai.info``, the ``x.json`` of the common web interface, what
-managers of such files keep (``x.metadata.json``, ``x.cm-info.json``), the Hub's card in its folder, and what the file's
+managers of such files keep (``x.metadata.json``, ``x.cm-info.json``, ``x.swarm.json``,
+``x.safetensors.rgthree-info.json``), the Hub's card in its folder, and what the file's
 own header says. Read as labels; a stranger's words, bounded and never trusted."""
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes, read_text
 from w2w_registry.lora import alone_there
-from w2w_registry.lora.metadata import Told
+from w2w_registry.lora.metadata import Told, told_by
 from w2w_registry.records import Rank
 from w2w_registry.records import Told as Said
 from w2w_registry.services.identities.previews import preview_file, video_beside
@@ -24,29 +25,35 @@ _LIMIT = 4 * 2**20
 _TEXT = 2_000
 _STRONGEST = 1_000.0
 _HIGHEST = 100
-_BESIDE = (".metadata.json", ".cm-info.json", ".civitai.info", ".json")
+_MANAGERS = (".safetensors.rgthree-info.json", ".metadata.json", ".cm-info.json", ".civitai.info")
+_BESIDE = (*_MANAGERS, ".swarm.json", ".json")
 
 
 def about(path: Path, told: Told | None) -> dict[str, Label]:
     """Labels by name: trigger, notes, license, strength, rating, favorite, base_hint, title, tags; files beside before
     the header."""
     found: dict[str, Label] = {}
+    _from_header(found, told)
+    beside = {ending: _table(file) or {} for ending, file in _files_beside(path)}
+    _from_card(found, path)
+    _from_header(found, told_by({n: v for n, v in beside[".swarm.json"].items() if isinstance(v, str)}))
+    for name in _MANAGERS:
+        _from_manager(found, beside[name])
+    own = beside[".json"]
+    _put(found, "trigger", own.get("activation text"))
+    _put(found, "base_hint", own.get("sd version"))
+    _put(found, "notes", own.get("notes") or own.get("description"))
+    _put_strength(found, own.get("preferred weight"))
+    return found
+
+
+def _from_header(found: dict[str, Label], told: Told | None) -> None:
     if told is not None:
         _put(found, "trigger", told.trigger)
         _put(found, "base_hint", told.base_hint)
         for name in ("title", "license", "tags"):
             _put(found, name, told.facts.get(name))
         _put(found, "notes", told.facts.get("description"))
-    beside = {ending: _table(file) or {} for ending, file in _files_beside(path)}
-    _from_card(found, path)
-    for name in (".metadata.json", ".cm-info.json", ".civitai.info"):
-        _from_manager(found, beside[name])
-    own = beside[".json"]
-    _put(found, "trigger", _words(own.get("activation text")))
-    _put(found, "base_hint", own.get("sd version"))
-    _put(found, "notes", own.get("notes") or own.get("description"))
-    _put_strength(found, own.get("preferred weight"))
-    return found
 
 
 def _files_beside(path: Path) -> list[tuple[str, Path]]:
@@ -86,7 +93,7 @@ def _is_picture(file: Path) -> bool:
         start = read_bytes(file, limit=PICTURE_LIMIT)[:12]
     except BadFile:
         return False
-    return start.startswith((b"\x89PNG", b"\xff\xd8\xff")) or start[8:] == b"WEBP"
+    return start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or start[8:] == b"WEBP"
 
 
 def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int = 2) -> None:
@@ -101,13 +108,14 @@ def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int
         _put(found, "title", fields.get("name"))
         if len(versions) == 1 and isinstance(versions[0], dict):
             _from_manager(found, versions[0], within=within - 1)
-    _put(found, "trigger", _words(fields.get("trainedwords")))
+    _put(found, "trigger", fields.get("trainedwords"))
     _put(found, "base_hint", fields.get("basemodel"))
-    _put(found, "notes", _plain(fields.get("notes") or fields.get("description") or fields.get("modeldescription")))
+    notes = next((fields[n] for n in ("notes", "usernote", "description", "modeldescription") if fields.get(n)), None)
+    _put(found, "notes", _plain(notes))
     model = fields.get("model")
     model = model if isinstance(model, dict) else {"name": model}
-    _put(found, "title", fields.get("modelname") or model.get("name"))
-    _put(found, "tags", _words(fields.get("tags") or model.get("tags")))
+    _put(found, "title", fields.get("usertitle") or fields.get("modelname") or model.get("name"))
+    _put(found, "tags", fields.get("tags") or model.get("tags"))
     tips = fields.get("usagetips")
     if isinstance(tips, str):
         try:
@@ -144,7 +152,7 @@ def _from_card(found: dict[str, Label], path: Path) -> None:
         _put(found, "base_hint", base[0] if isinstance(base, list) and base else base)
         _put(found, "trigger", fields.get("instance_prompt"))
         _put(found, "license", fields.get("license"))
-        _put(found, "tags", _words(fields.get("tags")))
+        _put(found, "tags", fields.get("tags"))
 
 
 def _words(value: Any) -> str | None:
@@ -164,12 +172,14 @@ def _put_strength(found: dict[str, Label], strength: Any) -> None:
 
 
 def _put(found: dict[str, Label], name: str, value: Any) -> None:
+    value = _words(value)
     if isinstance(value, str) and value.strip() and value.strip() != "Unknown":
         found[name] = value.strip()[:_TEXT]
 
 
 def _plain(text: Any) -> str | None:
-    return html.unescape(re.sub(r"<[^<>]{0,200}>", "", text)).strip() if isinstance(text, str) else None
+    text = _words(text)
+    return None if text is None else html.unescape(re.sub(r"<[^<>]{0,200}>", "", text)).strip()
 
 
 def _table(path: Path) -> dict[str, Any] | None:

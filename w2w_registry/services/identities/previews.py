@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from w2w_registry.catalog.models import Identity
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
-from w2w_registry.files import PICTURE_LIMIT, first_there, read_bytes
+from w2w_registry.files import PICTURE_LIMIT, first_there, read_bytes, read_text
 from w2w_registry.pictures import picture
 from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
 SIDE = 256
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")
-_ENDINGS = (*(f".preview{ending}" for ending in _PICTURES), *_PICTURES)
-_VIDEOS = (".mp4", ".webm", ".gif")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_ENDINGS = (*(f"{kind}{ending}" for kind in (".preview", "", ".thumb") for ending in _PICTURES),)
+_VIDEOS = (".mp4", ".webm")
 _THUMBNAIL = "modelspec.thumbnail"
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
@@ -54,18 +56,30 @@ def video_beside(lora: Path) -> Path | None:
 
 
 def read_preview(lora: Path, metadata: Mapping[str, str] | None = None) -> bytes | None:
-    """PNG bytes of the picture beside a LoRA, or of the one in its file's ``metadata``, at most 256 pixels a side and
-    without metadata of its own; None when there is none that can be read."""
+    """PNG bytes of the picture beside a LoRA, or of the one in its file's ``metadata`` or in SwarmUI's beside, at most
+    256 pixels a side and without metadata of its own; None when there is none that can be read."""
     file = preview_file(lora)
-    within = _DATA.match((metadata or {}).get(_THUMBNAIL, ""))
     try:
         if file is not None:
             return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
-        if metadata is None or within is None or len(within.string) > PICTURE_LIMIT:
+        text = (metadata or {}).get(_THUMBNAIL, "") or swarm_table(lora).get(_THUMBNAIL, "")
+        within = _DATA.match(text) if isinstance(text, str) else None
+        if within is None or len(within.string) > PICTURE_LIMIT:
             return None
         return shrunk(base64.b64decode(within.string[within.end() :], validate=True))
     except (BadFile, ValueError):
         return None  # a preview is a convenience: a broken one does not keep the LoRA out
+
+
+def swarm_table(lora: Path) -> dict[str, Any]:
+    """What SwarmUI keeps beside a LoRA (``x.swarm.json``): names and values as a header's metadata; empty where there
+    is none."""
+    file = None if lora.is_dir() else first_there(lora.parent, (f"{lora.stem}.swarm.json",))
+    try:
+        value = {} if file is None else json.loads(read_text(file))
+    except (BadFile, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def shrunk(data: bytes) -> bytes:

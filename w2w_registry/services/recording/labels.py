@@ -18,6 +18,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile
 from w2w_registry.files import read_text
 from w2w_registry.records import FORMULA, assigned, composed, legal_name
+from w2w_registry.services.recording.numbers import plain_numbers
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -37,15 +38,16 @@ def parse_labels(items: Iterable[str]) -> dict[str, Label]:
 
 
 def to_label(text: str) -> Label:
-    """A finite number when the text is one, else the text; ``yes``/``true`` and ``no``/``false`` are 1 and 0."""
-    text = composed(text)
+    """A finite number when the text is one (``45%`` and ``0,7`` are, too), else the text; ``yes``/``true`` and
+    ``no``/``false`` are 1 and 0."""
+    (text,) = plain_numbers([composed(text)], "")
     word = text.lower()
     if word in ("yes", "true"):
         return 1.0
     if word in ("no", "false"):
         return 0.0
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)  # Python's digits may be grouped by it, people's are not
     except ValueError:
         return text
     return number if math.isfinite(number) else text
@@ -53,7 +55,7 @@ def to_label(text: str) -> Label:
 
 def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     """Labels by identity name. The name stands in the column ``id``, ``name``, ``identity`` or one that is called like
-    a file, else in the first; empty cells are unknown and left out.
+    a file, else in the first; empty cells are unknown and left out, numbers may be written as spreadsheets do.
 
     Raises:
         BadFile: not readable as CSV, no rows, no labels, a name or a column twice, a row longer than the header.
@@ -84,6 +86,9 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     if value is not None:
         raise BadFile(path=str(path), reason=f"a column is named {value!r}, as values are", hint=_HEADER)
     where = _naming(header, rows)
+    numbers = [
+        plain_numbers([row[i].strip() if i < len(row) else "" for row in rows], mark) for i in range(len(header))
+    ]
     labels: dict[str, dict[str, Label]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) > len(header):
@@ -94,7 +99,7 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
         if name in labels:
             raise BadFile(path=str(path), reason=f"{name[:60]!r} stands twice (second time in line {number})")
         labels[name] = {
-            header[i]: to_label(_plain(cell.strip(), mark))
+            header[i]: to_label(_plain(numbers[i][number - 2]))
             for i, cell in enumerate(row)
             if i != where and cell.strip() and header[i]
         }
@@ -109,11 +114,8 @@ def _naming(header: list[str], rows: list[list[str]]) -> int:
     return found[1] if len(found) > 1 and called[found[0]] == "id" and counts else found[0]
 
 
-def _plain(cell: str, mark: str) -> str:
-    """A cell's text. Spreadsheets that write semicolons have numbers with a decimal comma; an apostrophe keeps others
-    from running what it begins with."""
-    if mark == ";" and re.fullmatch(r"[+-]?\d+,\d+", cell):
-        return cell.replace(",", ".")
+def _plain(cell: str) -> str:
+    """A cell's text. An apostrophe keeps spreadsheets from running what it begins with."""
     return cell.removeprefix("'") if cell[:1] == "'" and cell[1:2] in FORMULA else cell
 
 

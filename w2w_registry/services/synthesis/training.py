@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from w2w_registry.space.basis import WeightSpace
 
 _RECENT = 20  # steps whose loss is told while training
-SAVE_EVERY: Final = 25
+SAVE_EVERY: Final = 25  # steps
+SAVE_AFTER: Final = 20.0  # seconds, where steps take long
 TARGETS: Final = ("to_q", "to_v")
 
 
@@ -175,9 +177,14 @@ def solve(
 
     latents = _latents(model, photos)
 
+    kept = monotonic()
+
     def after(now_at: TrainState) -> None:
-        if state is not None and (now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps):
+        nonlocal kept
+        due = now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps or monotonic() - kept > SAVE_AFTER
+        if state is not None and due:
             write_atomic(state, saved.to_bytes(now_at))
+            kept = monotonic()
         recent = now_at.losses[-_RECENT:]
         tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
 

@@ -1,0 +1,59 @@
+"""Numbers as spreadsheets write them, made plain: percent signs, thousands separators, decimal commas."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+_SPACES = "'\N{RIGHT SINGLE QUOTATION MARK} \N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}"
+_CELL = re.compile(r"(?P<sign>[+-]?)(?P<body>[^%]*\d)\s?(?P<percent>%?)")
+_BODY = {
+    decimal: re.compile(
+        rf"(?:\d+|[1-9]\d{{0,2}}(?P<mark>[{re.escape(other)}{_SPACES}])\d{{3}}(?:(?P=mark)\d{{3}})*)?"
+        rf"(?:{re.escape(decimal)}\d+)?"
+    )
+    for decimal, other in ((".", ","), (",", "."))
+}
+
+
+def plain_numbers(cells: Sequence[str], between: str) -> list[str]:
+    """A column's cells with the numbers among them as Python writes them; the others as they are. ``45 %`` is 0.45.
+
+    A column has one decimal mark: ``1.234`` beside ``0,5`` is a thousand. Where no cell tells which, a mark by itself
+    is a decimal one; ``1,234`` is a thousand in a file with commas ``between`` the cells, as nobody who writes decimal
+    commas has, and is left as it is in one with neither commas nor semicolons.
+    """
+    read = [_readings(cell) for cell in cells]
+    told = {mark for one in read for mark in one if len(one) == 1}
+    return [_chosen(cell, one, told, between) for cell, one in zip(cells, read, strict=True)]
+
+
+def _readings(cell: str) -> dict[str, str]:
+    """What a cell is by decimal mark; one entry under "" where both say the same."""
+    match = _CELL.fullmatch(cell)
+    if match is None:
+        return {}
+    found = {}
+    for decimal, body in _BODY.items():
+        if body.fullmatch(match["body"]):
+            digits = re.sub(rf"[^\d{re.escape(decimal)}]", "", match["body"]).replace(decimal, ".")
+            number = match["sign"] + digits
+            found[decimal] = f"{Decimal(number) / 100:f}" if match["percent"] else number
+    return {"": found["."]} if len(set(found.values())) == 1 and len(found) > 1 else found
+
+
+def _chosen(cell: str, readings: dict[str, str], told: set[str], between: str) -> str:
+    marks = told - {""}
+    if len(readings) == 1:
+        return next(iter(readings.values()))
+    if not readings:
+        return cell
+    if len(marks) == 1:
+        return readings[marks.pop()]
+    if marks:
+        return cell
+    own = "," if "," in cell else "."
+    if own == "." or between == ";":
+        return readings[own]
+    return readings["."] if between == "," else cell
