@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from w2w_registry.errors import RegistryError
     from w2w_registry.services.identities.items import AddRequest, Item, Skipped
     from w2w_registry.services.identities.planned import Group, Intake, Plan
+    from w2w_registry.services.registry import Progress
 
 _SHOWN = 5
 _LISTED = 10
@@ -109,10 +111,12 @@ def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
     from w2w_registry.services.identities import foreseeing, intake
 
     there = _is_there(frame)
-    with progress("reading") as tick:
-        found = intake.survey(request, tick)
+    with _stages("looking through the folders") as stage:
+        found = intake.survey(request, stage("reading"), stage("looking through the folders"))
     asks = sys.stdin.isatty() and not frame.json
-    planned = intake.plan(frame.registry() if there else None, found, fit=yes or request.dry_run or asks or not there)
+    with progress("planning"):
+        fit = yes or request.dry_run or asks or not there
+        planned = intake.plan(frame.registry() if there else None, found, fit=fit)
     if request.dry_run:
         if there:
             planned = foreseeing.asked(frame.registry(), request, planned)
@@ -124,10 +128,30 @@ def _wherever(frame: Frame, request: AddRequest, *, yes: bool) -> int:
         from w2w_registry.services.registry import init_registry
 
         init_registry(frame.settings())
-    with progress("adding") as tick:
-        done = intake.perform(frame.registry(), request, planned, tick)
+    with _stages("adding") as stage:
+        done = intake.perform(
+            frame.registry(), request, planned, stage("adding"), lambda space: stage(f"fitting {space}")
+        )
     emit(frame, _result(done), lambda: _show(done))
     return done.exit_code
+
+
+@contextmanager
+def _stages(first: str) -> Iterator[Callable[[str], Progress]]:
+    """One bar for several kinds of work: a progress callback of each, by the words that name it."""
+    at = first
+
+    def stage(words: str) -> Progress:
+        def step(done: int, total: int) -> None:
+            nonlocal at
+            at = words
+            tick(done, total)
+
+        return step
+
+    with progress("", lambda: at) as tick:
+        tick(0, 0)
+        yield stage
 
 
 def _is_there(frame: Frame) -> bool:

@@ -304,7 +304,7 @@ def warn_all(texts: Iterable[str]) -> None:
 @contextmanager
 def progress(label: str, beside: Callable[[], str] = str) -> Iterator[Progress]:
     """A progress callback ``(done, total)``; draws a bar on stderr, nothing when stderr is not a terminal. ``beside``:
-    asked for what is to be said beside the label."""
+    asked for what is to be said beside the label. A ``total`` of 0 is one that is not known."""
     if not sys.stderr.isatty() or loudness.is_quiet():
         yield lambda done, total: None
         return
@@ -316,7 +316,7 @@ def progress(label: str, beside: Callable[[], str] = str) -> Iterator[Progress]:
     with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda done, total: bar.update(
-            task, completed=done, total=total, description=f"{label} {beside()}".rstrip()
+            task, completed=done, total=total or None, description=f"{label} {beside()}".strip()
         )
 
 

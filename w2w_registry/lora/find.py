@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +96,11 @@ def find_loras(paths: Iterable[str | Path]) -> list[Candidate]:
     return discover(paths)[0]
 
 
-def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped]]:
+def discover(
+    paths: Iterable[str | Path], looked: Callable[[int], None] = lambda entries: None
+) -> tuple[list[Candidate], list[Skipped]]:
     """Every adapter candidate under ``paths``, in a stable order, each place once; and the files passed over.
+    ``looked`` is told, folder by folder, how many entries have been looked at.
 
     A PEFT or diffusers folder is one candidate, other ``.safetensors`` files in it are their own; every folder is
     searched, hidden ones left out, links followed once. What was named but does not exist, or holds nothing, stays a
@@ -107,9 +110,16 @@ def discover(paths: Iterable[str | Path]) -> tuple[list[Candidate], list[Skipped
     """
     found: dict[str, Path] = {}
     skipped: dict[str, Skipped] = {}
+    entries = 0
+
+    def count(more: int) -> None:
+        nonlocal entries
+        entries += more
+        looked(entries)
+
     for given in paths:
         for path in _expand(str(given)):
-            for hit in _under(path):
+            for hit in _under(path, count):
                 if isinstance(hit, Skipped):
                     skipped.setdefault(os.path.abspath(hit.path), hit)
                 else:
@@ -225,7 +235,7 @@ def _hidden(path: Path) -> int:
     return sum(part.startswith(".") and part != ".." for part in path.parts)
 
 
-def _under(path: Path) -> list[Path | Skipped]:
+def _under(path: Path, count: Callable[[int], None]) -> list[Path | Skipped]:
     try:
         is_folder = os.path.isdir(path)
     except ValueError:  # a NUL in the name
@@ -234,13 +244,15 @@ def _under(path: Path) -> list[Path | Skipped]:
         return [path]
     later: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    found = list(_walk(path, seen, later))
+    found = list(_walk(path, seen, later, count))
     while later:  # a place is known by where it lies, and by a link to it only where that is elsewhere
-        found += _walk(later.pop(0), seen, later)
+        found += _walk(later.pop(0), seen, later, count)
     return found if any(isinstance(one, Path) for one in found) else [*found, path]
 
 
-def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterator[Path | Skipped]:
+def _walk(
+    folder: Path, seen: set[tuple[int, int]], later: list[Path], count: Callable[[int], None]
+) -> Iterator[Path | Skipped]:
     """What lies in a folder and below; links to folders are put off until ``later``."""
     try:
         info = os.stat(folder)
@@ -254,6 +266,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterat
         # A folder that cannot be listed is told of when it is read, like any other bad candidate.
         yield folder
         return
+    count(len(everything))
     for entry in everything:
         if entry.name.startswith("."):
             yield from _hidden_ones(folder, entry)
@@ -268,7 +281,7 @@ def _walk(folder: Path, seen: set[tuple[int, int]], later: list[Path]) -> Iterat
         if entry.name in folders and entry.is_symlink():
             later.append(folder / entry.name)
         elif entry.name in folders:
-            yield from _walk(folder / entry.name, seen, later)
+            yield from _walk(folder / entry.name, seen, later, count)
 
 
 def _hidden_ones(folder: Path, entry: os.DirEntry[str]) -> Iterator[Skipped]:

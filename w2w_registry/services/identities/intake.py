@@ -60,13 +60,14 @@ _NOT_ADAPTERS = (
 )
 
 
-def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
-    """Read everything under the request's paths, one file at a time.
+def survey(request: AddRequest, progress: Progress = no_progress, looked: Progress = no_progress) -> Survey:
+    """Read everything under the request's paths, one file at a time. ``looked`` counts what is in the folders before
+    that, of a number not known.
 
     Raises:
         UsageError: ``name`` for more than one adapter. BadFile: a label table that cannot be read.
     """
-    candidates, skipped = _discovered(request)
+    candidates, skipped = _discovered(request, looked)
     rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
     seen: list[Seen] = []
     failed: list[Item] = []
@@ -88,8 +89,10 @@ def survey(request: AddRequest, progress: Progress = no_progress) -> Survey:
     return Survey(tuple(seen), tuple(failed), tuple(skipped), request.prefix, labels, left)
 
 
-def _discovered(request: AddRequest) -> tuple[list[Candidate], list[Skipped]]:
-    candidates, skipped = discover(request.paths) if request.candidates is None else (list(request.candidates), [])
+def _discovered(request: AddRequest, looked: Progress = no_progress) -> tuple[list[Candidate], list[Skipped]]:
+    if request.candidates is not None:
+        return request.called(list(request.candidates)), []
+    candidates, skipped = discover(request.paths, lambda entries: looked(entries, 0))
     return request.called(candidates), skipped
 
 
@@ -247,8 +250,15 @@ def _space_name(one: Seen, taken: set[str]) -> str:
     return f"{name}-{number}" if number > 1 else name
 
 
-def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Progress = no_progress) -> Intake:
-    """Fit the planned spaces, then register everything: in its space, or in none.
+def perform(
+    registry: Registry,
+    request: AddRequest,
+    planned: Plan,
+    progress: Progress = no_progress,
+    fitting: Callable[[str], Progress] = lambda space: no_progress,
+) -> Intake:
+    """Fit the planned spaces, then register everything: in its space, or in none. ``fitting`` gives what
+    counts the LoRAs read for a space.
 
     A space that cannot be fitted after all is said, and its LoRAs are registered in no space.
     """
@@ -259,6 +269,10 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
     homeless: list[Candidate] = []
     total, done = sum(len(group.members) for group in planned.groups), 0
     seen = planned.survey.seen
+
+    def counted(before: int) -> Progress:
+        return lambda more, _: progress(before + more, total)
+
     again = [(seen[i], seen[first]) for i, first in repeats(seen).items()]
     later = {one.candidate for one, _ in again}
     for group in planned.groups:
@@ -272,6 +286,7 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
                     space.partition("@")[0],
                     [str(c.path) for c in candidates],
                     base_model=group.base_model or UNKNOWN_BASE,
+                    progress=fitting(space),
                 )
                 space = str(made["space"])
                 fitted.append(space)
@@ -280,14 +295,15 @@ def perform(registry: Registry, request: AddRequest, planned: Plan, progress: Pr
         if space is None:
             homeless += candidates
             continue
-        report = ingest.add(registry, replace(request, name=None, space=space, candidates=candidates, table=labels))
+        progress(done, total)
+        placed = replace(request, name=None, space=space, candidates=candidates, table=labels)
+        report = ingest.add(registry, placed, counted(done))
         for item in report.items:
             if item.error is not None and item.error.code == "space-mismatch":
                 homeless.append(next(c for c in candidates if str(c.path) == item.path))
             else:
                 items.append(item)
         done += len(candidates)
-        progress(done, total)
     for start in range(0, len(homeless), ingest.CHUNK):
         items += add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
         progress(min(total, done + start + ingest.CHUNK), total)
