@@ -269,10 +269,6 @@ def perform(
     homeless: list[Candidate] = []
     total, done = sum(len(group.members) for group in planned.groups), 0
     seen = planned.survey.seen
-
-    def counted(before: int) -> Progress:
-        return lambda more, _: progress(before + more, total)
-
     again = [(seen[i], seen[first]) for i, first in repeats(seen).items()]
     later = {one.candidate for one, _ in again}
     for group in planned.groups:
@@ -281,14 +277,7 @@ def perform(
         if group.fit:
             assert space is not None
             try:
-                made = fit_space(
-                    registry,
-                    space.partition("@")[0],
-                    [str(c.path) for c in candidates],
-                    base_model=group.base_model or UNKNOWN_BASE,
-                    progress=fitting(space),
-                )
-                space = str(made["space"])
+                space = _fit(registry, space, group.base_model, candidates, fitting(space))
                 fitted.append(space)
             except RegistryError as error:
                 unfitted[space], space = error, None
@@ -297,13 +286,14 @@ def perform(
             continue
         progress(done, total)
         placed = replace(request, name=None, space=space, candidates=candidates, table=labels)
-        report = ingest.add(registry, placed, counted(done))
+        report = ingest.add(registry, placed, _counting_on(progress, done, total))
         for item in report.items:
             if item.error is not None and item.error.code == "space-mismatch":
                 homeless.append(next(c for c in candidates if str(c.path) == item.path))
             else:
                 items.append(item)
         done += len(candidates)
+    progress(done, total)
     for start in range(0, len(homeless), ingest.CHUNK):
         items += add_unplaced(registry, request, homeless[start : start + ingest.CHUNK], labels)
         progress(min(total, done + start + ingest.CHUNK), total)
@@ -314,6 +304,18 @@ def perform(
     items.sort(key=lambda item: order.get(item.path, -1))
     spaces = sorted({group.space for group in planned.groups if group.space is not None} - set(unfitted))
     return Intake(tuple(items), planned.survey.skipped, tuple(fitted), unfitted, tuple(spaces), left)
+
+
+def _fit(
+    registry: Registry, space: str, base_model: str | None, candidates: Sequence[Candidate], progress: Progress
+) -> str:
+    """Fit a planned space; returns what it is called."""
+    name, paths = space.partition("@")[0], [str(c.path) for c in candidates]
+    return str(fit_space(registry, name, paths, base_model=base_model or UNKNOWN_BASE, progress=progress)["space"])
+
+
+def _counting_on(progress: Progress, before: int, total: int) -> Progress:
+    return lambda more, _: progress(before + more, total)
 
 
 def _matched(
