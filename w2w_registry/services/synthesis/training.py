@@ -177,17 +177,6 @@ def solve(
 
     latents = _latents(model, photos)
 
-    kept = monotonic()
-
-    def after(now_at: TrainState) -> None:
-        nonlocal kept
-        due = now_at.step % SAVE_EVERY == 0 or now_at.step == config.steps or monotonic() - kept > SAVE_AFTER
-        if state is not None and due:
-            write_atomic(state, saved.to_bytes(now_at))
-            kept = monotonic()
-        recent = now_at.losses[-_RECENT:]
-        tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
-
     less = "lower [[at-once]] or [[samples]], or say [[checkpointing]]"
     with memory_guard(model.device, less), model.conditioned(words):
         trained = engine.train(
@@ -201,13 +190,31 @@ def solve(
             prior_latents=None if prior is None else prior[0],
             prior_text=None if prior is None else prior[1],
             state=None if state is None else saved.load(state, model.device),
-            callback=after,
+            callback=_kept(state, config.steps, tick),
             at_once=at_once,
             checkpointing=checkpointing,
         )
     theta = np.asarray(trained.theta.cpu().numpy(), np.float32)
     tail = max(1, config.steps // 10)
     return theta, np.asarray(trained.losses[-tail:].mean(0).numpy(), np.float32)
+
+
+def _kept(state: Path | None, steps: int, tick: Callable[[int, float], None]) -> Callable[[TrainState], None]:
+    """What is done after a step: the run is kept at ``state`` every now and then, and the loss told."""
+    from w2w_registry.diffusion import state as saved
+
+    last = monotonic()
+
+    def after(now_at: TrainState) -> None:
+        nonlocal last
+        due = now_at.step % SAVE_EVERY == 0 or now_at.step == steps or monotonic() - last > SAVE_AFTER
+        if state is not None and due:
+            write_atomic(state, saved.to_bytes(now_at))
+            last = monotonic()
+        recent = now_at.losses[-_RECENT:]
+        tick(now_at.step, sum(float(loss.mean()) for loss in recent) / max(1, len(recent)))
+
+    return after
 
 
 def _latents(model: DiffusionModel, photos: Sequence[NDArray[np.uint8]]) -> Any:
