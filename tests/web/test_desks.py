@@ -130,6 +130,8 @@ def test_events_go_by_number(browser: TestClient, registry: Registry) -> None:
     text = browser.get("/compliance/events").text
     assert text.count("<code>tag.set</code>") == 100
     assert "below=" in text
+    fitted = browser.get("/compliance/events?action=space.").text
+    assert 'space <a href="/spaces/faces@1">faces@1</a>' in fitted
     assert "No such event" in browser.get("/compliance/events?actor=nobody").text
     today = datetime.now(UTC).date()
     assert "tag.set" in browser.get(f"/compliance/events?until={today}").text  # a day that ends a period is part of it

@@ -11,6 +11,7 @@ from w2w_registry.catalog.assets import Alias, Coordinates, Identity, Label, Sou
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
+from w2w_registry.catalog.spaces import Space
 from w2w_registry.catalog.subjects import Subject, SubjectState
 from w2w_registry.records import IdentityRef, VersionState
 
@@ -18,6 +19,13 @@ from w2w_registry.records import IdentityRef, VersionState
 def versions_by_id(session: Session, ids: Iterable[int]) -> dict[int, Version]:
     """Versions by id; ids that are not there are left out."""
     return {v.id: v for chunk in chunked(ids) for v in session.scalars(select(Version).where(Version.id.in_(chunk)))}
+
+
+def space_refs(session: Session, ids: Iterable[int]) -> dict[int, str]:
+    """``name@number`` of each space id."""
+    columns = select(Space.id, Space.name, Space.number)
+    rows = (row for chunk in chunked(ids) for row in session.execute(columns.where(Space.id.in_(chunk))))
+    return {row.id: f"{row.name}@{row.number}" for row in rows}
 
 
 @once

@@ -148,7 +148,7 @@ def test_unexplained_and_mismatched(small: Small) -> None:
 def test_withdrawals_under_way(small: Small) -> None:
     assert ask(small, "withdrawals") == []
     withdraw.withdraw(small.registry, "s1")
-    assert [(r["what"], r["about"]) for r in ask(small, "withdrawals")] == [("takedown", "acme/e")]
+    assert [(r["what"], r["about"], r["why"]) for r in ask(small, "withdrawals")] == [("takedown", "acme/e", None)]
 
 
 def test_free_questions(small: Small) -> None:

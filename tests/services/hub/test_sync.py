@@ -174,6 +174,24 @@ def test_one_failure_does_not_stop_the_rest(published: World) -> None:
     assert not run(published).differs
 
 
+def test_one_repo_that_cannot_be_asked_does_not_stop_the_rest(published: World) -> None:
+    """A takedown that the law demands does not wait until somebody has mended another repo."""
+    published.add("acme/mug", seed=5, kind=Kind.PRODUCT)
+    push(published.registry, published.client, PushRequest("acme/mug", "acme/mug", Access.PRIVATE))
+    published.withdraw("p0001")
+    published.hub.faults.add(Fault("status", match="GET /api/models/acme/mug", status=403, times=None))
+    report = run(published)
+    assert [(s.item.repo_id, s.done) for s in report.settled] == [(REPO, True)]
+    assert [(repo, error.fields["status"]) for repo, error in report.unasked] == [("acme/mug", 403)]
+    assert report.differs
+    assert published.hub.store.repos[REPO].visibility is Visibility.PRIVATE
+    published.hub.faults.add(Fault("status", match=f"GET /api/models/{REPO}", status=403, times=None))
+    with pytest.raises(HubError):  # nobody is there to ask
+        run(published)
+    published.hub.faults.reset()
+    assert not run(published).differs
+
+
 def test_without_a_token_only_what_is_known_is_compared(published: World) -> None:
     anonymous = HubClient(published.hub.endpoint, sleep=lambda s: None)
     assert differences(sync(published.registry, anonymous, dry_run=True)) == []

@@ -16,6 +16,7 @@ from tests.services.hub_world import World, open_world
 from w2w_registry.catalog.models import Event, Release, ReleaseState, Takedown, TakedownState
 from w2w_registry.errors import HubError, NotFound
 from w2w_registry.hub.plan import TakedownStep
+from w2w_registry.services.audit import queries
 from w2w_registry.services.consent.takedown_queue import queue
 from w2w_registry.services.hub.takedown import drain, takedown
 
@@ -164,6 +165,9 @@ def test_failures_are_recorded_without_words_about_people(world: World) -> None:
         events = [e for e in session.scalars(select(Event)) if e.action.startswith("takedown.")]
         assert [e.action for e in events] == ["takedown.queue", "takedown.failed"]
         assert "alice" not in str([e.payload for e in events] + [e.objects for e in events])
+    (row,) = queries.ask(world.registry, "withdrawals", queries.Filters())
+    assert (row["state"], row["about"]) == ("failed", REPO)
+    assert row["why"].startswith("the token may not do this")
 
 
 def test_a_renamed_repo_is_found_and_taken_down(world: World) -> None:

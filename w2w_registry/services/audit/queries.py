@@ -235,16 +235,30 @@ def unexplained(registry: Registry, filters: Filters) -> Rows:
 
 
 def withdrawals(registry: Registry, filters: Filters) -> Rows:
-    """Withdrawals that are not finished, and takedowns still waiting."""
+    """Withdrawals that are not finished, and takedowns still waiting, with what stopped them."""
     with registry.catalog.read() as session:
         open_rows = [session.get_one(Withdrawal, i) for i in unfinished_withdrawals(session)]
         out: Rows = [
-            {"what": "withdrawal", "id": w.id, "state": f"after {w.phase}", "since": w.started, "about": w.subject_id}
+            {
+                "what": "withdrawal",
+                "id": w.id,
+                "state": f"after {w.phase}",
+                "since": w.started,
+                "about": w.subject_id,
+                "why": None,
+            }
             for w in open_rows
         ]
         waiting = open_takedowns(session)
         out += [
-            {"what": "takedown", "id": t.id, "state": t.state.value, "since": t.created, "about": t.release.repo_id}
+            {
+                "what": "takedown",
+                "id": t.id,
+                "state": t.state.value,
+                "since": t.created,
+                "about": t.release.repo_id,
+                "why": t.last_error,
+            }
             for t in waiting
         ]
     return out
@@ -317,7 +331,7 @@ QUESTIONS: Mapping[str, Question] = {
     "mismatched": Question(mismatched, "Files that no longer match", ("version", "problems")),
     "unexplained": Question(unexplained, "Versions of unknown origin", ("version", "made_by", "why")),
     "withdrawals": Question(
-        withdrawals, "Withdrawals and takedowns in progress", ("what", "id", "state", "since", "about")
+        withdrawals, "Withdrawals and takedowns in progress", ("what", "id", "state", "since", "about", "why")
     ),
     "held": Question(
         held, "Held until somebody decides", ("version", "like", "by", "why", "score", "added_by", "since")

@@ -20,7 +20,7 @@ from w2w_registry.catalog.models import Release, ReleaseState
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import HubError, RegistryError
 from w2w_registry.hub.addresses import is_oci
-from w2w_registry.hub.api import Account, Hub, Listed
+from w2w_registry.hub.api import Account, Hub, Listed, RepoState
 from w2w_registry.hub.bundle import HUB_TAG
 from w2w_registry.hub.plan import Access, Action, Difference, Published, SyncItem, SyncPlan, plan_sync
 from w2w_registry.services.consent import gate
@@ -32,6 +32,8 @@ from w2w_registry.services.hub.intents import all_unfinished, unfinished
 from w2w_registry.services.hub.listing import access_of, release_ref
 from w2w_registry.services.hub.release_files import Options
 from w2w_registry.services.registry import Progress, Registry, no_progress
+
+_ALL_FAIL = 3
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,8 @@ class Settled:
 
 @dataclass(frozen=True)
 class SyncReport:
-    """The plan, and what became of each item; ``settled`` is empty for a dry run. ``unasked``: OCI registries something
-    is published at that could not be asked, and why."""
+    """The plan, and what became of each item; ``settled`` is empty for a dry run. ``unasked``: repos and OCI registries
+    that could not be asked, and why."""
 
     plan: SyncPlan
     settled: tuple[Settled, ...] = ()
@@ -87,17 +89,17 @@ def sync(
     Raises:
         HubError: the Hub cannot be asked at all. Failures of single items are in the report.
     """
-    found, jobs = _compare(registry, hub, _account(hub), owner, push, pull)
-    items, unasked = list(found.items), []
+    found, jobs, unasked = _compare(registry, hub, _account(hub), owner, push, pull)
+    items = list(found.items)
     for endpoint in _others(registry):
         there = hub_at(hub, endpoint)
         assert there is not None
         try:
-            found, begun = _compare(registry, there, None, None, push, pull)
+            found, begun, untold = _compare(registry, there, None, None, push, pull)
         except RegistryError as error:
             unasked.append((endpoint, error))
             continue
-        items += found.items
+        items, unasked = [*items, *found.items], [*unasked, *untold]
         jobs = {**jobs, **begun}
     plan = SyncPlan.of(items)
     if dry_run:
@@ -132,7 +134,12 @@ def _account(hub: Hub) -> Account | None:
 
 def _compare(
     registry: Registry, hub: Hub, account: Account | None, owner: str | None, push: bool, pull: bool
-) -> tuple[SyncPlan, Mapping[str, str]]:
+) -> tuple[SyncPlan, Mapping[str, str], list[tuple[str, RegistryError]]]:
+    """What differs, the jobs that were begun, and the repos that could not be asked: one does not stop the others.
+
+    Raises:
+        RegistryError: none could be asked.
+    """
     with registry.catalog.read() as session:
         begun = unfinished(session, hub.endpoint)
         jobs = {job.state["repo"]: job.id for job in begun}
@@ -141,7 +148,8 @@ def _compare(
         published = _published(registry, session, rows, options)
         known = publications.known_repos(session, hub.endpoint) | taken_repos(session)
         left = [(job.state["repo"], job.state["ref"]) for job in begun]
-    states = {p.repo_id: look(hub, p.repo_id) for p in published}
+    states, unasked = _states(hub, [p.repo_id for p in published])
+    published = [p for p in published if p.repo_id in states]
     known |= {state.repo_id for state in states.values() if state is not None}
     plan = plan_sync(
         published,
@@ -152,7 +160,21 @@ def _compare(
         push=push,
         pull=pull,
     )
-    return plan, jobs
+    return plan, jobs, unasked
+
+
+def _states(hub: Hub, repos: Sequence[str]) -> tuple[dict[str, RepoState | None], list[tuple[str, RegistryError]]]:
+    """How each repo is there, and which could not be asked. Where the first few all fail, nobody is there to ask."""
+    states: dict[str, RepoState | None] = {}
+    unasked: list[tuple[str, RegistryError]] = []
+    for repo in repos:
+        try:
+            states[repo] = look(hub, repo)
+        except RegistryError as error:
+            unasked.append((repo, error))
+            if not states and len(unasked) >= min(_ALL_FAIL, len(repos)):
+                raise
+    return states, unasked
 
 
 def _newest(session: Session, endpoint: str) -> list[Release]:
