@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.orm import Session
 
@@ -215,21 +215,17 @@ def mismatched(registry: Registry, filters: Filters) -> Rows:
     return verify.mismatched(registry)
 
 
+UNEXPLAINED: Final = ("no input is recorded", "an input has no digest", "depicts a person, names no subject")
+"""Why a version's origin is not known."""
+
+
 def unexplained(registry: Registry, filters: Filters) -> Rows:
     """Versions of unknown origin: nothing went in, an input is unnamed, or a person without a subject."""
     out: Rows = []
     with registry.catalog.read() as session:
         rules = gate.rules_of(registry, session)
         for version, name, kind, empty, unnamed, unknown in untold(session, rules.likeness_kinds):
-            why = [
-                text
-                for flag, text in (
-                    (empty, "no input is recorded"),
-                    (unnamed, "an input has no digest"),
-                    (unknown, "depicts a person, names no subject"),
-                )
-                if flag
-            ]
+            why = [text for flag, text in zip((empty, unnamed, unknown), UNEXPLAINED, strict=True) if flag]
             out.append({"version": f"{name}@{version.number}", "made_by": kind, "why": why})
     return out
 

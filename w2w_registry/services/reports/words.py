@@ -17,7 +17,7 @@ from w2w_registry.services.reports.figures import NOT_MEASURED, ranges
 _HERE: Final = Path(__file__).parent
 LANGUAGES: Final = tuple(sorted(path.stem for path in (_HERE / "messages").glob("*.json")))
 FALLBACK: Final = "en"
-WORDED: Final = frozenset({"what", "state", "use", "decision", "reasons", "step", "consent", "made_by"})
+WORDED: Final = frozenset({"what", "state", "use", "decision", "reasons", "step", "consent", "made_by", "why"})
 """Columns whose texts are of a fixed vocabulary, and are said in the report's language."""
 
 
