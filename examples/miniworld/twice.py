@@ -12,6 +12,9 @@ draw. Every folder goes into a registry of its own. Three readings of "right for
 
 With ``--behaviour`` the base model is named in the registry and everybody's fingerprint is taken as they are added.
 Methods were tried on people at even places of the world's list; those at odd places are what this reports on.
+
+``--draws 24`` makes no registry: it draws so many folders' LoRAs, places them in a space of their own as ``add`` does,
+and asks ``space.weight_pairs`` alone, for each number of people twice (``--people even`` for those who were tried on).
 """
 
 from __future__ import annotations
@@ -26,20 +29,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from examples.miniworld.unpack import unpack
+from examples.miniworld.identities import FIT, RETRAINED
+from examples.miniworld.unpack import Loras, load_loras, unpack
+from w2w_registry.space.fit import fit_space
+from w2w_registry.space.layout import Layout
+from w2w_registry.space.start import canonical_rows, common_start
+from w2w_registry.space.weight_pairs import Twins, pairs_by_weights
 
 FILES = 300
 MODEL = "w2w-registry/miniworld"
+PEOPLE = ("even", "odd")
+COUNTS = (0, 5, 10, 20, 40, 60, 100)
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = argparse.ArgumentParser(prog="python -m examples.miniworld.twice", description=__doc__.partition("\n")[0])
-    options.add_argument("world", type=Path)
+    options.add_argument("world", type=Path, nargs="?")
     options.add_argument("--folders", type=int, default=6)
     options.add_argument("--twice", type=int, default=60)
     options.add_argument("--behaviour", action="store_true")
+    options.add_argument("--draws", type=int)
+    options.add_argument("--people", choices=PEOPLE, default="odd")
     asked = options.parse_args(arguments)
+    if asked.draws is not None:
+        return drawn(asked.draws, asked.people)
+    if asked.world is None:
+        options.error("WORLD is missing")
     if not asked.world.exists():
         unpack(asked.world)
     counts = []
@@ -58,6 +75,43 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"found {right / max(there, 1):.3f}  true {right / max(right + wrong, 1):.3f}  "
           f"all {1 - (there - right + wrong) / pairs:.5f}")  # fmt: skip
     return 0
+
+
+def drawn(draws: int, people: str) -> int:
+    """Prints a table by how many people are there twice."""
+    print("| people twice | of pairs found | true | wrong | foretold |\n| --- | --- | --- | --- | --- |")
+    loras = load_loras()
+    for twice in COUNTS:
+        right = wrong = 0
+        foretold = 0.0
+        for seed in range(draws):
+            rows, who = draw(loras, twice, seed, people)
+            found = placed_and_paired(rows, loras.layout)
+            same = [bool(who[pair.i] == who[pair.j]) for pair in found.pairs]
+            right, wrong = right + sum(same), wrong + len(same) - sum(same)
+            foretold += found.strangers
+        true = right / max(right + wrong, 1)
+        print(f"| {twice} | {right} of {draws * twice} | {true:.3f} | {wrong} | {foretold:.1f} |", flush=True)
+    return 0
+
+
+def draw(loras: Loras, twice: int, seed: int, people: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """θ of the LoRAs that a folder would have (n, D), and whom each draws (n,)."""
+    rng, half = np.random.default_rng(seed), PEOPLE.index(people)
+    both = rng.choice(np.arange(RETRAINED)[half::2], twice, replace=False)
+    once = rng.choice(np.arange(RETRAINED, FIT)[half::2], FILES - FILES // 10 - 2 * twice, replace=False)
+    rows = np.concatenate([loras.theta[both], loras.theta[once], loras.retrained[both]])
+    order = rng.permutation(len(rows))
+    return rows[order], np.concatenate([both, once, both])[order]
+
+
+def placed_and_paired(rows: NDArray[np.float32], layout: Layout) -> Twins:
+    """Who is there twice among rows of θ (n, D), by their coordinates in a space of their own."""
+    start = common_start(rows, layout).values
+    theta = canonical_rows(rows, layout, start)
+    space = fit_space(theta, layout, base_model=MODEL, start=start)
+    parts = [space.components[part] for _, part in layout.slices()]
+    return pairs_by_weights(space.project(theta), np.arange(len(rows)), parts)
 
 
 def make_folder(folder: Path, world: Path, twice: int, rng: np.random.Generator) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from examples.miniworld.twice import draw, placed_and_paired
+from examples.miniworld.unpack import load_loras
 from w2w_registry.space.weight_pairs import pairs_by_weights
 
 
@@ -68,7 +70,7 @@ def test_strangers_are_not_paired_by_learning_from_one_another() -> None:
 
 def test_where_few_are_there_twice_more_strangers_are_said_to_be_expected() -> None:
     """People who look alike are as many as ever, and not outnumbered."""
-    for twice, least in ((8, 0.4), (40, 0.0)):
+    for twice, least in ((8, 0.3), (40, 0.0)):
         rows, who = registry(twice, 190 - 2 * twice, 0)
         found = pairs_by_weights(rows, np.arange(len(who)))
         assert found.pairs
@@ -81,17 +83,24 @@ def test_versions_of_one_identity_are_no_pair_of_two() -> None:
 
 
 def test_versions_that_are_nearly_one_hide_no_twin() -> None:
-    rows, who = registry(40, 100, 0)
-    again = np.repeat(np.arange(80, 120), 3)  # forty who are there once have three more versions each
-    more = np.concatenate([rows, rows[again] + 1e-3 * np.random.default_rng(0).normal(size=(len(again), 60))])
-    plain = pairs_by_weights(rows, np.arange(len(who)))
-    versions = pairs_by_weights(more, np.concatenate([np.arange(len(who)), again]))
-    whose = np.concatenate([who, who[again]])
-    assert judged(versions, whose)[0] >= judged(plain, who)[0] - 1 >= 35
-    twins = np.repeat(np.arange(20), 3)  # and so have twenty of those who are there twice
-    more = np.concatenate([rows, rows[twins] + 1e-3 * np.random.default_rng(0).normal(size=(len(twins), 60))])
-    versions = pairs_by_weights(more, np.concatenate([np.arange(len(who)), twins]))
-    assert judged(versions, np.concatenate([who, who[twins]]))[0] >= judged(plain, who)[0] - 1
+    """Of those who are there once, or of those who are there twice: twenty in every hundred, over four registries."""
+    plain, once, twins = 0, 0, 0
+    for seed in range(4):
+        rows, who = registry(40, 100, seed)
+        plain += judged(pairs_by_weights(rows, np.arange(len(who))), who)[0]
+        once += judged(*with_versions(rows, who, np.arange(80, 120)))[0]
+        twins += judged(*with_versions(rows, who, np.arange(20)))[0]
+    assert plain >= 0.95 * 4 * 40
+    assert once >= 0.95 * plain
+    assert twins >= 0.95 * plain
+
+
+def with_versions(rows: np.ndarray, who: np.ndarray, of: np.ndarray) -> tuple[object, np.ndarray]:
+    """Pairs found where the rows ``of`` have three more versions each, nearly the same; and who each row is."""
+    again = np.repeat(of, 3)
+    more = rows[again] + 1e-3 * np.random.default_rng(0).normal(size=(len(again), rows.shape[1]))
+    names = np.concatenate([np.arange(len(who)), again])
+    return pairs_by_weights(np.concatenate([rows, more]), names), np.concatenate([who, who[again]])
 
 
 def test_three_or_more_of_one_hide_neither_one_another_nor_twins() -> None:
@@ -126,6 +135,19 @@ def test_the_same_answer_every_time_and_in_any_scale() -> None:
     once = {(pair.i, pair.j) for pair in pairs_by_weights(rows, np.arange(len(who))).pairs}
     again = {(pair.i, pair.j) for pair in pairs_by_weights(1000 * rows.astype(np.float32), np.arange(len(who))).pairs}
     assert once == again
+
+
+def test_twenty_of_270_are_found_by_what_so_few_pairs_teach() -> None:
+    """LoRAs of the mini world's people with even numbers, on whom methods were tried: the noise of trainings depends on
+    people's spread, and taken for the same in all directions it hid a quarter of the twins."""
+    loras = load_loras()
+    right = wrong = 0
+    for seed in range(4):
+        rows, who = draw(loras, 20, seed, "even")
+        one, other = judged(placed_and_paired(rows, loras.layout), who)
+        right, wrong = right + one, wrong + other
+    assert right >= 0.9 * 4 * 20
+    assert wrong <= 0.1 * right
 
 
 def test_points_that_are_all_one_are_nobody_twice() -> None:

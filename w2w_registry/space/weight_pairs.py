@@ -25,13 +25,17 @@ from w2w_registry.space.people import TOGETHER, nearest_of_each, together
 MOST: Final = 2048
 """So many are all compared with one another, several times over."""
 LEAST: Final = 40
-COMPONENTS: Final = 50
+COMPONENTS: Final = 40
 """Of the likenesses' principal directions, the first: more than a few dozen pairs can teach the noise of."""
+ALIKE_SPREAD: Final = 4.0
+"""Directions so many places apart, in the order of people's spread, are about equally noisy."""
 WIDE: Final = 3.0
 """A gap so many times wider than strangers' usually are makes a pair sure…"""
+SURE: Final = 1
+"""…and more than so many, beyond those expected of strangers, say that anybody is there twice."""
 ENOUGH: Final = 3
-"""…and more than so many, beyond those expected of strangers, are enough to learn from."""
-WIDER: Final = 4.0
+"""So many pairs teach at least."""
+WIDER: Final = 5.0
 """Three or more are one person where the gap to everybody else is so wide: whoever comes near one of two twins comes
 near the other too."""
 HALF: Final = 2.0
@@ -39,21 +43,25 @@ HALF: Final = 2.0
 SEEN: Final = 0.87
 FALSE: Final = 0.1
 """Where too few are sure: so large a share of those named may be expected to be strangers."""
-SHARE: Final = 0.02
+SHARE: Final = 0.05
 """Once the noise was learned: the share of strangers among those named, as the two heaps of scores have it…"""
-OVERSURE: Final = 2.5
-"""…of whom there are so many times as many: people who look alike lie in the wrong heap (measured on 24 folders of
-270 people: 35 where 15 were foretold)."""
+OVERSURE: Final = 1.6
+"""…of whom there are so many times as many: people who look alike lie in the wrong heap (measured on 72 folders of
+270 people: 64 where 45 were foretold)."""
 FEWER: Final = 15.0
 """Where fewer seem to be there twice…"""
-ALIKE: Final = 0.6
-"""…and somebody is named, so many pairs of people who look alike are among them, in a folder of ``FOLDER`` people
-(measured on 24 folders where 5 or 10 are there twice: 15 where 3.8 were foretold)."""
+SHARE_OF_FEW: Final = 0.03
+"""…no more than this share may be strangers…"""
+ALIKE: Final = 0.5
+"""…and somebody is named, so many pairs of people who look alike are among them besides, in a folder of ``FOLDER``
+people (measured on 48 folders where 5 or 10 are there twice: 20 where 6.4 were foretold)."""
 FOLDER: Final = 270
 TAUGHT: Final = 0.9
 """Of as many pairs as there seem to be, so large a share teaches: the best."""
 FREE: Final = 1.5
 """Scores may say that there are so many times more pairs, or fewer, than gaps did."""
+BROKEN: Final = 3.0
+"""Where the upper heap holds so many times more, it took in strangers."""
 ROUNDS: Final = 4
 FOLDS: Final = 5
 
@@ -131,20 +139,24 @@ def _sets(scores: Array, who: NDArray[np.int64]) -> tuple[list[Twin], NDArray[np
 def _two_by_two(likeness: Array, normal: Array, who: NDArray[np.int64]) -> Twins:
     near = _nearest(normal, who)
     sure = near.gap > WIDE
-    if sure.sum() - _expected(near, sure, WIDE) <= ENOUGH:
+    if sure.sum() - _expected(near, sure, WIDE) <= SURE:
         return _widest(near)
     seen = float((near.gap > HALF).sum()) / SEEN
     there = max(seen - _expected(near, near.gap > HALF, HALF), float(ENOUGH))
     first = {frozenset(who[pair].tolist()) for pair in near.pairs}
     learned, chance = _learned(_principal(likeness), near.ordered(_gumbel(near) + near.gap), there, who)
+    if chance.sum() > BROKEN * there:
+        return _widest(near)
+    few = there < FEWER
     also = np.array([frozenset(who[pair].tolist()) in first for pair in learned.pairs])
-    doubt = np.where(also & (chance > 0.5), 1 - chance, 1.0)
-    order = np.argsort(doubt, kind="stable")
-    within = np.cumsum(doubt[order]) <= SHARE * np.arange(1, len(order) + 1)
-    chosen = np.zeros(len(order), bool)
-    chosen[order[: int(np.flatnonzero(within)[-1]) + 1 if within.any() else 0]] = True
-    alike = _alike(learned, chosen) if there < FEWER else 0.0
-    return _found(learned, chosen, OVERSURE * float(doubt[chosen].sum()) + alike)
+    likely = np.flatnonzero(also & (chance > 0.5))
+    best = likely[np.argsort(-chance[likely], kind="stable")]
+    doubt = np.cumsum(1 - chance[best])
+    within = np.flatnonzero(doubt <= (SHARE_OF_FEW if few else SHARE) * np.arange(1, len(best) + 1))
+    named = best[: int(within[-1]) + 1 if len(within) else 0]
+    chosen = np.isin(np.arange(len(chance)), named)
+    foretold = OVERSURE * float((1 - chance[named]).sum())
+    return _found(learned, chosen, foretold + (_alike(learned, chosen) if few else 0.0))
 
 
 def _widest(near: _Nearest) -> Twins:
@@ -320,13 +332,10 @@ def _compared_fairly(rows: Array, pairs: NDArray[np.int64], fold: NDArray[np.int
 def _ratios(rows: Array, differences: Array, mine: NDArray[np.bool_]) -> Array:
     """Log-likelihood ratios (up to a constant) that rows ``mine`` and all rows are of one person.
 
-    With W the covariance of a training, learned from ``differences`` (m, k) of repeats and shrunk by as much as it has
-    on average, and T that of all rows: after whitening by W a row is N(0, 1 + b) in each direction of T, and two of one
-    person share b.
+    With W the covariance of a training, learned from ``differences`` (m, k) of repeats, and T that of all rows: after
+    whitening by W a row is N(0, 1 + b) in each direction of T, and two of one person share b.
     """
-    within = differences.T @ differences / (2 * max(len(differences), 1))
-    size = float(np.trace(within)) / len(within)
-    values, vectors = np.linalg.eigh(within + max(size, 1e-30) * np.eye(len(within)))
+    values, vectors = np.linalg.eigh(_noise(rows, differences))
     white = rows @ (vectors / np.sqrt(values))
     spread, directions = np.linalg.eigh(white.T @ white / max(len(rows) - 1, 1))
     white = white @ directions
@@ -336,3 +345,17 @@ def _ratios(rows: Array, differences: Array, mine: NDArray[np.bool_]) -> Array:
     own = (white**2) @ (0.5 / total - 0.5 * total / joint)
     found = (white[mine] * (between / joint)) @ white.T + own[mine][:, None] + own[None, :]
     return np.asarray(found, np.float64)
+
+
+def _noise(rows: Array, differences: Array) -> Array:
+    """The covariance (k, k) of a training, of principal ``rows`` (n, k): that of ``differences`` of repeats plus as
+    much again of what directions of about the same spread have, each by itself. A few dozen pairs teach how noise
+    depends on spread; all alike, as the mean of all, would be too much of it where people differ most, and too little
+    in between. With no repeats, half of everybody's."""
+    if not len(differences):
+        return np.diag(np.maximum(rows.var(0) / 2, 1e-30))
+    within = differences.T @ differences / (2 * len(differences))
+    places = np.arange(len(within))
+    nearby = np.exp(-(((places[:, None] - places) / ALIKE_SPREAD) ** 2) / 2)
+    smooth = nearby @ np.diag(within) / nearby.sum(1)
+    return np.asarray(within + np.diag(np.maximum(smooth, 1e-30)), np.float64)
