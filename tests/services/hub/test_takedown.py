@@ -184,6 +184,26 @@ def test_a_repo_that_is_gone_counts_as_taken_down(world: World) -> None:
     assert world.releases()[0].state is ReleaseState.DELETED
 
 
+@pytest.mark.parametrize(
+    ("fault", "gone"),
+    [
+        (Fault("status", match="DELETE /api/repos/delete", status=404, times=None), False),
+        (Fault("answer", match="DELETE /api/repos/delete", body=b"{}", times=None), False),
+        (Fault("status", match="DELETE /api/repos/delete", status=404, times=None, when="after"), True),
+    ],
+    ids=["said not to be there", "said to be deleted", "gone meanwhile"],
+)
+def test_a_step_counts_once_it_shows_whatever_the_hub_says(world: World, fault: Fault, gone: bool) -> None:
+    publish(world, world.add("acme/alice"))
+    world.hub.faults.add(fault)
+    (outcome,) = takedown(world.registry, world.client, name="acme/alice", up_to="delete").outcomes
+    assert (outcome.finished, world.hub.repo(REPO) is None) == (gone, gone)
+    assert gone or str(outcome.error).startswith(f"{REPO}: after delete, ")
+    world.hub.faults.reset()
+    assert all(one.finished for one in drain(world.registry, world.client))
+    assert world.hub.repo(REPO) is None
+
+
 def test_someone_elses_repo_under_the_old_name_is_left_alone(world: World) -> None:
     publish(world, world.add("acme/alice"))
     world.hub.store.delete(REPO, world.owner)

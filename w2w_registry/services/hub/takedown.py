@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -206,14 +207,18 @@ def _take(hub: Hub, step: TakedownStep, repo_id: str, state: RepoState | None) -
     if state is not None:
         # The present name: a repo that was renamed is found under its old one, but not changed.
         name = state.repo_id
-        if step is TakedownStep.GATE and not (state.private or state.gated):
-            hub.set_access(name, gated=True)
-        elif step is TakedownStep.HIDE and not state.private:
-            hub.set_access(name, private=True)
-        elif step is TakedownStep.ERASE:
-            hub.erase_files(name, {CARD: removed_card().encode()}, "Remove the content")
-        elif step is TakedownStep.DELETE:
-            hub.delete(name)
+        try:
+            if step is TakedownStep.GATE and not (state.private or state.gated):
+                hub.set_access(name, gated=True)
+            elif step is TakedownStep.HIDE and not state.private:
+                hub.set_access(name, private=True)
+            elif step is TakedownStep.ERASE:
+                hub.erase_files(name, {CARD: removed_card().encode()}, "Remove the content")
+            elif step is TakedownStep.DELETE:
+                hub.delete(name)
+        except HubError as error:
+            if error.fields.get("status") != HTTPStatus.NOT_FOUND:
+                raise  # else somebody was first, or the Hub says so: it is asked again
         repo_id = name
     found = _look(hub, repo_id)
     problem = still_up(step, found, _KEPT)
