@@ -20,7 +20,7 @@ _SCRIPTS = {
     "fish": (".config/fish/completions/w2w-reg.fish", "_W2W_REG_COMPLETE=fish_source w2w-reg | source"),
 }
 _MOST = 200
-_NAMED = ("space", "queries", "directions", "subject", "subjects", "subject_id")
+_NAMED = ("space", "queries", "directions", "subject", "subjects", "subject_id", "columns")
 
 
 def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -43,7 +43,7 @@ def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What a word may become: identities (after ``@`` their aliases and versions), spaces, directions, subjects,
-    collections, by what the parameter is called and whose it is."""
+    collections, columns of a list, by what the parameter is called and whose it is."""
     try:
         from w2w_registry.services.identities.bulk import completions
         from w2w_registry.services.registry import open_registry
@@ -65,14 +65,16 @@ def _noun(ctx: click.Context, param: click.Parameter) -> str:
         return "subject"
     if metavar == "COLLECTION":
         return "collection"
+    if name == "columns":
+        return "column"
     if name == "space" or (group == "space" and name in ("name", "source", "target")):
         return "space"
     return "direction" if "direction" in f"{name} {metavar}".lower() or name == "edits" else "identity"
 
 
 def teach(command: click.Command) -> click.Command:
-    """Let a command complete every argument and option that names an identity, a space, a direction, a subject or a
-    collection; names that are new are not completed."""
+    """Let a command complete every argument and option that names an identity, a space, a direction, a subject, a
+    collection or columns; names that are new are not completed."""
     for param in command.params:
         metavar = str(getattr(param, "metavar", None) or "")
         names = "NAME" in metavar and param.name not in ("new", "out", "file", "prefix")

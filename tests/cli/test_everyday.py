@@ -184,6 +184,10 @@ def test_a_key_completes_what_is_there(run: Run, folder: Path, monkeypatch: pyte
     assert completed(["train", "--subject"], "s") == ["s-17"]
     assert completed(["collection", "show"], "s") == ["summer"]
     assert completed(["label", "set"], "p0001") == ["p0001"]
+    run("label", "set", "p0003", "beard=1")
+    assert completed(["list", "--columns"], "ide") == ["identity"]
+    assert completed(["list", "--columns"], "identity,label.be") == ["identity,label.beard"]
+    assert completed(["list", "--columns"], "identity,tag.") == ["identity,tag.collection.summer"]
     assert "doctor" in completed([], "doc")
     monkeypatch.setenv("W2W_HOME", "/nowhere")
     assert completed(["show"], "p") == []

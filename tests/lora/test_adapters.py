@@ -470,6 +470,57 @@ def pair(stem: str, a: str = "lora_A", b: str = "lora_B", rows: int = 16) -> dic
     return {f"{stem}.{a}.weight": rand(2, 12), f"{stem}.{b}.weight": rand(rows, 2, seed=1)}
 
 
+GIVEN: dict[str, dict[str, Any]] = {
+    "OFT": {"r": 0, "oft_block_size": 4},
+    "BOFT": {"boft_block_size": 4},
+    "C3A": {"block_size": 4},
+    "IA3": {"feedforward_modules": []},
+    "ADALORA": {"total_step": 10},
+    "VBLORA": {"vector_length": 4, "num_vectors": 8},
+    "FOURIERFT": {"n_frequency": 10},
+    "WAVEFT": {"n_frequency": 10},
+    "ROAD": {"group_size": 4},
+    **{key: {"r": 2} for key in ("MISS", "SHIRA", "PSOFT")},
+}
+NOT_OF_PICTURES = {
+    *("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"),
+    *("SHADOW", "XLORA"),
+}
+"""Methods that PEFT has for language models alone."""
+
+
+def test_every_method_of_peft_is_read_or_kept_as_what_it_is(tmp_path: Path) -> None:
+    library = pytest.importorskip("peft")
+    torch = pytest.importorskip("torch")
+
+    class Block(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.to_q, self.to_v = torch.nn.Linear(16, 16), torch.nn.Linear(16, 16)
+
+    class Model(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.down_blocks = torch.nn.ModuleList([Block()])
+
+    methods = {str(getattr(kind, "value", kind)): make for kind, make in library.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    assert methods.keys() >= NOT_OF_PICTURES
+    for name in sorted(methods.keys() - NOT_OF_PICTURES):
+        config = methods[name](target_modules=["to_q", "to_v"], **GIVEN.get(name, {}))
+        model = library.get_peft_model(Model(), config)
+        for i, parameter in enumerate(p for p in model.parameters() if p.requires_grad and p.is_floating_point()):
+            parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+        model.save_pretrained(tmp_path / name)
+        adapter = read_adapter(tmp_path / name)
+        assert adapter.kind.replace("-", "").upper() == name
+        assert adapter.parts == ({"model": 1} if name == "UNILORA" else {"unet": 2}), name
+        if adapter.exact:
+            wanted = deltas(model)
+            for change in adapter.changes:
+                assert relative(change.delta(), wanted[change.module].double()) <= 1e-6
+        assert adapter.exact == (name in ("LORA", "LOHA", "LOKR"))
+
+
 PEFT_KEY = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
 
 

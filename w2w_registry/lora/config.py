@@ -146,6 +146,8 @@ def settings_of(path: Path, table: Mapping[str, Any]) -> Settings:
 
     kind = brief(str(table.get("peft_type") or "LORA"), 40)
     alpha = number(table.get("alpha" if kind in ("LOHA", "LOKR") else "lora_alpha", 8))  # PEFT's own default
+    if unusual(kind):  # whose layers have none, whatever their settings say
+        alpha = 1.0
     if alpha is None or not 0 < alpha < math.inf:
         raise bad("lora_alpha is not a positive number")
     init = brief(str(table.get("init_lora_weights", "")).lower(), 40)

@@ -36,6 +36,10 @@ def read_keys(names: Iterable[str]) -> tuple[dict[str, Key], Counter[str], list[
         else:
             keys[name] = key
             formats[form] += 1
+    shared = [name for name, key in keys.items() if key.name == peft.SHARED]
+    if len(shared) < len(keys):  # what is one for all layers counts as one of them where the file names no other
+        keys = {name: key for name, key in keys.items() if key.name != peft.SHARED}
+        unknown += shared
     return _as_their_model(keys), formats, unknown
 
 

@@ -15,15 +15,25 @@ NAME = "peft"
 FILE = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
-# The tensors of PEFT's other methods (FourierFT, HRA…), whose kind the config names.
+# The tensors of PEFT's other methods (FourierFT, HRA…), whose kind the config names: of a layer by the method's own
+# prefix, of a layer by anything like one, and one for all layers.
+_METHODS = (
+    "adamss|beft|c3a|deft|delora|fourierft|frod|glora|gralora|hira|hra|lily|ln_tuning|miss|osf|peanut|poly|psoft|pvera"
+    "|randlora|road|shira|supertuning|tinylora|trainable_tokens|unilora|vblora|waveft"
+)
+_OWN = re.compile(rf"(?P<stem>base_model\.model\..+?)\.(?P<role>(?:{_METHODS})_[\w.]+)")
 _OTHER = re.compile(r"(?P<stem>base_model\.model\..+)\.(?P<role>[a-zA-Z]+_\w+)(?:\.default)?(?:\.weight)?")
+_SHARED = re.compile(rf"(?P<stem>base_model)\.(?P<role>(?:{_METHODS})_[\w.]+)")
+SHARED = "base_model"
+"""What the layer is called whose tensors are one for all layers."""
 
 
 def key_of(key: str) -> Key | None:
     """What a key names, None when it is none of this format."""
-    ending = ending_of(key) if key.startswith(PREFIX) else None
+    own = _OWN.fullmatch(key) or _SHARED.fullmatch(key)
+    ending = ending_of(key) if own is None and key.startswith(PREFIX) else None
     if ending is None:
-        other = _OTHER.fullmatch(key)
+        other = own or _OTHER.fullmatch(key)
         if other is None:
             return None
         ending = Ending(other["stem"], other["role"])

@@ -12,13 +12,14 @@ from w2w_registry.catalog.identities import find_identity, names_in_service, tag
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.lookup import aliases_of, subject_ids, tag_keys, tags_of
 from w2w_registry.catalog.models import Identity, Tag, Version
+from w2w_registry.catalog.paging import label_names
 from w2w_registry.catalog.resolve import all_spaces, default_space, direction_names, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.errors import NotFound, UsageError
 from w2w_registry.records import Result, check_name, composed
 from w2w_registry.services.identities.answers import IdentityRow
-from w2w_registry.services.identities.browsing import browse, matching_names
+from w2w_registry.services.identities.browsing import COLUMNS, browse, matching_names
 from w2w_registry.services.recording.labels import Labels, set_labels
 from w2w_registry.services.registry import Registry
 
@@ -180,8 +181,9 @@ def where_of(collection: str) -> str:
 
 
 def completions(registry: Registry, noun: str, begun: str, most: int) -> list[str]:
-    """At most ``most`` names of this noun (``identity``, ``space``, ``direction``, ``subject``, ``collection``) that
-    begin so, sorted. Behind ``@`` an identity's aliases and version numbers."""
+    """At most ``most`` names of this noun (``identity``, ``space``, ``direction``, ``subject``, ``collection``,
+    ``column``) that begin so, sorted. Behind ``@`` an identity's aliases and version numbers; behind a comma one more
+    column."""
     begun = composed(begun)
     with registry.catalog.read() as session:
         if noun == "space":
@@ -190,6 +192,10 @@ def completions(registry: Registry, noun: str, begun: str, most: int) -> list[st
             found = subject_ids(session)
         elif noun == "collection":
             found = [key.removeprefix(COLLECTION) for key in tag_keys(session, COLLECTION)]
+        elif noun == "column":
+            before, comma, _ = begun.rpartition(",")
+            named = (*(f"label.{n}" for n in label_names(session)), *(f"tag.{key}" for key in tag_keys(session)))
+            found = [f"{before}{comma}{n}" for n in (*COLUMNS, *named) if n not in before.split(",")]
         elif noun == "direction":
             space = default_space(session)
             found = [] if space is None else direction_names(session, space)
