@@ -274,7 +274,8 @@ def sample(
         known = stored.labelled(session, space_row).coordinates if min_distance else learned[:0]
         names = free_names(session, name, count)
     found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
-    points = found.points.astype(np.float32)
+    points, refused = found.points.astype(np.float32), found.refused
+    del found  # eight bytes a component of every newcomer, for as long as all of them are recorded
     drafts = []
     for i, point in enumerate(points):
         params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
@@ -294,7 +295,7 @@ def sample(
         for i, one in enumerate(made)
     ]
     warnings = [*said_held(made), *(str(w) for w in decision.warnings)]
-    return Samples(space=space_row.ref, seed=seed, refused=found.refused, samples=samples, warnings=warnings)
+    return Samples(space=space_row.ref, seed=seed, refused=refused, samples=samples, warnings=warnings)
 
 
 def learned_from(session: Session, space: Space) -> tuple[dict[str, int], Vector]:
