@@ -27,6 +27,8 @@ from .output import emit, print_csv, table
     metavar="DATE",
     help="Show what was there at the end of that day, or at that time; --where compares today's values.",
 )
+@click.option("--sheet", type=click.Path(dir_okay=False), help="Write a PNG with the previews of those listed.")
+@options.force
 @takes_frame
 def list_(
     frame: Frame,
@@ -37,6 +39,8 @@ def list_(
     columns: str | None,
     as_csv: bool,
     at: str | None,
+    sheet: str | None,
+    force: bool,
 ) -> None:
     """List identities (their newest active versions): all, or those whose names contain NAME or match a pattern.
 
@@ -49,6 +53,11 @@ def list_(
 
     shown = browsing.columns_of(columns)
     rows = browsing.browse(frame.registry(), patterns, where=where, sort=sort, limit=limit, at=at)
+    if sheet is not None:
+        from w2w_registry.services.identities.search_sheet import write_list_sheet
+
+        listed = [(row["identity"], row["version"]) for row in rows]
+        write_list_sheet(frame.registry(), listed, sheet, force=force)
 
     def cells() -> list[dict[str, Any]]:
         return [{name: browsing.cell(row, name) for name in shown} for row in rows]

@@ -221,6 +221,28 @@ def test_png_tells_what_it_is(tmp_path: Path) -> None:
     assert json.loads(about.attrib["{https://w2w-registry.invalid/ns/1.0/}generation"]) == facts
 
 
+def test_a_sheet_wraps_and_frames_the_same_person() -> None:
+    cell = np.zeros((32, 32, 3), np.uint8)
+    tiles = [images.Tile(cell, (f"name {n}", "0.5"), framed=n == 3) for n in range(10)]
+    sheet = images.wrapped_sheet(tiles, columns=4, cell=64)
+    assert sheet.shape[1] < 5 * 70 < sheet.shape[0] * 2
+    green = (sheet == (0, 128, 0)).all(-1)
+    assert 0 < green.sum() <= 4 * 3 * 70
+    assert abs(np.argwhere(green)[:, 1].mean() - 3.5 * 70) < 10
+    assert 10 * 64 * 64 <= (sheet.max(-1) == 0).sum() < 10 * 64 * 64 + 4000
+    with pytest.raises(ValueError, match="at least one"):
+        images.wrapped_sheet([])
+
+
+def test_names_in_other_scripts_are_written_where_the_machine_has_a_font() -> None:
+    latin = images.font_for("zoë")
+    assert images.font_for("zoë\N{CJK UNIFIED IDEOGRAPH-4E00}" * 50).getlength("a") > 0
+    for text in ("\N{GREEK SMALL LETTER ALPHA}", "\N{HIRAGANA LETTER A}"):
+        font = images.font_for(text)
+        if type(font) is type(latin) and font.getname() != latin.getname():
+            assert bytes(font.getmask(text)) != bytes(font.getmask("\uffff"))
+
+
 def test_contact_sheet_has_a_cell_per_picture() -> None:
     cell = np.zeros((32, 32, 3), np.uint8)
     sheet = images.contact_sheet([[cell, cell], [cell]], row_labels=["a", "b"], column_labels=["1", "2"], cell=64)

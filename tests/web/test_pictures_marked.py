@@ -152,6 +152,7 @@ def test_commands_that_write_pictures_are_these() -> None:
         ("sample", "--sheet"),  # tests/services/synthesis/test_synthesis.py
         ("search", "--sheet"),
         ("groups", "--sheet"),
+        ("list", "--sheet"),
     }
 
 
@@ -164,7 +165,8 @@ def test_sheets_are_marked(pictured: Registry, tmp_path: Path) -> None:
     found = search(pictured, "p0000", limit=3)
     search_sheet.write_sheet(pictured, found, str(tmp_path / "search.png"))
     search_sheet.write_groups_sheet(pictured, [["p0000", "p0001"], ["p0002"]], str(tmp_path / "groups.png"))
-    for name in ("search", "groups"):
+    search_sheet.write_list_sheet(pictured, [("p0001", 1), ("p0002", 1)], str(tmp_path / "list.png"))
+    for name in ("search", "groups", "list"):
         both_layers(pictured, (tmp_path / f"{name}.png").read_bytes())
 
 

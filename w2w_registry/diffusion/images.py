@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -276,12 +277,81 @@ def contact_sheet(
         if y < len(row_labels):
             pen.text((gap, top + y * (cell + gap) + cell // 2 - 6), row_labels[y], fill="black", font=font)
         for x, pixels in enumerate(row):
-            image = Image.fromarray(pixels)
-            kind = Image.Resampling.NEAREST if max(image.size) <= cell else Image.Resampling.LANCZOS
-            scale = cell / max(image.size)
-            image = image.resize((round(image.width * scale), round(image.height * scale)), kind)
-            sheet.paste(image, (left + x * (cell + gap), top + y * (cell + gap)))
+            sheet.paste(_in_cell(pixels, cell), (left + x * (cell + gap), top + y * (cell + gap)))
     return np.asarray(sheet, np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """A picture of a sheet, (h, w, 3) uint8, what is written under it, a line each, and whether it has a frame."""
+
+    pixels: Pixels
+    lines: tuple[str, ...]
+    framed: bool = False
+
+
+def wrapped_sheet(tiles: Sequence[Tile], *, columns: int = 8, cell: int = 128, gap: int = 6) -> Pixels:
+    """Tiles in rows of at most ``columns``, (H, W, 3) uint8 on white."""
+    from PIL import Image, ImageDraw
+
+    if not tiles:
+        raise ValueError("a contact sheet needs at least one picture")
+    line = 16
+    wide, high = cell + gap, cell + gap + line * max(len(tile.lines) for tile in tiles)
+    across = min(columns, len(tiles))
+    sheet = Image.new("RGB", (gap + across * wide, gap + -(-len(tiles) // across) * high), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, tile in enumerate(tiles):
+        x, y = gap + i % across * wide, gap + i // across * high
+        sheet.paste(_in_cell(tile.pixels, cell), (x, y))
+        if tile.framed:
+            pen.rectangle((x - 3, y - 3, x + cell + 2, y + cell + 2), outline=(0, 128, 0), width=3)
+        for n, text in enumerate(tile.lines):
+            font = font_for(text)
+            pen.text((x, y + cell + n * line), _fit(text, font, cell), fill="black", font=font)
+    return np.asarray(sheet, np.uint8)
+
+
+def _in_cell(pixels: Pixels, cell: int) -> Any:
+    """A picture made to fit a cell; small ones are enlarged without smoothing."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    kind = Image.Resampling.NEAREST if max(image.size) <= cell else Image.Resampling.LANCZOS
+    scale = cell / max(image.size)
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind)
+
+
+_FONTS = (
+    *("NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "fonts-japanese-gothic.ttf"),
+    *("Arial Unicode.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "segoeui.ttf", "msgothic.ttc", "malgun.ttf"),
+    *("simsun.ttc", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf", "NotoSansDevanagari-Regular.ttf"),
+)
+"""Where this machine has one of them, it writes what Pillow's own font cannot, which is Latin."""
+
+
+def font_for(text: str, size: int = 12) -> Any:
+    """A font that can write a text: Pillow's own, or one of this machine's; Pillow's where none can."""
+    from PIL import ImageFont
+
+    own = ImageFont.load_default(size=size)
+    odd = "".join(sorted({c for c in text if ord(c) >= 0x250 and not c.isspace()}))
+    return (_machines_font(odd, size) or own) if odd else own
+
+
+@lru_cache(maxsize=256)
+def _machines_font(letters: str, size: int) -> Any:
+    from PIL import ImageFont
+
+    for name in _FONTS:
+        try:
+            font = ImageFont.truetype(name, size)
+        except OSError:
+            continue
+        nothing = bytes(font.getmask("\uffff"))
+        if all(bytes(font.getmask(letter)) != nothing for letter in letters):
+            return font
+    return None
 
 
 def _fit(text: str, font: Any, width: int) -> str:

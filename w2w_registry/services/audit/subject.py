@@ -39,7 +39,16 @@ PARTS: Final = (
     "subject", "consent", "evidence", "recipient", "version", "photo", "file", "measure", "reference", "hold",
     "operation", "picture", "release", "space", "refusal", "withdrawal", "event",
 )  # fmt: skip
-_MADE: Final = ("version.", "release.push", "search.sheet", "groups.sheet", "coordinates.", "file.", "fingerprint.")
+_MADE: Final = (
+    "version.",
+    "release.push",
+    "search.sheet",
+    "groups.sheet",
+    "list.sheet",
+    "coordinates.",
+    "file.",
+    "fingerprint.",
+)
 
 
 def about_subject(registry: Registry, subject: str) -> list[Row]:
