@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.lora.loras import st_file
+from w2w_registry.errors import BadLora
 from w2w_registry.lora import Adapter, read_adapter, read_lora
 
 torch = pytest.importorskip("torch")
@@ -457,8 +458,6 @@ def test_a_place_on_somebodys_machine_is_no_models_id(
 
 
 def test_a_gpt2_adapter_is_refused_as_a_language_models(tmp_path: Path) -> None:
-    from w2w_registry.errors import BadLora
-
     for stem in ("base_model.model.transformer.h.0.attn.c_attn", "base_model.model.model.layers.0.self_attn.q_proj"):
         state = {f"{stem}.lora_A.weight": rand(2, 12), f"{stem}.lora_B.weight": rand(16, 2)}
         with pytest.raises(BadLora) as caught:
@@ -519,6 +518,41 @@ def test_every_method_of_peft_is_read_or_kept_as_what_it_is(tmp_path: Path) -> N
             for change in adapter.changes:
                 assert relative(change.delta(), wanted[change.module].double()) <= 1e-6
         assert adapter.exact == (name in ("LORA", "LOHA", "LOKR"))
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ({"transformer_blocks.0.attn.to_qkv.lora_down": rand(12, 2)}, "converted for Nunchaku; add the file it was"),
+        (
+            {"lora_unet_x.lora_down.0.weight": rand(2, 12), "lora_unet_x.alpha": rand(1)},
+            "lora_down.0.weight is no tensor of an adapter",
+        ),
+        ({"mid_block.attn2.processor.to_k_custom_diffusion.weight": rand(3, 3)}, "weights of Custom Diffusion"),
+    ],
+)
+def test_what_other_tools_keep_is_called_what_it_is(tmp_path: Path, state: dict[str, np.ndarray], reason: str) -> None:
+    with pytest.raises(BadLora, match=reason):
+        read_adapter(st_file(tmp_path / "x.safetensors", state))
+
+
+@pytest.mark.parametrize("rows", [12, 20])
+def test_factors_that_are_turned_over_are_never_multiplied(tmp_path: Path, rows: int) -> None:
+    """Of a square layer they could be: the product is a matrix of the rank's size."""
+    stem = "transformer.transformer_blocks.0.attn.to_q"
+    for end in ("", ".weight"):
+        state = {f"{stem}.lora_A{end}": rand(12, 2), f"{stem}.lora_B{end}": rand(2, rows)}
+        with pytest.raises(BadLora, match="turned over, as MLX keeps them"):
+            read_adapter(st_file(tmp_path / "x.safetensors", state))
+    high = {f"{stem}.lora_A.weight": rand(18, 12), f"{stem}.lora_B.weight": rand(12, 18)}
+    (change,) = read_adapter(st_file(tmp_path / "y.safetensors", high)).changes
+    assert change.rank == 18
+
+
+def test_a_layers_own_weights_beside_its_factors_are_of_that_layer(tmp_path: Path) -> None:
+    state = {**pair(PEFT_KEY), f"{PEFT_KEY}.base_layer.weight": rand(16, 12)}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert (adapter.kind, adapter.exact, adapter.parts) == ("LoRA", False, {"unet": 1})
 
 
 PEFT_KEY = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -678,8 +712,6 @@ def test_trained_biases_and_unknown_tensors_are_no_plain_lora(tmp_path: Path) ->
         ({"base_model.model.x.set_weight": rand(3)}, "tensors this release does not know"),
         ({"diffusion_model.img_in.set_weight": rand(3)}, "not a LoRA tensor"),
     ):
-        from w2w_registry.errors import BadLora
-
         with pytest.raises(BadLora, match=reason):
             read_lora(st_file(tmp_path / "x.safetensors", {**pair(PEFT_KEY), **extra}))
     with_words = {**pair(f"unet.{PEFT_KEY.removeprefix('base_model.model.')}"), "clip_l": rand(1, 12)}

@@ -324,10 +324,13 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
         if all(map(is_embedding, header.entries)):
             raise BadLora(path=str(path), reason="a textual-inversion embedding, not an adapter")
         if len(keys) < len(header.entries) and not any(n.endswith((".weight", ".bias")) for n in header.entries):
-            raise BadLora(path=str(path), reason=f"{brief(name)} is not a LoRA tensor")
-        odd = next((name for name in unknown if "lora" in name.rpartition(".")[0]), None)
+            if name.endswith((".lora_down", ".lora_up")):
+                hint = "add the file it was converted from"
+                raise BadLora(path=str(path), reason="a LoRA converted for Nunchaku", hint=hint)
+            raise BadLora(path=str(path), reason=f"{brief(name)} is no tensor of an adapter that this release reads")
+        odd = next((name for name in header.entries if ".lora_" in name), None)
         if odd is not None:
-            raise BadLora(path=str(path), reason=f"{brief(odd)} is a tensor of no adapter this release knows")
+            raise BadLora(path=str(path), reason=f"{brief(odd)} is no tensor of an adapter that this release reads")
         if any(key.role == "alpha" for key in keys.values()):
             raise BadLora(path=str(path), reason="holds alphas and no factors: nothing is left of the adapter it was")
         what = whole_model(header.entries)

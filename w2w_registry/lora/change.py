@@ -201,7 +201,12 @@ def check_shapes(kind: str, tensors: Tensors) -> None:
         core = tensors["mid"].shape if "mid" in tensors else (a[0], a[0])
         shaped = 2 <= len(a) <= 5 and 2 <= len(b) <= 5 and set(b[2:]) <= {1} and math.prod(a) * math.prod(b) > 0
         if not shaped or len(core) < 2 or (b[1], a[0]) != core[:2]:
-            raise BrokenChange(f"has factors whose shapes, A {a} and B {b}, do not make a LoRA")
+            turned = len(a) == len(b) == 2 and a[1] == b[0] < b[1] and a[1] < a[0]
+            how = "are turned over, as MLX keeps them" if turned else "do not make a LoRA"
+            raise BrokenChange(f"has factors whose shapes, A {a} and B {b}, {how}")
+        if len(a) == len(b) == 2 and a[0] >= 2 * a[1] and b[1] >= 2 * b[0] and a[1] == b[0]:
+            # Square layers' factors could be multiplied either way: no LoRA has twice the rank of its layer.
+            raise BrokenChange(f"has factors whose shapes, A {a} and B {b}, are turned over, as MLX keeps them")
     elif kind == "LoHa":
         w1a, w1b, w2a, w2b = (t.shape for t in _need(tensors, "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
         tucker = "hada_t1" in tensors

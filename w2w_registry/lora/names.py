@@ -88,6 +88,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
     many names of what holds the model may stand in front."""
     for wrapper in _WRAPPERS:
         stem = stem.removeprefix(wrapper)
+    stem = stem.removesuffix(".base_layer")  # the layer's own weights, which PEFT may save beside its factors
     encoder = _TEXT_ENCODERS.match(stem)
     if encoder is None and is_language_layer(stem) and not _ATTENTION.fullmatch(stem):
         return Layer("language model", (Target(stem),))

@@ -9,6 +9,7 @@ _EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
 
 
 _PICTURE_KEYS = (".to_k_ip.weight", ".to_v_ip.weight")
+_CUSTOM_DIFFUSION = ("_custom_diffusion.weight", "_custom_diffusion.bias")
 _HYPERNETWORK = re.compile(r"(?:\d+\.)+linear\.\d+\.(?:weight|bias)")
 _MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
@@ -45,6 +46,8 @@ def other_model(names: Iterable[str]) -> str | None:
         return "an optimizer's state"
     if any(name.startswith(("ip_adapter.", "image_proj.")) or name.endswith(_PICTURE_KEYS) for name in names):
         return "an IP-Adapter, which takes pictures as prompts"
+    if any(name.endswith(_CUSTOM_DIFFUSION) for name in names):
+        return "weights of Custom Diffusion, which replace a model's own"
     return None
 
 

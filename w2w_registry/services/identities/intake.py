@@ -57,6 +57,7 @@ Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: ", "an adapter of a language model"),
     *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter", "an optimizer's state"),
+    "weights of Custom Diffusion",
 )
 
 
