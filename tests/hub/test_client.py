@@ -161,6 +161,7 @@ def test_a_silent_hub_does_not_hang(hub: LocalHub, client: HubClient, monkeypatc
     with pytest.raises(HubError) as silent:
         client.whoami()
     assert "cannot be reached" in silent.value.reason
+    assert [s.path for s in hub.faults.seen] == ["/api/whoami-v2"] * 2  # not five minutes long
 
 
 Ask = Callable[[HubClient], object]

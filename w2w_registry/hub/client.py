@@ -29,6 +29,8 @@ Sleep = Callable[[float], None]
 
 ATTEMPTS = 5
 TIMEOUT = 60.0
+SILENT = 2
+"""A question that the Hub says nothing to, for so long each time, is asked so often."""
 _LARGE_UPLOAD = 8 << 20
 
 
@@ -275,7 +277,8 @@ class HubClient(Downloads):
             except Exception as error:
                 trouble = translate(error, self.endpoint, repo, revision, self._token)
                 wait = wait_before_retry(error, attempt)
-                if wait is None or attempt == attempts:
+                silent = "Timeout" in type(error).__name__ and attempt >= SILENT
+                if wait is None or silent or attempt == attempts:
                     raise trouble from None
             self._sleep(wait)
             if after_failure is not None and (found := after_failure()) is not None:
