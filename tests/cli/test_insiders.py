@@ -133,6 +133,25 @@ def test_a_name_is_not_taken_by_what_is_made_of_others(filled: Run) -> None:
     assert filled("show", "p0030@2")[0] == 3
 
 
+def test_a_removed_name_is_not_taken_either(filled: Run, tmp_path: Path) -> None:
+    assert filled("sample", "--count", "3", "--name", "new")[0] == 0
+    for name in ("new-003", "p0035"):
+        assert filled("remove", name, "--yes")[0] == 0
+        code, _, err = filled("mix", "new-001", "new-002", "--name", name)
+        assert code == 7
+        assert f"'{name}' is not whom this is made of (new-001@1, new-002@1); save it under another name" in err
+        assert filled("show", name)[0] == 3
+    world = make_world(50)
+    stranger = tmp_path / "stranger"
+    write_lora(stranger, world.layout.unflatten(-world.theta(35) + 2 * world.mean), world.layout.alpha, base_model=BASE)
+    _, _, err = filled("add", stranger, "--name", "p0035")
+    assert "held: it does not look like p0035@1" in err
+    assert filled("export", "p0035@2", tmp_path / "out")[0] == 4
+    write_lora(tmp_path / "again", world.layout.unflatten(world.theta(35, 1)), world.layout.alpha, base_model=BASE)
+    code, _, err = filled("add", tmp_path / "again", "--name", "p0035")
+    assert (code, "held" in err) == (0, False)
+
+
 def test_a_name_is_not_taken_by_somebody_who_looks_otherwise(filled: Run, tmp_path: Path) -> None:
     world = make_world(50)
     stranger = tmp_path / "stranger"

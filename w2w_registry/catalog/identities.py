@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import Alias, Identity, Tag, Version
+from w2w_registry.catalog.holds import Hold
 from w2w_registry.catalog.moment import once
 from w2w_registry.catalog.operations import Operation
 from w2w_registry.catalog.resolve import PRESENT
@@ -100,18 +101,23 @@ def versions_named(session: Session, names: Iterable[str]) -> dict[tuple[str, in
 
 
 def versions_under(session: Session, names: Iterable[str]) -> dict[str, list[int]]:
-    """Ids of the versions that stand for the identities of these names, ascending: those in service or blocked, of
-    identities that are not removed. Names that nobody has are left out."""
-    found: dict[str, list[int]] = {}
+    """Ids of the versions that stand for the identities of these names, ascending: those in service or blocked; of an
+    identity that has none, those that were removed, whose name it stays, but for those that were held till then. Names
+    that nobody has are left out."""
+    found: dict[str, dict[bool, list[int]]] = {}
     for chunk in chunked(sorted(names)):
+        open_hold = exists().where(Hold.version_id == Version.id, Hold.resolved.is_(None))
         query = (
-            select(Identity.name, Version.id)
+            select(Identity.name, Version.id, Version.state)
             .join(Version, Version.identity_id == Identity.id)
-            .where(Identity.name.in_(chunk), Identity.removed.is_(None), Version.state.in_(_STANDING))
+            .where(
+                Identity.name.in_(chunk),
+                or_(Version.state.in_(_STANDING), and_(Version.state == VersionState.REMOVED, ~open_hold)),
+            )
         )
-        for name, version in session.execute(query.order_by(Version.id)):
-            found.setdefault(name, []).append(version)
-    return found
+        for name, version, state in session.execute(query.order_by(Version.id)):
+            found.setdefault(name, {}).setdefault(state in _STANDING, []).append(version)
+    return {name: there.get(True) or there[False] for name, there in found.items()}
 
 
 def newest_previews(session: Session, names: Iterable[str]) -> dict[str, tuple[int, str]]:

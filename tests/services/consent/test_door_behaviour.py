@@ -20,7 +20,7 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.consent.second_look import Why
 from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, NotCompared, SecondPersonNeeded
 from w2w_registry.lora import lora_files
-from w2w_registry.services.consent import behaviour, grants, resolve, withdraw
+from w2w_registry.services.consent import behaviour, grants, namesakes, resolve, withdraw
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.places import Places
@@ -131,6 +131,31 @@ def test_whose_version_it_is_is_seen_by_what_it_draws(home: Registry, world: Pat
             assert f"held: it does not look like p{row - 960:03d}@1 (by behaviour, " in stranger.warnings[0]
             held += 1
     assert held >= 8
+
+
+def test_whose_version_it_is_not_is_seen_late(
+    home: Registry, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Taken in where nothing could be compared, as a foreign adapter is without its base model."""
+    loras = load_loras()
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(newcomers, "at_hand", lambda *_: None)
+        elsewhere.setattr(namesakes, "_placed", lambda *_: None)
+        for row in range(20, 23):
+            assert put(home, write(tmp_path / f"again{row}", loras, row, again=True), name=f"p{row:03d}").version == 2
+        for row in range(1000, 1005):
+            stranger = put(home, world / "strangers" / f"s{row}", name=f"p{row - 960:03d}")
+            assert (stranger.version, stranger.held) == (2, False)
+    taken = take(home, newcomers.opened(PIPELINE))
+    told = look_again(home, taken.base, taken.question, taken.versions)
+    unlike = {row["version"]: row["like"] for row in resolve.held_versions(home) if row["why"] == str(Why.NAME)}
+    assert len(unlike) >= 4
+    assert unlike.items() <= {f"p{row:03d}@2": f"p{row:03d}@1" for row in range(40, 45)}.items()
+    for version, like in unlike.items():
+        assert f"{version} is held: it does not look like {like}" in told
+    olga = replace(home, settings=replace(home.settings, actor="olga"))
+    resolve.resolve(olga, next(iter(unlike)), distinct=True, reason="a new haircut")
+    assert look_again(home, taken.base, taken.question, taken.versions) == []
 
 
 def test_every_new_version_has_its_fingerprint(home: Registry) -> None:

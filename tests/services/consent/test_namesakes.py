@@ -12,7 +12,7 @@ from tests.services.world import BASE, World
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import UNLIKE, Conflict, HeldBack
 from w2w_registry.services.audit import queries
-from w2w_registry.services.consent import grants, resolve
+from w2w_registry.services.consent import grants, resolve, withdraw
 from w2w_registry.services.identities import manage
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.registry import Registry
@@ -83,9 +83,49 @@ def test_two_names_of_one_subject_are_one_person(home: Registry, retrained: Path
     assert mix(home, ["dora", "dora-again"], [0.5, 0.5], name="dora").ref == "dora@3"
 
 
-def test_a_name_that_was_given_up_is_free(home: Registry) -> None:
+def test_a_name_stays_theirs_who_are_removed(home: Registry, loras: Path, retrained: Path) -> None:
     manage.remove(home, "carol", perform=True)
-    assert taller(home, "bob", "carol") == "carol@2"
+    for take in (lambda: taller(home, "bob", "carol"), lambda: mix(home, ["alice", "bob"], [1, 1], name="carol")):
+        with pytest.raises(Conflict) as caught:
+            take()
+        assert "'carol' is not whom this is made of" in str(caught.value)
+    stranger = put(home, loras / "p0011", name="carol")
+    assert stranger.held
+    assert stranger.warnings[0].startswith("held: it does not look like carol@1 (by weights, ")
+    assert not put(home, retrained / "p0005", name="carol", subjects=["s-carol"]).held
+
+
+def test_a_withdrawn_name_stays_theirs_once_removed(home: Registry, loras: Path) -> None:
+    withdraw.withdraw(home, "s-carol")
+    manage.remove(home, "carol", perform=True)
+    with pytest.raises(Conflict):
+        taller(home, "bob", "carol")
+    assert put(home, loras / "p0011", name="carol").held
+
+
+def test_what_was_held_till_it_was_removed_leaves_the_name_to_others(
+    home: Registry, loras: Path, retrained: Path
+) -> None:
+    held = put(home, retrained / "p0003", name="erin", subjects=["s-erin"])
+    assert held.held
+    manage.remove(home, "erin", perform=True)
+    assert taller(home, "bob", "erin") == "erin@2"
+
+
+def test_a_stranger_who_is_held_does_not_stand_for_those_who_were_removed(home: Registry, loras: Path) -> None:
+    assert taller(home, "alice", "alice") == "alice@2"
+    assert put(home, loras / "p0011", name="alice").held
+    for ref in ("alice@1", "alice@2"):
+        manage.remove(home, ref, perform=True)
+    with pytest.raises(Conflict):
+        taller(home, "bob", "alice")
+    assert put(home, loras / "p0012", name="alice").held
+
+
+def test_an_erased_name_is_nobodys(home: Registry, loras: Path) -> None:
+    """The name went with the rest, so nothing knows whose it was."""
+    withdraw.withdraw(home, "s-carol", erase=True)
+    assert taller(home, "bob", "carol") == "carol@1"
 
 
 def test_what_it_only_resembles_is_not_what_it_is_made_of(home: Registry) -> None:

@@ -2,7 +2,7 @@
 
 ``pairs_of_one`` finds who is one person; of two that say different things the later one is held, as it would have been
 when it came in, unless somebody has decided about it. So is one of which the door doubts whether it draws somebody who
-refused.
+refused, and one that is unlike the versions before it, as any of these would have been had it been seen in time.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
+from sqlalchemy.orm import Session
 
-from w2w_registry.catalog.fingerprints import questions
+from w2w_registry.catalog.fingerprints import Asked, questions
 from w2w_registry.catalog.holds import decided
 from w2w_registry.catalog.lookup import refs_of, versions_by_id
 from w2w_registry.catalog.models import Hold, Version
 from w2w_registry.catalog.session import UnitOfWork
-from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look
+from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look
+from w2w_registry.errors import UsageError
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.made_in import look
-from w2w_registry.services.consent.second_look import Near, SecondLook, as_held, in_doubt, known_again
-from w2w_registry.services.recording.gallery import open_answered
+from w2w_registry.services.consent.namesakes import unlike_once_seen
+from w2w_registry.services.consent.second_look import NOT_ERASED, Near, SecondLook, as_held, in_doubt, known_again
+from w2w_registry.services.recording.gallery import open_answered, open_gallery
 from w2w_registry.services.recording.versions import Held, hold_values, told_of
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.people import pairs_of_one
@@ -34,34 +37,48 @@ MOST: Final = 20_000
 
 
 def look_again(registry: Registry, base: str, question: str, seen: Sequence[int] = ()) -> list[str]:
-    """Hold versions that draw somebody they do not say they are, and those just ``seen`` that may draw somebody who
-    refused; returns why, one sentence each."""
+    """Hold versions that draw somebody they do not say they are, those just ``seen`` that may draw somebody who
+    refused, and those that are not like the versions before them, where one of a name was just seen; returns why, one
+    sentence each."""
     look(registry, seen)
-    near = _near(registry, base, question)
-    with registry.catalog.write(registry.actor) as uow:
-        told = [held for version, likes in sorted(near.items()) for held in _look(registry, uow, version, likes)]
-        return told + _doubts(registry, uow, seen)
-
-
-def _near(registry: Registry, base: str, question: str) -> dict[int, list[Near]]:
-    """Whom undecided versions draw that were there before them: version id -> earlier ones."""
     with registry.catalog.read() as session:
         asked = next((one for one in questions(session) if (one.base, one.question) == (base, question)), None)
-        if asked is None or not LEAST_GALLERY <= asked.versions <= MOST:
-            return {}
-        there = open_answered(session, asked)
-        gallery = there.gallery
-        if gallery.size < LEAST_GALLERY:
-            return {}
-        pairs = pairs_of_one(there.matrix, np.asarray(gallery.people), gallery.model)
-        versions = gallery.versions.tolist()
-        done = decided(session, versions)
+        few = asked is None or asked.versions < LEAST_GALLERY
+        near = {} if few or asked is None or asked.versions > MOST else _near(session, asked)
+        unlike = {} if few or asked is None else _unlike(registry, session, asked, seen)
+    with registry.catalog.write(registry.actor) as uow:
+        told = [held for version, likes in sorted(near.items()) for held in _look(registry, uow, version, likes)]
+        told += _doubts(registry, uow, seen)
+        done = decided(uow.session, unlike)
+        return told + [_hold(uow, version, held) for version, held in sorted(unlike.items()) if version not in done]
+
+
+def _near(session: Session, asked: Asked) -> dict[int, list[Near]]:
+    """Whom undecided versions draw that were there before them: version id -> earlier ones."""
+    there = open_answered(session, asked)
+    gallery = there.gallery
+    if gallery.size < LEAST_GALLERY:
+        return {}
+    pairs = pairs_of_one(there.matrix, np.asarray(gallery.people), gallery.model)
+    versions = gallery.versions.tolist()
+    done = decided(session, versions)
     near: dict[int, list[Near]] = {}
     for pair in pairs:
         earlier, later = sorted((versions[pair.i], versions[pair.j]))
         if later not in done:
             near.setdefault(later, []).append(Near(earlier, By.BEHAVIOUR, pair.score, pair.alarm))
     return near
+
+
+def _unlike(registry: Registry, session: Session, asked: Asked, seen: Sequence[int]) -> dict[int, Held]:
+    """Which of those in service are not who the versions before them are, whatever became of those."""
+    try:
+        gallery = open_gallery(registry, session, asked, NOT_ERASED)
+    except UsageError:  # too few people
+        return {}
+    found = unlike_once_seen(session, gallery, seen)
+    states = versions_by_id(session, found)
+    return {version: held for version, held in found.items() if states[version].state is VersionState.ACTIVE}
 
 
 def _doubts(registry: Registry, uow: UnitOfWork, seen: Sequence[int]) -> list[str]:
@@ -102,4 +119,6 @@ def _hold(uow: UnitOfWork, version_id: int, held: Held) -> str:
     uow.session.flush()
     uow.event("version.hold", {"version": version_id}, **told_of(held))
     ref = refs_of(uow.session, [version_id])[version_id]
+    if held.why == Why.NAME:
+        return f"{ref} is held: it does not look like {held.like}"
     return f"{ref} is held: it draws {held.like} ({held.why})"

@@ -1,4 +1,4 @@
-"""A name is somebody's: whose models may become its next versions.
+"""A name is somebody's, and stays theirs once they are removed: whose models may become its next versions.
 
 What is made of registered versions is a version of an identity when it is made of whom that one's versions are: of
 itself, of the same subjects, or of the same others that one of its versions was made of. Anything else is refused,
@@ -9,12 +9,14 @@ names a subject of that identity is taken at its word here; the second look asks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
+from w2w_registry.catalog.holds import decided
 from w2w_registry.catalog.identities import named, versions_under
 from w2w_registry.catalog.lineage import sources
 from w2w_registry.catalog.lookup import subjects_of
@@ -24,6 +26,7 @@ from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.consent.second_look import By, Why
 from w2w_registry.errors import Conflict
 from w2w_registry.services.consent.second_look import Near, Points, Said, SecondLook
+from w2w_registry.services.recording.gallery import Gallery
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.spaces import metric_of
 from w2w_registry.services.recording.versions import Activity, Held
@@ -109,10 +112,45 @@ def unlike(
         near = _drawn(second, likenesses[i], ids)
         near = _placed(session, second, likenesses[i], points[i], ids) if near is None else near
         if near is not None and near.false_alarm >= (UNLIKE if near.by is By.BEHAVIOUR else UNLIKE_PAIRS):
-            who = named(session, [near.version_id])[near.version_id]
-            ref = f"{who.name}@{who.number}"
-            found[i] = Held(near.version_id, ref, str(near.by), str(Why.NAME), near.score, near.false_alarm)
+            found[i] = _as_unlike(session, near)
     return found
+
+
+def unlike_once_seen(session: Session, gallery: Gallery, seen: Collection[int]) -> dict[int, Held]:
+    """Which registered versions are not who the versions before them are, by what they draw, now that it was ``seen``
+    of some versions of their names: those in the ``gallery``, not made of others, whom nobody has decided about."""
+    row_of = {version: row for row, version in enumerate(gallery.versions.tolist())}
+    known = named(session, seen)
+    taken = versions_under(session, {known[version].name for version in seen if version in row_of})
+    several = [[i for i in ids if i in row_of] for ids in taken.values()]
+    later = {i: there[:place] for there in several for place, i in enumerate(there) if place}
+    parents, done = sources(session, later), decided(session, later)
+    said = subjects_of(session, {i for there in several for i in there}) if later else {}
+    found: dict[int, Held] = {}
+    for i, before in later.items():
+        theirs = {subject for version in before for subject in said.get(version, ())}
+        if i in done or parents[i] or theirs & set(said.get(i, ())):
+            continue
+        # As if it were not registered yet, nor any later version of that identity.
+        asked = row_of[i]
+        absent = (gallery.identities == gallery.identities[asked]) & ~np.isin(gallery.versions, before)
+        scores = gallery.model.score_projected(np.asarray(gallery.points[[asked]]), gallery.points, absent[None])[0]
+        near = _nearest_of(gallery, scores, [row_of[version] for version in before])
+        if near.false_alarm >= UNLIKE:
+            found[i] = _as_unlike(session, near)
+    return found
+
+
+def _as_unlike(session: Session, near: Near) -> Held:
+    who = named(session, [near.version_id])[near.version_id]
+    return Held(near.version_id, f"{who.name}@{who.number}", str(near.by), str(Why.NAME), near.score, near.false_alarm)
+
+
+def _nearest_of(gallery: Gallery, scores: NDArray[np.float64], rows: Sequence[int]) -> Near:
+    """Of the ``rows`` of a gallery the one with the best of the scores (n,) of a search."""
+    best = rows[int(np.argmax(scores[list(rows)]))]
+    alarm = float(gallery.model.judge(scores, gallery.size).false_alarm[best])
+    return Near(int(gallery.versions[best]), By.BEHAVIOUR, float(scores[best]), alarm)
 
 
 def _drawn(second: SecondLook, likeness: Likeness, ids: Sequence[int]) -> Near | None:
@@ -121,10 +159,8 @@ def _drawn(second: SecondLook, likeness: Likeness, ids: Sequence[int]) -> Near |
         gallery = second.gallery(shown.base, shown.question)
         rows = np.zeros(0, int) if gallery is None else np.flatnonzero(np.isin(gallery.versions, ids))
         if gallery is not None and len(rows):
-            scores, (verdict,) = gallery.verdicts(shown.values[None])
-            best = int(rows[np.argmax(scores[0, rows])])
-            score, alarm = float(scores[0, best]), float(verdict.false_alarm[best])
-            return Near(int(gallery.versions[best]), By.BEHAVIOUR, score, alarm)
+            (scores,), _ = gallery.verdicts(shown.values[None])
+            return _nearest_of(gallery, scores, rows.tolist())
     return None
 
 

@@ -51,7 +51,7 @@ from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
 _OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
 REFUSED: Final = "somebody who refused"
-_ANY_STATE: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
+NOT_ERASED: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
 _COMPARED: Final = 128  # models whose ΔW memory holds at once
 Points = Mapping[int, NDArray[np.float32]]
 Said = tuple[str, Kind, Sequence[str], Activity | None]
@@ -239,7 +239,7 @@ class SecondLook:
     def _same_models(self, likenesses: Sequence[Likeness]) -> list[list[Near]]:
         found: list[list[Near]] = [[] for _ in likenesses]
         asked = [(i, one.sketch) for i, one in enumerate(likenesses) if one.sketch is not None and one.sketch.norm > 0]
-        rows = near_any(self._session, [sketch for _, sketch in asked], _ANY_STATE)
+        rows = near_any(self._session, [sketch for _, sketch in asked], NOT_ERASED)
         pairs = [(i, row) for (i, _), near in zip(asked, rows, strict=True) for row in near]
         for start in range(0, len(pairs), _COMPARED):
             part = pairs[start : start + _COMPARED]
@@ -284,7 +284,7 @@ class SecondLook:
             there = None
             if asked is not None and asked.versions >= LEAST_GALLERY:
                 with suppress(UsageError):  # too few people
-                    there = open_gallery(self._registry, self._session, asked, _ANY_STATE)
+                    there = open_gallery(self._registry, self._session, asked, NOT_ERASED)
             self._galleries[base, question] = there
         return self._galleries[base, question]
 
