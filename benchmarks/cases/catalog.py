@@ -1,4 +1,5 @@
-"""Whole commands at a thousand identities and at many: list, show, audit query and a cold search; recording on the way.
+"""Whole commands at a thousand identities and at many: list, show, audit query and a cold search; the gallery's first
+page; recording on the way.
 
     BENCH_IDENTITIES=1000000 BENCH_HOME=FOLDER python -m benchmarks --only catalog
 
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
+from benchmarks.cases.gallery import anew, client_of, taken
 from benchmarks.cases.recording import PEOPLE, opened, peak, rate, registry_at
 from benchmarks.frame import Row
 from w2w_registry.catalog.models import Version
@@ -25,6 +27,7 @@ from w2w_registry.services.registry import Registry
 
 FEW = 1_000
 AT_ONCE = 10_000
+PAGES = 15  # of each registry, turn by turn
 COMMANDS: dict[str, Sequence[str]] = {
     "list --limit 20": ["list", "--limit", "20"],
     "show NAME": ["show", "p0005"],
@@ -61,6 +64,23 @@ def measured(folder: Path, many: int) -> Iterator[Row]:
         yield Row(
             name, seconds, few[name][0], f"itself at {FEW:,}", quality, {"identities": many, "database": "SQLite"}
         )
+    yield first_page(registry_at(url, home), many)
+
+
+def first_page(registry: Registry, many: int) -> Row:
+    """The first page, made anew each time, turn by turn with that of a registry of a thousand: this process's CPU, the
+    least of several."""
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_TMP")) as folder:
+        small = opened(f"sqlite:///{folder}/catalog.db", Path(folder) / "home")
+        rate(small, FEW - PEOPLE, "first-")
+        clients = client_of(small), client_of(registry)
+        cold = [taken(client, "/").cpu for client in clients]
+        spent = [[taken(client, anew("/", turn)).cpu for client in clients] for turn in range(PAGES)]
+        for one in (small, registry):
+            one.catalog.close()
+    few, ours = (min(times) for times in zip(*spent, strict=True))
+    quality = {"CPU, times itself": f"{ours / few:.3g}", "first after the start": cold[1], "of a thousand": cold[0]}
+    return Row("first page", ours, few, f"itself at {FEW:,}", quality, {"identities": many, "database": "SQLite"})
 
 
 def grow(folder: Path, url: str, home: Path, many: int) -> tuple[Taken, list[dict[str, float]]]:

@@ -67,14 +67,19 @@ def rows(small: bool) -> Iterator[Row]:
     count, rounds = (10_000, 10) if small else (100_000, 40)
     with tempfile.TemporaryDirectory() as folder:
         registry = populate(Path(folder), count)
-        client = TestClient(
-            create_app(registry, Access(TOKEN, "bench"), frozenset({HOST}), limits=Limits(rate=1e6, burst=10**6)),
-            base_url=f"http://{HOST}",
-            headers={"authorization": f"Bearer {TOKEN}"},
-        )
+        client = client_of(registry)
         yield from pages(registry, client, count, rounds)
         registry.catalog.close()
         yield from crowds(Path(folder), count, small=small)
+
+
+def client_of(registry: Registry) -> TestClient:
+    """Somebody who may see a registry's pages, with no limit on how many a second."""
+    return TestClient(
+        create_app(registry, Access(TOKEN, "bench"), frozenset({HOST}), limits=Limits(rate=1e6, burst=10**6)),
+        base_url=f"http://{HOST}",
+        headers={"authorization": f"Bearer {TOKEN}"},
+    )
 
 
 def populate(folder: Path, count: int) -> Registry:
