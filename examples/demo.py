@@ -32,7 +32,7 @@ def main(out: Path) -> int:
     print(f"Unpacking the mini world into {world}", flush=True)
     unpack(world)
     loras, retrained = world / "loras", sorted((world / "retrained").iterdir())
-    attach_previews(world, loras)
+    attach_previews(world / "photos", loras)
     command(home, "init")
     command(home, "space", "fit", "faces", loras, "--base-model", "miniworld")
     command(home, "add", loras, "--labels", labels_of(world, loras, out / "labels.csv"))
@@ -56,10 +56,10 @@ def main(out: Path) -> int:
     return 0
 
 
-def attach_previews(world: Path, loras: Path) -> None:
-    """Put a picture beside each LoRA, as people do: the first photo it was trained on. ``add`` takes it along."""
+def attach_previews(shot: Path, loras: Path) -> None:
+    """Put a picture beside each LoRA, as people do: the first of its photos (``shot``). ``add`` takes it along."""
     for folder in sorted(loras.iterdir()):
-        photos = sorted((world / "photos" / folder.name).glob("*.png"))
+        photos = sorted((shot / folder.name).glob("*.png"))
         if photos:
             with Image.open(photos[0]) as photo:
                 larger = photo.convert("RGB").resize((PREVIEW, PREVIEW), Image.Resampling.BICUBIC)

@@ -1,8 +1,8 @@
 """The gallery on the mini world: ``python -m examples.gallery OUT`` (what ``make gallery`` runs).
 
 Makes the demo's registry unless OUT has one, adds what a gallery is for (directions for the sliders, fingerprints to
-say who is who, two people who agreed, an edit and a mix of them), and serves it. Fingerprints and drawing need torch;
-everything else does not. What was finished is not done again.
+say who is who, two people who agreed, an edit and a mix of them, a model that waits for a decision), and serves it.
+Fingerprints and drawing need torch; everything else does not. What was finished is not done again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def prepare(home: Path, world: Path) -> None:
         pipeline = ("--pipeline", world / "pipeline")
         command(home, "fingerprint", "--all", *pipeline)
         command(home, "calibrate", "--repeats", world / "retrained", *pipeline)
-    demo.attach_previews(world, world / "heldout")
+    demo.attach_previews(world / "photos", world / "heldout")
     consent = ("--purpose", "research", "--derivatives", "--expires", "2027-12-31")
     for subject, lora, name in (("s-17", "p1000", "acme/alice"), ("s-18", "p1001", "acme/bob")):
         command(home, "consent", "grant", subject, *consent)
@@ -48,8 +48,22 @@ def prepare(home: Path, world: Path) -> None:
     if find_spec("torch") is not None:
         made = ("acme/alice-bearded", "acme/alice-and-bob")
         command(home, "preview", "draw", *made, "--pipeline", world / "pipeline")
+        hold_somebody(home, world)
     command(home, "alias", "set", "production", "acme/alice@1")
     command(home, "tag", "set", "acme/alice", "team=ads")
+
+
+def hold_somebody(home: Path, world: Path) -> None:
+    """A registered person's model comes again, from other photos and as somebody else's: it is held, and waits on the
+    compliance desk for a second person."""
+    form = world / "form.txt"
+    form.write_text("I am the one whom p0007 shows.\n")
+    demo.attach_previews(world / "photos-retrained", world / "retrained")
+    for subject in ("s-19", "s-20"):
+        command(home, "consent", "grant", subject, "--purpose", "research")
+    command(home, "--actor", "steward", "subject", "assign", "s-19", "p0007", "--evidence", form)
+    lora = ("add", world / "retrained" / "p0007", "--name", "visitor/portrait", "--subject", "s-20")
+    command(home, "--actor", "visitor", *lora, "--pipeline", world / "pipeline")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ PAGES = {
     "spaces": "/spaces",
     "space": "/spaces/faces@1?colour=hat",
     "compliance": "/compliance",
+    "held": "/compliance",
     "events": "/compliance/events",
     "subject": "/compliance/subjects/s-17",
     "withdrawal": "/compliance/withdrawals/s-17",
@@ -75,7 +76,8 @@ def everything_is_there(page: Any) -> None:
     """Wait for every picture in sight, and for what moves to come to rest."""
     page.wait_for_load_state("networkidle")
     page.wait_for_function(
-        "() => [...document.images].filter(i => i.getBoundingClientRect().top < innerHeight)"
+        "() => [...document.images]"
+        ".filter(i => i.checkVisibility() && i.getBoundingClientRect().top < innerHeight)"
         ".every(i => i.complete && i.naturalWidth)"
     )
     page.evaluate("document.activeElement?.blur()")
@@ -100,7 +102,13 @@ def move_a_slider(page: Any, _world: Path) -> None:
     page.wait_for_function("() => [...document.querySelectorAll('figure img')].length > 1")
 
 
-ACTS = {"who": ask_who, "sliders": move_a_slider}
+def open_the_decision(page: Any, _world: Path) -> None:
+    """Who is held, beside whom they resemble."""
+    page.locator("#held").evaluate("heading => scrollTo(0, heading.getBoundingClientRect().top + scrollY - 90)")
+    page.locator("summary", has_text="Decide").first.click()
+
+
+ACTS = {"who": ask_who, "sliders": move_a_slider, "held": open_the_decision}
 
 
 def save(shot: bytes, path: Path) -> None:

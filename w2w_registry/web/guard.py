@@ -27,6 +27,7 @@ from w2w_registry.web.limits import Buckets, Limits, OwnBuckets
 from w2w_registry.web.oidc import Oidc
 from w2w_registry.web.problems import Problem, problem_of, respond
 
+PRINTED: Final = "open the address that `w2w-reg serve` printed"
 API: Final = "/api/"
 SAFE: Final = frozenset({"GET", "HEAD"})
 METHODS: Final = SAFE | {"POST", "PUT", "DELETE"}
@@ -188,7 +189,8 @@ class Guard:
             return entered
         who = self._who(scope, headers)
         if who is None:
-            raise Problem(401, "token", "open the address that `w2w-reg serve` printed", {"www-authenticate": "Bearer"})
+            how = "sign in first: whoever serves this gallery says where" if self._access.named else PRINTED
+            raise Problem(401, "token", how, {"www-authenticate": "Bearer"})
         self._wait(scope, who.actor)
         if method not in SAFE:
             _check_mutation(path, headers, who)
