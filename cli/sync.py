@@ -57,7 +57,8 @@ def sync(frame: Frame, owner: str | None, push: bool, pull: bool, dry_run: bool)
             if row["error"]:
                 warn(str(row["error"]))
         for endpoint, error in report.unasked:
-            warn(f"{endpoint} could not be asked: {message(error)}")
+            why = message(error).removeprefix(f"{endpoint}: ")
+            warn(f"{endpoint} could not be asked: {why}")
         note("catalog and Hub agree" if not report.differs else f"{counted(report.left, 'difference')} left")
 
     emit(frame, {"differs": report.differs, "dry_run": dry_run, "items": rows, "unasked": unasked}, human)
