@@ -549,6 +549,15 @@ def test_factors_that_are_turned_over_are_never_multiplied(tmp_path: Path, rows:
     assert change.rank == 18
 
 
+@pytest.mark.parametrize("part", ["transformer_2", "vae", "connectors"])
+def test_a_second_part_of_a_pipeline_is_what_keeps_a_lora_out_of_a_space(tmp_path: Path, part: str) -> None:
+    state = {**pair("transformer.blocks.0.attn1.to_q"), **pair(f"{part}.blocks.0.attn1.to_q")}
+    adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))
+    assert (adapter.exact, adapter.parts) == (True, {"transformer": 1, part: 1})
+    with pytest.raises(BadLora, match=f"changes the {part} beside the transformer"):
+        read_lora(tmp_path / "x.safetensors")
+
+
 def test_a_layers_own_weights_beside_its_factors_are_of_that_layer(tmp_path: Path) -> None:
     state = {**pair(PEFT_KEY), f"{PEFT_KEY}.base_layer.weight": rand(16, 12)}
     adapter = read_adapter(st_file(tmp_path / "x.safetensors", state))

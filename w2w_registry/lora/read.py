@@ -257,6 +257,8 @@ def not_plain(adapter: Adapter) -> str | None:
             return "changes only the text encoder, not the UNet"
         return f"its layers are of no UNet or transformer this release knows ({brief(adapter.changes[0].module)})"
     strange = next((c for c in adapter.changes if c.part not in DENOISERS and "text_encoder" not in c.part), None)
+    if strange is not None and strange.part != "model":
+        return f"changes the {strange.part} beside the {adapter.denoiser[0].part}"
     if strange is not None:
         return f"{brief(strange.module)} is not the name of a UNet module, nor of a transformer's"
     if special:
