@@ -99,6 +99,22 @@ def test_long_names_stay_apart() -> None:
     assert max(len(one), len(two)) <= MAX_NAME
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["pipe/pytorch_lora_weights", "pipe/unet/diffusion_pytorch_model"], ["pipe", "pipe-unet"]),
+        (["ann/lora", "ann/unet/adapter_model", "ann/final"], ["ann", "ann-lora", "ann-unet"]),
+        (["a/ann/last", "b/ann/last"], ["a/ann", "b/ann"]),
+    ],
+)
+def test_what_was_taken_out_of_a_name_tells_apart_what_else_would_not_be(
+    tmp_path: Path, paths: list[str], names: list[str]
+) -> None:
+    for path in paths:
+        write_lora(tmp_path / f"{path}.safetensors", make_tensors(), fmt="kohya")
+    assert sorted(c.name for c in find_loras([tmp_path])) == names
+
+
 def test_two_snapshots_of_one_repo_are_told_apart_by_their_commits(tmp_path: Path) -> None:
     for commit in ("0a" * 20, "0b" * 20):
         write_lora(tmp_path / "models--acme--alice" / "snapshots" / commit, make_tensors(), fmt="diffusers")
@@ -163,7 +179,17 @@ def test_what_was_not_downloaded_to_its_end_is_called_so(tmp_path: Path, ending:
 
 
 def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> None:
-    names = ("pack.zip", "pack.7z", "x.gguf", "x.onnx", "flax_model.msgpack", "tf.h5", "x.safetensors.part", "old.bin")
+    names = (
+        "pack.zip",
+        "pack.7z",
+        "x.gguf",
+        "words.pti",
+        "x.onnx",
+        "flax_model.msgpack",
+        "tf.h5",
+        "x.safetensors.part",
+        "old.bin",
+    )
     for name in (*names, "notes.txt", "picture.png"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"x")

@@ -55,6 +55,7 @@ _OTHER = {
     "onnx": ("a model file of another program (ONNX)", None),
     "msgpack": ("a model file of another program (Flax)", "save it as safetensors"),
     "h5": ("a model file of another program (HDF5)", "save it as safetensors"),
+    "pti": ("a textual-inversion embedding, not an adapter", None),
     "renamed": ("a safetensors file under another ending", "let its name end in .safetensors"),
     "unfinished": ("an unfinished download", "download it again"),
 }
@@ -194,7 +195,7 @@ def _name_from(parts: list[str]) -> str:
 
 def _distinct(paths: list[Path]) -> list[str]:
     """A name for each path; where several would get the same, as much more of the place as tells them apart."""
-    ways = [_ways(path) for path in paths]
+    ways = _told_apart(paths, [_ways(path) for path in paths])
     used = [0] * len(paths)
     for _ in range(max(map(len, ways), default=0)):
         names = [way[n] for way, n in zip(ways, used, strict=True)]
@@ -210,6 +211,24 @@ def _distinct(paths: list[Path]) -> list[str]:
         if count[name] > 1:  # the same parts once the rest was taken out: a mark of the whole path
             names[i] = f"{ways[i][0][: MAX_NAME - 9]}-{_mark(paths[i])}"
     return names
+
+
+def _told_apart(paths: list[Path], ways: list[list[str]]) -> list[list[str]]:
+    """The ways of each path; of those that only differ in what was taken out (``ann/lora.safetensors`` and
+    ``ann/unet/adapter_model.safetensors``) the outermost keeps its own, the others are told by that too."""
+    same: dict[tuple[str, ...], list[int]] = {}
+    for i, way in enumerate(ways):
+        same.setdefault(tuple(way), []).append(i)
+    found = list(ways)
+    for places in same.values():
+        if len(places) > 1:
+            full = {i: Path(os.path.abspath(paths[i])).parts for i in places}
+            above = len(Path(os.path.commonpath([os.path.join(*parts) for parts in full.values()])).parts)
+            for i in sorted(places, key=lambda i: len(full[i]))[1:]:
+                part = full[i][above].rpartition(".")[0] or full[i][above] if len(full[i]) > above else ""
+                if part.lower() in _GENERIC:
+                    found[i] = [f"{way}-{part}" if len(way) + len(part) < MAX_NAME else way for way in ways[i]]
+    return found
 
 
 def _with_a_name(path: Path) -> Path:
@@ -340,7 +359,7 @@ def _other_kind(folder: Path, name: str) -> str | None:
     stem, _, ending = lower.rpartition(".")
     if (not stem or ".safetensors" in stem or not ending.isalnum()) and is_safetensors(folder / name):
         return "renamed"
-    return next((kind for kind in ("gguf", "onnx", "msgpack", "h5") if lower.endswith(f".{kind}")), None)
+    return next((kind for kind in ("gguf", "onnx", "msgpack", "h5", "pti") if lower.endswith(f".{kind}")), None)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

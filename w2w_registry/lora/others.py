@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*"}
+_EMBEDDING = {"emb_params", "clip_l", "clip_g", "t5", "string_to_param", "*", "text_encoders_0", "text_encoders_1"}
 
 
 _PICTURE_KEYS = (".to_k_ip.weight", ".to_v_ip.weight")
