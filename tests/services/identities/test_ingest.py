@@ -83,7 +83,7 @@ def test_one_who_resembles_another_subject_is_held(fitted: Registry, loras: Path
     item = put(fitted, retrained / "p0003", name="borrowed", subjects=("s-99",)).items[0]
     assert (item.status, item.held) == ("added", True)
     assert "resembles p0003@1 (another subject" in item.warnings[0]
-    assert "w2w-reg resolve borrowed --same-as p0003 | --distinct" in item.warnings[0]
+    assert "w2w-reg resolve borrowed --same-as p0003 --reason TEXT" in item.warnings[0]
     unrelated = put(fitted, loras / "p0010", subjects=("s-10",)).items[0]
     assert not unrelated.held
     assert not any("resembles" in w for w in unrelated.warnings)
