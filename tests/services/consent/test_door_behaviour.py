@@ -20,7 +20,7 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.consent.second_look import Why
 from w2w_registry.errors import ConsentDenied, HeldBack, LikenessRefused, NotCompared, SecondPersonNeeded
 from w2w_registry.lora import lora_files
-from w2w_registry.services.consent import behaviour, grants, namesakes, resolve, withdraw
+from w2w_registry.services.consent import behaviour, grants, late_look, namesakes, resolve, withdraw
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.late_look import look_again
 from w2w_registry.services.consent.places import Places
@@ -156,6 +156,18 @@ def test_whose_version_it_is_not_is_seen_late(
     olga = replace(home, settings=replace(home.settings, actor="olga"))
     resolve.resolve(olga, next(iter(unlike)), distinct=True, reason="a new haircut")
     assert look_again(home, taken.base, taken.question, taken.versions) == []
+
+
+def test_nobody_is_compared_late_where_every_name_has_one_version(
+    home: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with home.catalog.read() as session:
+        row = session.scalars(select(Fingerprint)).first()
+        assert row is not None
+    opened: list[object] = []
+    monkeypatch.setattr(late_look, "open_gallery", lambda *given: opened.append(given))
+    look_again(home, row.base, row.question, [row.version_id])
+    assert not opened
 
 
 def test_every_new_version_has_its_fingerprint(home: Registry) -> None:

@@ -73,10 +73,9 @@ def _near(session: Session, asked: Asked) -> dict[int, list[Near]]:
 def _unlike(registry: Registry, session: Session, asked: Asked, seen: Sequence[int]) -> dict[int, Held]:
     """Which of those in service are not who the versions before them are, whatever became of those."""
     try:
-        gallery = open_gallery(registry, session, asked, NOT_ERASED)
+        found = unlike_once_seen(session, lambda: open_gallery(registry, session, asked, NOT_ERASED), seen)
     except UsageError:  # too few people
         return {}
-    found = unlike_once_seen(session, gallery, seen)
     states = versions_by_id(session, found)
     return {version: held for version, held in found.items() if states[version].state is VersionState.ACTIVE}
 

@@ -9,7 +9,7 @@ names a subject of that identity is taken at its word here; the second look asks
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -116,12 +116,15 @@ def unlike(
     return found
 
 
-def unlike_once_seen(session: Session, gallery: Gallery, seen: Collection[int]) -> dict[int, Held]:
+def unlike_once_seen(session: Session, opened: Callable[[], Gallery], seen: Collection[int]) -> dict[int, Held]:
     """Which registered versions are not who the versions before them are, by what they draw, now that it was ``seen``
-    of some versions of their names: those in the ``gallery``, not made of others, whom nobody has decided about."""
+    of some versions of their names: those in the gallery, not made of others, whom nobody has decided about. The
+    gallery is ``opened`` where a name has several versions."""
+    taken = versions_under(session, {one.name for one in named(session, seen).values()})
+    if all(len(ids) < 2 for ids in taken.values()):
+        return {}
+    gallery = opened()
     row_of = {version: row for row, version in enumerate(gallery.versions.tolist())}
-    known = named(session, seen)
-    taken = versions_under(session, {known[version].name for version in seen if version in row_of})
     several = [[i for i in ids if i in row_of] for ids in taken.values()]
     later = {i: there[:place] for there in several for place, i in enumerate(there) if place}
     parents, done = sources(session, later), decided(session, later)
