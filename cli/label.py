@@ -56,8 +56,8 @@ def label_unset(frame: Frame, name: str, labels: tuple[str, ...]) -> None:
 def label_import(frame: Frame, file: str) -> None:
     """Set labels from a CSV file with a row per identity and a column per label.
 
-    Rows that match no identity are listed. Numbers may be written as spreadsheets do: 45% is 0.45, and a column with
-    0,5 in it has decimal commas.
+    Rows that match no identity are listed. Numbers may be written as spreadsheets do: 45% is 0.45, and where a
+    column or table has 0,5 in it, 1.234 is a thousand.
     """
     from w2w_registry.services.identities import describing
 

@@ -48,6 +48,20 @@ def test_numbers_as_spreadsheets_write_them(
     assert [row["beard"] for row in read_labels_csv(file).values()] == numbers
 
 
+def test_a_table_has_one_decimal_mark_where_a_column_does_not_tell_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("id\theight\tfollowers\tscore\n1.500\t1,78\t1.234\t0.5\nann\t1,6\t12.500\t2,000\n", "utf-8")
+    assert read_labels_csv(file) == {
+        "1.500": {"height": 1.78, "followers": 1.234, "score": 0.5},
+        "ann": {"height": 1.6, "followers": 12.5, "score": 2000.0},
+    }
+    file.write_text("id\theight\tfollowers\nbob\t1,78\t1.234\nann\t1,6\t12.500\n", "utf-8")
+    assert read_labels_csv(file) == {
+        "bob": {"height": 1.78, "followers": 1234.0},
+        "ann": {"height": 1.6, "followers": 12500.0},
+    }
+
+
 def test_a_label_by_itself_may_be_written_so_too() -> None:
     assert parse_labels(["a=45%", "b=0,7", "c=1,234", "d=1_0"]) == {"a": 0.45, "b": 0.7, "c": "1,234", "d": "1_0"}
 

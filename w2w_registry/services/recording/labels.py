@@ -40,7 +40,7 @@ def parse_labels(items: Iterable[str]) -> dict[str, Label]:
 def to_label(text: str) -> Label:
     """A finite number when the text is one (``45%`` and ``0,7`` are, too), else the text; ``yes``/``true`` and
     ``no``/``false`` are 1 and 0."""
-    (text,) = plain_numbers([composed(text)], "")
+    ((text,),) = plain_numbers([[composed(text)]], "")
     word = text.lower()
     if word in ("yes", "true"):
         return 1.0
@@ -86,9 +86,9 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     if value is not None:
         raise BadFile(path=str(path), reason=f"a column is named {value!r}, as values are", hint=_HEADER)
     where = _naming(header, rows)
-    numbers = [
-        plain_numbers([row[i].strip() if i < len(row) else "" for row in rows], mark) for i in range(len(header))
-    ]
+    width = range(len(header))
+    columns = [[row[i].strip() if i < len(row) and i != where else "" for row in rows] for i in width]
+    numbers = plain_numbers(columns, mark)
     labels: dict[str, dict[str, Label]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) > len(header):

@@ -17,16 +17,22 @@ _BODY = {
 }
 
 
-def plain_numbers(cells: Sequence[str], between: str) -> list[str]:
-    """A column's cells with the numbers among them as Python writes them; the others as they are. ``45 %`` is 0.45.
+def plain_numbers(columns: Sequence[Sequence[str]], between: str) -> list[list[str]]:
+    """A table's columns with the numbers among their cells as Python writes them; the others as they are. ``45 %`` is
+    0.45.
 
-    A column has one decimal mark: ``1.234`` beside ``0,5`` is a thousand. Where no cell tells which, a mark by itself
-    is a decimal one; ``1,234`` is a thousand in a file with commas ``between`` the cells, as nobody who writes decimal
-    commas has, and is left as it is in one with neither commas nor semicolons.
+    A column has one decimal mark, and one that does not tell its own has the table's: ``1.234`` beside ``0,5`` is a
+    thousand. Where no cell tells which, a mark by itself is a decimal one; ``1,234`` is a thousand in a file with
+    commas ``between`` the cells, as nobody who writes decimal commas has, and is left as it is in one with neither
+    commas nor semicolons.
     """
-    read = [_readings(cell) for cell in cells]
-    told = {mark for one in read for mark in one if len(one) == 1}
-    return [_chosen(cell, one, told, between) for cell, one in zip(cells, read, strict=True)]
+    read = [[_readings(cell) for cell in cells] for cells in columns]
+    told = [{mark for one in column for mark in one if len(one) == 1} - {""} for column in read]
+    everywhere = set().union(*told)
+    return [
+        [_chosen(cell, one, own or everywhere, between) for cell, one in zip(cells, column, strict=True)]
+        for cells, column, own in zip(columns, read, told, strict=True)
+    ]
 
 
 def _readings(cell: str) -> dict[str, str]:
@@ -44,15 +50,12 @@ def _readings(cell: str) -> dict[str, str]:
 
 
 def _chosen(cell: str, readings: dict[str, str], told: set[str], between: str) -> str:
-    marks = told - {""}
     if len(readings) == 1:
         return next(iter(readings.values()))
     if not readings:
         return cell
-    if len(marks) == 1:
-        return readings[marks.pop()]
-    if marks:
-        return cell
+    if told:
+        return readings[min(told)] if len(told) == 1 else cell
     own = "," if "," in cell else "."
     if own == "." or between == ";":
         return readings[own]
