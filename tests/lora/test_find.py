@@ -162,6 +162,7 @@ def test_what_lies_in_a_hidden_folder_is_named_and_taken_when_that_is_named(tmp_
     for name in (".trash/old/x.safetensors", "x.safetensors"):
         write_lora(tmp_path / name, make_tensors(), fmt="kohya")
     (tmp_path / ".trash" / "notes.txt").write_text("words")
+    (tmp_path / ".link").symlink_to(tmp_path / ".trash")
     found, skipped = discover([tmp_path])
     assert [c.name for c in found] == ["x"]
     assert [(s.path.name, s.reason, s.cure) for s in skipped] == [

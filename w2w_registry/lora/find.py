@@ -309,6 +309,8 @@ def _hidden_ones(folder: Path, entry: os.DirEntry[str]) -> Iterator[Skipped]:
         if entry.name.lower().endswith(_OURS):
             yield Skipped(folder / entry.name, "a hidden file")
         return
+    if entry.is_symlink():  # it may lead anywhere
+        return
     looked = 0
     for place, _, names in os.walk(folder / entry.name):
         for name in sorted(names):
