@@ -55,7 +55,7 @@ check: $(VENV)/.dev
 # Files, not tests, are dealt out: fixtures of a file (servers, fitted spaces) are then made once. "auto" is one worker
 # more than processors (tests/conftest.py).
 test: check
-	$(BIN)/python -m pytest -n auto --dist loadfile -m 'not soak and not live'
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not soak and not live'
 
 # The lowest versions pyproject.toml declares, installed together in a venv of their own, do the main job.
 minimums: $(VENV)/.dev

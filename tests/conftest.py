@@ -57,6 +57,33 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
 
 
+LONGEST = (
+    "services/consent/test_door_behaviour.py",
+    "browser/test_pages.py",
+    "services/hub/test_oci.py",
+    "services/provenance/test_replay_training.py",
+    "services/synthesis/test_synthesis.py",
+    "services/identities/test_paging.py",
+    "web/test_guard.py",
+    "services/hub/test_pull.py",
+    "services/consent/test_withdraw.py",
+    "services/consent/test_insider_campaign.py",
+    "services/hub/test_release.py",
+    "services/identities/test_ingest.py",
+    "services/audit/test_log.py",
+    "web/test_hostile.py",
+    "services/hub/test_sync.py",
+    "diffusion/test_invert.py",
+    "examples/test_notebook.py",
+)
+"""Files that take half a minute and more begin first, so that no worker is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
 def pytest_collection_finish() -> None:
     """Thousands of collected tests and their modules stay to the end: no search for garbage goes through them again."""
     gc.collect()
@@ -80,8 +107,8 @@ def postgres_server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="w2w-pg-", ignore_cleanup_errors=True) as folder:
         server = pgserver.get_server(folder, cleanup_mode="stop")
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):  # nothing here outlives the machine
-            _admin(server.get_uri(), f"ALTER SYSTEM SET {setting} = off")
-        _admin(server.get_uri(), "SELECT pg_reload_conf()")
+            admin(server.get_uri(), f"ALTER SYSTEM SET {setting} = off")
+        admin(server.get_uri(), "SELECT pg_reload_conf()")
         yield server.get_uri()
         server.cleanup()
 
@@ -89,7 +116,7 @@ def postgres_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: str) -> str:
     """Name of a migrated, empty database."""
-    _admin(postgres_server, "CREATE DATABASE w2w_template")
+    admin(postgres_server, "CREATE DATABASE w2w_template")
     schema.upgrade(_database(postgres_server, "w2w_template"))
     return "w2w_template"
 
@@ -157,16 +184,17 @@ def fresh_sqlite(template: Path, folder: Path) -> Iterator[str]:
 def fresh_postgres(server: str, template: str) -> Iterator[str]:
     """URL of a copy of the template, dropped afterwards."""
     name = f"t{uuid.uuid4().hex[:16]}"
-    _admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
     yield _database(server, name)
-    _admin(server, f"DROP DATABASE {name} WITH (FORCE)")
+    admin(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _database(server: str, name: str) -> str:
     return server.replace("/postgres?", f"/{name}?")
 
 
-def _admin(server: str, statement: str) -> None:
+def admin(server: str, statement: str) -> None:
+    """Have a PostgreSQL server do something outside every transaction."""
     import psycopg
 
     with psycopg.connect(server, autocommit=True) as connection:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "w2w_registry"
 # third-party package -> the only places that may import it
@@ -185,6 +187,10 @@ def test_no_function_is_longer_than_it_may_be() -> None:
     }
     assert found == set(LONG_FUNCTIONS)
     assert len(LONG_FUNCTIONS) <= 3
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 # -- who opens files ------------------------------------------------------------------------------------

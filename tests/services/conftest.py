@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import World, make_world
 from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
@@ -29,6 +30,11 @@ def loras(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def retrained(world: World, loras: Path) -> Path:
     """The first thirty identities trained again."""
     return world.write(loras.parent / "retrained", range(30), training=1)
+
+
+@pytest.fixture(scope="session")
+def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Beginnings:
+    return Beginnings(tmp_path_factory.mktemp("beginnings"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from tests.services.beginnings import Beginnings
 from tests.services.identities.test_same_model import disguises
 from tests.services.world import BASE, World
 from w2w_registry.catalog.models import GuardReference
@@ -28,14 +29,18 @@ ALICE = 5
 
 
 @pytest.fixture
-def home(registry: Registry, loras: Path, world: World, tmp_path: Path) -> Registry:
+def home(registry: Registry, beginnings: Beginnings, loras: Path) -> Registry:
     """Alice, who agreed, among people who did; and a second space that never saw her."""
+    beginnings.begin(registry, "door", lambda empty: fill(empty, loras))
+    return registry
+
+
+def fill(registry: Registry, loras: Path) -> None:
     fit_space(registry, "faces", [str(loras)], base_model=BASE)
     fit_space(registry, "others", [str(loras / f"p{i:04d}") for i in range(10, 80)], base_model=BASE)
     grants.grant(registry, "alice", EVERYTHING)
     assert put(registry, [loras / f"p{ALICE:04d}"], space="faces", name="alice", subjects=["alice"]) == ["added"]
     put(registry, [loras / f"p{i:04d}" for i in range(40, 80)], space="faces")
-    return registry
 
 
 def put(registry: Registry, paths: list[Path], **options: object) -> list[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import BASE, World
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
@@ -28,14 +29,18 @@ EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
 
 
 @pytest.fixture
-def home(registry: Registry, loras: Path) -> Registry:
+def home(registry: Registry, beginnings: Beginnings, loras: Path) -> Registry:
     """Alice (p0003) is known, and mallory agrees to everything; several people work here."""
     registry = replace(registry, settings=replace(registry.settings, policy={"space_people": 2}))
+    beginnings.begin(registry, "held", lambda empty: fill(empty, loras))
+    return registry
+
+
+def fill(registry: Registry, loras: Path) -> None:
     fit_space(registry, "faces", [str(loras)], base_model=BASE)
     put(registry, loras / "p0003", name="alice", subjects=["s-alice"])
     put(registry, *(loras / f"p{i:04d}" for i in range(40, 60)))
     grants.grant(registry, "s-mallory", EVERYTHING)
-    return registry
 
 
 @pytest.fixture

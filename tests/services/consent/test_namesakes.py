@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import BASE, World
 from w2w_registry.consent.records import Scope
 from w2w_registry.errors import UNLIKE, Conflict, HeldBack
@@ -25,9 +26,14 @@ ANY = Scope(purposes=("any",), derivatives=True, publication=True)
 
 
 @pytest.fixture
-def home(registry: Registry, loras: Path, world: World) -> Registry:
+def home(registry: Registry, beginnings: Beginnings, loras: Path, world: World) -> Registry:
     """Alice, bob and carol (p0003, p0004, p0005), forty others, and the direction ``tall``."""
     registry = replace(registry, settings=replace(registry.settings, policy={"space_people": 2}))
+    beginnings.begin(registry, "namesakes", lambda empty: fill(empty, loras, world))
+    return registry
+
+
+def fill(registry: Registry, loras: Path, world: World) -> None:
     fit_space(registry, "faces", [str(loras)], base_model=BASE)
     for number, name in ((3, "alice"), (4, "bob"), (5, "carol"), *((i, f"p{i:04d}") for i in range(30, 70))):
         tall = float(world.identities[number, 0])
@@ -36,7 +42,6 @@ def home(registry: Registry, loras: Path, world: World) -> Registry:
             grants.grant(registry, subject, ANY)
         put(registry, loras / f"p{number:04d}", name=name, labels={"tall": tall}, subjects=said)
     directions.fit(registry, "tall", "tall")
-    return registry
 
 
 def put(registry: Registry, path: Path, **options: object) -> Item:

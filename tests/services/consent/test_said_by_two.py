@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import BASE
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.models import GuardReference
@@ -38,12 +39,16 @@ EVERYTHING = Scope(purposes=("any",), derivatives=True, publication=True)
 
 
 @pytest.fixture
-def home(registry: Registry, loras: Path) -> Registry:
+def home(registry: Registry, beginnings: Beginnings, loras: Path) -> Registry:
     team = replace(registry, settings=replace(registry.settings, policy={"space_people": 2}))
+    beginnings.begin(team, "said-by-two", lambda empty: fill(empty, loras))
+    return team
+
+
+def fill(team: Registry, loras: Path) -> None:
     fit_space(team, "faces", [str(loras)], base_model=BASE)
     put(team, loras / "p0003", name="alice", subjects=["s-alice"])
     put(team, *(loras / f"p{i:04d}" for i in range(40, 60)))
-    return team
 
 
 @pytest.fixture

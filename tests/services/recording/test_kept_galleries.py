@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import BASE
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import fingerprints as stored
@@ -41,13 +42,17 @@ def every_gallery_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def drawn(registry: Registry, loras: Path) -> Registry:
+def drawn(registry: Registry, beginnings: Beginnings, loras: Path) -> Registry:
     """60 identities and what they draw; the 55th to 59th are said to be one person's."""
+    beginnings.begin(registry, "drawn", lambda empty: draw(empty, loras))
+    return registry
+
+
+def draw(registry: Registry, loras: Path) -> None:
     fit_space(registry, "tiny", [str(loras)], base_model=BASE)
     add(registry, AddRequest([str(loras / f"p{n:04d}") for n in range(55)]))
     add(registry, AddRequest([str(loras / f"p{n:04d}") for n in range(55, 60)], subjects=["s-1"]))
     _ask(registry, range(60))
-    return registry
 
 
 def _ask(registry: Registry, people: range, *, other: float = 0.0) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from tests.services.beginnings import Beginnings
 from tests.services.world import BASE, World
 from w2w_registry.catalog.models import Space, SpaceMember
 from w2w_registry.catalog.points import placed_versions
@@ -26,13 +27,17 @@ from w2w_registry.services.spaces.update import update_space
 
 
 @pytest.fixture
-def first(registry: Registry, world: World, tmp_path: Path) -> Path:
+def first(registry: Registry, beginnings: Beginnings, world: World, tmp_path: Path) -> Path:
     """A space of 50 people, all registered."""
     folder = world.write(tmp_path / "first", range(50))
+    beginnings.begin(registry, "first", lambda empty: register(empty, folder))
+    return folder
+
+
+def register(registry: Registry, folder: Path) -> None:
     fit_space(registry, "tiny", [str(folder)], base_model=BASE, components=30)
     for i in range(50):
         add(registry, AddRequest([str(folder / f"p{i:04d}")], subjects=(f"s-{i}",)))
-    return folder
 
 
 @pytest.fixture
