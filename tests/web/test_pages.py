@@ -104,7 +104,7 @@ def test_every_version_shows_the_picture_it_had(browser: TestClient, registry: R
     add(registry, AddRequest(paths=(str(again / "p0001"),)))
     assert len(manage.show(registry, "p0001")["versions"]) == 2
     text = browser.get("/identities/p0001").text
-    rows = text.partition('class="versions"')[2].partition("</table>")[0]
+    rows = text.partition('class="versions rows"')[2].partition("</table>")[0]
     assert rows.count("/pictures/p0001@1?") == 1
     assert rows.count("no picture yet") == 1
     assert browser.get(re.findall(r'src="(/pictures/p0001@1[^"]+)"', rows)[0]).headers["content-type"] == "image/png"
