@@ -32,3 +32,4 @@ def test_options_follow_the_arguments() -> None:
 
 def test_an_argument_is_never_read_as_an_option() -> None:
     assert command("add", "-x.safetensors", subject="a") == "w2w-reg add --subject a -- -x.safetensors"
+    assert command("add", "-x y.safetensors") == "w2w-reg add -- '-x y.safetensors'", "quotes do not hide the dash"

@@ -23,9 +23,8 @@ def command(words: str, *arguments: object, **options: object) -> str:
     """
     given = [quoted(value) for value in arguments]
     named = [part for name, value in options.items() for part in _option(name, value)]
-    if any(value.startswith("-") for value in given):  # else a path would be read as an option
-        given = ["--", *given]
-        return " ".join([PROGRAM, words, *named, *given])
+    if any(str(value).startswith("-") for value in arguments):  # else a path would be read as an option
+        return " ".join([PROGRAM, words, *named, "--", *given])
     return " ".join([PROGRAM, words, *given, *named])
 
 

@@ -94,7 +94,7 @@ def _library() -> Any:
     try:
         import c2pa
     except ImportError:
-        raise MissingExtra(package="c2pa-python", extra="marking", feature="content credentials") from None
+        raise MissingExtra(package="c2pa-python", extra="marking", feature="signing pictures") from None
     return c2pa
 
 

@@ -425,20 +425,26 @@ def test_a_folder_of_folders_is_trained_side_by_side(registry: Registry, tmp_pat
     assert all(row["existing"] for row in again["identities"])
 
 
-def test_a_killed_training_goes_on_where_it_was(registry: Registry, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    photos = [str(studio.photo(tmp_path, f"{i}", i)) for i in range(2)]
-    request = train.TrainRequest(photos, name="ann", steps=6, samples=2, engine=studio.ENGINE)
+def steps_after_being_killed(registry: Registry, request: train.TrainRequest, at: int) -> list[int]:
+    """The steps that are left when a training that was killed is asked for again."""
 
     def killed(done: int, _total: int) -> None:
-        if done == 5:
+        if done == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train.train(registry, request, killed)
     steps: list[int] = []
     train.train(registry, request, lambda done, _total: steps.append(done))
-    assert steps == [5, 6]
+    return steps
+
+
+def test_a_killed_training_goes_on_where_it_was(registry: Registry, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
+    photos = [str(studio.photo(tmp_path, f"{i}", i)) for i in range(2)]
+    request = train.TrainRequest(photos, name="ann", steps=6, samples=2, engine=studio.ENGINE)
+
+    assert steps_after_being_killed(registry, request, at=5) == [5, 6]
     train.train(registry, replace(request, name="whole", photos=photos[::-1]))
     whole = train.train(registry, replace(request, name="ann2"))
     assert whole["identities"][0]["existing"], "the resumed run gave what an unbroken one gives"
@@ -451,15 +457,7 @@ def test_a_training_of_slow_steps_is_kept_by_the_clock(registry: Registry, tmp_p
         [str(studio.photo(tmp_path, "a", 1))], name="ann", steps=4, samples=2, engine=studio.ENGINE
     )
 
-    def killed(done: int, _total: int) -> None:
-        if done == 3:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train.train(registry, request, killed)
-    steps: list[int] = []
-    train.train(registry, request, lambda done, _total: steps.append(done))
-    assert steps == [4]
+    assert steps_after_being_killed(registry, request, at=3) == [4]
 
 
 def test_training_without_a_space_only_writes(registry: Registry, template: Path, tmp_path: Path) -> None:
