@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export HF_HUB_OFFLINE ?=
 
-.PHONY: demo gallery test check minimums soak bench clean help
+.PHONY: demo gallery test check minimums soak bench font clean help
 
 help:
 	@echo "make demo   install, unpack the mini world, fit a space, add 1,000 LoRAs, search (no torch needed)"
@@ -71,6 +71,11 @@ soak: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# The font that comes along (w2w_registry/diffusion/fonts/README.md), from Debian's package of it.
+font:
+	mkdir -p .build/font && cd .build/font && apt-get download xfonts-unifont=1:15.0.01-2 && dpkg-deb -x xfonts-unifont_*.deb .
+	cp .build/font/usr/share/fonts/X11/misc/unifont.pcf.gz w2w_registry/diffusion/fonts/
 
 clean:
 	rm -rf $(VENV) .build build dist *.egg-info demo-out

@@ -234,15 +234,6 @@ def test_a_sheet_wraps_and_frames_the_same_person() -> None:
         images.wrapped_sheet([])
 
 
-def test_names_in_other_scripts_are_written_where_the_machine_has_a_font() -> None:
-    latin = images.font_for("zoë")
-    assert images.font_for("zoë\N{CJK UNIFIED IDEOGRAPH-4E00}" * 50).getlength("a") > 0
-    for text in ("\N{GREEK SMALL LETTER ALPHA}", "\N{HIRAGANA LETTER A}"):
-        font = images.font_for(text)
-        if type(font) is type(latin) and font.getname() != latin.getname():
-            assert bytes(font.getmask(text)) != bytes(font.getmask("\uffff"))
-
-
 def test_contact_sheet_has_a_cell_per_picture() -> None:
     cell = np.zeros((32, 32, 3), np.uint8)
     sheet = images.contact_sheet([[cell, cell], [cell]], row_labels=["a", "b"], column_labels=["1", "2"], cell=64)

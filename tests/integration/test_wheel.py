@@ -70,6 +70,7 @@ def tiny_loras(folder: Path, count: int = 60) -> Layout:
 def test_wheel_carries_migrations_and_types(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "w2w_registry/py.typed" in names
+    assert {f"w2w_registry/diffusion/fonts/{name}" for name in ("unifont.pcf.gz", "OFL.txt")} <= set(names)
     assert any(n.startswith("w2w_registry/migrations/versions/v0") for n in names)
     assert any(n.startswith("w2w_registry/cli/") for n in names)
     for top in ("w2w_registry", "cli", "migrations"):

@@ -11,7 +11,6 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +19,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from numpy.typing import NDArray
 
+from w2w_registry.diffusion.lettering import fitted, font_for, width_of
 from w2w_registry.errors import BadImage
 from w2w_registry.files import read_bytes
 from w2w_registry.pictures import SOURCE_TYPE, picture
@@ -260,22 +260,21 @@ def contact_sheet(
     gap: int = 4,
 ) -> Pixels:
     """Pictures in a labelled grid, (H, W, 3) uint8 on white; small pictures are enlarged without smoothing."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
-    font = ImageFont.load_default(size=12)
     columns = max((len(r) for r in rows), default=0)
     if not columns:
         raise ValueError("a contact sheet needs at least one picture")
-    left = gap + (max((int(font.getlength(t)) for t in row_labels), default=0) + gap if row_labels else 0)
-    lines = [_fit(t, font, cell) for t in column_labels]
+    left = gap + (max((width_of(t) for t in row_labels), default=0) + gap if row_labels else 0)
     top = gap + (18 if column_labels else 0)
     sheet = Image.new("RGB", (left + columns * (cell + gap), top + len(rows) * (cell + gap)), "white")
     pen = ImageDraw.Draw(sheet)
-    for x, text in enumerate(lines):
-        pen.text((left + x * (cell + gap), 2), text, fill="black", font=font)
+    for x, text in enumerate(column_labels):
+        pen.text((left + x * (cell + gap), 2), fitted(text, cell), fill="black", font=font_for(text))
     for y, row in enumerate(rows):
         if y < len(row_labels):
-            pen.text((gap, top + y * (cell + gap) + cell // 2 - 6), row_labels[y], fill="black", font=font)
+            at = (gap, top + y * (cell + gap) + cell // 2 - 6)
+            pen.text(at, fitted(row_labels[y]), fill="black", font=font_for(row_labels[y]))
         for x, pixels in enumerate(row):
             sheet.paste(_in_cell(pixels, cell), (left + x * (cell + gap), top + y * (cell + gap)))
     return np.asarray(sheet, np.uint8)
@@ -307,8 +306,7 @@ def wrapped_sheet(tiles: Sequence[Tile], *, columns: int = 8, cell: int = 128, g
         if tile.framed:
             pen.rectangle((x - 3, y - 3, x + cell + 2, y + cell + 2), outline=(0, 128, 0), width=3)
         for n, text in enumerate(tile.lines):
-            font = font_for(text)
-            pen.text((x, y + cell + n * line), _fit(text, font, cell), fill="black", font=font)
+            pen.text((x, y + cell + n * line), fitted(text, cell), fill="black", font=font_for(text))
     return np.asarray(sheet, np.uint8)
 
 
@@ -320,41 +318,3 @@ def _in_cell(pixels: Pixels, cell: int) -> Any:
     kind = Image.Resampling.NEAREST if max(image.size) <= cell else Image.Resampling.LANCZOS
     scale = cell / max(image.size)
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), kind)
-
-
-_FONTS = (
-    *("NotoSans-Regular.ttf", "NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "fonts-japanese-gothic.ttf"),
-    *("Arial Unicode.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "segoeui.ttf", "msgothic.ttc", "malgun.ttf"),
-    *("simsun.ttc", "NotoSansArabic-Regular.ttf", "NotoSansHebrew-Regular.ttf", "NotoSansDevanagari-Regular.ttf"),
-)
-"""Where this machine has one of them, it writes what Pillow's own font cannot, which is Latin."""
-
-
-def font_for(text: str, size: int = 12) -> Any:
-    """A font that can write a text: Pillow's own, or one of this machine's; Pillow's where none can."""
-    from PIL import ImageFont
-
-    own = ImageFont.load_default(size=size)
-    odd = "".join(sorted({c for c in text if ord(c) >= 0x250 and not c.isspace()}))
-    return (_machines_font(odd, size) or own) if odd else own
-
-
-@lru_cache(maxsize=256)
-def _machines_font(letters: str, size: int) -> Any:
-    from PIL import ImageFont
-
-    for name in _FONTS:
-        try:
-            font = ImageFont.truetype(name, size)
-        except OSError:
-            continue
-        nothing = bytes(font.getmask("\uffff"))
-        if all(bytes(font.getmask(letter)) != nothing for letter in letters):
-            return font
-    return None
-
-
-def _fit(text: str, font: Any, width: int) -> str:
-    while text and font.getlength(text) > width:
-        text = text[:-1]
-    return text
