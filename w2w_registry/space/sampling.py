@@ -138,7 +138,7 @@ def sample(
     directions = _unit(others * weights)
     if min_distance == 0.0:
         points = population.draw(max(count, 8), rng)[:count]
-        nearest, distance = _nearest(directions, points * weights)
+        nearest, distance = _nearest(directions, points, weights)
         return Sampled(points, nearest, distance, 0)
     kept: list[Array] = []
     chosen = np.empty((count, len(population.mean)))
@@ -150,7 +150,7 @@ def sample(
             if len(kept) == count:
                 break
             unit = _unit(point * weights)
-            (best,), (away,) = _nearest(directions, unit[None])
+            (best,), (away,) = _nearest(directions, unit[None], 1.0)
             between = 1.0 - float((chosen[: len(kept)] @ unit).max(initial=-1.0))
             if min(away, between) < min_distance:
                 refused += 1
@@ -167,14 +167,14 @@ def sample(
     )
 
 
-def _nearest(directions: Array, vectors: Array) -> tuple[NDArray[np.intp], Array]:
-    """The nearest of ``directions`` (m, k; unit) to each of ``vectors`` (n, k), −1 when there are none, and one minus
-    the cosine (2 then), in blocks."""
+def _nearest(directions: Array, vectors: Array, weights: Array | float) -> tuple[NDArray[np.intp], Array]:
+    """The nearest of ``directions`` (m, k; unit) to each of ``vectors`` (n, k) times ``weights``, −1 when there are
+    none, and one minus the cosine (2 then), in blocks."""
     nearest, distance = np.full(len(vectors), -1, np.intp), np.full(len(vectors), 2.0)
     if len(directions):
         step = max(1, _CELLS // len(directions))
         for start in range(0, len(vectors), step):
-            likeness = _unit(vectors[start : start + step]) @ directions.T
+            likeness = _unit(vectors[start : start + step] * weights) @ directions.T
             best = likeness.argmax(axis=1)
             nearest[start : start + step] = best
             distance[start : start + step] = 1.0 - likeness[np.arange(len(best)), best]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, overload
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -244,6 +244,32 @@ def mixing_weights(count: int, given: Sequence[float]) -> tuple[float, ...]:
     return tuple(given)
 
 
+@dataclass(frozen=True, eq=False)
+class _Drawn(Sequence[Draft]):
+    """Drafts of ``points`` (n, k) under their ``names``, each made when it is asked for: a hundred thousand of them
+    would take far more memory than their points do. ``activity``: what drew them all."""
+
+    names: Sequence[str]
+    kind: Kind
+    points: Vector
+    activity: Activity
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, at: int) -> Draft: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[Draft]: ...
+
+    def __getitem__(self, at: int | slice) -> Draft | list[Draft]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        activity = replace(self.activity, params={**self.activity.params, "index": range(len(self))[at]})
+        return Draft(self.names[at], self.kind, self.points[at], activity)
+
+
 @seldom_collected()
 def sample(
     registry: Registry,
@@ -276,12 +302,9 @@ def sample(
     found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
     points, refused = found.points.astype(np.float32), found.refused
     del found  # eight bytes a component of every newcomer, for as long as all of them are recorded
-    drafts = []
-    for i, point in enumerate(points):
-        params = {"shape": shape, "count": count, "index": i, "min_distance": min_distance}
-        params |= drawn_from
-        activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
-        drafts.append(Draft(names[i], Kind.parse(kind), point, activity))
+    params = {"shape": shape, "count": count, "min_distance": min_distance, **drawn_from}
+    activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
+    drafts = _Drawn(names, Kind.parse(kind), points, activity)
     with searching(registry, space_row, points) as asked:
         made = record(registry, space_row, weights, drafts, permission, asked=asked)
         near = asked.of(0, count)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -119,32 +120,32 @@ def record(
 ) -> list[Made]:
     """Record every draft, or none: one transaction, one version with its operation and events per draft.
 
-    The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``pipeline``: the base model the
-    caller runs, to see what each draws (default: where it is known to lie). ``asked``: the search for the drafts'
-    points, where the caller has begun it.
+    The gate is asked again inside, so that a withdrawal that came in meanwhile counts. ``drafts``: each is asked for
+    when its turn comes, and let go of then. ``pipeline``: the base model the caller runs, to see what each draws
+    (default: where it is known to lie). ``asked``: the search for the drafts' points, where the caller has begun it.
 
     Raises:
         ConsentDenied, BadName, Conflict.
     """
     with registry.catalog.read() as session:  # before anything is worked out; the door asks again
-        namesakes.check(session, [(draft.name, draft.activity) for draft in drafts])
+        namesakes.check(session, ((draft.name, draft.activity) for draft in drafts))
     if asked is None and drafts and space_row.calibration.get("false_match_rate"):
         points = np.stack([draft.coordinates for draft in drafts])
         with searching(registry, space_row, points) as begun:
             return record(registry, space_row, space, drafts, permission, pipeline, begun)
-    prepared: list[NewVersion] = []
-    for start in range(0, len(drafts), _PREPARED):
-        few = drafts[start : start + _PREPARED]
-        thetas = _thetas(space, few)
-        prepared += _drawn(registry, space, thetas, _new_versions(registry, space_row, space, few, thetas), pipeline)
+    ready = _prepared(registry, space_row, space, drafts, pipeline)
+    if _is_ahead(registry, space, drafts, pipeline):
+        ready = iter(list(ready))
     if asked is not None:
         asked.begun()  # so that nobody who wants to write waits for what need not be inside
     made: list[Made] = []
+    ref = space_row.ref
     with registry.catalog.write(registry.actor) as uow:
         door = Door(registry, uow.session)
         evidence = gate.evidence(permission.require(registry, uow.session))
         for start in range(0, len(drafts), _TOGETHER):
-            few, news = drafts[start : start + _TOGETHER], prepared[start : start + _TOGETHER]
+            few = drafts[start : start + _TOGETHER]
+            news = list(islice(ready, len(few)))
             known = None if asked is None else asked.of(start, start + len(few))
             if known is not None:
                 few = with_resembled(uow.session, space_row, few, known)
@@ -155,10 +156,28 @@ def record(
             ]
             recorded = record_versions(uow, recordings)
             for draft, one, word in zip(few, recorded, admissions, strict=True):
-                made.append(_told(draft, one, word, space_row.ref))
+                made.append(_told(draft, one, word, ref))
     if can_ask(registry, space.base_model, pipeline):
         centres.see(registry, [space_row.id], pipeline=pipeline)
     return made
+
+
+def _is_ahead(registry: Registry, space: WeightSpace, drafts: Sequence[Draft], pipeline: str | None) -> bool:
+    """Whether the drafts are worked out before the transaction, to keep it short: not where they are so many that
+    holding on to all would take more memory than there may be, unless asking or storing each takes much longer than
+    recording it."""
+    few = len(drafts) <= _TOGETHER
+    return few or can_ask(registry, space.base_model, pipeline) or any(draft.theta is not None for draft in drafts)
+
+
+def _prepared(
+    registry: Registry, space_row: Space, space: WeightSpace, drafts: Sequence[Draft], pipeline: str | None
+) -> Iterator[NewVersion]:
+    """What is to be recorded of each draft, ``_PREPARED`` worked out at once."""
+    for start in range(0, len(drafts), _PREPARED):
+        few = drafts[start : start + _PREPARED]
+        thetas = _thetas(space, few)
+        yield from _drawn(registry, space, thetas, _new_versions(registry, space_row, space, few, thetas), pipeline)
 
 
 def with_resembled(session: Session, space_row: Space, drafts: Sequence[Draft], searched: Searched) -> list[Draft]:
@@ -274,7 +293,7 @@ def _told(draft: Draft, recorded: Recorded, word: Admission, space: str) -> Made
         identity=draft.name,
         version=recorded.number,
         ref=ref,
-        kind=str(draft.kind),
+        kind=draft.kind.value,
         space=space,
         operation=recorded.operation_id,
         operation_kind=str(draft.activity.kind),
