@@ -15,7 +15,7 @@ Send = Callable[[Page, str, Path], None]
 READ: Final[Mapping[str, Mapping[str, str]]] = {
     "/": {
         "browse": "/",
-        "filtered": "/?where=team = ads or beard > 0.5&sort=-created",
+        "filtered": "/?where=tag.team = ads or beard > 0.5&sort=-created",
         "no match": "/?where=kind = style",
         "bad filter": "/?where=kind ==",
     },

@@ -110,6 +110,9 @@ def test_unknown_fields_and_values_of_where(filled: Run) -> None:
     for command in (("search", "p0001"), ("releases",), ("audit", "query")):
         assert "no field or label" in refused(filled, *command, "--where", "bread > 0.5")
     assert value(filled, "list", "--where", "label.bread > 0.5") == []
+    # a tag is shown as "rating = 10", which is not how it is asked for
+    assert "did you mean tag.rating?" in refused(filled, "list", "--where", "rating = 10")
+    assert [row["identity"] for row in value(filled, "list", "--where", "tag.rating = 10")] == ["p0001"]
 
 
 def test_tags_that_are_numbers_compare_as_numbers(filled: Run) -> None:

@@ -16,7 +16,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from tests.services.world import make_world
+from tests.services.world import BASE, make_world
 from tests.web.conftest import COUNT, HOST, ORIGIN, TOKEN, NoModel, csrf_of, enter
 from w2w_registry.catalog.models import Version
 from w2w_registry.catalog.resolve import version_for
@@ -28,6 +28,7 @@ from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.recording import policies
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search import atlas
+from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.services.synthesis import direction_list as directions
 from w2w_registry.web import charts
 from w2w_registry.web.access import Access, Proxy, Role
@@ -361,3 +362,30 @@ def test_the_api_is_read_as_a_page(browser: TestClient) -> None:
     command = "curl -H &#34;Authorization: Bearer $W2W_TOKEN&#34; --json &#39;{&#34;query&#34;: &#34;…&#34;}&#39;"
     assert f"{command} &#39;http://{HOST}/api/v1/search&#39;" in text
     assert "<code>[].fit_size</code>" in text  # of a list's rows
+
+
+def test_versions_of_a_space_stand_side_by_side(browser: TestClient, registry: Registry, tmp_path: Path) -> None:
+    loras = make_world(COUNT).write(tmp_path / "loras", range(30))
+    fit_space(registry, "faces", [str(loras)], base_model=BASE)
+    text = browser.get("/spaces/faces@2").text.partition("Versions side by side")[2].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in re.findall(r"<tr>(.*?)</tr>", text)[1:]]
+    first, second = ([row[0], row[2], row[4].endswith("%")] for row in rows)
+    assert (first, second) == (["faces@1", "50", True], ["faces@2", "30", True])
+    assert "Versions side by side" not in browser.get("/spaces").text
+
+
+def test_whoever_may_not_is_told_who_may(registry: Registry) -> None:
+    proxy = Proxy(
+        "x-user", frozenset({"testclient"}), roles={"eve": Role.VIEWER, "max": Role.MAKER, "ada": Role.AUDITOR}
+    )
+    app = create_app(registry, Access(TOKEN, "curator", proxy=proxy), frozenset({HOST}), engine=NoModel())
+
+    def told(name: str, path: str, **form: object) -> str:
+        client = TestClient(app, base_url=ORIGIN, headers={"x-user": name}, follow_redirects=False)
+        answer = client.post(path, data={"csrf": csrf_of(client), **form}, headers=OWN)
+        assert answer.status_code == 403
+        return answer.text
+
+    assert "An auditor may not do that; ask a maker or a steward" in told("ada", "/tags", identity="p0001", tags="a=1")
+    assert "A viewer may not do that; ask a steward or an auditor" in told("eve", "/compliance/verify")
+    assert "A maker may not do that; ask a steward" in told("max", "/selection", action="withdraw", identity="p0001")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -106,11 +106,22 @@ def matching(session: Session, where: Expression) -> Any:
     for word, field in words.items():
         if word not in known:
             labels = tuple(session.scalars(select(Label.name).distinct().order_by(Label.name).limit(_SUGGESTED)))
-            near = difflib.get_close_matches(word, [*FIELDS, *labels], n=2)
             raise UnknownField(
-                name=word, position=field.position, near=tuple(near), fields=tuple(FIELDS), labels=labels
+                name=word,
+                position=field.position,
+                near=_meant(session, word, labels),
+                fields=tuple(FIELDS),
+                labels=labels,
             )
     return condition(_known_subjects(session, where))
+
+
+def _meant(session: Session, word: str, labels: Sequence[str]) -> tuple[str, ...]:
+    """What else a word may stand for: the tag of this key, which is not found without ``tag.``, else what is spelt
+    alike."""
+    if session.scalar(select(Tag.key).where(Tag.key == word).limit(1)) is not None:
+        return (f"tag.{word}",)
+    return tuple(difflib.get_close_matches(word, [*FIELDS, *labels], n=2))
 
 
 def _known_subjects(session: Session, where: Expression) -> Expression:

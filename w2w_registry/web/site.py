@@ -19,13 +19,14 @@ from fastapi.responses import HTMLResponse, Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 
+from w2w_registry.commands import command
 from w2w_registry.records import IdentityRef
 from w2w_registry.services.identities import manage
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.synthesis.engine import WarmEngine
 from w2w_registry.version import __version__
 from w2w_registry.web import filters
-from w2w_registry.web.access import Access, Principal, Right
+from w2w_registry.web.access import READING, RIGHTS, Access, Principal, Right, Role
 from w2w_registry.web.guard import matches
 from w2w_registry.web.jobs import Queue
 from w2w_registry.web.kept import keepable, standin
@@ -248,8 +249,7 @@ def let_in(request: Request, right: Right) -> Desk:
     """
     found = desk_of(request)
     if right not in found.who.rights:
-        why = "this gallery is read-only" if found.site.access.read_only else f"a {found.who.role} may not do that"
-        raise Problem(403, "role", why)
+        raise not_theirs(found, right)
     return found
 
 
@@ -257,6 +257,19 @@ Look = Annotated[Desk, Depends(_needs(Right.LOOK))]
 Make = Annotated[Desk, Depends(_needs(Right.MAKE))]
 Steward = Annotated[Desk, Depends(_needs(Right.STEWARD))]
 Audit = Annotated[Desk, Depends(_needs(Right.AUDIT))]
+
+
+def not_theirs(desk: Desk, right: Right) -> Problem:
+    """Why somebody who has not ``right`` may not do what takes it, and whom to ask."""
+    if desk.site.access.read_only and right not in READING:
+        return Problem(403, "role", "this gallery is read-only")
+    may = " or ".join(with_article(role) for role in Role if right in RIGHTS[role])
+    return Problem(403, "role", f"{with_article(desk.who.role)} may not do that; ask {may}")
+
+
+def with_article(role: Role) -> str:
+    """A role as somebody who has it: "a viewer", "an auditor"."""
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
 
 
 def desk_of(request: Request) -> Desk:
@@ -305,7 +318,7 @@ def make_environment(folder: Path) -> Environment:
         auto_reload=False,
     )
     environment.filters.update(filters.FILTERS)
-    environment.globals.update(version=__version__, url=url)
+    environment.globals.update(version=__version__, url=url, typed=command)
     return environment
 
 

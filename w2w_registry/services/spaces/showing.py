@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from w2w_registry.catalog.resolve import space_for
 from w2w_registry.catalog.space_rows import all_spaces, identities_by_space
 from w2w_registry.catalog.spaces import Space
@@ -72,25 +74,34 @@ def show_space(registry: Registry, ref: str) -> SpaceShown:
         NotFound: with near names. BadName: not a reference.
     """
     with registry.catalog.read() as session:
-        row = space_for(session, ref)
-        count = identities_by_space(session).get(row.id, 0)
-        variance = row.explained_variance or []
-        parent = None if row.parent_id is None else session.get_one(Space, row.parent_id).ref
-        return SpaceShown(
-            **_summary(row, count),
-            layout_digest=row.layout_digest,
-            modules=len(row.layout["tensors"]) // 2,
-            fit_set_digest=row.fit_set_digest,
-            explained_variance=float(sum(variance)) if variance else None,
-            explained_variance_first_10=[round(float(v), 5) for v in variance[:10]],
-            threshold=row.calibration.get("threshold"),
-            false_match_rate=row.calibration.get("false_match_rate"),
-            true_match_rate=row.calibration.get("true_match_rate"),
-            residual_of_new_loras=row.calibration.get("residual"),
-            software=row.software,
-            refit_of=parent,
-            operation=row.operation_id,
-        )
+        return _shown(session, space_for(session, ref), identities_by_space(session))
+
+
+def space_versions(registry: Registry, name: str) -> list[SpaceShown]:
+    """Every version of the space of this name, the oldest first; none of a name that is not there."""
+    with registry.catalog.read() as session:
+        counts = identities_by_space(session)
+        return [_shown(session, row, counts) for row in all_spaces(session) if row.name == name]
+
+
+def _shown(session: Session, row: Space, counts: Mapping[int, int]) -> SpaceShown:
+    variance = row.explained_variance or []
+    parent = None if row.parent_id is None else session.get_one(Space, row.parent_id).ref
+    return SpaceShown(
+        **_summary(row, counts.get(row.id, 0)),
+        layout_digest=row.layout_digest,
+        modules=len(row.layout["tensors"]) // 2,
+        fit_set_digest=row.fit_set_digest,
+        explained_variance=float(sum(variance)) if variance else None,
+        explained_variance_first_10=[round(float(v), 5) for v in variance[:10]],
+        threshold=row.calibration.get("threshold"),
+        false_match_rate=row.calibration.get("false_match_rate"),
+        true_match_rate=row.calibration.get("true_match_rate"),
+        residual_of_new_loras=row.calibration.get("residual"),
+        software=row.software,
+        refit_of=parent,
+        operation=row.operation_id,
+    )
 
 
 def _summary(row: Space, identities: int) -> SpaceRow:

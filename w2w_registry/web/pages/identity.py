@@ -101,6 +101,9 @@ def _commands(ref: str, shown: IdentityShown) -> list[tuple[str, list[str]]]:
                       command("label set", ref, "LABEL=VALUE"), command("note", name, "TEXT"),
                       command("rename", name, "NEW-NAME")]),
     ]  # fmt: skip
+    before = max((one.version for one in shown.versions if one.version < shown.version), default=None)
+    if before is not None:
+        found[0][1].append(command("diff", f"{name}@{before}", ref))
     if shown["state"] == "active":
         found += [
             ("Make", [command("generate", ref, out="pictures/"), command("edit", ref, direction="NAME=1", name="NEW"),

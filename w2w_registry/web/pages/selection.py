@@ -15,8 +15,8 @@ from w2w_registry.services.identities import bulk, manage
 from w2w_registry.services.synthesis import export
 from w2w_registry.web.access import Right
 from w2w_registry.web.pages.actions import split
-from w2w_registry.web.problems import Problem, problem_of
-from w2w_registry.web.site import Desk, Make, page_router, url
+from w2w_registry.web.problems import problem_of
+from w2w_registry.web.site import Desk, Make, not_theirs, page_router, url
 
 router = page_router()
 MAX_EXPORT: Final = 200
@@ -97,6 +97,6 @@ def _pieces(packed: Any) -> Iterator[bytes]:
 def _withdraw(desk: Desk, names: list[str]) -> Response:
     """On to the plan of the one subject a selection depicts."""
     if Right.STEWARD not in desk.who.rights:
-        raise Problem(403, "role", f"a {desk.who.role} may not do that")
+        raise not_theirs(desk, Right.STEWARD)
     subjects = {subject for name in names for subject in manage.show(desk.registry, name)["subjects"]}
     return desk.page("withdraw_whom.html", names=names, subjects=sorted(subjects))

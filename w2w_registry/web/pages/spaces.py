@@ -57,7 +57,6 @@ def _space(desk: Desk, name: str, after: int, by: atlas.Way, colour: str) -> HTM
             # Whoever is no longer drawn is not drawn here either, however old this is.
             places = found or {}
             points = [replace(one, x=places[one.ref][0], y=places[one.ref][1]) for one in points if one.ref in places]
-    every = showing.list_spaces(desk.registry)
     fitted = membership.members(desk.registry, ref, after=after, limit=MEMBERS + 1)
     asked = {"map": by if by == "umap" else None, "colour": colour or None}
     more = url("/spaces", ref, after=fitted[MEMBERS - 1].position, **asked) if len(fitted) > MEMBERS else None
@@ -81,7 +80,7 @@ def _space(desk: Desk, name: str, after: int, by: atlas.Way, colour: str) -> HTM
         spectrum=charts.spectrum(drawn.spectrum),
         matches=charts.false_matches(drawn.scores, drawn.false_matches, drawn.threshold, drawn.false_match_rate),
         det=charts.det(drawn.scores, drawn.false_matches, drawn.misses, drawn.threshold),
-        others=[row for row in every if row["space"].partition("@")[0] == ref.partition("@")[0]],
+        others=showing.space_versions(desk.registry, ref.partition("@")[0]),
         directions=directions.list_directions(desk.registry, ref),
     )
 
