@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from w2w_registry.catalog.resolve import PRESENT
 from w2w_registry.catalog.rows import chunked
 from w2w_registry.catalog.spaces import Direction, Space, SpaceState
 from w2w_registry.catalog.subjects import ConsentRecord, Subject
-from w2w_registry.records import ConsentState, OperationKind, VersionState
+from w2w_registry.records import ConsentState, OperationKind, Result, VersionState
 
 
 class Used(NamedTuple):
@@ -227,8 +228,17 @@ def period(session: Session) -> tuple[datetime, datetime] | tuple[()]:
     return () if first is None else (first, last)
 
 
-def rows_by_state(session: Session) -> list[dict[str, Any]]:
-    """How many there are of what people ask about, by state or kind: ``what``, ``state``, ``count``."""
+@dataclass(frozen=True, eq=False)
+class InState(Result):
+    """How many there are of something in a state, or of a kind."""
+
+    what: str
+    state: str
+    count: int
+
+
+def rows_by_state(session: Session) -> list[InState]:
+    """How many there are of what people ask about, by state or kind."""
     kinds: list[tuple[str, Any]] = [
         ("subject", Subject.state),
         ("consent record", ConsentRecord.state),
@@ -239,7 +249,7 @@ def rows_by_state(session: Session) -> list[dict[str, Any]]:
         ("picture", Picture.operation),
     ]
     return [
-        {"what": what, "state": str(state), "count": count}
+        InState(what, str(state), count)
         for what, column in kinds
         for state, count in session.execute(select(column, func.count()).group_by(column).order_by(column))
     ]

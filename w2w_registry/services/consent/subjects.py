@@ -96,8 +96,27 @@ def list_subjects(registry: Registry, *, after: str | None = None, limit: int | 
 
 
 @dataclass(frozen=True, eq=False)
+class NamedBy(Result):
+    """A version that names the subject, and its state."""
+
+    version: str
+    state: str
+
+
+@dataclass(frozen=True, eq=False)
+class WithdrawalRow(Result):
+    """A withdrawal of the subject's; ``finished`` is None until every step is done."""
+
+    id: str
+    started: datetime
+    finished: datetime | None
+    erase: bool
+
+
+@dataclass(frozen=True, eq=False)
 class SubjectShown(Result):
-    """All that is known of a subject. ``do_not_recreate``: references that are kept of the likeness."""
+    """All that is known of a subject. ``records``: each as it is stored, with its digest. ``do_not_recreate``:
+    references that are kept of the likeness."""
 
     subject: str
     kind: str
@@ -106,8 +125,8 @@ class SubjectShown(Result):
     created: datetime
     erased: datetime | None
     records: list[dict[str, Any]]
-    versions: list[dict[str, str]]
-    withdrawals: list[dict[str, Any]]
+    versions: list[NamedBy]
+    withdrawals: list[WithdrawalRow]
     do_not_recreate: int
 
 
@@ -129,10 +148,9 @@ def show_subject(registry: Registry, subject_id: str) -> SubjectShown:
             created=row.created,
             erased=row.erased,
             records=[{**to_json(record), "digest": record.digest()} for record in records],
-            versions=[{"version": ref, "state": state.value} for ref, state in versions_naming(session, subject_id)],
+            versions=[NamedBy(ref, state.value) for ref, state in versions_naming(session, subject_id)],
             withdrawals=[
-                {"id": w.id, "started": w.started, "finished": w.finished, "erase": w.erase}
-                for w in withdrawals_of(session, subject_id)
+                WithdrawalRow(w.id, w.started, w.finished, w.erase) for w in withdrawals_of(session, subject_id)
             ],
             do_not_recreate=reference_count(session, subject_id),
         )

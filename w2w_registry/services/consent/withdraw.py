@@ -11,8 +11,8 @@ import json
 import secrets
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,16 @@ from w2w_registry.catalog import erasure
 from w2w_registry.catalog.artifact_refs import evidence_of, held
 from w2w_registry.catalog.assets import SERVED
 from w2w_registry.catalog.consents import furthest_withdrawal, reference_count, unfinished_withdrawals
-from w2w_registry.catalog.depictions import depictions
 from w2w_registry.catalog.events import events_touching
 from w2w_registry.catalog.membership import spaces_fitted_with
 from w2w_registry.catalog.models import (
     ConsentRecord,
-    ReleaseState,
     Subject,
     SubjectState,
     Version,
     Withdrawal,
 )
 from w2w_registry.catalog.pictures import pictures_of
-from w2w_registry.catalog.publications import open_takedowns, releases_of
 from w2w_registry.catalog.resolve import subject_by_id
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.commands import command
@@ -43,10 +40,11 @@ from w2w_registry.consent import lifecycle, withdrawal
 from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import Left, withdrawal_markdown, withdrawal_receipt
 from w2w_registry.consent.records import Status
-from w2w_registry.consent.withdrawal import AffectedRelease, AffectedVersion, Step, Tombstone
+from w2w_registry.consent.withdrawal import AffectedRelease, Step, Tombstone
 from w2w_registry.errors import NotFound, StorageError
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, Result, VersionState, digest_of, now
+from w2w_registry.services.consent.affected import affected_releases, affected_versions
 from w2w_registry.services.consent.receipts import check_language, words_of
 from w2w_registry.services.consent.rows import load_records, move_record
 from w2w_registry.services.consent.second_person import DECIDED, said_by_two
@@ -72,11 +70,22 @@ def plan_withdrawal(
         return _plan(session, subject, erase=erase, protect=protect, language=language)
 
 
+@dataclass(frozen=True, eq=False)
+class Withdrawn(Result):
+    """A withdrawal that was carried out: its ``receipt`` (JSON-LD), the same for people to read, and what stands for it
+    from now on. ``already``: whether a withdrawal before had left nothing to do."""
+
+    withdrawal: str
+    receipt: dict[str, Any]
+    markdown: str
+    tombstone: dict[str, Any]
+    already: bool = False
+
+
 def withdraw(
     registry: Registry, subject: str, *, erase: bool = False, protect: bool = True, language: str | None = None
-) -> dict[str, Any]:
-    """Withdraw everything a subject ever granted, and act on it. Returns the receipt, with ``already`` when a
-    withdrawal before had left nothing to do.
+) -> Withdrawn:
+    """Withdraw everything a subject ever granted, and act on it.
 
     A withdrawal of the subject that stopped half-way is finished first.
 
@@ -110,7 +119,7 @@ def withdraw(
             )
         done = _nothing_left(uow.session, plan)
         withdrawal_id = _block(registry, uow, plan, told) if done is None else done
-    return {**resume(registry, withdrawal_id), "already": done is not None}
+    return replace(resume(registry, withdrawal_id), already=done is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +153,10 @@ def invalidate(registry: Registry, subject: str, *, record_id: str | None = None
         blocked: list[int] = []
         releases: list[AffectedRelease] = []
         if subject_state(after, present(uow.session)) is not ConsentState.GRANTED:
-            versions = _affected(uow.session, subject)
+            versions = affected_versions(uow.session, subject)
             blocked = [v.version_id for v in versions if v.state in SERVED]
             uow.bulk_update(Version, blocked, {"state": VersionState.BLOCKED})
-            releases = _releases(uow.session, [v.version_id for v in versions], erase=False)
+            releases = affected_releases(uow.session, [v.version_id for v in versions], erase=False)
         if changed or blocked:
             uow.event(
                 "consent.invalidate",
@@ -164,8 +173,8 @@ def unfinished(registry: Registry, subject: str | None = None) -> list[str]:
         return unfinished_withdrawals(session, subject)
 
 
-def resume(registry: Registry, withdrawal_id: str) -> dict[str, Any]:
-    """Do what is left of a withdrawal; returns its receipt. A finished one is left as it is."""
+def resume(registry: Registry, withdrawal_id: str) -> Withdrawn:
+    """Do what is left of a withdrawal. A finished one is left as it is."""
     steps: dict[Step, Callable[[Registry, str, withdrawal.Withdrawal], None]] = {
         Step.ERASE: _erase,
         Step.PURGE: _purge,
@@ -177,18 +186,18 @@ def resume(registry: Registry, withdrawal_id: str) -> dict[str, Any]:
     for step in withdrawal.left(plan.steps, phase):
         steps[step](registry, withdrawal_id, plan)
     with registry.catalog.read() as session:
-        receipt = session.get_one(Withdrawal, withdrawal_id).receipt
-    assert receipt is not None
-    return receipt
+        kept = session.get_one(Withdrawal, withdrawal_id).receipt
+    assert kept is not None
+    return Withdrawn(**kept)
 
 
-def write_receipt(value: dict[str, Any], out: Path) -> None:
+def write_receipt(done: Withdrawn, out: Path) -> None:
     """Write what ``withdraw`` returned: the text for a name in ``.md``, else the JSON.
 
     Raises:
         StorageError: it cannot be written.
     """
-    text = value["markdown"] if out.suffix == ".md" else json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    text = done.markdown if out.suffix == ".md" else json.dumps(done.to_json(), indent=2, ensure_ascii=False) + "\n"
     write_atomic(out, text.encode())
 
 
@@ -198,7 +207,7 @@ def _plan(
 ) -> withdrawal.Withdrawal:
     subject = subject_by_id(session, subject).id
     records = load_records(session, [subject], history=False).get(subject, ())
-    versions = _affected(session, subject)
+    versions = affected_versions(session, subject)
     ids = {v.version_id for v in versions}
     recipients = {r for record in records for r in record.notice.recipients or ()}
     told_in = [record.notice.language for record in records if record.notice.language]
@@ -208,7 +217,7 @@ def _plan(
         now(),
         records=[r.record_id for r in records if r.status in _OPEN],
         versions=versions,
-        releases=_releases(session, sorted(ids), erase=erase),
+        releases=affected_releases(session, sorted(ids), erase=erase),
         shared_artifacts=held(session, files, besides=ids, besides_subject=subject) if erase else (),
         spaces=[space.ref for space in spaces_fitted_with(session, subject)],
         recipients=recipients,
@@ -216,27 +225,6 @@ def _plan(
         erase=erase,
         protect=protect,
     )
-
-
-def _affected(session: Session, subject: str) -> list[AffectedVersion]:
-    return [
-        AffectedVersion(v.version_id, v.ref, v.derived, v.state.value, v.files) for v in depictions(session, subject)
-    ]
-
-
-def _releases(session: Session, version_ids: Iterable[int], *, erase: bool) -> list[AffectedRelease]:
-    """Releases of these versions that no takedown has brought, or is to bring, as far as this one would."""
-    steps = UP_TO["delete" if erase else "hide"]
-    reached = {ReleaseState.DELETED} if erase else {ReleaseState.DELETED, ReleaseState.HIDDEN}
-    rows = releases_of(session, version_ids)
-    queued = {t.release_id: t.wanted for t in open_takedowns(session, releases=[row.id for row in rows])}
-    found: list[AffectedRelease] = []
-    for row in rows:
-        if row.state in reached or set(steps) <= set(queued.get(row.id, ())):
-            continue
-        assert row.version_id is not None
-        found.append(AffectedRelease(row.id, row.repo_id, row.commit_id, row.version_id))
-    return found
 
 
 def _nothing_left(session: Session, plan: withdrawal.Withdrawal) -> str | None:
@@ -363,7 +351,7 @@ def _issue(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
             "receipt": withdrawal_receipt(plan, stone, completed=completed, left=left),
             "markdown": withdrawal_markdown(plan, stone, completed=completed, left=left, words=words_of(plan.language)),
             "tombstone": dict(stone.__dict__),
-        }
+        }  # a Withdrawn's fields
         row.phase, row.finished = Step.RECEIPT.value, completed
         subject = uow.session.get_one(Subject, plan.subject)
         if plan.erase:

@@ -39,6 +39,17 @@ def list_releases(registry: Registry, where: str | None = None, *, moment: datet
 
 
 @dataclass(frozen=True, eq=False)
+class TakedownWaiting(Result):
+    """A takedown that is not done: the steps wanted and done, how often it was tried, and when it is tried again."""
+
+    wanted: list[str]
+    done: list[str]
+    attempts: int
+    last_error: str | None
+    next_at: datetime | None
+
+
+@dataclass(frozen=True, eq=False)
 class ReleaseRow(Result):
     """A release, whether it may stay, and the takedown that waits for it."""
 
@@ -53,7 +64,7 @@ class ReleaseRow(Result):
     endpoint: str
     created: datetime
     checked: datetime | None
-    takedown: dict[str, Any] | None
+    takedown: TakedownWaiting | None
 
 
 def _row(row: Release, state: str | None, consent: Any, waiting: Takedown | None) -> ReleaseRow:
@@ -71,13 +82,9 @@ def _row(row: Release, state: str | None, consent: Any, waiting: Takedown | None
         checked=row.checked_at,
         takedown=None
         if waiting is None
-        else {
-            "wanted": waiting.wanted,
-            "done": [s["step"] for s in waiting.done],
-            "attempts": waiting.attempts,
-            "last_error": waiting.last_error,
-            "next_at": waiting.next_at,
-        },
+        else TakedownWaiting(
+            waiting.wanted, [s["step"] for s in waiting.done], waiting.attempts, waiting.last_error, waiting.next_at
+        ),
     )
 
 

@@ -21,12 +21,32 @@ from w2w_registry.services.registry import Registry
 
 
 @dataclass(frozen=True, eq=False)
+class WeightsApart(Result):
+    """Two plain LoRAs' ΔW: the layers both have and one alone has, the cosine, and the size of the difference against
+    the first's; None where one of them changes nothing."""
+
+    layers_shared: int
+    layers_only_first: int
+    layers_only_second: int
+    cosine: float | None
+    difference: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class PointsApart(Result):
+    """Two points of one space: cosine (None for a point at the centre) and distance, in units of the space's spread."""
+
+    space: str
+    cosine: float | None
+    distance: float
+
+
+@dataclass(frozen=True, eq=False)
 class Differences(Result):
     """How two ``versions`` differ. ``same_model``: whether they have one ΔW, None where that is not known. ``related``:
     ``ancestor``, ``descendant``, ``sibling`` or None. ``fields``: name -> [first, second], of those that differ;
-    ``labels``, ``tags``: likewise. ``weights``: where both are plain LoRAs of the same layers, the cosine of their ΔW
-    and the size of their difference against the first's (layer sizes in between). ``coordinates``: where both lie in
-    one space, cosine and distance in units of its spread."""
+    ``labels``, ``tags``: likewise. ``weights``: where both are plain LoRAs. ``coordinates``: where both lie in one
+    space."""
 
     versions: list[str]
     same_model: bool | None
@@ -34,8 +54,8 @@ class Differences(Result):
     fields: dict[str, list[Any]]
     labels: dict[str, list[Any]]
     tags: dict[str, list[Any]]
-    weights: dict[str, Any] | None
-    coordinates: dict[str, Any] | None
+    weights: WeightsApart | None
+    coordinates: PointsApart | None
 
 
 def diff(registry: Registry, first: str, second: str) -> Differences:
@@ -107,7 +127,7 @@ def _related(session: Session, one: Version, two: Version) -> str | None:
     return "sibling" if shared - {one.id, two.id} else None
 
 
-def _weights(mine: Any, theirs: Any) -> dict[str, Any]:
+def _weights(mine: Any, theirs: Any) -> WeightsApart:
     """Cosine and relative difference of ΔW, layer by layer from the factors: ⟨B₁A₁, B₂A₂⟩ = tr((B₁ᵀB₂)(A₂A₁ᵀ))."""
     dot = first = second = 0.0
     modules = {module for module, _ in mine.tensors}
@@ -119,15 +139,14 @@ def _weights(mine: Any, theirs: Any) -> dict[str, Any]:
         second += 0.0 if b is None else _inner(b, b)
         if a is not None and b is not None and len(a[0]) == len(b[0]) and a[1].shape[1] == b[1].shape[1]:
             dot += _inner(a, b)
-    if not first or not second:
-        return {"layers_shared": len(modules & others), "cosine": None, "difference": None}
-    return {
-        "layers_shared": len(modules & others),
-        "layers_only_first": len(modules - others),
-        "layers_only_second": len(others - modules),
-        "cosine": dot / float(np.sqrt(first * second)),
-        "difference": float(np.sqrt(max(0.0, first + second - 2 * dot) / first)),
-    }
+    measured = bool(first and second)
+    return WeightsApart(
+        layers_shared=len(modules & others),
+        layers_only_first=len(modules - others),
+        layers_only_second=len(others - modules),
+        cosine=dot / float(np.sqrt(first * second)) if measured else None,
+        difference=float(np.sqrt(max(0.0, first + second - 2 * dot) / first)) if measured else None,
+    )
 
 
 def _factors(one: Any, module: str) -> tuple[Any, Any]:
@@ -140,7 +159,7 @@ def _inner(left: tuple[Any, Any], right: tuple[Any, Any]) -> float:
     return float(np.sum((left[0].T @ right[0]) * (left[1] @ right[1].T)))
 
 
-def _coordinates(session: Session, one: Version, two: Version) -> dict[str, Any] | None:
+def _coordinates(session: Session, one: Version, two: Version) -> PointsApart | None:
     """Where both have a point in the first's space."""
     space = one.space_id if one.space_id is not None else two.space_id
     if space is None:
@@ -150,8 +169,6 @@ def _coordinates(session: Session, one: Version, two: Version) -> dict[str, Any]
         return None
     a, b = (np.asarray(unpack(row.data), np.float64) for row in rows if row is not None)
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return {
-        "space": session.get_one(Space, space).ref,
-        "cosine": float(a @ b) / size if size else None,
-        "distance": float(np.linalg.norm(a - b)),
-    }
+    return PointsApart(
+        session.get_one(Space, space).ref, float(a @ b) / size if size else None, float(np.linalg.norm(a - b))
+    )

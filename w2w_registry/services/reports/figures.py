@@ -11,7 +11,7 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from w2w_registry.records import Result
 
@@ -107,6 +107,14 @@ class LeftOut(Result):
 
 
 @dataclass(frozen=True, eq=False)
+class Used(Result):
+    """What went into something else, and how often."""
+
+    name: str
+    uses: int
+
+
+@dataclass(frozen=True, eq=False)
 class Reuse(Result):
     """How often what is there went into something else; ``events`` as ``ranges`` gives them."""
 
@@ -114,7 +122,7 @@ class Reuse(Result):
     used_again: int
     uses: int
     median_uses: Figure
-    most: list[dict[str, Any]]
+    most: list[Used]
     events: list[list[int]]
 
 
@@ -241,7 +249,7 @@ def reuse(names: Sequence[str], there: int, events: Iterable[int]) -> Reuse:
         used_again=len(used),
         uses=sum(used.values()),
         median_uses=statistics.median(used.values()) if used else NOT_MEASURED,
-        most=[{"name": name, "uses": uses} for name, uses in used.most_common(5)],
+        most=[Used(name, uses) for name, uses in used.most_common(5)],
         events=ranges(events),
     )
 

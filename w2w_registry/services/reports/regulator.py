@@ -66,6 +66,15 @@ class Period:
 
 
 @dataclass(frozen=True, eq=False)
+class Software(Result):
+    """What the report was written with."""
+
+    registry: str = field(metadata=keyed("w2w-registry"))
+    schema: str | None
+    python: str
+
+
+@dataclass(frozen=True, eq=False)
 class Cover(Result):
     """Who reports on what, with which software, and the state of the log."""
 
@@ -76,7 +85,7 @@ class Cover(Result):
     to: datetime | None
     author: str
     made: datetime
-    versions: dict[str, Any]
+    versions: Software
     log: LogHead
     checkpoint: SignedAt | None
     policy: str | None
@@ -88,7 +97,7 @@ class Report(Result):
 
     cover: Cover
     verdict: audit_log.Verdict
-    counts: list[dict[str, Any]]
+    counts: list[usage.InState]
     events: dict[str, int]
     subjects: dict[str, int]
     subject_ids: dict[str, list[str]]
@@ -144,11 +153,7 @@ def report(registry: Registry, period: Period, *, days: int = 30) -> Report:
             to=period.until,
             author=registry.actor,
             made=at,
-            versions={
-                "w2w-registry": __version__,
-                "schema": current_schema(registry.settings).schema,
-                "python": platform.python_version(),
-            },
+            versions=Software(__version__, current_schema(registry.settings).schema, platform.python_version()),
             log=LogHead(size, head),
             checkpoint=_checkpoint(registry, notes),
             policy=kept[-1].digest if kept else None,

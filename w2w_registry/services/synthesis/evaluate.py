@@ -61,15 +61,19 @@ class EvaluateRequest:
     engine: Engine = field(default_factory=Engine)
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
+@dataclass(frozen=True, eq=False)
+class Figure(Result):
+    """One line of the table: a figure with its 95% interval, and the number ``n`` of identities behind it."""
 
     what: str
-    estimate: Estimate
+    value: float
+    low: float
+    high: float
+    n: int
 
-    def to_json(self) -> dict[str, Any]:
-        return {"what": self.what, **asdict(self.estimate)}
+    @classmethod
+    def of(cls, what: str, estimate: Estimate) -> Figure:
+        return cls(what, **asdict(estimate))
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +85,7 @@ class Evaluated(Result):
     scorer: str
     seeds: list[int]
     models: Mapping[str, str]
-    rows: list[dict[str, Any]]
+    rows: list[Figure]
 
 
 def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = no_progress) -> Evaluated:
@@ -98,9 +102,7 @@ def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = 
     bench = _Bench(registry, request, row, space, progress)
     figures = {"inversion": bench.inversion, "edits": bench.edits, "sampling": bench.sampling}[request.suite]()
     seeds = list(request.seeds)
-    return Evaluated(
-        row.ref, request.suite, bench.scorer.name, seeds, bench.model.versions(), [f.to_json() for f in figures]
-    )
+    return Evaluated(row.ref, request.suite, bench.scorer.name, seeds, bench.model.versions(), figures)
 
 
 def open_scorer(text: str, engine: Engine) -> IdentityScorer:
@@ -168,9 +170,9 @@ class _Bench:
             real.append(between(self.scorer.embed(list(pixels[:1])), vectors))
             self.progress(done, len(names))
         figures = [
-            Figure("identity score, real photos with each other", intervals.mean(real)),
-            Figure("identity score, single-photo inversion", intervals.mean(drawn)),
-            Figure("single-photo inversion ÷ real photos", intervals.ratio(drawn, real)),
+            Figure.of("identity score, real photos with each other", intervals.mean(real)),
+            Figure.of("identity score, single-photo inversion", intervals.mean(drawn)),
+            Figure.of("single-photo inversion ÷ real photos", intervals.ratio(drawn, real)),
         ]
         return figures + self._recall(names, np.stack(points))
 
@@ -185,7 +187,7 @@ class _Bench:
         metric = metric_of(self.row)
         nearest = (metric.unit(points[rows]) @ metric.unit(people.coordinates).T).argmax(1)
         hits = [owners[j] == names[i] for i, j in zip(rows, nearest, strict=True)]
-        return [Figure(f"nearest of {len(owners)} registered is the person", intervals.mean(np.array(hits, float)))]
+        return [Figure.of(f"nearest of {len(owners)} registered is the person", intervals.mean(np.array(hits, float)))]
 
     def edits(self) -> list[Figure]:
         """Identity kept under one and two units of every stored direction, seed by seed."""
@@ -208,7 +210,7 @@ class _Bench:
                 moved = [self.space.reconstruct(p.coordinates + step) for p in people]
                 after = [self.scorer.embed(pictures) for pictures in self._draw(moved)]
                 kept = [float(score(a, b).mean()) for a, b in zip(before, after, strict=True)]
-                figures.append(Figure(f"identity kept under {row.name} {units:+g}", intervals.mean(kept)))
+                figures.append(Figure.of(f"identity kept under {row.name} {units:+g}", intervals.mean(kept)))
             self.progress(done, len(rows))
         return figures
 
@@ -226,11 +228,11 @@ class _Bench:
         theirs = [consistency(self.scorer.embed(pictures)) for pictures in self._draw(trained)]
         spread = found.points.std(0).mean() / known.std(0).mean()
         return [
-            Figure("consistency over seeds, registered", intervals.mean(theirs)),
-            Figure("consistency over seeds, sampled", intervals.mean(own)),
-            Figure("sampled ÷ registered", intervals.ratio(own, theirs)),
-            Figure("distance to the nearest registered identity", intervals.mean(found.distance)),
-            Figure("spread of coordinates ÷ that of registered", intervals.mean([spread])),
+            Figure.of("consistency over seeds, registered", intervals.mean(theirs)),
+            Figure.of("consistency over seeds, sampled", intervals.mean(own)),
+            Figure.of("sampled ÷ registered", intervals.ratio(own, theirs)),
+            Figure.of("distance to the nearest registered identity", intervals.mean(found.distance)),
+            Figure.of("spread of coordinates ÷ that of registered", intervals.mean([spread])),
         ]
 
     def _people(self) -> list[Source]:

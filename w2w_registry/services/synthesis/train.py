@@ -82,12 +82,33 @@ class TrainRequest:
 
 
 @dataclass(frozen=True, eq=False)
+class TrainedOne(Result):
+    """What became of somebody: loss and number of photos; the ``folder``, where one was asked for; where they were
+    registered, what was recorded (see ``Made``) and what of the LoRA its coordinates do not say (``residual``); and the
+    version alone where they had been registered before (``existing``)."""
+
+    identity: str
+    loss: float
+    photos: int
+    folder: str | None = None
+    version: int | None = None
+    ref: str | None = None
+    kind: str | None = None
+    space: str | None = None
+    operation: str | None = None
+    operation_kind: str | None = None
+    held: str | None = None
+    residual: float | None = None
+    existing: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Trained(Result):
-    """What became of everybody: for each ``identity`` the loss, how many photos, the version and the folder."""
+    """What became of everybody."""
 
     space: str | None
     out: str | None
-    identities: list[dict[str, Any]]
+    identities: list[TrainedOne]
     warnings: list[str]
 
 
@@ -115,7 +136,7 @@ def train(
     decision = permission.require(registry)
     run = _Run.begun(registry, request, permission, None if row is None or space is None else (row, space))
     batches = _batches(people, request.batch, run.model.image_size, run.facts)
-    made: list[dict[str, Any]] = []
+    made: list[TrainedOne] = []
     done = 0
 
     def tick(step: int, loss: float) -> None:
@@ -211,23 +232,24 @@ class _Run:
             states,
         )
 
-    def settle(self, batch: Batch, solved: Solved) -> list[dict[str, Any]]:
+    def settle(self, batch: Batch, solved: Solved) -> list[TrainedOne]:
         """Write one batch out and register it, as was asked; returns what became of each identity."""
         request, theta = self.request, solved.theta
-        entries: list[dict[str, Any]] = [{"identity": name} for name in batch.names]
+        entries = [
+            TrainedOne(name, float(loss), len(photos))
+            for name, loss, photos in zip(batch.names, solved.loss, batch.photos, strict=True)
+        ]
         if request.out is not None:
             base = str(request.engine.pipeline) if self.place is None else self.place[1].base_model
             names, pipeline = ", ".join(batch.names), request.engine.pipeline
             hold_models(self.registry, self.layout, list(theta), base_model=base, path=names, pipeline=pipeline)
-            _write_loras(Path(request.out), batch.names, theta, self.layout, base, entries)
+            entries = _write_loras(Path(request.out), entries, theta, self.layout, base)
         if self.place is not None:
             activities = [
                 replace(self._activity(batch, place, solved.started, self.place[0]), energy=solved.energy)
                 for place in range(len(batch.names))
             ]
-            _register(self.registry, *self.place, batch, theta, activities, self.permission, request, entries)
-        for entry, value, photos in zip(entries, solved.loss, batch.photos, strict=True):
-            entry |= {"loss": float(value), "photos": len(photos)}
+            entries = _register(self.registry, *self.place, entries, theta, activities, self.permission, request)
         return entries
 
     def _activity(self, batch: Batch, place: int, started: datetime, row: Space) -> Activity:
@@ -315,32 +337,26 @@ def _state_path(registry: Registry, batch: Batch) -> Path:
 
 
 def _write_loras(
-    out: Path,
-    names: Sequence[str],
-    theta: NDArray[np.float32],
-    layout: Layout,
-    base: str,
-    entries: Sequence[dict[str, Any]],
-) -> None:
-    for name, row, entry in zip(names, theta, entries, strict=True):
-        files = lora_files(out / name, layout.unflatten(row), layout.alpha, base_model=base)
+    out: Path, trained: Sequence[TrainedOne], theta: NDArray[np.float32], layout: Layout, base: str
+) -> list[TrainedOne]:
+    for one, row in zip(trained, theta, strict=True):
+        files = lora_files(out / one.identity, layout.unflatten(row), layout.alpha, base_model=base)
         with storing(out):
             for path in reversed(list(files)):
                 write_atomic(path, files[path])
-        entry["folder"] = str(out / name)
+    return [replace(one, folder=str(out / one.identity)) for one in trained]
 
 
 def _register(
     registry: Registry,
     row: Space,
     space: WeightSpace,
-    batch: Batch,
+    trained: Sequence[TrainedOne],
     theta: NDArray[np.float32],
     activities: Sequence[Activity],
     permission: Permission,
     request: TrainRequest,
-    entries: Sequence[dict[str, Any]],
-) -> None:
+) -> list[TrainedOne]:
     """Record everybody of a batch in one transaction; who is there already (a resumed command) stays as they are."""
     kind = Kind.parse(request.kind)
     written = space.in_gauge(theta)
@@ -351,13 +367,16 @@ def _register(
         refs = refs_of(session, [v for versions in known.values() for v in versions])
     fresh = [i for i, digest in enumerate(digests) if digest not in known]
     drafts = [
-        Draft(batch.names[i], kind, coordinates[i], activities[i], request.subjects, request.labels, theta[i])
+        Draft(trained[i].identity, kind, coordinates[i], activities[i], request.subjects, request.labels, theta[i])
         for i in fresh
     ]
     made = iter(record(registry, row, space, drafts, permission, request.engine.pipeline) if drafts else [])
-    for i, entry in enumerate(entries):
+    told: list[TrainedOne] = []
+    for i, one in enumerate(trained):
         if i in fresh:
-            entry |= {**next(made), "residual": float(space.residual(written[i], coordinates[i]))}
+            residual = float(space.residual(written[i], coordinates[i]))
+            told.append(replace(one, **next(made), residual=residual))
         else:
             ref = refs[known[digests[i]][0]]
-            entry |= {"ref": str(ref), "version": ref.number, "existing": True}
+            told.append(replace(one, version=ref.number, ref=str(ref), existing=True))
+    return told
