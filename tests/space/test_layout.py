@@ -67,3 +67,12 @@ def test_differences_are_phrases() -> None:
     fewer = Layout(layout.tensors[2:], layout.alpha)
     assert "2 tensors missing" in differences(layout, fewer)[0]
     assert "2 tensors the space does not have" in differences(fewer, layout)[0]
+
+
+def test_loras_of_one_shape_have_one_layout() -> None:
+    shapes = make_layout().shapes
+    one, other = layout_of(shapes, 4.0), layout_of({key: tuple(shape) for key, shape in shapes.items()}, 4.0)
+    assert one is other
+    assert layout_of(dict(reversed(shapes.items())), 4.0) == one
+    assert layout_of(shapes, 8.0) != one
+    assert isinstance(layout_of(shapes, 4).alpha, int)  # told apart from 4.0, which is written otherwise

@@ -141,9 +141,16 @@ _PART_ORDER = {"to_q": "to_0", "to_k": "to_1", "to_v": "to_2", "to_out": "to_3"}
 
 
 def layout_of(shapes: Mapping[TensorKey, tuple[int, ...]], alpha: float) -> Layout:
-    """Canonical layout of a LoRA: modules in ``module_order``, A then B per module."""
+    """Canonical layout of a LoRA: modules in ``module_order``, A then B per module. One object for the same shapes:
+    files of one training share theirs, and what it has worked out."""
+    return _layout(tuple((key, tuple(shape)) for key, shape in shapes.items()), alpha)
+
+
+@lru_cache(maxsize=64, typed=True)  # an alpha of 1 and one of 1.0 have different digests
+def _layout(given: tuple[tuple[TensorKey, tuple[int, ...]], ...], alpha: float) -> Layout:
+    shapes = dict(given)
     modules = sorted({m for m, _ in shapes}, key=lambda m: (module_order(m), m))
-    tensors = tuple(LayoutTensor(m, f, tuple(shapes[(m, f)])) for m in modules for f in ("A", "B") if (m, f) in shapes)
+    tensors = tuple(LayoutTensor(m, f, shapes[(m, f)]) for m in modules for f in ("A", "B") if (m, f) in shapes)
     return Layout(tensors, alpha)
 
 

@@ -329,3 +329,10 @@ def test_of_the_same_bytes_those_with_their_settings_are_registered(empty: Regis
     _, again = run(empty, folder)  # in another run, too
     (copy,) = (item for item in again.items if "copy" in item.path)
     assert "0.125 times" in copy.warnings[0]
+
+
+def test_files_of_one_training_share_their_layout_while_they_are_looked_through(loras: Path) -> None:
+    seen = intake.survey(AddRequest([str(loras)])).seen
+    assert len(seen) > 1
+    assert {id(one.layout) for one in seen} == {id(seen[0].layout)}
+    assert seen[0].layout is not None
