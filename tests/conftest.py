@@ -184,7 +184,7 @@ def fresh_sqlite(template: Path, folder: Path) -> Iterator[str]:
 def fresh_postgres(server: str, template: str) -> Iterator[str]:
     """URL of a copy of the template, dropped afterwards."""
     name = f"t{uuid.uuid4().hex[:16]}"
-    admin(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    admin(server, f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield _database(server, name)
     admin(server, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -41,7 +41,7 @@ class Beginnings:
             (kept / "made").touch()
         else:
             template = f"{url.database}_kept"
-            admin(_server(registry), f"CREATE DATABASE {template} TEMPLATE {url.database}")
+            admin(_server(registry), f"CREATE DATABASE {template} TEMPLATE {url.database} STRATEGY file_copy")
             (kept / "made").write_text(template)
 
     def _copy(self, registry: Registry, kept: Path) -> None:
@@ -54,7 +54,7 @@ class Beginnings:
         else:
             admin(_server(registry), f"DROP DATABASE {url.database} WITH (FORCE)")
             template = (kept / "made").read_text()
-            admin(_server(registry), f"CREATE DATABASE {url.database} TEMPLATE {template}")
+            admin(_server(registry), f"CREATE DATABASE {url.database} TEMPLATE {template} STRATEGY file_copy")
 
     @staticmethod
     def _places(registry: Registry) -> dict[str, Path]:
