@@ -74,7 +74,7 @@ def _nowhere(f: _Fields) -> str:
     return f"at {f['home']}" if file.name in ("", "catalog.db") or str(file) == str(f["home"]) else f"in {file}"
 
 
-_FILES = (".safetensors", ".sft", ".pt", ".bin", ".ckpt", ".png", ".jpg", ".jpeg", ".webp")
+_FILES = (".safetensors", ".sft", ".pt", ".bin", ".ckpt", ".png", ".jpg", ".jpeg", ".webp", ".avif")
 
 _FIND = {
     "identity": "; `w2w-reg list` shows what there is",

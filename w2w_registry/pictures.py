@@ -16,11 +16,24 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
 
 FORMATS: Final = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""Read by every Pillow; AVIF is where its library came with Pillow (11.3 and later)."""
+_AVIF: Final = "install Pillow 11.3 or newer, or save it as PNG"
 MAX_PIXELS: Final = 200_000_000
 SOURCE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 """IPTC's word for "made by a trained model" (NewsCodes, digital source type)."""
 COMPOSITE_TYPE: Final = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 """A sheet of pictures, some of which a trained model made."""
+
+
+def readable(start: bytes) -> tuple[str, ...]:
+    """Pillow's names of the formats to try on a file that begins with ``start`` (64 bytes or more)."""
+    if start[4:8] != b"ftyp" or not {start[i : i + 4] for i in range(8, 64, 4)} & {b"avif", b"avis"}:
+        return FORMATS
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        return ()
+    return ("AVIF",) if AvifImagePlugin.SUPPORTED else ()
 
 
 @contextmanager
@@ -31,7 +44,7 @@ def picture(data: bytes, path: str, kind: type[BadFile] = BadImage, *, most: int
         path: what the error calls it. most: pixels it may have.
 
     Raises:
-        BadImage (or ``kind``): not a picture of ``FORMATS``, damaged, or with more pixels than ``most``.
+        BadImage (or ``kind``): not a picture of ``FORMATS`` (or AVIF), damaged, or with more pixels than ``most``.
     """
     import warnings
 
@@ -41,7 +54,10 @@ def picture(data: bytes, path: str, kind: type[BadFile] = BadImage, *, most: int
         with warnings.catch_warnings():
             # Pillow warns at 89 and refuses at 179 megapixels; the limit here is one clear error.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            formats = readable(data)
+            if not formats:
+                raise kind(path=path, reason="an AVIF picture, which this Pillow does not read", hint=_AVIF)
+            with Image.open(io.BytesIO(data), formats=formats) as image:
                 if image.width * image.height > most:
                     reason = f"{image.width}×{image.height} pixels are too many"
                     raise kind(path=path, reason=reason, hint="scale it down")

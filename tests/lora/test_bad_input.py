@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.lora.loras import MODULES, make_tensors, raw_file, st_file
 from w2w_registry.errors import BadLora
 from w2w_registry.lora import read_adapter, read_lora, write_lora
+from w2w_registry.services.recording.likeness import of_adapter
 
 M = MODULES[0]
 A, B = f"unet.{M}.lora_A.weight", f"unet.{M}.lora_B.weight"
@@ -391,3 +392,60 @@ def test_a_header_may_be_as_long_as_a_pickles_first_bytes_say(tmp_path: Path, le
     padded = length.to_bytes(8, "little") + data[8 : 8 + have] + b" " * (length - have) + data[8 + have :]
     (tmp_path / "y.safetensors").write_bytes(padded)
     assert len(read_lora(tmp_path / "y.safetensors").alphas) == 2
+
+
+def test_a_zip_with_a_model_in_a_folder_is_an_archive_not_a_pickle(tmp_path: Path) -> None:
+    for name, what in [
+        ("ann/ann.safetensors", "a zip archive"),
+        ("ann/data.pkl", "a pickle"),
+        ("ann/version", "a pickle"),
+    ]:
+        with zipfile.ZipFile(tmp_path / "x.safetensors", "w") as archive:
+            archive.writestr(name, b"x" * 600)
+        assert what in refused(tmp_path / "x.safetensors")
+
+
+ROLES = [
+    *(("lora_down.weight", "lora_up.weight", more) for more in ("alpha", "lora_mid.weight", "dora_scale", "scalar")),
+    *(
+        ("lokr_w1", *right)
+        for right in [("lokr_w2",), ("lokr_w2_a", "lokr_w2_b"), ("lokr_w2_a", "lokr_w2_b", "lokr_t2")]
+    ),
+    ("lokr_w1_a", "lokr_w1_b", "lokr_w2"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    *(("diff", "diff_b"), ("w_norm", "b_norm"), ("oft_blocks", "alpha"), ("lora_embedding_A", "lora_embedding_B")),
+]
+STEMS = [
+    *(
+        "lora_unet_mid_block_attentions_0_proj_in.",
+        "lora_unet_single_blocks_0_linear1.",
+        "lora_unet_layers_0_attention_qkv.",
+    ),
+    *("diffusion_model.double_blocks.0.img_attn.qkv.", "diffusion_model.final_layer.adaLN_modulation.1."),
+    "lora_te_text_model_encoder_layers_0_mlp_fc1.",
+]
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_odd_shapes_are_read_or_refused_and_never_stop_a_folder(tmp_path: Path, data: st.DataObject) -> None:
+    """Nothing else than BadLora comes out, and what is read has a ΔW of every layer that is said to be exact."""
+    side = st.sampled_from([0, 1, 2, 4, 6, 12])
+    rank, width, rows = data.draw(side), data.draw(side), data.draw(side)
+    usual = {"_b": (rank, width), "down.weight": (rank, width), "_A": (rank, width), "alpha": (), "scalar": ()}
+    state = {}
+    for role in data.draw(st.sampled_from(ROLES)):
+        shape = next((shape for ending, shape in usual.items() if role.endswith(ending)), (rows, rank))
+        if data.draw(st.integers(0, 3)) == 0:
+            shape = tuple(data.draw(st.lists(side, max_size=5)))
+        state[data.draw(st.shared(st.sampled_from(STEMS), key="stem")) + role] = np.ones(shape, np.float32)
+    path = st_file(tmp_path / "x.safetensors", state)
+    try:
+        adapter = read_adapter(path)
+    except BadLora:
+        return
+    for change in adapter.changes:
+        delta = change.delta()
+        assert delta is None or delta.size
+    assert of_adapter(adapter).sketch is None or len(adapter.changes)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.uint8]
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 MIN_SIDE: Final = 16
 MAX_BYTES: Final = 500_000_000
 STRIP: Final = 4_000_000

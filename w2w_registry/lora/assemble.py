@@ -158,7 +158,7 @@ def _layer(
                 raise BrokenChange(f"has its {other} but no {role}")
         if kind in ("LoRA", "DoRA"):
             body = _shaped(targets, body)
-        check_shapes(kind, body)
+        check_shapes(kind, body, targets if kind == "LoRA" else ())
         rank = rank_of(kind, body)
         if kind in _SCALED:
             alpha, scale = _scale(kind, name, body, rank, own, settings)
@@ -179,6 +179,7 @@ def _layer(
         factor = scale if role == "B_bias" else 1.0
         where = targets[0] if len(targets) == 1 else Target(name)
         tensor = MappingProxyType({_VECTORS[role]: array})
+        check_shapes(_VECTORS[role], tensor)
         made.append(Change(part, where.module, _VECTORS[role], tensor, None, factor, 1, where.rows, name))
     return made, own
 

@@ -8,13 +8,13 @@ code and PEFT's are the oracles of the tests; DoRA, arXiv 2402.09353, and OFT, a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.lora.targets import Rows
+from w2w_registry.lora.targets import Rows, Target
 
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -83,6 +83,16 @@ def row_index(rows: Rows, count: int, width: int) -> slice | list[int]:
     if rows == "swapped":
         return [*range(half, count), *range(half)]
     return pieces[rows]
+
+
+def _check_rows(rows: Rows, count: int, width: int) -> None:
+    """Raises BrokenChange where a layer of ``count`` rows cannot be the fused one that ``rows`` is a part of."""
+    parts = {"/3": 3, "/2": 2}.get(rows[-2:], 2 if rows == "swapped" else 1)
+    least = {"first": width, "second": 2 * width, "third": 3 * width, "rest": 3 * width + 1}.get(rows, 1)
+    if rows in ("keys", "values"):
+        least, parts = width + 2, 1 if (count - width) % 2 == 0 else count + 1
+    if count % parts or count < least:
+        raise BrokenChange(f"has {count} rows, which cannot be those of the layers fused in it")
 
 
 def _wide(array: NDArray[np.float32]) -> Array:
@@ -193,40 +203,57 @@ def rank_of(kind: str, tensors: Tensors) -> int:
     return 1 if found is None else int(found.shape[0])
 
 
-def check_shapes(kind: str, tensors: Tensors) -> None:
-    """Raises BrokenChange when the tensors cannot be multiplied."""
+def check_shapes(kind: str, tensors: Tensors, targets: Sequence[Target] = ()) -> None:
+    """Raises BrokenChange when the tensors cannot be multiplied, or a LoRA's product cut up for its ``targets``."""
     if kind in ("LoRA", "DoRA"):
         down, up = _need(tensors, "A", "B")
         a, b = down.shape, up.shape
-        core = tensors["mid"].shape if "mid" in tensors else (a[0], a[0])
+        core = tensors["mid"].shape if "mid" in tensors else (*a[:1], *a[:1])
         shaped = 2 <= len(a) <= 5 and 2 <= len(b) <= 5 and set(b[2:]) <= {1} and math.prod(a) * math.prod(b) > 0
         if not shaped or len(core) < 2 or (b[1], a[0]) != core[:2]:
             turned = len(a) == len(b) == 2 and a[1] == b[0] < b[1] and a[1] < a[0]
             how = "are turned over, as MLX keeps them" if turned else "do not make a LoRA"
             raise BrokenChange(f"has factors whose shapes, A {a} and B {b}, {how}")
+        if "mid" in tensors and math.prod(a[2:]) != 1:
+            raise BrokenChange(f"has a core between factors of the shapes A {a} and B {b}, which do not make a LoRA")
         if len(a) == len(b) == 2 and a[0] >= 2 * a[1] and b[1] >= 2 * b[0] and a[1] == b[0]:
             # Square layers' factors could be multiplied either way: no LoRA has twice the rank of its layer.
             raise BrokenChange(f"has factors whose shapes, A {a} and B {b}, are turned over, as MLX keeps them")
     elif kind == "LoHa":
-        w1a, w1b, w2a, w2b = (t.shape for t in _need(tensors, "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"))
-        tucker = "hada_t1" in tensors
-        _pair(kind, (w1a[::-1] if tucker else w1a), w1b, free=tucker)
-        _pair(kind, (w2a[::-1] if tucker else w2a), w2b, free=tucker)
+        halves = []
+        for i in "12":
+            left, right = (t.shape for t in _need(tensors, f"hada_w{i}_a", f"hada_w{i}_b"))
+            tucker = bool(tensors.keys() & {"hada_t1", "hada_t2"})
+            halves.append(_pair(kind, left, right, _need(tensors, f"hada_t{i}")[0].shape if tucker else None))
+        if halves[0] != halves[1]:
+            raise BrokenChange("has two halves of different sizes")
     elif kind == "LoKr":
         for name in ("lokr_w1", "lokr_w2"):
-            if name not in tensors:
-                left, right = (t.shape for t in _need(tensors, f"{name}_a", f"{name}_b"))
-                tucker = name == "lokr_w2" and "lokr_t2" in tensors
-                _pair(kind, (left[::-1] if tucker else left), right, free=tucker)
+            if name in tensors:
+                shape = tensors[name].shape
+                _pair(kind, shape[:2], (*shape[1:2], math.prod(shape[2:])), None)
+                continue
+            left, right = (t.shape for t in _need(tensors, f"{name}_a", f"{name}_b"))
+            tucker = name == "lokr_w2" and "lokr_t2" in tensors
+            _pair(kind, left, right, tensors["lokr_t2"].shape if tucker else None)
     elif kind == "embedding LoRA":
         a, b = (t.shape for t in _need(tensors, "embedding_A", "embedding_B"))
-        _pair(kind, b, a, free=False)
+        _pair(kind, b, a, None)
+    if kind in _FACTORS and not all(tensor.size for tensor in tensors.values()):
+        raise BrokenChange("has a tensor without a number in it")
+    for target in targets:
+        _check_rows(target.rows, len(tensors["B"]), tensors["A"].shape[1])
 
 
-def _pair(kind: str, left: tuple[int, ...], right: tuple[int, ...], *, free: bool) -> None:
-    """``free``: a Tucker core stands between them, so that their ranks may differ."""
-    if len(left) < 2 or len(right) < 2 or (left[1] != right[0] and not free) or 0 in (*left, *right):
-        raise BrokenChange(f"has tensors whose shapes do not make a {kind} ({left} and {right})")
+def _pair(
+    kind: str, left: tuple[int, ...], right: tuple[int, ...], core: tuple[int, ...] | None
+) -> tuple[int, tuple[int, ...]]:
+    """(rows, columns) of the product, with the core's own sides where one stands between two turned factors."""
+    ranks = (left[1:], right[:1]) if core is None else (left[:1] + right[:1], core[:2])
+    if len(left) != 2 or len(right) != 2 or ranks[0] != ranks[1] or 0 in (*left, *right, *(core or ())):
+        between = "" if core is None else f", {core} between"
+        raise BrokenChange(f"has tensors whose shapes do not make a {kind} ({left} and {right}{between})")
+    return (left[0], right[1:]) if core is None else (left[1], (*right[1:], *core[2:]))
 
 
 _BY_CONTEXT = {768: "sd-1", 1024: "sd-2", 2048: "sdxl"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -190,7 +191,9 @@ def _is_pickle(start: bytes, size: int) -> bool:
     first two bytes too, and is told from it by the brace that follows its length."""
     # torch's zip begins with the pickle, in a folder of the file's name; what is cut off before that is taken for one.
     first, seen = int.from_bytes(start[26:28], "little"), start[30:]
-    packed = start[:2] == b"PK" and (first > len(seen) or b"/" in seen[:first] or b".pkl" in seen[:first])
+    name = seen[:first]
+    inside = b"/" in name and re.search(rb"[^/]\.\w+$", name) is None  # torch's other files have no ending
+    packed = start[:2] == b"PK" and (first > len(seen) or inside or b".pkl" in name)
     magic = packed or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05")
     return magic and not _begins(start, size)
 

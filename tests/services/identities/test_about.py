@@ -225,6 +225,38 @@ def test_a_picture_in_the_files_own_header(tmp_path: Path) -> None:
     assert Image.open(io.BytesIO(beside)).size == (64, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("x.heic", "a HEIC"), ("x.preview.jxl", "a JPEG XL"), ("x.JXL", "a JPEG XL")]
+)
+def test_a_picture_of_a_kind_that_is_not_read_is_said(tmp_path: Path, name: str, what: str) -> None:
+    (tmp_path / "x.safetensors").touch()
+    (tmp_path / name).touch()
+    (said,) = beside_told(tmp_path / "x.safetensors")
+    assert f"{name} beside it is {what} picture, which is not taken" in said
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_avif_picture_is_a_preview_where_pillow_reads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    from PIL import Image
+
+    plugin = pytest.importorskip("PIL.AvifImagePlugin")
+    if not plugin.SUPPORTED:
+        pytest.skip("this Pillow came without AVIF's library")
+    (tmp_path / "x.safetensors").touch()
+    Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "x.preview.avif")
+    monkeypatch.setattr(plugin, "SUPPORTED", there)
+    data = read_preview(tmp_path / "x.safetensors")
+    told = beside_told(tmp_path / "x.safetensors")
+    if there:
+        assert data is not None
+        assert (Image.open(io.BytesIO(data)).size, told) == ((40, 20), ())
+    else:
+        assert data is None
+        assert "an AVIF picture, which this Pillow does not read" in told[0]
+
+
 @pytest.mark.parametrize("name", ["x.preview.mp4", "x.webm"])
 def test_a_video_for_a_preview_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")

@@ -16,9 +16,10 @@ from w2w_registry.errors import BadFile
 from w2w_registry.files import PICTURE_LIMIT, read_bytes, read_text
 from w2w_registry.lora import alone_there
 from w2w_registry.lora.metadata import Told, told_by
+from w2w_registry.pictures import FORMATS, readable
 from w2w_registry.records import Rank
 from w2w_registry.records import Told as Said
-from w2w_registry.services.identities.previews import preview_file, video_beside
+from w2w_registry.services.identities.previews import preview_file, unread_beside
 from w2w_registry.services.recording.labels import Label, to_label
 
 _LIMIT = 4 * 2**20
@@ -72,11 +73,11 @@ def beside_told(path: Path) -> tuple[str, ...]:
         elif _shows_somebody(table):
             found.append(Said(f"{file.name} beside it says that it shows a real person", Rank.LIKENESS))
     picture = preview_file(path)
-    if picture is not None and not _is_picture(picture):
-        found.append(f"{picture.name} beside it is not a picture: it has no preview")
-    video = None if picture is not None else video_beside(path)
-    if video is not None:
-        found.append(f"{video.name} beside it is a video, which is not taken as a preview")
+    if picture is not None and (wrong := _no_picture(picture)):
+        found.append(f"{picture.name} beside it is {wrong}: it has no preview")
+    unread = None if picture is not None else unread_beside(path)
+    if unread is not None:
+        found.append(f"{unread[0].name} beside it is {unread[1]}, which is not taken as a preview")
     return tuple(found)
 
 
@@ -88,12 +89,16 @@ def _shows_somebody(table: dict[str, Any], within: int = 2) -> bool:
     return within > 0 and any(isinstance(one, dict) and _shows_somebody(one, within - 1) for one in inner)
 
 
-def _is_picture(file: Path) -> bool:
+def _no_picture(file: Path) -> str | None:
+    """Why a file beside an adapter cannot be its preview, by how it begins."""
     try:
-        start = read_bytes(file, limit=PICTURE_LIMIT)[:12]
+        start = read_bytes(file, limit=PICTURE_LIMIT)[:64]
     except BadFile:
-        return False
-    return start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or start[8:] == b"WEBP"
+        return "not a picture"
+    if readable(start) != FORMATS:
+        return None if readable(start) else "an AVIF picture, which this Pillow does not read"
+    known = start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or start[8:12] == b"WEBP"
+    return None if known else "not a picture"
 
 
 def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int = 2) -> None:

@@ -23,9 +23,13 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
 SIDE = 256
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
 _ENDINGS = (*(f"{kind}{ending}" for kind in (".preview", "", ".thumb") for ending in _PICTURES),)
-_VIDEOS = (".mp4", ".webm")
+_UNREAD = {
+    **dict.fromkeys((".mp4", ".webm"), "a video"),
+    **dict.fromkeys((".heic", ".heif"), "a HEIC picture"),
+    ".jxl": "a JPEG XL picture",
+}
 _THUMBNAIL = "modelspec.thumbnail"
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
@@ -48,11 +52,14 @@ def _capital(ending: str) -> str:
     return stem + dot + kind.upper()
 
 
-def video_beside(lora: Path) -> Path | None:
-    """The video that download sites give a LoRA for a preview, where there is one."""
+def unread_beside(lora: Path) -> tuple[Path, str] | None:
+    """What a LoRA has for a preview that is not read, where there is such a file, and what it is: the video that
+    download sites give, a picture of a kind that Pillow has no decoder of."""
     if lora.is_dir():
         return None
-    return first_there(lora.parent, (f"{lora.stem}{kind}{ending}" for kind in (".preview", "") for ending in _VIDEOS))
+    endings = (written for kind in (".preview", "") for ending in _UNREAD for written in _written(kind + ending))
+    file = first_there(lora.parent, (lora.stem + ending for ending in endings))
+    return None if file is None else (file, _UNREAD[file.suffix.lower()])
 
 
 def read_preview(lora: Path, metadata: Mapping[str, str] | None = None) -> bytes | None:

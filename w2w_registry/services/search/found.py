@@ -8,7 +8,7 @@ from typing import Any
 
 from w2w_registry.records import Result
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".avif")
 
 
 def is_photo(text: str) -> bool:
