@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.services.world import make_world
-from tests.web.conftest import COUNT
+from tests.web.conftest import COUNT, HOST, TOKEN, NoModel, enter, open_home
 from w2w_registry.cli.app import cli
 from w2w_registry.consent.records import Scope
 from w2w_registry.services.consent import grants
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
+from w2w_registry.web.access import Access
+from w2w_registry.web.app import create_app
 
 TEMPLATES = Path(__file__).parents[2] / "w2w_registry" / "web" / "templates"
 PAGES = (
@@ -66,3 +69,14 @@ def test_no_template_puts_a_name_into_a_command_by_itself() -> None:
     assert by_hand.search("{{ parts.command('w2w-reg show ' ~ name) }}")
     for path in TEMPLATES.glob("*.html"):
         assert not by_hand.search(path.read_text()), path.name
+
+
+def test_an_empty_registry_says_how_to_begin(sqlite_template: Path, tmp_path: Path) -> None:
+    shutil.copy(sqlite_template, tmp_path / "catalog.db")
+    registry = open_home(tmp_path)
+    client = enter(create_app(registry, Access(TOKEN, "curator"), frozenset({HOST}), engine=NoModel()))
+    for path in ("/", "/who", "/make"):
+        assert re.search(r"<code>w2w-reg add loras/( --labels labels\.csv)?</code>", client.get(path).text), path
+    assert "<code>w2w-reg space fit faces loras/ --base-model BASE</code>" in client.get("/spaces").text
+    assert "<code>w2w-reg consent grant s-17 " in client.get("/compliance").text
+    registry.catalog.close()

@@ -124,17 +124,25 @@ def likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[K
 
 
 @once
-def own_likenesses(session: Session, version_ids: Iterable[int], kinds: Collection[Kind]) -> dict[int, set[str | None]]:
-    """Version id -> whom it depicts by its own account (None: somebody unnamed), for every one that exists."""
-    found: dict[int, set[str | None]] = {}
-    for chunk in chunked(version_ids):
+def own_likenesses(
+    session: Session, version_ids: Iterable[int], kinds: Collection[Kind], made_of: Iterable[int] = ()
+) -> dict[int, set[str | None]]:
+    """Version id -> whom it depicts by its own account (None: somebody unnamed), for every one that exists.
+
+    ``made_of``: those among them that are known to have others behind them. They exist, and nobody enters with them, so
+    that of a long ancestry only its ends are looked at.
+    """
+    found: dict[int, set[str | None]] = {version: set() for version in made_of}
+    ids = set(version_ids)
+    for chunk in chunked(ids - found.keys()):
         found.update((i, set()) for i in session.scalars(select(Version.id).where(Version.id.in_(chunk))))
-        named = select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
-        for version, subject in session.execute(named):
-            found[version].add(subject)
         unnamed = select(Version.id).join(Identity).join(Operation).where(Version.id.in_(chunk), _nobody_named(kinds))
         for version in session.scalars(unnamed):
             found[version].add(None)
+    for chunk in chunked(ids):
+        named = select(VersionSubject.version_id, VersionSubject.subject_id).where(VersionSubject.version_id.in_(chunk))
+        for version, subject in session.execute(named):
+            found[version].add(subject)
     return found
 
 

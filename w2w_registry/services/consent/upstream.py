@@ -30,12 +30,12 @@ def consent_states(
     reach = walks.ancestors(session, wanted)
     known = sorted(reach.depth)
     kinds = (rules or Rules()).likeness_kinds
+    parents = reach.parents()
     if then is None:
-        likenesses = depicted.own_likenesses(session, known, kinds)
+        likenesses = depicted.own_likenesses(session, known, kinds, list(parents))
     else:
         likenesses = depicted.own_likenesses_at(session, known, kinds, then)
     # A version's inputs were there before it, so their ids are smaller: one pass in order hands everything down.
-    parents = reach.parents()
     nobody: frozenset[str | None] = frozenset()
     upstream: dict[int, frozenset[str | None]] = {}
     for version_id in known:
