@@ -95,10 +95,15 @@ class Adapter:
             found[change.part].add(change.module)
         return {part: len(modules) for part, modules in sorted(found.items())}
 
-    @property
+    @cached_property
     def denoiser(self) -> tuple[Change, ...]:
         """The changes of the UNet or transformer."""
         return tuple(c for c in self.changes if c.part in DENOISERS)
+
+    @cached_property
+    def largest(self) -> float:
+        """The largest of the denoiser's values, signs aside; worked out once, since all of them are read for it."""
+        return max(float(np.abs(array).max()) for change in self.denoiser for array in change.tensors.values())
 
     @cached_property
     def digest(self) -> str:

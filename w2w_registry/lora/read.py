@@ -278,8 +278,7 @@ def not_plain(adapter: Adapter) -> str | None:
     if len({c.part for c in adapter.denoiser}) > 1:
         return "changes a UNet and a transformer"
     assert kinds == {"LoRA"}
-    largest = max(float(np.abs(c.tensors[role]).max()) for c in adapter.denoiser for role in ("A", "B"))
-    largest = max(largest, *(cast(float, c.alpha) for c in adapter.denoiser))
+    largest = max(adapter.largest, *(cast(float, c.alpha) for c in adapter.denoiser))
     return f"its values (up to {largest:.0e}) are too large to compute with" if largest > LARGEST else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from tests.lora.loras import st_file
 from tests.services.identities.folder import ATTENTION, make_folder, rand
 from tests.services.world import BASE, World
 from w2w_registry.errors import UsageError
-from w2w_registry.lora import write_lora
+from w2w_registry.lora import read_adapter, write_lora
+from w2w_registry.lora.adapter import Adapter
 from w2w_registry.lora.read import LARGEST
 from w2w_registry.services.identities import browsing, intake, manage
 from w2w_registry.services.identities.items import AddRequest
@@ -336,3 +338,24 @@ def test_files_of_one_training_share_their_layout_while_they_are_looked_through(
     assert len(seen) > 1
     assert {id(one.layout) for one in seen} == {id(seen[0].layout)}
     assert seen[0].layout is not None
+
+
+def test_the_numbers_of_a_file_are_held_against_the_largest_allowed_once(
+    loras: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    look = Adapter.__dict__["largest"].func
+
+    def counted(adapter: Adapter) -> float:
+        asked.append(adapter.path)
+        return float(look(adapter))
+
+    once = cached_property(counted)
+    once.__set_name__(Adapter, "largest")
+    monkeypatch.setattr(Adapter, "largest", once)
+    seen = intake.survey(AddRequest([str(loras)])).seen
+    assert sorted(asked) == sorted(one.candidate.path for one in seen)
+    first = read_adapter(asked[0])
+    assert first.largest == max(
+        abs(float(n)) for change in first.changes for t in change.tensors.values() for n in t.flat
+    )
