@@ -33,6 +33,7 @@ def filled(registry: Registry, world: World, tmp_path: Path) -> Registry:
     for n in range(8):  # each record supersedes the one before, and ids say nothing of the order
         amendments.narrow(registry, "s-2", lambda scope, n=n: replace(scope, forbidden=(*scope.forbidden, f"x{n}")))
     elsewhere = '[database]\nurl = "postgresql://u:secret@db/live"\n\n[artifacts]\nurl = "s3://bucket/live"\n'
+    elsewhere += '\n[index]\nkind = "milvus"\nurl = "milvus://vectors:19530"\n'
     (registry.settings.home / "registry.toml").write_text(f"[web]\nread_only = true\n\n{elsewhere}")
     (registry.settings.home / "keys").mkdir(parents=True)
     (registry.settings.home / "keys" / "own.pem").write_text("secret")
@@ -61,10 +62,10 @@ def test_what_went_in_comes_out(filled: Registry, tmp_path: Path, monkeypatch: p
     assert backups.restore(settings, tmp_path / "b.tar", perform=False).files == done.files
     assert not settings.home.exists()
     done = backups.restore(settings, tmp_path / "b.tar")
-    assert done.left_out == ("database.url", "artifacts.url")
+    assert done.left_out == ("database.url", "artifacts.url", "index.url")
     plain = load_settings(settings.home)  # the copies are used, not what was backed up
     assert (plain.database_url, plain.artifacts_url) == (settings.database_url, settings.artifacts_url)
-    assert plain.web == {"read_only": True}
+    assert (plain.web, plain.index) == ({"read_only": True}, {})
     assert (settings.home / "keys" / "own.pem").stat().st_mode & 0o077 == 0
     with open_registry(settings) as restored:
         assert verify(restored).ok

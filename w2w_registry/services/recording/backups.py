@@ -172,17 +172,24 @@ def restore(settings: Settings, file: Path, *, perform: bool = True, progress: P
     return Backup(str(file), count, size, left_out=left_out)
 
 
+_ELSEWHERE = (("database", "url"), ("artifacts", "url"), ("index", "url"), ("index", "uri"), ("index", "database"))
+"""What of registry.toml says where things lie."""
+
+
 def _come_home(path: Path) -> tuple[str, ...]:
-    """Take out of a registry.toml where the catalog and the files are: they are beside it now. Otherwise every command
-    in the restored folder would read, change and erase those of the registry that was backed up."""
+    """Take out of a registry.toml where the catalog and the files are, which are beside it now, and a server's index,
+    which is made again. Otherwise every command in the restored folder would read, change and erase those of the
+    registry that was backed up."""
     if not path.exists():
         return ()
     text = before = path.read_text("utf-8")
     left_out = []
-    for table in ("database", "artifacts"):
-        after = edited(text, table, "url", None)
-        left_out += [f"{table}.url"] if after.split() != text.split() else []
+    for table, key in _ELSEWHERE:
+        after = edited(text, table, key, None)
+        left_out += [f"{table}.{key}"] if after.split() != text.split() else []
         text = after
+    if any(name.startswith("index.") for name in left_out):
+        text = edited(text, "index", "kind", None)  # a kind that needs an address
     if text != before:
         write_atomic(path, text.encode())
     return tuple(left_out)
