@@ -94,7 +94,8 @@ def _run(args: list[str], *, as_json: bool) -> None:
         sys.exit(error.exit_code)
     except click.Abort as stop:
         more = "; run the same command again to continue" if isinstance(stop.__cause__, KeyboardInterrupt) else ""
-        click.echo(f"Aborted: nothing more was changed{more}.", err=True)
+        told = str(stop.__cause__ or "")  # a command that was interrupted may say itself how far it got
+        click.echo(f"Aborted: {told or f'nothing more was changed{more}'}.", err=True)
         sys.exit(130)
     except RegistryError as error:
         report_error(error, as_json=as_json)

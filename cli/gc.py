@@ -18,7 +18,8 @@ from .output import emit, note, progress, say, warn
 @options.dry_run
 @takes_frame
 def gc(frame: Frame, yes: bool, dry_run: bool) -> None:
-    """Delete stored files that nothing in the catalog refers to any more, such as those a crash left behind.
+    """Delete stored files that nothing in the catalog refers to any more, such as those a crash left behind, and how
+    far trainings got that were stopped and not gone on with for 30 days.
 
     Files less than an hour old are left alone: a running command may be about to record them.
     """
@@ -32,6 +33,10 @@ def gc(frame: Frame, yes: bool, dry_run: bool) -> None:
         verb = "deleted" if found.performed else "would delete"
         count = len(found.unused)
         say(f"{verb} {count} {'file' if count == 1 else 'files'}, {found.size / 1e6:.1f} MB")
+        if found.trainings:
+            say(f"{verb} {len(found.trainings)} states of trainings that were stopped more than 30 days ago")
+        if found.unfinished:
+            note(f"{found.unfinished} unfinished trainings of the last 30 days can be resumed and were left alone")
         if found.young:
             note(f"{found.young} unreferenced files are less than an hour old and were left alone")
         if not found.recorded:

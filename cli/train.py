@@ -69,12 +69,15 @@ def train(frame: Frame, photos: tuple[str, ...], no_register: bool, labels: tupl
 
         try:
             value = service.train(frame.registry(), request, step, lambda loss: at.update(loss=loss))
-        except (KeyboardInterrupt, SystemExit):
-            if "done" in at:
-                note(
-                    f"stopped at step {at['done']:.0f} of {at['total']:.0f}, {said()}; "
-                    "run the same command again to resume"
-                )
+        except (KeyboardInterrupt, SystemExit) as stop:
+            if "done" not in at:
+                raise
+            told = (
+                f"stopped at step {at['done']:.0f} of {at['total']:.0f}, {said()}; run the same command again to resume"
+            )
+            if isinstance(stop, KeyboardInterrupt):
+                raise KeyboardInterrupt(told) from None
+            note(told)
             raise
 
     def human() -> None:

@@ -289,6 +289,8 @@ def test_a_training_that_is_stopped_says_how_to_go_on(
     assert code == 130
     assert "stopped at step 50 of 400, loss 0.2500; run the same command again to resume" in err
     assert err.index("resumed at step 49 of 400") < err.index("stopped")
+    assert err.count("again to") == 1
+    assert "Aborted: stopped at step 50" in err
 
     def begun(registry: object, request: object, progress: object, watch: object) -> None:
         progress(1, 400)  # type: ignore[operator]

@@ -101,6 +101,8 @@ def test_a_table_with_tabs_may_have_commas_in_its_header(tmp_path: Path) -> None
         ('[{"id": "p1", "beard": 1}]', "JSON"),
         ('{\n  "p1": {"beard": 1}\n}', "JSON"),
         ("id\np1\n", "no column of labels beside 'id'"),
+        ("id,beard\np1,45%\np2,50\n", "'45%' and '50'"),
+        ("id,beard\np1,45 %\np2,2.5\n", "'45 %' and '2.5'"),
         ("p1,0.5\np2,1\n", "named '0.5', as values are"),
     ],
 )
@@ -109,6 +111,17 @@ def test_bad_csv_says_what_is_wrong(tmp_path: Path, text: str, said: str) -> Non
     file.write_text(text, "utf-8")
     with pytest.raises(BadFile, match=said):
         read_labels_csv(file)
+
+
+def test_percent_beside_shares_of_one_and_words(tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_text("id,beard,age\np1,45%,\np2,0.5,250%\np3,1,\np4,much,300%\n", "utf-8")
+    assert read_labels_csv(file) == {
+        "p1": {"beard": 0.45},
+        "p2": {"beard": 0.5, "age": 2.5},
+        "p3": {"beard": 1.0},
+        "p4": {"beard": "much", "age": 3.0},
+    }
 
 
 def test_binary_and_missing_files(tmp_path: Path) -> None:

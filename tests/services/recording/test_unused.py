@@ -44,6 +44,19 @@ def test_what_is_referred_to_stays(small: Small) -> None:
     assert {digest("signed"), digest("the model"), digest("space arrays")} <= before
 
 
+def test_trainings_that_were_given_up_go_and_others_stay(small: Small) -> None:
+    folder = small.registry.settings.training_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, days in (("old", 31), ("new", 29)):
+        (folder / f"{name}.safetensors").write_bytes(b"state")
+        os.utime(folder / f"{name}.safetensors", (time.time() - 86400 * days,) * 2)
+    promised = gc(small.registry, perform=False)
+    assert (promised.trainings, promised.unfinished) == (("old.safetensors",), 1)
+    assert len(list(folder.iterdir())) == 2
+    assert gc(small.registry, perform=True).trainings == promised.trainings
+    assert [file.name for file in folder.iterdir()] == ["new.safetensors"]
+
+
 def test_orphans_go_and_the_dry_run_keeps_its_word(small: Small) -> None:
     orphan = small.registry.artifacts.put(b"left by a crash")
     assert gc(small.registry, perform=True).young == 1

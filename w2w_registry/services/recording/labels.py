@@ -18,7 +18,7 @@ from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import BadFile
 from w2w_registry.files import read_text
 from w2w_registry.records import FORMULA, assigned, composed, legal_name
-from w2w_registry.services.recording.numbers import plain_numbers
+from w2w_registry.services.recording.numbers import percent_beside, plain_numbers
 
 Label = float | str
 Labels = Mapping[str, Label]
@@ -58,7 +58,8 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     a file, else in the first; empty cells are unknown and left out, numbers may be written as spreadsheets do.
 
     Raises:
-        BadFile: not readable as CSV, no rows, no labels, a name or a column twice, a row longer than the header.
+        BadFile: not readable as CSV, no rows, no labels, a name or a column twice, a row longer than the header,
+            per cent beside numbers above one.
     """
     try:
         text = composed(read_text(path))
@@ -89,6 +90,11 @@ def read_labels_csv(path: str | Path) -> dict[str, dict[str, Label]]:
     width = range(len(header))
     columns = [[row[i].strip() if i < len(row) and i != where else "" for row in rows] for i in width]
     numbers = plain_numbers(columns, mark)
+    for name, cells, plain in zip(header, columns, numbers, strict=True):
+        mixed = percent_beside(cells, plain)
+        if mixed is not None:
+            reason = f"column {name[:60]!r} has {mixed[0]!r} and {mixed[1]!r}: one hundredth of it, or not?"
+            raise BadFile(path=str(path), reason=reason, hint="write all of its numbers with a percent sign, or none")
     labels: dict[str, dict[str, Label]] = {}
     for number, row in enumerate(rows, start=2):
         if len(row) > len(header):

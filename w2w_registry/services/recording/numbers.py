@@ -35,6 +35,19 @@ def plain_numbers(columns: Sequence[Sequence[str]], between: str) -> list[list[s
     ]
 
 
+def percent_beside(cells: Sequence[str], plain: Sequence[str]) -> tuple[str, str] | None:
+    """A cell of a column with a percent sign and one without whose number is above one, where it has both: ``50``
+    beside ``45%`` may be .5 or fifty. ``plain``: the cells as :func:`plain_numbers` gives them."""
+    signed = next((cell for cell in cells if cell.endswith("%") and _CELL.fullmatch(cell)), None)
+    bare = (cell for cell, number in zip(cells, plain, strict=True) if _above_one(number) and not cell.endswith("%"))
+    other = next(bare, None) if signed is not None else None
+    return None if signed is None or other is None else (signed, other)
+
+
+def _above_one(number: str) -> bool:
+    return re.fullmatch(r"[+-]?\d*\.?\d+", number) is not None and abs(Decimal(number)) > 1
+
+
 def _readings(cell: str) -> dict[str, str]:
     """What a cell is by decimal mark; one entry under "" where both say the same."""
     match = _CELL.fullmatch(cell)

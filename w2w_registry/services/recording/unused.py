@@ -1,9 +1,13 @@
-"""``gc``: files in the artifact store that nothing in the catalog refers to: found, and swept."""
+"""``gc``: what nothing needs any more, found and swept: files in the artifact store that nothing in the catalog refers
+to, and how far trainings got that nobody went on with."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from w2w_registry.catalog.artifact_refs import referred
 from w2w_registry.errors import StorageError, UsageError
@@ -14,17 +18,24 @@ GRACE = 3600.0
 """Seconds a new file is left alone: a command stores its files before the transaction that refers to them."""
 
 
+ABANDONED: Final = 30 * 86400.0
+"""Seconds after which a training that was stopped is taken to be given up."""
+
+
 @dataclass(frozen=True, eq=False)
 class Swept(Result):
     """What nothing refers to (SHA-256 of each), its size in bytes, and how many files too young to judge were left.
     ``performed``: whether it was deleted; ``recorded``: whether the log says so, which a full disk may leave no room
-    for."""
+    for. ``trainings``: states of trainings that were stopped and not gone on with for thirty days (names of files in
+    the home's ``training``); ``unfinished``: how many of younger ones were left."""
 
     unused: tuple[str, ...]
     size: int
     young: int
     performed: bool
     recorded: bool = True
+    trainings: tuple[str, ...] = ()
+    unfinished: int = 0
 
 
 def gc(
@@ -50,6 +61,26 @@ def gc(
             reason=f"{registry.settings.artifacts_url} may hold files of other registries, which would be deleted too",
             hint="add [[yes]] if this registry alone uses it",
         )
+    trainings, unfinished = _abandoned(registry)
+    if perform:
+        for name in trainings:
+            (registry.settings.training_dir / name).unlink(missing_ok=True)
+    swept = _sweep_store(registry, perform, grace, progress)
+    return replace(swept, trainings=trainings, unfinished=unfinished)
+
+
+def _abandoned(registry: Registry) -> tuple[tuple[str, ...], int]:
+    """States of trainings that were given up, by name, and how many others there are."""
+    folder = registry.settings.training_dir
+    ages: dict[str, float] = {}
+    for file in folder.iterdir() if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # a training that has just come to its end
+            ages[file.name] = time.time() - file.stat().st_mtime
+    old = tuple(sorted(name for name, age in ages.items() if age > ABANDONED))
+    return old, len(ages) - len(old)
+
+
+def _sweep_store(registry: Registry, perform: bool, grace: float, progress: Progress) -> Swept:
     if not perform:
         with registry.catalog.read() as session:
             found = _found(registry, referred(session), grace)
