@@ -100,7 +100,11 @@ def public_consent(records: Sequence[ConsentRecord], now: datetime) -> dict[str,
 WAY_TO_WITHDRAW = "write to {contact}; no reasons are needed"
 """The way that ``[organisation]`` gives where nobody wrote down another."""
 
-_KEEP = "It says what was agreed to, how to take it back, and who answers for it. The digest proves what was recorded."
+_KEEP = (
+    "Issued {at}. It says what was agreed to, how to take it back, and who answers for it. "
+    "The digest proves what was recorded."
+)
+_FOR_OPERATORS = "The commands are for whoever runs this registry; ask them to run one for you."
 
 
 def _moment(at: datetime) -> str:
@@ -139,6 +143,7 @@ def receipt_markdown(
         ("Controllers", listed(notice.controllers)),
         ("Recipients", listed(notice.recipients)),
         ("Data", listed(notice.data_types)),
+        ("Kept where", notice.storage_location or none),
         ("Retention", notice.retention or none),
         ("Jurisdiction", notice.jurisdiction or none),
         ("Evidence (SHA-256)", record.evidence_digest or none),
@@ -148,7 +153,7 @@ def receipt_markdown(
     lines = [
         f"# {say('Consent receipt')} {record.record_id}",
         "",
-        f"{say('Issued {at}.').format(at=_moment(now))} {say(_KEEP)}",
+        say(_KEEP).format(at=_moment(now)),
         "",
         "| | |",
         "| --- | --- |",
@@ -211,7 +216,7 @@ def withdrawal_markdown(
     lines += [f"## {say('Done')}", "", *(f"- {line}" for line in _done(withdrawal, say))]
     stays = remains(withdrawal, say)
     if stays:
-        lines += ["", f"## {say('What cannot be taken back')}", ""]
+        lines += ["", f"## {say('What cannot be taken back')}", "", say(_FOR_OPERATORS), ""]
         lines += [f"- {what}\n  {do}" for what, do in stays]
     if left:
         lines += ["", f"## {say('Pictures and files given out before')}", ""]

@@ -94,6 +94,7 @@ def test_withdrawal_blocks_everything_downstream_and_nothing_else(small: Small) 
         assert session.get(Coordinates, (small.space_id, scene.a)) is not None
     assert subjects.show_subject(small.registry, "s1")["consent"] == "withdrawn"
     assert "space refit faces@1 --without s1" in done["markdown"]
+    assert "The commands are for whoever runs this registry" in done["markdown"]  # the person depicted cannot type them
 
 
 def test_twice_is_once_and_erasing_later_goes_on(small: Small) -> None:

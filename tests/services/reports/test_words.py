@@ -67,9 +67,21 @@ def test_every_action_of_the_log_is_said_in_every_language() -> None:
         assert {f"act_{action}" for action in found} - set(own(language)) == set(), language
 
 
-@pytest.mark.parametrize(("language", "words"), [("en", "for any purpose"), ("ja", "目的 すべて")])
+@pytest.mark.parametrize(("language", "words"), [("en", "for any purpose"), ("ja", "目的：すべて")])
 def test_purposes_in_a_phrase_have_words_of_their_own(language: str, words: str) -> None:
     assert words in _said(said("terms_open", purposes="any"), messages(language))
+
+
+@pytest.mark.parametrize(
+    ("language", "words"),
+    [
+        ("en", "for research, advertising; until withdrawn; publication allowed"),
+        ("ja", "目的：研究、広告、撤回するまで有効；公開も可"),
+    ],
+)
+def test_phrases_are_joined_as_the_language_joins_them(language: str, words: str) -> None:
+    told = said("terms_open", purposes="research, advertising").and_("publication_yes")
+    assert _said(told, messages(language)) == words
 
 
 def test_names_are_left_alone() -> None:

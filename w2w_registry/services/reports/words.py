@@ -122,14 +122,14 @@ def _said(value: Any, texts: dict[str, str]) -> str:
     parts = tuple(
         (name, {key: _purposes(key, one, texts) for key, one in values.items()}) for name, values in value.parts
     )
-    return spoken(parts, phrases)
+    return spoken(parts, phrases, between=texts["between"])
 
 
 def _purposes(key: str, value: Any, texts: dict[str, str]) -> Any:
     """A value of a phrase; purposes are of a fixed vocabulary and have words of their own."""
     if key not in ("purpose", "purposes"):
         return value
-    return ", ".join(texts.get(f"for_{one}") or texts.get(one, one) for one in str(value).split(", "))
+    return texts["comma"].join(texts.get(f"for_{one}") or texts.get(one, one) for one in str(value).split(", "))
 
 
 def _moment(value: Any) -> str:
