@@ -27,6 +27,7 @@ from w2w_registry.services.search.found import Query
 from w2w_registry.services.search.groups import groups
 from w2w_registry.services.search.query import search
 from w2w_registry.settings import Settings
+from w2w_registry.space.sketch import distance
 
 
 @pytest.fixture
@@ -359,3 +360,19 @@ def test_the_numbers_of_a_file_are_held_against_the_largest_allowed_once(
     assert first.largest == max(
         abs(float(n)) for change in first.changes for t in change.tensors.values() for n in t.flat
     )
+
+
+def test_files_looked_at_together_are_seen_as_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = AddRequest([str(folder)])
+    together = intake.survey(request)
+    monkeypatch.setattr(intake, "_AT_ONCE", 1)
+    alone = intake.survey(request)
+    assert together.failed
+    assert [(i.path, str(i.error)) for i in together.failed] == [(i.path, str(i.error)) for i in alone.failed]
+    assert [(s.path, s.reason) for s in together.skipped] == [(s.path, s.reason) for s in alone.skipped]
+    assert len({one.layout for one in together.seen}) > 1
+    for one, other in zip(together.seen, alone.seen, strict=True):
+        assert (one.candidate, one.model, one.digests) == (other.candidate, other.model, other.digests)
+        assert (one.sketch is None) == (other.sketch is None)
+        if one.sketch is not None and other.sketch is not None:
+            assert distance(one.sketch, other.sketch) < 1e-6

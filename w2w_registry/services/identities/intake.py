@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from w2w_registry.services.identities.planned import Group, Intake, Plan, Survey
 from w2w_registry.services.identities.unplaced import add_copies, add_unplaced, other_strength, remarks, said_copy
 from w2w_registry.services.recording.equivalents import known_adapter
 from w2w_registry.services.recording.labels import Labels, match_names, read_labels_csv
-from w2w_registry.services.recording.likeness import of_adapter
+from w2w_registry.services.recording.likeness import of_adapter, sketches_of_adapters
 from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import hint_agrees, same_model_id
 from w2w_registry.services.registry import Progress, Registry, no_progress
@@ -53,6 +53,7 @@ from w2w_registry.space.sketch import NEAR, Sketch, cells, distance, near_cells
 
 ENOUGH = LEAST
 """So many different LoRAs of one layout and base model make a space worth fitting; from 40 on it is calibrated."""
+_AT_ONCE, _AT_ONCE_BYTES = 32, 32 << 20
 Add = Callable[[Registry, AddRequest, Progress], AddReport]
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: ", "an adapter of a language model"),
@@ -62,7 +63,7 @@ _NOT_ADAPTERS = (
 
 
 def survey(request: AddRequest, progress: Progress = no_progress, looked: Progress = no_progress) -> Survey:
-    """Read everything under the request's paths, one file at a time. ``looked`` counts what is in the folders before
+    """Read everything under the request's paths, a few files at a time. ``looked`` counts what is in the folders before
     that, of a number not known.
 
     Raises:
@@ -72,18 +73,23 @@ def survey(request: AddRequest, progress: Progress = no_progress, looked: Progre
     rows = read_labels_csv(request.labels_csv) if request.labels_csv else {}
     seen: list[Seen] = []
     failed: list[Item] = []
-    twins = Twins()
-    for done, candidate in enumerate(candidates, start=1):
-        try:
-            check_name(request.prefix + candidate.name)
-            seen.append(_look(candidate, request, twins))
-        except RegistryError as error:
-            reason = str(error.fields.get("reason", ""))
-            if len(candidates) > 1 and reason.startswith(_NOT_ADAPTERS):
-                skipped.append(Skipped(candidate.path, reason, error.fields.get("hint")))
-            else:
-                failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
-        progress(done, len(candidates))
+    twins, done = Twins(), 0
+    for part in _read(candidates, request.prefix):
+        adapters = [found for _, found in part if isinstance(found, Adapter)]
+        drawn = iter(sketches_of_adapters(adapters))
+        for candidate, found in part:
+            try:
+                if isinstance(found, RegistryError):
+                    raise found
+                seen.append(_look(candidate, found, next(drawn), request, twins))
+            except RegistryError as error:
+                reason = str(error.fields.get("reason", ""))
+                if len(candidates) > 1 and reason.startswith(_NOT_ADAPTERS):
+                    skipped.append(Skipped(candidate.path, reason, error.fields.get("hint")))
+                else:
+                    failed.append(Item(str(candidate.path), "failed", request.prefix + candidate.name, error=error))
+            done += 1
+            progress(done, len(candidates))
     # Of two copies of one model the one that says its alpha is registered, then the more precise.
     seen.sort(key=lambda one: (not one.scaled, one.dtype not in ("fp32", "fp64")))
     labels, left = _matched(request, rows, [one.candidate for one in seen])
@@ -97,9 +103,25 @@ def _discovered(request: AddRequest, looked: Progress = no_progress) -> tuple[li
     return request.called(candidates), skipped
 
 
-def _look(candidate: Candidate, request: AddRequest, twins: Twins) -> Seen:
-    adapter = read_adapter(candidate.path)
-    digests, sketch = digests_of(adapter), of_adapter(adapter).sketch
+def _read(candidates: Sequence[Candidate], prefix: str) -> Iterator[list[tuple[Candidate, Adapter | RegistryError]]]:
+    """What each file holds, or why it cannot be read; as many at once as are sketched together."""
+    part: list[tuple[Candidate, Adapter | RegistryError]] = []
+    size = 0
+    for candidate in candidates:
+        try:
+            check_name(prefix + candidate.name)
+            part.append((candidate, found := read_adapter(candidate.path)))
+            size += found.files[0].stat().st_size
+        except RegistryError as error:
+            part.append((candidate, error))
+        if len(part) == _AT_ONCE or size > _AT_ONCE_BYTES:
+            yield part
+            part, size = [], 0
+    yield part
+
+
+def _look(candidate: Candidate, adapter: Adapter, sketch: Sketch | None, request: AddRequest, twins: Twins) -> Seen:
+    digests = digests_of(adapter)
     layout = None
     if not_plain(adapter) is None:
         lora = lora_of(adapter)

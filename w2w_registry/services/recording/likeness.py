@@ -73,6 +73,23 @@ def sketches_of(thetas: Sequence[NDArray[Any]], layout: Layout) -> list[Sketch]:
     return found
 
 
+def sketches_of_adapters(adapters: Sequence[Adapter]) -> list[Sketch | None]:
+    """Of each adapter, those of one shape and scale together; None where its file does not say its ΔW."""
+    found: list[Sketch | None] = [None] * len(adapters)
+    groups: dict[tuple[Any, ...], list[tuple[int, Factors]]] = {}
+    for i, adapter in enumerate(adapters):
+        change = change_of(adapter)
+        if change is not None:
+            shapes = tuple((key, np.shape(array)) for key, array in change.tensors.items())
+            groups.setdefault((shapes, tuple(change.alphas.items())), []).append((i, change))
+    for alike in groups.values():
+        _, first = alike[0]
+        stacked = {key: np.stack([one.tensors[key] for _, one in alike]) for key in first.tensors}
+        for (i, _), drawn in zip(alike, sketches(stacked, first.alphas), strict=True):
+            found[i] = drawn
+    return found
+
+
 def factors_of(theta: NDArray[Any], layout: Layout) -> Factors:
     """ΔW of θ (D,) in a layout."""
     tensors: Mapping[TensorKey, NDArray[Any]] = layout.unflatten(theta)
