@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -130,6 +131,8 @@ def test_what_is_made_and_where_it_came_from_reads_as_it_was_sent(
         "lineage": {"name": "mixed"},
         "spaces": {},
         "space": {"name": "faces"},
+        "aliases": {"body": models.AliasChange(alias="production", target="acme/0@1")},
+        "decide": {"body": models.Decision(version="acme/0", reason="looked", distinct=True)},
     }
     for what, given in asked.items():
         said = call(what).sync_detailed(client=client, **given)
@@ -139,3 +142,15 @@ def test_what_is_made_and_where_it_came_from_reads_as_it_was_sent(
     said = call("lineage").sync_detailed("acme/0", client=client, down=True)
     assert {one.ref for one in said.parsed.versions} == {"acme/0@1", "mixed@1", "edited@1"}
     assert written_again(said.parsed) == without_offsets(json.loads(said.content))
+
+
+def test_every_operation_is_called_here(generated: Any) -> None:
+    """A new one fails until it is called above too."""
+    called = {
+        *("identities", "identity", "history", "lineage", "spaces", "space", "subjects", "subject", "held", "events"),
+        *("search", "search_file", "tags", "aliases", "edits", "mixes", "decide", "verify"),
+    }
+    text = Path(__file__).read_text()
+    assert all(re.search(rf'(call\("{name}"\)|"{name}": \{{)', text) for name in called)
+    there = Path(generated.__file__).parent / "api" / "default"
+    assert {path.stem for path in there.glob("*.py")} - {"__init__"} == called
