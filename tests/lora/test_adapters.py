@@ -616,6 +616,15 @@ def test_what_changes_no_weights_or_draws_no_pictures_is_refused_by_name(tmp_pat
             read_adapter(st_file(tmp_path / "x" / "x.safetensors", pair(f"base_model.model.{stem}")))
 
 
+@pytest.mark.parametrize("prefix", ["base_model.model.", "diffusion_model.decoder.", "base_model.model.decoder."])
+def test_an_adapter_of_a_model_that_makes_music_is_called_so(tmp_path: Path, prefix: str) -> None:
+    from w2w_registry.errors import BadLora
+
+    layers = pair(f"{prefix}layers.0.self_attn.q_proj") | pair(f"{prefix}layers.0.cross_attn.k_proj")
+    with pytest.raises(BadLora, match="makes music"):
+        read_adapter(st_file(tmp_path / "x.safetensors", layers))
+
+
 def test_an_adapter_of_a_model_that_reads_pictures_is_a_language_models(tmp_path: Path) -> None:
     from w2w_registry.errors import BadLora
 

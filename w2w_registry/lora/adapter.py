@@ -28,7 +28,7 @@ from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
 from w2w_registry.lora.metadata import Told, base_at_hand, base_named, told_by
 from w2w_registry.lora.names import DENOISERS
-from w2w_registry.lora.others import is_embedding, other_model, whole_model
+from w2w_registry.lora.others import is_embedding, makes_music, other_model, whole_model
 from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
 from w2w_registry.lora.roles import OWN_WEIGHTS, is_factor
 from w2w_registry.lora.tensorfile import (
@@ -376,12 +376,11 @@ def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[st
     parts = Counter(key.part for key in keys.values())
     # One that reads pictures changes a language model's layers and those of the part that looks.
     language = parts["language model"] > 0 and not any(parts[part] for part in DENOISERS)
-    if language or any(s.language for s in settings.values()):
-        raise BadLora(
-            path=str(path),
-            reason="an adapter of a language model",
-            hint="this registry keeps adapters of models that draw pictures",
-        )
+    music = parts["language model"] > 0 and any(makes_music(key.name) for key in keys.values())
+    if music or language or any(s.language for s in settings.values()):
+        what = "model that makes music (ACE-Step 1.5)" if music else "language model"
+        hint = "this registry keeps adapters of models that draw pictures"
+        raise BadLora(path=str(path), reason=f"an adapter of a {what}", hint=hint)
 
 
 def _flat(spelling: Spelling, header: Header) -> bool:

@@ -96,6 +96,20 @@ def test_broken_ones_say_nothing(tmp_path: Path, name: str, content: str) -> Non
     assert about(tmp_path / "x.safetensors", None) == {}
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "gbk", "cp1251"])
+def test_of_another_encoding_what_is_in_english_letters_is_taken(tmp_path: Path, encoding: str) -> None:
+    other = {"latin-1": "zoë", "gbk": "红发", "cp1251": "рыжая"}[encoding]
+    table = {"trainedWords": ["ohwx woman", other], "poi": True, "model": {"name": other, "poi": False}}
+    (tmp_path / "x.safetensors").touch()
+    (tmp_path / "x.civitai.info").write_bytes(json.dumps(table, ensure_ascii=False).encode(encoding))
+    assert about(tmp_path / "x.safetensors", None) == {"trigger": "ohwx woman"}
+    told = beside_told(tmp_path / "x.safetensors")
+    assert [rank_of(one) for one in told].count(Rank.LIKENESS) == 1
+    assert "is not in UTF-8" in told[0]
+    (tmp_path / "x.civitai.info").write_bytes(json.dumps(table, ensure_ascii=False).encode("utf-16"))
+    assert about(tmp_path / "x.safetensors", None)["title"] == other
+
+
 @pytest.mark.parametrize("name", BESIDE)
 def test_what_cannot_be_read_beside_a_file_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"")

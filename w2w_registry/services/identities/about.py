@@ -67,7 +67,11 @@ def beside_told(path: Path) -> tuple[str, ...]:
     lives."""
     found: list[str] = []
     for _, file in _files_beside(path):
-        table = _table(file)
+        table, whole = _table_and_letters(file)
+        if not whole:
+            found.append(
+                f"{file.name} beside it is not in UTF-8: what it says in other letters than English is not known"
+            )
         if table is None:
             found.append(f"{file.name} beside it cannot be read as a table (JSON): what it says is not known")
         elif _shows_somebody(table):
@@ -189,10 +193,39 @@ def _plain(text: Any) -> str | None:
 
 def _table(path: Path) -> dict[str, Any] | None:
     """A file's table, empty where there is no such file; None where it holds none."""
+    return _table_and_letters(path)[0]
+
+
+def _table_and_letters(path: Path) -> tuple[dict[str, Any] | None, bool]:
+    """A file's table as :func:`_table` gives it, and whether all its letters could be read. Where they are of another
+    encoding than UTF-8 or UTF-16, nobody says of which: texts of English letters alone are taken, which most have in
+    common, and others left out."""
     try:
-        value = json.loads(read_text(path, limit=_LIMIT)) if os.path.isfile(path) else {}
+        text, whole = _text(path) if os.path.isfile(path) else ("{}", True)
+        value = json.loads(text)
     except (BadFile, ValueError, RecursionError):
-        return None  # a convenience: a broken one does not keep the adapter out
+        return None, True  # a convenience: a broken one does not keep the adapter out
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
-    return value if isinstance(value, dict) else None
+    if not isinstance(value, dict):
+        return None, True
+    return (value if whole else _legible(value)), whole
+
+
+def _text(path: Path) -> tuple[str, bool]:
+    data = read_bytes(path, limit=_LIMIT)
+    try:
+        return read_text(path, limit=_LIMIT), True
+    except BadFile:
+        return data.decode("utf-8", "replace"), False
+
+
+def _legible(value: Any) -> Any:
+    """A JSON value without the texts that have a letter which could not be read."""
+    if isinstance(value, dict):
+        return {name: _legible(one) for name, one in value.items() if not _illegible(one)}
+    return [_legible(one) for one in value if not _illegible(one)] if isinstance(value, list) else value
+
+
+def _illegible(value: Any) -> bool:
+    return isinstance(value, str) and "\N{REPLACEMENT CHARACTER}" in value
