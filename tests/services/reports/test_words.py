@@ -103,3 +103,10 @@ def test_the_japanese_page_says_what_was_counted_in_japanese(sqlite_catalog: Cat
     cells = re.findall(r"<td[^>]*>([^<\n]+)", counts)
     assert cells
     assert [cell for cell in cells if re.search("[A-Za-z]", cell)] == []
+
+
+def test_japanese_has_its_own_colon_and_no_space_behind_it() -> None:
+    assert [key for key, text in own("ja").items() if re.search(r"：\s|、\s|。\s(?!\Z)", text)] == []
+    assert not any(
+        re.search(r'"\) }}: ', page.read_text("utf-8")) for page in (PACKAGE / "services/reports/templates").iterdir()
+    )
