@@ -1,8 +1,9 @@
 """What writes the names on a sheet: people's names are in every script, and no machine has a font for each of them.
 
-Pillow's own font writes Latin; a font of this machine writes the rest where it can, since it is drawn for the purpose;
-GNU Unifont, which comes along, writes every other character of the Basic Multilingual Plane.  It is one small drawing a
-character: Arabic is joined where Pillow has its shaping library, the signs of Indic scripts stand side by side.
+Pillow's own font writes English, and few of the letters that others have besides (not even ``é``); a font of this
+machine writes the rest where it can, since it is drawn for the purpose; GNU Unifont, which comes along, writes every
+other character of the Basic Multilingual Plane.  It is one small drawing a character: Arabic is joined where Pillow has
+its shaping library, the signs of Indic scripts stand side by side.
 """
 
 from __future__ import annotations
@@ -23,11 +24,9 @@ _MACHINES: Final = (
 
 
 def font_for(text: str, size: int = 12) -> Any:
-    """A Pillow font for a text: Pillow's own for Latin, one of this machine's that has every letter, or Unifont."""
-    from PIL import ImageFont
-
-    odd = "".join(sorted({c for c in text if ord(c) >= 0x250 and not c.isspace()}))
-    return _of_the_machine(odd, size) or unifont() if odd else ImageFont.load_default(size=size)
+    """A Pillow font for a text: Pillow's own or one of this machine's that has every letter, or Unifont."""
+    odd = "".join(sorted({c for c in text if not c.isascii() and not c.isspace()}))
+    return _own(size) if can_write(_own(size), odd) else _of_the_machine(odd, size) or unifont()
 
 
 def fitted(text: str, width: float = float("inf")) -> str:
@@ -51,6 +50,13 @@ def can_write(font: Any, letters: str) -> bool:
     """Whether a font has a drawing of its own for each letter, not the box that stands for what is missing."""
     nothing = bytes(font.getmask("\uffff"))
     return all(bytes(font.getmask(letter)) != nothing for letter in letters)
+
+
+@lru_cache(maxsize=8)
+def _own(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size=size)
 
 
 @lru_cache(maxsize=256)
