@@ -396,6 +396,19 @@ def test_a_consent_that_ran_out_before_anybody_looked_stays_expired_without_the_
     assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
 
 
+def test_an_earlier_copy_of_the_file_brings_nothing_back_once_anybody_looked(machine: Clock, tmp_path: Path) -> None:
+    """A copy is as genuine as the file was, signed or not: what outlasts it is the log."""
+    kept = tmp_path / "home/catalog.db-seen"
+    earlier = kept.read_text()
+    machine.pass_(days=30)
+    with machine.open(tmp_path / "home") as opened, opened.catalog.read():
+        pass
+    kept.write_text(earlier)
+    machine.at -= timedelta(days=30)
+    machine.boot = "second"
+    assert _refused(machine, tmp_path / "home") == ["clock.back", "consent.refuse"]
+
+
 def _lost(machine: Clock, home: Path) -> int:
     """How many events the next two openings leave of a file that was taken away."""
     for _ in range(2):
