@@ -118,6 +118,9 @@ def test_expiring(small: Small) -> None:
 def test_who_did_what(small: Small) -> None:
     assert {r["action"] for r in ask(small, "actions", action="consent.")} == {"consent.grant"}
     assert len(ask(small, "actions", limit=3)) == 3
+    [tagged] = ask(small, "actions", action="consent.grant", limit=1)
+    assert set(tagged) == {"seq", "at", "actor", "action", "objects", "payload"}  # as the API's events are
+    assert tagged["payload"]["digest"]
     assert ask(small, "actions", actor="nobody") == []
     assert ask(small, "actions", since=now() + timedelta(days=1)) == []
     assert ask(small, "actions", until=now() - timedelta(days=1)) == []

@@ -171,7 +171,8 @@ def expiring(registry: Registry, filters: Filters) -> Rows:
 
 
 def actions(registry: Registry, filters: Filters) -> Rows:
-    """Who did what, between dates, by whom, of which kind (``consent.`` is every consent action)."""
+    """Who did what, between dates, by whom, of which kind (``consent.`` is every consent action): events as people read
+    them (``EventRow``)."""
     rows = audit_log.events_list(
         registry,
         since=filters.since,
@@ -180,7 +181,7 @@ def actions(registry: Registry, filters: Filters) -> Rows:
         action=filters.action,
         limit=filters.limit,
     )
-    return [{key: row[key] for key in ("seq", "at", "actor", "action", "objects")} for row in rows]
+    return [row.to_json() for row in rows]
 
 
 def spaces(registry: Registry, filters: Filters) -> Rows:
