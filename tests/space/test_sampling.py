@@ -134,6 +134,20 @@ def test_mixing_weights_must_make_sense(weights: list[float]) -> None:
         s.mix([np.zeros(3), np.ones(3)], weights)
 
 
+def test_people_lie_within_a_few_deviations_along_any_line() -> None:
+    rng = np.random.default_rng(0)
+    std = np.linspace(3.0, 0.1, 50)
+    members, line = rng.normal(size=(2000, 50)) * std, rng.normal(size=50)
+    found = np.array([s.distance_along(one, line, std) for one in members])
+    assert (abs(found.mean()), found.std()) == (pytest.approx(0.0, abs=0.08), pytest.approx(1.0, abs=0.05))
+    assert (np.abs(found) < s.FAR).all()
+    unit = line / np.linalg.norm(line / std)  # one deviation long
+    there = s.distance_along(members[0] + 5 * unit, line, std)
+    assert there == pytest.approx(found[0] + 5)
+    assert s.distance_along(members[0] + 5 * unit, -3 * line, std) == pytest.approx(-there)
+    assert s.distance_along(members[0], np.zeros(50), std) == 0.0
+
+
 def test_typicality_is_one_for_members() -> None:
     rng = np.random.default_rng(0)
     std = np.linspace(3.0, 0.1, 50)

@@ -45,6 +45,7 @@ from w2w_registry.services.synthesis import (
     generate,
     invert,
     new_versions,
+    preview,
     sample_sheet,
     train,
     training,
@@ -160,6 +161,23 @@ def test_edit_moves_the_reading_and_records_how(registry: Registry) -> None:
     assert op.params["amounts"] == {"beard": 1.5}
     assert [i.role for i in inputs] == ["source", "space", "direction"]
     assert inputs[2].digest == row.digest
+
+
+def test_what_leads_farther_than_anybody_is_said_before_and_after(registry: Registry) -> None:
+    """Also where a thousand components hide it from the mean over all of them; not on the way back."""
+    directions.fit(registry, "beard", "beard")
+
+    def said(ref: str, amount: float, name: str) -> bool:
+        before = preview.prospect(registry, ref, {"beard": amount})
+        done = edit.edit(registry, ref, {"beard": amount}, name=name)
+        found = {any("where hardly anybody is" in w for w in told) for told in (before.warnings, done.warnings)}
+        assert len(found) == 1
+        return found.pop()
+
+    assert not said("p00", 0.5, "near")
+    assert said("p00", 9.0, "far")
+    assert said("far", 1.0, "farther")
+    assert not said("farther", -2.0, "nearer")
 
 
 def test_on_and_off_reach_the_other_side(registry: Registry) -> None:

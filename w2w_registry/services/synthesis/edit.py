@@ -159,6 +159,17 @@ def plan_move(
     return Move(delta.astype(np.float32), resolved, rows)
 
 
+def said_far(start: Vector, move: Move, component_std: Vector) -> list[str]:
+    """A warning where a move leads farther than nearly anybody of the space is, along its own line."""
+    before, after = (sampling.distance_along(point, move.delta, component_std) for point in (start, start + move.delta))
+    if after <= max(sampling.FAR, before):
+        return []
+    return [
+        f"{after:.1f} standard deviations from the mean of the space along this edit, where hardly anybody is: it may "
+        "not be drawn as you expect"
+    ]
+
+
 def edit(
     registry: Registry,
     ref: str,
@@ -194,8 +205,7 @@ def edit(
     (made,) = record(registry, space_row, space, [draft], permission)
     typical = float(sampling.typicality(coordinates, space.component_std))
     warnings = [*said_held([made]), *(str(w) for w in decision.warnings)]
-    if typical > max(1.6, 1.3 * float(sampling.typicality(start.coordinates, space.component_std))):
-        warnings.append(f"the result is unusual for this space (typicality {typical:.2f}): expect artefacts")
+    warnings += said_far(start.coordinates, move, space.component_std)
     return Edited(**vars(made), source=start.ref, amounts=moved, typicality=typical, warnings=warnings)
 
 

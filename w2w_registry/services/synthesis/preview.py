@@ -17,12 +17,11 @@ from w2w_registry.records import Result
 from w2w_registry.services.recording.nearest import open_nearest
 from w2w_registry.services.recording.sources import Source, Vector, open_space_of, source
 from w2w_registry.services.registry import Registry
-from w2w_registry.services.synthesis.edit import Amounts, plan_move
+from w2w_registry.services.synthesis.edit import Amounts, plan_move, said_far
 from w2w_registry.services.synthesis.new_versions import Permission
 from w2w_registry.space import sampling
 
 LOOKED_AT: Final = 32
-UNUSUAL: Final = 1.6
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +53,16 @@ def prospect(registry: Registry, ref: str, amounts: Amounts) -> Prospect:
         uses = [Use.EDIT, Use.GENERATE] if amounts else [Use.GENERATE]
         decisions = [Permission(use, versions=[start.version_id]).require(registry, session) for use in uses]
         row, space = open_space_of(registry, session, start.space_id)
-        point, resolved = start.coordinates, {}
+        point, resolved, far = start.coordinates, {}, list[str]()
         if amounts:
             move = plan_move(session, row, space.component_std, start.coordinates, amounts, ())
             point, resolved = start.coordinates + move.delta, {k: float(v) for k, v in move.resolved.items()}
+            far = said_far(start.coordinates, move, space.component_std)
         typical = float(sampling.typicality(point, space.component_std))
-        before = float(sampling.typicality(start.coordinates, space.component_std))
         near, score = _nearest_other(registry, session, row, start, point)
     threshold = row.calibration.get("threshold")
     same = threshold is not None and score is not None and score >= threshold
-    said = [str(w) for d in decisions for w in d.warnings]
-    if typical > max(UNUSUAL, 1.3 * before):
-        said.append("this is unusual for the space: expect artefacts")
+    said = [*(str(w) for d in decisions for w in d.warnings), *far]
     if same:
         said.append(f"this looks like {near}, a real entry of this registry")
     return Prospect(start.ref, row.ref, resolved, typical, near, score, same, tuple(dict.fromkeys(said)))
