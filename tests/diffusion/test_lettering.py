@@ -69,6 +69,21 @@ def test_what_parts_lines_is_a_space(name: str) -> None:
     assert contact_sheet([[cell]], row_labels=[name], column_labels=[name]).size
 
 
+def test_a_long_text_is_cut_by_halves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A letter less at a time, a label of twenty thousand took half a minute."""
+    font, asked = lettering.font_for("あ"), list[str]()
+
+    class Counted:
+        def getlength(self, text: str) -> float:
+            asked.append(text)
+            return float(font.getlength(text))
+
+    monkeypatch.setattr(lettering, "font_for", lambda *_: Counted())
+    assert lettering.fitted("あ" * 20_000, 128) == "あ" * int(128 // font.getlength("あ"))
+    assert len(asked) < 40
+    assert lettering.fitted("あ", 1) == ""
+
+
 def test_a_letter_no_font_has_leaves_the_others_written() -> None:
     name = "花\U00020bb7"
     assert not lettering.can_write(lettering.font_for(name), "\U00020bb7")

@@ -8,6 +8,7 @@ its shaping library, the signs of Indic scripts stand side by side.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -36,9 +37,9 @@ def fitted(text: str, width: float = float("inf")) -> str:
     """
     line = " ".join(text.split())
     font = font_for(line)
-    while line and font.getlength(line) > width:
-        line = line[:-1]
-    return line
+    if font.getlength(line) <= width:
+        return line
+    return line[: bisect_right(range(len(line)), width, key=lambda end: font.getlength(line[:end])) - 1]
 
 
 def width_of(text: str) -> int:

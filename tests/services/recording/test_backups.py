@@ -112,6 +112,32 @@ def test_a_damaged_backup_makes_nothing(filled: Registry, tmp_path: Path) -> Non
         backups.restore(settings, tmp_path / "evil")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        'database.url = "postgresql://u:secret@db/live"\nindex.url = "milvus://vectors:1"\n\n[web]\nread_only = true\n',
+        'database = { url = "postgresql://u:secret@db/live" }\n"index" = {kind = "milvus", uri = "x"}\n',
+        '["database"]\n"url" = "postgresql://u:secret@db/live"\n[ index ]\nkind = "milvus"\nuri = "x"\n',
+    ],
+)
+def test_addresses_are_left_out_however_they_are_written(filled: Registry, tmp_path: Path, written: str) -> None:
+    (filled.settings.home / "registry.toml").write_text(written)
+    backups.backup(filled, tmp_path / "b.tar")
+    settings = home_of(tmp_path / "restored")
+    assert len(backups.restore(settings, tmp_path / "b.tar").left_out) == 2
+    plain = load_settings(settings.home)
+    assert (plain.database_url, dict(plain.index)) == (settings.database_url, {})
+
+
+def test_an_address_that_cannot_be_taken_out_restores_nothing(filled: Registry, tmp_path: Path) -> None:
+    (filled.settings.home / "registry.toml").write_text('"data\\u0062ase".url = "postgresql://u:secret@db/live"\n')
+    backups.backup(filled, tmp_path / "b.tar")
+    settings = home_of(tmp_path / "restored")
+    with pytest.raises(BadFile, match="cannot be taken out"):
+        backups.restore(settings, tmp_path / "b.tar")
+    assert not settings.home.exists()
+
+
 def test_a_catalog_moves_between_databases(filled: Registry, tmp_path: Path, empty_postgres_url: str) -> None:
     """To PostgreSQL and on to SQLite: every digest is compared, and numbers go on where they were."""
     rows = backups.copy_to(filled, empty_postgres_url)["rows"]

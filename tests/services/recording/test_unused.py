@@ -50,11 +50,14 @@ def test_trainings_that_were_given_up_go_and_others_stay(small: Small) -> None:
     for name, days in (("old", 31), ("new", 29)):
         (folder / f"{name}.safetensors").write_bytes(b"state")
         os.utime(folder / f"{name}.safetensors", (time.time() - 86400 * days,) * 2)
+    for stranger in ("notes", "odd.safetensors"):  # nothing a training left
+        (folder / stranger).mkdir()
+        os.utime(folder / stranger, (0, 0))
     promised = gc(small.registry, perform=False)
     assert (promised.trainings, promised.unfinished) == (("old.safetensors",), 1)
-    assert len(list(folder.iterdir())) == 2
+    assert len(list(folder.iterdir())) == 4
     assert gc(small.registry, perform=True).trainings == promised.trainings
-    assert [file.name for file in folder.iterdir()] == ["new.safetensors"]
+    assert {file.name for file in folder.iterdir()} == {"new.safetensors", "notes", "odd.safetensors"}
 
 
 def test_orphans_go_and_the_dry_run_keeps_its_word(small: Small) -> None:

@@ -14,7 +14,9 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
+import tomllib
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -182,17 +184,32 @@ def _come_home(path: Path) -> tuple[str, ...]:
     registry that was backed up."""
     if not path.exists():
         return ()
-    text = before = path.read_text("utf-8")
-    left_out = []
-    for table, key in _ELSEWHERE:
-        after = edited(text, table, key, None)
-        left_out += [f"{table}.{key}"] if after.split() != text.split() else []
-        text = after
-    if any(name.startswith("index.") for name in left_out):
-        text = edited(text, "index", "kind", None)  # a kind that needs an address
-    if text != before:
+    text = path.read_text("utf-8")
+    found = _addresses(text)
+    for table, key in found:
+        text = edited(text, table, key, None)
+        if table == "index":
+            text = edited(text, table, "kind", None)  # a kind that needs an address
+    for table in {table for table, _ in _addresses(text)}:  # written before every table: index.url = …, index = {…}
+        text = re.sub(rf"""(?m)^[ \t]*["']?{table}["']?[ \t]*[.=].*\n?""", "", text)
+    if _addresses(text):
+        raise BadFile(
+            path=path.name,
+            reason="the backup's says where the catalog, files or index lie in a way that cannot be taken out",
+            hint="write it as [database], [artifacts] and [index] tables where the registry is, and back it up again",
+        )
+    if found:
         write_atomic(path, text.encode())
-    return tuple(left_out)
+    return tuple(f"{table}.{key}" for table, key in found)
+
+
+def _addresses(text: str) -> list[tuple[str, str]]:
+    """What of ``_ELSEWHERE`` a registry.toml says, however it is written; nothing where no command could read it."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return []
+    return [(table, key) for table, key in _ELSEWHERE if key in (data.get(table) or {})]
 
 
 def _check(file: Path) -> tuple[int, int]:

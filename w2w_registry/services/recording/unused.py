@@ -73,9 +73,9 @@ def _abandoned(registry: Registry) -> tuple[tuple[str, ...], int]:
     """States of trainings that were given up, by name, and how many others there are."""
     folder = registry.settings.training_dir
     ages: dict[str, float] = {}
-    for file in folder.iterdir() if folder.is_dir() else ():
+    for file in (one for one in folder.glob("*.safetensors") if not one.is_dir()):
         with suppress(FileNotFoundError):  # a training that has just come to its end
-            ages[file.name] = time.time() - file.stat().st_mtime
+            ages[file.name] = time.time() - file.lstat().st_mtime
     old = tuple(sorted(name for name, age in ages.items() if age > ABANDONED))
     return old, len(ages) - len(old)
 
