@@ -20,7 +20,7 @@ _SCRIPTS = {
     "fish": (".config/fish/completions/w2w-reg.fish", "_W2W_REG_COMPLETE=fish_source w2w-reg | source"),
 }
 _MOST = 200
-_NAMED = ("space", "queries", "directions", "subject", "subjects", "subject_id", "columns")
+_NAMED = ("space", "queries", "edits", "subject", "subjects", "subject_id", "columns")
 
 
 def install(ctx: click.Context, param: click.Parameter, value: bool) -> None:

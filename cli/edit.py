@@ -11,12 +11,12 @@ from .output import emit, say, warn_all
 
 @click.command()
 @click.argument("name", metavar="NAME[@V]")
-@click.option("--direction", "amounts", required=True, multiple=True, metavar="EDITS", help=options.EDITS)
+@options.edits(required=True)
 @options.keep
 @click.option("--name", "new", required=True, metavar="NEW", help="Name of the edited identity.")
 @options.purpose
 @takes_frame
-def edit(frame: Frame, name: str, amounts: tuple[str, ...], keep: str, new: str, purpose: str | None) -> None:
+def edit(frame: Frame, name: str, edits: tuple[str, ...], keep: str, new: str, purpose: str | None) -> None:
     """Move an identity along directions and register the result as NEW.
 
     Amounts are in standard deviations of the attribute; `on` and `off` go as far as needed.
@@ -26,7 +26,7 @@ def edit(frame: Frame, name: str, amounts: tuple[str, ...], keep: str, new: str,
     value = service.edit(
         frame.registry(),
         name,
-        service.parse_amounts(",".join(amounts)),
+        service.parse_amounts(",".join(edits)),
         name=new,
         keep=options.names(keep),
         purpose=purpose,

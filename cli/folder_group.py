@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import keyword
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -76,37 +76,18 @@ HABITS_WITHIN = {
 
 
 def _made_ready(command: click.Command) -> click.Command:
-    """A command, or a group with its commands, as all of them are here: it completes what it names, refuses what is
-    given twice, and calls a number a number."""
-    for inner in command.commands.values() if isinstance(command, click.Group) else ():
-        _made_ready(inner)
+    """A command as all of them are here: it completes what it names, refuses what is given twice, and calls a number a
+    number."""
     for param in command.params:
         if isinstance(param, click.Option) and param.metavar is None and not param.is_flag and not param.count:
             param.metavar = next((word for kind, word in _NUMBERS.items() if isinstance(param.type, kind)), None)
     return teach(refuse_unmeant(command))
 
 
-class HintingGroup(click.Group):
-    """A group that says of a word that is none of its commands which one may be meant."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0].startswith("-") or self.get_command(ctx, args[0]) is not None:
-            return super().resolve_command(ctx, args)
-        near = self.meant(ctx, args[0]) or difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
-        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
-        raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-
-    def meant(self, ctx: click.Context, word: str) -> list[str]:
-        """What people who type ``word`` mean here."""
-        here = self.list_commands(ctx)
-        return [name for name in (HABITS.get(word, ""), *HABITS_WITHIN.get(word, ())) if name in here][:1]
-
-
-class FolderGroup(HintingGroup):
+class FolderGroup(click.Group):
     """A group of the commands in one package: ``name`` is the click command of that name in module ``name``
-    (``push-space`` in ``push_space``, ``import`` in ``import_``).
+    (``push-space`` in ``push_space``, ``import`` in ``import_``). Of a word that is none of them it says which may be
+    meant.
 
     ``helps`` maps each name to its one-line help, or to "" to take it from the command itself; with all of them given,
     listing the commands imports none. ``former`` maps names that commands had to those they have; both are run.
@@ -149,8 +130,20 @@ class FolderGroup(HintingGroup):
             with formatter.section(title):
                 formatter.write_dl([(name.ljust(widest), rows[name]) for name in names])
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0].startswith("-") or self.get_command(ctx, args[0]) is not None:
+            return super().resolve_command(ctx, args)
+        near = self.meant(ctx, args[0]) or difflib.get_close_matches(args[0], self.list_commands(ctx), n=2)
+        hint = f" Did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
+        raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+
     def meant(self, ctx: click.Context, word: str) -> list[str]:
-        return super().meant(ctx, word) or [*self._inside(ctx, word)]
+        """What people who type ``word`` mean here."""
+        here = self.list_commands(ctx)
+        near = [name for name in (HABITS.get(word, ""), *HABITS_WITHIN.get(word, ())) if name in here][:1]
+        return near or [*self._inside(ctx, word)]
 
     def _inside(self, ctx: click.Context, word: str) -> Iterator[str]:
         """``GROUP WORD`` for each group that has a command of this name."""
@@ -160,6 +153,7 @@ class FolderGroup(HintingGroup):
                 yield f"{name} {word}"
 
 
-def helps_from_commands(names: str) -> dict[str, str]:
-    """For a group small enough to import whole: names, each with the help its command has."""
-    return dict.fromkeys(names.split(), "")
+def group(package: str, names: str) -> Callable[[Callable[[], None]], FolderGroup]:
+    """A group with the commands of ``names`` in ``package``: few enough to import all of them for its help."""
+    helps = dict.fromkeys(names.split(), "")
+    return click.group(cls=FolderGroup, package=package, helps=helps)

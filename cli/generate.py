@@ -21,7 +21,7 @@ from .output import emit, progress, say, warn_all
 @click.option("--negative", help="Negative prompt.")
 @options.guidance
 @options.steps
-@click.option("--edit", "edits", multiple=True, metavar="EDITS", help=options.EDITS)
+@options.edits(required=False)
 @options.keep
 @click.option("--from-timestep", type=click.IntRange(0, 1000), help="Apply the edit below this timestep only.")
 @click.option(

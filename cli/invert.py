@@ -24,7 +24,7 @@ from .output import emit, progress, table, warn_all
 @options.prompt
 @click.option("--steps", type=click.IntRange(0), help="Maximum number of optimiser steps.")
 @click.option("--samples", type=click.IntRange(1), help="Noised copies per step; fewer need less memory.")
-@click.option("--lr", "rate", type=float, help="Learning rate; a higher one fits the photo more closely.")
+@click.option("--lr", type=float, help="Learning rate; a higher one fits the photo more closely.")
 @click.option("--prior", type=float, help="Weight of the pull towards the initial coordinates.")
 @click.option("--emphasis", type=float, help="Scale the result's distance from the average identity.")
 @click.option("--no-initializer", is_flag=True, help="Start at the average identity.")
@@ -49,7 +49,7 @@ def invert(frame: Frame, photos: tuple[str, ...], labels: tuple[str, ...], **giv
     from w2w_registry.services.recording.labels import parse_labels
     from w2w_registry.services.synthesis import invert as service
 
-    given["use_guess"] = not (given.pop("no_initializer") | given.pop("no_guess"))
+    given["initializer"] = not (given.pop("no_initializer") | given.pop("no_guess"))
     request = service.InvertRequest(photos=photos, labels=parse_labels(labels), **options.gathered(given))
     with progress("inverting") as tick:
         rows = service.invert(frame.registry(), request, tick)

@@ -74,6 +74,19 @@ class Folder(click.Path):
         return found
 
 
+class Renamed(click.Option):
+    """An option that still answers to the names it had (``former``), which no help shows."""
+
+    def __init__(self, *args: Any, former: tuple[str, ...], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._former = former
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        now, self.opts = self.opts, [*self.opts, *self._former]
+        super().add_to_parser(parser, ctx)
+        self.opts = now
+
+
 space = click.option("--space", metavar="NAME[@V]", help="Weight space (default: the newest).")
 where = click.option(
     "--where", metavar="EXPR", help="Filter, as in \"kind = person and beard > 0.5 and tag.team = 'ads'\"."
@@ -111,7 +124,22 @@ days = click.option(
 )
 language = click.option("--lang", "language", default="en", show_default=True, help="Language: en or ja.")
 keep = click.option("--keep", default="", metavar="A,B", help="Attributes or directions to keep unchanged.")
-EDITS = "Edits, as in 'beard=+1.5, glasses=-1, hat=on' (repeatable)."
+
+
+def edits(*, required: bool) -> Decorator[Any]:
+    """How far to move along which directions; ``edit`` had another name for it, ``--direction``, which still works."""
+    return click.option(
+        "--edit",
+        "edits",
+        cls=Renamed,
+        former=("--direction",),
+        multiple=True,
+        required=required,
+        metavar="EDITS",
+        help="Edits, as in 'beard=+1.5, glasses=-1, hat=on' (repeatable).",
+    )
+
+
 replace = click.option("--replace", is_flag=True, help="Replace an existing direction of this name.")
 force = click.option("--force", is_flag=True, help="Replace an existing file.")
 dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")

@@ -80,7 +80,7 @@ def sample(
         name=prefix,
         seed=seed,
         min_distance=min_distance,
-        shape=distribution,
+        distribution=distribution,
         kind=kind,
         purpose=purpose,
     )

@@ -43,7 +43,7 @@ def prepare(home: Path, world: Path) -> None:
     for subject, lora, name in (("s-17", "p1000", "acme/alice"), ("s-18", "p1001", "acme/bob")):
         command(home, "consent", "grant", subject, *consent)
         command(home, "add", world / "heldout" / lora, "--name", name, "--subject", subject)
-    command(home, "edit", "acme/alice", "--direction", "beard=on", "--name", "acme/alice-bearded")
+    command(home, "edit", "acme/alice", "--edit", "beard=on", "--name", "acme/alice-bearded")
     command(home, "mix", "acme/alice", "acme/bob", "--name", "acme/alice-and-bob")
     if find_spec("torch") is not None:
         made = ("acme/alice-bearded", "acme/alice-and-bob")

@@ -61,7 +61,7 @@ def steps(heldout: str) -> list[Step]:
         Step("Draw them. The pictures say who, how, and that a model made them.",
              f"w2w-reg generate {heldout} --out pictures/{heldout} --seeds 1-8 --guidance 2 {base}"),
         Step("Give them a beard, hold hat and skin still, and keep the result.",
-             f"w2w-reg edit {heldout} --direction beard=on --keep hat,skin --name {heldout}-bearded"),
+             f"w2w-reg edit {heldout} --edit beard=on --keep hat,skin --name {heldout}-bearded"),
         Step("A strip over strength; the edit acts below timestep 900, so pose and background stay.",
              f"w2w-reg generate {heldout} --out pictures/strip --seeds 1-3 --edit beard=on --strengths 0:1.5:7 "
              f"--from-timestep 900 --guidance 2 {base}"),

@@ -81,5 +81,5 @@ def rate(registry: Registry, count: int, name: str) -> tuple[float, float]:
     start, began = time.process_time(), time.perf_counter()
     # A seed of its own for every name: two samples of one seed are of the same people, and recording those is another
     # thing (each is held against whom it copies).
-    sample(registry, count, name=name, seed=zlib.crc32(name.encode()), shape="independent")
+    sample(registry, count, name=name, seed=zlib.crc32(name.encode()), distribution="independent")
     return count / (time.process_time() - start), count / (time.perf_counter() - began)

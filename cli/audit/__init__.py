@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
-from ..folder_group import FolderGroup, helps_from_commands
+from ..folder_group import group
 
 
-@click.group(
-    cls=FolderGroup,
-    package=__name__,
-    helps=helps_from_commands("checkpoint verify prove export publish witness query report"),
-)
+@group(__name__, "checkpoint verify prove export publish witness query report")
 def audit() -> None:
     """Sign, verify, prove, export and query the audit log."""

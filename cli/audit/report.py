@@ -21,8 +21,20 @@ from ..output import emit, pairs, say
     metavar="FILE",
     help="report.html or report.md",
 )
-@click.option("--from", "--since", "since", metavar="DATE", help="The period's first day (default: the log's).")
-@click.option("--to", "until", metavar="DATE", help="The period's last day (default: today).")
+@click.option(
+    "--since",
+    cls=options.Renamed,
+    former=("--from",),
+    metavar="DATE",
+    help="The period's first day (default: the log's).",
+)
+@click.option(
+    "--until",
+    cls=options.Renamed,
+    former=("--to",),
+    metavar="DATE",
+    help="The period's last day (default: today).",
+)
 @options.days
 @options.language
 @options.force

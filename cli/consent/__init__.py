@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
-from ..folder_group import FolderGroup, helps_from_commands
+from ..folder_group import group
 
 
-@click.group(
-    cls=FolderGroup,
-    package=__name__,
-    helps=helps_from_commands("request sign grant narrow renew withdraw invalidate dispute resolve show receipt check"),
-)
+@group(__name__, "request sign grant narrow renew withdraw invalidate dispute resolve show receipt check")
 def consent() -> None:
     """Ask for, record, check and withdraw consent."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
-from ..folder_group import FolderGroup, helps_from_commands
+from ..folder_group import group
 
 
-@click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("fit list show compose debias"))
+@group(__name__, "fit list show compose debias")
 def direction() -> None:
     """Fit, list, show, compose and de-bias attribute directions."""

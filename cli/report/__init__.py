@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import click
-
-from ..folder_group import FolderGroup, helps_from_commands
+from ..folder_group import group
 
 
-@click.group(cls=FolderGroup, package=__name__, helps=helps_from_commands("roi subject"))
+@group(__name__, "roi subject")
 def report() -> None:
     """Write reports for decision-makers and for the people depicted."""

@@ -31,7 +31,7 @@ def import_(
             folder,
             components=components,
             base_model=base_model,
-            with_identities=identities,
+            identities=identities,
             progress=tick,
             origin=origin,
         )

@@ -184,7 +184,10 @@ def test_a_key_completes_what_is_there(run: Run, folder: Path, monkeypatch: pyte
     assert completed(["train", "--subject"], "s") == ["s-17"]
     assert completed(["collection", "show"], "s") == ["summer"]
     assert completed(["label", "set"], "p0001") == ["p0001"]
-    run("label", "set", "p0003", "beard=1")
+    run("label", "set", "*[05]", "beard=1")
+    run("label", "set", "*[1-4]", "beard=0")
+    assert run("direction", "fit", "beard")[0] == 0
+    assert completed(["edit", "p0001", "--edit"], "be") == completed(["generate", "p0001", "--edit"], "be") == ["beard"]
     assert completed(["list", "--columns"], "ide") == ["identity"]
     assert completed(["list", "--columns"], "identity,label.be") == ["identity,label.beard"]
     assert completed(["list", "--columns"], "identity,tag.") == ["identity,tag.collection.summer"]

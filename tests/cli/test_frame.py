@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
+from tests.cli.walk import commands
 from w2w_registry.cli import output
 from w2w_registry.cli.app import cli, main
-from w2w_registry.cli.folder_group import HABITS, HABITS_WITHIN, FolderGroup, HintingGroup
+from w2w_registry.cli.folder_group import HABITS, HABITS_WITHIN, FolderGroup
 from w2w_registry.settings import load_settings
 
 CLI = Path(__file__).parents[2] / "cli"
@@ -56,7 +59,12 @@ def test_habits_lead_to_commands() -> None:
 
 
 def test_every_group_says_what_may_be_meant() -> None:
-    assert {type(one) for one in walk(cli) if isinstance(one, click.Group)} == {FolderGroup, HintingGroup}
+    assert {type(one) for one in walk(cli) if isinstance(one, click.Group)} == {FolderGroup}
+
+
+def test_every_command_is_a_file_of_its_own() -> None:
+    homes = Counter(inspect.unwrap(command.callback).__module__ for _, command in commands() if command.callback)
+    assert {home: count for home, count in homes.items() if count > 1} == {}
 
 
 @pytest.mark.parametrize("path", command_files(), ids=lambda p: str(p.relative_to(CLI)))

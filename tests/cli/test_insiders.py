@@ -80,7 +80,7 @@ def test_through_another_space_or_what_is_made(team: Run, again: Path, loras: Pa
     mallory(team, "add", loras / "p0005", "--subject", "s-mallory", "--evidence", form)
     assert mallory(team, "mix", "a", "p0005", "--weight", "0.999", "--name", "b")[0] == 4
     assert mallory(team, "mix", "p0003", "p0005", "--weight", "0.999", "--name", "b")[0] in (2, 4)
-    assert mallory(team, "edit", "a", "--direction", "x=+1", "--name", "c")[0] in (3, 4)
+    assert mallory(team, "edit", "a", "--edit", "x=+1", "--name", "c")[0] in (3, 4)
     assert mallory(team, "generate", "a", "--prompt", "x", "--out", tmp_path / "pictures")[0] in (4, 8)
     # As the next version of somebody else.
     _, _, err = mallory(team, "add", again / "again2", "--name", "p0005", "--subject", "s-mallory")

@@ -227,9 +227,11 @@ def test_an_export_may_be_repeated(filled: Run, loras: Path, tmp_path: Path) -> 
 
 def test_an_edit_named_twice_and_what_needs_one(filled: Run, loras: Path, tmp_path: Path) -> None:
     consenting(filled, loras / "p0001")
-    twice = ("--direction", "beard=1", "--direction", "beard=2")
+    twice = ("--edit", "beard=1", "--edit", "beard=2")
     assert "beard is named twice" in refused(filled, "edit", "p0001", *twice, "--name", "e")
-    both = ("--direction", "hat=on", "--direction", "beard=1")
+    former = ("--direction", "beard=1", *twice[:2])
+    assert "beard is named twice" in refused(filled, "edit", "p0001", *former, "--name", "e")
+    both = ("--edit", "hat=on", "--edit", "beard=1")
     assert "hat" in refused(filled, "edit", "p0001", *both, "--name", "e", code=3)
     for option in (("--strengths", "-1:1:3"), ("--keep", "beard"), ("--from-timestep", "600"), ("--local", "0.5")):
         assert f"{option[0]} without an edit" in refused(filled, "generate", "p0001", "--out", tmp_path / "o", *option)
@@ -317,7 +319,7 @@ def test_a_variable_that_is_not_set(filled: Run, line: tuple[str, ...]) -> None:
 
 def test_prose_may_be_empty_and_so_may_what_is_empty_when_not_given(filled: Run) -> None:
     assert filled("note", "p0001", "")[0] == 0
-    assert filled("edit", "p0001", "--direction", "x=1", "--keep", "", "--name", "y")[0] == 4  # nobody agreed
+    assert filled("edit", "p0001", "--edit", "x=1", "--keep", "", "--name", "y")[0] == 4  # nobody agreed
 
 
 def test_the_folder_at_hand_is_a_path_as_any_other(filled: Run, loras: Path, monkeypatch: pytest.MonkeyPatch) -> None:

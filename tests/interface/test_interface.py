@@ -6,25 +6,35 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import w2w_registry as w2w
+from tests.cli.walk import commands
 from tests.services.world import World
 from w2w_registry.cli.app import cli
 from w2w_registry.commands import command
 from w2w_registry.errors import ConsentDenied, NotFound, NotInitialised, UsageError, WhereError
 from w2w_registry.interface.consent import Consent
 from w2w_registry.interface.registry import Registry
-from w2w_registry.interface.results import Pictures, Row, Rows
+from w2w_registry.interface.results import Pictures, Row, Rows, checked
 from w2w_registry.interface.spaces import Spaces
 from w2w_registry.lora import write_lora
 from w2w_registry.records import Result
+from w2w_registry.services.identities.items import AddRequest
+from w2w_registry.services.spaces.manage import fit_space, import_space
+from w2w_registry.services.synthesis.edit import sample
+from w2w_registry.services.synthesis.export import export
+from w2w_registry.services.synthesis.generate import GenerateRequest
+from w2w_registry.services.synthesis.invert import InvertRequest
+from w2w_registry.services.synthesis.train import TrainRequest
 
 PUBLIC = {
     Registry: {
@@ -239,6 +249,35 @@ def test_an_error_reads_as_a_sentence_and_spells_options_as_arguments(world: Pat
         assert str(missing.value).startswith("no identity named 'nobody'")
         assert repr(missing.value).startswith("NotFound(what='identity', name='nobody'")
     assert str(UsageError(reason="[[base-model]] is needed")) == "base_model= is needed"
+
+
+OF_THE_COMMAND_ALONE = {"add": {"yes", "translate", "labels"}, "sample": {"sheet", "steps", "force"}}
+"""Options no method takes: what they do is a call of its own, and a table of labels is ``labels_csv``."""
+
+
+@pytest.mark.parametrize(
+    ("command", "takes"),
+    [
+        ("add", AddRequest), ("train", TrainRequest), ("invert", InvertRequest), ("generate", GenerateRequest),
+        ("sample", sample), ("export", export), ("space fit", fit_space), ("space import", import_space),
+    ],
+)  # fmt: skip
+def test_options_are_named_as_those_of_the_command(command: str, takes: Callable[..., object]) -> None:
+    given = [one for one in dict(commands())[command].params if isinstance(one, click.Option) and not one.hidden]
+    flags = {max(one.opts, key=len)[2:].replace("-", "_"): one.multiple for one in given}
+    for gathered in ("json", "help", "pipeline", "device", "dtype"):
+        flags.pop(gathered, None)
+    for flag, several in flags.items():
+        if flag not in OF_THE_COMMAND_ALONE.get(command, ()):
+            name = flag.removeprefix("no_")
+            assert any(_taken(takes, one) for one in ([f"{name}s", name] if several else [name])), flag
+
+
+def _taken(takes: Callable[..., object], name: str) -> bool:
+    try:
+        return bool(checked("m", takes, {name: 1}))
+    except UsageError:
+        return False
 
 
 @pytest.mark.parametrize(

@@ -259,12 +259,12 @@ class Operations:
 
     def edit(self) -> Operation:
         name, amount, new = self.name(), self.random.choice([0.5, 1.0, -1.0]), self.new()
-        words = ["edit", name, "--direction", f"skin={amount}", "--name", new]
+        words = ["edit", name, "--edit", f"skin={amount}", "--name", new]
         return one(words, api("POST", "/edits", identity=name, amounts={"skin": amount}, name=new))
 
     def edit_form(self) -> Operation:
         name, amount, new = self.name(), self.random.choice(["0.5", "-1.0"]), self.new()
-        words = ["edit", name, "--direction", f"skin={amount}", "--name", new]
+        words = ["edit", name, "--edit", f"skin={amount}", "--name", new]
         return one(words, form("/make", action="save", **{"from": name, "d.skin": amount, "name": new}))
 
     def mix(self) -> Operation:

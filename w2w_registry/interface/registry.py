@@ -15,7 +15,9 @@ from w2w_registry.settings import load_settings
 
 
 class Registry:
-    """An open registry. Methods are named like the commands, and their results have the keys of ``--json``.
+    """An open registry. Methods are named like the commands, and their results have the keys of ``--json``. Options are
+    named like those of the commands (``min_distance``), in the plural where a command takes several (``subjects``);
+    ``--no-X`` is ``X=False``.
 
     For errors that a user can fix, every method raises a subclass of :class:`w2w_registry.errors.RegistryError`:
     NotFound, UsageError, ConsentDenied…; nothing is half-written then.
@@ -258,7 +260,7 @@ class Registry:
         """Make new identities from the distribution of a space, and register them.
 
         Args:
-            options: ``space``, ``name``, ``seed``, ``min_distance``, ``shape``, ``kind``, ``purpose``.
+            options: ``space``, ``name``, ``seed``, ``min_distance``, ``distribution``, ``kind``, ``purpose``.
         """
         from w2w_registry.services.synthesis import edit as service
 
@@ -283,7 +285,7 @@ class Registry:
         """Write an identity as a LoRA that PEFT, diffusers or kohya's tools load, or as its coordinates.
 
         Args:
-            options: ``fmt`` (peft, diffusers, kohya…, coordinates, original), ``dtype``, ``from_coordinates``,
+            options: ``format`` (peft, diffusers, kohya…, coordinates, original), ``dtype``, ``coordinates``,
                 ``purpose``, ``force``.
         """
         from w2w_registry.services.synthesis import export as service

@@ -169,10 +169,14 @@ def _short(text: str) -> str:
     return line if len(line) <= _WIDEST else f"{line[: _WIDEST - 1]}…"
 
 
+_SPELT: Final = {"fmt": "format", "from_coordinates": "coordinates"}
+"""What a service calls otherwise than the command line and this API do."""
+
+
 def checked(
     method: str, takes: Callable[..., Any], options: Mapping[str, Any], *, own: Collection[str] = ()
 ) -> dict[str, Any]:
-    """``options``, each of which ``takes`` has a parameter for.
+    """``options`` by the parameters of ``takes`` that they are for.
 
     Args:
         method: what the caller called. own: parameters that the method fills itself.
@@ -180,13 +184,14 @@ def checked(
     Raises:
         UsageError: an option that does not exist, with those that do.
     """
-    known = [name for name in inspect.signature(takes).parameters if name not in {"registry", "progress", *own}]
+    names = [name for name in inspect.signature(takes).parameters if name not in {"registry", "progress", *own}]
+    known = {_SPELT.get(name, name): name for name in names}
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
             raise UsageError(reason=f"{method}() has no option {name!r}", hint=hint)
-    return dict(options)
+    return {known[name]: value for name, value in options.items()}
 
 
 def plain(value: Any) -> Any:

@@ -36,7 +36,7 @@ class Spaces:
         """Register a space from an exported folder, the public weights2weights release, or ``hf://owner/repo``.
 
         Args:
-            options: ``components``, ``base_model``, ``with_identities``, as for ``w2w-reg space import``.
+            options: ``components``, ``base_model``, ``identities``, as for ``w2w-reg space import``.
         """
         from w2w_registry.services.hub.resolving import space_folder
         from w2w_registry.services.spaces import manage

@@ -180,9 +180,9 @@ def test_importing_people_asks_whether_people_may_be_registered(registry: Regist
     make_release(tmp_path / "release", layout=tiny_layout())
     strict = replace(registry, settings=replace(registry.settings, policy={"unknown": ["search"]}))
     with pytest.raises(ConsentDenied):
-        import_space(strict, "faces", str(tmp_path / "release"), base_model=BASE, with_identities=True)
+        import_space(strict, "faces", str(tmp_path / "release"), base_model=BASE, identities=True)
     assert list_spaces(strict) == []
-    assert import_space(registry, "faces", str(tmp_path / "release"), base_model=BASE, with_identities=True)
+    assert import_space(registry, "faces", str(tmp_path / "release"), base_model=BASE, identities=True)
 
 
 @pytest.mark.parametrize("by", ["kind", "url"])

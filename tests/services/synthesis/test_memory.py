@@ -71,7 +71,7 @@ def drawn(registry: Registry, count: int, name: str, seed: int, patch: pytest.Mo
     with patch.context() as patched:
         seen = Seen()
         patched.setattr(new_versions, "record_versions", seen)
-        assert len(sample(registry, count, name=name, seed=seed, shape="independent").samples) == count
+        assert len(sample(registry, count, name=name, seed=seed, distribution="independent").samples) == count
     assert seen.calls == -(-count // FEW)
     return seen
 
@@ -104,5 +104,5 @@ def test_what_is_worked_out_inside_is_undone_with_the_rest(filled: Registry, mon
     before = there()
     monkeypatch.setattr(new_versions, "record_versions", Seen(fails_at=3))
     with pytest.raises(StorageError):
-        sample(filled, 200, name="lost", shape="independent")
+        sample(filled, 200, name="lost", distribution="independent")
     assert there() == before

@@ -411,7 +411,7 @@ def test_the_guess_is_fitted_kept_and_used(registry: Registry, tmp_path: Path) -
     assert made["guessed"]
     assert operation(registry, "a")[0].params["guess"] == found["digest"]
     (plain,) = invert.invert(
-        registry, invert.InvertRequest([photo], name="b", use_guess=False, engine=studio.ENGINE, **FAST)
+        registry, invert.InvertRequest([photo], name="b", initializer=False, engine=studio.ENGINE, **FAST)
     )
     assert not plain["guessed"]
     assert not np.array_equal(point(registry, "a"), point(registry, "b"))

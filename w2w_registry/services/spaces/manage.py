@@ -213,7 +213,7 @@ def import_space(
     *,
     components: int | None = None,
     base_model: str | None = None,
-    with_identities: bool = False,
+    identities: bool = False,
     progress: Progress = no_progress,
     origin: Input | None = None,
 ) -> SpaceImported:
@@ -221,7 +221,7 @@ def import_space(
 
     Args:
         components: keep only this many of the first; a cut space has its own digest and no calibration.
-        with_identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
+        identities: also add the release's own points, as identities ``name/0``, ``name/1``… with their labels.
         origin: where a folder that was fetched comes from.
 
     Raises:
@@ -232,9 +232,9 @@ def import_space(
     name = check_name(name, "space")
     started = now()
     space, release = _read_space(path, components, base_model)
-    if with_identities and (release is None or release.coordinates is None):
+    if identities and (release is None or release.coordinates is None):
         raise NoPoints(path=path)
-    if with_identities:
+    if identities:
         gate.require(registry, Use.REGISTER, kind=Kind.PERSON)
     hold_space(registry, space, Path(path).name)
     activity = Activity(
@@ -245,7 +245,7 @@ def import_space(
     )
     ref = register_space(registry, name, space, activity)
     points = None
-    if with_identities and release is not None and release.coordinates is not None:
+    if identities and release is not None and release.coordinates is not None:
         points = add_points(registry, ref, name, space, release.coordinates, release.labels, progress)
     shown = show_space(registry, ref)
     notes = [*(release.notes if release else ()), *is_another(name, ref)]

@@ -289,7 +289,7 @@ def sample(
     name: str = "sample",
     seed: int = 0,
     min_distance: float = 0.0,
-    shape: sampling.Shape = "unmixed",
+    distribution: sampling.Shape = "unmixed",
     kind: str = "person",
     purpose: str | None = None,
 ) -> Samples:
@@ -309,10 +309,10 @@ def sample(
         drawn_from, learned = learned_from(session, space_row)
         known = stored.labelled(session, space_row).coordinates if min_distance else learned[:0]
         names = free_names(session, name, count)
-    found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=shape)
+    found = draw_samples(weights, learned, known, count, seed=seed, min_distance=min_distance, shape=distribution)
     points, refused = found.points.astype(np.float32), found.refused
     del found  # eight bytes a component of every newcomer, for as long as all of them are recorded
-    params = {"shape": shape, "count": count, "min_distance": min_distance, **drawn_from}
+    params = {"shape": distribution, "count": count, "min_distance": min_distance, **drawn_from}
     activity = Activity(OperationKind.SAMPLE, started, params, (space_input(space_row),), seed)
     drafts = _Drawn(names, Kind.parse(kind), points, activity)
     with searching(registry, space_row, points) as asked:

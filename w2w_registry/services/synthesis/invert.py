@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class InvertRequest:
     """What ``w2w-reg invert`` was asked. ``photos``: files, or folders of them. ``name``: all show this one identity;
-    None = every photo is somebody. ``batch``: photos side by side. ``steps``, ``samples``, ``rate``, ``prior``,
+    None = every photo is somebody. ``batch``: photos side by side. ``steps``, ``samples``, ``lr``, ``prior``,
     ``emphasis``: None takes the default."""
 
     photos: Sequence[str]
@@ -50,11 +50,11 @@ class InvertRequest:
     prompt: str = PROMPT
     steps: int | None = None
     samples: int | None = None
-    rate: float | None = None
+    lr: float | None = None
     prior: float | None = None
     emphasis: float | None = None
     seed: int = 0
-    use_guess: bool = True
+    initializer: bool = True
     batch: int = 8
     kind: str = "person"
     subjects: Sequence[str] = ()
@@ -155,7 +155,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     if request.mask is not None and sum(len(s.photos) for s in sittings) != 1:
         raise UsageError(reason="[[mask]] is for one photo")
     model = request.engine.open(registry, space)
-    found = load_guess(registry, row, model.unet_digest) if request.use_guess else None
+    found = load_guess(registry, row, model.unet_digest) if request.initializer else None
     for sitting in sittings:
         for photo in sitting.photos:
             load_photo(Path(photo), model.image_size)
@@ -262,7 +262,7 @@ def invert_config(request: InvertRequest, model: DiffusionModel) -> InvertConfig
     asked = {
         "steps": request.steps,
         "samples": request.samples,
-        "lr": request.rate,
+        "lr": request.lr,
         "prior": request.prior,
         "emphasis": request.emphasis,
     }

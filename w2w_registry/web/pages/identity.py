@@ -106,7 +106,7 @@ def _commands(ref: str, shown: IdentityShown) -> list[tuple[str, list[str]]]:
         found[0][1].append(command("diff", f"{name}@{before}", ref))
     if shown["state"] == "active":
         found += [
-            ("Make", [command("generate", ref, out="pictures/"), command("edit", ref, direction="NAME=1", name="NEW"),
+            ("Make", [command("generate", ref, out="pictures/"), command("edit", ref, edit="NAME=1", name="NEW"),
                       command("mix", ref, "OTHER", name="NEW")]),
             ("Take along", [command("export", ref, "out/"), command("push", ref, "OWNER/REPO")]),
         ]  # fmt: skip

@@ -164,7 +164,7 @@ def inverted(insider: Insider) -> None:
     space = insider.one(["faces", insider.one(insider.spaces())])
     invert(
         insider.registry,
-        InvertRequest([photo], name=name, space=space, kind=insider.kind(), use_guess=False, engine=ENGINE),
+        InvertRequest([photo], name=name, space=space, kind=insider.kind(), initializer=False, engine=ENGINE),
     )
     insider.came_in(name, what)
 

@@ -111,7 +111,7 @@ def released(insider: Insider) -> None:
     name, out = insider.fresh("r"), insider.folder / insider.fresh("release")
     points = np.stack([insider.point(path, "faces") for path, _ in files])
     write_release(out, space, points)
-    import_space(insider.registry, name, str(out), base_model=BASE_MODEL, with_identities=True)
+    import_space(insider.registry, name, str(out), base_model=BASE_MODEL, identities=True)
     for number, (_, what) in enumerate(files):
         insider.came_in(f"{name}/{number}", what)
 

@@ -1,4 +1,4 @@
-"""``w2w-reg policy``."""
+"""``w2w-reg policy set``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from .folder_group import HintingGroup
-from .frame import Frame, takes_frame
-from .output import emit, pairs, say, table, warn
+from ..frame import Frame, takes_frame
+from ..output import emit, say, warn
 
 ONE_PERSON = (
     "one person decides alone in this registry and can bring back anybody who refused (`consent withdraw --forget`, "
@@ -16,30 +15,7 @@ ONE_PERSON = (
 )
 
 
-@click.group(cls=HintingGroup)
-def policy() -> None:
-    """Show and change what this registry allows."""
-
-
-@policy.command()
-@takes_frame
-def show(frame: Frame) -> None:
-    """Show the policy in force."""
-    from w2w_registry.services.recording import policies
-
-    value = policies.show(frame.registry())
-
-    def human() -> None:
-        pairs([("digest", value["digest"]), ("since", value["since"]), *value["rules"].items()])
-        if value["one_person"]:
-            warn(ONE_PERSON)
-        if value["file_differs"]:
-            warn("registry.toml differs, which has no effect until `w2w-reg policy set` adopts it")
-
-    emit(frame, value, human)
-
-
-@policy.command("set")
+@click.command(name="set")
 @click.argument("items", nargs=-1, metavar="[KEY=VALUE…]")
 @click.option("--file", type=click.Path(dir_okay=False, path_type=Path), help="A file with a [policy] table.")
 @click.option("--dry-run", is_flag=True, help="Show what would change; change nothing.")
@@ -70,13 +46,3 @@ def set_(frame: Frame, items: tuple[str, ...], file: Path | None, dry_run: bool)
             warn(ONE_PERSON)
 
     emit(frame, value, human)
-
-
-@policy.command()
-@takes_frame
-def history(frame: Frame) -> None:
-    """List every policy that was in force, and what each one changed."""
-    from w2w_registry.services.recording import policies
-
-    rows = policies.history(frame.registry())
-    emit(frame, rows, lambda: table(rows, ("number", "since", "digest", "changes")))

@@ -1,23 +1,15 @@
-"""``w2w-reg preview``."""
+"""``w2w-reg preview draw``."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
-from . import options
-from .folder_group import HintingGroup
-from .frame import Frame, takes_frame
-from .output import emit, progress, say, warn_all
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, progress, say, warn_all
 
 
-@click.group(cls=HintingGroup)
-def preview() -> None:
-    """Set and draw previews: the small pictures that lists, sheets and the gallery show."""
-
-
-@preview.command()
+@click.command()
 @click.argument("names", metavar="NAME[@V]...", nargs=-1, required=True)
 @click.option("--prompt", default="photo of sks person", show_default=True, help="What to draw.")
 @click.option("--seed", default=1, show_default=True, type=options.Integer(0), help="Random seed.")
@@ -58,16 +50,3 @@ def draw(
             say(f"{one['version']} has a picture")
 
     emit(frame, made, human)
-
-
-@preview.command(name="set")
-@click.argument("name", metavar="NAME[@V]")
-@click.argument("picture", type=click.Path(dir_okay=False, path_type=Path))
-@takes_frame
-def set_(frame: Frame, name: str, picture: Path) -> None:
-    """Use a picture as a version's preview; a small copy without metadata is kept."""
-    from w2w_registry.services.identities import previews
-
-    value = previews.set_preview(frame.registry(), name, picture)
-    verb = "preview set" if value["changed"] else "has this preview already"
-    emit(frame, value, lambda: say(f"{value['version']}: {verb}"))

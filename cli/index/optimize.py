@@ -1,20 +1,14 @@
-"""``w2w-reg index``."""
+"""``w2w-reg index optimize``."""
 
 from __future__ import annotations
 
 import click
 
-from .folder_group import HintingGroup
-from .frame import Frame, takes_frame
-from .output import emit, note, table
+from ..frame import Frame, takes_frame
+from ..output import emit, note, table
 
 
-@click.group(cls=HintingGroup)
-def index() -> None:
-    """Maintain the search indexes."""
-
-
-@index.command()
+@click.command()
 @click.option("--space", metavar="NAME[@V]", help="Weight space (default: every space).")
 @takes_frame
 def optimize(frame: Frame, space: str | None) -> None:

@@ -1,4 +1,4 @@
-"""``w2w-reg initializer``."""
+"""``w2w-reg initializer fit``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,12 @@ import click
 
 from w2w_registry.records import counted
 
-from . import options
-from .folder_group import HintingGroup
-from .frame import Frame, takes_frame
-from .output import emit, note, progress, say
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, note, progress, say
 
 
-@click.group(cls=HintingGroup)
-def initializer() -> None:
-    """Fit the initializer for inversions: a regression from base-model features to coordinates."""
-
-
-@initializer.command()
+@click.command()
 @options.space
 @click.option("--photos", type=options.Folder(), help="Photos, one folder per identity.")
 @click.option(

@@ -1,25 +1,19 @@
-"""``w2w-reg tag``."""
+"""``w2w-reg tag set``."""
 
 from __future__ import annotations
 
 import click
 
-from . import options
-from .folder_group import HintingGroup
-from .frame import Frame, takes_frame
-from .output import emit, pairs, told_changes
+from .. import options
+from ..frame import Frame, takes_frame
+from ..output import emit, pairs, told_changes
 
 
-@click.group(cls=HintingGroup)
-def tag() -> None:
-    """Set and unset tags of identities."""
-
-
-@tag.command(name="set")
+@click.command(name="set")
 @click.argument("words", nargs=-1, required=True, metavar="[NAME…] KEY=VALUE…")
 @options.where
 @takes_frame
-def tag_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
+def set_(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
     """Set tags on one identity, on several, or on all that match --where.
 
     \b
@@ -36,15 +30,3 @@ def tag_set(frame: Frame, words: tuple[str, ...], where: str | None) -> None:
         return
     done = bulk.tag_many(frame.registry(), names, manage.parse_tags(items), where=where)
     emit(frame, done, lambda: told_changes(done))
-
-
-@tag.command(name="unset")
-@click.argument("name", metavar="NAME")
-@click.argument("keys", nargs=-1, required=True, metavar="KEY…")
-@takes_frame
-def tag_unset(frame: Frame, name: str, keys: tuple[str, ...]) -> None:
-    """Remove tags."""
-    from w2w_registry.services.identities import manage
-
-    value = manage.unset_tags(frame.registry(), name, keys)
-    emit(frame, value, lambda: pairs(value["tags"].items()))
