@@ -278,7 +278,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         note(f"fitted {', '.join(done.fitted)}: one space for each base model, rank and set of layers")
     unplaced = sum(item.residual is None for item in new)
     if unplaced and not dry_run and not done.unfitted:
-        from w2w_registry.services.identities.intake import ENOUGH
+        from w2w_registry.services.identities.planning import ENOUGH
 
         note(
             f"Fitting a space takes {ENOUGH} LoRAs of one base model, rank and set of layers. "

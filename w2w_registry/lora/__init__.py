@@ -29,8 +29,8 @@ from w2w_registry.lora.equivalence import (
 )
 from w2w_registry.lora.find import Candidate, Skipped, discover, find_loras, further_names, suggest_name
 from w2w_registry.lora.others import is_embedding
-from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, read_lora
-from w2w_registry.lora.tensorfile import DType
+from w2w_registry.lora.read import AlphaSource, Beside, LoraFile, lora_of, not_plain, plain_lora, read_lora
+from w2w_registry.lora.tensorfile import DType, Mark
 from w2w_registry.lora.whole import change_of, digests_of, same_adapter, same_shares, shares_of
 from w2w_registry.lora.write import WRITTEN, lora_files, write_lora
 
@@ -44,6 +44,7 @@ __all__ = [
     "DType",
     "Factors",
     "LoraFile",
+    "Mark",
     "ModelDigests",
     "Sameness",
     "Skipped",
@@ -59,6 +60,7 @@ __all__ = [
     "model_digest",
     "model_digests",
     "not_plain",
+    "plain_lora",
     "read_adapter",
     "read_lora",
     "rounding_errors",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -20,12 +21,12 @@ from typing import Any
 import numpy as np
 
 from w2w_registry.errors import BadLora
-from w2w_registry.files import why
 from w2w_registry.lora import config
 from w2w_registry.lora.assemble import changes_of
 from w2w_registry.lora.change import Change, unet_family
 from w2w_registry.lora.formats import Key, diffusers, form_of, peft, read_keys
 from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
+from w2w_registry.lora.infolder import file_in
 from w2w_registry.lora.metadata import Told, base_at_hand, base_named, told_by
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding, makes_music, other_model, whole_model
@@ -33,9 +34,8 @@ from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
 from w2w_registry.lora.roles import OWN_WEIGHTS, is_factor
 from w2w_registry.lora.tensorfile import (
     DType,
+    Mark,
     TensorData,
-    is_pickle_name,
-    read_header,
     read_tensors,
     round_to,
     stat_path,
@@ -51,7 +51,8 @@ class Adapter:
     ``dtype``: on disk (``mixed`` when several). ``base_model`` and ``base_revision``: what the file claims; ``told``:
     what else its metadata says. ``unread``: keys that are no part of an adapter this release knows.
     ``more``: what its settings use beyond the tensors. ``remarks``: what a person should be told.
-    ``sha256`` (hex) is of the tensor file; ``files`` lists it and the config that was used.
+    ``sha256`` (hex) is of the tensor file; ``files`` lists it and the config that was used. No number of the file is
+    larger than ``at_most``, signs aside.
     """
 
     changes: tuple[Change, ...]
@@ -69,6 +70,7 @@ class Adapter:
     unread: tuple[str, ...] = ()
     more: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    at_most: float = math.inf
 
     @cached_property
     def kind(self) -> str:
@@ -189,19 +191,20 @@ def read_adapter(path: str | Path) -> Adapter:
     return adapter_of(read(path))
 
 
-def read(path: str | Path, *, alone: bool | None = None) -> Reading:
+def read(path: str | Path, *, alone: bool | None = None, before: Mark | None = None) -> Reading:
     """As :func:`read_adapter`, before the numbers are sorted by layer. ``alone``: whether it is the only adapter of
-    its folder, so that an ``adapter_config.json`` there is its own; None looks."""
+    its folder, so that an ``adapter_config.json`` there is its own; None looks. ``before``: by what the tensor file is
+    known if it is still as it was read before."""
     where = Path(path)
     folder = stat.S_ISDIR(stat_path(where).st_mode)
-    file = _file_in(where) if folder else where
+    file = file_in(where) if folder else where
     spelling = Spelling({}, "", (), "")
 
     def check(header: Header) -> None:
         nonlocal spelling
         spelling = _spelling(where, file, header)
 
-    data = read_tensors(file, check)
+    data = read_tensors(file, check, before)
     config_file, table = _config(file, spelling, data.header, folder if alone is None else alone)
     plan, changes = _planned(where, spelling, data, config_file, table)
     return Reading(where, file, config_file, spelling, plan, data, changes)
@@ -232,6 +235,7 @@ def adapter_of(reading: Reading) -> Adapter:
         unread=reading.spelling.unread,
         more=tuple(dict.fromkeys(words for one in plan.settings.values() for words in one.more)),
         remarks=plan.remarks,
+        at_most=reading.data.largest,
     )
 
 
@@ -258,40 +262,6 @@ def _planned(
     plan = Plan(tables, settings, pattern, places, tuple(remarks), source)
     spelling.remember(key, plan)
     return plan, changes
-
-
-def looks_like_adapter(header: Header) -> bool:
-    """Whether a safetensors header holds at least one tensor only an adapter has."""
-    keys, _, _ = read_keys(header.entries)
-    return any(key.role not in (*OWN_WEIGHTS, "alpha") for key in keys.values())
-
-
-# -- finding the tensor file --------------------------------------------------------------------
-def _file_in(folder: Path) -> Path:
-    try:
-        names = sorted(p.name for p in folder.iterdir())
-    except OSError as error:
-        raise BadLora(path=str(folder), reason=why(error)) from None
-    for name in (peft.FILE, diffusers.FILE):
-        if name in names:
-            return folder / name
-    files = [folder / n for n in names if n.lower().endswith((".safetensors", ".sft")) and not n.startswith(".")]
-    if len(files) == 1:
-        return files[0]
-    if files:
-        loras = [f for f in files if looks_like_adapter(read_header(f))]
-        if len(loras) == 1:
-            return loras[0]
-        shown = ", ".join(f.name for f in (loras or files)[:3])
-        raise BadLora(path=str(folder), reason=f"the folder holds {len(loras)} LoRA files ({shown}…): name one")
-    pickles = [n for n in names if is_pickle_name(Path(n))]
-    if pickles:
-        raise BadLora(
-            path=str(folder),
-            reason=f"{pickles[0]} is a pickle file: it could run code when opened, so it is refused unread",
-            hint="save it as safetensors",
-        )
-    raise BadLora(path=str(folder), reason="the folder holds no LoRA (no .safetensors file)")
 
 
 _BESIDE = ("bias", "norm", "replaced")

@@ -71,19 +71,16 @@ class Plan:
         """The changes of a file with these values."""
         assert self.places is not None
         return tuple(
-            Change(
-                one.part,
-                one.module,
-                one.kind,
-                MappingProxyType({role: place.of(values) for role, place in places}),
-                one.alpha,
-                one.scale,
-                one.rank,
-                one.rows,
-                one.name,
-            )
+            _with_tensors(one, MappingProxyType({role: place.of(values) for role, place in places}))
             for one, places in zip(self.pattern, self.places, strict=True)
         )
+
+
+def _with_tensors(pattern: Change, tensors: Mapping[str, Values]) -> Change:
+    """A change with other tensors: as ``replace`` makes one, in a tenth of its time. A file has hundreds."""
+    change = object.__new__(Change)
+    vars(change).update(vars(pattern), tensors=tensors)
+    return change
 
 
 @dataclass(frozen=True, eq=False)

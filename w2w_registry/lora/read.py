@@ -20,6 +20,7 @@ from w2w_registry.lora.header import brief
 from w2w_registry.lora.names import DENOISERS
 from w2w_registry.lora.others import is_embedding
 from w2w_registry.lora.plans import Place, Plan, place_of
+from w2w_registry.lora.tensorfile import Mark
 from w2w_registry.space.layout import Layout, TensorKey, layout_of
 
 LARGEST = 1e9  # ten thousand times what any trained factor holds; sums of squares stay far inside fp32
@@ -117,13 +118,16 @@ class LoraFile:
         return self.layout().flatten(self.tensors)
 
 
-def read_lora(path: str | Path) -> LoraFile:
+def read_lora(path: str | Path, before: Mark | None = None) -> LoraFile:
     """Read a plain LoRA from a file or a folder, whichever format it is in (see ``read_adapter``).
+
+    Args:
+        before: by what its tensor file is known if it is still as it was read before.
 
     Raises:
         BadLora: what ``read_adapter`` refuses, and adapters that are no plain LoRA of a UNet or transformer.
     """
-    reading = read(path)
+    reading = read(path, before=before)
     known = _PLAIN.get(reading.plan)
     if known is None:
         lora = lora_of(adapter_of(reading))
@@ -131,7 +135,7 @@ def read_lora(path: str | Path) -> LoraFile:
         if plain is not None and reading.plan.places is not None:
             _PLAIN[reading.plan] = plain
         return lora
-    if float(np.abs(reading.data.values).max()) > LARGEST:
+    if reading.data.largest > LARGEST:
         return lora_of(adapter_of(reading))  # which says whether that is too much
     return known.lora(reading)
 
@@ -190,9 +194,17 @@ def lora_of(adapter: Adapter) -> LoraFile:
     Raises:
         BadLora: it is another kind of adapter, or changes the denoiser in other ways too, or not at all.
     """
+    found = plain_lora(adapter)
+    if isinstance(found, str):
+        raise BadLora(path=str(adapter.path), reason=found)
+    return found
+
+
+def plain_lora(adapter: Adapter) -> LoraFile | str:
+    """As :func:`lora_of`, or why it is none (:func:`not_plain`)."""
     reason = not_plain(adapter)
     if reason is not None:
-        raise BadLora(path=str(adapter.path), reason=reason)
+        return reason
     tensors: dict[TensorKey, NDArray[np.float32]] = {}
     alphas: dict[str, float] = {}
     for change in adapter.denoiser:
@@ -278,7 +290,10 @@ def not_plain(adapter: Adapter) -> str | None:
     if len({c.part for c in adapter.denoiser}) > 1:
         return "changes a UNet and a transformer"
     assert kinds == {"LoRA"}
-    largest = max(adapter.largest, *(cast(float, c.alpha) for c in adapter.denoiser))
+    alpha = max(cast(float, c.alpha) for c in adapter.denoiser)
+    if max(adapter.at_most, alpha) <= LARGEST:
+        return None
+    largest = max(adapter.largest, alpha)
     return f"its values (up to {largest:.0e}) are too large to compute with" if largest > LARGEST else None
 
 

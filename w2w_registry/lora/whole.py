@@ -37,8 +37,8 @@ def change_of(adapter: Adapter) -> Factors | None:
     if adapter.more or not adapter.changes:
         return None
     if adapter.denoiser:
-        return _factors(adapter.denoiser, adapter.dtype)
-    return _factors(adapter.changes, adapter.dtype, named=True)
+        return _factors(adapter.denoiser, adapter)
+    return _factors(adapter.changes, adapter, named=True)
 
 
 def shares_of(adapter: Adapter) -> dict[str, Factors] | None:
@@ -47,7 +47,7 @@ def shares_of(adapter: Adapter) -> dict[str, Factors] | None:
     for change in adapter.changes:
         if change.part not in DENOISERS:
             by_part[change.part].append(change)
-    found = {part: _factors(changes, adapter.dtype) for part, changes in by_part.items()}
+    found = {part: _factors(changes, adapter) for part, changes in by_part.items()}
     return None if None in found.values() else cast(dict[str, Factors], found)
 
 
@@ -68,8 +68,8 @@ def same_adapter(one: Adapter, two: Adapter) -> bool:
     return (not one.denoiser and not two.denoiser) or same_shares(shares_of(one), shares_of(two))
 
 
-def _factors(changes: Sequence[Change], dtype: str, *, named: bool = False) -> Factors | None:
-    """The changes as factors by layer; those of a layer's vectors (a bias, a norm) as layers of their own."""
+def _factors(changes: Sequence[Change], adapter: Adapter, *, named: bool = False) -> Factors | None:
+    """Changes of an adapter as factors by layer; those of a layer's vectors (a bias, a norm) as layers of their own."""
     tensors: dict[TensorKey, NDArray[Any]] = {}
     alphas: dict[str, float] = {}
     count = 0
@@ -80,16 +80,22 @@ def _factors(changes: Sequence[Change], dtype: str, *, named: bool = False) -> F
         plain = change.kind == "LoRA" and "mid" not in change.tensors and change.rows == "all"
         if change.kind in ("bias", "norm"):
             module = f"{module} {change.kind}"
-        if plain and module not in alphas:
+        plain = plain and module not in alphas
+        if plain:
             tensors[module, "A"], tensors[module, "B"] = change.tensors["A"], change.tensors["B"]
             alphas[module] = change.scale * change.rank
         else:
             _add(tensors, alphas, module, change)
         a, b = tensors[module, "A"], tensors[module, "B"]
         count += a.size + b.size
-        if count > _MOST or not max(float(np.abs(a).max()), float(np.abs(b).max())) <= LARGEST:
+        small = (plain and adapter.at_most <= LARGEST) or _largest(a, b) <= LARGEST
+        if count > _MOST or not small:
             return None
-    return Factors(MappingProxyType(tensors), MappingProxyType(alphas), dtype)
+    return Factors(MappingProxyType(tensors), MappingProxyType(alphas), adapter.dtype)
+
+
+def _largest(*arrays: NDArray[Any]) -> float:
+    return max(float(np.abs(array).max()) for array in arrays)
 
 
 def _add(tensors: dict[TensorKey, NDArray[Any]], alphas: dict[str, float], module: str, change: Change) -> None:

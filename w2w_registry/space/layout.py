@@ -107,15 +107,22 @@ class Layout:
         tensors = tuple(LayoutTensor(m, f, tuple(int(n) for n in s)) for m, f, s in data["tensors"])
         return cls(tensors, float(data["alpha"]))
 
-    def flatten(self, tensors: Mapping[TensorKey, NDArray[Any]]) -> NDArray[np.float32]:
-        """θ (D,) float32 from the LoRA's tensors. Raises KeyError / ValueError if they do not fit."""
+    def flatten(
+        self, tensors: Mapping[TensorKey, NDArray[Any]], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """θ (D,) float32 from the LoRA's tensors, in ``out`` where that is given. Raises KeyError / ValueError if they
+        do not fit."""
         parts = []
-        for t in self.tensors:
-            array = np.asarray(tensors[t.key])
-            if array.shape != t.shape:
-                raise ValueError(f"{t.module} {t.factor}: shape {array.shape}, expected {t.shape}")
-            parts.append(array.astype(np.float32, copy=False).reshape(-1))
-        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        for key, shape in self.shapes.items():
+            array = np.asarray(tensors[key])
+            if array.shape != shape:
+                raise ValueError(f"{key[0]} {key[1]}: shape {array.shape}, expected {shape}")
+            parts.append(array.reshape(-1))
+        if not parts:
+            return np.zeros(0, np.float32)
+        if out is not None:
+            return np.concatenate(parts, out=out, casting="unsafe")
+        return np.concatenate(parts, dtype=np.float32, casting="unsafe")
 
     def unflatten(self, theta: NDArray[Any]) -> dict[TensorKey, NDArray[Any]]:
         """Views into θ (D,), one per tensor."""
@@ -143,7 +150,7 @@ _PART_ORDER = {"to_q": "to_0", "to_k": "to_1", "to_v": "to_2", "to_out": "to_3"}
 def layout_of(shapes: Mapping[TensorKey, tuple[int, ...]], alpha: float) -> Layout:
     """Canonical layout of a LoRA: modules in ``module_order``, A then B per module. One object for the same shapes:
     files of one training share theirs, and what it has worked out."""
-    return _layout(tuple((key, tuple(shape)) for key, shape in shapes.items()), alpha)
+    return _layout(tuple(shapes.items()), alpha)
 
 
 @lru_cache(maxsize=64, typed=True)  # an alpha of 1 and one of 1.0 have different digests

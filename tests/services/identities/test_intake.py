@@ -17,7 +17,7 @@ from w2w_registry.errors import UsageError
 from w2w_registry.lora import read_adapter, write_lora
 from w2w_registry.lora.adapter import Adapter
 from w2w_registry.lora.read import LARGEST
-from w2w_registry.services.identities import browsing, intake, manage
+from w2w_registry.services.identities import browsing, intake, manage, surveying
 from w2w_registry.services.identities.items import AddRequest
 from w2w_registry.services.identities.outcome import cause
 from w2w_registry.services.identities.planned import Intake, Plan
@@ -341,9 +341,10 @@ def test_files_of_one_training_share_their_layout_while_they_are_looked_through(
     assert seen[0].layout is not None
 
 
-def test_the_numbers_of_a_file_are_held_against_the_largest_allowed_once(
-    loras: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_numbers_of_a_file_are_held_against_the_largest_allowed_all_at_once(
+    loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Layer by layer only where one number of the file, of whatever layer, is too large."""
     asked: list[Path] = []
     look = Adapter.__dict__["largest"].func
 
@@ -354,18 +355,21 @@ def test_the_numbers_of_a_file_are_held_against_the_largest_allowed_once(
     once = cached_property(counted)
     once.__set_name__(Adapter, "largest")
     monkeypatch.setattr(Adapter, "largest", once)
-    seen = intake.survey(AddRequest([str(loras)])).seen
-    assert sorted(asked) == sorted(one.candidate.path for one in seen)
-    first = read_adapter(asked[0])
-    assert first.largest == max(
-        abs(float(n)) for change in first.changes for t in change.tensors.values() for n in t.flat
-    )
+    large = {f"{ATTENTION}.lora_down.weight": rand(2, 12), f"{ATTENTION}.lora_up.weight": -2e9 * rand(16, 2)}
+    file = st_file(tmp_path / "large.safetensors", large)
+    seen = intake.survey(AddRequest([str(loras), str(file)])).seen
+    assert len(seen) > 1
+    assert asked == [file]
+    assert [one.candidate.path for one in seen if one.layout is None] == [file]
+    first = read_adapter(seen[0].candidate.path)
+    numbers = [abs(float(n)) for change in first.changes for t in change.tensors.values() for n in t.flat]
+    assert max(numbers) == first.largest <= first.at_most
 
 
 def test_files_looked_at_together_are_seen_as_one_by_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = AddRequest([str(folder)])
     together = intake.survey(request)
-    monkeypatch.setattr(intake, "_AT_ONCE", 1)
+    monkeypatch.setattr(surveying, "_AT_ONCE", 1)
     alone = intake.survey(request)
     assert together.failed
     assert [(i.path, str(i.error)) for i in together.failed] == [(i.path, str(i.error)) for i in alone.failed]

@@ -20,14 +20,14 @@ from w2w_registry.lora import (
     Factors,
     LoraFile,
     ModelDigests,
-    model_digests,
+    model_digest,
     read_lora,
     rounding_errors,
     same_model,
 )
 from w2w_registry.records import check_name
 from w2w_registry.services.consent.door import Door
-from w2w_registry.services.identities.items import AddRequest, Item
+from w2w_registry.services.identities.items import AddRequest, Item, Seen
 from w2w_registry.services.recording.likeness import Likeness, of_lora, sketches_of
 from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import Placed, place_all
@@ -68,14 +68,19 @@ def read(
     space: WeightSpace,
     taken: dict[str, tuple[str, str]],
 ) -> tuple[list[Incoming], list[Item]]:
-    """Read and place; ``taken`` remembers which path and model each name of this command came from."""
+    """Read and place; ``taken`` remembers which path and model each name of this command came from.
+
+    What was worked out when a file was looked through (``request.seen``) is not worked out again where its bytes are
+    still the same.
+    """
     read: list[tuple[Candidate, str, LoraFile]] = []
     failed: list[Item] = []
     for candidate in candidates:
         name = request.prefix + candidate.name
         try:
             name = check_name(name)
-            read.append((candidate, name, read_lora(candidate.path)))
+            seen = request.seen.get(candidate.path)
+            read.append((candidate, name, read_lora(candidate.path, None if seen is None else seen.mark)))
         except RegistryError as error:
             failed.append(Item(str(candidate.path), "failed", name, error=error))
     fitting: list[tuple[Candidate, str, LoraFile, Placed]] = []
@@ -88,32 +93,64 @@ def read(
     if not fitting:
         return [], failed
     coordinates, residuals = space.placed([placed.theta for *_, placed in fitting])
-    likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], space)
+    known = [_as_seen(request, candidate, lora, placed, space) for candidate, _, lora, placed in fitting]
+    likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], known, space)
+    firm = _firm([placed for *_, placed in fitting], likenesses, known, space)
     incoming = []
-    errors = rounding_errors([placed.own for *_, placed in fitting], space.layout)
     for i, (candidate, name, lora, placed) in enumerate(fitting):
-        digests = model_digests(placed.own, space.layout)
+        seen = known[i]
+        exact = model_digest(placed.own, space.layout) if seen is None else seen.digests[0]
+        digests = ModelDigests(exact, placed.own, space.layout)
         path = str(candidate.path)
         first, model = taken.setdefault(name, (path, digests.exact))
         if model != digests.exact and not same_model(read_lora(first), lora).same:
             reason = f"{path} and {first} would both get it; use [[name]] or [[prefix]]"
             failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
             continue
-        drawn = likenesses[i].sketch
-        firm = placed.gauge != "gauge" and drawn is not None and bool(errors[i] <= SURELY_NEAR * drawn.norm)
         residual = float(residuals[i])
-        incoming.append(Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], residual, firm))
+        incoming.append(
+            Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], residual, firm[i])
+        )
     return incoming, failed
 
 
-def _likenesses(fitting: Sequence[tuple[LoraFile, Placed]], space: WeightSpace) -> list[Likeness]:
-    """Of each LoRA; those of the space's rank are sketched together, from their own numbers in its layout."""
-    whole = [i for i, (_, placed) in enumerate(fitting) if placed.gauge != "gauge"]
-    drawn = dict(zip(whole, sketches_of([fitting[i][1].own for i in whole], space.layout), strict=True))
+def _as_seen(
+    request: AddRequest, candidate: Candidate, lora: LoraFile, placed: Placed, space: WeightSpace
+) -> Seen | None:
+    """What is known of a LoRA in the space's own layout from when its folder was looked through, if its bytes and its
+    alpha are still what they were then."""
+    seen = request.seen.get(candidate.path)
+    if seen is None or seen.layout is None or seen.sketch is None or placed.gauge == "gauge":
+        return None
+    same = seen.sha256 == lora.sha256 and lora.alpha == seen.layout.alpha and not lora.beside
+    return seen if same and seen.layout.digest == space.layout.digest else None
+
+
+def _likenesses(
+    fitting: Sequence[tuple[LoraFile, Placed]], known: Sequence[Seen | None], space: WeightSpace
+) -> list[Likeness]:
+    """Of each LoRA; those of the space's rank are sketched together, from their own numbers in its layout, unless a
+    sketch of them is ``known``."""
+    drawn = {i: seen.sketch for i, seen in enumerate(known) if seen is not None}
+    whole = [i for i, (_, placed) in enumerate(fitting) if placed.gauge != "gauge" and i not in drawn]
+    drawn |= zip(whole, sketches_of([fitting[i][1].own for i in whole], space.layout), strict=True)
     return [
         Likeness(Factors(lora.tensors, lora.alphas, lora.dtype), drawn[i]) if i in drawn else of_lora(lora)
         for i, (lora, _) in enumerate(fitting)
     ]
+
+
+def _firm(
+    placed: Sequence[Placed], likenesses: Sequence[Likeness], known: Sequence[Seen | None], space: WeightSpace
+) -> list[bool]:
+    """Whether rounding moves each so little that its sketch finds it among fp16 and bf16 files."""
+    found = [seen is not None and seen.firm for seen in known]
+    asked = [i for i, one in enumerate(placed) if known[i] is None and one.gauge != "gauge"]
+    errors = rounding_errors([placed[i].own for i in asked], space.layout)
+    for i, error in zip(asked, errors, strict=True):
+        sketch = likenesses[i].sketch
+        found[i] = sketch is not None and bool(error <= SURELY_NEAR * sketch.norm)
+    return found
 
 
 def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> tuple[list[int], int]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile, RegistryError, UsageError
-from w2w_registry.lora import Candidate, Skipped, find_loras
+from w2w_registry.lora import Candidate, Mark, Skipped, find_loras
 from w2w_registry.records import Kind, Rank, Told, check_name, rank_of
 from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.labels import Labels, read_labels_csv
@@ -32,7 +33,8 @@ class AddRequest:
     ``manifest``: the digest of the manifest that a release brought along (``pull``). ``brings``: writes what else it
     brought, in the transaction that records the files; none of it stays when one of them fails. ``noted``: writes, in
     that transaction too, what became of each file.
-    ``pipeline``: the base model's folder, to see what each draws (default: where it is known to lie)."""
+    ``pipeline``: the base model's folder, to see what each draws (default: where it is known to lie). ``seen``: what is
+    known of ``candidates`` that were looked at, by path."""
 
     paths: Sequence[str]
     space: str | None = None
@@ -52,6 +54,7 @@ class AddRequest:
     pipeline: str | None = None
     brings: Callable[[UnitOfWork], object] | None = None
     noted: Callable[[UnitOfWork, Item], object] | None = None
+    seen: Mapping[Path, Seen] = field(default_factory=dict)
 
     def bring(self, uow: UnitOfWork) -> None:
         """Write what comes with the files, before they are recorded."""
@@ -132,16 +135,18 @@ class Item:
 
 @dataclass(frozen=True)
 class Seen:
-    """One readable adapter: what a plan needs of it, without its tensors. ``model``: the same number for two that are
-    the same model. ``part``: of the pipeline, which it changes most. ``scaled``: the file, or what lies beside it, says
-    its alpha. ``remarks``: what is said of it where it is kept in no space."""
+    """One readable adapter: what a plan needs of it, and what need not be worked out again when it is added, without
+    its tensors. ``mark``: by what its file is known again. ``digests``: exact, and as fp16 and bf16 files hold it;
+    exact alone where it is ``firm``: rounding moves it so little that its sketch finds what it is rounded to.
+    ``model``: the same number for two that are the same model. ``part``: of the pipeline, which it changes most.
+    ``scaled``: the file, or what lies beside it, says its alpha. ``remarks``: what is said of it where it is kept in no
+    space."""
 
     candidate: Candidate
     kind: str
     format: str
     dtype: str
-    sha256: str
-    size: int
+    mark: Mark
     digests: tuple[str, ...]
     base_model: str | None
     base_hint: str | None
@@ -152,6 +157,21 @@ class Seen:
     part: str
     scaled: bool = True
     remarks: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of its tensor file."""
+        return self.mark.sha256
+
+    @property
+    def size(self) -> int:
+        """Bytes of its tensor file."""
+        return self.mark.size
+
+    @property
+    def firm(self) -> bool:
+        """Whether its sketch finds what it is rounded to."""
+        return len(self.digests) == 1
 
 
 @dataclass(frozen=True)

@@ -145,7 +145,11 @@ class _Recorder:
         activity = self._activity(one, new.base_model)
         near = door.second.near([one.likeness], [placed])[0]
         admission = door.admit(new, activity, near)
-        told = (*told, *door.second.remarks(name, near, admission.held), *remarks(one.adapter, request))
+        told = (
+            *told,
+            *door.second.remarks(name, near, admission.held),
+            *remarks(one.adapter, request, not_plain(one.adapter)),
+        )
         with self._uow.savepoint():
             version = record_version(self._uow, new, activity, admission)
         return Item(
@@ -287,8 +291,9 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s'[: number > 1]}"
 
 
-def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
-    """What a person should be told of an adapter, gravest first."""
+def remarks(adapter: Adapter, request: AddRequest, not_plain: str | None) -> list[str]:
+    """What a person should be told of an adapter, gravest first. ``not_plain``: why it is no plain LoRA, if it is
+    none."""
     found = list(adapter.remarks)
     conflict = base_conflict(adapter.base_model, request.base_model)
     if conflict is not None:
@@ -301,7 +306,6 @@ def remarks(adapter: Adapter, request: AddRequest) -> list[str]:
     if len(adapter.unread) > embeddings:
         unread = _count(len(adapter.unread) - embeddings, "tensor")
         found.append(f"it has {unread} of a kind this release does not know, kept in its file")
-    reason = not_plain(adapter) if adapter.kind == "LoRA" and not adapter.unread else None
-    if reason is not None:
-        found.append(f"it goes to no weight space: {reason}")
+    if not_plain is not None and adapter.kind == "LoRA" and not adapter.unread:
+        found.append(f"it goes to no weight space: {not_plain}")
     return found
