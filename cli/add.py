@@ -41,10 +41,13 @@ _LISTED = 10
     help="CSV file with a row per name and a column per label.",
 )
 @click.option("--base-model", metavar="ID", help="Base model, for files that do not name theirs.")
-@click.option(
-    "--evidence",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Proof that models already registered depict --subject; its digest is kept.",
+@options.needing(
+    "subjects",
+    click.option(
+        "--evidence",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Proof that models already registered depict --subject; its digest is kept.",
+    ),
 )
 @options.seen_with
 @click.option("--yes", is_flag=True, help="Create the registry and fit weight spaces where needed, without asking.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from . import options
 from .frame import Frame, takes_frame
 from .output import emit, print_json, reader_may_leave, say_text
 
@@ -12,9 +13,12 @@ from .output import emit, print_json, reader_may_leave, say_text
 @click.argument("name", metavar="NAME[@V]")
 @click.option("--up/--down", "up", default=True, help="What it was made from (default), or what was made from it.")
 @click.option("--depth", type=click.IntRange(1), metavar="N", help="Follow at most N steps.")
-@click.option("--dot", "form", flag_value="dot", help="Print Graphviz source, for `dot -Tsvg`.")
-@click.option("--svg", "form", flag_value="svg", help="Print an SVG drawing.")
-@click.option("--prov", "form", flag_value="prov", help="Print W3C PROV-JSON.")
+@options.excluding(
+    "json",
+    click.option("--dot", "form", flag_value="dot", help="Print Graphviz source, for `dot -Tsvg`."),
+    click.option("--svg", "form", flag_value="svg", help="Print an SVG drawing."),
+    click.option("--prov", "form", flag_value="prov", help="Print W3C PROV-JSON."),
+)
 @takes_frame
 def lineage(frame: Frame, name: str, up: bool, depth: int | None, form: str | None) -> None:
     """Show ancestors or descendants of a version, with the operations between them."""

@@ -19,8 +19,11 @@ from .output import emit, print_csv, table
 )
 @options.limit
 @click.option("--columns", metavar="A,B", help="What to show, as in identity,version,label.beard,tag.team.")
-@click.option(
-    "--csv", "as_csv", is_flag=True, help="Print CSV; an apostrophe marks cells that a spreadsheet would run."
+@options.excluding(
+    "json",
+    click.option(
+        "--csv", "as_csv", is_flag=True, help="Print CSV; an apostrophe marks cells that a spreadsheet would run."
+    ),
 )
 @click.option(
     "--at",

@@ -1,5 +1,6 @@
-"""What was hardly meant: an option given twice, of which one value would be dropped without a word, and an empty value,
-which a shell makes of a variable that is not set, and which as a path would mean the folder at hand."""
+"""What was hardly meant: an option given twice, of which one value would be dropped without a word; an option that does
+nothing beside another, or without one; and an empty value, which a shell makes of a variable that is not set, and which
+as a path would mean the folder at hand."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ _MAY_BE_EMPTY = frozenset({"prompt", "negative", "text", "value"})
 
 
 def refuse_unmeant(command: click.Command) -> click.Command:
-    """``command``, which now refuses empty values, and an option given again though only one value can count."""
+    """``command``, which now refuses empty values, an option given again though only one value can count, and one that
+    has no effect beside what else is given."""
     if "make_parser" in vars(command):
         return command
     made = command.make_parser
@@ -26,6 +28,7 @@ def refuse_unmeant(command: click.Command) -> click.Command:
             for option in order:
                 if isinstance(option, click.Option) and _single(option) and order.count(option) > 1:
                     raise click.UsageError(f"{option.opts[0]} is given {order.count(option)} times; give it once.", ctx)
+            _refuse_idle(command, order, ctx)
             for param in command.params:
                 _refuse_empty(param, values.get(str(param.name)), ctx)
             return values, rest, order
@@ -35,6 +38,20 @@ def refuse_unmeant(command: click.Command) -> click.Command:
 
     command.make_parser = make_parser  # type: ignore[method-assign]
     return command
+
+
+def _refuse_idle(command: click.Command, given: list[click.Parameter], ctx: click.Context) -> None:
+    """Raises:
+    UsageError: an option that says the same as another, or (``needing``, ``excluding``) does nothing here."""
+    for option in given:
+        name = option.opts[0]
+        for other in given:
+            if other is not option and other.name in (option.name, *getattr(option, "excludes", ())):
+                raise click.UsageError(f"{name} and {other.opts[0]} cannot be combined.", ctx)
+        needs = getattr(option, "needs", ())
+        wanted = [p for p in command.params if p.name in needs and isinstance(p, click.Option) and not p.required]
+        if wanted and not any(p in given for p in wanted):
+            raise click.UsageError(f"{name} has no effect without {' or '.join(p.opts[0] for p in wanted)}.", ctx)
 
 
 def _single(option: click.Option) -> bool:

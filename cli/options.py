@@ -27,6 +27,28 @@ def together(*options: Decorator[Any]) -> Decorator[Any]:
     return apply
 
 
+def needing(names: str, *options: Decorator[Any]) -> Decorator[Any]:
+    """``options`` that do nothing unless one of ``names`` is given too (parameters, where the command has them):
+    typed alone they are an error (:mod:`.once`)."""
+    return _marked("needs", names, *options)
+
+
+def excluding(names: str, *options: Decorator[Any]) -> Decorator[Any]:
+    """``options`` that would do nothing beside one of ``names``: typed together they are an error."""
+    return _marked("excludes", names, *options)
+
+
+def _marked(mark: str, names: str, *options: Decorator[Any]) -> Decorator[Any]:
+    def apply(function: Any) -> Any:
+        before = len(getattr(function, "__click_params__", ()))
+        function = together(*options)(function)
+        for param in function.__click_params__[before:]:
+            setattr(param, mark, names.split())
+        return function
+
+    return apply
+
+
 class Integer(click.IntRange):
     """An integer from ``least`` on that a database can hold."""
 
@@ -113,7 +135,10 @@ labels = click.option(
     "--label", "labels", multiple=True, metavar="K=V", help="Label, with a number or text as its value (repeatable)."
 )
 purpose = click.option("--purpose", metavar="PURPOSE", help="Purpose, as written in the consent record.")
-prefix = click.option("--prefix", default="", help="Prefix for every name taken from a file or folder, as in 'acme/'.")
+prefix = excluding(
+    "name",
+    click.option("--prefix", default="", help="Prefix for every name taken from a file or folder, as in 'acme/'."),
+)
 prompt = click.option("--prompt", help="The prompt the LoRAs were trained with (default: 'photo of sks person').")
 seed = click.option("--seed", default=0, show_default=True, type=Integer(0), help="Random seed.")
 seeds = click.option("--seeds", default="1-4", show_default=True, help="Random seeds, as in 1-8 or 3,7.")
@@ -141,7 +166,7 @@ def edits(*, required: bool) -> Decorator[Any]:
 
 
 replace = click.option("--replace", is_flag=True, help="Replace an existing direction of this name.")
-force = click.option("--force", is_flag=True, help="Replace an existing file.")
+force = needing("sheet out", click.option("--force", is_flag=True, help="Replace an existing file."))
 dry_run = click.option("--dry-run", is_flag=True, help="Print the plan; change nothing.")
 pipeline = click.option(
     "--pipeline", metavar="PATH|ID", help="The base model's folder or Hub id (default: the space's own id)."

@@ -58,7 +58,7 @@ def push(
             raise click.UsageError("OWNER/REPO and --to cannot be combined: name one destination")
         repo_id = to
     if cancel is not None:
-        if name is not None:
+        if any((name, to, access, formats, coordinates_only, license_, instance_prompt, purpose, dry_run)):
             raise click.UsageError("--cancel takes only the repo: it pushes nothing")
         registry = frame.registry()
         done = release.cancel(registry, connect(registry, cancel), cancel)

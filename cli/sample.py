@@ -45,8 +45,7 @@ from .output import emit, note, progress, say, table, warn_all
 @click.option(
     "--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Draw each sample once, into one marked PNG."
 )
-@options.steps
-@options.engine
+@options.needing("sheet", options.steps, options.engine)
 @options.force
 @takes_frame
 def sample(

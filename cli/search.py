@@ -134,8 +134,9 @@ def _asked(
     from w2w_registry.services.search.found import is_photo
 
     photos = [text for text in queries if is_photo(text)]
-    if not photos and by == "weights" and pipeline is not None:
-        raise click.UsageError("--pipeline is for comparing what is drawn: it cannot be combined with --by weights")
+    if not photos and by == "weights" and (pipeline is not None or device != "auto"):
+        idle = "--device" if pipeline is None else "--pipeline"
+        raise click.UsageError(f"{idle} is for comparing what is drawn: it cannot be combined with --by weights")
     if not photos:
         return as_queries(registry, queries)
     from w2w_registry.services.synthesis import looking

@@ -36,6 +36,8 @@ def sign(
     """
     from w2w_registry.services import signing as service
 
+    if sum((key is not None, new_key is not None, ambient)) > 1:
+        raise click.UsageError("--key, --new-key and --ambient cannot be combined: one of them signs")
     service.check_folder(folder)
     made = {} if new_key is None else service.new_key_pair(new_key)
     own = Path(made["private_key"]) if made else key

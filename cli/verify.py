@@ -25,6 +25,8 @@ def verify(frame: Frame, what: str, key: Path | None, identity: str | None, issu
         signed = signing.verify_folder(Path(what), public_key=key, identity=identity, issuer=issuer)
         emit(frame, signed, lambda: say(f"OK: {what} is as it was signed"))
         return 0
+    if key or identity or issuer:
+        raise click.UsageError(f"--key, --identity and --issuer are for a signed folder; {what} is none")
     value = service.verify_version(frame.registry(), what)
 
     def human() -> None:

@@ -32,7 +32,7 @@ from . import shared
     metavar="FILE",
     help="A consent that the subject signed (a JWS of a verifiable credential); its terms apply.",
 )
-@click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too.")
+@options.needing("evidence", click.option("--keep-evidence", is_flag=True, help="Keep the evidence's content too."))
 @click.option("--guardian", metavar="ID", help="Who consents on the subject's behalf: a guardian or estate.")
 @click.option("--compensation", metavar="TEXT", help="What the subject receives.")
 @click.option("--training-set", "training_set_digest", metavar="SHA256", help="Digest of the photos it covers.")

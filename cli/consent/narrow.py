@@ -24,6 +24,8 @@ def narrow(frame: Frame, subject: str, record_id: str | None, **given: Any) -> N
     from w2w_registry.services.consent import amendments as service
     from w2w_registry.services.consent import scopes
 
+    if not any(given.values()):
+        raise click.UsageError("say what to narrow, as in --no-publication or --expires DATE")
     expires = scopes.parse_day(given.pop("expires"), end=True)
     value = service.narrow(
         frame.registry(),

@@ -14,7 +14,7 @@ from ..output import emit, pairs, say, table
 @click.command()
 @click.option("--rates", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file with a [rates] table.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write a page (.html) or costs (.csv).")
-@options.language
+@options.needing("out", options.language)
 @options.force
 @takes_frame
 def roi(frame: Frame, rates: Path | None, out: Path | None, language: str, force: bool) -> None:

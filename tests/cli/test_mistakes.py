@@ -383,3 +383,48 @@ def test_a_database_that_holds_no_registry_is_named(run: Run, tmp_path: Path) ->
     assert f"no registry in {tmp_path / 'other.db'};" in refused(
         run, "--database", f"sqlite:///{tmp_path / 'other.db'}", "list", code=3
     )
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("sample --steps 5", "--steps has no effect without --sheet"),
+        ("sample --device cpu", "--device has no effect without --sheet"),
+        ("list --force", "--force has no effect without --sheet"),
+        ("list --csv --json", "--csv and --json cannot be combined"),
+        ("search p0001 --by weights --device cpu", "--device is for comparing what is drawn"),
+        ("lineage p0001 --dot --svg", "--dot and --svg cannot be combined"),
+        ("lineage p0001 --prov --json", "--prov and --json cannot be combined"),
+        ("groups --force", "--force has no effect without --sheet"),
+        ("audit checkpoint --force", "--force has no effect without --out"),
+        ("report roi --lang ja", "--lang has no effect without --out"),
+        ("consent withdraw s-1 --force", "--force has no effect without --receipt"),
+        ("consent grant s-1 --purpose any --keep-evidence", "--keep-evidence has no effect without --evidence"),
+        ("consent narrow s-1", "say what to narrow"),
+        ("consent check p0001 --territory Narnia", "'Narnia' is not a territory"),
+        ("consent check p0001 --use drawing", "no use is named 'drawing'; uses are register"),
+        ("verify p0001 --key pub.pem", "--key, --identity and --issuer are for a signed folder; p0001 is none"),
+        ("fingerprint --all --missing", "--all and --missing cannot be combined"),
+        ("push p0001 acme/a --private --public", "--private and --public cannot be combined"),
+        ("push --cancel acme/a --gated", "--cancel takes only the repo"),
+        ("sign folder --key a.pem --ambient", "--key, --new-key and --ambient cannot be combined"),
+        ("add folder --name x --prefix acme/", "--prefix and --name cannot be combined"),
+        ("add folder --evidence form.pdf", "--evidence has no effect without --subject"),
+    ],
+)
+def test_an_option_without_effect_is_an_error(filled: Run, typed: str, said: str) -> None:
+    code, out, err = filled(*typed.split())
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_base_model_that_is_nowhere_is_said_once(filled: Run) -> None:
+    pytest.importorskip("diffusers")
+    assert refused(filled, "fingerprint", "p0001", "--pipeline", "/nowhere", code=3).startswith(
+        "error: no diffusers pipeline (a folder with model_index.json) named '/nowhere'"
+    )
+
+
+def test_nothing_leaves_a_collection_that_is_not_there(filled: Run) -> None:
+    filled("collection", "add", "summer", "p0001")
+    assert "did you mean summer" in refused(filled, "collection", "remove", "sumer", "p0001", code=3)

@@ -235,7 +235,8 @@ def load_model(
     kind = pick_dtype(where, dtype)
     name = str(source)
     folder = Path(name)
-    if folder.exists() and not (folder / "model_index.json").is_file():
+    path = folder.exists() or folder.is_absolute() or name.startswith((".", "~"))  # no Hub id begins so
+    if path and not (folder / "model_index.json").is_file():
         raise NotFound(what="diffusers pipeline (a folder with model_index.json)", name=name)
     try:
         with quiet(), memory_guard(where, "use [[dtype]] bfloat16, or a smaller base model"):

@@ -72,10 +72,11 @@ def narrowed(
 
 def parse_uses(texts: Sequence[str]) -> tuple[Use, ...]:
     """Uses by name. Raises UsageError listing the uses there are."""
-    try:
-        return tuple(Use(text.strip().lower()) for text in dict.fromkeys(texts))
-    except ValueError as error:
-        raise UsageError(reason=str(error), hint=f"uses are {', '.join(Use)}") from None
+    words = [text.strip().lower() for text in dict.fromkeys(texts)]
+    for word in words:
+        if word not in [*Use]:
+            raise UsageError(reason=f"no use is named {word!r}", hint=f"uses are {', '.join(Use)}")
+    return tuple(map(Use, words))
 
 
 def parse_day(text: str | None, *, end: bool) -> datetime | None:

@@ -11,13 +11,11 @@ from w2w_registry.catalog.former import Then
 from w2w_registry.catalog.resolve import subject_by_id, version_for
 from w2w_registry.consent.credential import open_credential
 from w2w_registry.consent.policy import Decision, is_signed, subject_state
-from w2w_registry.consent.records import ConsentRecord, Use, to_json
-from w2w_registry.errors import NotFound
+from w2w_registry.consent.records import ConsentRecord, Use, is_territory, to_json
+from w2w_registry.errors import NotFound, UnknownTerritory
 from w2w_registry.records import Result, iso
 from w2w_registry.services.consent import gate
-from w2w_registry.services.consent.rows import (
-    records_of_subject,
-)
+from w2w_registry.services.consent.rows import records_of_subject
 from w2w_registry.services.consent.scopes import parse_uses
 from w2w_registry.services.consent.upstream import consent_states
 from w2w_registry.services.registry import Registry, present
@@ -77,8 +75,10 @@ def check(
     """What may be done with a version, for a purpose, at an instant: one decision per use.
 
     Raises:
-        NotFound: no such identity or version.
+        NotFound: no such identity or version. UnknownTerritory: a misspelt one.
     """
+    if territory is not None and not is_territory(territory):
+        raise UnknownTerritory(name=territory)
     with registry.catalog.read() as session:
         moment = at or present(session)
         version = version_for(session, reference)

@@ -136,7 +136,13 @@ def rate(
 def collect(
     registry: Registry, collection: str, names: Sequence[str], *, where: str | None = None, out: bool = False
 ) -> Changed:
-    """Put identities into a collection, or take them ``out``."""
+    """Put identities into a collection, or take them ``out``.
+
+    Raises:
+        NotFound: ``out`` of a collection nobody is in.
+    """
+    if out:
+        members(registry, collection)
     key = COLLECTION + check_name(collection, "collection")
     return tag_many(registry, names, {} if out else {key: "1"}, unset=[key] if out else [], where=where)
 

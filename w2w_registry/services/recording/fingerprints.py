@@ -113,9 +113,11 @@ def open_prober(
     try:
         model = load_model(pipeline, revision=revision, device=device, dtype="float32", local=local)
     except NotFound as error:
-        raise NotFound(
-            what="base model (say where it is with [[pipeline]])", name=pipeline, reason=error.reason
-        ) from None
+        reason = str(error.fields.get("reason", ""))
+        if not reason:
+            raise
+        why = f"say where it is with [[pipeline]] ({reason.rstrip('.')})"
+        raise NotFound(what="base model", name=pipeline, reason=why) from None
     return prober_of(model, prompt)
 
 

@@ -98,6 +98,8 @@ def evaluate(registry: Registry, request: EvaluateRequest, progress: Progress = 
         raise UsageError(reason=f"unknown suite {request.suite!r}", hint="one of: " + ", ".join(SUITES))
     if len(request.seeds) < 2 or request.limit < 2:
         raise UsageError(reason="measuring needs at least two seeds and two identities")
+    if request.photos is not None and request.suite != "inversion":
+        raise UsageError(reason=f"[[photos]] are for the inversion suite; the {request.suite} suite draws its own")
     row, space = open_space(registry, request.space)
     bench = _Bench(registry, request, row, space, progress)
     figures = {"inversion": bench.inversion, "edits": bench.edits, "sampling": bench.sampling}[request.suite]()
