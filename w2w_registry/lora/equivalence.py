@@ -10,7 +10,7 @@ find (two different roundings of one original, other factors, another rank) is d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol
@@ -35,23 +35,24 @@ the arithmetic."""
 
 @dataclass(frozen=True, eq=False)
 class ModelDigests:
-    """``exact`` over θ in fp32; ``fp16`` and ``bf16`` over θ rounded to those, taken when first asked for (SHA-256).
+    """``exact`` over θ in fp32; ``fp16`` and ``bf16`` over θ rounded to those, taken when first asked for (SHA-256), of
+    the ``numbers`` (D,) that are asked for then.
 
     Two LoRAs are re-saves of one another when any digest of one is a digest of the other.
     """
 
     exact: str
-    theta: NDArray[Any]
+    numbers: Callable[[], NDArray[Any]]
     layout: Layout
 
     @cached_property
     def fp16(self) -> str:
         # A value fp16 cannot hold becomes Inf, which no readable file has: such a digest is found by nothing.
-        return model_digest(round_to(self.theta, "fp16"), self.layout)
+        return model_digest(round_to(self.numbers(), "fp16"), self.layout)
 
     @cached_property
     def bf16(self) -> str:
-        return model_digest(round_to(self.theta, "bf16"), self.layout)
+        return model_digest(round_to(self.numbers(), "bf16"), self.layout)
 
     def __iter__(self) -> Iterator[str]:
         return iter((self.exact, self.fp16, self.bf16))
@@ -70,7 +71,7 @@ def model_digest(theta: NDArray[Any], layout: Layout) -> str:
 def model_digests(theta: NDArray[Any], layout: Layout) -> ModelDigests:
     """Exact digest and those of θ as a fp16 and as a bf16 file would hold it."""
     exact = np.asarray(theta, np.float32)
-    return ModelDigests(model_digest(exact, layout), exact, layout)
+    return ModelDigests(model_digest(exact, layout), lambda: exact, layout)
 
 
 def rounding_errors(thetas: Sequence[NDArray[Any]], layout: Layout) -> NDArray[np.float64]:

@@ -17,8 +17,9 @@ their numbers, and others are turned and scaled so that A lies as near as it can
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -41,7 +42,8 @@ _SURELY_MEMBER = 1.5
 
 @dataclass(frozen=True, eq=False)
 class Gauged:
-    """θ (D,) float32 in the space's gauge, and ``own`` (D,): the LoRA's own numbers, when it has the space's rank.
+    """θ (D,) float32 in the space's gauge, and ``own`` (D,): the LoRA's own numbers, when it has the space's rank, put
+    together by ``numbers`` when they are asked for.
 
     ``how``: ``canonical``, or in a raw space ``as-is`` (the LoRA's own numbers) or ``rescaled`` (only B, for another
     alpha / rank); ``gauge`` when the factors had to be found anew (another rank, or a raw space's stranger). ``own`` is
@@ -50,11 +52,16 @@ class Gauged:
     """
 
     theta: NDArray[np.float32]
-    own: NDArray[np.float32]
+    numbers: Callable[[], NDArray[np.float32]]
     how: How
     loss: float
     module_loss: Mapping[str, float]
     agreement: float | None = None
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """The LoRA's own numbers (D,)."""
+        return self.numbers()
 
 
 def obstacles(shapes: Mapping[TensorKey, tuple[int, ...]], layout: Layout) -> tuple[str, ...]:
@@ -106,7 +113,7 @@ def to_gauge(
         moments = np.asarray(mean, np.float64), np.asarray(std, np.float64)
         return _to_raw(tensors, alphas, layout, *moments, own, rescaled)
     if own is not None and layout.rank == 1:
-        return _sure(_one_rows(layout.flatten(own)[None], layout, start)[0])
+        return _sure(_one_rows([(tensors, alphas)], layout, start)[0])
     references = start_tensors(start, layout)
     written: dict[TensorKey, NDArray[Any]] = {}
     lost, whole, agreements = {}, {}, []
@@ -124,7 +131,7 @@ def to_gauge(
     theta, total = layout.flatten(written), float(np.sqrt(sum(whole.values())))
     return Gauged(
         theta,
-        theta if own is None else layout.flatten(own),
+        (lambda: theta) if own is None else partial(_numbers, tensors, alphas, layout),
         "gauge" if own is None else "canonical",
         float(np.sqrt(sum(lost.values()))) / total if total > 0 else 0.0,
         {m: float(np.sqrt(lost[m] / whole[m])) if whole[m] > 0 else 0.0 for m in layout.modules},
@@ -152,22 +159,23 @@ def to_gauge_all(
         except (SpaceMismatch, ForeignStart) as error:
             found[i] = error
     if plain and start is not None:
-        own = np.empty((len(plain), layout.dim), np.float32)
-        for row, i in zip(own, plain, strict=True):
-            _fill(row, *loras[i], layout)
-        for i, gauged in zip(plain, _one_rows(own, layout, start), strict=True):
+        for i, gauged in zip(plain, _one_rows([loras[i] for i in plain], layout, start), strict=True):
             found[i] = gauged
     return [gauged for gauged in found if gauged is not None]
 
 
-def _fill(
-    row: NDArray[np.float32], tensors: Mapping[TensorKey, NDArray[Any]], alphas: Mapping[str, float], layout: Layout
-) -> None:
-    """θ (D,) as ``layout.flatten`` of :func:`_own`, written where it is wanted."""
+def _numbers(
+    tensors: Mapping[TensorKey, NDArray[Any]],
+    alphas: Mapping[str, float],
+    layout: Layout,
+    out: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """θ (D,) of a LoRA of the layout's rank in its own gauge, B scaled to the layout's alpha; in ``out`` where that is
+    given."""
     if any(alpha != layout.alpha for alpha in alphas.values()):
         own, _ = _own(tensors, alphas, layout)
         tensors = own or tensors
-    np.concatenate([tensors[key].reshape(-1) for key in layout.shapes], out=row, casting="same_kind")
+    return layout.flatten(tensors, out)
 
 
 def _shapes(tensors: Mapping[TensorKey, NDArray[Any]]) -> dict[TensorKey, tuple[int, ...]]:
@@ -178,25 +186,32 @@ _AT_ONCE = 32
 """LoRAs written together: few enough that a module of them stays in the processor's cache."""
 
 
-def _one_rows(own: NDArray[np.float32], layout: Layout, start: NDArray[np.float32]) -> list[Gauged | ForeignStart]:
-    """Rank 1, θ (n, D), without the decompositions: a module's row is its A."""
-    theta = np.empty_like(own)
-    agreements, cosines = (np.full((len(own), len(layout.modules)), np.nan) for _ in range(2))
+def _one_rows(
+    loras: Sequence[tuple[Mapping[TensorKey, NDArray[Any]], Mapping[str, float]]],
+    layout: Layout,
+    start: NDArray[np.float32],
+) -> list[Gauged | ForeignStart]:
+    """Rank 1, without the decompositions: a module's row is its A. Numbers are scaled where they lie: to touch as much
+    memory again would take longer than all the arithmetic."""
+    theta = np.empty((len(loras), layout.dim), np.float32)
+    agreements, cosines = (np.full((len(loras), len(layout.modules)), np.nan) for _ in range(2))
     references = start_tensors(start, layout)
-    for first in range(0, len(own), _AT_ONCE):
+    for first in range(0, len(loras), _AT_ONCE):
         part = slice(first, first + _AT_ONCE)
+        for row, lora in zip(theta[part], loras[part], strict=True):
+            _numbers(*lora, layout, row)
         for j, (module, reference) in enumerate(references.items()):
             at_a, at_b = layout.places[(module, "A")], layout.places[(module, "B")]
-            rows, columns = own[part, at_a], own[part, at_b]
+            rows, columns = theta[part, at_a], theta[part, at_b]
             # Lengths and angles in float64; the numbers themselves are only scaled, which float32 does as well.
             wide, size_0 = rows.astype(np.float64), float(reference[0] @ reference[0])
             along, size = wide @ reference[0], np.einsum("ni,ni->n", wide, wide)
             acts = columns.any(axis=1)
             idle = ~acts | (along == 0)
             scale = np.where(idle, 1.0, along / size_0).astype(np.float32)[:, None]
-            np.divide(rows, scale, out=theta[part, at_a])
-            np.multiply(columns, scale, out=theta[part, at_b])
-            theta[part, at_a][idle], theta[part, at_b][idle] = reference[0], 0.0
+            rows /= scale
+            columns *= scale
+            rows[idle], columns[idle] = reference[0], 0.0
             live = acts & (size > 0)
             cosine = np.abs(along[live]) / np.sqrt(size[live] * size_0)
             cosines[part, j][live] = cosine
@@ -207,7 +222,7 @@ def _one_rows(own: NDArray[np.float32], layout: Layout, start: NDArray[np.float3
         live = ~np.isnan(agreed)
         try:
             agreement = _agreed(list(zip(agreed[live], cosines[i, live], strict=True)))
-            found.append(Gauged(theta[i], own[i], "canonical", 0.0, no_loss, agreement))
+            found.append(Gauged(theta[i], partial(_numbers, *loras[i], layout), "canonical", 0.0, no_loss, agreement))
         except ForeignStart as error:
             found.append(error)
     return found
@@ -265,7 +280,8 @@ def _to_raw(
     if own is not None:
         theta = layout.flatten(own)
         distance = float(np.linalg.norm((theta - mean) / spread))
-        kept = Gauged(theta, theta, "rescaled" if rescaled else "as-is", 0.0, dict.fromkeys(layout.modules, 0.0))
+        how: How = "rescaled" if rescaled else "as-is"
+        kept = Gauged(theta, lambda: theta, how, 0.0, dict.fromkeys(layout.modules, 0.0))
         if distance < _SURELY_MEMBER * np.sqrt(layout.dim):
             return kept
     written: dict[TensorKey, NDArray[Any]] = {}
@@ -283,7 +299,7 @@ def _to_raw(
     return Gauged(
         rewritten,
         # What an earlier release recorded of such a LoRA is this θ's digest.
-        rewritten,
+        lambda: rewritten,
         "gauge",
         float(np.sqrt(sum(lost.values()))) / total if total > 0 else 0.0,
         {m: float(np.sqrt(lost[m] / whole[m])) if whole[m] > 0 else 0.0 for m in layout.modules},

@@ -17,7 +17,6 @@ from w2w_registry.catalog.vectors import last_seq
 from w2w_registry.errors import Conflict, RegistryError
 from w2w_registry.lora import (
     Candidate,
-    Factors,
     LoraFile,
     ModelDigests,
     model_digest,
@@ -28,16 +27,17 @@ from w2w_registry.lora import (
 from w2w_registry.records import check_name
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.identities.items import AddRequest, Item, Seen
-from w2w_registry.services.recording.likeness import Likeness, of_lora, sketches_of
+from w2w_registry.services.recording.likeness import Likeness, factors_of_lora, of_lora, sketches_of
 from w2w_registry.services.recording.novelty import Arrival, plainly_new
 from w2w_registry.services.recording.placement import Placed, place_all
 from w2w_registry.services.recording.versions import File
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.basis import WeightSpace
-from w2w_registry.space.sketch import SURELY_NEAR
+from w2w_registry.space.sketch import SURELY_NEAR, Sketch
 
 TOGETHER = 16
 """So many in a chunk are worth telling apart those that can be recorded together."""
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,12 @@ def read(
         return [], failed
     coordinates, residuals = space.placed([placed.theta for *_, placed in fitting])
     known = [_as_seen(request, candidate, lora, placed, space) for candidate, _, lora, placed in fitting]
-    likenesses = _likenesses([(lora, placed) for _, _, lora, placed in fitting], known, space)
-    firm = _firm([placed for *_, placed in fitting], likenesses, known, space)
+    learnt = _learnt([placed for *_, placed in fitting], known, space)
     incoming = []
     for i, (candidate, name, lora, placed) in enumerate(fitting):
-        seen = known[i]
-        exact = model_digest(placed.own, space.layout) if seen is None else seen.digests[0]
-        digests = ModelDigests(exact, placed.own, space.layout)
+        exact, sketch, firm = learnt[i]
+        likeness = of_lora(lora) if sketch is None else Likeness(factors_of_lora(lora), sketch)
+        digests = ModelDigests(exact, placed.numbers, space.layout)
         path = str(candidate.path)
         first, model = taken.setdefault(name, (path, digests.exact))
         if model != digests.exact and not same_model(read_lora(first), lora).same:
@@ -108,9 +107,7 @@ def read(
             failed.append(Item(path, "failed", name, error=Conflict(what="name", name=name, reason=reason)))
             continue
         residual = float(residuals[i])
-        incoming.append(
-            Incoming(candidate, name, lora, placed, digests, likenesses[i], coordinates[i], residual, firm[i])
-        )
+        incoming.append(Incoming(candidate, name, lora, placed, digests, likeness, coordinates[i], residual, firm))
     return incoming, failed
 
 
@@ -126,31 +123,24 @@ def _as_seen(
     return seen if same and seen.layout.digest == space.layout.digest else None
 
 
-def _likenesses(
-    fitting: Sequence[tuple[LoraFile, Placed]], known: Sequence[Seen | None], space: WeightSpace
-) -> list[Likeness]:
-    """Of each LoRA; those of the space's rank are sketched together, from their own numbers in its layout, unless a
-    sketch of them is ``known``."""
-    drawn = {i: seen.sketch for i, seen in enumerate(known) if seen is not None}
-    whole = [i for i, (_, placed) in enumerate(fitting) if placed.gauge != "gauge" and i not in drawn]
-    drawn |= zip(whole, sketches_of([fitting[i][1].own for i in whole], space.layout), strict=True)
-    return [
-        Likeness(Factors(lora.tensors, lora.alphas, lora.dtype), drawn[i]) if i in drawn else of_lora(lora)
-        for i, (lora, _) in enumerate(fitting)
-    ]
-
-
-def _firm(
-    placed: Sequence[Placed], likenesses: Sequence[Likeness], known: Sequence[Seen | None], space: WeightSpace
-) -> list[bool]:
-    """Whether rounding moves each so little that its sketch finds it among fp16 and bf16 files."""
-    found = [seen is not None and seen.firm for seen in known]
-    asked = [i for i, one in enumerate(placed) if known[i] is None and one.gauge != "gauge"]
-    errors = rounding_errors([placed[i].own for i in asked], space.layout)
-    for i, error in zip(asked, errors, strict=True):
-        sketch = likenesses[i].sketch
-        found[i] = sketch is not None and bool(error <= SURELY_NEAR * sketch.norm)
-    return found
+def _learnt(
+    placed: Sequence[Placed], known: Sequence[Seen | None], space: WeightSpace
+) -> list[tuple[str, Sketch | None, bool]]:
+    """Of each LoRA the exact digest; the sketch, None where it is not of the space's rank; and whether rounding moves
+    it so little that the sketch finds it among fp16 and bf16 files. A few are worked out at a time, from their own
+    numbers in the space's layout."""
+    found: dict[int, tuple[str, Sketch | None, bool]] = {
+        i: (seen.digests[0], seen.sketch, seen.firm) for i, seen in enumerate(known) if seen is not None
+    }
+    asked = [i for i in range(len(placed)) if i not in found]
+    for start in range(0, len(asked), _AT_ONCE):
+        part = asked[start : start + _AT_ONCE]
+        own = [placed[i].own for i in part]
+        drawn = sketches_of(own, space.layout), rounding_errors(own, space.layout)
+        for i, numbers, sketch, error in zip(part, own, *drawn, strict=True):
+            exact, whole = model_digest(numbers, space.layout), placed[i].gauge != "gauge"
+            found[i] = exact, sketch if whole else None, whole and bool(error <= SURELY_NEAR * sketch.norm)
+    return [found[i] for i in range(len(placed))]
 
 
 def plain(registry: Registry, row: Space, incoming: Sequence[Incoming]) -> tuple[list[int], int]:

@@ -48,7 +48,12 @@ UNKNOWN = Likeness(None, None)
 
 def of_lora(lora: LoraFile) -> Likeness:
     """Of a LoRA as read."""
-    return _of(Factors(lora.tensors, lora.alphas, lora.dtype))
+    return _of(factors_of_lora(lora))
+
+
+def factors_of_lora(lora: LoraFile) -> Factors:
+    """ΔW of a LoRA as read."""
+    return Factors(lora.tensors, lora.alphas, lora.dtype)
 
 
 def of_adapter(adapter: Adapter) -> Likeness:

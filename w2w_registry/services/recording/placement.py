@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +22,21 @@ _LOSS_WORTH_A_WARNING = 0.01
 class Placed:
     """A LoRA's θ (D,) float32 in the space's gauge, how it got there, and what to tell about it.
 
-    ``own`` (D,): the LoRA's own numbers, whose digest names the model; ``theta`` when its rank is not the space's.
+    ``own`` (D,): the LoRA's own numbers, whose digest names the model; ``theta`` when its rank is not the space's. Put
+    together by ``numbers`` each time they are asked for.
     """
 
     theta: NDArray[np.float32]
-    own: NDArray[np.float32]
+    numbers: Callable[[], NDArray[np.float32]]
     gauge: str
     loss: float
     base_model: str
     warnings: tuple[str, ...]
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """The LoRA's own numbers (D,)."""
+        return self.numbers()
 
 
 def check_fits(lora: LoraFile, space: WeightSpace, ref: str, base_model: str | None) -> None:
@@ -90,7 +96,7 @@ def place_all(
         else:
             base = base_model or lora.base_model or space.base_model
             remarks = tuple(_remarks(lora, gauged.how, gauged.loss, base_model, space))
-            found.append(Placed(gauged.theta, gauged.own, gauged.how, gauged.loss, base, remarks))
+            found.append(Placed(gauged.theta, gauged.numbers, gauged.how, gauged.loss, base, remarks))
     return found
 
 
