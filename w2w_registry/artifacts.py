@@ -72,7 +72,7 @@ class ArtifactStore:
         local = self.path(digest)
         return local.exists() if local is not None else bool(self._remote().exists(self._key(digest)))
 
-    def put(self, data: bytes) -> str:
+    def put(self, data: bytes | memoryview) -> str:
         """Store ``data``, on disk for good once this returns; returns its digest. A damaged artifact of that name is
         written anew.
 
@@ -89,7 +89,7 @@ class ArtifactStore:
         self._put(digest, Path(path).stat().st_size, lambda: pieces(path))
         return digest
 
-    def _put(self, digest: str, size: int, content: Callable[[], Iterable[bytes]]) -> None:
+    def _put(self, digest: str, size: int, content: Callable[[], Iterable[bytes | memoryview]]) -> None:
         with storing(self._url):
             if self._is_whole(digest, size) and self._renewed(digest):
                 return
@@ -318,7 +318,7 @@ def _created(path: Path, mode: int) -> int:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
 
 
-def write_atomic(path: Path, data: bytes | Iterable[bytes], *, mode: int = 0o666) -> None:
+def write_atomic(path: Path, data: bytes | Iterable[bytes | memoryview], *, mode: int = 0o666) -> None:
     """Write ``data`` (whole or in pieces) so that a crash leaves the old file, the new one or none, never a part.
     ``mode``: who may read it (less the umask), from the first byte on; nobody who could not read the old file.
 

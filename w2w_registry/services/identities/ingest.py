@@ -6,6 +6,7 @@ transaction. A file that cannot be used is reported and the others go on; a cras
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -26,12 +27,12 @@ from w2w_registry.consent.records import Use
 from w2w_registry.errors import ForeignStart, RegistryError
 from w2w_registry.lora import (
     Candidate,
-    lora_files,
     read_adapter,
     read_lora,
     same_model,
 )
 from w2w_registry.lora.metadata import told_by
+from w2w_registry.lora.write import written_in
 from w2w_registry.records import UNKNOWN_BASE, OperationKind, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
@@ -146,6 +147,7 @@ class _Chunk:
         self.row, self.space, self.by_name = asked.row, asked.space, asked.labels
         self.foreseen = foreseen  # what a dry run would have added by now
         self.started = now()
+        self.rooms = threading.local()
 
     def settle(self, incoming: Sequence[Incoming]) -> list[Item]:
         """Record the new ones; say of the others that they are there."""
@@ -239,13 +241,18 @@ class _Chunk:
         """Digests of the LoRA in one self-contained file (alpha and base model in its header), at the precision it
         came in, and of the picture beside it."""
         dtype: Any = one.lora.dtype if one.lora.dtype in ("fp16", "bf16") else "fp32"
-        if one.lora.left:  # what no other form of it could say stays with it
-            data = as_kept(read_adapter(one.candidate.path))
-        else:
-            (data,) = lora_files("lora.safetensors", one.lora, fmt="diffusers", dtype=dtype).values()
-        picture = read_preview(one.candidate.path, one.lora.metadata)
         put = self.registry.artifacts.put
-        return put(data), None if picture is None else put(picture)
+        if one.lora.left:  # what no other form of it could say stays with it
+            stored = put(as_kept(read_adapter(one.candidate.path)))
+        else:
+            stored = put(written_in(self._room(), one.lora, dtype))
+        picture = read_preview(one.candidate.path, one.lora.metadata)
+        return stored, None if picture is None else put(picture)
+
+    def _room(self) -> bytearray:
+        """Memory of this thread to write LoRAs in, one after another."""
+        room: bytearray = vars(self.rooms).setdefault("room", bytearray())
+        return room
 
     def _known(self, session: Session, one: Incoming) -> tuple[Version, str | None] | None:
         """The version that already holds this model, and how it is known when the bytes differ."""
