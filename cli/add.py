@@ -267,7 +267,7 @@ def _show(done: Intake, dry_run: bool = False) -> None:
         say(f"already there  {item.identity}@{item.version}  {item.path}{how}{changed}")
     relabelled = sum(bool(item.updated) for item in old)
     if len(old) > _LISTED and relabelled:
-        note(f"labels were updated on {relabelled} of those already there (--json lists them)")
+        note(f"labels or subjects were updated on {relabelled} of those already there (--json lists them)")
     _warnings(done.items)
     warn_unmatched(done.unmatched, "file")
     _unfitted(done.unfitted)

@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from w2w_registry import records
 from w2w_registry.errors import BadName
-from w2w_registry.records import IdentityRef, SpaceRef, canonical_json, check_name, counted, digest_of, iso, ordered_id
+from w2w_registry.records import (
+    IdentityRef,
+    SpaceRef,
+    canonical_json,
+    check_name,
+    counted,
+    digest_of,
+    iso,
+    nearness,
+    once_in,
+    ordered_id,
+)
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -103,6 +114,15 @@ def test_moments_in_one_form() -> None:
 
 def test_counting() -> None:
     assert [counted(n, "event") for n in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
+
+
+def test_chances_are_told_by_how_often_something_happens() -> None:
+    chances = (0.0, 2e-6, 3e-4, 0.012, 0.19, 0.5, 1.0)
+    told = ["less than once in 1,000,000", *(f"once in {n}" for n in ("500,000", "3,300", "83", "5.3", "2", "1"))]
+    assert [once_in(chance) for chance in chances] == told
+    drawn = "by what it draws: a stranger comes as near once in 10,000 times; refused from once in 3,300 on"
+    assert nearness("behaviour", 1 - 1e-4, 1 - 3e-4) == drawn
+    assert nearness("sketch", 1.0, 0.55) == "by its weights, at a cosine of 1.000; refused from 0.550 up"
 
 
 def test_identifiers_of_later_moments_come_later(monkeypatch: pytest.MonkeyPatch) -> None:

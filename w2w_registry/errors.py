@@ -161,7 +161,7 @@ class SecondPersonNeeded(RegistryError):
 
 
 class LikenessRefused(RegistryError):
-    """The guard at the door: too near a withdrawn or protected subject. Fields: path, subject, score, threshold."""
+    """The guard at the door: too near a withdrawn or protected subject. Fields: path, subject, near (how near)."""
 
     code, exit_code = "likeness-refused", 4
 

@@ -280,6 +280,23 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
+def once_in(chance: float) -> str:
+    """How often something of this chance happens, as people read it: ``once in 1,200``; to two digits."""
+    if chance < 1e-6:
+        return "less than once in 1,000,000"
+    times = 1 / min(chance, 1.0)
+    return f"once in {float(f'{times:.2g}'):,.3g}" if times < 1000 else f"once in {float(f'{times:.2g}'):,.0f}"
+
+
+def nearness(by: str, similarity: float, threshold: float) -> str:
+    """How near a model is to somebody who refused, and from where on that is refused: by what it draws both are one
+    less the chance that a stranger comes as near, by weights cosines."""
+    if by != "behaviour":
+        return f"by its weights, at a cosine of {similarity:.3f}; refused from {threshold:.3f} up"
+    here, line = once_in(1 - similarity), once_in(1 - threshold)
+    return f"by what it draws: a stranger comes as near {here} times; refused from {line} on"
+
+
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, UTF-8 kept, no NaN. What every digest is taken over."""
     return "".join(_encoded(value, 0))

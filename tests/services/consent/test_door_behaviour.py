@@ -128,7 +128,7 @@ def test_whose_version_it_is_is_seen_by_what_it_draws(home: Registry, world: Pat
         stranger = put(home, world / "strangers" / f"s{row}", name=f"p{row - 960:03d}")
         assert (foreseen.held, foreseen.warnings) == (stranger.held, stranger.warnings)
         if stranger.held:
-            assert f"held: it does not look like p{row - 960:03d}@1 (by behaviour, " in stranger.warnings[0]
+            assert f"held: it does not look like p{row - 960:03d}@1 (by behaviour: " in stranger.warnings[0]
             held += 1
     assert held >= 8
 

@@ -14,7 +14,7 @@ from w2w_registry.consent.records import Scope
 from w2w_registry.errors import UNLIKE, Conflict, HeldBack
 from w2w_registry.services.audit import queries
 from w2w_registry.services.consent import grants, resolve, withdraw
-from w2w_registry.services.identities import manage
+from w2w_registry.services.identities import describing, manage
 from w2w_registry.services.identities.ingest import AddRequest, Item, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
@@ -96,7 +96,7 @@ def test_a_name_stays_theirs_who_are_removed(home: Registry, loras: Path, retrai
         assert "'carol' is not whom this is made of" in str(caught.value)
     stranger = put(home, loras / "p0011", name="carol")
     assert stranger.held
-    assert stranger.warnings[0].startswith("held: it does not look like carol@1 (by weights, ")
+    assert stranger.warnings[0].startswith("held: it does not look like carol@1 (by weights: ")
     assert not put(home, retrained / "p0005", name="carol", subjects=["s-carol"]).held
 
 
@@ -133,6 +133,20 @@ def test_an_erased_name_is_nobodys(home: Registry, loras: Path) -> None:
     assert taller(home, "bob", "carol") == "carol@1"
 
 
+def test_a_withdrawn_name_is_given_to_nobody_by_renaming(home: Registry) -> None:
+    """Who asks for them by name would get somebody else."""
+    withdraw.withdraw(home, "s-carol")
+    manage.remove(home, "alice", perform=True)
+    for name in ("alice", "carol"):
+        with pytest.raises(Conflict):
+            describing.rename(home, name, "somebody")
+        with pytest.raises(Conflict):
+            taller(home, "bob", name)
+    describing.rename(home, "bob", "robert")
+    withdraw.withdraw(home, "s-carol", erase=True)
+    assert taller(home, "robert", "carol") == "carol@1"
+
+
 def test_what_it_only_resembles_is_not_what_it_is_made_of(home: Registry) -> None:
     """A step that comes out near somebody else has them upstream, and is an edit of alice all the same."""
     near = mix(home, ["alice", "bob"], [0.01, 0.99], name="nearly-bob")
@@ -153,7 +167,7 @@ def test_who_does_not_look_like_the_versions_before_is_held(home: Registry, lora
     item = put(home, loras / "p0011", name="alice")
     assert (item.status, item.version, item.held) == ("added", 2, True)
     assert (foreseen.held, foreseen.warnings) == (item.held, item.warnings)
-    assert item.warnings[0].startswith("held: it does not look like alice@1 (by weights, ")
+    assert item.warnings[0].startswith("held: it does not look like alice@1 (by weights: ")
     assert "`w2w-reg resolve alice --same-as alice@1 --reason TEXT`" in item.warnings[0]
     assert "`w2w-reg resolve alice --distinct --reason TEXT`" in item.warnings[0]
     with pytest.raises(HeldBack) as caught:

@@ -68,8 +68,9 @@ def test_whom_a_version_depicts_that_is_there_takes_two_or_evidence(
         assert isinstance(item.error, SecondPersonNeeded)
         assert manage.show(home, "p0041")["subjects"] == []
     assert put(other, loras / "p0041", subjects=["s-other"]).status == "failed"  # not the same
-    assert put(other, loras / "p0041", subjects=["s-mallory"]).status == "existing"
-    assert manage.show(home, "p0041")["subjects"] == ["s-mallory"]
+    agreed = put(other, loras / "p0041", subjects=["S-Mallory"])  # the same, as ids are compared
+    assert (agreed.status, agreed.updated) == ("existing", ("subject S-Mallory",))
+    assert manage.show(home, "p0041")["subjects"] == ["S-Mallory"]
     assert put(home, loras / "p0042", subjects=["s-42"], evidence="e" * 64).status == "existing"
     (told,) = [e for e in log.events_list(home, action="version.depict") if e["payload"]["evidence"]]
     assert told["payload"]["evidence"] == "e" * 64

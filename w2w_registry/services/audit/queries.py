@@ -331,7 +331,7 @@ QUESTIONS: Mapping[str, Question] = {
         withdrawals, "Withdrawals and takedowns in progress", ("what", "id", "state", "since", "about", "why")
     ),
     "held": Question(
-        held, "Held until somebody decides", ("version", "like", "by", "why", "score", "added_by", "since")
+        held, "Held until somebody decides", ("version", "like", "by", "why", "false_alarm", "added_by", "since")
     ),
     "versions": Question(
         versions, "Versions that match", ("version", "state", "made_by", "agent", "at", "consent"), frozenset({"where"})

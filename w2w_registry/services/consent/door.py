@@ -32,6 +32,7 @@ from w2w_registry.consent.references import (
     nearest,
 )
 from w2w_registry.errors import LikenessRefused
+from w2w_registry.records import nearness
 from w2w_registry.services.consent import namesakes
 from w2w_registry.services.consent.made_outside import MadeOutside
 from w2w_registry.services.consent.places import Places
@@ -287,11 +288,15 @@ class Door:
 def _refuse(path: str, met: Encounter | None, gone: str | None) -> None:
     """Raise for whom a model meets, or whose erased model it is (``gone``)."""
     if met is not None and met.refused:
-        raise LikenessRefused(
-            path=path, subject=met.subject, score=round(met.similarity, 3), threshold=round(met.threshold, 3)
-        )
+        raise refusal(path, met)
     if gone is not None:
-        raise LikenessRefused(path=path, subject=gone, score=1.0, threshold=1.0)
+        raise LikenessRefused(path=path, subject=gone, near="this very model")
+
+
+def refusal(path: str, met: Encounter) -> LikenessRefused:
+    """Why something is refused for whom it meets."""
+    near = nearness(met.by, met.similarity, met.threshold)
+    return LikenessRefused(path=path, subject=met.subject, near=near)
 
 
 def said_uncompared(door: Door, likeness: Likeness, why: str | None = None) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from w2w_registry.consent.reasons import Reason, ReasonCode
 from w2w_registry.consent.records import Use
 from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import ConsentDenied, HeldBack, NotCompared
-from w2w_registry.records import Kind, VersionState
+from w2w_registry.records import Kind, VersionState, nearness
 from w2w_registry.services.consent.rows import stopped
 from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.consent.upstream import directly, upstream_of, upstream_of_each, withdrawn_members
@@ -244,7 +244,7 @@ def _met(registry: Registry, session: Session, versions: Collection[int]) -> dic
             ReasonCode.LIKENESS,
             e.subject,
             None,
-            f"{what}{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}",
+            f"{what}{nearness(e.by, e.similarity, e.threshold)}",
             str(refs[i]),
         )
         for i, (e, what) in sorted(met.items())
@@ -264,7 +264,7 @@ def _around(registry: Registry, session: Session, spaces: Collection[int]) -> li
             ReasonCode.LIKENESS,
             e.subject,
             None,
-            f"{e.by} {e.similarity:.3f} ≥ {e.threshold:.3f}",
+            nearness(e.by, e.similarity, e.threshold),
             session.get_one(Space, i).ref,
         )
         for i, e in sorted(met.items())

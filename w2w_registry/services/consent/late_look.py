@@ -23,9 +23,10 @@ from w2w_registry.errors import UsageError
 from w2w_registry.records import VersionState
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.holding import as_held, in_doubt, known_again
 from w2w_registry.services.consent.made_in import look
 from w2w_registry.services.consent.namesakes import unlike_once_seen
-from w2w_registry.services.consent.second_look import NOT_ERASED, Near, SecondLook, as_held, in_doubt, known_again
+from w2w_registry.services.consent.second_look import NOT_ERASED, Near, SecondLook
 from w2w_registry.services.recording.gallery import open_answered, open_gallery
 from w2w_registry.services.recording.versions import Held, hold_values, told_of
 from w2w_registry.services.registry import Registry

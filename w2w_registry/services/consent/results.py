@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.consent.reasons import Reason, ReasonCode
-from w2w_registry.errors import ConsentDenied, LikenessRefused
+from w2w_registry.errors import ConsentDenied
 from w2w_registry.services.consent import made_in
-from w2w_registry.services.consent.door import Door
+from w2w_registry.services.consent.door import Door, refusal
 from w2w_registry.services.consent.second_person import wanted
 from w2w_registry.services.recording import centres as looked
 from w2w_registry.services.recording.likeness import of_theta
@@ -56,8 +56,7 @@ def hold_models(
         else:
             for met in door.meets_centres(likenesses):
                 if met is not None and met.refused:
-                    score, limit = round(met.similarity, 3), round(met.threshold, 3)
-                    raise LikenessRefused(path=path, subject=met.subject, score=score, threshold=limit)
+                    raise refusal(path, met)
         return all(door.compares(likeness) for likeness in likenesses)
 
 
@@ -85,8 +84,7 @@ def hold_point(
     with registry.catalog.read() as session:
         door = Door(registry, session)
         for met in made_in.refused(registry, session, door, [origin.space_id]).values():
-            score, limit = round(met.similarity, 3), round(met.threshold, 3)
-            raise LikenessRefused(path=what, subject=met.subject, score=score, threshold=limit)
+            raise refusal(what, met)
         if not seen and wanted(registry, session):
             reason = Reason(
                 ReasonCode.UNCOMPARED, None, detail="its base model is not on this machine", through=origin.ref

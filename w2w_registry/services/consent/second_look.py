@@ -27,14 +27,13 @@ from w2w_registry.catalog.identities import named
 from w2w_registry.catalog.lookup import versions_by_id
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.space_rows import all_spaces
-from w2w_registry.commands import command
 from w2w_registry.consent.references import Encounter
 from w2w_registry.consent.rules import Rules
-from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, Why, second_look, seen_as
+from w2w_registry.consent.second_look import By, Claim, Contradiction, Depicted, Likely, second_look, seen_as
 from w2w_registry.errors import RegistryError, UsageError
 from w2w_registry.lora import same_model
 from w2w_registry.records import Kind, OperationKind, Rank, Told, VersionState
-from w2w_registry.services.consent.behaviour import MADE
+from w2w_registry.services.consent.holding import as_held, as_near, in_doubt, known_again, why_held
 from w2w_registry.services.recording import policies
 from w2w_registry.services.recording.equivalents import near_any, restored, stored_likenesses
 from w2w_registry.services.recording.gallery import Gallery, open_gallery
@@ -50,7 +49,6 @@ from w2w_registry.space.sketch import distance
 from w2w_registry.space.verdict import LEAST_GALLERY, LIKELY, SAME
 
 _OUT: Final = (VersionState.BLOCKED, VersionState.REMOVED)
-REFUSED: Final = "somebody who refused"
 NOT_ERASED: Final = tuple(state for state in VersionState if state is not VersionState.ERASED)
 _COMPARED: Final = 128  # models whose ΔW memory holds at once
 Points = Mapping[int, NDArray[np.float32]]
@@ -188,8 +186,8 @@ class SecondLook:
         known = named(self._session, [one.version_id for one in near])
         return tuple(
             Told(
-                f"looks like {known[one.version_id].name}@{known[one.version_id].number} (by {one.by}, "
-                f"{one.score:.3f}): the same identity under another name?",
+                f"looks like {known[one.version_id].name}@{known[one.version_id].number} (by {one.by}"
+                f"{as_near(one.by, one.false_alarm)}): the same identity under another name?",
                 Rank.LIKENESS,
             )
             for one in near
@@ -348,53 +346,3 @@ def _extend(found: list[Near], more: Sequence[Near]) -> None:
     """Add who is not among them yet."""
     known = {one.version_id for one in found}
     found += [one for one in more if one.version_id not in known]
-
-
-def in_doubt(met: Encounter) -> Held:
-    """What is recorded of one that may draw somebody who refused."""
-    made = met.by == MADE
-    alarm = None if made else 1 - met.similarity
-    return Held(None, REFUSED, str(By.BEHAVIOUR), str(Why.MADE if made else Why.REFUSED), met.similarity, alarm)
-
-
-def known_again(met: Encounter) -> Held:
-    """What is recorded of one that looks like a subject who agrees again, and does not name them."""
-    drawn = met.by == By.BEHAVIOUR
-    alarm = 1 - met.similarity if drawn else None
-    return Held(None, met.subject, str(By.BEHAVIOUR if drawn else By.WEIGHTS), str(Why.AGREED), met.similarity, alarm)
-
-
-def _once_in(held: Held) -> str:
-    return f"{1 / max(held.false_alarm or 0, 1e-9):,.0f}"
-
-
-def why_held(name: str, held: Held) -> str:
-    """That a newcomer is held, whom it resembles, and what to do."""
-    distinct = command("resolve", name, distinct=True, reason="TEXT")
-    if held.like_id is None:
-        rare = "" if held.false_alarm is None else f" (a stranger comes so near once in {_once_in(held)} times)"
-        agreed = held.why == Why.AGREED
-        who = f"{held.like}, who had refused and agrees again, and does not say so" if agreed else held.like
-        made = "no training leaves such weights (noise or a mixture does), and " if held.why == Why.MADE else ""
-        return (
-            f"held: {made}it may draw {who}{rare}, so it is found and shown, and nothing else, until another person "
-            f"decides: `{command('remove', name)}` when it does{', then add it as theirs' if agreed else ''}, "
-            f"`{distinct}` when it does not"
-        )
-    like = held.like.partition("@")[0]
-    unlike = held.why == Why.NAME
-    seen = f"does not look like {held.like} (by" if unlike else f"resembles {held.like} ({held.why}; by"
-    same = held.like if unlike else like
-    return (
-        f"held: it {seen} {held.by}, {held.score:.3f}), so it is found and shown, and nothing else, until another "
-        f"person decides: `{command('resolve', name, same_as=same, reason='TEXT')}` or `{distinct}`"
-        f"{'; of somebody else, it belongs under another name' if unlike else ''}"
-    )
-
-
-def as_held(found: Contradiction | None) -> Held | None:
-    """What is recorded of it."""
-    if found is None:
-        return None
-    like = found.like
-    return Held(like.version_id, like.ref, str(like.by), str(found.why), like.score, like.false_alarm)

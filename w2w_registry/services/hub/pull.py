@@ -33,8 +33,8 @@ from w2w_registry.lora import WRITTEN, LoraFile, lora_files, read_lora
 from w2w_registry.records import Kind, OperationKind, canonical_json, check_name, digest_of, now
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door, said_uncompared
+from w2w_registry.services.consent.holding import why_held
 from w2w_registry.services.consent.restore import Restored, owns, restore
-from w2w_registry.services.consent.second_look import why_held
 from w2w_registry.services.hub import attesting
 from w2w_registry.services.hub.pull_adapters import take_adapter
 from w2w_registry.services.hub.pull_checks import check_document, check_weights, kind_of

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from w2w_registry.catalog.identities import find_identity
+from w2w_registry.catalog.identities import find_identity, versions_of
 from w2w_registry.catalog.listing import list_versions
 from w2w_registry.catalog.lookup import label_rows, labels_of, tags_of
 from w2w_registry.catalog.models import Identity, Version
 from w2w_registry.catalog.resolve import identity_named, near_names, version_for
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.errors import Conflict, NotFound
-from w2w_registry.records import Result, check_name
+from w2w_registry.records import Result, VersionState, check_name
 from w2w_registry.services.identities.answers import Tagged
 from w2w_registry.services.identities.manage import set_tags, unset_tags
 from w2w_registry.services.recording.labels import Label, Labels, match_names, read_labels_csv, set_labels
@@ -20,6 +21,7 @@ from w2w_registry.services.registry import Registry
 
 NOTE = "note"
 """The tag a note is kept in."""
+_IN_SERVICE: Final = {VersionState.ACTIVE, VersionState.HELD}
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +112,8 @@ def rename(registry: Registry, old: str, new: str) -> dict[str, Label]:
     """Give an identity another name; its versions, aliases and history stay.
 
     Raises:
-        NotFound: no such identity. BadName. Conflict: the name is taken.
+        NotFound: no such identity. BadName. Conflict: the name is taken; or its versions are blocked or out of service,
+            and the name stays theirs: who asks for it would get somebody else.
     """
     with registry.catalog.write(registry.actor) as uow:
         old, new = check_name(old), check_name(new)
@@ -118,6 +121,10 @@ def rename(registry: Registry, old: str, new: str) -> dict[str, Label]:
         taken = find_identity(uow.session, new)
         if taken is not None and taken.id != identity.id:
             raise Conflict(what="identity", name=new, reason="exists; choose another name")
+        states = {version.state for version in versions_of(uow.session, identity.id, tuple(VersionState))}
+        if VersionState.BLOCKED in states or not states & _IN_SERVICE:
+            reason = "is withdrawn or removed, and its name stays its own until it is erased"
+            raise Conflict(what="identity", name=old, reason=reason)
         if identity.name != new:
             identity.name = new
             uow.event("identity.rename", {"identity": identity.id})

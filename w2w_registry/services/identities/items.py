@@ -109,8 +109,9 @@ class AddRequest:
 @dataclass(frozen=True)
 class Item:
     """What became of one file. ``status``: added, existing or failed; ``same_model`` says how an existing one is
-    known when its bytes differ; ``updated`` names labels of it that were changed. ``warnings``: the gravest first.
-    ``held``: it was added, and nothing is done with it until somebody has decided whom it depicts."""
+    known when its bytes differ; ``updated`` names what was changed of it: labels, and subjects as ``subject ID``.
+    ``warnings``: the gravest first. ``held``: it was added, and nothing is done with it until somebody has decided
+    whom it depicts."""
 
     path: str
     status: str

@@ -11,7 +11,7 @@ from w2w_registry.catalog.models import Coordinates, Space, Version, VersionSubj
 from w2w_registry.catalog.session import UnitOfWork
 from w2w_registry.catalog.vectors import pack
 from w2w_registry.commands import command
-from w2w_registry.records import digest_of
+from w2w_registry.records import digest_of, folded
 from w2w_registry.services.consent.second_person import DECIDED, EVIDENCE, said_by_two
 from w2w_registry.services.identities.incoming import Incoming, file_of
 from w2w_registry.services.identities.items import AddRequest
@@ -31,7 +31,7 @@ def seen_again(
     labels: Mapping[str, float | str],
 ) -> list[str]:
     """Note a file not seen before, subjects not named before, and coordinates in a space the version was not placed in
-    yet; set the labels given. Returns the names of those that changed.
+    yet; set the labels given. Returns what changed: the subjects, and the names of labels.
 
     Args:
         known: the version, and how it is known when the bytes differ.
@@ -40,7 +40,7 @@ def seen_again(
         SecondPersonNeeded: one person alone says whom the version depicts.
     """
     version, how = known
-    depict(registry, uow, request, one.path, version)
+    named = depict(registry, uow, request, one.path, version)
     if how is not None and not came_in(uow.session, version.id, one.lora.sha256):
         uow.add(source_file(version, one.digests.exact, file_of(one), uow.now()))
         uow.event("file.add", {"version": version.id}, file=one.lora.sha256)
@@ -52,21 +52,21 @@ def seen_again(
         data, digest = pack(one.coordinates)
         uow.add(Coordinates(space_id=space.id, version_id=version.id, k=len(one.coordinates), digest=digest, data=data))
         uow.event("coordinates.add", {"version": version.id, "space": space.id}, coordinates=digest)
-    return changed
+    return [*named, *changed]
 
 
-def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, version: Version) -> None:
-    """Name the request's subjects of a version that is there already.
+def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, version: Version) -> list[str]:
+    """Name the request's subjects of a version that is there already. Returns who was not named before.
 
     Raises:
         SecondPersonNeeded: one person alone says whom the version depicts.
     """
     if not request.subjects:
-        return
+        return []
     named = subjects_of(uow.session, [version.id]).get(version.id, ())
     missing = [subject for subject in request.subjects if subject not in named]
     if not missing:
-        return
+        return []
     decided = EVIDENCE
     if request.evidence is None:
         decided = _named_by_two(registry, uow.session, path, version, missing)
@@ -75,6 +75,7 @@ def depict(registry: Registry, uow: UnitOfWork, request: AddRequest, path: str, 
         uow.add(VersionSubject(version_id=version.id, subject_id=subject))
     told = {"evidence": request.evidence, DECIDED: decided}
     uow.event("version.depict", {"version": version.id, "subject": missing}, **told)
+    return [f"subject {subject}" for subject in missing]
 
 
 def _named_by_two(registry: Registry, session: Session, path: str, version: Version, subjects: Sequence[str]) -> str:
@@ -83,7 +84,7 @@ def _named_by_two(registry: Registry, session: Session, path: str, version: Vers
     return said_by_two(
         registry,
         session,
-        digest_of(["depict", version.id, sorted(subjects)]),
+        digest_of(["depict", version.id, sorted(map(folded, subjects))]),
         f"say that {ref} depicts {who}",
         command("add", path, subject=subjects),
         hint="or name what proves it with [[evidence]]",

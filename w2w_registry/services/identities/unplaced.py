@@ -117,9 +117,9 @@ class _Recorder:
 
     def _existing(self, one: _Newcomer, version: Version, how: str | None) -> Item:
         uow = self._uow
-        depict(self._registry, uow, self._request, str(one.candidate.path), version)
+        changed = depict(self._registry, uow, self._request, str(one.candidate.path), version)
         _note_file(uow, version, one.digests[0], one.file)
-        changed = set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
+        changed += set_labels(uow, version, {**self._labels.get(one.candidate.name, {}), **self._request.labels})
         owner = uow.session.get_one(Identity, version.identity_id)
         told = self._request.not_changed(owner.kind, version.base_model)
         if how is None and version.model_digest not in one.digests:  # the same bytes may have other settings

@@ -261,7 +261,7 @@ def _found(
     return Found(
         query.text,
         None,
-        "likelihood ratio" if gallery.model.in_nats else "cosine",
+        "log likelihood ratio" if gallery.model.in_nats else "cosine",
         None,
         tuple(hits),
         None,

@@ -12,7 +12,7 @@ from w2w_registry.commands import command
 from w2w_registry.consent.records import Use
 from w2w_registry.consent.rules import Rules
 from w2w_registry.errors import BadLora, RegistryError, UsageError
-from w2w_registry.records import counted
+from w2w_registry.records import counted, nearness
 from w2w_registry.services.consent import gate
 from w2w_registry.services.consent.door import Door
 from w2w_registry.services.consent.results import hold_models
@@ -79,7 +79,9 @@ def _not_refused(registry: Registry, fit_set: FitSet, base_model: str) -> FitSet
             for row, theta, answer in zip(range(part.start, part.stop), block, drawn, strict=True):
                 met = door.meets(replace(of_theta(theta, fit_set.layout), prints=answer.prints), {})
                 if met is not None and met.refused:
-                    reason = f"it is too near {met.subject}, who refused ({met.similarity:.3f} ≥ {met.threshold:.3f})"
+                    reason = (
+                        f"it is too near {met.subject}, who refused ({nearness(met.by, met.similarity, met.threshold)})"
+                    )
                     refused.append(BadLora(path=fit_set.members[row].name, reason=reason))
                     kept[row] = False
     return fit_set.only(kept, *refused)

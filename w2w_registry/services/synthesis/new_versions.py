@@ -22,7 +22,7 @@ from w2w_registry.lora import Factors, lora_files, model_digest
 from w2w_registry.records import IdentityRef, Kind, OperationKind, Result, check_name
 from w2w_registry.services.consent import gate, namesakes
 from w2w_registry.services.consent.door import Door
-from w2w_registry.services.consent.second_look import why_held
+from w2w_registry.services.consent.holding import why_held
 from w2w_registry.services.recording import centres
 from w2w_registry.services.recording.garbage import seldom_collected
 from w2w_registry.services.recording.likeness import Likeness, factors_of, sketches_of
