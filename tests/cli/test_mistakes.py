@@ -425,6 +425,19 @@ def test_a_base_model_that_is_nowhere_is_said_once(filled: Run) -> None:
     )
 
 
+@pytest.mark.parametrize("command", ["list", "init", "doctor", "stats", "db current", "db check", "db upgrade"])
+def test_a_catalog_that_is_gone_is_never_made_anew(filled: Run, tmp_path: Path, command: str) -> None:
+    """Its files are there: a new catalog would know none of them, and hide the loss."""
+    catalog = tmp_path / "home" / "catalog.db"
+    for one in tmp_path.glob("home/catalog.db*"):
+        one.write_bytes(b"")
+    code, out, err = filled(*command.split())
+    assert code
+    assert "restore the catalog from a backup" in out + err
+    assert "w2w-reg init" not in out + err
+    assert catalog.read_bytes() == b""
+
+
 def test_nothing_leaves_a_collection_that_is_not_there(filled: Run) -> None:
     filled("collection", "add", "summer", "p0001")
     assert "did you mean summer" in refused(filled, "collection", "remove", "sumer", "p0001", code=3)

@@ -19,7 +19,7 @@ from w2w_registry.catalog.policies import in_force, make_policy, policy_digest
 from w2w_registry.catalog.refusals import run_out
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.consent.rules import Rules
-from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, storing
+from w2w_registry.errors import CatalogLost, NotInitialised, RegistryError, SchemaOutOfDate, storing
 from w2w_registry.records import Result, now
 from w2w_registry.settings import POLICY_FILE, Settings, policy_of, read_settings_file
 
@@ -201,8 +201,14 @@ def check_not_lost(settings: Settings) -> None:
 
 
 def upgrade_schema(settings: Settings) -> UpgradeReport:
-    """Bring an existing catalog to this release's schema."""
-    before = schema.current(settings.database_url)
+    """Bring an existing catalog to this release's schema.
+
+    Raises:
+        CatalogLost, SchemaOutOfDate: there is none to bring.
+    """
+    before = current_schema(settings).schema
+    if before is None:
+        raise SchemaOutOfDate(current=None, head=schema.head())
     if before != schema.head():
         begin_watch(settings.database_url)  # releases before it kept none
     schema.upgrade(settings.database_url)
@@ -239,7 +245,12 @@ def _adopt_first_policy(settings: Settings) -> None:
 
 
 def current_schema(settings: Settings) -> SchemaState:
-    """The schema's revision, and the one this release needs."""
+    """The schema's revision, and the one this release needs.
+
+    Raises:
+        CatalogLost.
+    """
+    check_not_lost(settings)
     name = Catalog(settings.database_url, event_hash=event_hash).name
     return SchemaState(name, _current(settings), schema.head())
 
