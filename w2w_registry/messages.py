@@ -204,8 +204,8 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         f"{_short(f['path'])}: does not fit space {f['space']}: {'; '.join(map(str, f['differences']))}{f.hint}"
     ),
     e.ForeignStart: lambda f: (
-        f"{_short(f['path'])}: was trained from another initialisation than the LoRAs of space {f['space']} "
-        f"(agreement {_number(f['agreement'])}), so it has no meaningful coordinates there"
+        f"{_short(f['path'])}: was not trained from the same initialisation as the LoRAs of space "
+        f"{f['space']} (agreement {_number(f['agreement'])}), so it has no meaningful coordinates there"
     ),
     e.IntegrityError: _integrity,
     e.LogForked: lambda f: (

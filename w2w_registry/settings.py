@@ -107,8 +107,8 @@ class Settings:
         return self.home / "index"
 
     @property
-    def guesses_dir(self) -> Path:
-        """What ``initializer fit`` learned, one file per space and base model."""
+    def initializers_dir(self) -> Path:
+        """What ``initializer fit`` learned, one file per space and base model; the folder keeps its first name."""
         return self.home / "guesses"
 
     @property

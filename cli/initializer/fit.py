@@ -34,7 +34,7 @@ def fit(frame: Frame, **given: Any) -> None:
     given = options.gathered(given)
     space, engine = given.pop("space"), given.pop("engine")
     with progress("looking") as tick:
-        value = service.fit_guess(frame.registry(), space, engine, progress=tick, **given)
+        value = service.fit_initializer(frame.registry(), space, engine, progress=tick, **given)
 
     def human() -> None:
         say(

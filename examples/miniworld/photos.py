@@ -24,8 +24,8 @@ from examples.miniworld import identities as people
 from examples.miniworld.evaluation.assets import UNSEEN, Array, Assets, one_thread
 from examples.miniworld.unpack import DATA
 from examples.miniworld.world import sample_attributes
-from w2w_registry.diffusion.initializer import GuessModel, fit_guess
-from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert
+from w2w_registry.diffusion.initializer import Initializer, fit_initializer
+from w2w_registry.diffusion.invert import InitialPoint, InvertConfig, SpaceBasis, invert
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import open_registry
 from w2w_registry.services.search.query import false_alarm
@@ -75,22 +75,22 @@ class World:
 
         return self.assets.keep(name, [self.space.digest, count], compute)
 
-    def initializer(self) -> GuessModel:
+    def initializer(self) -> Initializer:
         """Fitted on the training photos of the first half, as ``initializer fit --photos`` does."""
         path = self.assets.cache / f"initializer-{TAUGHT}-{self.space.digest[:16]}.npz"
         if not path.exists():
             rows = self.features("taught", lambda i: self.photos(False, i, 0), TAUGHT)
             who = np.repeat(np.arange(TAUGHT), people.PHOTOS)
-            fitted = fit_guess(rows, (self.gallery / self.space.component_std)[who], who)
+            fitted = fit_initializer(rows, (self.gallery / self.space.component_std)[who], who)
             np.savez(path, **fitted.to_tensors())  # type: ignore[arg-type]
         with np.load(path) as stored:
-            return GuessModel.from_tensors(dict(stored))
+            return Initializer.from_tensors(dict(stored))
 
-    def guessed(self, guess: GuessModel, stranger: bool, count: int) -> Guess:
+    def guessed(self, guess: Initializer, stranger: bool, count: int) -> InitialPoint:
         name = "features-strangers" if stranger else "features-registered"
         return guess(self.features(name, lambda i: self.photos(stranger, i, UNSEEN)[:1], count))
 
-    def inverted(self, guess: GuessModel | None, stranger: bool, indices: Sequence[int]) -> Array:
+    def inverted(self, guess: Initializer | None, stranger: bool, indices: Sequence[int]) -> Array:
         """Coordinates (n, k) that the default inversion finds."""
 
         def compute() -> Array:
@@ -104,7 +104,7 @@ class World:
                 latents = self.assets.model.encode_images(pixels)
                 first = None if guess is None else guess(self.assets.features(pixels))
                 config = InvertConfig(bf16=self.assets.bf16)
-                answers = invert(self.assets.model, basis, latents, self.assets.words, config, guess=first)
+                answers = invert(self.assets.model, basis, latents, self.assets.words, config, initial=first)
                 found += [a.coordinates for a in answers]
             return np.stack(found)
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.diffusion import tiny
 from w2w_registry.diffusion.families import Conditioning
-from w2w_registry.diffusion.initializer import GuessModel, features, fit_guess
-from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, invert, latent_masks, noise_for
+from w2w_registry.diffusion.initializer import Initializer, features, fit_initializer
+from w2w_registry.diffusion.invert import InitialPoint, InvertConfig, SpaceBasis, invert, latent_masks, noise_for
 from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
@@ -79,12 +79,12 @@ def test_a_strong_prior_keeps_the_start(portrait: tuple[DiffusionModel, SpaceBas
     model, basis, words = portrait
     truth = torch.ones(1, basis.k)
     photos = drawn(model, basis, words, truth)
-    guess = Guess(torch.full((1, basis.k), 0.3), torch.full((basis.k,), 0.5))
+    guess = InitialPoint(torch.full((1, basis.k), 0.3), torch.full((basis.k,), 0.5))
     weak = invert(
-        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e-6, emphasis=1.0), guess=guess
+        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e-6, emphasis=1.0), initial=guess
     )[0]
     strong = invert(
-        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e4, emphasis=1.0), guess=guess
+        model, basis, photos, words, InvertConfig(steps=80, samples=2, lr=0.1, prior=1e4, emphasis=1.0), initial=guess
     )[0]
     start = (guess.white * basis.component_std)[0].numpy()
     gap = [float(np.linalg.norm(r.coordinates - start)) for r in (weak, strong)]
@@ -206,13 +206,13 @@ def test_gradient_is_that_of_the_plain_per_module_formula(tiny_model: Models) ->
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
 
 
-def test_no_steps_give_the_guess_itself(tiny_model: Models) -> None:
+def test_no_steps_give_the_initial_point_itself(tiny_model: Models) -> None:
     model = tiny_model("sd1")
     basis = basis_for(tiny.layout(model.unet))
     words = model.encode_text("photo of sks person")
     latents = model.encode_images(np.stack([tiny.photo(1)]))
-    guess = Guess(torch.full((1, basis.k), 0.5), torch.ones(basis.k))
-    (found,) = invert(model, basis, latents, words, InvertConfig(steps=0, held_out=4, emphasis=1.0), guess=guess)
+    guess = InitialPoint(torch.full((1, basis.k), 0.5), torch.ones(basis.k))
+    (found,) = invert(model, basis, latents, words, InvertConfig(steps=0, held_out=4, emphasis=1.0), initial=guess)
     np.testing.assert_allclose(found.coordinates, 0.5 * basis.component_std.numpy())
     assert found.steps == 0
 
@@ -259,21 +259,21 @@ def test_a_basis_keeps_the_leading_components(tiny_model: Models) -> None:
         SpaceBasis.of(layout, *arrays, device=torch.device("cpu"), count=6)
 
 
-# -- the guess ---------------------------------------------------------------------------------------
-def test_guess_learns_what_features_tell_and_admits_what_they_do_not() -> None:
+# -- the initializer ---------------------------------------------------------------------------------
+def test_initializer_learns_what_features_tell_and_admits_what_they_do_not() -> None:
     rng = np.random.default_rng(0)
     people, photos = 150, 4
     white = rng.normal(size=(people, 3))
     identities = np.repeat(np.arange(people), photos)
     sight = rng.normal(size=(2, 30))
     rows = (white[identities, :2] @ sight + 0.3 * rng.normal(size=(len(identities), 30))).astype(np.float32)
-    model = fit_guess(rows, white[identities].astype(np.float32), identities)
+    model = fit_initializer(rows, white[identities].astype(np.float32), identities)
     assert model.variance[:2].max() < 0.2
     assert model.variance[2] > 0.8
     fresh = rng.normal(size=(50, 2))
     guess = model((fresh @ sight).astype(np.float32))
     assert np.corrcoef(guess.white[:, 0], fresh[:, 0])[0, 1] > 0.95
-    back = GuessModel.from_tensors(model.to_tensors())
+    back = Initializer.from_tensors(model.to_tensors())
     torch.testing.assert_close(back((fresh @ sight).astype(np.float32)).white, guess.white)
     torch.testing.assert_close(model.fitted_to(2)((fresh @ sight).astype(np.float32)).white, guess.white[:, :2])
     wider = model.fitted_to(5)((fresh @ sight).astype(np.float32))
@@ -282,30 +282,30 @@ def test_guess_learns_what_features_tell_and_admits_what_they_do_not() -> None:
     assert wider.variance[3:].tolist() == [1.0, 1.0]
 
 
-def test_guess_copes_with_more_features_than_photos() -> None:
+def test_initializer_copes_with_more_features_than_photos() -> None:
     rng = np.random.default_rng(1)
     white = rng.normal(size=(60, 2)).astype(np.float32)
     rows = (white @ rng.normal(size=(2, 300)) + 0.1 * rng.normal(size=(60, 300))).astype(np.float32)
-    model = fit_guess(rows, white, np.arange(60))
+    model = fit_initializer(rows, white, np.arange(60))
     assert model.variance.max() < 0.3
     assert np.abs(model(rows).white.numpy() - white).mean() < 0.3
 
 
-def test_guess_sees_what_is_not_in_proportion_to_any_feature() -> None:
+def test_initializer_sees_what_is_not_in_proportion_to_any_feature() -> None:
     rng = np.random.default_rng(2)
     rows = rng.normal(size=(900, 3)).astype(np.float32)
     white = np.sqrt(2.0) * np.cos(2.0 * rows[:, :1]).astype(np.float32)
-    model = fit_guess(rows, white, np.arange(900))
+    model = fit_initializer(rows, white, np.arange(900))
     fresh = rng.normal(size=(200, 3)).astype(np.float32)
     found = model(fresh).white.numpy()[:, 0]
     assert np.corrcoef(found, np.cos(2.0 * fresh[:, 0]))[0, 1] > 0.9
     assert model.variance[0] < 0.3
 
 
-def test_guess_holds_nobody_s_features() -> None:
+def test_initializer_holds_nobody_s_features() -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(80, 40)).astype(np.float32)
-    model = fit_guess(rows, rows[:, :2].copy(), np.arange(80))
+    model = fit_initializer(rows, rows[:, :2].copy(), np.arange(80))
     assert model.landmarks is not None
     seen = (rows - model.mean) / model.std
     apart = np.linalg.norm(model.landmarks[:, None] - seen[None], axis=2)
@@ -314,7 +314,7 @@ def test_guess_holds_nobody_s_features() -> None:
     assert apart.min() > 0.9 * among.min()
 
 
-def test_a_linear_guess_of_an_earlier_version_is_still_read() -> None:
+def test_a_linear_initializer_of_an_earlier_version_is_still_read() -> None:
     tensors = {
         "mean": np.array([1.0, 2.0], np.float32),
         "std": np.array([2.0, 1.0], np.float32),
@@ -322,15 +322,15 @@ def test_a_linear_guess_of_an_earlier_version_is_still_read() -> None:
         "bias": np.array([0.5], np.float32),
         "variance": np.array([0.25], np.float32),
     }
-    model = GuessModel.from_tensors(tensors)
+    model = Initializer.from_tensors(tensors)
     guess = model(np.array([[3.0, 4.0]], np.float32))
     assert guess.white.tolist() == [[7.5]]
     assert set(model.to_tensors()) == set(tensors)
 
 
-def test_guess_needs_people() -> None:
+def test_initializer_needs_people() -> None:
     with pytest.raises(UsageError):
-        fit_guess(np.zeros((40, 3), np.float32), np.zeros((40, 2), np.float32), np.repeat(np.arange(4), 10))
+        fit_initializer(np.zeros((40, 3), np.float32), np.zeros((40, 2), np.float32), np.repeat(np.arange(4), 10))
 
 
 @pytest.mark.parametrize("kind", tiny.KINDS)
@@ -343,4 +343,6 @@ def test_features_are_a_row_per_photo_whatever_the_batch(tiny_model: Models, kin
     assert np.isfinite(rows).all()
     np.testing.assert_allclose(features(model, latents, words, batch=1), rows, rtol=1e-3, atol=1e-4)
     with pytest.raises(UsageError):
-        GuessModel(*(np.zeros(4, np.float32),) * 2, np.zeros((4, 2), np.float32), *(np.zeros(2, np.float32),) * 2)(rows)
+        Initializer(*(np.zeros(4, np.float32),) * 2, np.zeros((4, 2), np.float32), *(np.zeros(2, np.float32),) * 2)(
+            rows
+        )

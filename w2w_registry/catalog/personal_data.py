@@ -1,8 +1,8 @@
 """What the registry keeps that can say who somebody was, and what becomes of it when they are erased.
 
 ``COLUMNS`` declares every text and blob column of the schema (a test walks them): erasure runs from it, so that what is
-not declared cannot be forgotten. What lies outside the catalog (artifacts, search indices, guesses, training state,
-temporary folders) ``services.consent.withdraw`` clears.
+not declared cannot be forgotten. What lies outside the catalog (artifacts, search indices, initializers, training
+state, temporary folders) ``services.consent.withdraw`` clears.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def checked(answer: Answer, text: bytes) -> str:
     if len(answer.authenticator) < _HEADER:
         raise ValueError("not a passkey's answer: its authenticatorData is too short")
     if answer.authenticator[:32] not in {hashlib.sha256(name.encode()).digest() for name in _names(origin)}:
-        raise ValueError("the passkey belongs to another site than the one that asked")
+        raise ValueError("the passkey does not belong to the site that asked")
     flags = answer.authenticator[32]
     if not flags & _PRESENT or not flags & _VERIFIED:
         raise ValueError("the passkey did not check who was there")

@@ -1,9 +1,9 @@
-"""A first guess of a photo's coordinates: kernel ridge regression from what the base model already sees in it.
+"""A first estimate of a photo's coordinates: kernel ridge regression from what the base model already sees in it.
 
 Features need nothing but the pipeline at hand: the photo's latents, pooled, and the activations in the middle of the
 UNet while it looks at the photo with a little noise on it.  Fitted once per space, from photos of identities whose
 coordinates are known (their training photos, or pictures drawn from them).  One forward pass then replaces most steps
-of an inversion, and the regression's own error, component by component, says how far to trust the guess.
+of an inversion, and the regression's own error, component by component, says how far to trust it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
 from w2w_registry.diffusion.families import Conditioning
-from w2w_registry.diffusion.invert import Guess
+from w2w_registry.diffusion.invert import InitialPoint
 from w2w_registry.diffusion.pipeline import DiffusionModel, memory_guard
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
@@ -45,7 +45,7 @@ def features(model: DiffusionModel, latents: Tensor, conditioning: Conditioning,
     seen: list[Tensor] = []
     middle: nn.Module | None = getattr(model.family.network, "mid_block", None)
     if middle is None:
-        raise UsageError(reason="a first guess looks through the middle of a UNet, and this base model has none")
+        raise UsageError(reason="an initializer looks through the middle of a UNet, and this base model has none")
     handle = middle.register_forward_hook(lambda _m, _i, out: seen.append(out.float()))
     rows = []
     try:
@@ -70,12 +70,12 @@ def features(model: DiffusionModel, latents: Tensor, conditioning: Conditioning,
 
 
 @dataclass(frozen=True, eq=False)
-class GuessModel:
+class Initializer:
     """Features (f,) → whitened coordinates (k,); the error's ``variance`` (k,).
 
     Standardised features, (x − mean) / std, are compared with ``landmarks`` (m, f), points among them; ``weights``
-    (m, k) and ``bias`` (k,) make coordinates of the resemblances.  A guess without landmarks is linear: its weights are
-    (f, k) and apply to the features themselves.  Guesses used to be so, and those kept in a registry are still read.
+    (m, k) and ``bias`` (k,) make coordinates of the resemblances.  An initializer without landmarks is linear: its
+    weights are (f, k) and apply to the features themselves.  They used to be so, and those kept are still read.
     """
 
     mean: Array
@@ -86,24 +86,24 @@ class GuessModel:
     landmarks: Array | None = None
     width: Array | None = None
 
-    def __call__(self, rows: Array) -> Guess:
-        """The guess for features (N, f)."""
+    def __call__(self, rows: Array) -> InitialPoint:
+        """The initial points for features (N, f)."""
         if rows.ndim != 2 or rows.shape[1] != len(self.mean):
-            raise UsageError(reason="the guess was fitted with another base model", hint="fit it again")
+            raise UsageError(reason="the initializer was fitted with another base model", hint="fit it again")
         seen = ((rows - self.mean) / self.std).astype(np.float32)
         if self.landmarks is not None and self.width is not None:
             seen = resemblance(seen, self.landmarks, float(self.width[0]))
-        return Guess(torch.from_numpy(seen @ self.weights + self.bias), torch.from_numpy(self.variance))
+        return InitialPoint(torch.from_numpy(seen @ self.weights + self.bias), torch.from_numpy(self.variance))
 
     def to_tensors(self) -> dict[str, Array]:
         return {n: value for n, value in vars(self).items() if value is not None}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Array]) -> GuessModel:
+    def from_tensors(cls, tensors: dict[str, Array]) -> Initializer:
         return cls(**{f.name: np.asarray(tensors[f.name], np.float32) for f in fields(cls) if f.name in tensors})
 
-    def fitted_to(self, components: int) -> GuessModel:
-        """The same guess for so many components: later ones dropped, or left at the centre with full variance."""
+    def fitted_to(self, components: int) -> Initializer:
+        """The same initializer for so many components: later ones dropped, or left at the centre with full variance."""
         known = self.weights.shape[1]
         if components <= known:
             weights = np.ascontiguousarray(self.weights[:, :components])
@@ -130,18 +130,20 @@ def resemblance(rows: Array, landmarks: Array, width: float) -> Array:
 def _landmarks(x: Array, rng: np.random.Generator) -> Array:
     """Points (m, f) distributed as standardised features (n, f) are.
 
-    Drawn, not picked: a guess that is kept or handed on holds what photos have in common, and nobody's photo.
+    Drawn, not picked: an initializer that is kept or handed on holds what photos have in common, and nobody's photo.
     """
     values, axes = np.linalg.eigh(x.T @ x / len(x))
     drawn = rng.standard_normal((min(LANDMARKS, 4 * len(x)), x.shape[1])) * np.sqrt(np.maximum(values, 0.0))
     return np.asarray(drawn @ axes.T, np.float32)
 
 
-def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds: int = 5, seed: int = 0) -> GuessModel:
+def fit_initializer(
+    rows: Array, white: Array, identities: NDArray[np.intp], *, folds: int = 5, seed: int = 0
+) -> Initializer:
     """Fit on photos of known identities.
 
     Kernel ridge regression in the coordinates in which the landmarks' own kernel is the identity (the Nyström method,
-    Williams & Seeger 2001), so that the size of the guess does not grow with the photos.
+    Williams & Seeger 2001), so that the size of the initializer does not grow with the photos.
 
     Args:
         rows: (n, f) features. white: (n, k) whitened coordinates of who each photo shows. identities: (n,) a number
@@ -153,7 +155,7 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
     people = np.unique(identities)
     if len(people) < MIN_IDENTITIES:
         raise UsageError(
-            reason=f"a guess needs photos of at least {MIN_IDENTITIES} identities, there are {len(people)}"
+            reason=f"an initializer needs photos of at least {MIN_IDENTITIES} identities, there are {len(people)}"
         )
     mean = rows.mean(0, dtype=np.float64)
     std = rows.std(0, dtype=np.float64)
@@ -169,7 +171,7 @@ def fit_guess(rows: Array, white: Array, identities: NDArray[np.intp], *, folds:
     centre, middle = z.mean(0), y.mean(0)
     fold_of = dict(zip(people.tolist(), (rng.permutation(len(people)) % folds).tolist(), strict=True))
     slopes, errors = _ridge(z - centre, y - middle, np.array([fold_of[i] for i in identities.tolist()]))
-    return GuessModel(
+    return Initializer(
         mean.astype(np.float32),
         std.astype(np.float32),
         (inward @ slopes).astype(np.float32),

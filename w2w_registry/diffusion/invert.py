@@ -9,7 +9,7 @@ a masked denoising loss and a Gaussian prior.  Where the paper walks from the me
 
 - every step sees a stratified batch of timesteps in antithetic pairs of noise, so steps can be large and few;
 - θ is assembled once per step and the gradient returns through Vᵀ once, not once per module;
-- the walk starts at a guess ``w₀`` read off the photo (``guess.py``), and the prior is what that guess leaves open:
+- the walk starts at a point ``w₀`` read off the photo (``initializer.py``), and the prior is what that leaves open:
   Λ is the inverse of its error variance per component (1 everywhere for the mean);
 - it ends when a held-out set of noise, never trained on, no longer improves, and returns the best point by that set.
 
@@ -191,8 +191,8 @@ class Inverted:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """Where to start: whitened coordinates (G, k), and the guess's error variance per component (k,)."""
+class InitialPoint:
+    """Where to start: whitened coordinates (G, k), and their error variance per component (k,)."""
 
     white: Tensor
     variance: Tensor
@@ -235,7 +235,7 @@ def invert(
     config: InvertConfig,
     *,
     masks: Tensor | None = None,
-    guess: Guess | None = None,
+    initial: InitialPoint | None = None,
     teacher: Teacher | None = None,
     progress: Progress | None = None,
 ) -> list[Inverted]:
@@ -252,7 +252,7 @@ def invert(
     """
     config.check()
     with memory_guard(model.device, "lower [[samples]], or use [[dtype]] bfloat16 or fewer [[components]]"):
-        return _Inversion(model, basis, latents, conditioning, config, masks, guess, teacher).run(progress)
+        return _Inversion(model, basis, latents, conditioning, config, masks, initial, teacher).run(progress)
 
 
 class _Inversion:
@@ -266,7 +266,7 @@ class _Inversion:
         conditioning: Conditioning,
         config: InvertConfig,
         masks: Tensor | None,
-        guess: Guess | None,
+        initial: InitialPoint | None,
         teacher: Teacher | None = None,
     ) -> None:
         self.teacher = teacher
@@ -284,9 +284,9 @@ class _Inversion:
                 raise UsageError(reason="a teacher needs an even number of [[samples]]")
             self.weights = self.weights / teacher.size.to(model.device)[:, None, None, None]
         centre = torch.zeros(self.count, basis.k, device=model.device)
-        self.start = centre if guess is None else guess.white.to(model.device, torch.float32)
-        variance = torch.ones(basis.k) if guess is None else guess.variance
-        # No guess is so sure that the photo itself has nothing to add.
+        self.start = centre if initial is None else initial.white.to(model.device, torch.float32)
+        variance = torch.ones(basis.k) if initial is None else initial.variance
+        # No initial point is so sure that the photo itself has nothing to add.
         self.precision = 1.0 / variance.to(model.device, torch.float32).clamp(0.02, 1.0)
         self.held = noise_for(config.seed, -1, config.held_out, self.shape, self.total, config.low, config.high)
 

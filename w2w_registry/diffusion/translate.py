@@ -20,7 +20,7 @@ from torch import Tensor
 
 from w2w_registry.diffusion.adapters import Adapter, alike, applied
 from w2w_registry.diffusion.families import Conditioning
-from w2w_registry.diffusion.invert import Guess, InvertConfig, SpaceBasis, Teacher, invert, noise_for
+from w2w_registry.diffusion.invert import InitialPoint, InvertConfig, SpaceBasis, Teacher, invert, noise_for
 from w2w_registry.diffusion.pipeline import DiffusionModel
 from w2w_registry.diffusion.train import denoising_target
 from w2w_registry.errors import UsageError
@@ -59,9 +59,11 @@ class Ridge:
     offset: NDArray[np.float64]
     variance: NDArray[np.float64]
 
-    def __call__(self, fingerprints: Float32) -> Guess:
+    def __call__(self, fingerprints: Float32) -> InitialPoint:
         white = (fingerprints.astype(np.float64) - self.centre) @ self.weights + self.offset
-        return Guess(torch.from_numpy(white.astype(np.float32)), torch.from_numpy(self.variance.astype(np.float32)))
+        return InitialPoint(
+            torch.from_numpy(white.astype(np.float32)), torch.from_numpy(self.variance.astype(np.float32))
+        )
 
 
 def too_few(registered: int) -> UsageError:
@@ -109,7 +111,7 @@ def translate(
     adapters: Sequence[Adapter],
     words: Conditioning,
     prompt: str,
-    start: Guess,
+    start: InitialPoint,
     config: TranslateConfig | None = None,
     *,
     progress: Callable[[int, int, float], None] | None = None,
@@ -127,7 +129,7 @@ def translate(
     taught = _Taught(model, adapters, prompt, words)
     latents = taught.drawn(config)
     teacher = Teacher(taught.predict, taught.changed(latents, config.walk), taught.blank.text)
-    found = invert(model, basis, latents, words, config.walk, guess=start, teacher=teacher, progress=progress)
+    found = invert(model, basis, latents, words, config.walk, initial=start, teacher=teacher, progress=progress)
     return [Translated(one.coordinates, one.loss**0.5, one.start_loss**0.5, one.steps) for one in found]
 
 

@@ -95,7 +95,7 @@ def plan(
         available: per position of ``operation.inputs``: None when the input can be had with its recorded digest,
             else what is wrong with it.
         current: what would run now: ``code_version`` and the models by name, held against what was recorded.
-        further: what has to be there besides the inputs (a base model, a guess).
+        further: what has to be there besides the inputs (a base model, an initializer).
     """
     steps = [
         ReplayStep("load", f"{item.kind} {item.name}", available.get(number))

@@ -17,7 +17,7 @@ from examples.miniworld import unpack as store
 from examples.miniworld.pipeline import PROMPT
 from examples.miniworld.readers import Readers, load_readers, unit
 from w2w_registry.diffusion.generate import Recipe, Shot, draw
-from w2w_registry.diffusion.initializer import GuessModel, features, fit_guess
+from w2w_registry.diffusion.initializer import Initializer, features, fit_initializer
 from w2w_registry.diffusion.invert import SpaceBasis
 from w2w_registry.diffusion.pipeline import Conditioning, DiffusionModel, fast_bf16, load_model
 from w2w_registry.records import digest_of
@@ -135,7 +135,7 @@ class Assets:
             return features(self.model, latents, self.words, batch=64)
 
     @cached_property
-    def guess(self) -> GuessModel:
+    def guess(self) -> Initializer:
         """Fitted on the fit split's own training photos, as ``initializer fit --photos`` does."""
 
         def compute() -> dict[str, Array]:
@@ -143,14 +143,14 @@ class Assets:
             rows = [self.features(np.concatenate(shown[i : i + 40])) for i in range(0, people.FIT, 40)]
             who = np.repeat(np.arange(people.FIT), people.PHOTOS)
             white = (self.coordinates[: people.FIT] / self.space.component_std)[who]
-            return fit_guess(np.concatenate(rows), white, who).to_tensors()
+            return fit_initializer(np.concatenate(rows), white, who).to_tensors()
 
         path = self.cache / f"guess-{people.PHOTOS}-{self.space.digest[:16]}.npz"
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, **compute())  # type: ignore[arg-type]
         with np.load(path) as stored:
-            return GuessModel.from_tensors(dict(stored))
+            return Initializer.from_tensors(dict(stored))
 
     # -- the cache -----------------------------------------------------------------------------------
     def keep(self, name: str, key: Any, compute: Callable[[], Array]) -> Array:

@@ -41,7 +41,7 @@ def inverted(
             pixels = np.stack([assets.photos(i, session)[0] for i in part])
             first = assets.guess.fitted_to(components)(assets.features(pixels)) if guess else None
             latents = assets.model.encode_images(pixels)
-            answers = invert(assets.model, basis, latents, assets.words, config, guess=first)
+            answers = invert(assets.model, basis, latents, assets.words, config, initial=first)
             found += [a.coordinates for a in answers]
         points = np.zeros((len(indices), assets.space.k), np.float32)
         points[:, :components] = np.stack(found)

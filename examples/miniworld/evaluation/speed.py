@@ -101,7 +101,7 @@ def _ours(assets: Assets, held: list[int], steps: int) -> tuple[Array, np.ndarra
             latents = assets.model.encode_images(pixels)
             began = time.process_time()
             first = guess(assets.features(pixels))
-            (answer,) = invert(assets.model, basis, latents, assets.words, config, guess=first)
+            (answer,) = invert(assets.model, basis, latents, assets.words, config, initial=first)
             found.append(np.concatenate([[time.process_time() - began], answer.coordinates]))
         return np.stack(found).astype(np.float32)
 

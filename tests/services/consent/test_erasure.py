@@ -74,7 +74,7 @@ def test_a_person_of_a_fit_set_is_gone_after_fit_then_add(registry: Registry, wo
     unset_tags(registry, NAME, ["who"])
     set_tags(registry, NAME, [f"of={NAME}"])
     search(registry, NAME, limit=3)
-    for folder in (registry.settings.guesses_dir, registry.settings.training_dir, registry.settings.pictures_dir):
+    for folder in (registry.settings.initializers_dir, registry.settings.training_dir, registry.settings.pictures_dir):
         folder.mkdir(parents=True)
         (folder / "state.safetensors").write_bytes(NAME.encode())
     crashed = registry.settings.temporary_dir / f"{TEMPORARY}crashed"

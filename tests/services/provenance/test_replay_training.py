@@ -90,17 +90,17 @@ def test_a_training_from_a_seeded_start_replays(registry: Registry, photos: Path
 def test_inversions_replay_to_the_last_bit(registry: Registry, photos: Path, tmp_path: Path) -> None:
     for number in range(24):
         studio.photo(tmp_path / "known" / f"p{number:02d}", "photo", 100 + number)
-    engine.fit_guess(registry, None, studio.ENGINE, photos=str(tmp_path / "known"))
+    engine.fit_initializer(registry, None, studio.ENGINE, photos=str(tmp_path / "known"))
     chosen = sorted(str(p) for p in (photos / "ann").iterdir())
     invert.invert(registry, invert.InvertRequest(chosen, seed=4, **WALK))
     for name in ("ann0", "ann1", "ann2"):
         result = replay(registry, name, Given([str(photos)]))
         assert result["outcome"] == "identical", result
-    engine.fit_guess(registry, None, studio.ENGINE, photos=str(tmp_path / "known"), prompt="another")
+    engine.fit_initializer(registry, None, studio.ENGINE, photos=str(tmp_path / "known"), prompt="another")
     result = replay(registry, "ann0", Given([str(photos)]))
     assert (result["outcome"], result["reasons"]) == (
         "impossible",
-        ["the guess it started at was fitted anew since"],
+        ["its initializer was fitted again since"],
     )
 
 

@@ -106,7 +106,7 @@ def test_what_is_left_out_is_told(registry: Registry, first: Path, more: Path, w
                 axis = ours[(module, factor)] / np.linalg.norm(ours[(module, factor)])
                 array -= np.sum(array * axis) * axis
         write_lora(tmp_path / f"foreign/{i}", tensors, 4.0, base_model=BASE)
-    with pytest.raises(UsageError, match="another initialisation"):
+    with pytest.raises(UsageError, match="the same initialisation"):
         update_space(registry, "tiny", [str(tmp_path / "foreign")])
 
 

@@ -310,7 +310,7 @@ def test_emphasis_scales_the_answer_and_is_recorded(registry: Registry, tmp_path
     invert.invert(registry, replace(request, emphasis=2.0, name="b"))
     np.testing.assert_allclose(point(registry, "b"), 2.0 * point(registry, "a"), rtol=1e-5)
     assert operation(registry, "b")[0].params["config"]["emphasis"] == 2.0
-    for wrong in ({"emphasis": 0.0}, {"rate": float("nan")}, {"prior": -1.0}):
+    for wrong in ({"emphasis": 0.0}, {"lr": float("nan")}, {"prior": -1.0}):
         with pytest.raises(UsageError):
             invert.invert(registry, replace(request, name="c", **wrong))
 
@@ -404,7 +404,7 @@ def test_the_guess_is_fitted_kept_and_used(registry: Registry, tmp_path: Path) -
     for i in range(24):
         studio.photo(tmp_path / "known" / f"p{i:02d}", "only", i)
     studio.photo(tmp_path / "known" / "stranger", "only", 99)
-    found = engine.fit_guess(registry, None, studio.ENGINE, photos=str(tmp_path / "known"), components=8)
+    found = engine.fit_initializer(registry, None, studio.ENGINE, photos=str(tmp_path / "known"), components=8)
     assert (found["identities"], found["pictures"]) == (24, 24)
     photo = str(studio.photo(tmp_path, "a", 1))
     (made,) = invert.invert(registry, invert.InvertRequest([photo], engine=studio.ENGINE, **FAST))
@@ -416,7 +416,7 @@ def test_the_guess_is_fitted_kept_and_used(registry: Registry, tmp_path: Path) -
     assert not plain["guessed"]
     assert not np.array_equal(point(registry, "a"), point(registry, "b"))
     with pytest.raises(UsageError):
-        engine.fit_guess(registry, None, studio.ENGINE)
+        engine.fit_initializer(registry, None, studio.ENGINE)
 
 
 # -- train -------------------------------------------------------------------------------------------
@@ -665,9 +665,13 @@ def test_every_suite_measures_and_registers_nothing(registry: Registry, tmp_path
         for n in range(2):
             studio.photo(tmp_path / "photos" / f"p{i:02d}", f"{n}", 10 * i + n)
     before = counts(registry)
-    request = evaluate.EvaluateRequest(
-        None, suite, SCORER, photos=str(tmp_path / "photos"), limit=2, seeds=(1, 2), steps=2, engine=studio.ENGINE
-    )
+    photos = str(tmp_path / "photos")
+    request = evaluate.EvaluateRequest(None, suite, SCORER, limit=2, seeds=(1, 2), steps=2, engine=studio.ENGINE)
+    if suite == "inversion":
+        request = replace(request, photos=photos)
+    else:
+        with pytest.raises(UsageError, match="the inversion suite"):
+            evaluate.evaluate(registry, replace(request, photos=photos))
     found = evaluate.evaluate(registry, request)
     assert found["scorer"] == "colours"
     assert len(found["rows"]) >= 2

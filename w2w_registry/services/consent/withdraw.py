@@ -324,7 +324,7 @@ def _purge(registry: Registry, withdrawal_id: str, plan: withdrawal.Withdrawal) 
     sweep(registry.settings.temporary_dir, older_than=_ABANDONED)
     # Nor can it be told whom these learned from, show or name; they are made again when they are asked for.
     home = registry.settings
-    for folder in (home.guesses_dir, home.training_dir, home.pictures_dir, home.answers_dir):
+    for folder in (home.initializers_dir, home.training_dir, home.pictures_dir, home.answers_dir):
         _remove(folder)
     gallery.forget(registry)  # learned anew now: whoever asks next would have to wait for it
     with registry.catalog.write(registry.actor) as uow:

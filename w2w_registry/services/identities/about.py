@@ -69,9 +69,7 @@ def beside_told(path: Path) -> tuple[str, ...]:
     for _, file in _files_beside(path):
         table, whole = _table_and_letters(file)
         if not whole:
-            found.append(
-                f"{file.name} beside it is not in UTF-8: what it says in other letters than English is not known"
-            )
+            found.append(f"{file.name} beside it is not in UTF-8: whatever in it is not plain ASCII could not be read")
         if table is None:
             found.append(f"{file.name} beside it cannot be read as a table (JSON): what it says is not known")
         elif _shows_somebody(table):

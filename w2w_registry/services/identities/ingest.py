@@ -126,7 +126,7 @@ def _elsewhere(
         item.path: item
         for item in add_unplaced(registry, request, [c for c in part if str(c.path) in foreign], by_name)
     }
-    told = "trained from another initialisation than the space's LoRAs: kept without coordinates"
+    told = "not trained from the same initialisation as the space's LoRAs: kept without coordinates"
     return [
         replace(kept[item.path], warnings=(told, *kept[item.path].warnings)) if item.path in kept else item
         for item in failed

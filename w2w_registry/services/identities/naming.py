@@ -88,7 +88,7 @@ def say_lookalikes(registry: Registry | None, items: Sequence[Item]) -> list[Ite
     told: list[Item] = []
     for item in items:
         others = sorted(n for n in alike[_looks(str(item.identity))] if n != item.identity and item.status == "added")
-        text = f"is another identity than {', '.join(others[:3])}, whose name looks the same but for case or form"
+        text = f"is not {' or '.join(others[:3])}, whose name differs only in case or in how its letters are composed"
         told.append(replace(item, warnings=(*item.warnings, text)) if others else item)
     return told
 

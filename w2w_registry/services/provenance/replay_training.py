@@ -28,7 +28,7 @@ from w2w_registry.records import Kind, digest_of
 from w2w_registry.services.recording.sources import Vector, open_space_of
 from w2w_registry.services.registry import Progress, Registry
 from w2w_registry.services.synthesis import training
-from w2w_registry.services.synthesis.engine import Engine, guess_path, load_guess, require_diffusion
+from w2w_registry.services.synthesis.engine import Engine, initializer_path, load_initializer, require_diffusion
 from w2w_registry.services.synthesis.invert import padded, solve
 from w2w_registry.services.synthesis.new_versions import Permission
 from w2w_registry.space.basis import WeightSpace
@@ -217,7 +217,9 @@ def prepare(registry: Registry, session: Session, version: Version, operation: O
         side_by_side, place = int(parameters.get("photos_in_batch", 1)), int(parameters.get("place_in_batch", 0))
         if parameters.get("guess") is not None:
             digest = str(parameters["guess"])
-            steps.append(ReplayStep("load", f"guess {digest[:12]}", _lost_guess(registry, row, operation, digest)))
+            steps.append(
+                ReplayStep("load", f"initializer {digest[:12]}", _lost_initializer(registry, row, operation, digest))
+            )
         if "photos_in_batch" not in parameters:
             remarks.append("recorded before inversions noted how many ran side by side: taken to be one")
     use = Use.TRAIN if operation.kind == "train" else Use.INVERT
@@ -268,13 +270,13 @@ def _lost_start(registry: Registry, session: Session, row: Space, operation: Ope
     return "recorded before trainings noted the seed of the start they were given"
 
 
-def _lost_guess(registry: Registry, row: Space, operation: OperationNode, digest: str) -> str | None:
+def _lost_initializer(registry: Registry, row: Space, operation: OperationNode, digest: str) -> str | None:
     unet = str(operation.models.get("unet"))
-    if not guess_path(registry, row, unet).exists():
-        return "the guess it started at is gone (`initializer fit` makes one, but the same only from the same pictures)"
-    found = load_guess(registry, row, unet)
+    if not initializer_path(registry, row, unet).exists():
+        return "its initializer is gone (`initializer fit` makes one, but the same only from the same pictures)"
+    found = load_initializer(registry, row, unet)
     if found is None or found[1] != digest:
-        return "the guess it started at was fitted anew since"
+        return "its initializer was fitted again since"
     return None
 
 
@@ -314,7 +316,7 @@ def _invert(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusi
     mask = None
     for item in _of_role(rerun.operation, "mask"):
         mask, _ = load_mask(rerun.found.paths[item.digest or ""], rerun.found.paths[photos[0].sha256], model.image_size)
-    found = load_guess(registry, rerun.space, model.unet_digest) if parameters.get("guess") else None
+    found = load_initializer(registry, rerun.space, model.unet_digest) if parameters.get("guess") else None
     answers = solve(
         model,
         space,
@@ -323,7 +325,7 @@ def _invert(rerun: Rerun, registry: Registry, space: WeightSpace, model: Diffusi
         _config(InvertConfig, parameters["config"]),
         prompt=parameters["prompt"],
         components=parameters["components"],
-        guess=None if found is None else found[0],
+        initializer=None if found is None else found[0],
         together=together,
         progress=progress,
     )

@@ -25,7 +25,7 @@ from w2w_registry.services.registry import Registry, present
 
 BROKEN = "its content credentials are broken: the picture was changed after they were signed, or they are another's"
 Answer = TypeVar("Answer")
-FOREIGN = "its content credentials name another picture than the number in its pixels does"
+FOREIGN = "its content credentials name a different picture from the number in its pixels"
 
 
 @dataclass(frozen=True)

@@ -121,7 +121,7 @@ def _pairs(space: WeightSpace, fit_set: FitSet, repeats: FitSet | None) -> tuple
     if repeats is None:
         return None
     if repeats.layout != fit_set.layout:
-        raise UsageError(reason="the repeats have another layout than the fit set")
+        raise UsageError(reason="the repeats do not have the layout of the fit set")
     at = {member.name: i for i, member in enumerate(fit_set.members)}
     rows = [(at[m.name], j) for j, m in enumerate(repeats.members) if m.name in at]
     if len(rows) < _PAIRS:

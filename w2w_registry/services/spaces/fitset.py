@@ -169,7 +169,7 @@ def _apart(agreement: float) -> UsageError:
 
 
 def _strangers(fit_set: FitSet, ours: NDArray[np.bool_]) -> list[RegistryError]:
-    reason = "it was trained from another initialisation than the others"
+    reason = "it was not trained from the same initialisation as the others"
     return [BadLora(path=m.name, reason=reason) for m, own in zip(fit_set.members, ours, strict=True) if not own]
 
 

@@ -153,7 +153,7 @@ def _fitting(read: FitSet, old: Space, space: WeightSpace, known: set[str]) -> F
         return fit_set
     ours = np.concatenate([shares_start(block, space.layout, space.start) for _, block in fit_set.blocks()])
     strangers = [
-        BadLora(path=member.name, reason=f"it was trained from another initialisation than those of {old.ref}")
+        BadLora(path=member.name, reason=f"it was not trained from the same initialisation as those of {old.ref}")
         for member, own in zip(fit_set.members, ours, strict=True)
         if not own
     ]

@@ -74,7 +74,7 @@ def check_amounts(amounts: Mapping[str, float | bool]) -> dict[str, float | bool
         if not abs(float(amount)) <= MOST_UNITS:
             raise UsageError(reason=f"{float(amount):g} units of {name} make no sense")
     if not amounts:
-        raise UsageError(reason="no direction given", hint="as in [[direction]] 'beard=+1.5, glasses=-1'")
+        raise UsageError(reason="no direction given", hint="as in [[edit]] 'beard=+1.5, glasses=-1'")
     return dict(amounts)
 
 

@@ -27,7 +27,7 @@ from w2w_registry.space.basis import WeightSpace
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
-    from w2w_registry.diffusion.initializer import GuessModel
+    from w2w_registry.diffusion.initializer import Initializer
     from w2w_registry.diffusion.pipeline import DiffusionModel
 
 PROMPT: Final = "photo of sks person"
@@ -104,30 +104,30 @@ def require_diffusion() -> None:
             raise MissingExtra(package=package, extra="diffusion", feature="working with pictures")
 
 
-# -- the guess ---------------------------------------------------------------------------------------
-def guess_path(registry: Registry, space: Space, unet_digest: str) -> Path:
-    """Where the guess for one space and base model is kept: a cache, made again with ``initializer fit``."""
-    return registry.settings.guesses_dir / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
+# -- the initializer ---------------------------------------------------------------------------------
+def initializer_path(registry: Registry, space: Space, unet_digest: str) -> Path:
+    """Where the initializer for one space and base model is kept: a cache, made again with ``initializer fit``."""
+    return registry.settings.initializers_dir / f"{space.digest[:24]}-{unet_digest[:24]}.safetensors"
 
 
-def load_guess(registry: Registry, space: Space, unet_digest: str) -> tuple[GuessModel, str] | None:
-    """The guess and its digest, or None when none was fitted."""
+def load_initializer(registry: Registry, space: Space, unet_digest: str) -> tuple[Initializer, str] | None:
+    """The initializer and its digest, or None when none was fitted."""
     from safetensors.numpy import load_file
 
-    from w2w_registry.diffusion.initializer import GuessModel
+    from w2w_registry.diffusion.initializer import Initializer
 
-    path = guess_path(registry, space, unet_digest)
+    path = initializer_path(registry, space, unet_digest)
     if not path.exists():
         return None
     tensors = load_file(str(path))
-    return GuessModel.from_tensors(tensors), _digest(tensors)
+    return Initializer.from_tensors(tensors), _digest(tensors)
 
 
-def guess_for(registry: Registry, space: Space, model: DiffusionModel) -> tuple[GuessModel, str] | None:
-    """As ``load_guess``, for an open model, whose weights are hashed only where any guess for the space is kept."""
-    if not any(registry.settings.guesses_dir.glob(f"{space.digest[:24]}-*")):
+def initializer_for(registry: Registry, space: Space, model: DiffusionModel) -> tuple[Initializer, str] | None:
+    """As ``load_initializer``, for an open model, whose weights are hashed only where one for the space is kept."""
+    if not any(registry.settings.initializers_dir.glob(f"{space.digest[:24]}-*")):
         return None
-    return load_guess(registry, space, model.unet_digest)
+    return load_initializer(registry, space, model.unet_digest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +143,7 @@ class GuessFitted(Result):
     digest: str
 
 
-def fit_guess(
+def fit_initializer(
     registry: Registry,
     space_ref: str | None,
     engine: Engine,
@@ -155,18 +155,18 @@ def fit_guess(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> GuessFitted:
-    """Learn to guess coordinates from photos of registered identities, from pictures drawn of them, or both.
+    """Learn to estimate coordinates from photos of registered identities, from pictures drawn of them, or both.
 
     Args:
         photos: a folder with a folder of photos per identity, named as the identity is.
         drawn: how many pictures to draw of each registered identity.
-        components: how many to guess (the leading ones carry what a photo shows); all by default.
+        components: how many to estimate (the leading ones carry what a photo shows); all by default.
 
     Raises:
         UsageError: fewer than twenty identities. BadImage, NotFound, DeviceError.
     """
     from w2w_registry.diffusion.initializer import features
-    from w2w_registry.diffusion.initializer import fit_guess as fit
+    from w2w_registry.diffusion.initializer import fit_initializer as fit
 
     if not photos and drawn < 1:
         raise UsageError(reason="say what to learn from: [[photos]] FOLDER, or [[drawn]] 4")
@@ -190,7 +190,7 @@ def fit_guess(
             who.append(np.full(len(own), number))
         progress(start + len(part), len(people))
     fitted = fit(np.concatenate(rows), np.concatenate(white).astype(np.float32), np.concatenate(who), seed=seed)
-    digest = _keep_guess(guess_path(registry, row, model.unet_digest), fitted)
+    digest = _keep_initializer(initializer_path(registry, row, model.unet_digest), fitted)
     certain = 1.0 - np.minimum(fitted.variance, 1.0)
     return GuessFitted(
         space=row.ref,
@@ -203,7 +203,7 @@ def fit_guess(
     )
 
 
-def _keep_guess(path: Path, fitted: GuessModel) -> str:
+def _keep_initializer(path: Path, fitted: Initializer) -> str:
     """Write what was learned; returns its digest."""
     from safetensors.numpy import save
 

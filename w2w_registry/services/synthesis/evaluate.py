@@ -27,7 +27,7 @@ from w2w_registry.services.recording.spaces import metric_of, open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.synthesis import directions as stored
 from w2w_registry.services.synthesis.edit import draw_samples
-from w2w_registry.services.synthesis.engine import PROMPT, Engine, guess_for, photo_folders
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, initializer_for, photo_folders
 from w2w_registry.services.synthesis.invert import padded
 from w2w_registry.space import directions as maths
 from w2w_registry.space import intervals
@@ -153,7 +153,7 @@ class _Bench:
         if len(names) < 2:
             raise UsageError(reason="at least two identities with two photos each are needed")
         words = self.model.encode_text(self.request.prompt)
-        found = guess_for(self.registry, self.row, self.model)
+        found = initializer_for(self.registry, self.row, self.model)
         config = InvertConfig(bf16=fast_bf16(self.model.device))
         s = self.space
         basis = SpaceBasis.of(
@@ -163,8 +163,8 @@ class _Bench:
         for done, name in enumerate(names, start=1):
             pixels = np.stack([load_photo(p, self.model.image_size).pixels for p in folders[name]])
             latents = self.model.encode_images(pixels[:1])
-            guess = None if found is None else found[0].fitted_to(basis.k)(features(self.model, latents, words))
-            (answer,) = invert(self.model, basis, latents, words, config, guess=guess)
+            initial = None if found is None else found[0].fitted_to(basis.k)(features(self.model, latents, words))
+            (answer,) = invert(self.model, basis, latents, words, config, initial=initial)
             points.append(padded(answer.coordinates, s.k))
             pictures = self._draw([s.reconstruct(points[-1])])[0]
             vectors = self.scorer.embed(list(pixels[1:]))

@@ -23,13 +23,13 @@ from w2w_registry.services.recording.sources import Vector, space_input
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.recording.versions import Activity, Input
 from w2w_registry.services.registry import Progress, Registry, no_progress
-from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_guess, require_diffusion
+from w2w_registry.services.synthesis.engine import PROMPT, Engine, load_initializer, require_diffusion
 from w2w_registry.services.synthesis.new_versions import Draft, Made, Permission, record, said_held
 
 if TYPE_CHECKING:
     from w2w_registry.catalog.models import Space
     from w2w_registry.diffusion.images import Photo
-    from w2w_registry.diffusion.initializer import GuessModel
+    from w2w_registry.diffusion.initializer import Initializer
     from w2w_registry.diffusion.invert import InvertConfig, Inverted
     from w2w_registry.diffusion.pipeline import DiffusionModel
     from w2w_registry.space.basis import WeightSpace
@@ -129,7 +129,7 @@ class _Run:
     space: WeightSpace
     model: DiffusionModel
     config: InvertConfig
-    guess: tuple[GuessModel, str] | None
+    initializer: tuple[Initializer, str] | None
     permission: Permission
     started: datetime
     electricity: energy.Meter
@@ -155,7 +155,7 @@ def invert(registry: Registry, request: InvertRequest, progress: Progress = no_p
     if request.mask is not None and sum(len(s.photos) for s in sittings) != 1:
         raise UsageError(reason="[[mask]] is for one photo")
     model = request.engine.open(registry, space)
-    found = load_guess(registry, row, model.unet_digest) if request.initializer else None
+    found = load_initializer(registry, row, model.unet_digest) if request.initializer else None
     for sitting in sittings:
         for photo in sitting.photos:
             load_photo(Path(photo), model.image_size)
@@ -190,7 +190,7 @@ def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[F
         run.config,
         prompt=request.prompt,
         components=request.components,
-        guess=None if run.guess is None else run.guess[0],
+        initializer=None if run.initializer is None else run.initializer[0],
         together=together,
         progress=progress,
     )
@@ -216,7 +216,7 @@ def _batch(run: _Run, sittings: Sequence[Sitting], progress: Progress) -> list[F
             converged=answer.converged,
             steps=answer.steps,
             seconds=answer.seconds,
-            guessed=run.guess is not None,
+            guessed=run.initializer is not None,
             nearest=near,
             warnings=[*said_held([one]), *notes, *answer.warnings(), *(str(w) for w in decision.warnings)],
         )
@@ -242,7 +242,7 @@ def _activity(
     if mask is not None:
         inputs.append(Input("mask", InputKind.FILE, digest=mask, ref=Path(str(request.mask)).name))
     params: dict[str, Any] = {"config": run.config.to_json(), "components": request.components or run.space.k}
-    params |= {"prompt": request.prompt, "guess": None if run.guess is None else run.guess[1]}
+    params |= {"prompt": request.prompt, "guess": None if run.initializer is None else run.initializer[1]}
     # Rounding depends on how many are computed side by side, and where among them one stands.
     params |= {"photos_in_batch": side_by_side, "place_in_batch": place}
     if len(photos) > 1:
@@ -279,12 +279,12 @@ def solve(
     *,
     prompt: str,
     components: int | None,
-    guess: GuessModel | None,
+    initializer: Initializer | None,
     together: bool = False,
     progress: Progress = no_progress,
 ) -> list[Inverted]:
-    """Invert the photos side by side (``together``: into one identity), started at the guess when there is one;
-    ``mask`` (H, W) is for one photo.
+    """Invert the photos side by side (``together``: into one identity), started where the initializer says if there is
+    one; ``mask`` (H, W) is for one photo.
 
     Raises:
         DeviceError, UsageError.
@@ -304,7 +304,7 @@ def solve(
     )
     words = model.encode_text(prompt)
     latents = model.encode_images(np.stack([p.pixels for p in photos]))
-    start = None if guess is None else guess.fitted_to(basis.k)(features(model, latents, words))
+    start = None if initializer is None else initializer.fitted_to(basis.k)(features(model, latents, words))
     masks = None if mask is None else latent_masks(model, np.stack([mask] * len(photos)))
     if together:
         latents = latents[None]
@@ -316,7 +316,7 @@ def solve(
         words,
         config,
         masks=masks,
-        guess=start,
+        initial=start,
         progress=lambda done, total, _loss: progress(done, total),
     )
 

@@ -13,7 +13,7 @@ from w2w_registry.services.consent import gate
 from w2w_registry.services.recording.spaces import open_space
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.services.search.found import Query
-from w2w_registry.services.synthesis.engine import Engine, guess_for, require_diffusion
+from w2w_registry.services.synthesis.engine import Engine, initializer_for, require_diffusion
 from w2w_registry.services.synthesis.invert import InvertRequest, invert_config, solve
 
 
@@ -43,7 +43,7 @@ def as_queries(
     model = engine.open(registry, basis)
     request = InvertRequest(photos=photos, engine=engine)
     looked = [load_photo(Path(photo).expanduser(), model.image_size) for photo in photos]
-    guess = guess_for(registry, row, model)
+    initializer = initializer_for(registry, row, model)
     answers = solve(
         model,
         basis,
@@ -52,7 +52,7 @@ def as_queries(
         invert_config(request, model),
         prompt=request.prompt,
         components=None,
-        guess=None if guess is None else guess[0],
+        initializer=None if initializer is None else initializer[0],
         progress=progress,
     )
     if folder is None:
