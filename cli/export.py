@@ -22,7 +22,13 @@ from .output import emit, say, warn_all
     help="Format to write: peft (the default), diffusers, kohya…, coordinates, or original (the default for an adapter "
     "in no weight space).",
 )
-@click.option("--dtype", default="fp32", show_default=True, type=click.Choice(["fp32", "fp16", "bf16"]))
+@click.option(
+    "--dtype",
+    default="fp32",
+    show_default=True,
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    help="Precision of the numbers in the file.",
+)
 @click.option("--coordinates", "from_coordinates", is_flag=True, help="Use the coordinates instead of the stored LoRA.")
 @options.purpose
 @options.force

@@ -18,8 +18,8 @@ from .output import emit, note, progress, say, warn
 @options.dry_run
 @takes_frame
 def gc(frame: Frame, yes: bool, dry_run: bool) -> None:
-    """Delete stored files that nothing in the catalog refers to any more, such as those a crash left behind, and how
-    far trainings got that were stopped and not gone on with for 30 days.
+    """Delete stored files that nothing in the catalog refers to any more, such as those a crash left behind, and the
+    saved progress of trainings that were stopped and not resumed for 30 days.
 
     Files less than an hour old are left alone: a running command may be about to record them.
     """

@@ -22,7 +22,10 @@ from .output import emit, print_csv, table
 @options.excluding(
     "json",
     click.option(
-        "--csv", "as_csv", is_flag=True, help="Print CSV; an apostrophe marks cells that a spreadsheet would run."
+        "--csv",
+        "as_csv",
+        is_flag=True,
+        help="Print CSV; an apostrophe begins each cell that a spreadsheet would run.",
     ),
 )
 @click.option(

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from w2w_registry.errors import IntegrityError, NotFound, SettingError, StorageError, storing
+from w2w_registry.errors import IntegrityError, NotFound, SettingError, storage_error, storing
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -119,7 +119,7 @@ class ArtifactStore:
         except (NotFound, IntegrityError):
             return False
         except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+            raise storage_error(self._url, error) from error
 
     @contextmanager
     def local(self, digest: str) -> Iterator[Path]:
@@ -143,7 +143,7 @@ class ArtifactStore:
             except FileNotFoundError:
                 raise NotFound(what="artifact", name=digest) from None
             except OSError as error:
-                raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+                raise storage_error(self._url, error) from error
             if (found := sha256_file(copy)) != digest:
                 raise IntegrityError(what="artifact", name=digest, expected=digest, found=found)
             yield copy
@@ -160,7 +160,7 @@ class ArtifactStore:
         except FileNotFoundError:
             raise NotFound(what="artifact", name=digest) from None
         except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+            raise storage_error(self._url, error) from error
         found = hashlib.sha256(data).hexdigest()
         if found != digest:
             raise IntegrityError(what="artifact", name=digest, expected=digest, found=found)
@@ -179,7 +179,7 @@ class ArtifactStore:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+            raise storage_error(self._url, error) from error
         return True
 
     def facts(self, digest: str) -> Facts | None:
@@ -203,7 +203,7 @@ class ArtifactStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StorageError(path=self._url, reason=error.strerror or str(error)) from error
+            raise storage_error(self._url, error) from error
 
     def digests(self) -> Iterator[str]:
         """Every artifact in the store."""
@@ -256,7 +256,7 @@ def _file_system(url: str) -> tuple[AbstractFileSystem, str]:
     except ValueError as error:
         raise SettingError(setting="artifacts url", value=url, reason=str(error)) from None
     except OSError as error:
-        raise StorageError(path=url, reason=error.strerror or str(error)) from error
+        raise storage_error(url, error) from error
 
 
 def _is_object_store(fs: AbstractFileSystem) -> bool:

@@ -9,6 +9,7 @@ a bug.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -286,7 +287,13 @@ def storing(path: object) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        raise storage_error(path, error) from error
+
+
+def storage_error(path: object, error: OSError) -> StorageError:
+    """What to raise where reading or writing at ``path`` failed."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return StorageError(path=str(path), reason="the disk is full" if full else error.strerror or str(error))
 
 
 class Unmarked(RegistryError):

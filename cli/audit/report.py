@@ -19,7 +19,7 @@ from ..output import emit, pairs, say
     type=click.Path(dir_okay=False, path_type=Path),
     required=True,
     metavar="FILE",
-    help="report.html or report.md",
+    help="Page to write (.html or .md).",
 )
 @click.option(
     "--since",

@@ -131,3 +131,20 @@ def test_pictures_of_any_kind(strange: Path) -> None:
     for read in _pictures():
         with pytest.raises(BadImage):
             read(strange)
+
+
+@pytest.mark.parametrize("beside", ["", "-wal"])
+def test_a_database_that_is_no_file(beside: str, filled: Run, tmp_path: Path) -> None:
+    """SQLite would wait for a pipe's writer in a call that no signal ends."""
+    catalog = tmp_path / "home" / f"catalog.db{beside}"
+    catalog.unlink(missing_ok=True)
+    os.mkfifo(catalog)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for typed in (("list",), ("db", "upgrade"), ("doctor",)):
+        code, out, err = filled(*typed)
+        assert code
+        assert f"catalog.db{beside} is not a regular file" in out + err
+    for typed in (("--database", f"sqlite:///{pipe}", "list"), ("copy-to", f"sqlite:///{pipe}")):
+        code, _, err = filled(*typed)
+        assert (code, "pipe is not a regular file" in err) == (9, True)

@@ -75,7 +75,7 @@ def make_engine(url: URL, *, create: bool = False, busy_timeout: float = 30.0, c
             ``CACHE_KIB``.
 
     Raises:
-        MissingExtra: PostgreSQL without its driver. NotInitialised: no such SQLite file.
+        MissingExtra: PostgreSQL without its driver. NotInitialised: no such SQLite file. DatabaseError: it is none.
     """
     if url.get_backend_name() == "sqlite":
         return _sqlite(Path(str(url.database)), url, create, busy_timeout, cache_kib)
@@ -183,6 +183,9 @@ def _sqlite(path: Path, url: URL, create: bool, busy_timeout: float, cache_kib: 
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DatabaseError(url=safe_url(url), reason=error.strerror or str(error)) from error
+    for file in (path, path.with_name(f"{path.name}-wal")):
+        if file.exists() and not file.is_file():  # to open a pipe is to wait for ever, which no signal ends
+            raise DatabaseError(url=safe_url(url), reason=f"{file.name} is not a regular file")
     address = f"file:{quote(os.fsencode(path.absolute()))}?"  # a path need not be text
 
     def opened(mode: str, kind: type[sqlite3.Connection] = sqlite3.Connection) -> sqlite3.Connection:

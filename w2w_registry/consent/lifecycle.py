@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from w2w_registry.commands import command
 from w2w_registry.consent.records import ConsentEvent, ConsentRecord, Notice, Scope, Status
 from w2w_registry.errors import Conflict, UsageError
 
@@ -96,7 +97,8 @@ def renew(record: ConsentRecord, record_id: str, expires_at: datetime | None, no
         if expires_at <= now:
             raise UsageError(reason=f"the new term is over already ({expires_at:%Y-%m-%d})")
         if record.scope.expires_at is None or expires_at < record.scope.expires_at:
-            raise UsageError(reason="the new term is shorter than the old one", hint="use: consent narrow [[expires]]")
+            cure = command("consent narrow", record.subject, expires="DATE")
+            raise UsageError(reason="the new term is shorter than the old one", hint=f"`{cure}` shortens it")
     scope = replace(record.scope, expires_at=expires_at)
     return _move(_superseding(record, record_id, scope), "renew", Status.GIVEN, now, by, until=expires_at)
 

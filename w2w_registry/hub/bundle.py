@@ -158,7 +158,9 @@ def decode(data: bytes, where: str, read: Callable[[str], bytes] | None = None) 
             raise BadFile(path=where, reason="not a release of this registry")
         if body["version"] != VERSION:
             raise BadFile(
-                path=where, reason=f"release format {body['version']}, this release reads {VERSION}", hint="upgrade"
+                path=where,
+                reason=f"release format {body['version']}, this release reads {VERSION}",
+                hint="upgrade w2w-registry",
             )
         check_same("release", where, str(body["digest"]), digest_of({k: v for k, v in body.items() if k != "digest"}))
         coordinates = body["coordinates"]

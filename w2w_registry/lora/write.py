@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.errors import BadLora, StorageError, UsageError
+from w2w_registry.errors import BadLora, UsageError, storage_error
 from w2w_registry.lora.formats import FORMATS, diffusers
 from w2w_registry.lora.formats.part import Part, Written
 from w2w_registry.lora.names import denoiser_of
@@ -258,7 +258,7 @@ def _write(contents: Mapping[Path, bytes]) -> None:
         for path in reversed(list(contents)):
             os.replace(temporary[path], path)
     except OSError as error:
-        raise StorageError(path=str(tensor_file), reason=error.strerror or str(error)) from None
+        raise storage_error(tensor_file, error) from None
     finally:
         for path in temporary.values():
             path.unlink(missing_ok=True)

@@ -188,7 +188,7 @@ def check_not_lost(settings: Settings) -> None:
     if not settings.database_url.startswith("sqlite:///") or database.parent != settings.home:
         return
     try:
-        if database.stat().st_size > 0:
+        if database.stat().st_size > 0 or not database.is_file():  # what is no file, opening it says
             return
     except OSError:
         pass

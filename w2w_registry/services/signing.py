@@ -16,8 +16,8 @@ from w2w_registry.errors import (
     MissingExtra,
     RegistryError,
     SigningError,
-    StorageError,
     UsageError,
+    storage_error,
 )
 from w2w_registry.files import check_file
 
@@ -57,7 +57,7 @@ def new_key_pair(folder: Path) -> dict[str, str]:
     except FileExistsError:
         raise BadFile(path=str(private), reason="a key exists there; name another file") from None
     except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
+        raise storage_error(folder, error) from error
     return {"private_key": str(private), "public_key": str(public)}
 
 

@@ -149,7 +149,7 @@ def compose(name: str, parts: Sequence[tuple[Direction, float]], component_std: 
     scale = positive_std(component_std)
     spread = float(np.linalg.norm(scale * reader))
     if not spread > 0:
-        raise UsageError(reason="the parts cancel each other")
+        raise UsageError(reason="the parts cancel each other out")
     ends = [sum((d.levels[i if w > 0 else 1 - i]) * w / d.spread for d, w in parts) for i in (0, 1)]
     weakest = min((d.quality for d, _ in parts), key=lambda q: q.value)
     first = parts[0][0]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from w2w_registry.artifacts import write_atomic
 from w2w_registry.audit import checkpoint as signing
-from w2w_registry.errors import BadFile, SettingError, StorageError
+from w2w_registry.errors import BadFile, SettingError, storage_error
 from w2w_registry.files import read_text
 
 _LIMIT = 1 << 10
@@ -104,7 +104,7 @@ def _write_new(path: Path, data: bytes) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        raise storage_error(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
     return True

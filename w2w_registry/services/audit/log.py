@@ -31,7 +31,7 @@ from w2w_registry.audit.merkle import root as root_of
 from w2w_registry.catalog import events as log
 from w2w_registry.catalog.event_log import Checkpoint, Event
 from w2w_registry.commands import command
-from w2w_registry.errors import BadFile, IntegrityError, NotFound, StorageError, UsageError
+from w2w_registry.errors import BadFile, IntegrityError, NotFound, UsageError, storage_error
 from w2w_registry.files import read_text
 from w2w_registry.records import Result, digest_of, iso
 from w2w_registry.services.audit import keys
@@ -227,7 +227,7 @@ def export(registry: Registry, out: Path) -> LogExported:
         os.replace(temporary, out)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(path=str(out), reason=error.strerror or str(error)) from error
+        raise storage_error(out, error) from error
     return LogExported(
         path=str(out),
         events=count - 1 - len(notes),

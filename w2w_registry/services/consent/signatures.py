@@ -16,7 +16,7 @@ from w2w_registry.catalog.consents import last_no
 from w2w_registry.commands import command
 from w2w_registry.consent.credential import Credential, make_credential, open_credential
 from w2w_registry.consent.records import Scope, plain
-from w2w_registry.errors import BadFile, Conflict, IntegrityError, StorageError, UsageError
+from w2w_registry.errors import BadFile, Conflict, IntegrityError, UsageError, storage_error
 from w2w_registry.files import read_bytes, read_text
 from w2w_registry.records import Result, check_name
 from w2w_registry.services.consent import gate
@@ -106,7 +106,7 @@ def _write(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     try:
         write_atomic(path, data, mode=mode)
     except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        raise storage_error(path, error) from error
 
 
 def _read_signed(path: Path) -> str:

@@ -41,7 +41,7 @@ from w2w_registry.consent.policy import subject_state
 from w2w_registry.consent.receipt import Left, withdrawal_markdown, withdrawal_receipt
 from w2w_registry.consent.records import Status
 from w2w_registry.consent.withdrawal import AffectedRelease, Step, Tombstone
-from w2w_registry.errors import NotFound, StorageError
+from w2w_registry.errors import NotFound, storage_error
 from w2w_registry.index.factory import kept_engines
 from w2w_registry.records import ConsentState, Result, VersionState, digest_of, now
 from w2w_registry.services.consent.affected import affected_releases, affected_versions
@@ -381,4 +381,4 @@ def _remove(folder: Path) -> None:
     except FileNotFoundError:
         pass
     except OSError as error:
-        raise StorageError(path=str(folder), reason=error.strerror or str(error)) from error
+        raise storage_error(folder, error) from error

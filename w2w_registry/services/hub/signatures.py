@@ -24,7 +24,7 @@ from typing import Final
 
 from w2w_registry.artifacts import temporary_folder
 from w2w_registry.commands import command
-from w2w_registry.errors import BadFile, IntegrityError, SettingError, StorageError
+from w2w_registry.errors import BadFile, IntegrityError, SettingError, storage_error
 from w2w_registry.hub import bundle
 from w2w_registry.services.recording.policies import hub_trust
 from w2w_registry.services.registry import Registry
@@ -69,7 +69,7 @@ def attesting_key(registry: Registry) -> Path:
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             if not own.is_file():  # else another process was first
-                raise StorageError(path=str(own), reason=error.strerror or str(error)) from error
+                raise storage_error(own, error) from error
     return own
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import StorageError
+from w2w_registry.errors import storage_error
 from w2w_registry.services.registry import Registry
 
 MOST: Final = 10_000
@@ -64,7 +64,7 @@ class AnswerFolder:
                     return found
                 path.unlink(missing_ok=True)
             except OSError as error:
-                raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+                raise storage_error(path, error) from error
         return None
 
     def keep(self, caller: str, key: str, answered: Answered) -> None:
@@ -77,7 +77,7 @@ class AnswerFolder:
         try:
             write_atomic(path, json.dumps(asdict(answered)).encode())
         except OSError as error:
-            raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+            raise storage_error(path, error) from error
 
     def drop(self, caller: str, key: str) -> None:
         """Forget a claim: the change was not made, and may be tried again."""

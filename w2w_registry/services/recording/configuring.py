@@ -15,7 +15,7 @@ from typing import Any, Final
 from w2w_registry.artifacts import ArtifactStore, write_atomic
 from w2w_registry.catalog.engine import masked, parse_url
 from w2w_registry.commands import command
-from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, StorageError, UsageError, storing
+from w2w_registry.errors import MissingExtra, NotFound, RegistryError, SettingError, UsageError, storage_error, storing
 from w2w_registry.files import read_text
 from w2w_registry.index.factory import check_options
 from w2w_registry.records import Result
@@ -253,7 +253,7 @@ def _try(text: str, path: Path) -> None:
         scratch.write_text(text, encoding="utf-8")
         read_settings_file(scratch)
     except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        raise storage_error(path, error) from error
     except RegistryError as error:
         error.fields = {k: str(v).replace(str(scratch), str(path)) for k, v in error.fields.items()}
         raise

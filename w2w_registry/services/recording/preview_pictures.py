@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from w2w_registry.artifacts import write_atomic
-from w2w_registry.errors import DatabaseError, StorageError, Unmarked
+from w2w_registry.errors import DatabaseError, StorageError, Unmarked, storage_error
 from w2w_registry.pictures import picture
 from w2w_registry.services.recording import pictures, policies
 from w2w_registry.services.recording.pictures import Outgoing
@@ -78,7 +78,7 @@ def kept_preview(registry: Registry, version_id: int, digest: str) -> bytes | No
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StorageError(path=str(path), reason=error.strerror or str(error)) from error
+        raise storage_error(path, error) from error
 
 
 def _path(registry: Registry, version_id: int, digest: str) -> Path:

@@ -82,7 +82,7 @@ def update_space(
         fit_set = only_allowed(registry, fitting, old.base_model)
         digests = [member.model_digest for member in fit_set.members]
         if not digests:
-            raise UsageError(reason="none of these LoRAs can be taken in: " + _why(fit_set))
+            raise UsageError(reason="none of these LoRAs can be added: " + _why(fit_set))
         found = updated(space, fit_set.thetas, digests, components=components, false_match_rate=FALSE_MATCH_RATE)
         inputs = [
             Input("space", InputKind.SPACE, digest=old.digest, ref=old.ref),

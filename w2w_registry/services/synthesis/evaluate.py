@@ -251,7 +251,10 @@ class _Bench:
                 if len(found) == self.request.limit:
                     break
         if len(found) < 2:
-            raise UsageError(reason="fewer than two registered identities may be drawn", hint="see `consent check`")
+            raise UsageError(
+                reason="fewer than two registered identities may be drawn",
+                hint=f"`{command('consent check', 'NAME')}` says why",
+            )
         return found
 
     def _draw(self, thetas: Sequence[Vector]) -> list[list[Any]]:
