@@ -7,6 +7,7 @@ face recogniser saved in that form) from a local folder or the Hub cache.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -71,6 +72,8 @@ class EmbeddingScorer:
             raise MissingExtra(package="transformers", extra="diffusion", feature="scoring real photos") from None
         self._device = pick_device(device)
         self._source = str(source)
+        if os.path.exists(self._source) and not os.path.isdir(self._source):  # else it would be asked for on the Hub
+            raise NotFound(what="image embedding model", name=self._source, reason="it is not a folder")
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(self._source)
             self._model: Any = AutoModel.from_pretrained(self._source).eval().to(self._device)

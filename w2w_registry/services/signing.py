@@ -171,9 +171,13 @@ def is_folder(text: str) -> bool:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises BadFile when there is no such folder."""
+    """Raises BadFile when there is no such folder, or something in it is neither a file nor a folder: a signature
+    would not cover what a link leads to, and reading a pipe would not end."""
     if not folder.is_dir():
         raise BadFile(path=str(folder), reason="not a folder")
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise BadFile(path=str(path), reason="neither a file nor a folder, so it cannot be signed or verified")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def folder(tmp_path: Path) -> Path:
     made.mkdir()
     (made / "adapter.safetensors").write_bytes(b"weights")
     return made
+
+
+@pytest.mark.parametrize("strange", ["pipe", "link", "dangling"])
+def test_only_files_are_signed_and_verified(folder: Path, tmp_path: Path, strange: str) -> None:
+    key = signing.new_key_pair(tmp_path / "keys")
+    signing.sign_folder(folder, Path(key["private_key"]))
+    beside = folder / "beside"
+    if strange == "pipe":
+        os.mkfifo(beside)
+    else:
+        beside.symlink_to(folder / ("adapter.safetensors" if strange == "link" else "none"))
+    with pytest.raises(BadFile, match="beside: neither a file nor a folder"):
+        signing.sign_folder(folder, Path(key["private_key"]))
+    with pytest.raises(BadFile, match="beside: neither a file nor a folder"):
+        signing.verify_folder(folder, public_key=Path(key["public_key"]))
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

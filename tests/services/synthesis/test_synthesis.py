@@ -374,7 +374,7 @@ def test_one_photo_shows_one_subject(registry: Registry, tmp_path: Path) -> None
     assert found("alice", [both], ["s-1"], steps=6) is None
     told = found("bob", [other, both], ["s-2"])
     assert told is not None
-    assert "it resembles alice@2 (another subject; by the same photo, " in told
+    assert "it resembles alice@2 (another subject; by the same photo)" in told
 
 
 def test_a_folder_is_inverted_batch_by_batch(registry: Registry, tmp_path: Path) -> None:
