@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -349,8 +350,12 @@ def _spelt(value: Any) -> Any:
 
 
 def chance(value: float | None) -> str | None:
-    """A chance as people read it: to two digits, and never as nought."""
-    return None if value is None else f"{value:.2g}" if value >= 1e-6 else "< 1e-06"
+    """A chance as people read it: to two digits, rounded up, so that none looks as if it were within a line that it is
+    beyond, and never as nought."""
+    if value is None or value < 1e-6:
+        return None if value is None else "< 1e-06"
+    digit = 10.0 ** (math.floor(math.log10(value)) - 1)
+    return f"{math.ceil(value / digit - 1e-9) * digit:.2g}"
 
 
 def report_bug(error: Exception) -> None:

@@ -120,7 +120,7 @@ def test_chances_are_told_by_how_often_something_happens() -> None:
     chances = (0.0, 2e-6, 3e-4, 0.012, 0.19, 0.5, 1.0)
     told = ["less than once in 1,000,000", *(f"once in {n}" for n in ("500,000", "3,300", "83", "5.3", "2", "1"))]
     assert [once_in(chance) for chance in chances] == told
-    drawn = "by what it draws: a stranger comes as near once in 10,000 times; refused from once in 3,300 on"
+    drawn = "by what it draws, as near as one stranger in 10,000 comes, where one stranger in 3,300 is refused"
     assert nearness("behaviour", 1 - 1e-4, 1 - 3e-4) == drawn
     assert nearness("sketch", 1.0, 0.55) == "by its weights, at a cosine of 1.000; refused from 0.550 up"
 

@@ -193,7 +193,7 @@ _WRITERS: dict[type[e.RegistryError], Callable[[_Fields], str]] = {
         )
     ),
     e.LikenessRefused: lambda f: (
-        f"{_short(f['path'])}: too near a protected or withdrawn subject ({f['subject']}: {f['near']}); not added"
+        f"{_short(f['path'])}: too near a protected or withdrawn subject ({f['subject']}; {f['near']}); not added"
     ),
     e.BadFile: lambda f: f"{_short(f['path'])}: {f['reason']}{f.hint}",
     e.NoPoints: lambda f: (

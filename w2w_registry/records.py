@@ -280,12 +280,12 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def once_in(chance: float) -> str:
+def once_in(chance: float, once: str = "once", never: str = "less than once") -> str:
     """How often something of this chance happens, as people read it: ``once in 1,200``; to two digits."""
     if chance < 1e-6:
-        return "less than once in 1,000,000"
-    times = 1 / min(chance, 1.0)
-    return f"once in {float(f'{times:.2g}'):,.3g}" if times < 1000 else f"once in {float(f'{times:.2g}'):,.0f}"
+        return f"{never} in 1,000,000"
+    times = float(f"{1 / min(chance, 1.0):.2g}")
+    return f"{once} in {times:,.0f}" if times >= 10 else f"{once} in {times:g}"
 
 
 def nearness(by: str, similarity: float, threshold: float) -> str:
@@ -293,8 +293,8 @@ def nearness(by: str, similarity: float, threshold: float) -> str:
     less the chance that a stranger comes as near, by weights cosines."""
     if by != "behaviour":
         return f"by its weights, at a cosine of {similarity:.3f}; refused from {threshold:.3f} up"
-    here, line = once_in(1 - similarity), once_in(1 - threshold)
-    return f"by what it draws: a stranger comes as near {here} times; refused from {line} on"
+    here, line = (once_in(1 - one, "one stranger", "fewer than one stranger") for one in (similarity, threshold))
+    return f"by what it draws, as near as {here} comes, where {line} is refused"
 
 
 def canonical_json(value: Any) -> str:

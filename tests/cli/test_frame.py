@@ -245,3 +245,10 @@ def test_former_names_still_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     assert "initializer" in capsys.readouterr().out
     assert "guess" not in cli.list_commands(click.Context(cli))
+
+
+def test_a_chance_beyond_a_line_never_reads_as_if_it_were_within() -> None:
+    """0.0102 is "likely", so it is not told as 0.01, up to which a match is the same."""
+    shown = {0.0102: "0.011", 0.01: "0.01", 0.2: "0.2", 0.2001: "0.21", 1.0: "1", 0.00053: "0.00053", 3e-7: "< 1e-06"}
+    assert {value: output.chance(value) for value in shown} == shown
+    assert output.chance(None) is None

@@ -41,7 +41,8 @@ def _as_unlike(held: Held) -> str:
     if held.false_alarm is None:
         return ""
     if held.by == By.BEHAVIOUR:
-        return f": in {held.false_alarm:.0%} of searches a stranger comes nearer to somebody"
+        often = f"in {held.false_alarm:.0%} of searches" if held.false_alarm < 0.99 else "in nearly every search"
+        return f": {often} a stranger comes nearer to somebody"
     return f": {held.false_alarm:.0%} of pairs of two people are nearer"
 
 
