@@ -26,7 +26,7 @@ from examples.miniworld.unpack import DATA, load_loras
 from w2w_registry.space.intervals import share
 from w2w_registry.space.layout import Layout
 from w2w_registry.space.people import pairs_of_one
-from w2w_registry.space.verdict import Repeats, VerdictModel, learn
+from w2w_registry.space.verdict import Repeats, VerdictModel, learn, presume
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -35,6 +35,8 @@ PROMPT: Final = "photo of sks person"
 LEARNED: Final = 112
 """A model learns from repeats of the people before this one; the others judge it."""
 ALARMS: Final = 0.01
+PRESUME: Final = -1
+"""In place of a number of repeats: none, and the noise of training presumed."""
 UNFINISHED: Final = ("short", "barely")
 """Kinds that were trained for a third, and for a twelfth, of the steps: the last draw hardly anybody yet."""
 TEACHERS: Final = ("rank4-qkvo", "text-encoder")
@@ -231,18 +233,21 @@ def repeats(path: Path | None) -> str:
         foreign_too = next(one for one in foreign() if one.kind == others.kind).only(judged=False)
     lines = ["| repeats | " + " | ".join(f"{one.kind}: recall@1 | same" for one in ask) + " | strangers called same |",
              "| --- " * (2 + 2 * len(ask)) + "|"]  # fmt: skip
-    wanted = [(count, 0) for count in (0, *counts)]
+    wanted = [(PRESUME, 0), *((count, 0) for count in (0, *counts))]
     if foreign_too is not None:
         wanted += [(counts[-1], also) for also in (16, 24, 32) if also <= len(foreign_too.of)]
     for count, also in wanted:
-        given = [Repeats("retrained", teach.prints[:count], teach.of[:count])] if count else []
+        given = [Repeats("retrained", teach.prints[:count], teach.of[:count])] if count > 0 else []
         if also and foreign_too is not None:
             given.append(Repeats("foreign", foreign_too.prints[:also], foreign_too.of[:also]))
         model = learn(gallery, given)
+        if count == PRESUME:
+            model = presume(model, gallery, np.arange(len(gallery)))
         found = [judged(model, one, gallery) for one in ask]
         cells = [str(share(values)) for f in found for values in (f.first, f.same)]
         cells.append(str(share(alarms(model, strangers, gallery))))
-        name = "none: cosine" if not count else f"{count} and {also} foreign" if also else str(count)
+        none = {PRESUME: "none: presumed", 0: "none: cosine"}
+        name = none[count] if count in none else f"{count} and {also} foreign" if also else str(count)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
