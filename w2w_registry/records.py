@@ -351,6 +351,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(maxsize=64)  # all rows of a version, and most of those recorded with it, say the same moment
 def iso(moment: datetime) -> str:
     """RFC 3339 in UTC with microseconds: ``2026-01-31T12:00:00.000000Z``; a naive moment is taken as UTC."""
     if moment.tzinfo is not UTC:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import BadFile
-from w2w_registry.files import PICTURE_LIMIT, read_bytes, read_text
+from w2w_registry.files import PICTURE_LIMIT, first_there, opened, read_bytes, read_text
 from w2w_registry.lora import alone_there
 from w2w_registry.lora.metadata import Told, told_by
 from w2w_registry.pictures import FORMATS, readable
@@ -35,7 +35,8 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
     the header."""
     found: dict[str, Label] = {}
     _from_header(found, told)
-    beside = {ending: _table(file) or {} for ending, file in _files_beside(path)}
+    none: dict[str, Any] = {}
+    beside = dict.fromkeys(_BESIDE, none) | {ending: _table(file) or {} for ending, file in _files_beside(path)}
     _from_card(found, path)
     _from_header(found, told_by({n: v for n, v in beside[".swarm.json"].items() if isinstance(v, str)}))
     for name in _MANAGERS:
@@ -58,8 +59,10 @@ def _from_header(found: dict[str, Label], told: Told | None) -> None:
 
 
 def _files_beside(path: Path) -> list[tuple[str, Path]]:
-    stem = path.with_suffix("") if os.path.isfile(path) else path / path.name
-    return [(ending, stem.with_name(stem.name + ending)) for ending in _BESIDE]
+    """Those that are there, by how their names end."""
+    folder, stem = (path.parent, path.stem) if os.path.isfile(path) else (path, path.name)
+    found = [(ending, first_there(folder, (stem + ending,))) for ending in _BESIDE]
+    return [(ending, file) for ending, file in found if file is not None]
 
 
 def beside_told(path: Path) -> tuple[str, ...]:
@@ -94,8 +97,9 @@ def _shows_somebody(table: dict[str, Any], within: int = 2) -> bool:
 def _no_picture(file: Path) -> str | None:
     """Why a file beside an adapter cannot be its preview, by how it begins."""
     try:
-        start = read_bytes(file, limit=PICTURE_LIMIT)[:64]
-    except BadFile:
+        with opened(file, limit=PICTURE_LIMIT) as (stream, _):
+            start = stream.read(64)
+    except (BadFile, OSError):
         return "not a picture"
     if readable(start) != FORMATS:
         return None if readable(start) else "an AVIF picture, which this Pillow does not read"
