@@ -90,6 +90,20 @@ def test_damage_is_found(tmp_path: Path) -> None:
         store.get(digest)
 
 
+def test_a_pipe_in_the_store_is_no_artifact(tmp_path: Path) -> None:
+    """Reading one would wait for ever: it is not there, for whoever asks, and storing the content again says so."""
+    store = ArtifactStore(str(tmp_path))
+    digest = hashlib.sha256(b"x").hexdigest()
+    (tmp_path / digest[:2]).mkdir()
+    os.mkfifo(tmp_path / digest[:2] / digest)
+    assert not store.exists(digest)
+    for read in (store.get, lambda one: store.local(one).__enter__()):
+        with pytest.raises(NotFound):
+            read(digest)
+    assert store.put(b"x") == digest
+    assert store.get(digest) == b"x"
+
+
 def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError):

@@ -70,7 +70,7 @@ class ArtifactStore:
 
     def exists(self, digest: str) -> bool:
         local = self.path(digest)
-        return local.exists() if local is not None else bool(self._remote().exists(self._key(digest)))
+        return local.is_file() if local is not None else bool(self._remote().exists(self._key(digest)))
 
     def put(self, data: bytes | memoryview) -> str:
         """Store ``data``, on disk for good once this returns; returns its digest. A damaged artifact of that name is
@@ -132,7 +132,7 @@ class ArtifactStore:
         """
         path = self.path(digest)
         if path is not None:
-            if not path.exists():
+            if not path.is_file():  # nor is a pipe one: reading it would not end
                 raise NotFound(what="artifact", name=digest)
             yield path
             return
@@ -156,6 +156,8 @@ class ArtifactStore:
         """
         local = self.path(digest)
         try:
+            if local is not None and not local.is_file():
+                raise NotFound(what="artifact", name=digest)
             data = local.read_bytes() if local is not None else self._remote().cat_file(self._key(digest))
         except FileNotFoundError:
             raise NotFound(what="artifact", name=digest) from None
@@ -222,7 +224,7 @@ class ArtifactStore:
         if local is None:
             facts = self.facts(digest)
             return facts is not None and facts.size == size
-        return local.exists() and local.stat().st_size == size and sha256_file(local) == digest
+        return local.is_file() and local.stat().st_size == size and sha256_file(local) == digest
 
     def _renewed(self, digest: str) -> bool:
         """Let a file that is stored again be as new, since whoever stores it has not recorded it yet; False when that

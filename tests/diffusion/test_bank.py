@@ -72,7 +72,8 @@ def test_doras_of_a_batch_equal_peft(tiny_unet, tiny_layout):
     bank = LoraBank(tiny_unet, tiny_layout)
     sizes = [tiny_layout.by_key[module, "B"].shape[0] for module in tiny_layout.modules]
     assert bank.outputs == sum(sizes)
-    magnitudes = bank.row_norms() * (1 + torch.rand((2, bank.outputs), generator=torch.Generator().manual_seed(4)))
+    own = torch.cat([tiny_unet.get_submodule(module).weight.norm(dim=1) for module in tiny_layout.modules]).detach()
+    magnitudes = own * (1 + torch.rand((2, bank.outputs), generator=torch.Generator().manual_seed(4)))
     with torch.no_grad(), bank.apply(theta, magnitudes=magnitudes):
         out = tiny_unet(x, t, text).sample
     with torch.no_grad(), bank.apply(theta, torch.tensor([1, 0, 1, 0]), magnitudes):

@@ -60,10 +60,6 @@ class LoraBank:
         """M, how many output features the modules have together: the length of a DoRA's magnitudes."""
         return sum(site.shape_b[0] for site in self._sites)
 
-    def row_norms(self) -> Tensor:
-        """‖w‖ of every row of every module's own weight (M,) float32: the magnitudes a DoRA starts from."""
-        return torch.cat([_weight(site.linear).norm(dim=1) for site in self._sites])
-
     @contextmanager
     def apply(self, theta: Tensor, group: Tensor | None = None, magnitudes: Tensor | None = None) -> Iterator[None]:
         """Inside the block, sample n of every batch uses the LoRA ``theta[group[n]]``.
