@@ -25,7 +25,8 @@ def calibrate(frame: Frame, repeats: tuple[str, ...], pipeline: str | None, prom
     """Learn from repeat trainings which fingerprints belong to the same person, and how often a stranger comes as near.
 
     The first folder holds LoRAs trained like the registered ones, from other photos; each further folder holds LoRAs
-    trained another way (rank, initialisation, modules, tool). At least sixteen of each are needed.
+    trained another way (rank, initialisation, modules, tool). At least sixteen of each are needed. Fewer than
+    a hundred of the first kind alone are worse than none for LoRAs trained another way (docs/metric.md).
     """
     from w2w_registry.services.recording import fingerprints
     from w2w_registry.services.search import behaviour as service
