@@ -8,10 +8,13 @@ both spectra, ``BENCH_QUERIES`` for another number of queries.
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,8 +23,13 @@ import numpy as np
 
 from benchmarks.cases._vectors import DEFAULT_DECAY, PAPER_DECAY, batches, near, strangers, unit
 from benchmarks.frame import Row, held, side_by_side
+from w2w_registry.audit.chain import event_hash
+from w2w_registry.catalog import schema
+from w2w_registry.catalog.session import Catalog
+from w2w_registry.catalog.vectors import of_versions
 from w2w_registry.index import store
-from w2w_registry.index.protocol import Ids, Stamp, VectorIndex, Vectors
+from w2w_registry.index.protocol import Batch, Ids, Stamp, VectorIndex, Vectors
+from w2w_registry.index.rows import Source
 
 DIM = 1000
 QUERIES = 40
@@ -48,10 +56,36 @@ def compare(folder: Path, count: int, decay: float) -> Iterator[Row]:
 
     faiss.omp_set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    size = {"rows": count, "dim": DIM, "decay": decay, "threads": 1}
+    size: dict[str, Any] = {"rows": count, "dim": DIM, "decay": decay, "threads": 1}
     print(f"building {count:,} rows, i^-{decay} …", file=sys.stderr, flush=True)
+    with catalogued(folder, count, decay) as source:
+        yield from with_source(store.FolderEngine(folder / "index", "faiss", source), count, decay, size)
+
+
+@contextmanager
+def catalogued(folder: Path, count: int, decay: float) -> Iterator[Source]:
+    """The rows in a catalog on SQLite, from which an index that holds them short has the last dozen of a query, as the
+    services' indexes have (``services.recording.nearest``)."""
+    url = f"sqlite:///{folder}/catalog.db"
+    schema.upgrade(url)
+    with closing(sqlite3.connect(folder / "catalog.db")) as connection, connection:
+        for ids, block in batches(count, DIM, decay):
+            rows = ((1, i, DIM, "", row.astype("<f4").tobytes()) for i, row in zip(ids.tolist(), block, strict=True))
+            connection.executemany("INSERT INTO coordinates VALUES (?, ?, ?, ?, ?)", rows)
+    with Catalog(url, event_hash=event_hash).read() as session:
+
+        def source(ids: Ids) -> Batch:
+            found = of_versions(session, 1, ids)
+            return found.ids, found.matrix
+
+        yield source
+
+
+def with_source(engine: store.FolderEngine, count: int, decay: float, size: dict[str, Any]) -> Iterator[Row]:
+    import faiss
+
     start, used = time.perf_counter(), time.process_time()
-    store.build(folder, "faiss", DIM, STAMP, batches(count, DIM, decay))
+    engine.build(DIM, STAMP, batches(count, DIM, decay))
     start, used = time.perf_counter() - start, time.process_time() - used
     plain = time.process_time()
     flat = faiss.IndexFlatIP(DIM)
@@ -66,17 +100,17 @@ def compare(folder: Path, count: int, decay: float) -> Iterator[Row]:
     some = int(os.environ.get("BENCH_QUERIES", ASKED_OF_MANY if count == MANY else ASKED))
     half = some // 2
     asked = np.concatenate([near(first, decay, half, seed=5), strangers(DIM, decay, some - half)])
-    index = opened(folder)
+    index = opened(engine)
     yield from one_by_one(index, flat, asked, THRESHOLDS[decay], size)
     queries = near(first, decay, QUERIES)
-    yield two_threads(folder, flat, queries, size)
+    yield two_threads(engine, flat, queries, size)
     yield from filtered(index, queries, count, size)
     if count <= 100_000:
-        yield shifted(folder, decay, size)
+        yield shifted(engine, decay, size)
 
 
-def opened(folder: Path) -> VectorIndex:
-    found = store.load(folder)
+def opened(engine: store.FolderEngine) -> VectorIndex:
+    found = engine.open()
     assert found is not None
     return found[0]
 
@@ -151,9 +185,9 @@ def proven(index: VectorIndex, threshold: float, query: Vectors) -> list[int]:
     return [int(i) for i in index.above(query, threshold, limit=10)[0][0]]
 
 
-def two_threads(folder: Path, flat: Any, queries: Vectors, size: dict[str, Any]) -> Row:
+def two_threads(engine: store.FolderEngine, flat: Any, queries: Vectors, size: dict[str, Any]) -> Row:
     os.environ["OMP_NUM_THREADS"] = "2"
-    index = opened(folder)
+    index = opened(engine)
     os.environ["OMP_NUM_THREADS"] = "1"
     each(index.search, queries)
     ours, peer = side_by_side(lambda: each(index.search, queries), lambda: each(flat.search, queries), repeats=3)
@@ -189,24 +223,33 @@ def filtered(index: VectorIndex, queries: Vectors, count: int, size: dict[str, A
         yield Row("filtered query, CPU", ours, peer, "the same unfiltered", quality, {**size, "share": share})
 
 
-def shifted(folder: Path, decay: float, size: dict[str, Any]) -> Row:
+def shifted(engine: store.FolderEngine, decay: float, size: dict[str, Any]) -> Row:
     """20,000 rows of another centre and spectrum added, against an index built of all rows at once."""
     rng = np.random.default_rng(8)
     more = 20_000
     rows = unit(rng.standard_normal((more, DIM), np.float32) * np.arange(1, DIM + 1, dtype=np.float32) ** -0.6 + 0.05)
-    index = opened(folder)
+    index = opened(engine)
     before = int(index.ids()[-1]) + 1
     used = time.process_time()
-    index.add(np.arange(before, before + more), rows)
-    store.save(folder, index, STAMP)
+    fresh = np.arange(before, before + more)
+    source = engine.source
+    assert source is not None
+
+    def with_more(ids: Ids) -> Batch:
+        known, units = source(ids[ids < before])
+        later = ids[ids >= before]
+        return np.concatenate([known, later]), np.concatenate([units.reshape(len(known), DIM), rows[later - before]])
+
+    engine = replace(engine, source=with_more)
+    index.add(fresh, rows)
+    engine.keep(index, STAMP)
     used = time.process_time() - used
-    index = opened(folder)
+    index = opened(engine)
     queries = near(rows, 0.6, QUERIES, seed=9)
     found = index.search(queries, 10)[0]
     truth = index.search(queries, 10, exact=True)[0]
-    rebuilt = folder / "rebuilt"
     cost = time.process_time()
-    other, _ = store.build(rebuilt, "faiss", DIM, STAMP, index.batches())
+    other, _ = replace(engine, folder=engine.folder / "rebuilt").build(DIM, STAMP, index.batches())
     cost = time.process_time() - cost
     again = other.search(queries, 10)[0]
     kept, anew = recall(found, truth), recall(again, truth)

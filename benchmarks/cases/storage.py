@@ -86,7 +86,7 @@ def taken(registry: Registry, folder: Path) -> dict[str, int]:
     optimize(registry)
     registry.catalog.close()  # the last to close folds the log into the file
     index = [path for path in registry.settings.index_dir.rglob("*") if path.is_file()]
-    vectors = sum(path.stat().st_size for path in index if path.name == "vectors.f32")
+    vectors = sum(path.stat().st_size for path in index if path.name.startswith("vectors."))
     return {
         "catalog": sum(path.stat().st_size for path in folder.glob("catalog.db*")),
         "vectors": vectors,

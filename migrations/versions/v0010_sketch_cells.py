@@ -48,7 +48,8 @@ def downgrade() -> None:
         op.drop_index("ix_weights_sketch_cell", "weights_sketch")
         for key in KEYS:
             op.add_column("weights_sketch", sa.Column(key, sa.Double(), nullable=True))
-        _fill(KEYS, keys)
+        # The releases before knew sketches of float32 alone
+        _fill(["data", *KEYS], lambda values, norm: [values.astype("<f4").tobytes(), *keys(values, norm)])
         with op.batch_alter_table("weights_sketch") as batch:
             for key in KEYS:
                 batch.alter_column(key, existing_type=sa.Double(), nullable=False)
@@ -67,7 +68,11 @@ def _fill(columns: Sequence[str], of: Any) -> None:
         last = rows[-1][0]
         made = []
         for version_id, norm, data in rows:
-            values = np.resize(np.frombuffer(data, "<f4").astype(np.float64), SIZE)
+            if len(data) == SIZE + 4:  # stored by a later release: a step, and whole numbers of it
+                floats = np.frombuffer(data, np.int8, SIZE, 4) * np.frombuffer(data, "<f4", 1)
+            else:
+                floats = np.frombuffer(data, "<f4")
+            values = np.resize(floats.astype(np.float64), SIZE)
             made.append({"version_id": version_id, **dict(zip(columns, of(values, norm), strict=True))})
         connection.execute(change, made)
 

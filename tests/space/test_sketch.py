@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from tests.space.spaces import MODULES, make_layout
 from tests.space.test_canonical_gauge import refactored, regauged, trained
-from w2w_registry.space.sketch import NEAR, SIZE, Sketch, cells, distance, near_cells, sketch, sketches
+from w2w_registry.space.sketch import (
+    NEAR,
+    SIZE,
+    Sketch,
+    cells,
+    distance,
+    near_cells,
+    packed,
+    sketch,
+    sketches,
+    unpacked,
+)
 
 WIDTH = 24
 
@@ -55,6 +66,28 @@ def test_nothing_is_the_same_as_nothing() -> None:
     empty = {k: np.zeros_like(v) for k, v in layout.unflatten(np.ones(layout.dim, np.float32)).items()}
     nothing = sketch(empty, dict.fromkeys(MODULES, 1.0))
     assert (nothing.norm, distance(nothing, nothing)) == (0.0, 0.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([1e-12, 1e-3, 1.0, 1e6]))
+def test_a_stored_sketch_is_the_sketch_but_for_rounding(seed: int, size: float) -> None:
+    """However large its floats are, and however few of them there are; earlier releases stored float32."""
+    values = (np.random.default_rng(seed).normal(size=SIZE) * size).astype(np.float32)
+    values[:: seed % 5 + 2] = 0
+    stored = packed(Sketch(values, 1.0))
+    assert len(stored) == SIZE + 4
+    now, before = unpacked([stored, values.tobytes()])
+    assert np.linalg.norm(now - values) < 0.01 * np.linalg.norm(values)
+    assert (before == values).all()
+    assert (now[values == 0] == 0).all()
+
+
+def test_of_a_sketch_with_one_large_float_rounding_leaves_enough() -> None:
+    values = np.full(SIZE, 0.49 / 127, np.float32)
+    values[0] = 1
+    (now,) = unpacked([packed(Sketch(values, 1.0))])
+    assert 0.05 < np.linalg.norm(now - values) / np.linalg.norm(values) < NEAR
+    assert not unpacked([packed(Sketch(np.zeros(SIZE, np.float32), 0.0))]).any()
 
 
 def test_many_are_sketched_as_each_alone() -> None:

@@ -24,7 +24,7 @@ _BLOCK = 4_096  # sketches held at once
 
 
 class WeightsSketch(Base):
-    """A random projection of a version's ΔW: ``data`` is float32 little-endian, ``kind`` how it was drawn.
+    """A random projection of a version's ΔW: ``data`` as ``space.sketch`` packs it, ``kind`` how it was drawn.
 
     ``norm``: ‖ΔW‖. ``cell``: what it is looked up by.
     """
@@ -78,8 +78,10 @@ def every_sketch(session: Session, kind: str) -> list[StoredSketch]:
     return [StoredSketch(*row) for row in session.execute(query)]
 
 
-def sketch_blocks(session: Session, kind: str, states: Sequence[VersionState]) -> Iterator[tuple[list[int], bytes]]:
-    """The sketches of versions in these states, the oldest first, in blocks: version ids, and their data joined."""
+def sketch_blocks(
+    session: Session, kind: str, states: Sequence[VersionState]
+) -> Iterator[tuple[list[int], list[bytes]]]:
+    """The sketches of versions in these states, the oldest first, in blocks: version ids, and the data of each."""
     query = (
         select(WeightsSketch.version_id, WeightsSketch.data)
         .join(Version, Version.id == WeightsSketch.version_id)
@@ -88,7 +90,7 @@ def sketch_blocks(session: Session, kind: str, states: Sequence[VersionState]) -
     )
     rows = session.connection().execute(query, execution_options={"yield_per": _BLOCK})
     for block in rows.partitions():
-        yield [row.version_id for row in block], b"".join(row.data for row in block)
+        yield [row.version_id for row in block], [row.data for row in block]
 
 
 def without_sketch(session: Session, kind: str, after: int, limit: int) -> list[Version]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.assets import SERVED, Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.moment import once
+from w2w_registry.catalog.rows import listed
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import VersionState
 
@@ -61,6 +62,17 @@ def coordinates_of(session: Session, space_id: int, version_ids: Iterable[int]) 
         )
         found.update((version, unpack(data)) for version, data in session.execute(query))
     return found
+
+
+def of_versions(session: Session, space_id: int, version_ids: NDArray[np.int64]) -> Vectors:
+    """Coordinates in a space of those of the versions that have some there, whatever their state."""
+    query = (
+        select(Coordinates.version_id, Coordinates.data)
+        .where(Coordinates.space_id == space_id, Coordinates.version_id.in_(listed(session, version_ids.tolist())))
+        .order_by(Coordinates.version_id)
+    )
+    found = session.connection().execute(query).all()
+    return _vectors([row.version_id for row in found], [row.data for row in found])
 
 
 def count(

@@ -88,7 +88,7 @@ def describe(folder: Path) -> dict[str, dict[str, Any]]:
 
 def _lazily_read(name: str, size: int) -> bool:
     """Rows of a large segment have checksums of their own, and so have the chunks of every kind of codes."""
-    return name.endswith(".u8") or (name == "vectors.f32" and size > EAGER_BYTES)
+    return name.endswith(".u8") or (name in ("vectors.f32", "vectors.i8") and size > EAGER_BYTES)
 
 
 def verified(path: Path, described: dict[str, Any]) -> tuple[NDArray[np.uint8], mmap.mmap | None]:

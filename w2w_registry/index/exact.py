@@ -8,15 +8,17 @@ answer is that of scoring every row, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from w2w_registry.index.protocol import Batch, Ids, Vectors
-from w2w_registry.index.rows import BLOCK_BYTES, SCAN_BYTES, Files, Rows, read_rows, write_rows
+from w2w_registry.index.rows import BLOCK_BYTES, SCAN_BYTES, Files, Rows, RowWriter, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment, SegmentedIndex
-from w2w_registry.index.vectors import best, contenders, rounding, score
+from w2w_registry.index.vectors import MAX_NORM, best, contenders, rounding, score
 
 KIND = "exact"
 GATHER_SHARE = 8  # reading 1/4 of the rows one by one costs more than streaming all, 1/8 less (measured)
@@ -28,8 +30,9 @@ class ExactIndex(SegmentedIndex):
     kind = KIND
 
     @classmethod
-    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
-        return write_rows(folder, dim, batches)
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch], *, short: bool = False) -> int:
+        with closing(RowWriter(folder)) as writer:
+            return write_rows(folder, dim, batches, writer.add)
 
     @classmethod
     def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Segment:
@@ -48,7 +51,7 @@ class ExactIndex(SegmentedIndex):
         found: Found = []
         for part, approximate in _products(segment.rows, queries, rows):
             for query, scores in zip(part, approximate, strict=True):
-                near = contenders(scores, limit, self._dim)
+                near = contenders(scores, limit, self._dim, errors_of(segment.rows, rows))
                 found.append(decide(segment.rows, query, near if rows is None else rows[near], limit))
         return found
 
@@ -61,7 +64,10 @@ class ExactIndex(SegmentedIndex):
         limit: int | None,
     ) -> Found:
         found: Found = []
-        least = threshold - 2 * rounding(self._dim)
+        least: Any = threshold - 2 * rounding(self._dim)
+        errors = errors_of(segment.rows, rows)
+        if errors is not None:
+            least = least - MAX_NORM * errors
         for part, approximate in _products(segment.rows, queries, rows):
             for query, scores in zip(part, approximate, strict=True):
                 near = np.flatnonzero(scores >= least)
@@ -76,19 +82,24 @@ def _products(rows: Rows, queries: Vectors, chosen: NDArray[np.int64] | None) ->
     for start in range(0, len(queries), step):
         part = queries[start : start + step]
         if chosen is not None and len(chosen) * GATHER_SHARE <= len(rows):
-            yield part, products(rows, chosen, part).T
+            yield part, products(rows, chosen, part)
             continue
         approximate = np.empty((len(part), len(rows)), np.float32)
-        for first, block in rows.blocks():
-            approximate[:, first : first + len(block)] = part @ block.T
+        for first, found in rows.scan(part):
+            approximate[:, first : first + found.shape[1]] = found
         yield part, approximate if chosen is None else approximate[:, chosen]
 
 
 def products(rows: Rows, chosen: NDArray[np.int64], queries: Vectors) -> Vectors:
-    """float32 products of chosen rows, read one by one, with one query (k,) or several (q, k)."""
+    """float32 products (q, m) of queries (q, k) with what is stored of chosen rows, read one by one."""
     step = max(1, BLOCK_BYTES // (4 * rows.dim))
-    parts = [rows.take(chosen[start : start + step]) @ queries.T for start in range(0, len(chosen), step)]
-    return np.concatenate(parts) if parts else np.empty((0, *queries.shape[:-1]), np.float32)
+    parts = [rows.products(queries, chosen[start : start + step]) for start in range(0, len(chosen), step)]
+    return np.concatenate(parts, axis=1) if parts else np.empty((len(queries), 0), np.float32)
+
+
+def errors_of(rows: Rows, chosen: NDArray[np.int64] | None) -> Vectors | None:
+    """How far what is stored of chosen rows (None = all) is from them, (m,); None where it is the rows themselves."""
+    return rows.errors if rows.errors is None or chosen is None else rows.errors[chosen]
 
 
 def decide(rows: Rows, query: Vectors, chosen: NDArray[np.int64], limit: int) -> tuple[Ids, Vectors]:

@@ -18,6 +18,7 @@ from w2w_registry.index.milvus_server import LOCAL_FILE, MilvusTarget
 
 if TYPE_CHECKING:  # the engines need numpy, which most of those who ask for settings do not
     from w2w_registry.index.protocol import Engine
+    from w2w_registry.index.rows import Source
 
 FAISS_ROWS = 50_000
 
@@ -55,13 +56,22 @@ def check_options(options: Mapping[str, Any]) -> None:
         MilvusTarget.from_options(options, Path(LOCAL_FILE), {})
 
 
-def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric_digest: str, *, size: int) -> Engine:
+def engine_for(
+    options: Mapping[str, Any],
+    root: Path,
+    space_digest: str,
+    metric_digest: str,
+    *,
+    size: int,
+    source: Source | None = None,
+) -> Engine:
     """The engine that keeps the index of one space under one metric.
 
     Args:
         options: the ``[index]`` table of registry.toml.
         root: the cache folder of the registry.
         size: how many rows are expected, for ``auto``.
+        source: where the exact rows are, for kinds that then need not store them.
 
     Raises:
         SettingError: no such kind, or a setting that is not text.
@@ -72,7 +82,7 @@ def engine_for(options: Mapping[str, Any], root: Path, space_digest: str, metric
         return placed_engine(kind).of(options, root, folder)
     from w2w_registry.index.store import FolderEngine
 
-    return FolderEngine(folder, kind)
+    return FolderEngine(folder, kind, source)
 
 
 def kept_engines(options: Mapping[str, Any], root: Path) -> Iterator[Engine]:

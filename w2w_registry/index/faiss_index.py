@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,12 +31,13 @@ from numpy.typing import NDArray
 
 from w2w_registry.errors import IntegrityError
 from w2w_registry.index.codes import Code, CodeWriter, Turns
-from w2w_registry.index.exact import ExactIndex, reaching
+from w2w_registry.index.exact import ExactIndex, errors_of, reaching
 from w2w_registry.index.faiss_candidates import TOGETHER, decided, kth_of_each, settled
 from w2w_registry.index.faiss_scan import Scan, each, faiss, threads, understands
 from w2w_registry.index.protocol import Batch, Vectors
-from w2w_registry.index.rows import Files, Rows, read_rows, write_rows
+from w2w_registry.index.rows import Files, Rows, RowWriter, read_rows, write_rows
 from w2w_registry.index.segments import Found, Segment
+from w2w_registry.index.short_rows import ShortRows, ShortWriter, read_short
 from w2w_registry.index.vectors import MAX_NORM, rounding
 
 KIND = "faiss"
@@ -109,6 +111,8 @@ class FaissSegment(Segment):
         A place of −1 is no row, and its product −∞."""
         places = np.ascontiguousarray(places)
         self.rows.expect(places[0] if len(places) == 1 else places[places >= 0])
+        if isinstance(self.rows, ShortRows):
+            return self.rows.each_product(queries, places)
         module = faiss()
         out = np.empty(places.shape, np.float32)
         pointers = [module.swig_ptr(array) for array in (out, queries, self.rows.vectors, places)]
@@ -143,16 +147,14 @@ class FaissIndex(ExactIndex):
         return not any(map(_scanned, self.segments))
 
     @classmethod
-    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
-        writer = CodeWriter(folder, dim if dim >= MIN_DIM else None)
-        try:
-            return write_rows(folder, dim, batches, writer.add)
-        finally:
-            writer.close()
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch], *, short: bool = False) -> int:
+        rows: ShortWriter | RowWriter = ShortWriter(folder) if short and dim >= MIN_DIM else RowWriter(folder)
+        with closing(rows), closing(CodeWriter(folder, dim if dim >= MIN_DIM else None)) as codes:
+            return write_rows(folder, dim, batches, rows.add, codes.add)
 
     @classmethod
     def load(cls, folder: Path, files: Files, dim: int, *, unchecked: bool) -> Segment:
-        rows = read_rows(files, dim, unchecked=unchecked)
+        rows = (read_short if "vectors.i8" in files else read_rows)(files, dim, unchecked=unchecked)
         if dim < MIN_DIM or len(rows) < SCAN_ROWS:
             return Segment(rows)
         errors = files["errors.f32"].view("<f4").astype(np.float32, copy=False)
@@ -233,7 +235,10 @@ class FaissIndex(ExactIndex):
                 found += super()._segment_above(segment, query[None], threshold, rows, limit)
                 continue
             chosen = chosen if mask is None else chosen[mask[chosen]]
-            near = segment.products(query[None], chosen[None])[0] >= least - 2 * rounding(self._dim)
+            products = segment.products(query[None], chosen[None])[0]
+            errors = errors_of(segment.rows, chosen)
+            bounds = products if errors is None else products + np.float32(MAX_NORM) * errors
+            near = bounds >= least - 2 * rounding(self._dim)
             found.append(reaching(segment.rows, query, chosen[near], threshold))
         return found
 

@@ -33,7 +33,8 @@ from w2w_registry.index.protocol import Batch, Stamp, VectorIndex
 from w2w_registry.index.segments import Segment, SegmentedIndex
 from w2w_registry.records import canonical_json
 
-FORMAT = 4
+FORMAT = 5
+READABLE = (4, FORMAT)  # 4 had no short rows
 POINTER, MANIFEST = "CURRENT", "manifest.json"
 
 
@@ -48,16 +49,24 @@ class Writer:
         return bool(segments) and all(s.name and (self._folder / s.name).is_dir() for s in segments)
 
     def publish(
-        self, kind: type[SegmentedIndex], stamp: Stamp, dim: int, segments: Sequence[Segment], fresh: Iterable[Batch]
+        self,
+        kind: type[SegmentedIndex],
+        stamp: Stamp,
+        dim: int,
+        segments: Sequence[Segment],
+        fresh: Iterable[Batch],
+        *,
+        short: bool,
     ) -> bytes:
-        """Point to a generation of those segments and one new one of the ``fresh`` rows; returns the pointer."""
+        """Point to a generation of those segments and one new one of the ``fresh`` rows, ``short`` where the kind has
+        such; returns the pointer."""
         pointer = read(self._folder / POINTER)
         current = None if pointer is None else manifest_of(self._folder, pointer)
         kept = [] if current is None else [current[0].name, *(s["name"] for s in current[1]["segments"])]
         collect(self._folder, keep=kept)
         entries = [self._entry(segment, current) for segment in segments]
         rows = sum(segment.live for segment in segments)
-        written = self._segment(kind, dim, fresh)
+        written = self._segment(kind, dim, fresh, short=short)
         if written is not None:
             entries.append(written)
             rows += written["rows"]
@@ -79,11 +88,13 @@ class Writer:
         collect(self._folder, keep=[generation, *(entry["name"] for entry in entries)])
         return pointer
 
-    def _segment(self, kind: type[SegmentedIndex], dim: int, fresh: Iterable[Batch]) -> dict[str, Any] | None:
+    def _segment(
+        self, kind: type[SegmentedIndex], dim: int, fresh: Iterable[Batch], *, short: bool
+    ) -> dict[str, Any] | None:
         """A segment of those rows in place, as the manifest describes it; None for no rows."""
         temporary = self._folder / f"tmp-{uuid.uuid4().hex}"
         temporary.mkdir()
-        rows = kind.write(temporary, dim, fresh)
+        rows = kind.write(temporary, dim, fresh, short=short)
         if rows == 0:
             shutil.rmtree(temporary)
             return None
@@ -124,7 +135,7 @@ def manifest_of(folder: Path, pointer: bytes) -> tuple[Path, dict[str, Any]] | N
     if raw is None or hashlib.sha256(raw).hexdigest() != digest:
         return None
     manifest = json.loads(raw)  # its digest is the one the pointer names, so it is what this package wrote
-    return (folder / name, manifest) if manifest["format"] == FORMAT else None
+    return (folder / name, manifest) if manifest["format"] in READABLE else None
 
 
 def load_generation(folder: Path, pointer: bytes) -> tuple[VectorIndex, Stamp] | None:
@@ -148,9 +159,10 @@ def _load_segment(kind: type[SegmentedIndex], generation: Path, entry: dict[str,
     files, maps = {}, {}
     for name, described in entry["files"].items():
         files[name], maps[name] = verified(folder / name, described)
-    unchecked = entry["files"]["vectors.f32"]["crc32"] is None
+    vectors = "vectors.i8" if "vectors.i8" in files else "vectors.f32"
+    unchecked = entry["files"][vectors]["crc32"] is None
     segment = kind.load(folder, files, dim, unchecked=unchecked)
-    mapped = maps["vectors.f32"]
+    mapped = maps[vectors]
     if unchecked and mapped is not None:
         segment.rows.read_at_random(mapped)
     segment.name = entry["name"]

@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,20 @@ _FETCHES, _FETCH_ROWS = 4, 4096  # how often, and of how many rows, the system i
 _MAP_AFTER, _MAP_BYTES = 32, 1 << 24  # after so many times the file is mapped, so much of it at a time
 MADV_POPULATE_READ = 22  # Linux; not among mmap's names yet
 Files = Mapping[str, NDArray[np.uint8]]
+Source = Callable[[Ids], Batch]
+"""The exact vectors of ids (distinct, ascending), as the catalog has them: of those that it has, ascending."""
 
 
 class Rows:
     """Immutable rows in ascending id order, with the checksum of each (``sums``, CRC-32 of its bytes).
 
     ``unchecked`` rows came from a file too large to verify when it was opened: each is verified when it is read.
+    ``errors``: how far what is stored is from each row, None where the rows are stored as they are (``short_rows`` are
+    not, and take them from ``source``).
     """
+
+    errors: Vectors | None = None
+    source: Source | None = None
 
     def __init__(self, ids: Ids, vectors: Vectors, sums: NDArray[np.uint32] | None = None, *, unchecked: bool = False):
         self.ids, self.vectors = ids, vectors
@@ -72,6 +80,24 @@ class Rows:
             self._check(rows, out)
         return out
 
+    def there(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Vectors]:
+        """Which of those rows (m,) are still to be had, and the rows (m, k), zeros where one is not.
+
+        Raises:
+            IntegrityError: as ``take``.
+        """
+        return np.ones(len(rows), bool), self.take(rows)
+
+    def products(self, queries: Vectors, rows: NDArray[np.int64]) -> Vectors:
+        """float32 products (q, m) of queries (q, k) with what is stored of those rows (m,)."""
+        return (self.take(rows) @ queries.T).T
+
+    def scan(self, queries: Vectors) -> Iterator[tuple[int, Vectors]]:
+        """float32 products (q, m) of queries (q, k) with what is stored of all rows in order, as (first row number,
+        products)."""
+        for start, block in self.blocks():
+            yield start, queries @ block.T
+
     def read_at_random(self, mapped: mmap.mmap) -> None:
         """From here on rows are taken here and there from the file ``mapped``: the system need not read around them."""
         if hasattr(mmap, "MADV_RANDOM"):
@@ -89,7 +115,7 @@ class Rows:
             return
         self._expected += 1
         if self._expected <= _FETCHES:
-            size, page = 4 * self.dim, mmap.PAGESIZE
+            size, page = self.vectors.itemsize * self.dim, mmap.PAGESIZE
             for row in rows[:_FETCH_ROWS].tolist():
                 start = row * size // page * page
                 self._map.madvise(mmap.MADV_WILLNEED, start, min((row + 1) * size, len(self._map)) - start)
@@ -113,8 +139,10 @@ class Rows:
         self._mapped += step
 
     def blocks(self) -> Iterator[tuple[int, Vectors]]:
-        """All rows in order, as (first row number, block)."""
-        step = max(1, BLOCK_BYTES // (4 * self.dim))
+        """What is stored of all rows in order, as (first row number, block)."""
+        yield from self._stored(max(1, BLOCK_BYTES // (4 * self.dim)))
+
+    def _stored(self, step: int) -> Iterator[tuple[int, Vectors]]:
         if self._map is not None:
             self._map.madvise(mmap.MADV_SEQUENTIAL)
         for start in range(0, len(self), step):
@@ -126,7 +154,7 @@ class Rows:
             self._map.madvise(mmap.MADV_RANDOM)
         self._unchecked = False
 
-    def _check(self, rows: NDArray[np.int64], vectors: Vectors) -> None:
+    def _check(self, rows: NDArray[np.int64], vectors: NDArray[Any]) -> None:
         assert self._sums is not None
         found = checksums(vectors)
         wrong = np.flatnonzero(found != self._sums[rows])
@@ -140,25 +168,20 @@ class Rows:
             )
 
 
-def checksums(vectors: Vectors) -> NDArray[np.uint32]:
+def checksums(vectors: NDArray[Any]) -> NDArray[np.uint32]:
     """CRC-32 of each row's bytes, uint32 (m,)."""
     return np.fromiter((zlib.crc32(row) for row in np.ascontiguousarray(vectors)), np.uint32, len(vectors))
 
 
-def write_rows(folder: Path, dim: int, batches: Iterable[Batch], also: Callable[[Vectors], None] | None = None) -> int:
-    """Write rows given in ascending id order: ``ids.i64``, ``vectors.f32``, ``sums.u32`` (little-endian, no header).
-
-    Returns the number of rows; ``also`` is shown every batch of vectors as it is written.
+def write_rows(folder: Path, dim: int, batches: Iterable[Batch], *also: Callable[[Vectors], None]) -> int:
+    """Write the ids of rows given in ascending id order, ``ids.i64`` (little-endian, no header), and show every batch
+    of vectors to ``also``; returns the number of rows.
 
     Raises:
         IntegrityError: ids out of order, or vectors that no index would admit.
     """
     count, last = 0, None
-    with (
-        open(folder / "ids.i64", "wb") as id_file,
-        open(folder / "vectors.f32", "wb") as vector_file,
-        open(folder / "sums.u32", "wb") as sum_file,
-    ):
+    with open(folder / "ids.i64", "wb") as id_file:
         for raw_ids, raw_vectors in batches:
             ids, vectors = as_ids(raw_ids), as_vectors(raw_vectors, dim)
             joined = ids if last is None else np.concatenate([[last], ids])
@@ -168,16 +191,30 @@ def write_rows(folder: Path, dim: int, batches: Iterable[Batch], also: Callable[
                 continue
             last = ids[-1]
             id_file.write(ids.astype("<i8").tobytes())
-            vector_file.write(vectors.astype("<f4", copy=False).tobytes())
-            sum_file.write(checksums(vectors).astype("<u4").tobytes())
-            if also is not None:
-                also(vectors)
+            for show in also:
+                show(vectors)
             count += len(ids)
     return count
 
 
+class RowWriter:
+    """Writes ``vectors.f32`` and ``sums.u32`` (CRC-32 of each row's bytes) of rows as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self._vectors = open(folder / "vectors.f32", "wb")  # noqa: SIM115 - closed by close()
+        self._sums = open(folder / "sums.u32", "wb")  # noqa: SIM115 - closed by close()
+
+    def add(self, vectors: Vectors) -> None:
+        self._vectors.write(vectors.astype("<f4", copy=False).tobytes())
+        self._sums.write(checksums(vectors).astype("<u4").tobytes())
+
+    def close(self) -> None:
+        self._vectors.close()
+        self._sums.close()
+
+
 def read_rows(files: Files, dim: int, *, unchecked: bool) -> Rows:
-    """The base written by ``write_rows``, over its memory-mapped files.
+    """The rows that ``write_rows`` and ``RowWriter`` wrote, over its memory-mapped files.
 
     Raises:
         IntegrityError: the files do not fit one another.

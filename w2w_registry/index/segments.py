@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from w2w_registry.index.protocol import Batch, Ids, Vectors
-from w2w_registry.index.rows import SCAN_BYTES, Files, Rows, Tail
+from w2w_registry.index.rows import SCAN_BYTES, Files, Rows, Source, Tail
 from w2w_registry.index.vectors import as_batch, as_vectors, best, contenders, distinct, member, rounding, score
 
 Found = list[tuple[Ids, Vectors]]
@@ -33,7 +33,7 @@ class Segment:
     def copy(self) -> Self:
         """The same rows, of which others may be marked dead."""
         found = copy(self)
-        found.dead = self.dead.copy()
+        found.dead, found.rows = self.dead.copy(), copy(self.rows)  # each copy with a source of its own
         return found
 
     @property
@@ -82,6 +82,11 @@ class SegmentedIndex(ABC):
     def exhaustive(self) -> bool:
         """Whether ``search`` looks at every row, so that it never misses one."""
         return True
+
+    def read_from(self, source: Source | None) -> None:
+        """Where rows that are stored short are to be read as they are, from here on."""
+        for segment in self.segments:
+            segment.rows.source = source
 
     def ids(self) -> Ids:
         parts = [segment.rows.ids[~segment.dead] for segment in self.segments]
@@ -180,10 +185,11 @@ class SegmentedIndex(ABC):
 
     @classmethod
     @abstractmethod
-    def write(cls, folder: Path, dim: int, batches: Iterable[Batch]) -> int:
+    def write(cls, folder: Path, dim: int, batches: Iterable[Batch], *, short: bool = False) -> int:
         """Write into an empty folder all that ``load`` makes a segment of those rows from; returns their number.
 
-        Rows come in ascending id order and one batch is in memory at a time.
+        Rows come in ascending id order and one batch is in memory at a time. ``short``: a kind that can do with less
+        than the rows themselves may leave them out, as whoever reads the segment has a source of them.
         """
 
     @classmethod
@@ -221,7 +227,8 @@ class SegmentedIndex(ABC):
 
 
 def merged(segments: Sequence[Segment], tail: Tail, dim: int, rows: int = 4096) -> Iterator[Batch]:
-    """The live rows of those segments and of the tail by ascending id, at most ``rows`` at a time."""
+    """The live rows of those segments and of the tail by ascending id, at most ``rows`` at a time. A short row that its
+    source does not have any more has left the catalog since, and is left out."""
     live = [np.flatnonzero(~segment.dead) for segment in segments]
     keys = np.concatenate([*(s.rows.ids[at] for s, at in zip(segments, live, strict=True)), tail.ids])
     sources = np.concatenate([np.full(len(at), i) for i, at in enumerate([*live, tail.ids])])
@@ -229,12 +236,15 @@ def merged(segments: Sequence[Segment], tail: Tail, dim: int, rows: int = 4096) 
     order = np.argsort(keys, kind="stable")
     for start in range(0, len(order), rows):
         part = order[start : start + rows]
-        vectors = np.empty((len(part), dim), np.float32)
+        vectors, there = np.empty((len(part), dim), np.float32), np.ones(len(part), bool)
         for source in np.unique(sources[part]).tolist():
             here = sources[part] == source
             at = places[part[here]]
-            vectors[here] = tail.vectors[at] if source == len(segments) else segments[source].rows.take(at)
-        yield keys[part], vectors
+            if source == len(segments):
+                vectors[here] = tail.vectors[at]
+            else:
+                there[here], vectors[here] = segments[source].rows.there(at)
+        yield keys[part][there], vectors[there]
 
 
 def _eligible(ids: Ids, allow: Ids | None, forbid: Ids | None) -> NDArray[np.int64]:

@@ -20,6 +20,7 @@ from w2w_registry.index.disk import lock, read, sync_folder
 from w2w_registry.index.generations import POINTER, collect, load_generation, writing
 from w2w_registry.index.kinds import segments_of
 from w2w_registry.index.protocol import Batch, Stamp, VectorIndex, Vectors
+from w2w_registry.index.rows import Source
 from w2w_registry.index.segments import SegmentedIndex, merged
 
 _READ_ATTEMPTS = 8
@@ -31,17 +32,22 @@ Change = tuple[int, Vectors | None]
 
 @dataclass(frozen=True)
 class FolderEngine:
-    """An index of one of the kinds that live in a folder: see ``protocol.Engine``."""
+    """An index of one of the kinds that live in a folder: see ``protocol.Engine``.
+
+    ``source``: where the exact rows are. With one, kinds that can do so store them short; without one they are stored
+    as they are, and short ones cannot be read.
+    """
 
     folder: Path
     kind: str
+    source: Source | None = None
     settled: ClassVar[bool] = True
 
     def empty(self, dim: int) -> VectorIndex:
         return segments_of(self.kind)(dim)
 
     def open(self) -> tuple[VectorIndex, Stamp] | None:
-        return load(self.folder)
+        return load(self.folder, self.source)
 
     def mark(self) -> bytes | None:
         pointer = read(self.folder / POINTER)
@@ -57,19 +63,19 @@ class FolderEngine:
             return True
 
     def build(self, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
-        return build(self.folder, self.kind, dim, stamp, batches)
+        return build(self.folder, self.kind, dim, stamp, batches, self.source)
 
     def keep(self, index: VectorIndex, stamp: Stamp) -> bool:
-        return save(self.folder, index, stamp)
+        return save(self.folder, index, stamp, self.source)
 
     def optimize(self) -> tuple[int, int] | None:
-        return optimize(self.folder)
+        return optimize(self.folder, self.source)
 
     def drop(self) -> None:
         discard(self.folder)
 
 
-def load(folder: Path) -> tuple[VectorIndex, Stamp] | None:
+def load(folder: Path, source: Source | None = None) -> tuple[VectorIndex, Stamp] | None:
     """The index kept in ``folder`` with its stamp, read in place; None when there is none that checks out.
 
     The caller compares the stamp with the catalog. Everything but the vectors of a large segment (``EAGER_BYTES``) and
@@ -86,11 +92,21 @@ def load(folder: Path) -> tuple[VectorIndex, Stamp] | None:
         found = load_generation(folder, pointer)
         # A writer may have replaced and deleted the generation while it was being opened: look again.
         if found is not None or read(folder / POINTER) == pointer:
-            return found
+            return found if found is None else _reading(found, source)
     return None
 
 
-def save(folder: Path, index: VectorIndex, stamp: Stamp) -> bool:
+def _reading(found: tuple[VectorIndex, Stamp], source: Source | None) -> tuple[VectorIndex, Stamp] | None:
+    """What was opened, reading exact rows from ``source``; None when it needs one and there is none."""
+    index, _ = found
+    assert isinstance(index, SegmentedIndex)
+    if source is None and any(segment.rows.errors is not None for segment in index.segments):
+        return None
+    index.read_from(source)
+    return found
+
+
+def save(folder: Path, index: VectorIndex, stamp: Stamp, source: Source | None = None) -> bool:
     """Make the state of ``index`` the current generation, and delete what it does not need.
 
     Returns False, with nothing written, when another process is saving here or has saved a later catalog state: the
@@ -108,11 +124,13 @@ def save(folder: Path, index: VectorIndex, stamp: Stamp) -> bool:
         while segments and (segments[-1].live < _FOLD * rows or segments[-1].live * 2 < len(segments[-1].rows)):
             rows += segments.pop().live
         fresh = merged(index.segments[len(segments) :], index.tail, index.dim) if rows else ()
-        writer.publish(type(index), stamp, index.dim, segments, fresh)
+        writer.publish(type(index), stamp, index.dim, segments, fresh, short=source is not None)
         return True
 
 
-def build(folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch]) -> tuple[VectorIndex, Stamp]:
+def build(
+    folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Batch], source: Source | None = None
+) -> tuple[VectorIndex, Stamp]:
     """A new index of all the rows, straight to where it is kept, so that memory holds one batch of them at a time.
 
     Args:
@@ -131,21 +149,21 @@ def build(folder: Path, kind: str, dim: int, stamp: Stamp, batches: Iterable[Bat
     index = segments_of(kind)(dim)
     with writing(folder, stamp) as writer:
         if writer is not None:
-            pointer = writer.publish(type(index), stamp, dim, [], batches)
+            pointer = writer.publish(type(index), stamp, dim, [], batches, short=source is not None)
             found = load_generation(folder, pointer)
-            if found is not None:
-                return found
+            if found is not None and (opened := _reading(found, source)) is not None:
+                return opened
     for ids, vectors in batches:
         index.add(ids, vectors)
     return index, replace(stamp, kind=index.kind, size=index.size)
 
 
-def optimize(folder: Path) -> tuple[int, int] | None:
+def optimize(folder: Path, source: Source | None = None) -> tuple[int, int] | None:
     """Write all segments as one, without their dead rows; returns how many there were and how many rows there are.
 
     None, with nothing written, when nothing is kept here or another process is saving.
     """
-    found = load(folder)
+    found = load(folder, source)
     if found is None:
         return None
     index, stamp = found
@@ -154,7 +172,7 @@ def optimize(folder: Path) -> tuple[int, int] | None:
         if writer is None or not writer.holds(index.segments):
             return None
         if len(index.segments) > 1 or index.pending or any(segment.dead.any() for segment in index.segments):
-            writer.publish(type(index), stamp, index.dim, [], index.batches())
+            writer.publish(type(index), stamp, index.dim, [], index.batches(), short=source is not None)
     return len(index.segments), index.size
 
 

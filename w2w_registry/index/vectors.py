@@ -113,10 +113,13 @@ def _reached(values: Vectors, k: int) -> np.float32:
     return kth_largest(values[: blocks * _BLOCK].reshape(_BLOCK, blocks).max(axis=0), k)
 
 
-def contenders(approximate: Vectors, limit: int, dim: int) -> NDArray[np.int64]:
-    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``."""
-    floor = _reached(approximate, limit) - 2 * rounding(dim)
-    return np.flatnonzero(approximate >= floor)
+def contenders(approximate: Vectors, limit: int, dim: int, errors: Vectors | None = None) -> NDArray[np.int64]:
+    """Which rows can be among the ``limit`` best, given float32 products that may be off by ``rounding``, with rows
+    that may lie ``errors`` (m,) from what was multiplied."""
+    if errors is None:
+        return np.flatnonzero(approximate >= _reached(approximate, limit) - 2 * rounding(dim))
+    doubts = np.float32(MAX_NORM) * errors
+    return np.flatnonzero(approximate + doubts >= _reached(approximate - doubts, limit) - 4 * rounding(dim))
 
 
 def best(ids: Ids, scores: Vectors, limit: int) -> tuple[Ids, Vectors]:

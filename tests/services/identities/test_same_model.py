@@ -6,14 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from tests.lora.test_equivalence import svd_factors
 from tests.services.world import BASE, World
+from w2w_registry.catalog.models import WeightsSketch
 from w2w_registry.lora import write_lora
 from w2w_registry.services.identities.ingest import AddRequest, add
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.search.query import search
 from w2w_registry.services.spaces.manage import fit_space
+from w2w_registry.space.sketch import unpacked
 
 FORMATS = ("peft", "diffusers", "kohya")
 DTYPES = ("fp32", "fp16", "bf16")
@@ -59,6 +62,18 @@ def test_one_command_makes_one_identity(fitted: Registry, world: World, tmp_path
     items = add(fitted, AddRequest(paths)).items
     assert [item.status for item in items] == foreseen
     assert sorted(foreseen) == ["added"] + ["existing"] * (len(files) - 1)
+
+
+def test_one_that_an_earlier_release_registered(fitted: Registry, world: World, loras: Path, tmp_path: Path) -> None:
+    """Its sketches are float32, four bytes where there is one now."""
+    add(fitted, AddRequest([str(loras)]))
+    with fitted.catalog.write("tester") as uow:
+        for row in uow.session.scalars(select(WeightsSketch)):
+            assert len(row.data) < 300
+            row.data = unpacked([row.data])[0].astype("<f4").tobytes()
+        uow.event("sketch.restate")
+    items = add(fitted, AddRequest([str(p) for p in disguises(world, tmp_path)])).items
+    assert {(item.status, item.identity, item.version) for item in items} == {("existing", "p0005", 1)}
 
 
 def test_later_and_in_another_space(fitted: Registry, world: World, loras: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tests.services.world import BASE, World
 from w2w_registry.artifacts import ArtifactStore
 from w2w_registry.audit.chain import event_hash
 from w2w_registry.catalog import schema
+from w2w_registry.catalog.likeness import StoredSketch
 from w2w_registry.catalog.models import Coordinates, Event, SourceFile, Version, WeightsSketch
 from w2w_registry.catalog.session import Catalog
 from w2w_registry.lora import write_lora
@@ -24,7 +25,7 @@ from w2w_registry.services.consent import withdraw
 from w2w_registry.services.consent.second_look import SecondLook
 from w2w_registry.services.identities import incoming
 from w2w_registry.services.identities.ingest import AddReport, AddRequest, add
-from w2w_registry.services.recording.equivalents import near_any
+from w2w_registry.services.recording.equivalents import near_any, restored
 from w2w_registry.services.registry import Registry
 from w2w_registry.services.spaces.manage import fit_space
 from w2w_registry.settings import Settings
@@ -140,7 +141,9 @@ def test_near_sketches_are_found_and_others_are_not(tmp_path: Path, loras: Path)
     rng = np.random.default_rng(0)
     states = tuple(VersionState)
     with registry.catalog.read() as session:
-        stored = [Sketch(np.frombuffer(row.data, "<f4"), row.norm) for row in session.scalars(select(WeightsSketch))]
+        stored = [
+            restored(StoredSketch(row.version_id, row.norm, row.data)) for row in session.scalars(select(WeightsSketch))
+        ]
         ids = [row.version_id for row in session.scalars(select(WeightsSketch))]
         for distance in (0.0, 0.003, 0.03):
             moves = rng.normal(size=(len(stored), SIZE))

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from w2w_registry.catalog.likeness import StoredSketch, sketches_in
 from w2w_registry.catalog.lookup import came_in, known_version, versions_of_model
 from w2w_registry.catalog.models import Space, Version
-from w2w_registry.catalog.vectors import coordinates_of, unpack
+from w2w_registry.catalog.vectors import coordinates_of
 from w2w_registry.errors import RegistryError
 from w2w_registry.lora import (
     Adapter,
@@ -26,7 +26,7 @@ from w2w_registry.records import VersionState
 from w2w_registry.services.recording.likeness import Likeness, of_adapter, of_theta
 from w2w_registry.services.recording.spaces import load_space
 from w2w_registry.services.registry import Registry
-from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance, near_cells
+from w2w_registry.space.sketch import KIND, NEAR, Sketch, distance, near_cells, unpacked
 
 PRESENT = (VersionState.ACTIVE, VersionState.HELD, VersionState.BLOCKED)
 
@@ -182,4 +182,4 @@ def stored_likenesses(registry: Registry, session: Session, versions: Sequence[V
 
 def restored(row: StoredSketch) -> Sketch:
     """A stored sketch as a value."""
-    return Sketch(unpack(row.data), row.norm)
+    return Sketch(unpacked([row.data])[0], row.norm)

@@ -180,10 +180,13 @@ class _Cache:
         head = vectors.event_hash_at(session, seq) or ""
         self._key = (str(settings.index_dir), repr(settings.index), space.digest, digest)
         self.ahead = False
+        self._reading = threading.Lock()
         with _SHELF.opening(self._key):
             last = _SHELF.last(self._key)
             size = vectors.count(session, space.id, most=FAISS_ROWS) if last is None else last.index.size
-            self._engine = engine_for(settings.index, settings.index_dir, space.digest, digest, size=size)
+            self._engine = engine_for(
+                settings.index, settings.index_dir, space.digest, digest, size=size, source=self._exact
+            )
             self._stamp = Stamp(space.digest, digest, seq, self._engine.kind, 0, head)
             if last is not None and (last.stamp.seq, last.stamp.head) == (seq, head):
                 self._asking, self.index = last.asking, last.index
@@ -196,11 +199,22 @@ class _Cache:
         """The index's answer; from one made again when this one turns out to be damaged."""
         try:
             with self._asking:
+                self._read_from_here(self.index)
                 return question(self.index)
         except IntegrityError:
             # The vectors of a large index are checked only as they are read.
             _SHELF.drop(self._key)
             return question(self.rebuild())
+
+    def _exact(self, ids: NDArray[np.int64]) -> Batch:
+        """The vectors of those versions as this snapshot has them: what short rows stand for."""
+        with self._reading:  # a session belongs to one thread at a time, and searches have several
+            found = vectors.of_versions(self.session, self.space.id, ids)
+        return found.ids, self._metric.unit(found.matrix)
+
+    def _read_from_here(self, index: VectorIndex) -> None:
+        if isinstance(index, SegmentedIndex):
+            index.read_from(self._exact)
 
     def _shelve(self) -> None:
         """Keep what was opened for the next search. What a server holds others may change under it."""
@@ -252,6 +266,7 @@ class _Cache:
             return None  # of events that this catalog, restored from a backup since, does not have
         if stamp.seq == self._stamp.seq:
             return index
+        self._read_from_here(index)
         try:
             changes = vectors.changed_since(self.session, self.space.id, stamp.seq)
             index, topped = store.sync_index(index, stamp, _rows(changes, self._metric), self._stamp.seq)

@@ -36,7 +36,7 @@ from w2w_registry.records import Kind, OperationKind, VersionState, check_name, 
 from w2w_registry.services.recording.labels import Labels
 from w2w_registry.services.recording.likeness import Likeness
 from w2w_registry.services.recording.subjects import ensure_subject
-from w2w_registry.space.sketch import KIND, Sketch, cells
+from w2w_registry.space.sketch import KIND, Sketch, cells, packed
 from w2w_registry.version import __version__
 
 
@@ -322,7 +322,7 @@ def told_of(held: Held) -> dict[str, Any]:
 def sketches_values(sketches: Sequence[Sketch]) -> list[dict[str, Any]]:
     """Columns of weights sketches."""
     return [
-        {"kind": KIND, "norm": sketch.norm, "cell": cell, "data": pack(sketch.values)[0]}
+        {"kind": KIND, "norm": sketch.norm, "cell": cell, "data": packed(sketch)}
         for sketch, cell in zip(sketches, cells(sketches), strict=True)
     ]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from w2w_registry.catalog.likeness import every_sketch
 from w2w_registry.catalog.lookup import refs_of, same_digests, versions_by_id
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.lora import same_model
 from w2w_registry.records import Result
 from w2w_registry.services.recording.equivalents import stored_likeness
 from w2w_registry.services.registry import Progress, Registry, no_progress
 from w2w_registry.space.near_pairs import near_pairs
-from w2w_registry.space.sketch import KIND
+from w2w_registry.space.sketch import KIND, unpacked
 
 _HOW = {"equal": "same numbers", "rounding": "but for rounding", "factors": "other factors"}
 
@@ -43,7 +40,7 @@ def duplicates(registry: Registry, progress: Progress = no_progress) -> tuple[li
             for other in same[1:]:
                 found.join(same[0], other, 0.0, "same numbers")
         if rows:
-            pairs = near_pairs(np.stack([unpack(row.data) for row in rows]), [row.norm for row in rows])
+            pairs = near_pairs(unpacked([row.data for row in rows]), [row.norm for row in rows])
             factors: dict[int, Any] = {}
             versions = versions_by_id(session, {ids[i] for pair in pairs for i in pair[:2]})
             for done, (i, j, gap) in enumerate(pairs, start=1):

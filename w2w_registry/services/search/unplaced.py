@@ -20,7 +20,6 @@ from w2w_registry.catalog.listing import matching_ids
 from w2w_registry.catalog.lookup import refs_of
 from w2w_registry.catalog.models import Space
 from w2w_registry.catalog.resolve import all_spaces
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.catalog.where import parse_where
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import ForeignStart
@@ -38,7 +37,7 @@ from w2w_registry.services.search.found import Found, Hit, Query
 from w2w_registry.services.search.query import registered_version, search_many
 from w2w_registry.space.gauge import obstacles
 from w2w_registry.space.layout import Layout
-from w2w_registry.space.sketch import KIND, Sketch
+from w2w_registry.space.sketch import KIND, Sketch, unpacked
 
 METRIC: Final = "sketch"
 """What ``Found.metric`` says of such a search."""
@@ -154,7 +153,7 @@ def _scores(
     mine = sketch.values / (np.linalg.norm(sketch.values) or 1.0)
     found: dict[int, float] = {}
     for ids, data in sketch_blocks(session, KIND, states):
-        rows = unpack(data).reshape(len(ids), -1)
+        rows = unpacked(data)
         sizes = np.linalg.norm(rows, axis=1)
         cosines = rows @ mine / np.where(sizes > 0, sizes, 1.0)
         found |= {i: float(c) for i, c in zip(ids, cosines, strict=True) if allowed is None or i in allowed}
