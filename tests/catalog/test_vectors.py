@@ -34,6 +34,8 @@ def test_a_space_as_one_matrix_and_in_batches(catalog: Catalog) -> None:
         parts = list(vectors.batches(session, space.id, rows=4))
         blocked = vectors.matrix(session, space.id, states=[VersionState.BLOCKED])
         some = vectors.coordinates_of(session, space.id, [ids[3], ids[1], 10**6])
+        same = vectors.of_versions(session, space.id, np.array([ids[1], ids[3], 10**6]))
+        none = vectors.of_versions(session, other.id, np.array(ids))
         nothing = vectors.matrix(session, 10**6)
     assert whole.ids.tolist() == served
     assert whole.matrix.shape == (6, 4)
@@ -43,6 +45,10 @@ def test_a_space_as_one_matrix_and_in_batches(catalog: Catalog) -> None:
     assert np.concatenate([part.matrix for part in parts]).tobytes() == whole.matrix.tobytes()
     assert blocked.ids.tolist() == [ids[3]]
     assert {i: row.tolist() for i, row in some.items()} == {ids[1]: [2, 3, 4, 5], ids[3]: [4, 5, 6, 7]}
+    assert {i: row.tolist() for i, row in zip(same.ids.tolist(), same.matrix, strict=True)} == {
+        i: row.tolist() for i, row in some.items()
+    }
+    assert len(none.ids) == 0
     assert nothing.ids.shape == (0,)
 
 

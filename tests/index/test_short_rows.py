@@ -30,10 +30,11 @@ class Kept:
         self.asked = 0
 
     def __call__(self, ids: Ids) -> Batch:
+        assert len(ids)
         assert (ids[1:] > ids[:-1]).all()
         found = [i for i in ids.tolist() if i in self.rows]
         self.asked += len(ids)
-        stacked = np.stack([self.rows[i] for i in found]) if found else np.empty((0, DIM), np.float32)
+        stacked = np.stack([self.rows[i] for i in found]) if found else np.empty((0, 0), np.float32)
         return np.array(found, np.int64), stacked
 
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import func, select
+from sqlalchemy import ARRAY, BigInteger, Select, bindparam, column, func, select
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog.assets import SERVED, Coordinates, Version
 from w2w_registry.catalog.event_log import ChainHead, Event
 from w2w_registry.catalog.moment import once
-from w2w_registry.catalog.rows import listed
 from w2w_registry.catalog.spaces import Space
 from w2w_registry.records import VersionState
 
@@ -65,14 +67,26 @@ def coordinates_of(session: Session, space_id: int, version_ids: Iterable[int]) 
 
 
 def of_versions(session: Session, space_id: int, version_ids: NDArray[np.int64]) -> Vectors:
-    """Coordinates in a space of those of the versions that have some there, whatever their state."""
-    query = (
+    """Coordinates in a space of those of the versions (distinct) that have some there, whatever their state. Every
+    query of a large index asks for a dozen, so that the statement is made once."""
+    ids, postgres = version_ids.tolist(), session.get_bind().dialect.name == "postgresql"
+    asked = {"space": space_id, "ids": ids if postgres else json.dumps(ids)}
+    found = session.connection().execute(_of_versions(postgres=postgres), asked).all()
+    return _vectors([row.version_id for row in found], [row.data for row in found])
+
+
+@cache
+def _of_versions(*, postgres: bool) -> Select[Any, Any]:
+    each = (
+        func.unnest(bindparam("ids", type_=ARRAY(BigInteger)), type_=BigInteger).column_valued("n")
+        if postgres
+        else func.json_each(bindparam("ids")).table_valued(column("value", BigInteger)).c.value
+    )
+    return (
         select(Coordinates.version_id, Coordinates.data)
-        .where(Coordinates.space_id == space_id, Coordinates.version_id.in_(listed(session, version_ids.tolist())))
+        .where(Coordinates.space_id == bindparam("space"), Coordinates.version_id.in_(select(each)))
         .order_by(Coordinates.version_id)
     )
-    found = session.connection().execute(query).all()
-    return _vectors([row.version_id for row in found], [row.data for row in found])
 
 
 def count(

@@ -55,13 +55,15 @@ class ShortRows(Rows):
     def there(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Vectors]:
         assert self.source is not None, "short rows are read beside a source of the exact ones"
         ids = self.ids[rows]
+        if len(ids) == 0:
+            return np.ones(0, bool), np.empty((0, self.dim), np.float32)
         wanted = np.unique(ids)
         found, units = self.source(wanted)
         at = np.searchsorted(found, ids)
         at[at == len(found)] = 0
         there = found[at] == ids if len(found) else np.zeros(len(ids), bool)
         vectors = np.zeros((len(ids), self.dim), np.float32)
-        vectors[there] = units[at[there]]
+        vectors[there] = units[at[there]] if len(found) else 0
         gaps = vectors[there] - self._decoded(self._read(rows[there]), rows[there])
         far = np.sqrt(np.einsum("ij,ij->i", gaps, gaps)) > self.errors[rows[there]] * np.float32(1 + 1e-4) + 1e-5
         if far.any():

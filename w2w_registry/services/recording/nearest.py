@@ -210,7 +210,7 @@ class _Cache:
         """The vectors of those versions as this snapshot has them: what short rows stand for."""
         with self._reading:  # a session belongs to one thread at a time, and searches have several
             found = vectors.of_versions(self.session, self.space.id, ids)
-        return found.ids, self._metric.unit(found.matrix)
+        return found.ids, self._metric.unit(found.matrix.reshape(len(found.ids), self.space.components))
 
     def _read_from_here(self, index: VectorIndex) -> None:
         if isinstance(index, SegmentedIndex):
