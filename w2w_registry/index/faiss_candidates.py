@@ -100,25 +100,13 @@ def decided(
 ) -> list[Batch]:
     """The best of rows whose products are known (q, m), by score, ``kth`` the limit-th largest of each query's; what is
     returned is verified, and only that: a damaged row that looks worse than it is would be missed."""
-    least = kth - 2 * rounding(queries.shape[1])
-    if isinstance(segment.rows, ShortRows):
-        of, at = _in_doubt(segment.rows, queries, places, products, least)
+    least = (kth - 2 * rounding(queries.shape[1]))[:, None]
+    if isinstance(segment.rows, ShortRows):  # the row that the limit was taken from is in as much doubt as another
+        of, at = np.nonzero(products + 2 * segment.rows.doubts(queries, places) >= least)
     else:
-        of, at = np.nonzero(products >= least[:, None])
+        of, at = np.nonzero(products >= least)
     rows = places[of, at]
     scores = score_pairs(segment.rows.take(rows), queries, of)
     ids = segment.rows.ids[rows]
     ends = np.searchsorted(of, np.arange(len(queries) + 1))
     return [best(ids[a:b], scores[a:b], limit) for a, b in pairwise(ends.tolist())]
-
-
-def _in_doubt(
-    rows: ShortRows, queries: Vectors, places: Places, products: Vectors, least: Vectors
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Which products of short rows (query, column) may be of rows that score ``least`` (q,), which is as much in doubt
-    as they are: a column that surely is not is not looked at closer."""
-    of, at = np.nonzero(products >= (least - 2 * rows.most_doubt(queries))[:, None])
-    doubts = rows.doubts(queries, places[of, at], of)
-    # The row that the limit was taken from is among them: its own doubt counts once more.
-    near = products[of, at] + 2 * doubts >= least[of]
-    return of[near], at[near]

@@ -1,8 +1,9 @@
-"""Search of large bases with FAISS: short codes find candidates, the stored vectors decide.
+"""Search of large bases with FAISS: short codes find candidates, the exact vectors decide.
 
 Every row has a coarse code of an eighth of a byte a component (``codes``). A query is rotated as the rows were, the
 fast scan proposes rows by their codes, and so many of these as may be among the nearest are scored from
-their stored vectors: so scores are exact, and only a neighbour whose code looked much worse than it is can be missed.
+their stored vectors, the last dozen from the exact ones where those are stored short (``short_rows``): so scores are
+exact, and only a neighbour whose code looked much worse than it is can be missed.
 How many may be is seen by those scored first (``faiss_candidates``): nothing is trained, no spectrum is assumed.
 Measured at 10⁵ and 10⁶ rows of 1,000 components: docs/benchmarks.md.
 

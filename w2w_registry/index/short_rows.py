@@ -43,7 +43,6 @@ class ShortRows(Rows):
         super().__init__(ids, codes, sums, unchecked=unchecked)  # type: ignore[arg-type]
         self.errors: Vectors = errors
         self._scales, self._weights = scales, weights
-        self._worst = int(scales.argmax()) if len(scales) else 0
 
     def take(self, rows: NDArray[np.int64]) -> Vectors:
         there, vectors = self.there(rows)
@@ -54,20 +53,22 @@ class ShortRows(Rows):
 
     def there(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Vectors]:
         assert self.source is not None, "short rows are read beside a source of the exact ones"
-        ids = self.ids[rows]
-        if len(ids) == 0:
+        if len(rows) == 0:
             return np.ones(0, bool), np.empty((0, self.dim), np.float32)
-        wanted = np.unique(ids)
+        wanted, at = np.unique(self.ids[rows], return_inverse=True)
         found, units = self.source(wanted)
-        at = np.searchsorted(found, ids)
-        at[at == len(found)] = 0
-        there = found[at] == ids if len(found) else np.zeros(len(ids), bool)
-        vectors = np.zeros((len(ids), self.dim), np.float32)
-        vectors[there] = units[at[there]] if len(found) else 0
-        gaps = vectors[there] - self._decoded(self._read(rows[there]), rows[there])
-        far = np.sqrt(np.einsum("ij,ij->i", gaps, gaps)) > self.errors[rows[there]] * np.float32(1 + 1e-4) + 1e-5
+        if len(found) == len(wanted):
+            there, vectors = np.ones(len(rows), bool), units[at]
+        else:
+            known = np.isin(wanted, found)
+            there, vectors = known[at], np.zeros((len(rows), self.dim), np.float32)
+            vectors[there] = units[(np.cumsum(known) - 1)[at[there]]] if known.any() else 0
+        gaps = self._decoded(self._read(rows), rows)
+        gaps -= vectors
+        allowed = self.errors[rows] * np.float32(1 + 1e-4) + np.float32(1e-5)
+        far = there & (np.einsum("ij,ij->i", gaps, gaps) > allowed**2)
         if far.any():
-            row = int(ids[there][np.argmax(far)])
+            row = int(self.ids[rows[np.argmax(far)]])
             raise IntegrityError(what="index row", name=str(row), expected="near its coordinates", found="not so")
         return there, vectors
 
@@ -90,21 +91,18 @@ class ShortRows(Rows):
         out = np.empty(places.shape, np.float32)
         asked = queries * self._weights
         for i, at in enumerate(places):
-            np.matmul(self.vectors[at].astype(np.float32), asked[i], out=out[i])
+            np.matmul(self.vectors.take(at, 0, mode="wrap").astype(np.float32), asked[i], out=out[i])
         out *= self._scales[places]
         out[places < 0] = -np.inf
         return out
 
-    def doubts(self, queries: Vectors, rows: NDArray[np.int64], of: NDArray[np.int64]) -> Vectors:
-        """By how much the product of a row (m,) with the query (q, k) that ``of`` (m,) names hardly ever is off:
-        components are rounded each by itself and evenly up to half a step, of standard deviation step/√12."""
-        sizes = np.sqrt(np.einsum("ij,ij->i", asked := queries * self._weights, asked))
-        found: Vectors = np.float32(SURE / np.sqrt(12)) * self._scales[rows] * sizes[of]
+    def doubts(self, queries: Vectors, places: NDArray[np.int64]) -> Vectors:
+        """By how much the products of queries (q, k), each with its own rows (q, m), hardly ever are off: each component
+        is rounded by itself and evenly up to half a step, of standard deviation step/√12."""
+        asked = queries * self._weights
+        found: Vectors = self._scales[places]
+        found *= np.sqrt(np.einsum("ij,ij->i", asked, asked) * np.float32(SURE**2 / 12))[:, None]
         return found
-
-    def most_doubt(self, queries: Vectors) -> Vectors:
-        """The most that ``doubts`` say of any row, (q,)."""
-        return self.doubts(queries, np.full(len(queries), self._worst), np.arange(len(queries)))
 
     def _decoded(self, codes: Codes, rows: NDArray[np.int64]) -> Vectors:
         out: Vectors = codes.astype(np.float32)
