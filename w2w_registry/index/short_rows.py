@@ -97,8 +97,8 @@ class ShortRows(Rows):
         return out
 
     def doubts(self, queries: Vectors, places: NDArray[np.int64]) -> Vectors:
-        """By how much the products of queries (q, k), each with its own rows (q, m), hardly ever are off: each component
-        is rounded by itself and evenly up to half a step, of standard deviation step/√12."""
+        """By how much the products of queries (q, k), each with its own rows (q, m), hardly ever are off: each
+        component is rounded by itself and evenly up to half a step, of standard deviation step/√12."""
         asked = queries * self._weights
         found: Vectors = self._scales[places]
         found *= np.sqrt(np.einsum("ij,ij->i", asked, asked) * np.float32(SURE**2 / 12))[:, None]
