@@ -212,6 +212,7 @@ OWN_FILES = {
     "w2w_registry/index/disk.py": "the index",
     "w2w_registry/index/faiss_scan.py": "the index",
     "w2w_registry/index/rows.py": "the index",
+    "w2w_registry/index/short_rows.py": "the index",
     "w2w_registry/interface/results.py": "a contact sheet that was just drawn",
     "w2w_registry/lora/write.py": "what is written",
     "w2w_registry/pictures.py": "pictures, from bytes that were read",

@@ -219,3 +219,18 @@ def test_a_damaged_short_row_has_the_index_made_again(filled: Registry) -> None:
         ids, scores = nearest.search(point[None], 200)
         assert sorted(ids[0].tolist()) == before
         assert scores[0, 0] == pytest.approx(1.0)
+
+
+def test_what_is_open_keeps_no_snapshot(filled: Registry) -> None:
+    """Another thread uses it beside a snapshot of its own, and this one is closed."""
+    found_by(filled)
+    with filled.catalog.read() as session:
+        nearest = open_nearest(filled, session, session.get_one(Space, 1))
+        (point,) = coordinates_of(session, 1, [5]).values()
+        nearest.search(point[None], 5)
+        index = nearest._cache.index
+        assert [segment.rows.source for segment in index.segments] == [None]  # type: ignore[attr-defined]
+        remove(filled, "p0004", perform=True)
+    (done,) = optimize(filled)
+    assert done.pieces == 1
+    assert kept(filled)[1] == done.rows == index.size - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
@@ -198,13 +198,24 @@ class _Cache:
     def ask(self, question: Callable[[VectorIndex], Answer]) -> Answer:
         """The index's answer; from one made again when this one turns out to be damaged."""
         try:
-            with self._asking:
-                self._read_from_here(self.index)
+            with self._asking, self._reading_here(self.index):
                 return question(self.index)
         except IntegrityError:
             # The vectors of a large index are checked only as they are read.
             _SHELF.drop(self._key)
             return question(self.rebuild())
+
+    @contextmanager
+    def _reading_here(self, index: VectorIndex) -> Iterator[None]:
+        """Short rows of an index stand for what this snapshot has meanwhile: others use it beside other snapshots."""
+        if not isinstance(index, SegmentedIndex):
+            yield
+            return
+        index.read_from(self._exact)
+        try:
+            yield
+        finally:
+            index.read_from(None)
 
     def _exact(self, ids: NDArray[np.int64]) -> Batch:
         """The vectors of those versions as this snapshot has them: what short rows stand for."""
@@ -212,12 +223,10 @@ class _Cache:
             found = vectors.of_versions(self.session, self.space.id, ids)
         return found.ids, self._metric.unit(found.matrix.reshape(len(found.ids), self.space.components))
 
-    def _read_from_here(self, index: VectorIndex) -> None:
-        if isinstance(index, SegmentedIndex):
-            index.read_from(self._exact)
-
     def _shelve(self) -> None:
         """Keep what was opened for the next search. What a server holds others may change under it."""
+        if isinstance(self.index, SegmentedIndex):
+            self.index.read_from(None)
         if not self.ahead and self._engine.settled:
             _SHELF.put(
                 self._key, _Opened(replace(self._stamp, size=self.index.size), self.index, self._mark, self._asking)
@@ -227,7 +236,8 @@ class _Cache:
         """See ``optimize``."""
         _SHELF.drop(self._key)
         if self.index.pending and not self.ahead:
-            self._engine.keep(self.index, self._stamp)
+            with self._asking, self._reading_here(self.index):
+                self._engine.keep(self.index, self._stamp)
         pieces, rows = self._engine.optimize() or (None, None)
         return Optimized(self.space.ref, self._engine.kind, pieces, rows)
 
@@ -266,12 +276,12 @@ class _Cache:
             return None  # of events that this catalog, restored from a backup since, does not have
         if stamp.seq == self._stamp.seq:
             return index
-        self._read_from_here(index)
         try:
             changes = vectors.changed_since(self.session, self.space.id, stamp.seq)
             index, topped = store.sync_index(index, stamp, _rows(changes, self._metric), self._stamp.seq)
             if store.worth_saving(index, stamp.size):
-                with suppress(StorageError):  # a cache that cannot be written costs time, not truth
+                # a cache that cannot be written costs time, not truth
+                with suppress(StorageError), self._reading_here(index):
                     if self._engine.keep(index, replace(topped, head=self._stamp.head)):
                         self._mark = self._engine.mark()
                         index = self._reopened(index)
