@@ -21,6 +21,7 @@ _WHOLE = 1536  # side up to which all eigenvectors are found at once
 _MARGIN = 4.0  # how much the share missed is overestimated, as it is a first-order estimate
 _STEPS = 64
 _PANEL = 8  # blocks kept side by side
+_ROWS = 1 << 12  # that are combined at once
 _FURTHER = 4  # blocks between two looks at most
 _DEPENDENT = 1e-5  # part of the largest column that must be left of each, once those before it are taken away
 
@@ -103,7 +104,7 @@ def lanczos(
             missed = 0.0 if held == size else _missed(values, np.linalg.norm(last, axis=0), wanted)
             if missed <= tolerance or basis.blocks >= _STEPS:
                 chosen = xp.asarray(np.ascontiguousarray(vectors[:, :wanted]), dtype=dtype, device=device)
-                return Leading(values[:wanted].copy(), _combined(basis.panels, chosen), missed, basis.blocks)
+                return Leading(values[:wanted].copy(), _combined(xp, basis.panels, chosen), missed, basis.blocks)
             look = basis.blocks + _further(missed, tolerance, block.shape[1] / wanted)
         # What is left of an image that M maps to nothing new is rounding: its directions need not be new ones.
         _, following = _apart(xp, following[:, : size - held], basis.panels)
@@ -187,12 +188,16 @@ def _apart(xp: Any, image: Any, blocks: list[Any]) -> tuple[NDArray[np.float64],
     return to_numpy(xp.concat(shares, axis=0)).astype(np.float64), image  # one copy from a card, and not one a block
 
 
-def _combined(blocks: list[Any], chosen: Any) -> Any:
-    found, start = None, 0
-    for block in blocks:
-        part = block @ chosen[start : start + block.shape[1], :]
-        found = part if found is None else found + part
-        start += block.shape[1]
+def _combined(xp: Any, blocks: list[Any], chosen: Any) -> Any:
+    """The columns of all blocks, combined by ``chosen`` (m, k), some rows at a time: (size, k)."""
+    found = xp.empty((blocks[0].shape[0], chosen.shape[1]), dtype=chosen.dtype, device=array_api_compat.device(chosen))
+    for first in range(0, len(found), _ROWS):
+        part, start = None, 0
+        for block in blocks:
+            share = block[first : first + _ROWS] @ chosen[start : start + block.shape[1], :]
+            part = share if part is None else part + share
+            start += block.shape[1]
+        found[first : first + _ROWS] = part
     return found
 
 
