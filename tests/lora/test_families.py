@@ -69,6 +69,15 @@ ANIMA = square(
         *("llm_adapter.blocks.0.self_attn.q_proj", "llm_adapter.blocks.0.mlp.0"),
     ),
 )
+ACE_STEP = square(
+    "base_model.model.",
+    tuple(f"layers.0.{of}_attn.{x}_proj" for of in ("self", "cross") for x in "qkvo"),
+)
+BY_HEADS = [
+    ("blocks.0.attn.qkv_proj", 12, 768),
+    ("token_refiner.blocks.0.attn.qkv_proj", 12, 384),
+    ("blocks.0.mlp.fc1", 12, 24),
+]
 KOHYA_FLUX2 = flat([*[one for one in FLUX2 if "modulation" not in one[0]], *square(DM, ("img_in", "time_in.in_layer"))])
 LORAS: dict[str, tuple[list[Layer], str, bool]] = {
     "krea 2": (KREA, "krea2", False),
@@ -77,6 +86,7 @@ LORAS: dict[str, tuple[list[Layer], str, bool]] = {
     "minimax h3": (H3, "minimax_h3", False),
     "minimax h3, bare": ([(n.removeprefix(DM), i, o) for n, i, o in H3], "minimax_h3", False),
     "minimax h3, kohya": (flat(H3), "minimax_h3", True),
+    "ace-step": (ACE_STEP, "ace_step", False),
     "ltx 2": (LTX2, "ltx2", False),
     "flux 3": (FLUX3, "flux3", False),
     "anima": (ANIMA, "anima", False),
@@ -113,6 +123,60 @@ def test_the_layers_that_diffusers_makes_of_a_lora(tmp_path: Path, case: str) ->
         if ".lora_A." in key
     }
     same(deltas(st_file(tmp_path / "x.safetensors", state)), wanted)
+
+
+def test_h3_by_diffsynth_has_its_heads_one_after_another(tmp_path: Path) -> None:
+    state = {
+        name.replace(".weight", ".default.weight"): array for name, array in state_of(BY_HEADS, False, rank=3).items()
+    }
+    convert = conversions._convert_non_diffusers_minimax_h3_lora_to_diffusers
+    made: dict[str, Any] = convert({k: torch.from_numpy(v) for k, v in state.items()})
+    wanted = {
+        key.partition(".lora_A.")[0]: (made[key.replace("_A.", "_B.")].double() @ tensor.double()).numpy()
+        for key, tensor in made.items()
+        if ".lora_A." in key
+    }
+    assert len(wanted) == 7
+    same(deltas(st_file(tmp_path / "x.safetensors", state)), wanted)
+
+
+@pytest.mark.parametrize("pieces", [2, 6])
+def test_the_modulation_of_sd3s_text_is_turned_in_its_last_block_alone(tmp_path: Path, pieces: int) -> None:
+    """Which gives two pieces, where the other blocks' give six."""
+    name = "lora_unet_joint_blocks_3_context_block_adaLN_modulation_1"
+    state = state_of([(name, W, pieces * W)], True)
+    whole = 2.0 * state[f"{name}.lora_up.weight"].astype(float) @ state[f"{name}.lora_down.weight"]
+    turned = checkpoints.swap_scale_shift(torch.from_numpy(whole), dim=None).numpy() if pieces == 2 else whole
+    same(
+        deltas(st_file(tmp_path / "x.safetensors", state)),
+        {"transformer.transformer_blocks.3.norm1_context.linear": turned},
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("double_blocks.0.img_attn_q", "transformer_blocks.0.attn.to_q"),  # HunyuanImage, where nothing is fused
+        ("double_blocks.0.txt_attn_v", "transformer_blocks.0.attn.add_v_proj"),
+        ("single_blocks.4.linear1_k", "single_transformer_blocks.4.attn.to_k"),
+        ("single_blocks.4.linear1_mlp", "single_transformer_blocks.4.proj_mlp"),
+        ("single_blocks.4.linear2.fc", "single_transformer_blocks.4.proj_out"),
+        ("transformer.layers.0.attention.query_key_value", "transformer.layers.0.attention.query_key_value"),
+    ],
+)
+def test_a_denoisers_own_code_is_no_language_models(tmp_path: Path, name: str, place: str) -> None:
+    found = read_adapter(st_file(tmp_path / "x.safetensors", state_of([(f"diffusion_model.{name}", W, W)], False)))
+    assert [(c.part, c.module) for c in found.changes] == [("transformer", place)]
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.decoder.", "base_model.model.decoder.", "decoder.", "lora_unet_"])
+def test_ace_step_is_known_under_each_tools_name(tmp_path: Path, prefix: str) -> None:
+    kohya = prefix == "lora_unet_"
+    layers = [(name.replace("base_model.model.", prefix), i, o) for name, i, o in ACE_STEP]
+    layers = flat(layers) if kohya else layers
+    found = read_adapter(st_file(tmp_path / "x.safetensors", state_of(layers, kohya)))
+    assert found.parts == {"transformer": 8}
+    assert {c.module for c in found.changes} >= {"layers.0.self_attn.to_q", "layers.0.cross_attn.to_out.0"}
 
 
 AURA = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import stat
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ from w2w_registry.lora.header import DTYPE_NAMES, INTEGERS, Header, brief
 from w2w_registry.lora.infolder import file_in
 from w2w_registry.lora.metadata import Told, base_at_hand, base_named, told_by
 from w2w_registry.lora.names import DENOISERS
-from w2w_registry.lora.others import is_embedding, makes_music, other_model, whole_model
+from w2w_registry.lora.others import is_embedding, other_model, whole_model
 from w2w_registry.lora.plans import SPELLINGS, Plan, Spelling, pattern_of
 from w2w_registry.lora.roles import OWN_WEIGHTS, is_factor
 from w2w_registry.lora.tensorfile import (
@@ -264,6 +265,7 @@ def _planned(
     return plan, changes
 
 
+_SOME_LORA = re.compile(r"[._]loras?[._]", re.IGNORECASE)
 _BESIDE = ("bias", "norm", "replaced")
 """What stands beside an adapter's own kind."""
 
@@ -302,8 +304,9 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
             if name.endswith((".lora_down", ".lora_up")):
                 hint = "add the file it was converted from"
                 raise BadLora(path=str(path), reason="a LoRA converted for Nunchaku", hint=hint)
-            raise BadLora(path=str(path), reason=f"{brief(name)} is no tensor of an adapter that this release reads")
-        odd = next((name for name in header.entries if ".lora_" in name), None)
+            odd = next((name for name in unknown if not is_embedding(name)), name)
+            raise BadLora(path=str(path), reason=f"{brief(odd)} is no tensor of an adapter that this release reads")
+        odd = next((name for name in header.entries if _SOME_LORA.search(name)), None)
         if odd is not None:
             raise BadLora(path=str(path), reason=f"{brief(odd)} is no tensor of an adapter that this release reads")
         if any(key.role == "alpha" for key in keys.values()):
@@ -346,11 +349,9 @@ def _no_language_model(path: Path, keys: Mapping[str, Key], settings: Mapping[st
     parts = Counter(key.part for key in keys.values())
     # One that reads pictures changes a language model's layers and those of the part that looks.
     language = parts["language model"] > 0 and not any(parts[part] for part in DENOISERS)
-    music = parts["language model"] > 0 and any(makes_music(key.name) for key in keys.values())
-    if music or language or any(s.language for s in settings.values()):
-        what = "model that makes music (ACE-Step 1.5)" if music else "language model"
+    if language or any(s.language for s in settings.values()):
         hint = "this registry keeps adapters of models that draw pictures"
-        raise BadLora(path=str(path), reason=f"an adapter of a {what}", hint=hint)
+        raise BadLora(path=str(path), reason="an adapter of a language model", hint=hint)
 
 
 def _flat(spelling: Spelling, header: Header) -> bool:

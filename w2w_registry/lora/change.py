@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from w2w_registry.lora.targets import Rows, Target
+from w2w_registry.lora.targets import HEAD, HEADS, Rows, Target
 
 Array = NDArray[np.float64]
 Tensors = Mapping[str, NDArray[np.float32]]
@@ -80,8 +80,13 @@ def row_index(rows: Rows, count: int, width: int) -> slice | list[int]:
         "keys": slice(width, (width + count) // 2),
         "values": slice((width + count) // 2, count),
     }
-    if rows == "swapped":
+    if rows == "swapped" or (rows == "swapped pair" and count == 2 * width):
         return [*range(half, count), *range(half)]
+    if rows == "swapped pair":
+        return slice(None)
+    if rows in HEADS:
+        first = HEADS.index(rows) * HEAD
+        return [start + i for start in range(first, count, 3 * HEAD) for i in range(HEAD)]
     return pieces[rows]
 
 
@@ -89,6 +94,8 @@ def _check_rows(rows: Rows, count: int, width: int) -> None:
     """Raises BrokenChange where a layer of ``count`` rows cannot be the fused one that ``rows`` is a part of."""
     parts = {"/3": 3, "/2": 2}.get(rows[-2:], 2 if rows == "swapped" else 1)
     least = {"first": width, "second": 2 * width, "third": 3 * width, "rest": 3 * width + 1}.get(rows, 1)
+    if rows in HEADS:
+        parts = 3 * HEAD
     if rows in ("keys", "values"):
         least, parts = width + 2, 1 if (count - width) % 2 == 0 else count + 1
     if count % parts or count < least:

@@ -144,7 +144,7 @@ def settings_of(path: Path, table: Mapping[str, Any]) -> Settings:
     def bad(reason: str) -> BadLora:
         return BadLora(path=str(path), reason=reason)
 
-    kind = brief(str(table.get("peft_type") or "LORA").upper(), 40)
+    kind = brief(str(table.get("peft_type") or "LORA").upper().removeprefix("PEFTTYPE."), 40)
     alpha = number(table.get("alpha" if kind in ("LOHA", "LOKR") else "lora_alpha", 8))  # PEFT's own default
     if unusual(kind):  # whose layers have none, whatever their settings say
         alpha = 1.0

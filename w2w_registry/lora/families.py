@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from w2w_registry.lora.targets import Layer, Rows, Target
+from w2w_registry.lora.targets import HEADS, Layer, Rows, Target
 from w2w_registry.lora.words import dotted
 
 _THIRDS: tuple[Rows, ...] = ("1/3", "2/3", "3/3")
@@ -25,10 +25,12 @@ _IN_FRONT = re.compile(
 @dataclass(frozen=True)
 class _Family:
     """``layers``: a name's pattern, and diffusers' names of what it stands for with the rows of each; None where
-    diffusers' names are the file's."""
+    diffusers' names are the file's. ``heads``: DiffSynth, which gives PEFT's own name to its adapters, leaves this
+    model's fused layers as the checkpoint has them, q, k and v of one head after those of another."""
 
     marks: re.Pattern[str]
     layers: tuple[tuple[re.Pattern[str], tuple[tuple[str, Rows], ...]], ...] | None
+    heads: bool = False
 
     def layer(self, flat: str) -> Layer | None:
         if self.layers is None:
@@ -45,16 +47,24 @@ class _Family:
         return None
 
 
-def layers_of_family(names: Iterable[str]) -> dict[str, Layer]:
-    """Of a file's layers, as the file names them, those whose model the others tell."""
+def layers_of_family(names: Iterable[str], *, by_peft: bool = False) -> dict[str, Layer]:
+    """Of a file's layers, as the file names them, those whose model the others tell. ``by_peft``: whether the keys
+    carry the name that PEFT gives to an adapter by itself."""
     flat = {name: _IN_FRONT.sub("", name.replace(".", "_"), count=1) for name in names}
     family = next((one for one in _FAMILIES if any(map(one.marks.fullmatch, flat.values()))), None)
     if family is None:
         return {}
-    return {name: layer for name, own in flat.items() if (layer := family.layer(own)) is not None}
+    found = {name: layer for name, own in flat.items() if (layer := family.layer(own)) is not None}
+    return {name: _by_heads(layer) for name, layer in found.items()} if by_peft and family.heads else found
 
 
-def _family(marks: str, layers: dict[str, str]) -> _Family:
+def _by_heads(layer: Layer) -> Layer:
+    fused = layer.targets if tuple(one.rows for one in layer.targets) == _THIRDS else ()
+    apart = tuple(replace(one, rows=rows) for one, rows in zip(fused, HEADS, strict=False))
+    return replace(layer, targets=apart or layer.targets)
+
+
+def _family(marks: str, layers: dict[str, str], *, heads: bool = False) -> _Family:
     """``layers``: several names for a fused layer's parts, in their order; ``~`` where diffusers has a layer's halves
     the other way round; ``part:`` for another part of the pipeline."""
     made = []
@@ -64,7 +74,7 @@ def _family(marks: str, layers: dict[str, str]) -> _Family:
         if modules.startswith("~"):
             names, rows = [modules[1:]], ("swapped",)
         made.append((re.compile(pattern), tuple(zip(names, rows, strict=True))))
-    return _Family(re.compile(marks), tuple(made))
+    return _Family(re.compile(marks), tuple(made), heads)
 
 
 def _attention(pattern: str, to: str, names: dict[str, str]) -> dict[str, str]:
@@ -218,6 +228,12 @@ _H3 = {
     "final_layer_video_out": "proj_out",
     "final_layer_audio_out": "audio_proj_out",
 }
+_ACE_STEP = {
+    **_attention(
+        r"(?:decoder_)?layers_(\d+)_(self|cross)_attn_", r"layers.\1.\2_attn.", {f"{x}_proj": y for x, y in _TO.items()}
+    ),
+    r"(?:decoder_)?layers_(\d+)_mlp_(gate|up|down)_proj": r"layers.\1.mlp.\2_proj",
+}
 _FAMILIES = (
     # Sana WM and Wan Animate 2, whose other layers are called as the original Sana's and Wan's
     _Family(
@@ -239,5 +255,6 @@ _FAMILIES = (
     _family(r"blocks_\d+_attn_w[qkvo]|txtfusion_\w+", _KREA),
     _family(r"blocks_\d+_(?:self|cross)_attn_(?:q|k|v|output)_proj", _ANIMA),
     _family(r"(?:audio_)?patchify_proj|transformer_blocks_\d+_(?:audio_\w+|video_to_audio_\w+)|av_ca_\w+", _LTX),
-    _family(r"(?:token_refiner_)?blocks_\d+_(?:attn_qkv_proj|adaln_proj_linear)", _H3),
+    _family(r"(?:token_refiner_)?blocks_\d+_(?:attn_qkv_proj|adaln_proj_linear)", _H3, heads=True),
+    _family(r"(?:decoder_)?layers_\d+_cross_attn_[qkvo]_proj", _ACE_STEP),
 )

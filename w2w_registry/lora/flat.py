@@ -16,7 +16,8 @@ _FLAT_T5 = re.compile(
     r"encoder_block_(?P<n>\d+)_layer_(?P<m>\d+)_(?:(?P<attn>SelfAttention)_(?P<a>[qkvo])|(?P<ff>DenseReluDense)_(?P<f>wi_0|wi_1|wi|wo))"
 )
 _FLAT_TEXT = {"te": "text_encoder", "te1": "text_encoder", "te2": "text_encoder_2", "te3": "text_encoder_3"}
-_FLAT = re.compile(r"(?P<tool>lora|lycoris|oft)_(?P<what>unet|te[123]?|transformer|prior_unet)_+(?P<flat>.+)")
+_FLAT_TEXT |= {"te4": "text_encoder_4", "prior_te": "text_encoder"}
+_FLAT = re.compile(r"(?P<tool>lora|lycoris|oft)_(?P<what>unet|te[1-4]?|transformer|prior_unet|prior_te)_+(?P<flat>.+)")
 
 
 def flat_layer(stem: str) -> Layer | None:

@@ -29,6 +29,7 @@ _PREFIXES = {
     "text_encoder_1.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
     "text_encoder_3.": "text_encoder_3",
+    "text_encoder_4.": "text_encoder_4",
     "text_encoders.clip_l.transformer.": "text_encoder",
     "text_encoders.clip_g.transformer.": "text_encoder_2",
     "text_encoders.t5xxl.transformer.": "text_encoder_3",
@@ -70,7 +71,7 @@ _TRANSFORMER_ROOTS = (
     "double_blocks.",
 )
 # Language models are text encoders too, of newer pipelines.
-_TEXT_ENCODERS = re.compile(r"text_encoders?(?:_[123])?\.(?:[\w-]+\.transformer\.)?")
+_TEXT_ENCODERS = re.compile(r"text_encoders?(?:_[1-4])?\.(?:[\w-]+\.transformer\.)?")
 # Wan's blocks, where no prefix says what they are of
 _BARE_BLOCKS = re.compile(r"blocks\.\d+\.(?:self_attn|cross_attn|ffn|attn1|attn2)\b.*")
 # What diffusers calls the projections of every attention, and no language model does.
@@ -79,18 +80,21 @@ _ATTENTION = re.compile(r".+\.(?:to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)")
 _ANY_MODEL = re.compile(r"layers\.\d+\.feed_forward\.w[123]")
 # What wrapping a model for training puts before its names, and what may stand there besides.
 _WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPED = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _HOLDERS = ("base_model.model.", "base_model.", "pipe.", "pipeline.", "dit.", "model.", "network.", "net.")
+# What stands before the names of a denoiser's original code.
+_ORIGINALS = ("model.diffusion_model.", "diffusion_model.", "diffusion.")
 _CLIP = re.compile(r"(?:text_model\.)?(?:encoder\.layers\.\d+\..*|text_projection|final_layer_norm)|text_model\..*")
 
 
 def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
     """The layer a dotted name means: PEFT's and diffusers' (with the part in front, or not), or ComfyUI's. ``held``: so
     many names of what holds the model may stand in front."""
-    for wrapper in _WRAPPERS:
-        stem = stem.removeprefix(wrapper)
+    stem = _WRAPPED.sub("", stem).removeprefix("module.")  # blocks may be wrapped one by one
     stem = stem.removesuffix(".base_layer")  # the layer's own weights, which PEFT may save beside its factors
     encoder = _TEXT_ENCODERS.match(stem)
-    if encoder is None and is_language_layer(stem) and not _ATTENTION.fullmatch(stem):
+    within = stem.startswith(_ORIGINALS)
+    if encoder is None and not within and is_language_layer(stem) and not _ATTENTION.fullmatch(stem):
         return Layer("language model", (Target(stem),))
     for prefix, part in _PREFIXES.items():
         if stem.startswith(prefix):
@@ -105,7 +109,7 @@ def dotted_layer(stem: str, *, processor: bool = False, held: int = 3) -> Layer:
         layer = flat_layer(stem.replace(".", "_"))
         if layer is not None and layer.part in DENOISERS:
             return layer
-    for prefix in ("model.diffusion_model.", "diffusion_model.", "diffusion."):
+    for prefix in _ORIGINALS:
         if stem.startswith(prefix):
             return _in_original(stem.removeprefix(prefix))
     module = _plain_module(stem, processor)

@@ -31,12 +31,6 @@ def is_language_layer(name: str) -> bool:
     return _LANGUAGE.fullmatch(name) is not None
 
 
-def makes_music(name: str) -> bool:
-    """Whether a layer's name is one of ACE-Step 1.5, whose layers are named as a language model's and read the words of
-    a song besides."""
-    return re.fullmatch(r"(?:.*\.)?layers\.\d+\.cross_attn\.[qkvo]_proj", name) is not None
-
-
 def is_embedding(name: str) -> bool:
     """Whether a tensor's name is one that textual-inversion embeddings have, alone or kept in an adapter's file."""
     return name in _EMBEDDING or name.startswith(("<", "bundle_emb."))

@@ -10,11 +10,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 Rows = Literal[
-    "all", "1/3", "2/3", "3/3", "1/2", "2/2", "first", "second", "third", "rest", "keys", "values", "swapped"
+    *("all", "1/3", "2/3", "3/3", "1/2", "2/2", "first", "second", "third", "rest", "keys", "values", "swapped"),
+    *("swapped pair", "heads' 1/3", "heads' 2/3", "heads' 3/3"),
 ]
 """Which rows of a fused layer one of its parts has: thirds; halves; pieces as long as the layer's input is wide and
-what is left; the halves of what is left after the first piece (keys and values, which several queries may share); or
-both halves the other way round."""
+what is left; the halves of what is left after the first piece (keys and values, which several queries may share);
+both halves the other way round, or that only where there are two pieces and not more; or the thirds of each head, of
+:data:`HEAD` rows each."""
+HEAD = 128
+HEADS: tuple[Rows, ...] = ("heads' 1/3", "heads' 2/3", "heads' 3/3")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ FLUX_DOUBLE: dict[str, tuple[Target, ...]] = {
     "txt_attn_k_norm": (Target("attn.norm_added_k"),),
     "img_mod_linear": (Target("norm1.linear"),),
     "txt_mod_linear": (Target("norm1_context.linear"),),
+    # and those of HunyuanImage and HunyuanVideo 1.5, where nothing is fused
+    **{f"img_attn_{x}": (Target(f"attn.to_{x}"),) for x in "qkv"},
+    **{f"txt_attn_{x}": (Target(f"attn.add_{x}_proj"),) for x in "qkv"},
 }
 FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
     "linear1": (
@@ -83,6 +90,9 @@ FLUX_SINGLE: dict[str, tuple[Target, ...]] = {
     "q_norm": (Target("attn.norm_q"),),
     "k_norm": (Target("attn.norm_k"),),
     "modulation_linear": (Target("norm.linear"),),
+    **{f"linear1_{x}": (Target(f"attn.to_{x}"),) for x in "qkv"},
+    "linear1_mlp": (Target("proj_mlp"),),
+    "linear2_fc": (Target("proj_out"),),
 }
 FLUX3: dict[str, tuple[Target, ...]] = {
     "q_proj": (Target("attn.to_q"),),
@@ -98,6 +108,7 @@ SD3_JOINT: dict[str, tuple[Target, ...]] = {
     "x_block_attn_proj": (Target("attn.to_out.0"),),
     "context_block_attn_proj": (Target("attn.to_add_out"),),
     "x_block_adaLN_modulation_1": (Target("norm1.linear"),),
+    "context_block_adaLN_modulation_1": (Target("norm1_context.linear", "swapped pair"),),
     "x_block_mlp_fc1": (Target("ff.net.0.proj"),),
     "x_block_mlp_fc2": (Target("ff.net.2"),),
     "context_block_mlp_fc1": (Target("ff_context.net.0.proj"),),

@@ -74,7 +74,8 @@ def _unplaced(key: Key) -> bool:
 
 def _of_their_family(keys: dict[str, Key]) -> dict[str, Key]:
     """Layers whose model the file's other names tell."""
-    told = layers_of_family(dict.fromkeys(key.name for key in keys.values()))
+    by_peft = any(key.adapter == "default" for key in keys.values())
+    told = layers_of_family(dict.fromkeys(key.name for key in keys.values()), by_peft=by_peft)
     return {
         name: replace(key, part=told[key.name].part, targets=told[key.name].targets) if key.name in told else key
         for name, key in keys.items()

@@ -38,7 +38,6 @@ from w2w_registry.space.sketch import NEAR, SURELY_NEAR, Sketch, cells, distance
 _AT_ONCE, _AT_ONCE_BYTES = 32, 32 << 20
 _NOT_ADAPTERS = (
     *("a textual-inversion embedding", "not a LoRA: ", "an adapter of a language model"),
-    "an adapter of a model that makes music",
     *("a PEFT adapter of the kind", "a Control-LoRA", "an IP-Adapter", "an optimizer's state"),
     "weights of Custom Diffusion",
 )
