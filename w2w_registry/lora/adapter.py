@@ -304,8 +304,8 @@ def _keys(path: Path, file: Path, header: Header) -> tuple[dict[str, Key], Count
             if name.endswith((".lora_down", ".lora_up")):
                 hint = "add the file it was converted from"
                 raise BadLora(path=str(path), reason="a LoRA converted for Nunchaku", hint=hint)
-            odd = next((name for name in unknown if not is_embedding(name)), name)
-            raise BadLora(path=str(path), reason=f"{brief(odd)} is no tensor of an adapter that this release reads")
+            name = next((one for one in unknown if not is_embedding(one)), name)
+            raise BadLora(path=str(path), reason=f"{brief(name)} is no tensor of an adapter that this release reads")
         odd = next((name for name in header.entries if _SOME_LORA.search(name)), None)
         if odd is not None:
             raise BadLora(path=str(path), reason=f"{brief(odd)} is no tensor of an adapter that this release reads")

@@ -10,8 +10,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 Rows = Literal[
-    *("all", "1/3", "2/3", "3/3", "1/2", "2/2", "first", "second", "third", "rest", "keys", "values", "swapped"),
-    *("swapped pair", "heads' 1/3", "heads' 2/3", "heads' 3/3"),
+    "all",
+    "1/3",
+    "2/3",
+    "3/3",
+    "1/2",
+    "2/2",
+    "first",
+    "second",
+    "third",
+    "rest",
+    "keys",
+    "values",
+    "swapped",
+    "swapped pair",
+    "heads' 1/3",
+    "heads' 2/3",
+    "heads' 3/3",
 ]
 """Which rows of a fused layer one of its parts has: thirds; halves; pieces as long as the layer's input is wide and
 what is left; the halves of what is left after the first piece (keys and values, which several queries may share);
