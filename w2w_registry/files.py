@@ -124,7 +124,12 @@ def why(error: Exception) -> str:
 
 
 def first_there(folder: Path, names: Iterable[str]) -> Path | None:
-    """The first of ``names`` that is a file in ``folder``.
+    """The first of ``names`` that is a file in ``folder``; None where none is."""
+    return next(those_there(folder, names), None)
+
+
+def those_there(folder: Path, names: Iterable[str]) -> Iterator[Path]:
+    """Those of ``names`` that are files in ``folder``, in their order.
 
     A folder that has not changed since it was last asked about is not listed anew: each of thousands of LoRAs beside
     one another asks for dozens of names that may lie beside it.
@@ -136,8 +141,7 @@ def first_there(folder: Path, names: Iterable[str]) -> Path | None:
             there = _listed(str(folder), info.st_dev, info.st_ino, info.st_mtime_ns)
     for name in names:
         if (there is None or name in there or not name.isascii()) and os.path.isfile(path := folder / name):
-            return path
-    return None
+            yield path
 
 
 @lru_cache(maxsize=2)

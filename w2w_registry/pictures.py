@@ -6,6 +6,7 @@ Without a list of formats Pillow tries every decoder it has, and one of them han
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -34,6 +35,19 @@ def readable(start: bytes) -> tuple[str, ...]:
     except ImportError:
         return ()
     return ("AVIF",) if AvifImagePlugin.SUPPORTED else ()
+
+
+def end_missing(data: bytes) -> bool:
+    """Whether a picture's file stops before its end, as half a download does: by the mark or the length that PNG, JPEG
+    and WebP have for it; of others nothing is known."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data
+    if not data.startswith(b"\xff\xd8\xff"):
+        return data[8:12] == b"WEBP" and len(data) < 8 + int.from_bytes(data[4:8], "little")
+    at = 2  # a JPEG's segments have their lengths, and its thumbnail, which has an end too, lies within one
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return b"\xff\xd9" not in data[at:]
 
 
 @contextmanager
@@ -68,6 +82,6 @@ def picture(data: bytes, path: str, kind: type[BadFile] = BadImage, *, most: int
         raise kind(path=path, reason="not a picture, or of a kind that is not supported") from None
     except Image.DecompressionBombError:
         raise kind(path=path, reason="too many pixels", hint="scale it down") from None
-    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError) as error:
+    except (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error) as error:
         # What Pillow's decoders raise on damaged files, by format.
         raise kind(path=path, reason=f"damaged picture ({error})") from None

@@ -14,7 +14,7 @@ from PIL import Image
 from w2w_registry.lora.metadata import told_by
 from w2w_registry.records import Rank, rank_of
 from w2w_registry.services.identities.about import about, beside_told
-from w2w_registry.services.identities.previews import preview_file, read_preview
+from w2w_registry.services.identities.previews import preview_files, read_preview
 
 BESIDE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "x.civitai.info": (
@@ -118,7 +118,7 @@ def test_what_cannot_be_read_beside_a_file_is_said(tmp_path: Path, name: str) ->
     told = beside_told(tmp_path / "x.safetensors")
     assert [words.split(" beside it ")[0] for words in told] == [name, "x.preview.png"]
     (tmp_path / name).write_text("{}")
-    (tmp_path / "x.preview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.preview.png")
     assert beside_told(tmp_path / "x.safetensors") == ()
 
 
@@ -271,6 +271,46 @@ def test_an_avif_picture_is_a_preview_where_pillow_reads_it(
         assert "an AVIF picture, which this Pillow does not read" in told[0]
 
 
+def _made(kind: str, **options: Any) -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((200, 200), 60).convert("RGB").save(out, kind, **options)
+    return out.getvalue()
+
+
+def _flipped(data: bytes) -> bytes:
+    half = len(data) // 2
+    return data[:half] + bytes([data[half] ^ 255]) + data[half + 1 :]
+
+
+THUMBNAIL = Image.Exif()
+THUMBNAIL.get_ifd(0x8769)[0x927C] = _made("JPEG", quality=5)
+BROKEN = {
+    **{f"half.{kind.lower()}": _made(kind)[:20000] for kind in ("PNG", "JPEG", "WEBP", "BMP")},
+    "thumbnail.jpg": _made("JPEG", exif=THUMBNAIL)[:-2000],
+    "flipped.png": _flipped(_made("PNG")),
+    "begun.gif": b"GIF89a",
+    "empty.png": b"",
+    "page.jpg": b"<html>",
+    "huge.png": _made("PNG")[:16] + (60000).to_bytes(4, "big") * 2 + _made("PNG")[24:],
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_picture_is_said_and_the_next_is_the_preview(tmp_path: Path, name: str) -> None:
+    kind = name.partition(".")[2]
+    lora, broken = tmp_path / "x.safetensors", tmp_path / f"x.preview.{kind}"
+    lora.touch()
+    broken.write_bytes(BROKEN[name])
+    assert read_preview(lora) is None
+    (said,) = beside_told(lora)
+    assert said.startswith(f"x.preview.{kind} beside it is not taken as a preview: ")
+    (tmp_path / "x.webp").write_bytes(_made("WEBP"))
+    assert read_preview(lora) is not None
+    assert beside_told(lora) == (said,)
+    broken.write_bytes(_made("JPEG", exif=THUMBNAIL) if kind == "jpg" else _made(kind.upper()))
+    assert beside_told(lora) == ()
+
+
 @pytest.mark.parametrize("name", ["x.preview.mp4", "x.webm"])
 def test_a_video_for_a_preview_is_said(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
@@ -281,14 +321,14 @@ def test_a_video_for_a_preview_is_said(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["x.preview.png", "x.preview.webp", "x.jpg", "x.PNG", "x.preview.JPG"])
 def test_pictures_beside_a_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"")
-    assert preview_file(tmp_path / "x.safetensors") == tmp_path / name
+    assert next(preview_files(tmp_path / "x.safetensors")) == tmp_path / name
 
 
 @pytest.mark.parametrize("name", ["preview.png", "ann.webp", "image_0.png"])
 def test_pictures_in_a_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "ann").mkdir()
     (tmp_path / "ann" / name).write_bytes(b"")
-    assert preview_file(tmp_path / "ann") == tmp_path / "ann" / name
+    assert next(preview_files(tmp_path / "ann")) == tmp_path / "ann" / name
 
 
 def test_a_name_as_long_as_names_get_has_nothing_beside_it(tmp_path: Path) -> None:

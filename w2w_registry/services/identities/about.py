@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from w2w_registry.errors import BadFile
-from w2w_registry.files import PICTURE_LIMIT, first_there, opened, read_bytes, read_text
+from w2w_registry.files import first_there, read_bytes, read_text
 from w2w_registry.lora import alone_there
 from w2w_registry.lora.metadata import Told, told_by
-from w2w_registry.pictures import FORMATS, readable
 from w2w_registry.records import Rank
 from w2w_registry.records import Told as Said
-from w2w_registry.services.identities.previews import preview_file, unread_beside
+from w2w_registry.services.identities.previews import no_picture, preview_files, unread_beside
 from w2w_registry.services.recording.labels import Label, to_label
 
 _LIMIT = 4 * 2**20
@@ -77,10 +76,13 @@ def beside_told(path: Path) -> tuple[str, ...]:
             found.append(f"{file.name} beside it cannot be read as a table (JSON): what it says is not known")
         elif _shows_somebody(table):
             found.append(Said(f"{file.name} beside it says that it shows a real person", Rank.LIKENESS))
-    picture = preview_file(path)
-    if picture is not None and (wrong := _no_picture(picture)):
-        found.append(f"{picture.name} beside it is {wrong}: it has no preview")
-    unread = None if picture is not None else unread_beside(path)
+    unread = unread_beside(path)
+    for picture in preview_files(path):
+        wrong = no_picture(picture)
+        if wrong is None:  # the preview: what else lies there is not looked for
+            unread = None
+            break
+        found.append(f"{picture.name} beside it is not taken as a preview: {wrong}")
     if unread is not None:
         found.append(f"{unread[0].name} beside it is {unread[1]}, which is not taken as a preview")
     return tuple(found)
@@ -92,19 +94,6 @@ def _shows_somebody(table: dict[str, Any], within: int = 2) -> bool:
     if table.get("poi") is True:
         return True
     return within > 0 and any(isinstance(one, dict) and _shows_somebody(one, within - 1) for one in inner)
-
-
-def _no_picture(file: Path) -> str | None:
-    """Why a file beside an adapter cannot be its preview, by how it begins."""
-    try:
-        with opened(file, limit=PICTURE_LIMIT) as (stream, _):
-            start = stream.read(64)
-    except (BadFile, OSError):
-        return "not a picture"
-    if readable(start) != FORMATS:
-        return None if readable(start) else "an AVIF picture, which this Pillow does not read"
-    known = start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or start[8:12] == b"WEBP"
-    return None if known else "not a picture"
 
 
 def _from_manager(found: dict[str, Label], table: dict[str, Any], *, within: int = 2) -> None:

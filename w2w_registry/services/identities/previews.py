@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +18,31 @@ from w2w_registry.catalog.models import Identity
 from w2w_registry.catalog.resolve import version_for
 from w2w_registry.consent.records import Use
 from w2w_registry.errors import BadFile
-from w2w_registry.files import PICTURE_LIMIT, first_there, read_bytes, read_text
-from w2w_registry.pictures import picture
+from w2w_registry.files import PICTURE_LIMIT, first_there, read_bytes, read_text, those_there
+from w2w_registry.pictures import end_missing, picture
 from w2w_registry.records import Result
 from w2w_registry.services.consent import gate
 from w2w_registry.services.registry import Registry
 
 SIDE = 256
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".jfif", ".bmp", ".tif", ".tiff")
 _ENDINGS = (*(f"{kind}{ending}" for kind in (".preview", "", ".thumb") for ending in _PICTURES),)
 _UNREAD = {
     **dict.fromkeys((".mp4", ".webm"), "a video"),
     **dict.fromkeys((".heic", ".heif"), "a HEIC picture"),
     ".jxl": "a JPEG XL picture",
+    ".svg": "an SVG picture",
 }
 _THUMBNAIL = "modelspec.thumbnail"
 _DATA = re.compile(r"data:image/[\w.+-]+;base64,")
 
 
-def preview_file(lora: Path) -> Path | None:
-    """The picture people put beside a LoRA: ``preview.png`` in its folder (or the first that training drew there,
-    ``image_0.png``), or a file of its name (``x.preview.png``, ``x.png``, ``x.jpg``…) beside the file."""
+def preview_files(lora: Path) -> Iterator[Path]:
+    """The pictures people put beside a LoRA, the one they mean first: ``preview.png`` in its folder (or the first that
+    training drew there, ``image_0.png``), or files of its name (``x.preview.png``, ``x.png``, ``x.jpg``…) beside it."""
     if lora.is_dir():
-        return first_there(lora, (f"{n}{ending}" for n in ("preview", lora.name, "image_0") for ending in _PICTURES))
-    return first_there(lora.parent, (lora.stem + written for ending in _ENDINGS for written in _written(ending)))
+        return those_there(lora, (f"{n}{ending}" for n in ("preview", lora.name, "image_0") for ending in _PICTURES))
+    return those_there(lora.parent, (lora.stem + written for ending in _ENDINGS for written in _written(ending)))
 
 
 @cache
@@ -65,17 +68,48 @@ def unread_beside(lora: Path) -> tuple[Path, str] | None:
 def read_preview(lora: Path, metadata: Mapping[str, str] | None = None) -> bytes | None:
     """PNG bytes of the picture beside a LoRA, or of the one in its file's ``metadata`` or in SwarmUI's beside, at most
     256 pixels a side and without metadata of its own; None when there is none that can be read."""
-    file = preview_file(lora)
+    for file in preview_files(lora):
+        with suppress(BadFile):  # a preview is a convenience: a broken one does not keep the LoRA out
+            if no_picture(file) is None:
+                return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
     try:
-        if file is not None:
-            return shrunk(read_bytes(file, limit=PICTURE_LIMIT))
         text = (metadata or {}).get(_THUMBNAIL, "") or swarm_table(lora).get(_THUMBNAIL, "")
         within = _DATA.match(text) if isinstance(text, str) else None
         if within is None or len(within.string) > PICTURE_LIMIT:
             return None
         return shrunk(base64.b64decode(within.string[within.end() :], validate=True))
     except (BadFile, ValueError):
-        return None  # a preview is a convenience: a broken one does not keep the LoRA out
+        return None
+
+
+def no_picture(file: Path) -> str | None:
+    """Why a file beside a LoRA cannot be its preview; None where it can.
+
+    The formats that nearly all previews have are not decoded for it: a PNG has checksums, a JPEG or a WebP an end that
+    half a download has not. A file that did not change is not looked at again, as a plan and what is then done ask.
+    """
+    try:
+        info = os.stat(file)
+    except OSError:
+        return "it cannot be read"
+    return _wrong(file, info.st_ino, info.st_size, info.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 14)
+def _wrong(file: Path, *_version: int) -> str | None:
+    try:
+        data = read_bytes(file, limit=PICTURE_LIMIT)
+        with picture(data, "picture", BadFile) as image:
+            if end_missing(data):
+                return "a picture whose end is missing"
+            if image.format == "PNG":
+                image.verify()
+            elif image.format not in ("JPEG", "WEBP"):
+                image.load()
+    except BadFile as error:
+        reason = str(error.fields["reason"])
+        return "a damaged picture" if reason.startswith("damaged") else reason
+    return None
 
 
 def swarm_table(lora: Path) -> dict[str, Any]:
