@@ -228,6 +228,8 @@ def _version_number(digits: str, ref: str, what: str) -> int:
         return 0
     if len(digits) > 9:
         raise BadName(name=ref, what=what, reason="a version number has at most 9 digits")
+    if not int(digits):
+        raise BadName(name=ref, what=what, reason="versions are numbered from 1")
     return int(digits)
 
 

@@ -61,6 +61,8 @@ def test_a_search_says_what_comparing_what_is_drawn_lacks(filled: Run, loras: Pa
 def test_version_numbers_no_database_holds(filled: Run, number: str) -> None:
     assert "at most 9 digits" in refused(filled, "show", f"p0001@{number}")
     assert "at most 9 digits" in refused(filled, "space", "show", f"tiny@{number}")
+    assert "numbered from 1" in refused(filled, "show", "p0001@0")
+    assert "numbered from 1" in refused(filled, "space", "show", "tiny@00")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_the_same_fit_under_another_name_is_said(registry: Registry, loras: Path
     first = fit_space(registry, "faces", [str(loras)], base_model=BASE)
     again = fit_space(registry, "people", [str(loras)], base_model=BASE)
     assert again["space"] == first["space"] == "faces@1"
-    assert "no space people was made: the same space is registered as faces@1" in again["warnings"]
+    assert "no space named people was made; the same space is registered as faces@1" in again["warnings"]
     assert not any(
         "there already" in text for text in fit_space(registry, "faces", [str(loras)], base_model=BASE)["warnings"]
     )

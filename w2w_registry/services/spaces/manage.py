@@ -170,7 +170,7 @@ def is_another(name: str, ref: str) -> tuple[str, ...]:
     """What to say when a space that was to be called ``name`` is there under another name, ``ref``."""
     if ref.partition("@")[0] == name:
         return ()
-    return (f"no space {name} was made: the same space is registered as {ref}",)
+    return (f"no space named {name} was made; the same space is registered as {ref}",)
 
 
 def _add_members(uow: UnitOfWork, row: Space, members: Sequence[Member]) -> None:
