@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.lora.loras import make_tensors
+from w2w_registry.errors import BadLora
 from w2w_registry.lora import discover, find_loras, read_lora, suggest_name, write_lora
 from w2w_registry.records import MAX_NAME, check_name
 
@@ -190,8 +191,14 @@ def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> No
         "tf.h5",
         "x.safetensors.part",
         "old.bin",
+        "x.npz",
+        "x.tflite",
+        "x.trt",
+        "x.mlmodel",
+        "x.safetensors.dvc",
+        "x.torrent",
     )
-    for name in (*names, "notes.txt", "picture.png"):
+    for name in (*names, "notes.txt", "picture.png", "my.archive", "is.renamed"):
         (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "in" / name).write_bytes(b"x")
     write_lora(tmp_path / "in" / "x.safetensors", make_tensors(), fmt="kohya")
@@ -199,6 +206,17 @@ def test_what_may_hold_an_adapter_and_is_not_read_is_named(tmp_path: Path) -> No
     assert [c.name for c in found] == ["x"]
     assert {s.path.name for s in skipped} == set(names)
     assert {s.reason for s in skipped if s.cure == "unpack it first"} == {"an archive"}
+
+
+def test_a_database_of_another_program_is_called_one(tmp_path: Path) -> None:
+    (tmp_path / "x.ckpt").write_bytes(b"SQLite format 3\0" + bytes(4096))
+    write_lora(tmp_path / "y.safetensors", make_tensors(), fmt="kohya")
+    _, (skipped,) = discover([tmp_path])
+    assert "Draw Things" in skipped.reason
+    (tmp_path / "z.safetensors").write_bytes((tmp_path / "x.ckpt").read_bytes())
+    for name in ("x.ckpt", "z.safetensors"):
+        with pytest.raises(BadLora, match="Draw Things"):
+            read_lora(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["x.bin", "x.pt", "x.ckpt", "x.pth", "x.sft", "X.SAFETENSORS"])

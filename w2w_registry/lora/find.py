@@ -14,7 +14,7 @@ from pathlib import Path
 from w2w_registry.lora.formats.diffusers import FILE as DIFFUSERS_FILE
 from w2w_registry.lora.formats.peft import CONFIG as PEFT_CONFIG
 from w2w_registry.lora.formats.peft import FILE as PEFT_FILE
-from w2w_registry.lora.tensorfile import is_safetensors
+from w2w_registry.lora.tensorfile import is_database, is_safetensors
 from w2w_registry.records import MAX_NAME, legal_name
 
 # A folder with one of these is one LoRA; the pickles are listed so that reading refuses them by name.
@@ -55,10 +55,19 @@ _OTHER = {
     "onnx": ("a model file of another program (ONNX)", None),
     "msgpack": ("a model file of another program (Flax)", "save it as safetensors"),
     "h5": ("a model file of another program (HDF5)", "save it as safetensors"),
+    "npz": ("arrays of numbers (NumPy)", "save it as safetensors"),
+    "tflite": ("a model file of another program (TensorFlow Lite)", None),
+    "trt": ("a model file of another program (TensorRT)", None),
+    "mlmodel": ("a model file of another program (Core ML)", None),
+    "dvc": ("a note of where a file is kept (DVC), not the file", "run dvc pull"),
+    "torrent": ("a note of where a file can be had (BitTorrent), not the file", None),
     "pti": ("a textual-inversion embedding, not an adapter", None),
     "renamed": ("a safetensors file under another ending", "let its name end in .safetensors"),
     "unfinished": ("an unfinished download", "download it again"),
 }
+_PICKLE = ("a pickle file, which could run code when opened", "save it as safetensors")
+_DATABASE = ("a database (SQLite), as Draw Things keeps models in", "export it as safetensors there")
+_BY_MORE = ("archive", "renamed", "unfinished")  # what is told by more than an ending of that name
 _ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".gz")
 _MOST_HIDDEN = 20_000  # files: what tools keep in hidden folders is seldom an adapter
 _SHARD = re.compile(r".+[-_.]\d{5}-of-\d{5}\.safetensors", re.IGNORECASE)
@@ -348,7 +357,7 @@ def _files(folder: Path, names: list[str]) -> Iterator[Path | Skipped]:
         if name.rpartition(".")[0] in stems:
             yield Skipped(folder / name, "beside a .safetensors of its name, which is taken")
         else:
-            yield Skipped(folder / name, "a pickle file, which could run code when opened", "save it as safetensors")
+            yield Skipped(folder / name, *(_DATABASE if is_database(folder / name) else _PICKLE))
 
 
 def _other_kind(folder: Path, name: str) -> str | None:
@@ -361,7 +370,7 @@ def _other_kind(folder: Path, name: str) -> str | None:
     stem, _, ending = lower.rpartition(".")
     if (not stem or ".safetensors" in stem or not ending.isalnum()) and is_safetensors(folder / name):
         return "renamed"
-    return next((kind for kind in ("gguf", "onnx", "msgpack", "h5", "pti") if lower.endswith(f".{kind}")), None)
+    return ending if stem and ending in _OTHER and ending not in _BY_MORE else None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

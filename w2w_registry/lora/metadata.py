@@ -63,7 +63,7 @@ def told_by(metadata: Mapping[str, str]) -> Told:
     return Told(
         base_model=base,
         base_hint=hint or architecture,
-        trigger=text(*_TRIGGER) or _folder_words(metadata.get("ss_tag_frequency", "")),
+        trigger=text(*_TRIGGER) or _folder_words(metadata) or _class_words(metadata.get("ss_datasets", "")),
         facts={key: value for key, value in facts.items() if value},
     )
 
@@ -112,10 +112,25 @@ def _trainers_base(text: str) -> str | None:
     return name[:_LIMIT] if isinstance(name, str) and name else None
 
 
-def _folder_words(text: str) -> str | None:
-    """The words in the names of kohya's training folders (``10_sks person``), when all folders have the same."""
-    folders = _json(text)
-    if not isinstance(folders, dict):
-        return None
-    words = {match["words"].strip() for name in folders if (match := _REPEATS.fullmatch(str(name)))}
-    return words.pop()[:_LIMIT] if len(words) == 1 else None
+def _folder_words(metadata: Mapping[str, str]) -> str | None:
+    """The words in the names of kohya's training folders (``10_sks person``), when all folders have the same; those of
+    pictures that only keep the model as it is (regularisation) are no part of it."""
+    folders, kept = (_json(metadata.get(name, "")) for name in ("ss_tag_frequency", "ss_reg_dataset_dirs"))
+    names = set(map(str, folders if isinstance(folders, dict) else ())) - set(kept if isinstance(kept, dict) else ())
+    return _only({match["words"] for name in names if (match := _REPEATS.fullmatch(name))})
+
+
+def _class_words(text: str) -> str | None:
+    """The words that kohya's settings of several sets of pictures say, when all sets of the person say the same."""
+    words, sets = set(), _json(text)
+    for one in sets if isinstance(sets, list) else ():
+        parts = one.get("subsets") if isinstance(one, dict) else None
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict) and not part.get("is_reg") and isinstance(part.get("class_tokens"), str):
+                words.add(part["class_tokens"])
+    return _only(words)
+
+
+def _only(words: set[str]) -> str | None:
+    said = {word.strip() for word in words} - {""}
+    return said.pop()[:_LIMIT] if len(said) == 1 else None

@@ -31,6 +31,7 @@ MAX_HEADER = 100_000_000  # the limit the safetensors library itself sets
 MAX_DATA = 16 * 2**30  # no adapter is larger; a sparse file may be of any length
 _TAGS: dict[DType, str] = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 _ARCHIVES = (b"Rar!", b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")
+_SQLITE = b"SQLite format 3\0"
 _PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
@@ -89,6 +90,15 @@ def is_safetensors(path: Path) -> bool:
     try:
         with opened(path, BadLora) as (stream, size):
             return _begins(stream.read(9), size)
+    except (BadLora, OSError):
+        return False
+
+
+def is_database(path: Path) -> bool:
+    """Whether a file is a database of SQLite, whatever its name; False for what cannot be opened."""
+    try:
+        with opened(path, BadLora) as (stream, _):
+            return stream.read(len(_SQLITE)) == _SQLITE
     except (BadLora, OSError):
         return False
 
@@ -210,6 +220,8 @@ def _header(path: Path, stream: BinaryIO, size: int, digest: Any) -> Header:
     try:
         prefix = stream.read(8)
         start = prefix + stream.peek(512)[:512] if hasattr(stream, "peek") else prefix
+        if start.startswith(_SQLITE):
+            raise bad("a database (SQLite), as Draw Things keeps models in", "export it as safetensors there")
         if (is_pickle_name(path) and not _begins(start, size)) or _is_pickle(start, size):
             raise bad("a pickle file: it could run code when opened, so it is refused unread", "save it as safetensors")
         if len(prefix) < 8:

@@ -136,6 +136,19 @@ def test_a_real_person_is_said_first(tmp_path: Path, name: str) -> None:
     assert len(beside_told(tmp_path / "x.safetensors")) <= 1
 
 
+@pytest.mark.parametrize("name", ["x.txt", "x.description.txt", "x.safetensors.txt"])
+def test_a_text_beside_it_is_a_note_where_nothing_else_says_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    (tmp_path / name).write_text("Soft light.\nUse at .8\n")
+    assert about(tmp_path / "x.safetensors", None) == {"notes": "Soft light.\nUse at .8"}
+    (tmp_path / "x.json").write_text('{"notes": "warm"}')
+    assert about(tmp_path / "x.safetensors", None) == {"notes": "warm"}
+    assert beside_told(tmp_path / "x.safetensors") == ()
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00\xd8 no letters")
+    (told,) = beside_told(tmp_path / "x.safetensors")
+    assert told.startswith(f"{name} beside it cannot be read as a text")
+
+
 def test_the_hubs_card(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(
         "---\nbase_model: black-forest-labs/FLUX.1-dev\ninstance_prompt: a photo of TOK\nlicense: mit\n"
@@ -180,6 +193,9 @@ SITE = {"baseModel": "SDXL 1.0", "trainedWords": ["ohwx"], "model": {"name": "An
         ("x.json", {"notes": ["soft", "warm"]}, {"notes": "soft, warm"}),
         ("x.cm-info.json", {"UserTitle": "Mine", "ModelName": "Ann"}, {"title": "Mine"}),
         ("x.json", {"preferred weight": "0"}, {}),
+        ("x.safetensors.json", {"activation text": "ohwx"}, {"trigger": "ohwx"}),
+        ("x.safetensors.civitai.info", {"trainedWords": ["ohwx"]}, {"trigger": "ohwx"}),
+        ("x.civitai.json", {"baseModel": "SDXL 1.0"}, {"base_hint": "SDXL 1.0"}),
     ],
 )
 def test_the_same_facts_in_other_shapes(tmp_path: Path, name: str, written: Any, wanted: dict[str, Any]) -> None:
@@ -199,6 +215,14 @@ def test_the_hubs_card_beside_the_only_file(tmp_path: Path) -> None:
 def test_what_trainers_write_twice_or_elsewhere() -> None:
     folders = json.dumps(json.dumps({"5_ohwx man": {"ohwx": 3}}))
     assert told_by({"ss_tag_frequency": folders}).trigger == "ohwx man"
+    both = json.dumps({"5_ohwx man": {}, "1_man": {}})
+    assert told_by({"ss_tag_frequency": both}).trigger is None
+    kept = json.dumps({"1_man": {"n_repeats": 1, "img_count": 90}})
+    assert told_by({"ss_tag_frequency": both, "ss_reg_dataset_dirs": kept}).trigger == "ohwx man"
+    parts = [{"class_tokens": "ohwx man", "is_reg": False}, {"class_tokens": "man", "is_reg": True}, {"is_reg": 1}, 7]
+    assert told_by({"ss_datasets": json.dumps([{"subsets": parts}, {"subsets": parts[:1]}])}).trigger == "ohwx man"
+    assert told_by({"ss_datasets": json.dumps([{"subsets": [*parts, {"class_tokens": "sks"}]}])}).trigger is None
+    assert told_by({"ss_datasets": '[{"subsets": {"a": 1}}, 3]', "ss_reg_dataset_dirs": "[1]"}).trigger is None
     assert told_by({"ot_config": json.dumps({"base_model_name": "acme/base"})}).base_model == "acme/base"
     assert told_by({"ot_config": "[" * 9999}).base_model is None
 

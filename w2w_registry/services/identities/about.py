@@ -1,7 +1,7 @@
-"""What people keep beside an adapter about it: ``x.civitai.info``, the ``x.json`` of the common web interface, what
-managers of such files keep (``x.metadata.json``, ``x.cm-info.json``, ``x.swarm.json``,
-``x.safetensors.rgthree-info.json``), the Hub's card in its folder, and what the file's
-own header says. Read as labels; a stranger's words, bounded and never trusted."""
+"""What people keep beside an adapter about it: ``x.civitai.info``, the ``x.json`` and ``x.txt`` of the common web
+interface, what managers of such files keep (``x.metadata.json``, ``x.cm-info.json``, ``x.swarm.json``,
+``x.rgthree-info.json``), each also under the whole file's name (``x.safetensors.json``), the Hub's card in its folder,
+and what the file's own header says. Read as labels; a stranger's words, bounded and never trusted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import html
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ _LIMIT = 4 * 2**20
 _TEXT = 2_000
 _STRONGEST = 1_000.0
 _HIGHEST = 100
-_MANAGERS = (".safetensors.rgthree-info.json", ".metadata.json", ".cm-info.json", ".civitai.info")
+_MANAGERS = (".rgthree-info.json", ".metadata.json", ".cm-info.json", ".civitai.json", ".civitai.info")
 _BESIDE = (*_MANAGERS, ".swarm.json", ".json")
+_WORDS = (".description.txt", ".txt")
 
 
 def about(path: Path, told: Told | None) -> dict[str, Label]:
@@ -45,7 +47,17 @@ def about(path: Path, told: Told | None) -> dict[str, Label]:
     _put(found, "base_hint", own.get("sd version"))
     _put(found, "notes", own.get("notes") or own.get("description"))
     _put_strength(found, own.get("preferred weight"))
+    if "notes" not in found:
+        _put(found, "notes", next((_note(file) for _, file in _files_beside(path, _WORDS)), None))
     return found
+
+
+def _note(path: Path) -> str | None:
+    """A text's words; None where it is none."""
+    try:
+        return read_text(path, limit=_LIMIT)
+    except BadFile:
+        return None
 
 
 def _from_header(found: dict[str, Label], told: Told | None) -> None:
@@ -57,10 +69,11 @@ def _from_header(found: dict[str, Label], told: Told | None) -> None:
         _put(found, "notes", told.facts.get("description"))
 
 
-def _files_beside(path: Path) -> list[tuple[str, Path]]:
-    """Those that are there, by how their names end."""
+def _files_beside(path: Path, endings: Sequence[str] = _BESIDE) -> list[tuple[str, Path]]:
+    """Those that are there, by how their names end after the adapter's own, with or without its ending."""
     folder, stem = (path.parent, path.stem) if os.path.isfile(path) else (path, path.name)
-    found = [(ending, first_there(folder, (stem + ending,))) for ending in _BESIDE]
+    names = dict.fromkeys((stem, path.name))
+    found = [(ending, first_there(folder, (name + ending for name in names))) for ending in endings]
     return [(ending, file) for ending, file in found if file is not None]
 
 
@@ -76,6 +89,8 @@ def beside_told(path: Path) -> tuple[str, ...]:
             found.append(f"{file.name} beside it cannot be read as a table (JSON): what it says is not known")
         elif _shows_somebody(table):
             found.append(Said(f"{file.name} beside it says that it shows a real person", Rank.LIKENESS))
+    unclear = [file.name for _, file in _files_beside(path, _WORDS) if _note(file) is None]
+    found += [f"{name} beside it cannot be read as a text: what it says is not known" for name in unclear]
     unread = unread_beside(path)
     for picture in preview_files(path):
         wrong = no_picture(picture)
