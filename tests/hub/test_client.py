@@ -431,5 +431,5 @@ def test_a_full_disk_is_told(hub: LocalHub, client: HubClient, tmp_path: Path, m
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("w2w_registry.hub.client.os.fsync", full)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="the disk is full"):
         client.download(REPO, state.commit, [f for f in state.files if f.path == "w2w.json"], tmp_path)

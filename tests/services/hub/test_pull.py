@@ -570,7 +570,7 @@ def test_a_full_disk_leaves_nothing(world: World, wiped: World, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("w2w_registry.hub.client.os.fsync", full)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="the disk is full"):
         pull(wiped.registry, wiped.client, PullRequest(REPO))
     monkeypatch.undo()
     absent(wiped, "acme/alice")

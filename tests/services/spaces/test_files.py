@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_the_old_space(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StorageError, match="No space left"):
+    with pytest.raises(StorageError, match="the disk is full"):
         write_space(tmp_path, space.truncated(3))
     assert read_space(tmp_path).digest == space.digest
     assert sorted(p.name for p in tmp_path.iterdir()) == ["space.json", "space.safetensors"]

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import fingerprints, refusals
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.guard import similarities
 from w2w_registry.consent.references import (
     Encounter,
@@ -230,7 +229,7 @@ class Door:
         met: dict[int, list[Encounter]] = {}
         for place, rows in places.items():
             if rows:
-                against = self._against(place, np.stack([unpack(data) for _, data in rows]))
+                against = self._against(place, self._places.read(place, [data for _, data in rows]))
                 for (version_id, _), found in zip(rows, against, strict=True):
                     met.setdefault(version_id, []).extend(found)
         for version_id, encounters in self._who.behaviour.against_versions(version_ids).items():

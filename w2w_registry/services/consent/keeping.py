@@ -19,7 +19,7 @@ from w2w_registry.services.consent.refusing import Refusing, Whose
 from w2w_registry.services.recording.likeness import Likeness, Print
 from w2w_registry.services.registry import Registry
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
-from w2w_registry.space.sketch import Sketch
+from w2w_registry.space.sketch import Sketch, unpacked
 
 _AGAIN = 0.98
 """Estimated cosine from which on a reference of the same person is the same reference."""
@@ -99,7 +99,8 @@ def keep_versions(registry: Registry, uow: UnitOfWork, subject: str, own: Sequen
     for space_id, rows in refusals.points_by_space(session, own).items():
         for version_id, data in rows:
             points.setdefault(version_id, {})[space_id] = unpack(data)
-    drawn = {version_id: unpack(data) for version_id, data in refusals.sketches(session, SKETCH_KIND, own)}
+    sketches = refusals.sketches(session, SKETCH_KIND, own)
+    drawn = dict(zip((version_id for version_id, _ in sketches), unpacked([data for _, data in sketches]), strict=True))
     prints: dict[int, list[Print]] = {}
     for row in fingerprints.of_versions(session, own):
         prints.setdefault(row.version_id, []).append(Print(row.base, row.question, unpack(row.data)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from w2w_registry.space.gauge import to_gauge
 from w2w_registry.space.metrics import Metric, cosine
 from w2w_registry.space.ordinary import Ordinary, energies
 from w2w_registry.space.sketch import KIND as SKETCH_KIND
+from w2w_registry.space.sketch import unpacked
 
 SKETCH = f"sketch {SKETCH_KIND}"
 _SKETCHES = cosine()  # how sketches are compared
@@ -43,13 +44,18 @@ class Places:
             self._metrics[place] = metric_of(self._space(place))
         return self._metrics[place].unit(vectors)
 
+    @staticmethod
+    def read(place: int | None, stored: Sequence[bytes]) -> NDArray[np.float32]:
+        """What the catalog stores of one place, as numbers (n, d); n > 0."""
+        return unpacked(stored) if place is None else np.stack([unpack(data) for data in stored])
+
     def strangers(self, place: int | None, besides: Collection[int]) -> NDArray[np.float32]:
         """Unit vectors (n, d) of some registered versions, n ≤ 1,000, none of them in ``besides``."""
         if place is None:
             rows = refusals.stranger_sketches(self._session, SKETCH_KIND, besides, _STRANGERS)
         else:
             rows = refusals.strangers(self._session, place, besides, _STRANGERS)
-        return self.unit(place, np.stack([unpack(data) for data in rows])) if rows else np.zeros((0, 1), np.float32)
+        return self.unit(place, self.read(place, rows)) if rows else np.zeros((0, 1), np.float32)
 
     def context(self, place: int | None) -> str:
         """What names the projections of a place's references: they depend on all of it."""

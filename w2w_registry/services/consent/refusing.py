@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from w2w_registry.catalog import refusals
 from w2w_registry.catalog.models import GuardReference
-from w2w_registry.catalog.vectors import unpack
 from w2w_registry.consent.references import Reference, key_id, threshold, unseal_bits
 from w2w_registry.errors import SettingError
 from w2w_registry.services.consent.behaviour import Behaviour
@@ -99,8 +98,8 @@ class Refusing:
             if not rows:
                 continue
             others = self._places.strangers(place, versions)
-            for version_id, data in rows:
-                mine = self._places.unit(place, unpack(data))
+            units = self._places.unit(place, self._places.read(place, [data for _, data in rows]))
+            for (version_id, _), mine in zip(rows, units, strict=True):
                 limit = threshold(others @ mine if len(others) else np.zeros(0))
                 found.setdefault(place, []).append((versions[version_id], mine, limit))
         return found
